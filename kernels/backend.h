@@ -1,0 +1,81 @@
+// What a backend offers: devices, memory, and a kernel for every op of ops.h. The same table serves the CPU backend, which is
+// linked into the addon, and the others, which are libraries beside it that export `ddpm_backend`. No exception crosses
+// it: a function that can fail returns false and leaves the reason in an Error.
+#pragma once
+#include "ops.h"
+
+namespace ddpm {
+
+constexpr int32_t kBackendAbi = 1;
+
+enum class ErrorCode : int32_t {
+  none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal
+};
+
+struct Error {
+  ErrorCode code = ErrorCode::none;
+  char message[1024] = {0};
+};
+
+struct DeviceOptions {
+  int32_t index = 0;      // cuda:1 -> 1
+  int32_t threads = 0;    // CPU: 0 for DDPM_NUM_THREADS, or all cores
+};
+
+struct DeviceInfo {
+  char name[256];         // "AMD EPYC ... (avx2)"
+  char isa[32];           // CPU: portable, avx2, avx512
+  int32_t threads;
+  uint64_t memoryBytes;   // total memory of the device
+};
+
+// Flags that choose algorithms when a program is compiled.
+struct PlanOptions {
+  int32_t deterministic = 0;  // the algorithm must not depend on the batch size or the number of threads
+  int32_t forceAlgo = -1;     // a ConvAlgo wherever it is possible; tests force each in turn
+};
+
+struct DeviceHandle;  // the backend's own
+
+// `run` computes one op; `scratch` says how much scratch memory it wants (null: none). All pointers of the op are device
+// pointers, except that `scratch` looks at shapes only.
+template <class Op>
+struct Kernel {
+  bool (*run)(DeviceHandle*, const Op&, void* scratch, Error*) = nullptr;
+  size_t (*scratch)(DeviceHandle*, const Op&) = nullptr;
+};
+
+struct Backend {
+  int32_t abi;
+  const char* name;
+
+  // Devices that can be opened; 0 with the reason in `why` (what is missing, what was tried).
+  int32_t (*deviceCount)(Error* why);
+  DeviceHandle* (*open)(const DeviceOptions&, Error*);
+  void (*close)(DeviceHandle*);
+  void (*info)(DeviceHandle*, DeviceInfo*);
+
+  // Memory, aligned to at least 64 bytes. Copies and kernels run in the order they are issued; copyOut and synchronize wait.
+  void* (*allocate)(DeviceHandle*, size_t bytes, Error*);
+  void (*release)(DeviceHandle*, void*);
+  bool (*copyIn)(DeviceHandle*, void* device, const void* host, size_t bytes, Error*);
+  bool (*copyOut)(DeviceHandle*, void* host, const void* device, size_t bytes, Error*);
+  bool (*copy)(DeviceHandle*, void* to, const void* from, size_t bytes, Error*);
+  bool (*synchronize)(DeviceHandle*, Error*);
+
+  // Algorithm and packed size of a convolution; shapes only, data pointers may be null.
+  ConvPlan (*planConv)(DeviceHandle*, const Conv2d&, const PlanOptions&);
+  ConvPlan (*planDgrad)(DeviceHandle*, const Conv2dDgrad&, const PlanOptions&);
+  ConvAlgo (*planWgrad)(DeviceHandle*, const Conv2dWgrad&, const PlanOptions&);
+
+#define DDPM_KERNEL(Op) Kernel<Op> k##Op;
+  DDPM_OPS(DDPM_KERNEL)
+#undef DDPM_KERNEL
+};
+
+}  // namespace ddpm
+
+// A sidecar library exports this; it returns null when it cannot serve that ABI.
+extern "C" {
+typedef const ddpm::Backend* (*DdpmBackendFn)(int32_t abi);
+}

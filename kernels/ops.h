@@ -1,0 +1,264 @@
+// The contract between the compiler (native/) and the backends (kernels/cpu, kernels/cuda, kernels/reference):
+// one plain struct an op, one table of them at the end. A backend knows nothing of graphs, models or Node.
+//
+// Legend     N samples, H rows, W columns, C input channels, K output channels, R x S filter taps, G groups,
+//            L tokens (H*W), T timesteps, D elements a sample (C*H*W).
+// Layout     NHWC. `ld` is the distance, in elements, from one pixel to the next, so that a channel slice of a wider
+//            tensor is a Tensor too (ld >= c). Pixels themselves are dense: pixel (n,h,w) starts at ((n*H+h)*W+w)*ld.
+//            Convolution weights are KRSC as {n=K, h=R, w=S, c=C}; linear weights {K,1,1,C}; vectors {1,1,1,C};
+//            per-sample vectors {N,1,1,C}; one number a sample {N,1,1,1}. Parameters and flat buffers have ld == c.
+// dtype      f32 unless an op says otherwise. i32 for labels, timesteps and random-number coordinates.
+// Writing    Outputs are written with `=`; gradients of parameters (named dWeight, dBias, dGamma, dBeta, dTable) with `+=`.
+// Aliasing   An output may alias an input only where the op says so ("in place").
+// Optional   A Tensor with data == nullptr is absent. `?` marks those that may be.
+// Scratch    An op may ask for scratch memory (Kernel::scratch); it is shared by all ops of a program and holds nothing
+//            between two calls. No op allocates.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace ddpm {
+
+enum class DType : int32_t { f32 = 0, f16 = 1, bf16 = 2, i32 = 3 };
+
+inline size_t sizeOf(DType t) { return t == DType::f16 || t == DType::bf16 ? 2 : 4; }
+
+struct Tensor {
+  void* data = nullptr;
+  int32_t n = 0, h = 1, w = 1, c = 0;
+  int32_t ld = 0;
+  DType dtype = DType::f32;
+
+  explicit operator bool() const { return data != nullptr; }
+  int64_t rows() const { return int64_t(n) * h * w; }
+  int64_t elements() const { return rows() * c; }
+  bool dense() const { return ld == c; }
+  float* f32() const { return static_cast<float*>(data); }
+  int32_t* i32() const { return static_cast<int32_t*>(data); }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Convolution and linear layers. A linear layer is a convolution with R = S = 1 on whatever rows there are.
+
+// How a backend computes a convolution; chosen once, when a program is compiled (Backend::planConv).
+enum class ConvAlgo : int32_t { direct = 0, winograd2 = 1, winograd4 = 2, library = 3 };
+
+// Which of the three convolutions of a layer weights are packed for.
+enum class ConvPass : int32_t { forward = 0, dgrad = 1 };
+
+struct ConvShape {
+  int32_t stride = 1, padTop = 0, padLeft = 0;  // padding at the bottom and right follows from the output's size
+};
+
+struct ConvPlan {
+  ConvAlgo algo = ConvAlgo::direct;
+  size_t packedBytes = 0;  // 0: the op reads the weights themselves
+};
+
+// Weights as the algorithm wants them. Runs once for each change of the weights, not once a step.
+struct ConvPackWeights {
+  Tensor w;      // KRSC
+  void* packed;  // ConvPlan::packedBytes
+  ConvShape shape;
+  ConvPass pass;
+  ConvAlgo algo;
+};
+
+// y[n,p,q,k] = sum_{r,s,c} w[k,r,s,c] x[n, p*stride - padTop + r, q*stride - padLeft + s, c]
+//              + bias?[k] + sampleBias?[n,k] + residual?[n,p,q,k]
+struct Conv2d {
+  Tensor x, w, y;
+  Tensor bias, sampleBias, residual;  // ? ; residual may be y itself (in place): y += conv
+  const void* packed;                 // as ConvPackWeights wrote it; null when ConvPlan::packedBytes is 0
+  ConvShape shape;
+  ConvAlgo algo;
+};
+
+// dx[n,h,w,c] = sum over the (p,q,r,s) that read (h,w): w[k,r,s,c] dy[n,p,q,k], + residual?
+struct Conv2dDgrad {
+  Tensor dy, w, dx;
+  Tensor residual;  // ? ; may be dx itself (in place)
+  const void* packed;
+  ConvShape shape;
+  ConvAlgo algo;
+};
+
+// dWeight[k,r,s,c] += sum_{n,p,q} dy[n,p,q,k] x[...];  dBias?[k] += sum_{n,p,q} dy[n,p,q,k]
+struct Conv2dWgrad {
+  Tensor x, dy, dWeight, dBias;
+  ConvShape shape;
+  ConvAlgo algo;
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Norms
+
+// Wu & He 2018. v = gamma*(x - mean)*rstd + beta over the groups' C/G channels and all pixels of a sample;
+// then v = v*(1 + scale?[n,c]) + shift?[n,c]; then y = silu ? v*sigmoid(v) : v.
+struct GroupNorm {
+  Tensor x, gamma, beta, scale, shift, y;  // scale? and shift? {N,1,1,C}, together or not at all; y may be x
+  Tensor mean, rstd;                       // {N,1,1,G}, kept for the backward pass
+  int32_t groups;
+  float eps;
+  int32_t silu;
+};
+
+// dx =, dScale? =, dShift? =, dGamma +=, dBeta +=. dx may be dy.
+struct GroupNormBackward {
+  Tensor x, gamma, beta, scale, shift, mean, rstd, dy;
+  Tensor dx, dGamma, dBeta, dScale, dShift;
+  int32_t groups;
+  int32_t silu;
+};
+
+// Ba et al. 2016, over C. y may be x.
+struct LayerNorm {
+  Tensor x, gamma, beta, y;
+  Tensor mean, rstd;  // {N,H,W,1}
+  float eps;
+};
+struct LayerNormBackward {
+  Tensor x, gamma, mean, rstd, dy;
+  Tensor dx, dGamma, dBeta;  // dx may be dy
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Attention. Head i of q has its channels at [i*qHead, i*qHead + headDim) from q.data, likewise k, v; so a packed qkv
+// tensor is three views of it. y: head i at [i*headDim, ...). y = softmax(scale * q kᵀ) v; lse is the log of the
+// softmax's denominator plus its maximum, {N,1,1,heads*Lq}, kept for the backward pass. The scores of all tokens
+// never stand in memory at once.
+struct AttentionShape {
+  int32_t heads, headDim;
+  int32_t qHead, kHead, vHead;  // distance in elements from one head to the next
+  float scale;
+};
+struct Attention {
+  Tensor q, k, v, y, lse;  // c of q, k, v is the extent of the view that is read, heads included
+  AttentionShape shape;
+};
+// dq, dk, dv have the head distances of q, k, v.
+struct AttentionBackward {
+  Tensor q, k, v, y, lse, dy;
+  Tensor dq, dk, dv;
+  AttentionShape shape;
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Elementwise and data movement
+
+enum class Activation : int32_t { silu = 0, gelu = 1 };  // gelu: the exact one, with erf
+
+struct Unary { Tensor x, y; Activation fn; };               // in place
+struct UnaryBackward { Tensor x, dy, dx; Activation fn; };  // dx may be dy
+
+// x {.., 2C}: y = x[:C] * gelu(x[C:]) (Shazeer 2020; value half first, as in ldm's GEGLU)
+struct Geglu { Tensor x, y; };
+struct GegluBackward { Tensor x, dy, dx; };
+
+struct Add { Tensor a, b, y; };           // y = a + b; in place on either
+struct AddSample { Tensor x, e, y; };     // y = x + e[n,c], e {N,1,1,C}; y may be x
+struct SumPixels { Tensor x, y; };        // y[n,c] = sum over pixels, y {N,1,1,C}: the gradient of e above
+struct ScaleShift { Tensor x, e, y; };    // e {N,1,1,2C}: y = x*(1 + e[n,c]) + e[n,C+c]; y may be x
+struct ScaleShiftBackward { Tensor x, e, dy, dx, de; };  // dx may be dy
+
+// y = x, or y += x with accumulate. Views on both sides: concat, split and their gradients. x, y same shape.
+struct Copy { Tensor x, y; int32_t accumulate; };
+struct Fill { Tensor y; float value; };
+
+struct UpsampleNearest { Tensor x, y; int32_t factor; };
+struct UpsampleNearestBackward { Tensor dy, dx; int32_t factor; };
+struct AvgPool { Tensor x, y; int32_t kernel; };            // stride = kernel; trailing rows and columns are dropped
+struct AvgPoolBackward { Tensor dy, dx; int32_t kernel; };
+
+// Surface layout <-> inner layout: x {N,1,1,D} holds each sample as CHW.
+struct ToNhwc { Tensor x, y; };
+struct ToNchw { Tensor x, y; };
+
+struct Embedding { Tensor index, table, y; };            // index {N,1,1,1} i32; table {V,1,1,C}; y {N,1,1,C}
+struct EmbeddingBackward { Tensor index, dy, dTable; };
+
+// y[n] = [cos(t f_0) ... , sin(t f_0) ...] (sinFirst: sin before cos), f_i = maxPeriod^(-i / (dim/2 - freqShift)); an odd
+// dim ends in one zero. t {N,1,1,1} i32 or f32. ldm util.py timestep_embedding; diffusers get_timestep_embedding.
+struct TimestepEmbedding { Tensor t, y; float maxPeriod, freqShift; int32_t sinFirst; };
+
+// y = keep ? x/(1-p) : 0. The mask is recomputed from (key, step, layer) in the backward pass, which is this same op on
+// dy. rng {1,1,1,4} i32: seed low, seed high, step, unused. In place.
+struct Dropout { Tensor x, rng, y; float p; int32_t layer; };
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Losses. One value a sample: loss[n] = mean over D of |pred - target| (l1) or (pred - target)^2 (l2).
+
+enum class LossType : int32_t { l1 = 0, l2 = 1 };
+
+struct Loss { Tensor pred, target, loss; LossType type; };
+struct ElementLoss { Tensor pred, target, y; LossType type; };  // the same without the mean, y as pred
+struct LossBackward { Tensor pred, target, dLoss, dPred; LossType type; };  // dLoss {N,1,1,1}
+
+// y[0] = sum_n x[n] w[n], all {N,1,1,1}; and its gradient dx[n] = dy[0] w[n]
+struct WeightedSum { Tensor x, weight, y; };
+struct WeightedSumBackward { Tensor weight, dy, dx; };
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Diffusion. Elementwise over flat samples {N,1,1,D}; t {N,1,1,1} i32 picks a row of a table for each sample.
+
+// y[n] = a[t[n]]*x[n] + b?[t[n]]*z?[n]: q_sample (Ho et al. 2020, eq. 4), predict_start_from_noise, means. a, b {T,1,1,1}.
+// A z with n == 1 is shared by all samples. y may be x or z.
+struct TimestepAffine { Tensor x, z, a, b, t, y; };
+struct Extract { Tensor table, t, y; };  // y[n] = table[t[n]], table {T,1,1,1}
+
+// The fused posterior step: x_t and the model's output to x_{t-1} in one pass over memory. Row t[n] of table {T,1,1,8}:
+//   x0 = row[0]*x + row[1]*out;   clip: x0 = min(max(x0, -1), 1)
+//   y  = row[2]*x0 + row[3]*x + row[4]*out + row[5]*noise          rows 6 and 7 are unused
+// Ancestral sampling (Ho et al. 2020, eq. 7 and 11) has row[4] = 0; DDIM (Song et al. 2021, eq. 12) has row[3] = 0.
+// noise: given ({N or 1,1,1,D}), or drawn as GaussianNoise does with purpose posterior; neither: row[5] is not used.
+// y and x0 may be x or out.
+struct PosteriorStep {
+  Tensor x, out, table, t;
+  Tensor noise;                // ?
+  Tensor rng, sample, step;    // ? ; see GaussianNoise
+  Tensor y, x0;                // x0 ?
+  int32_t clip;
+};
+
+// y[n, e] = normal number e of stream (seed, purpose, sample[n], step[n]); see philox.h. e counts in CHW order.
+// rng {1,1,1,4} i32: seed low, seed high, unused, unused. sample, step {N,1,1,1} i32.
+struct GaussianNoise { Tensor rng, sample, step, y; int32_t purpose; };
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Optimizer, over flat buffers of all parameters {1,1,1,P} (several of these make a network of 2^31 parameters or more).
+
+struct SumSquares { Tensor x, y; };  // y[0] = sum x^2, accumulated in double; {1,1,1,1}
+
+// Indices into the f32 vector `hyper` {1,1,1,16} of AdamW and Ema.
+enum Hyper : int32_t {
+  hyperLr = 0, hyperBeta1, hyperBeta2, hyperEps, hyperWeightDecay,
+  hyperBiasCorrection1,  // 1 - beta1^step
+  hyperBiasCorrection2,  // 1 - beta2^step
+  hyperMaxGradNorm,      // 0: no clipping
+  hyperGradScale,        // gradients are multiplied by this first (1 / accumulated steps)
+  hyperEmaDecay,
+};
+
+// Loshchilov & Hutter 2019, as torch.optim.AdamW computes it. Clipping as torch's clip_grad_norm_:
+// scale = min(1, maxGradNorm / (norm + 1e-6)), norm = gradScale * sqrt(sumSquares[0]).
+struct AdamW { Tensor weight, grad, m, v, hyper, sumSquares; };  // weight, m, v in place
+
+// ema -= (1 - decay) * (ema - weight): ldm ema.py LitEma.forward
+struct Ema { Tensor ema, weight, hyper; };
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The table. X(Name) for each op struct above that a backend runs.
+
+#define DDPM_OPS(X)                                                                                            \
+  X(ConvPackWeights) X(Conv2d) X(Conv2dDgrad) X(Conv2dWgrad)                                                   \
+  X(GroupNorm) X(GroupNormBackward) X(LayerNorm) X(LayerNormBackward)                                          \
+  X(Attention) X(AttentionBackward)                                                                            \
+  X(Unary) X(UnaryBackward) X(Geglu) X(GegluBackward)                                                          \
+  X(Add) X(AddSample) X(SumPixels) X(ScaleShift) X(ScaleShiftBackward) X(Copy) X(Fill)                         \
+  X(UpsampleNearest) X(UpsampleNearestBackward) X(AvgPool) X(AvgPoolBackward) X(ToNhwc) X(ToNchw)              \
+  X(Embedding) X(EmbeddingBackward) X(TimestepEmbedding) X(Dropout)                                            \
+  X(Loss) X(ElementLoss) X(LossBackward) X(WeightedSum) X(WeightedSumBackward)                                                \
+  X(TimestepAffine) X(Extract) X(PosteriorStep) X(GaussianNoise)                                               \
+  X(SumSquares) X(AdamW) X(Ema)
+
+}  // namespace ddpm

@@ -1,0 +1,46 @@
+// SiLU, GELU (exact, with erf) and GEGLU.
+#include <cmath>
+
+#include "kernels/reference/reference.h"
+
+namespace ddpm::reference {
+
+double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+double silu(double x) { return x * sigmoid(x); }
+double siluDerivative(double x) { return sigmoid(x) * (1 + x * (1 - sigmoid(x))); }
+double gelu(double x) { return 0.5 * x * std::erfc(-x * M_SQRT1_2); }
+double geluDerivative(double x) {
+  const double density = std::exp(-0.5 * x * x) * 0.5 * M_SQRT1_2 * M_2_SQRTPI;  // 1/sqrt(2 pi)
+  return 0.5 * std::erfc(-x * M_SQRT1_2) + x * density;
+}
+
+void run(const Unary& op) {
+  forEach(op.y, [&](int64_t row, int c) {
+    const double x = at(op.x, row, c);
+    at(op.y, row, c) = float(op.fn == Activation::silu ? silu(x) : gelu(x));
+  });
+}
+
+void run(const UnaryBackward& op) {
+  forEach(op.dx, [&](int64_t row, int c) {
+    const double x = at(op.x, row, c);
+    const double derivative = op.fn == Activation::silu ? siluDerivative(x) : geluDerivative(x);
+    at(op.dx, row, c) = float(at(op.dy, row, c) * derivative);
+  });
+}
+
+void run(const Geglu& op) {
+  forEach(op.y,
+          [&](int64_t row, int c) { at(op.y, row, c) = float(at(op.x, row, c) * gelu(at(op.x, row, op.y.c + c))); });
+}
+
+void run(const GegluBackward& op) {
+  const int half = op.dy.c;
+  forEach(op.dy, [&](int64_t row, int c) {
+    const double value = at(op.x, row, c), gate = at(op.x, row, half + c), dy = at(op.dy, row, c);
+    at(op.dx, row, c) = float(dy * gelu(gate));
+    at(op.dx, row, half + c) = float(dy * value * geluDerivative(gate));
+  });
+}
+
+}  // namespace ddpm::reference

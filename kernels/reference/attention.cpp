@@ -1,0 +1,84 @@
+// Softmax attention (Vaswani et al. 2017, eq. 1), one query at a time. lse[n, head*Lq + i] belongs to query i.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "kernels/reference/reference.h"
+
+namespace ddpm::reference {
+namespace {
+
+double dot(const float* a, const float* b, int count) {
+  double sum = 0;
+  for (int i = 0; i < count; ++i) sum += double(a[i]) * b[i];
+  return sum;
+}
+
+}  // namespace
+
+void run(const Attention& op) {
+  const AttentionShape& s = op.shape;
+  const int queries = pixels(op.q), keys = pixels(op.k);
+  std::vector<double> score(keys);
+  for (int n = 0; n < op.q.n; ++n)
+    for (int head = 0; head < s.heads; ++head)
+      for (int i = 0; i < queries; ++i) {
+        const int64_t row = int64_t(n) * queries + i, key = int64_t(n) * keys;
+        const float* q = &at(op.q, row, head * s.qHead);
+        for (int j = 0; j < keys; ++j) score[j] = s.scale * dot(q, &at(op.k, key + j, head * s.kHead), s.headDim);
+        const double maximum = *std::max_element(score.begin(), score.end());
+        double sum = 0;
+        for (int j = 0; j < keys; ++j) sum += std::exp(score[j] - maximum);
+        const double lse = maximum + std::log(sum);
+        at(op.lse, n, head * queries + i) = float(lse);
+        for (int d = 0; d < s.headDim; ++d) {
+          double y = 0;
+          for (int j = 0; j < keys; ++j) y += std::exp(score[j] - lse) * at(op.v, key + j, head * s.vHead + d);
+          at(op.y, row, head * s.headDim + d) = float(y);
+        }
+      }
+}
+
+// With p = softmax(scale q kT): dv = pT dy; dp = dy vT; ds = p (dp - sum_j p dp); dq = scale ds k; dk = scale dsT q.
+// The probabilities are computed anew rather than taken from lse, so that a wrong lse can't hide here.
+void run(const AttentionBackward& op) {
+  const AttentionShape& s = op.shape;
+  const int queries = pixels(op.q), keys = pixels(op.k), dim = s.headDim;
+  std::vector<double> p(keys), dp(keys), dk(size_t(keys) * dim), dv(size_t(keys) * dim);
+  for (int n = 0; n < op.q.n; ++n)
+    for (int head = 0; head < s.heads; ++head) {
+      const int64_t key = int64_t(n) * keys;
+      std::fill(dk.begin(), dk.end(), 0);
+      std::fill(dv.begin(), dv.end(), 0);
+      for (int i = 0; i < queries; ++i) {
+        const int64_t row = int64_t(n) * queries + i;
+        const float *q = &at(op.q, row, head * s.qHead), *dy = &at(op.dy, row, head * dim);
+        for (int j = 0; j < keys; ++j) p[j] = s.scale * dot(q, &at(op.k, key + j, head * s.kHead), dim);
+        const double maximum = *std::max_element(p.begin(), p.end());
+        double sum = 0, pdp = 0;
+        for (int j = 0; j < keys; ++j) sum += p[j] = std::exp(p[j] - maximum);
+        for (int j = 0; j < keys; ++j) {
+          p[j] /= sum;
+          dp[j] = dot(dy, &at(op.v, key + j, head * s.vHead), dim);
+          pdp += p[j] * dp[j];
+        }
+        for (int d = 0; d < dim; ++d) {
+          double dq = 0;
+          for (int j = 0; j < keys; ++j) {
+            const double ds = s.scale * p[j] * (dp[j] - pdp);
+            dq += ds * at(op.k, key + j, head * s.kHead + d);
+            dk[size_t(j) * dim + d] += ds * q[d];
+            dv[size_t(j) * dim + d] += p[j] * dy[d];
+          }
+          at(op.dq, row, head * s.qHead + d) = float(dq);
+        }
+      }
+      for (int j = 0; j < keys; ++j)
+        for (int d = 0; d < dim; ++d) {
+          at(op.dk, key + j, head * s.kHead + d) = float(dk[size_t(j) * dim + d]);
+          at(op.dv, key + j, head * s.vHead + d) = float(dv[size_t(j) * dim + d]);
+        }
+    }
+}
+
+}  // namespace ddpm::reference

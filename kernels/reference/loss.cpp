@@ -1,0 +1,57 @@
+// l1 and l2, a value for each sample, and the weighted sum over samples.
+#include <cmath>
+
+#include "kernels/reference/reference.h"
+
+namespace ddpm::reference {
+namespace {
+
+double elementLoss(double difference, LossType type) {
+  return type == LossType::l1 ? std::abs(difference) : difference * difference;
+}
+
+double derivative(double difference, LossType type) {
+  if (type == LossType::l2) return 2 * difference;
+  return difference > 0 ? 1 : difference < 0 ? -1 : difference;  // 0 stays 0, NaN stays NaN
+}
+
+double sampleSize(const Tensor& t) { return double(pixels(t)) * t.c; }
+
+}  // namespace
+
+void run(const Loss& op) {
+  for (int n = 0; n < op.pred.n; ++n) {
+    double sum = 0;
+    for (int p = 0; p < pixels(op.pred); ++p)
+      for (int c = 0; c < op.pred.c; ++c) {
+        const int64_t row = int64_t(n) * pixels(op.pred) + p;
+        sum += elementLoss(double(at(op.pred, row, c)) - at(op.target, row, c), op.type);
+      }
+    at(op.loss, n, 0) = float(sum / sampleSize(op.pred));
+  }
+}
+
+void run(const ElementLoss& op) {
+  forEach(op.y, [&](int64_t row, int c) {
+    at(op.y, row, c) = float(elementLoss(double(at(op.pred, row, c)) - at(op.target, row, c), op.type));
+  });
+}
+
+void run(const LossBackward& op) {
+  forEachOfSample(op.dPred, [&](int n, int64_t row, int c) {
+    const double d = derivative(double(at(op.pred, row, c)) - at(op.target, row, c), op.type);
+    at(op.dPred, row, c) = float(at(op.dLoss, n, 0) * d / sampleSize(op.pred));
+  });
+}
+
+void run(const WeightedSum& op) {
+  double sum = 0;
+  for (int n = 0; n < op.x.n; ++n) sum += double(at(op.x, n, 0)) * at(op.weight, n, 0);
+  at(op.y, 0, 0) = float(sum);
+}
+
+void run(const WeightedSumBackward& op) {
+  for (int n = 0; n < op.dx.n; ++n) at(op.dx, n, 0) = at(op.dy, 0, 0) * at(op.weight, n, 0);
+}
+
+}  // namespace ddpm::reference

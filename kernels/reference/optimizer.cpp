@@ -1,0 +1,47 @@
+// AdamW, the average of the weights, and the norm of the gradients.
+#include <cmath>
+
+#include "kernels/reference/reference.h"
+
+namespace ddpm::reference {
+
+void run(const SumSquares& op) {
+  double sum = 0;
+  forEach(op.x, [&](int64_t row, int c) { sum += double(at(op.x, row, c)) * at(op.x, row, c); });
+  at(op.y, 0, 0) = float(sum);
+}
+
+// Loshchilov & Hutter 2019, algorithm 2, in the order of torch.optim.AdamW.
+void run(const AdamW& op) {
+  const float* hyper = op.hyper.f32();
+  const double lr = hyper[hyperLr], beta1 = hyper[hyperBeta1], beta2 = hyper[hyperBeta2];
+  double gradScale = hyper[hyperGradScale];
+  if (hyper[hyperMaxGradNorm] > 0) {
+    const double norm = gradScale * std::sqrt(double(at(op.sumSquares, 0, 0)));
+    const double clip = hyper[hyperMaxGradNorm] / (norm + 1e-6);
+    gradScale *= clip > 1 ? 1 : clip;  // a NaN stays one
+  }
+  forEach(op.weight, [&](int64_t row, int c) {
+    const double grad = at(op.grad, row, c) * gradScale;
+    double weight = at(op.weight, row, c);
+    weight *= 1 - lr * hyper[hyperWeightDecay];
+    const double m = beta1 * at(op.m, row, c) + (1 - beta1) * grad;
+    const double v = beta2 * at(op.v, row, c) + (1 - beta2) * grad * grad;
+    const double denominator = std::sqrt(v) / std::sqrt(double(hyper[hyperBiasCorrection2])) + hyper[hyperEps];
+    weight -= lr / hyper[hyperBiasCorrection1] * m / denominator;
+    at(op.m, row, c) = float(m);
+    at(op.v, row, c) = float(v);
+    at(op.weight, row, c) = float(weight);
+  });
+}
+
+// ldm/modules/ema.py LitEma.forward
+void run(const Ema& op) {
+  const double decay = op.hyper.f32()[hyperEmaDecay];
+  forEach(op.ema, [&](int64_t row, int c) {
+    const double ema = at(op.ema, row, c);
+    at(op.ema, row, c) = float(ema - (1 - decay) * (ema - at(op.weight, row, c)));
+  });
+}
+
+}  // namespace ddpm::reference

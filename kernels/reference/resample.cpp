@@ -1,0 +1,50 @@
+// Nearest upsampling and average pooling.
+#include "kernels/reference/reference.h"
+
+namespace ddpm::reference {
+namespace {
+
+// f(n, h, w, c)
+template <class F>
+void forEachPixel(const Tensor& t, F f) {
+  for (int n = 0; n < t.n; ++n)
+    for (int h = 0; h < t.h; ++h)
+      for (int w = 0; w < t.w; ++w)
+        for (int c = 0; c < t.c; ++c) f(n, h, w, c);
+}
+
+double sumWindow(const Tensor& x, int n, int h, int w, int c, int size) {
+  double sum = 0;
+  for (int r = 0; r < size; ++r)
+    for (int s = 0; s < size; ++s) sum += at(x, n, h * size + r, w * size + s, c);
+  return sum;
+}
+
+}  // namespace
+
+void run(const UpsampleNearest& op) {
+  forEachPixel(
+      op.y, [&](int n, int h, int w, int c) { at(op.y, n, h, w, c) = at(op.x, n, h / op.factor, w / op.factor, c); });
+}
+
+void run(const UpsampleNearestBackward& op) {
+  forEachPixel(op.dx, [&](int n, int h, int w, int c) {
+    at(op.dx, n, h, w, c) = float(sumWindow(op.dy, n, h, w, c, op.factor));
+  });
+}
+
+void run(const AvgPool& op) {
+  forEachPixel(op.y, [&](int n, int h, int w, int c) {
+    at(op.y, n, h, w, c) = float(sumWindow(op.x, n, h, w, c, op.kernel) / (op.kernel * op.kernel));
+  });
+}
+
+void run(const AvgPoolBackward& op) {
+  forEachPixel(op.dx, [&](int n, int h, int w, int c) {
+    const int p = h / op.kernel, q = w / op.kernel;
+    const bool read = p < op.dy.h && q < op.dy.w;  // else dropped at the border
+    at(op.dx, n, h, w, c) = read ? float(double(at(op.dy, n, p, q, c)) / (op.kernel * op.kernel)) : 0.0f;
+  });
+}
+
+}  // namespace ddpm::reference
