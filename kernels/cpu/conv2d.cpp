@@ -1,0 +1,255 @@
+// Direct convolution, forward and gradient of the input: one indirect GEMM; see conv2d.h. Linear layers are its case of
+// one tap.
+#include "kernels/cpu/conv2d.h"
+
+namespace ddpm::cpu::DDPM_ISA {
+namespace {
+
+// One spatial axis. Output i of `count` lies at start + i*step of the destination; its tap j of `taps` has the weights
+// of filter position firstTap + j*tapStep and reads position i*sourceStep + sourceFirst + j*sourceTapStep of the
+// source, which is padding where it is not in [0, source).
+struct Axis {
+  int32_t count, start, step;
+  int32_t taps, firstTap, tapStep;
+  int32_t source, sourceStep, sourceFirst, sourceTapStep;
+};
+
+// Forward: y_i reads x[i*stride - pad + r].
+Axis forwardAxis(int32_t out, int32_t in, int32_t filter, int32_t stride, int32_t pad) {
+  return {out, 0, 1, filter, 0, 1, in, stride, -pad, 1};
+}
+
+// Gradient of the input: dx_h gets dy[(h + pad - r) / stride] for those r that divide. They are the same for all h of
+// one phase (h + pad) mod stride, with r = phase, phase + stride, ..., so each phase is a convolution of stride 1 of
+// its own.
+Axis dgradAxis(int32_t in, int32_t out, int32_t filter, int32_t stride, int32_t pad, int32_t phase) {
+  const int32_t start = ((phase - pad) % stride + stride) % stride;
+  const int32_t count = start < in ? (in - start + stride - 1) / stride : 0;
+  const int32_t taps = phase < filter ? (filter - phase + stride - 1) / stride : 0;
+  return {count, start, stride, taps, phase, stride, out, 1, (start + pad - phase) / stride, -1};
+}
+
+struct Gemm {
+  Axis rows, columns;
+  Tensor from, to;
+  Tensor bias, sampleBias, residual;
+  const float* packed;
+  int32_t filterRows, filterColumns;
+
+  int64_t pixels() const { return int64_t(to.n) * rows.count * columns.count; }
+  int32_t taps() const { return rows.taps * columns.taps; }
+};
+
+// What a thread needs to know of the output pixels of a task, in tiles of kTileRows.
+struct Chunk {
+  const float** source;  // [tile][tap][kTileRows]
+  int64_t* pixel;        // [tile][kTileRows], index in the destination
+  int32_t* sample;       // [tile][kTileRows]
+};
+
+// How the output is cut into tasks. No result depends on it.
+struct Cut {
+  int64_t chunks;      // pieces of the pixels
+  int32_t groups;      // pieces of the panels
+  int64_t tiles;       // of kTileRows pixels or less, all together
+  int64_t chunkTiles;  // the most in a chunk
+};
+
+Cut cutOf(const Gemm& g, int threads) {
+  // A chunk's input (its own pixels; halos come on top) and one panel of weights stay in the L2 cache.
+  constexpr int64_t kChunkBytes = 96 << 10, kMinChunkTiles = 4, kMaxChunkTiles = 64;
+  constexpr int64_t kSmall = 256 << 10;  // multiply-adds that are not worth waking a thread for
+  Cut cut;
+  cut.tiles = ceilDiv<int64_t>(g.pixels(), kTileRows);
+  const int64_t pixelBytes = 4 * int64_t(g.from.c) * g.rows.sourceStep * g.columns.sourceStep;
+  const int64_t most = minOf(maxOf(kChunkBytes / (pixelBytes * kTileRows), kMinChunkTiles), kMaxChunkTiles);
+  cut.chunks = maxOf<int64_t>(ceilDiv(cut.tiles, most), 1);
+  cut.chunkTiles = ceilDiv(cut.tiles, cut.chunks);
+  const int32_t panels = ceilDiv(g.to.c, kPanel);
+  const int64_t work = g.pixels() * g.to.c * maxOf(g.taps(), 1) * g.from.c;
+  const int64_t tasks = threads == 1 || work < kSmall ? 1 : 8 * int64_t(threads);
+  cut.groups = int32_t(minOf<int64_t>(panels, ceilDiv(tasks, cut.chunks)));
+  return cut;
+}
+
+size_t chunkBytes(const Cut& cut, int32_t taps) {
+  const size_t rows = size_t(cut.chunkTiles) * kTileRows;
+  return roundUp<size_t>(rows * (taps * sizeof(float*) + sizeof(int64_t) + sizeof(int32_t)), kCacheLine);
+}
+
+// First of the pixels of tile t: tiles are of equal size, or differ by one pixel.
+int64_t tileBegin(const Gemm& g, const Cut& cut, int64_t t) { return g.pixels() * t / cut.tiles; }
+
+void describe(const Gemm& g, const Cut& cut, int64_t firstTile, int64_t endTile, const float* zeros, Chunk& chunk) {
+  const Axis &rows = g.rows, &columns = g.columns;
+  const int32_t taps = g.taps();
+  const int64_t first = tileBegin(g, cut, firstTile);
+  int32_t j = int32_t(first % columns.count), i = int32_t(first / columns.count % rows.count);
+  int32_t n = int32_t(first / columns.count / rows.count);
+  for (int64_t t = firstTile; t < endTile; ++t) {
+    const int64_t slot = (t - firstTile) * kTileRows;
+    const int m = int(tileBegin(g, cut, t + 1) - tileBegin(g, cut, t));
+    for (int row = 0; row < m; ++row) {
+      chunk.pixel[slot + row] =
+          (int64_t(n) * g.to.h + rows.start + i * rows.step) * g.to.w + columns.start + j * columns.step;
+      chunk.sample[slot + row] = n;
+      const float** source = chunk.source + slot * taps + row;
+      const int32_t w = j * columns.sourceStep + columns.sourceFirst;
+      int32_t h = i * rows.sourceStep + rows.sourceFirst;
+      for (int r = 0; r < rows.taps; ++r, h += rows.sourceTapStep) {
+        const bool inside = uint32_t(h) < uint32_t(rows.source);
+        const float* line = g.from.f32() + (int64_t(n) * rows.source + h) * columns.source * g.from.ld;
+        for (int s = 0, ws = w; s < columns.taps; ++s, ws += columns.sourceTapStep, source += kTileRows)
+          *source = inside && uint32_t(ws) < uint32_t(columns.source) ? line + int64_t(ws) * g.from.ld : zeros;
+      }
+      if (++j == columns.count) {
+        j = 0;
+        if (++i == rows.count) {
+          i = 0;
+          ++n;
+        }
+      }
+    }
+  }
+}
+
+// Weights stream from the L2 cache, once a tile; the distance in floats at which they are asked for (measured).
+constexpr int kAhead = 256;
+
+// acc[m][v] += sum_c a[m][c] * b[c][v]
+template <int M, int V>
+DDPM_INLINE void multiply(vf (&acc)[M][V], const float* const* a, const float* b, int64_t depth) {
+  const float* row[M];
+  for (int m = 0; m < M; ++m) row[m] = a[m];
+#pragma GCC unroll 4
+  for (int64_t c = 0; c < depth; ++c) {
+    __builtin_prefetch(b + c * V * kWidth + kAhead);
+    vf column[V];
+    for (int v = 0; v < V; ++v) column[v] = load(b + (c * V + v) * kWidth);
+    for (int m = 0; m < M; ++m) {
+      const vf x = broadcast(row[m][c]);
+      for (int v = 0; v < V; ++v) acc[m][v] = x * column[v] + acc[m][v];
+    }
+  }
+}
+
+// One tile: M pixels x V vectors of channels from `first` on, `valid` of them there.
+template <int M, int V>
+void tile(const Gemm& g, const float* const* source, const int64_t* pixel, const int32_t* sample, int first,
+          int valid) {
+  constexpr int width = V * kWidth;
+  const int32_t depth = g.from.c;
+  const float* panel = g.packed + int64_t(first) * g.filterRows * g.filterColumns * depth;
+  for (int m = 0; m < M; ++m) __builtin_prefetch(g.to.f32() + pixel[m] * g.to.ld + first, 1);
+  vf acc[M][V];
+  for (int m = 0; m < M; ++m)
+    for (int v = 0; v < V; ++v) acc[m][v] = zero();
+  for (int r = 0; r < g.rows.taps; ++r) {
+    const int64_t line = int64_t(g.rows.firstTap + r * g.rows.tapStep) * g.filterColumns;
+    for (int s = 0; s < g.columns.taps; ++s, source += kTileRows)
+      multiply(acc, source, panel + (line + g.columns.firstTap + s * g.columns.tapStep) * depth * width, depth);
+  }
+  for (int v = 0; v < V; ++v) {
+    const int c = first + v * kWidth, n = minOf(valid - v * kWidth, kWidth);
+    if (n <= 0) break;
+    const auto get = [&](const float* p) { return n == kWidth ? load(p) : loadPart(p, n); };
+    const vf bias = g.bias ? get(g.bias.f32() + c) : zero();
+    for (int m = 0; m < M; ++m) {
+      vf y = acc[m][v] + bias;
+      if (g.sampleBias) y = y + get(g.sampleBias.f32() + int64_t(sample[m]) * g.sampleBias.ld + c);
+      if (g.residual) y = y + get(g.residual.f32() + pixel[m] * g.residual.ld + c);
+      float* to = g.to.f32() + pixel[m] * g.to.ld + c;
+      n == kWidth ? store(to, y) : storePart(to, y, n);
+    }
+  }
+}
+
+void runTask(const Gemm& g, const Cut& cut, int64_t task, const float* zeros, char* memory) {
+  const int32_t taps = g.taps(), panels = ceilDiv(g.to.c, kPanel);
+  const int64_t c = task / cut.groups, group = task % cut.groups;
+  const int64_t firstTile = cut.tiles * c / cut.chunks, endTile = cut.tiles * (c + 1) / cut.chunks;
+  const size_t slots = size_t(cut.chunkTiles) * kTileRows;
+  Chunk chunk;
+  chunk.source = reinterpret_cast<const float**>(memory);
+  chunk.pixel = reinterpret_cast<int64_t*>(memory + slots * taps * sizeof(float*));
+  chunk.sample = reinterpret_cast<int32_t*>(chunk.pixel + slots);
+  describe(g, cut, firstTile, endTile, zeros, chunk);
+  for (int p = int(panels * group / cut.groups); p < int(panels * (group + 1) / cut.groups); ++p) {
+    const int first = p * kPanel, width = panelWidth(g.to.c, first), valid = minOf(width, g.to.c - first);
+    for (int64_t t = firstTile; t < endTile; ++t) {
+      const int64_t slot = (t - firstTile) * kTileRows;
+      const float* const* source = chunk.source + slot * taps;
+      withRows(int(tileBegin(g, cut, t + 1) - tileBegin(g, cut, t)), [&]<int M>() {
+        if (width == kPanel)
+          tile<M, kTileVectors>(g, source, chunk.pixel + slot, chunk.sample + slot, first, valid);
+        else
+          tile<M, 1>(g, source, chunk.pixel + slot, chunk.sample + slot, first, valid);
+      });
+    }
+  }
+}
+
+size_t zeroBytes(const Gemm& g) { return roundUp<size_t>(size_t(g.from.c) * sizeof(float), kCacheLine); }
+
+size_t scratchOf(const CpuDevice& device, const Gemm& g) {
+  return zeroBytes(g) + device.pool.threads() * chunkBytes(cutOf(g, device.pool.threads()), g.taps());
+}
+
+void runGemm(CpuDevice& device, const Gemm& g, void* scratch) {
+  if (g.pixels() == 0) return;
+  const Cut cut = cutOf(g, device.pool.threads());
+  float* zeros = static_cast<float*>(scratch);
+  for (int32_t c = 0; c < g.from.c; ++c) zeros[c] = 0;
+  char* memory = static_cast<char*>(scratch) + zeroBytes(g);
+  const size_t bytes = chunkBytes(cut, g.taps());
+  device.pool.parallelFor(cut.chunks * cut.groups,
+                          [&](int64_t task, int thread) { runTask(g, cut, task, zeros, memory + thread * bytes); });
+}
+
+Gemm gemmOf(const Conv2d& op) {
+  const ConvShape& s = op.shape;
+  return {forwardAxis(op.y.h, op.x.h, op.w.h, s.stride, s.padTop),
+          forwardAxis(op.y.w, op.x.w, op.w.w, s.stride, s.padLeft),
+          op.x,
+          op.y,
+          op.bias,
+          op.sampleBias,
+          op.residual,
+          static_cast<const float*>(op.packed),
+          op.w.h,
+          op.w.w};
+}
+
+Gemm gemmOf(const Conv2dDgrad& op, int32_t phaseRow, int32_t phaseColumn) {
+  const ConvShape& s = op.shape;
+  return {dgradAxis(op.dx.h, op.dy.h, op.w.h, s.stride, s.padTop, phaseRow),
+          dgradAxis(op.dx.w, op.dy.w, op.w.w, s.stride, s.padLeft, phaseColumn),
+          op.dy,
+          op.dx,
+          {},
+          {},
+          op.residual,
+          static_cast<const float*>(op.packed),
+          op.w.h,
+          op.w.w};
+}
+
+}  // namespace
+
+size_t scratch(const CpuDevice& device, const Conv2d& op) { return scratchOf(device, gemmOf(op)); }
+
+void run(CpuDevice& device, const Conv2d& op, void* scratch) { runGemm(device, gemmOf(op), scratch); }
+
+size_t scratch(const CpuDevice& device, const Conv2dDgrad& op) {
+  size_t most = 0;
+  for (int32_t r = 0; r < op.shape.stride; ++r)
+    for (int32_t s = 0; s < op.shape.stride; ++s) most = maxOf(most, scratchOf(device, gemmOf(op, r, s)));
+  return most;
+}
+
+void run(CpuDevice& device, const Conv2dDgrad& op, void* scratch) {
+  for (int32_t r = 0; r < op.shape.stride; ++r)
+    for (int32_t s = 0; s < op.shape.stride; ++s) runGemm(device, gemmOf(op, r, s), scratch);
+}
+
+}  // namespace ddpm::cpu::DDPM_ISA

@@ -1,0 +1,68 @@
+// AdamW, the average of the weights, and the norm of the gradients, over flat buffers. All are bound by memory.
+#include <math.h>
+
+#include "kernels/cpu/rows.h"
+#include "kernels/cpu/sum_double.h"
+
+namespace ddpm::cpu::DDPM_ISA {
+
+void run(CpuDevice& device, const SumSquares& op, void*) {
+  // Which elements are added up together depends on their number alone.
+  constexpr int64_t kParts = 256;
+  double parts[kParts];
+  const int64_t count = op.x.elements();
+  const int64_t even = (count + kParts - 1) / kParts, size = even < kElementsPerTask ? kElementsPerTask : even;
+  const int64_t used = (count + size - 1) / size;
+  device.pool.parallelFor(used, [&](int64_t part, int) {
+    const float* x = op.x.f32() + part * size;
+    const int64_t left = count - part * size;
+    parts[part] = sumDouble(left < size ? left : size, [&](int64_t i) { return double(x[i]) * x[i]; });
+  });
+  double sum = 0;
+  for (int64_t part = 0; part < used; ++part) sum += parts[part];
+  op.y.f32()[0] = float(sum);
+}
+
+// Loshchilov & Hutter 2019, algorithm 2, in the order of torch.optim.AdamW; the scalars are computed in double as
+// there.
+void run(CpuDevice& device, const AdamW& op, void*) {
+  const float* hyper = op.hyper.f32();
+  const double lr = hyper[hyperLr];
+  const float beta1 = hyper[hyperBeta1], beta2 = hyper[hyperBeta2], eps = hyper[hyperEps];
+  const float rest1 = float(1 - double(beta1)), rest2 = float(1 - double(beta2));
+  const float decay = float(1 - lr * hyper[hyperWeightDecay]);
+  const float stepSize = float(lr / hyper[hyperBiasCorrection1]);
+  const float correction = float(::sqrt(double(hyper[hyperBiasCorrection2])));
+  float gradScale = hyper[hyperGradScale];
+  if (hyper[hyperMaxGradNorm] > 0) {
+    const double norm = gradScale * ::sqrt(double(op.sumSquares.f32()[0]));
+    const double clip = hyper[hyperMaxGradNorm] / (norm + 1e-6);
+    gradScale = float(gradScale * (clip > 1 ? 1 : clip));  // a NaN stays one
+  }
+  forRows(device, {op.weight, op.grad, op.m, op.v}, [=](float* const* p, int64_t count) {
+    float *weight = p[0], *grad = p[1], *m = p[2], *v = p[3];
+    forChannels(count, [=](int64_t i, auto part) {
+      const vf g = part.load(grad + i) * gradScale;
+      const vf first = beta1 * part.load(m + i) + rest1 * g;
+      const vf second = beta2 * part.load(v + i) + rest2 * g * g;
+      const vf denominator = sqrt(second) / correction + eps;
+      part.store(m + i, first);
+      part.store(v + i, second);
+      part.store(weight + i, part.load(weight + i) * decay - stepSize * first / denominator);
+    });
+  });
+}
+
+// ldm/modules/ema.py LitEma.forward
+void run(CpuDevice& device, const Ema& op, void*) {
+  const float rest = 1 - op.hyper.f32()[hyperEmaDecay];
+  forRows(device, {op.ema, op.weight}, [=](float* const* p, int64_t count) {
+    float *ema = p[0], *weight = p[1];
+    forChannels(count, [=](int64_t i, auto part) {
+      const vf e = part.load(ema + i);
+      part.store(ema + i, e - rest * (e - part.load(weight + i)));
+    });
+  });
+}
+
+}  // namespace ddpm::cpu::DDPM_ISA
