@@ -1,0 +1,111 @@
+#include <cstring>
+
+#include "native/binding/convert.h"
+#include "native/binding/objects.h"
+
+namespace ddpm::binding {
+
+Napi::Function NativeBuffer::define(Napi::Env env) {
+  return DefineClass(env, "NativeBuffer",
+                     {InstanceAccessor<&NativeBuffer::elements>("elements"), InstanceMethod<&NativeBuffer::write>("write"),
+                      InstanceMethod<&NativeBuffer::read>("read"), InstanceMethod<&NativeBuffer::copyFrom>("copyFrom"),
+                      InstanceMethod<&NativeBuffer::release>("release")});
+}
+
+NativeBuffer::NativeBuffer(const Napi::CallbackInfo& info)
+    : ObjectWrap(info), buffer_(constructed<Buffer>(info)), elements_(buffer_->elements) {
+  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), elements_ * 4);
+}
+
+Napi::Value NativeBuffer::create(Napi::Env env, std::shared_ptr<Buffer> buffer) {
+  return construct(env, Environment::of(env).bufferClass, buffer);
+}
+
+std::shared_ptr<Buffer> NativeBuffer::unwrap(const Napi::Value& value, const char* argument) {
+  const NativeBuffer* self = instance<NativeBuffer>(value, Environment::of(value.Env()).bufferClass);
+  if (!self) throw Failure::argumentOf("native", argument, "a NativeBuffer", "another value");
+  return self->buffer();
+}
+
+const std::shared_ptr<Buffer>& NativeBuffer::buffer() const {
+  if (!buffer_) throw Failure("closed", "the buffer was released");
+  buffer_->device->checkOpen();
+  return buffer_;
+}
+
+// A forgotten buffer is freed by the garbage collector.
+void NativeBuffer::Finalize(Napi::BasicEnv env) { drop(env); }
+
+void NativeBuffer::drop(Napi::BasicEnv env) {
+  if (!buffer_) return;
+  buffer_.reset();
+  Napi::MemoryManagement::AdjustExternalMemory(env, -elements_ * 4);
+}
+
+Napi::Value NativeBuffer::elements(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), double(elements_));
+}
+
+Napi::Value NativeBuffer::write(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const auto target = buffer();
+    const bool fits = info[0].IsTypedArray() && (info[0].As<Napi::TypedArray>().TypedArrayType() == napi_float32_array ||
+                                                 info[0].As<Napi::TypedArray>().TypedArrayType() == napi_int32_array);
+    if (!fits) throw Failure::argumentOf("write", "data", "a Float32Array or Int32Array", "another value");
+    const Napi::TypedArray data = info[0].As<Napi::TypedArray>();
+    const double offset = isGiven(info[1]) ? toNumber(info[1], "offset") : 0;
+    const size_t length = data.ElementLength();
+    target->checkRange("write", offset, double(length));
+    if (length == 0) return info.Env().Undefined();
+    const char* begin = static_cast<const char*>(data.ArrayBuffer().Data()) + data.ByteOffset();
+    auto copy = std::make_shared<std::vector<char>>(begin, begin + length * 4);
+    target->device->submit(
+        [target, copy, offset, length] { target->copyIn(copy->data(), int64_t(offset), int64_t(length)); });
+    return info.Env().Undefined();
+  });
+}
+
+// The device's thread writes straight into the result, which nobody else sees before the promise resolves.
+Napi::Value NativeBuffer::read(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&]() -> Napi::Value {
+    const auto source = buffer();
+    const double offset = isGiven(info[0]) ? toNumber(info[0], "offset") : 0;
+    const double length = isGiven(info[1]) ? toNumber(info[1], "length") : double(elements_) - offset;
+    source->checkRange("read", offset, length);
+    Napi::Float32Array result = Napi::Float32Array::New(info.Env(), size_t(length));
+    float* data = result.Data();
+    return Environment::of(info.Env())
+        .promise(
+            info.Env(), *source->device,
+            [source, data, offset, length] {
+              if (length > 0) source->copyOut(data, int64_t(offset), int64_t(length));
+            },
+            [&](Completion& completion) { completion.result = Napi::Persistent(result.As<Napi::Object>()); });
+  });
+}
+
+Napi::Value NativeBuffer::copyFrom(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const auto target = buffer();
+    const auto source = unwrap(info[0], "source");
+    const double from = isGiven(info[1]) ? toNumber(info[1], "sourceOffset") : 0;
+    const double to = isGiven(info[2]) ? toNumber(info[2], "offset") : 0;
+    const double length = isGiven(info[3]) ? toNumber(info[3], "length") : double(source->elements) - from;
+    source->checkRange("copyFrom", from, length);
+    target->checkRange("copyFrom", to, length);
+    if (source->device != target->device) {
+      throw Failure::argumentOf("copyFrom", "source", "a buffer of the same device", "another device's");
+    }
+    target->device->submit([source, target, from, to, length] {
+      if (length > 0) target->copyFrom(*source, int64_t(from), int64_t(to), int64_t(length));
+    });
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value NativeBuffer::release(const Napi::CallbackInfo& info) {
+  drop(info.Env());
+  return info.Env().Undefined();
+}
+
+}  // namespace ddpm::binding

@@ -1,0 +1,75 @@
+#include "native/binding/convert.h"
+#include "native/binding/objects.h"
+
+namespace ddpm::binding {
+
+Napi::Function NativeDevice::define(Napi::Env env) {
+  return DefineClass(env, "NativeDevice",
+                     {InstanceAccessor<&NativeDevice::backend>("backend"), InstanceAccessor<&NativeDevice::index>("index"),
+                      InstanceMethod<&NativeDevice::info>("info"), InstanceMethod<&NativeDevice::allocate>("allocate"),
+                      InstanceMethod<&NativeDevice::memoryInUse>("memoryInUse"),
+                      InstanceMethod<&NativeDevice::synchronize>("synchronize"),
+                      InstanceMethod<&NativeDevice::close>("close")});
+}
+
+NativeDevice::NativeDevice(const Napi::CallbackInfo& info) : ObjectWrap(info), device_(constructed<Device>(info)) {}
+
+Napi::Value NativeDevice::open(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    auto device = Device::open(toString(info[0], "backend"), toInt(info[1], "index"), toInt(info[2], "threads"));
+    Environment& environment = Environment::of(info.Env());
+    environment.addDevice(device);
+    return construct(info.Env(), environment.deviceClass, device);
+  });
+}
+
+std::shared_ptr<Device> NativeDevice::unwrap(const Napi::Value& value) {
+  const NativeDevice* self = instance<NativeDevice>(value, Environment::of(value.Env()).deviceClass);
+  if (!self) throw Failure::argumentOf("native", "device", "a NativeDevice", "another value");
+  self->device_->checkOpen();
+  return self->device_;
+}
+
+Napi::Value NativeDevice::backend(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), device_->backend().name);
+}
+
+Napi::Value NativeDevice::index(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), device_->index()); }
+
+Napi::Value NativeDevice::info(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const DeviceInfo d = device_->info();
+    Napi::Object object = Napi::Object::New(info.Env());
+    object.Set("name", std::string(d.name));
+    object.Set("isa", std::string(d.isa));
+    object.Set("threads", double(d.threads));
+    object.Set("memoryBytes", double(d.memoryBytes));
+    return object;
+  });
+}
+
+Napi::Value NativeDevice::allocate(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const double elements = toNumber(info[0], "elements");
+    const bool integer = elements >= 1 && elements <= INT32_MAX && elements == double(int64_t(elements));
+    return NativeBuffer::create(info.Env(), Buffer::allocate(device_, integer ? int64_t(elements) : 0));
+  });
+}
+
+Napi::Value NativeDevice::memoryInUse(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), double(device_->memoryInUse()));
+}
+
+Napi::Value NativeDevice::synchronize(const Napi::CallbackInfo& info) {
+  return Environment::of(info.Env()).promise(info.Env(), *device_, [device = device_] {
+    Error error;
+    if (!device->backend().synchronize(device->handle(), &error)) throw toFailure(error);
+  });
+}
+
+Napi::Value NativeDevice::close(const Napi::CallbackInfo& info) {
+  device_->close();
+  return info.Env().Undefined();
+}
+
+}  // namespace ddpm::binding

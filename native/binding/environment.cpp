@@ -1,0 +1,67 @@
+#include "native/binding/environment.h"
+
+#include "native/binding/convert.h"
+
+namespace ddpm::binding {
+
+void Environment::create(Napi::Env env) {
+  env.SetInstanceData(new Environment(env));
+  // Hooks run in the reverse order of their making: this one before the channel's own.
+  napi_add_env_cleanup_hook(env, onExit, &of(env));
+}
+
+Environment::Environment(Napi::Env env)
+    : channel_(Channel::New(env, "ddpm-native", /*maxQueueSize*/ 0, /*initialThreadCount*/ 1)) {
+  channel_.Unref(env);
+}
+
+Environment::~Environment() {
+  // The environment is gone, and with it what these refer to.
+  for (auto* reference : {&deviceClass, &bufferClass, &graphClass, &programClass}) reference->SuppressDestruct();
+}
+
+// When the process ends, or a worker does, be it in the middle of a step: afterwards no thread of ours is left, and nothing will
+// be sent to an environment that is gone.
+void Environment::onExit(void* environment) {
+  Environment& self = *static_cast<Environment*>(environment);
+  for (const auto& device : self.devices_) device->close();
+  self.channel_.Release();
+}
+
+Napi::Promise Environment::promise(Napi::Env env, Device& device, std::function<void()> work,
+                                   const std::function<void(Completion&)>& prepare) {
+  auto* completion = new Completion(env);
+  const Napi::Promise promise = completion->deferred.Promise();
+  if (prepare) prepare(*completion);
+  if (pending_++ == 0) channel_.Ref(env);
+  device.submit(std::move(work), [this, completion](const Failure* failure) {
+    if (failure) completion->failure = *failure;
+    channel_.NonBlockingCall(completion);  // refused only while the environment ends, which forgets the promise anyway
+  });
+  return promise;
+}
+
+void Environment::settle(Napi::Env env, Napi::Function, std::nullptr_t*, Completion* completion) {
+  if (!env) {  // the environment ends: its references are gone, memory is ours to free
+    completion->result.SuppressDestruct();
+    delete completion;
+    return;
+  }
+  const std::unique_ptr<Completion> owned(completion);
+  const Napi::HandleScope scope(env);
+  Environment& self = of(env);
+  if (--self.pending_ == 0) self.channel_.Unref(env);
+  try {
+    if (completion->failure) {
+      completion->deferred.Reject(toError(env, *completion->failure).Value());
+    } else if (completion->result.IsEmpty()) {
+      completion->deferred.Resolve(env.Undefined());
+    } else {
+      completion->deferred.Resolve(completion->result.Value());
+    }
+  } catch (const Napi::Error&) {
+    // A worker that is being terminated runs no more JavaScript.
+  }
+}
+
+}  // namespace ddpm::binding

@@ -1,0 +1,82 @@
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "native/binding/convert.h"
+#include "native/binding/objects.h"
+#include "native/graph/autodiff.h"
+
+namespace ddpm::binding {
+namespace {
+
+Napi::Value fromIds(Napi::Env env, const std::vector<ValueId>& ids) {
+  Napi::Array array = Napi::Array::New(env, ids.size());
+  for (uint32_t i = 0; i < ids.size(); ++i) array.Set(i, double(ids[i]));
+  return array;
+}
+
+PlanOptions toPlanOptions(const Napi::Value& value) {
+  PlanOptions options;
+  if (!isGiven(value)) return options;
+  const Napi::Object object = toObject(value, "options");
+  const Napi::Value deterministic = object.Get("deterministic"), forceAlgo = object.Get("forceAlgo");
+  if (isGiven(deterministic)) options.deterministic = deterministic.ToBoolean();
+  if (isGiven(forceAlgo)) options.forceAlgo = toInt(forceAlgo, "forceAlgo");
+  return options;
+}
+
+bool printsPlans() {
+  const char* debug = std::getenv("DDPM_DEBUG");
+  return debug && std::strstr(debug, "plan");
+}
+
+}  // namespace
+
+Napi::Function NativeGraph::define(Napi::Env env) {
+  return DefineClass(env, "NativeGraph",
+                     {InstanceMethod<&NativeGraph::add>("add"), InstanceMethod<&NativeGraph::dims>("dims"),
+                      InstanceMethod<&NativeGraph::backward>("backward"),
+                      InstanceMethod<&NativeGraph::compile>("compile")});
+}
+
+Napi::Value NativeGraph::create(const Napi::CallbackInfo& info) { return Environment::of(info.Env()).graphClass.New({}); }
+
+Napi::Value NativeGraph::add(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    return fromIds(info.Env(),
+                   graph_.add(toString(info[0], "op"), toValueIds(info[1], "inputs"), toAttributes(info[2])));
+  });
+}
+
+Napi::Value NativeGraph::dims(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const ValueId v = toInt(info[0], "value");
+    graph_.check(v, "dims");
+    const Dims& d = graph_.value(v).dims;
+    return fromIds(info.Env(), {d[0], d[1], d[2], d[3]});
+  });
+}
+
+Napi::Value NativeGraph::backward(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    return fromIds(info.Env(), ddpm::backward(graph_, toInt(info[0], "loss"), toValueIds(info[1], "wrt")));
+  });
+}
+
+Napi::Value NativeGraph::compile(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const std::shared_ptr<Device> device = NativeDevice::unwrap(info[0]);
+    const Napi::Object named = toObject(info[1], "outputs");
+    const Napi::Array names = named.GetPropertyNames();
+    std::map<std::string, ValueId> outputs;
+    for (uint32_t i = 0; i < names.Length(); ++i) {
+      const std::string name = names.Get(i).ToString();
+      outputs[name] = toInt(named.Get(name), name.c_str());
+    }
+    Compiled compiled = ddpm::compile(graph_, outputs, {&device->backend(), device->handle(), toPlanOptions(info[2])});
+    if (printsPlans()) std::fputs(ddpm::describe(compiled).c_str(), stderr);
+    return NativeProgram::create(info.Env(), std::make_shared<Program>(device, std::move(compiled)));
+  });
+}
+
+}  // namespace ddpm::binding

@@ -1,0 +1,108 @@
+// The classes that JavaScript sees; lib/native.ts documents them. They copy JavaScript values to plain ones, call native/runtime
+// and native/graph, and catch: nothing else.
+#pragma once
+#include <napi.h>
+
+#include "native/binding/environment.h"
+#include "native/graph/graph.h"
+#include "native/runtime/buffer.h"
+#include "native/runtime/program.h"
+
+namespace ddpm::binding {
+
+class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  static Napi::Value open(const Napi::CallbackInfo& info);  // openDevice(backend, index, threads)
+  static std::shared_ptr<Device> unwrap(const Napi::Value& value);
+
+  explicit NativeDevice(const Napi::CallbackInfo& info);
+
+ private:
+  Napi::Value backend(const Napi::CallbackInfo& info);
+  Napi::Value index(const Napi::CallbackInfo& info);
+  Napi::Value info(const Napi::CallbackInfo& info);
+  Napi::Value allocate(const Napi::CallbackInfo& info);
+  Napi::Value memoryInUse(const Napi::CallbackInfo& info);
+  Napi::Value synchronize(const Napi::CallbackInfo& info);
+  Napi::Value close(const Napi::CallbackInfo& info);
+
+  std::shared_ptr<Device> device_;
+};
+
+class NativeBuffer : public Napi::ObjectWrap<NativeBuffer> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  static Napi::Value create(Napi::Env env, std::shared_ptr<Buffer> buffer);
+  // Throws invalid-argument, or closed after release().
+  static std::shared_ptr<Buffer> unwrap(const Napi::Value& value, const char* argument);
+
+  explicit NativeBuffer(const Napi::CallbackInfo& info);
+  void Finalize(Napi::BasicEnv env) override;
+
+ private:
+  const std::shared_ptr<Buffer>& buffer() const;
+  Napi::Value elements(const Napi::CallbackInfo& info);
+  Napi::Value write(const Napi::CallbackInfo& info);
+  Napi::Value read(const Napi::CallbackInfo& info);
+  Napi::Value copyFrom(const Napi::CallbackInfo& info);
+  Napi::Value release(const Napi::CallbackInfo& info);
+  void drop(Napi::BasicEnv env);
+
+  std::shared_ptr<Buffer> buffer_;  // null once released
+  int64_t elements_ = 0;
+};
+
+class NativeGraph : public Napi::ObjectWrap<NativeGraph> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  static Napi::Value create(const Napi::CallbackInfo& info);
+
+  explicit NativeGraph(const Napi::CallbackInfo& info) : ObjectWrap(info) {}
+
+ private:
+  Napi::Value add(const Napi::CallbackInfo& info);
+  Napi::Value dims(const Napi::CallbackInfo& info);
+  Napi::Value backward(const Napi::CallbackInfo& info);
+  Napi::Value compile(const Napi::CallbackInfo& info);
+
+  Graph graph_;
+};
+
+class NativeProgram : public Napi::ObjectWrap<NativeProgram> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  static Napi::Value create(Napi::Env env, std::shared_ptr<Program> program);
+
+  explicit NativeProgram(const Napi::CallbackInfo& info);
+
+ private:
+  const std::shared_ptr<Program>& program() const;
+  Napi::Value memory(const Napi::CallbackInfo& info);
+  Napi::Value run(const Napi::CallbackInfo& info);
+  Napi::Value describe(const Napi::CallbackInfo& info);
+  Napi::Value release(const Napi::CallbackInfo& info);
+
+  std::shared_ptr<Program> program_;  // null once released
+};
+
+// An instance of one of the classes around a C++ object: its constructor takes an External of a shared pointer.
+template <class T>
+Napi::Value construct(Napi::Env env, const Napi::FunctionReference& constructor, std::shared_ptr<T>& object) {
+  return constructor.New({Napi::External<std::shared_ptr<T>>::New(env, &object)});
+}
+template <class T>
+std::shared_ptr<T> constructed(const Napi::CallbackInfo& info) {
+  if (info.Length() != 1 || !info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "Illegal constructor");
+  return *info[0].As<Napi::External<std::shared_ptr<T>>>().Data();
+}
+
+// The C++ object of a value that should be an instance of a class; null where it is not.
+template <class Class>
+Class* instance(const Napi::Value& value, const Napi::FunctionReference& constructor) {
+  if (!value.IsObject()) return nullptr;
+  const Napi::Object object = value.As<Napi::Object>();
+  return object.InstanceOf(constructor.Value()) ? Class::Unwrap(object) : nullptr;
+}
+
+}  // namespace ddpm::binding

@@ -1,0 +1,65 @@
+#include "native/runtime/program.h"
+
+#include "native/binding/convert.h"
+#include "native/binding/objects.h"
+
+namespace ddpm::binding {
+
+Napi::Function NativeProgram::define(Napi::Env env) {
+  return DefineClass(
+      env, "NativeProgram",
+      {InstanceMethod<&NativeProgram::memory>("memory"), InstanceMethod<&NativeProgram::run>("run"),
+       InstanceMethod<&NativeProgram::describe>("describe"), InstanceMethod<&NativeProgram::release>("release")});
+}
+
+NativeProgram::NativeProgram(const Napi::CallbackInfo& info) : ObjectWrap(info), program_(constructed<Program>(info)) {}
+
+Napi::Value NativeProgram::create(Napi::Env env, std::shared_ptr<Program> program) {
+  return construct(env, Environment::of(env).programClass, program);
+}
+
+const std::shared_ptr<Program>& NativeProgram::program() const {
+  if (!program_) throw Failure("closed", "the program was released");
+  program_->device->checkOpen();
+  return program_;
+}
+
+Napi::Value NativeProgram::memory(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const Compiled& c = program()->compiled();
+    Napi::Object object = Napi::Object::New(info.Env());
+    object.Set("arena", double(c.arenaBytes));
+    object.Set("packed", double(c.packedBytes));
+    object.Set("scratch", double(c.scratchBytes));
+    object.Set("total", double(c.arenaBytes + c.packedBytes + c.scratchBytes));
+    return object;
+  });
+}
+
+Napi::Value NativeProgram::run(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&]() -> Napi::Value {
+    const auto running = program();
+    const Napi::Object named = toObject(info[0], "bindings");
+    const Napi::Array names = named.GetPropertyNames();
+    auto bindings = std::make_shared<Program::Bindings>();
+    for (uint32_t i = 0; i < names.Length(); ++i) {
+      const std::string name = names.Get(i).ToString();
+      (*bindings)[name] = NativeBuffer::unwrap(named.Get(name), name.c_str());
+    }
+    running->checkBindings(*bindings);
+    return Environment::of(info.Env()).promise(info.Env(), *running->device, [running, bindings] {
+      running->run(*bindings);
+    });
+  });
+}
+
+Napi::Value NativeProgram::describe(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] { return Napi::String::New(info.Env(), ddpm::describe(program()->compiled())); });
+}
+
+Napi::Value NativeProgram::release(const Napi::CallbackInfo& info) {
+  program_.reset();
+  return info.Env().Undefined();
+}
+
+}  // namespace ddpm::binding

@@ -1,0 +1,105 @@
+#include "native/graph/compile.h"
+
+#include <algorithm>
+
+#include "native/graph/fuse.h"
+#include "native/graph/plan.h"
+
+namespace ddpm {
+namespace {
+
+bool hasEffect(const Graph& graph, const Node& node) {
+  const auto addsToBank = [&](const auto& pair) {
+    return size_t(pair.second) < node.inputs.size() && graph.isParameter(node.inputs[pair.second]);
+  };
+  return node.op->effect || std::any_of(node.op->accumulates.begin(), node.op->accumulates.end(), addsToBank);
+}
+
+// The nodes that outputs and effects depend on.
+std::vector<int32_t> liveNodes(const Graph& graph, const std::map<std::string, ValueId>& outputs) {
+  std::vector<bool> live(graph.nodes().size());
+  for (const auto& [name, v] : outputs) live[graph.value(v).node] = true;
+  std::vector<int32_t> order;
+  for (int32_t i = int32_t(graph.nodes().size()) - 1; i >= 0; --i) {
+    const Node& node = graph.node(i);
+    if (!live[i] && !hasEffect(graph, node)) continue;
+    order.push_back(i);
+    for (ValueId v : node.inputs) {
+      if (v != kAbsent) live[graph.value(v).node] = true;
+    }
+  }
+  std::reverse(order.begin(), order.end());
+  return order;
+}
+
+// Outputs whose value lives somewhere else: inputs, slices, a value that is bound to two names.
+void copyOutputs(const Region& region, Placement& placement, Steps& steps) {
+  for (const auto& [name, v] : region.outputs) {
+    const Tensor x = placement.tensor(v);
+    const Tensor y = placement.bank(name, 0, region.graph.value(v).dims);
+    if (decode(x.data).storage == decode(y.data).storage && decode(x.data).offset == 0) continue;
+    steps.steps.push_back(Copy{x, y, 0});
+  }
+}
+
+const std::set<std::string> kBanks = {"weights", "grads", "m", "v", "ema"};
+
+void checkOutputs(const Graph& graph, const std::map<std::string, ValueId>& outputs) {
+  for (const auto& [name, v] : outputs) {
+    graph.check(v, "compile");
+    if (kBanks.count(name)) {
+      throw Failure::argumentOf("compile", "outputs", "names that are not a bank's", "'" + name + "'");
+    }
+    if (graph.value(v).dtype != DType::f32) throw Failure::argumentOf("compile", name, "an f32 value", "i32");
+  }
+}
+
+std::set<std::string> namesOf(const Graph& graph, const std::map<std::string, ValueId>& outputs) {
+  std::set<std::string> names = kBanks;
+  for (const auto& [name, v] : outputs) names.insert(name);
+  for (const Node& node : graph.nodes()) {
+    if (node.op == findOp("input")) names.insert(node.attributes.string("name"));
+  }
+  return names;
+}
+
+size_t scratchOf(const Target& target, const Step& step) {
+  return std::visit(
+      [&](const auto& op) -> size_t {
+        using Op = std::decay_t<decltype(op)>;
+        size_t (*scratch)(DeviceHandle*, const Op&) = nullptr;
+#define DDPM_PICK(Name) \
+  if constexpr (std::is_same_v<Op, Name>) scratch = target.backend->k##Name.scratch;
+        DDPM_OPS(DDPM_PICK)
+#undef DDPM_PICK
+        return scratch ? scratch(target.device, op) : 0;
+      },
+      step);
+}
+
+}  // namespace
+
+Compiled compile(const Graph& source, const std::map<std::string, ValueId>& outputs, const Target& target) {
+  checkOutputs(source, outputs);
+  Graph graph = source;
+  fuseNorms(graph);
+  fuseSums(graph, {graph, liveNodes(graph, outputs), outputs});
+
+  Compiled compiled;
+  compiled.names = namesOf(graph, outputs);
+  const Region region = {graph, liveNodes(graph, outputs), outputs};
+  Placement placement(region);
+  Lowering lowering(graph, placement, target, compiled.steps);
+  for (int32_t i : region.live) lowering.lower(i);
+  copyOutputs(region, placement, compiled.steps);
+
+  compiled.storages = std::move(placement.storages());
+  compiled.arenaBytes = planArena(compiled.storages, compiled.steps.steps);
+  compiled.packedBytes = planPacked(compiled.storages);
+  for (const auto* steps : {&compiled.steps.prologue, &compiled.steps.steps}) {
+    for (const Step& step : *steps) compiled.scratchBytes = std::max(compiled.scratchBytes, scratchOf(target, step));
+  }
+  return compiled;
+}
+
+}  // namespace ddpm

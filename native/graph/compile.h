@@ -1,0 +1,26 @@
+// The compiler's passes in order: dead nodes, fusion, placement, lowering, memory plan.
+#pragma once
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "native/graph/lower.h"
+
+namespace ddpm {
+
+// A program without memory: its steps, and where their pointers point (Address) among `storages`.
+struct Compiled {
+  std::vector<Storage> storages;
+  Steps steps;
+  std::set<std::string> names;  // every name that the graph knows: its inputs, outputs and banks
+  uint64_t arenaBytes = 0, packedBytes = 0, scratchBytes = 0;
+};
+
+// `graph` is left as it is. Throws invalid-argument.
+Compiled compile(const Graph& graph, const std::map<std::string, ValueId>& outputs, const Target& target);
+
+// One line a step: the op, its tensors and where they lie, algorithms.
+std::string describe(const Compiled& compiled);
+
+}  // namespace ddpm

@@ -1,0 +1,68 @@
+#include <cstdio>
+
+#include "native/graph/compile.h"
+
+namespace ddpm {
+namespace {
+
+const char* algorithm(ConvAlgo algo) {
+  switch (algo) {
+    case ConvAlgo::direct: return "direct";
+    case ConvAlgo::winograd2: return "winograd2";
+    case ConvAlgo::winograd4: return "winograd4";
+    case ConvAlgo::library: return "library";
+  }
+  return "?";
+}
+
+std::string place(const Compiled& compiled, const void* pointer) {
+  const Address a = decode(pointer);
+  const Storage& s = compiled.storages[a.storage];
+  char text[64];
+  std::snprintf(text, sizeof text, "+%llu", static_cast<unsigned long long>(s.offset + a.offset));
+  return (s.kind == Storage::external ? s.name : s.kind == Storage::packed ? "packed" : "arena") + text;
+}
+
+std::string describeStep(const Compiled& compiled, const Step& step) {
+  std::string line = opName(step);
+  Step copy = step;
+  std::visit(
+      [&](auto& op) {
+        if constexpr (requires { op.algo; }) line += std::string(" ") + algorithm(op.algo);
+        visitFields(op, [&](const char* name, auto& field, Access) {
+          if (!pointerOf(field)) return;
+          line += std::string(" ") + name;
+          if constexpr (std::is_same_v<std::decay_t<decltype(field)>, Tensor>) {
+            line += toString(Dims{field.n, field.h, field.w, field.c});
+            if (field.ld != field.c) line += "/" + std::to_string(field.ld);
+          }
+          line += "@" + place(compiled, pointerOf(field));
+        });
+      },
+      copy);
+  return line + "\n";
+}
+
+}  // namespace
+
+const char* opName(const Step& step) {
+  static const char* const names[] = {
+      "nothing",
+#define DDPM_NAME(Op) #Op,
+      DDPM_OPS(DDPM_NAME)
+#undef DDPM_NAME
+  };
+  return names[step.index()];
+}
+
+std::string describe(const Compiled& compiled) {
+  char head[160];
+  std::snprintf(head, sizeof head, "arena %.1f MB, packed weights %.1f MB, scratch %.1f MB\n", compiled.arenaBytes / 1e6,
+                compiled.packedBytes / 1e6, compiled.scratchBytes / 1e6);
+  std::string text = head;
+  for (const Step& step : compiled.steps.prologue) text += "when weights change: " + describeStep(compiled, step);
+  for (const Step& step : compiled.steps.steps) text += describeStep(compiled, step);
+  return text;
+}
+
+}  // namespace ddpm

@@ -1,0 +1,189 @@
+#include "native/graph/graph.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "native/graph/op.h"
+
+namespace ddpm {
+
+std::string toString(const Dims& dims) {
+  std::string text = "[";
+  for (int i = 0; i < 4; ++i) {
+    text += (i ? ", " : "") + (dims[i] == kAny ? std::string("any") : std::to_string(dims[i]));
+  }
+  return text + "]";
+}
+
+namespace {
+
+const char* toString(DType t) { return t == DType::i32 ? "i32" : t == DType::f32 ? "f32" : "half"; }
+
+std::string inputName(const OpDef& op, size_t i) {
+  const size_t last = op.inputs.size() - 1;
+  if (std::strcmp(op.inputs[last], "...") == 0 && i >= last) return op.inputs[last - 1];
+  std::string name = op.inputs[i];
+  if (name.back() == '?') name.pop_back();
+  return name;
+}
+
+void checkInputs(const Graph& graph, const OpDef& op, const std::vector<ValueId>& inputs) {
+  const bool variadic = !op.inputs.empty() && std::strcmp(op.inputs.back(), "...") == 0;
+  const size_t named = op.inputs.size() - (variadic ? 1 : 0);
+  if (inputs.size() > named && !variadic) {
+    throw Failure::argumentOf(op.name, "inputs", "at most " + std::to_string(named), std::to_string(inputs.size()));
+  }
+  for (size_t i = 0; i < std::max(inputs.size(), named); ++i) {
+    const bool absent = i >= inputs.size() || inputs[i] == kAbsent;
+    const bool optional = i < named && std::string(op.inputs[i]).back() == '?';
+    if (absent && !optional) throw Failure::argumentOf(op.name, inputName(op, i), "a value", "nothing");
+    if (!absent) graph.check(inputs[i], op.name);
+  }
+}
+
+}  // namespace
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+std::vector<ValueType> Graph::infer(const OpDef& op, const std::vector<ValueId>& inputs,
+                                    const Attributes& attributes) const {
+  checkInputs(*this, op, inputs);
+  for (const auto& [name, value] : attributes.entries()) {
+    const auto known = [&name = name](const char* a) { return name == a; };
+    if (std::none_of(op.attributes.begin(), op.attributes.end(), known)) {
+      throw Failure::argumentOf(op.name, name, "no such attribute", "one");
+    }
+  }
+  std::vector<ValueType> types = op.infer(Call(*this, op, inputs, attributes));
+  for (const ValueType& t : types) {
+    if (elements(t.dims) > INT32_MAX) {
+      throw Failure::argumentOf(op.name, "result", "fewer than 2^31 elements", ddpm::toString(t.dims));
+    }
+  }
+  return types;
+}
+
+std::vector<ValueId> Graph::add(const std::string& name, std::vector<ValueId> inputs, Attributes attributes) {
+  const OpDef* op = findOp(name);
+  if (!op || op->internal) throw Failure::argumentOf("graph", "op", "the name of an op", "'" + name + "'");
+  std::vector<ValueId> all = append(*op, std::move(inputs), std::move(attributes));
+  all.resize(std::min<size_t>(all.size(), op->results));
+  return all;
+}
+
+std::vector<ValueId> Graph::append(const OpDef& op, std::vector<ValueId> inputs, Attributes attributes) {
+  const std::vector<ValueType> types = infer(op, inputs, attributes);
+  const int32_t index = int32_t(nodes_.size());
+  std::vector<ValueId> outputs;
+  for (const ValueType& t : types) {
+    outputs.push_back(ValueId(values_.size()));
+    values_.push_back({t.dims, t.dtype, index});
+  }
+  nodes_.push_back({&op, std::move(inputs), std::move(attributes), outputs});
+  return outputs;
+}
+
+void Graph::rewrite(int32_t index, const OpDef& op, std::vector<ValueId> inputs, Attributes attributes) {
+  const std::vector<ValueType> types = infer(op, inputs, attributes);
+  Node& node = nodes_[index];
+  const Value& first = values_[node.outputs[0]];
+  if (types[0].dims != first.dims || types[0].dtype != first.dtype) {
+    throw Failure("internal", std::string("rewriting ") + node.op->name + " as " + op.name + " changes its value");
+  }
+  node.outputs.resize(1);
+  for (size_t i = 1; i < types.size(); ++i) {
+    node.outputs.push_back(ValueId(values_.size()));
+    values_.push_back({types[i].dims, types[i].dtype, index});
+  }
+  node.op = &op;
+  node.inputs = std::move(inputs);
+  node.attributes = std::move(attributes);
+}
+
+bool Graph::isParameter(ValueId v) const {
+  static const OpDef* parameter = findOp("parameter");
+  return v != kAbsent && producer(v).op == parameter;
+}
+
+void Graph::check(ValueId v, const char* where) const {
+  if (v < 0 || size_t(v) >= values_.size()) {
+    throw Failure::argumentOf(where, "value", "a value of this graph", std::to_string(v));
+  }
+}
+
+std::vector<int32_t> Graph::useCounts() const {
+  std::vector<int32_t> uses(values_.size());
+  for (const Node& node : nodes_) {
+    for (ValueId v : node.inputs) {
+      if (v != kAbsent) ++uses[v];
+    }
+  }
+  return uses;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+void Call::require(bool ok, const std::string& argument, const std::string& expected,
+                   const std::string& received) const {
+  if (!ok) throw Failure::argumentOf(op_.name, argument, expected, received);
+}
+
+void Call::requireDims(size_t i, const Dims& expected) const {
+  const Dims& d = dims(i);
+  for (int k = 0; k < 4; ++k) {
+    require(expected[k] == kAny || expected[k] == d[k], inputName(op_, i), ddpm::toString(expected), ddpm::toString(d));
+  }
+}
+
+void Call::requireDType(size_t i, DType expected) const {
+  require(dtype(i) == expected, inputName(op_, i), toString(expected), toString(dtype(i)));
+}
+
+int32_t Call::integer(const char* name, int64_t low, int64_t high) const {
+  const int64_t v = attributes.integer(name);
+  const std::string range = high == INT32_MAX ? "an integer of at least " + std::to_string(low)
+                                              : "an integer from " + std::to_string(low) + " to " + std::to_string(high);
+  require(v >= low && v <= high, name, range, std::to_string(v));
+  return int32_t(v);
+}
+
+double Call::number(const char* name, double low, double high) const {
+  const double v = attributes.number(name);
+  require(v >= low && v <= high, name, "a number from " + std::to_string(low) + " to " + std::to_string(high),
+          std::to_string(v));
+  return v;
+}
+
+int32_t Call::choice(const char* name, const std::vector<std::string>& choices) const {
+  const std::string& v = attributes.string(name);
+  std::string expected;
+  for (size_t i = 0; i < choices.size(); ++i) {
+    if (choices[i] == v) return int32_t(i);
+    expected += (i ? " or '" : "'") + choices[i] + "'";
+  }
+  throw Failure::argumentOf(op_.name, name, expected, "'" + v + "'");
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+const OpDef* findOp(const std::string& name) {
+  static const std::map<std::string, const OpDef*> table = [] {
+    std::map<std::string, const OpDef*> t;
+    for (const auto* group : {&sourceOps(), &convOps(), &normOps(), &attentionOps(), &activationOps(), &elementwiseOps(),
+                              &resampleOps(), &layoutOps(), &embeddingOps(), &lossOps(), &diffusionOps(),
+                              &optimizerOps()}) {
+      for (const OpDef& op : *group) t[op.name] = &op;
+    }
+    return t;
+  }();
+  const auto found = table.find(name);
+  return found == table.end() ? nullptr : found->second;
+}
+
+const OpDef& opNamed(const std::string& name) {
+  const OpDef* op = findOp(name);
+  if (!op) throw Failure("internal", "no op is named " + name);
+  return *op;
+}
+
+}  // namespace ddpm

@@ -1,0 +1,69 @@
+// The graph: nodes in the order in which they were added, which is an order in which they can run, and the values that
+// they give. Both are named by their index.
+#pragma once
+#include <array>
+#include <string>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "native/graph/attributes.h"
+
+namespace ddpm {
+
+struct OpDef;
+
+using Dims = std::array<int32_t, 4>;  // n, h, w, c
+using ValueId = int32_t;
+constexpr ValueId kAbsent = -1;
+
+std::string toString(const Dims& dims);
+inline int64_t elements(const Dims& d) { return int64_t(d[0]) * d[1] * d[2] * d[3]; }
+
+struct ValueType {
+  Dims dims;
+  DType dtype = DType::f32;
+};
+
+struct Value {
+  Dims dims;
+  DType dtype;
+  int32_t node;
+};
+
+struct Node {
+  const OpDef* op;
+  std::vector<ValueId> inputs;  // kAbsent where an optional one is absent
+  Attributes attributes;
+  std::vector<ValueId> outputs;
+};
+
+class Graph {
+ public:
+  // Adds a node of the public op `name` and returns its public values. Throws invalid-argument.
+  std::vector<ValueId> add(const std::string& name, std::vector<ValueId> inputs, Attributes attributes);
+
+  // The same for the compiler's own ops too; returns all values.
+  std::vector<ValueId> append(const OpDef& op, std::vector<ValueId> inputs, Attributes attributes);
+
+  // Turns a node into one of another op that gives the same first value.
+  void rewrite(int32_t node, const OpDef& op, std::vector<ValueId> inputs, Attributes attributes);
+
+  const std::vector<Node>& nodes() const { return nodes_; }
+  const Node& node(int32_t i) const { return nodes_[i]; }
+  const std::vector<Value>& values() const { return values_; }
+  const Value& value(ValueId v) const { return values_[v]; }
+  const Node& producer(ValueId v) const { return nodes_[values_[v].node]; }
+  bool isParameter(ValueId v) const;
+  void check(ValueId v, const char* where) const;  // throws invalid-argument where there is no such value
+
+  // For every value, how many times nodes read it.
+  std::vector<int32_t> useCounts() const;
+
+ private:
+  std::vector<ValueType> infer(const OpDef& op, const std::vector<ValueId>& inputs, const Attributes& attributes) const;
+
+  std::vector<Node> nodes_;
+  std::vector<Value> values_;
+};
+
+}  // namespace ddpm

@@ -1,0 +1,67 @@
+// From nodes to steps. A descriptor's `lower` sees a Lowering: it asks for the tensors of its node and appends ops.
+#pragma once
+#include <map>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "native/graph/op.h"
+#include "native/graph/placement.h"
+#include "native/graph/step.h"
+
+namespace ddpm {
+
+// The device that a graph is compiled for. Only shapes and addresses go through it.
+struct Target {
+  const Backend* backend;
+  DeviceHandle* device;
+  PlanOptions options;
+};
+
+struct Steps {
+  std::vector<Step> prologue;  // packs weights; runs when they have changed
+  std::vector<Step> steps;
+};
+
+class Lowering {
+ public:
+  Lowering(const Graph& graph, Placement& placement, const Target& target, Steps& out)
+      : graph_(graph), placement_(placement), target_(target), out_(out) {}
+
+  void lower(int32_t node);
+
+  // For descriptors. A tensor of an absent value is absent.
+  const Attributes& attributes() const { return node_->attributes; }
+  const Dims& inputDims(size_t i) const { return graph_.value(node_->inputs[i]).dims; }
+  Tensor in(size_t i) const;
+  Tensor out(size_t i) const;
+  Tensor optionalOut(size_t i) const;  // absent where nobody reads it
+  // The gradient of input `input`, for a kernel that adds to it: the bank 'grads' where that input is a parameter, else
+  // output `output`, set to zero first. Absent where the input is.
+  Tensor accumulator(size_t input, size_t output);
+  Tensor bank(const std::string& name, int64_t offset, Dims dims) const;
+  size_t inputCount() const { return node_->inputs.size(); }
+  bool isInPlace(size_t input, int32_t start) const;  // the input already lies in channels [start, ...) of output 0
+
+  ConvPlan plan(const Conv2d& op) const;
+  ConvPlan plan(const Conv2dDgrad& op) const;
+  ConvAlgo plan(const Conv2dWgrad& op) const;
+  // Memory with the packed weights of input `weight`: filled by the prologue for a parameter, else right before this step.
+  const void* packed(size_t weight, const ConvShape& shape, ConvPass pass, const ConvPlan& plan);
+
+  template <class Op>
+  void run(const Op& op) { out_.steps.push_back(op); }
+
+ private:
+  const Graph& graph_;
+  Placement& placement_;
+  const Target& target_;
+  Steps& out_;
+  const Node* node_ = nullptr;
+  std::map<std::string, const void*> packed_;  // by weight, pass, algorithm and shape
+};
+
+// Channels [start, start + count) of a tensor.
+Tensor channels(Tensor t, int32_t start, int32_t count);
+
+}  // namespace ddpm

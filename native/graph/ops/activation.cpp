@@ -1,0 +1,78 @@
+// SiLU, GELU, GEGLU (kernels/ops.h, Unary and Geglu).
+#include "native/graph/autodiff.h"
+#include "native/graph/lower.h"
+
+namespace ddpm {
+namespace {
+
+std::vector<ValueType> inferUnary(const Call& call) {
+  call.requireDType(0, DType::f32);
+  return {{call.dims(0)}};
+}
+
+template <Activation fn>
+void lowerUnary(Lowering& l) {
+  l.run(Unary{l.in(0), l.out(0), fn});
+}
+
+template <Activation fn>
+void gradientUnary(Gradient& g) {
+  g.give(0, g.emit(fn == Activation::silu ? "siluBackward" : "geluBackward", {g.input(0), g.dy()})[0]);
+}
+
+template <Activation fn>
+void lowerUnaryBackward(Lowering& l) {
+  l.run(UnaryBackward{l.in(0), l.in(1), l.out(0), fn});
+}
+
+std::vector<ValueType> inferGeglu(const Call& call) {
+  Dims y = call.dims(0);
+  call.requireDType(0, DType::f32);
+  call.require(y[3] % 2 == 0, "x", "an even number of channels", toString(y));
+  y[3] /= 2;
+  return {{y}};
+}
+
+void lowerGeglu(Lowering& l) { l.run(Geglu{l.in(0), l.out(0)}); }
+void gradientGeglu(Gradient& g) { g.give(0, g.emit("gegluBackward", {g.input(0), g.dy()})[0]); }
+void lowerGegluBackward(Lowering& l) { l.run(GegluBackward{l.in(0), l.in(1), l.out(0)}); }
+
+}  // namespace
+
+const std::vector<OpDef>& activationOps() {
+  static const std::vector<OpDef> ops = {
+      {.name = "silu",
+       .inputs = {"x"},
+       .infer = inferUnary,
+       .gradient = gradientUnary<Activation::silu>,
+       .lower = lowerUnary<Activation::silu>,
+       .inPlace = {{0, 0}}},
+      {.name = "siluBackward",
+       .inputs = {"x", "dy"},
+       .infer = inferUnary,
+       .lower = lowerUnaryBackward<Activation::silu>,
+       .inPlace = {{0, 1}},
+       .internal = true},
+      {.name = "gelu",
+       .inputs = {"x"},
+       .infer = inferUnary,
+       .gradient = gradientUnary<Activation::gelu>,
+       .lower = lowerUnary<Activation::gelu>,
+       .inPlace = {{0, 0}}},
+      {.name = "geluBackward",
+       .inputs = {"x", "dy"},
+       .infer = inferUnary,
+       .lower = lowerUnaryBackward<Activation::gelu>,
+       .inPlace = {{0, 1}},
+       .internal = true},
+      {.name = "geglu", .inputs = {"x"}, .infer = inferGeglu, .gradient = gradientGeglu, .lower = lowerGeglu},
+      {.name = "gegluBackward",
+       .inputs = {"x", "dy"},
+       .infer = inferUnary,
+       .lower = lowerGegluBackward,
+       .internal = true},
+  };
+  return ops;
+}
+
+}  // namespace ddpm

@@ -1,0 +1,178 @@
+// Convolution and linear layers, which are convolutions with one tap (kernels/ops.h, Conv2d).
+#include "native/graph/autodiff.h"
+#include "native/graph/lower.h"
+
+namespace ddpm {
+namespace {
+
+enum Input : size_t { kX, kWeight, kBias, kSampleBias, kResidual };
+
+struct Geometry {
+  int32_t stride = 1, top = 0, left = 0, bottom = 0, right = 0;
+  ConvShape shape() const { return {stride, top, left}; }
+};
+
+Geometry geometryOf(const Attributes& attributes) {
+  if (!attributes.has("stride")) return {};  // linear
+  const std::vector<double>& p = attributes.list("padding");
+  return {int32_t(attributes.integer("stride")), int32_t(p[0]), int32_t(p[1]), int32_t(p[2]), int32_t(p[3])};
+}
+
+Geometry checkedGeometry(const Call& call) {
+  call.integer("stride", 1, 1 << 20);
+  const std::vector<double>& p = call.attributes.list("padding");
+  call.require(p.size() == 4, "padding", "[top, left, bottom, right]", std::to_string(p.size()) + " numbers");
+  for (double v : p) {
+    call.require(v >= 0 && v < (1 << 20) && v == double(int32_t(v)), "padding", "integers of at least 0",
+                 std::to_string(v));
+  }
+  return geometryOf(call.attributes);
+}
+
+void requireF32(const Call& call) {
+  for (size_t i = 0; i < call.inputs(); ++i) {
+    if (call.has(i)) call.requireDType(i, DType::f32);
+  }
+}
+
+std::vector<ValueType> inferWith(const Call& call, const Geometry& g) {
+  requireF32(call);
+  const Dims &x = call.dims(kX), &w = call.dims(kWeight);
+  call.requireDims(kWeight, {kAny, kAny, kAny, x[3]});
+  const int64_t h = int64_t(x[1]) + g.top + g.bottom - w[1], v = int64_t(x[2]) + g.left + g.right - w[2];
+  call.require(h >= 0 && v >= 0, "x", "a padded map of at least " + std::to_string(w[1]) + " x " + std::to_string(w[2]),
+               toString(x));
+  const Dims y = {x[0], int32_t(h / g.stride) + 1, int32_t(v / g.stride) + 1, w[0]};
+  if (call.has(kBias)) call.requireDims(kBias, {1, 1, 1, w[0]});
+  if (call.has(kSampleBias)) call.requireDims(kSampleBias, {x[0], 1, 1, w[0]});
+  if (call.has(kResidual)) call.requireDims(kResidual, y);
+  return {{y}};
+}
+
+std::vector<ValueType> inferConv(const Call& call) { return inferWith(call, checkedGeometry(call)); }
+
+std::vector<ValueType> inferLinear(const Call& call) {
+  call.requireDims(kWeight, {kAny, 1, 1, kAny});
+  return inferWith(call, {});
+}
+
+void lowerConv(Lowering& l) {
+  Conv2d op{.x = l.in(kX),
+            .w = l.in(kWeight),
+            .y = l.out(0),
+            .bias = l.in(kBias),
+            .sampleBias = l.in(kSampleBias),
+            .residual = l.in(kResidual),
+            .packed = nullptr,
+            .shape = geometryOf(l.attributes()).shape(),
+            .algo = {}};
+  const ConvPlan plan = l.plan(op);
+  op.algo = plan.algo;
+  op.packed = l.packed(kWeight, op.shape, ConvPass::forward, plan);
+  l.run(op);
+}
+
+Attributes geometryAttributes(const Geometry& g) {
+  return {{"stride", double(g.stride)},
+          {"padding", std::vector<double>{double(g.top), double(g.left), double(g.bottom), double(g.right)}}};
+}
+
+// The weights' gradient first: it is the last to read x, whose memory is free before dx needs some.
+void gradientConv(Gradient& g) {
+  const Attributes geometry = geometryAttributes(geometryOf(g.attributes()));
+  if (g.wants(kWeight) || g.wants(kBias)) {
+    const auto d = g.emit("conv2dWgrad", {g.input(kX), g.dy(), g.input(kWeight), g.input(kBias)}, geometry);
+    g.giveAccumulated(kWeight, d[0]);
+    if (g.input(kBias) != kAbsent) g.giveAccumulated(kBias, d[1]);
+  }
+  if (g.wants(kX)) {
+    Attributes a = geometry;
+    const Dims& x = g.dims(g.input(kX));
+    a.set("height", double(x[1]));
+    a.set("width", double(x[2]));
+    g.give(kX, g.emit("conv2dDgrad", {g.dy(), g.input(kWeight)}, a)[0]);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+std::vector<ValueType> inferDgrad(const Call& call) {
+  const Dims &dy = call.dims(0), &w = call.dims(1);
+  const Dims dx = {dy[0], call.integer("height", 1), call.integer("width", 1), w[3]};
+  if (call.has(2)) call.requireDims(2, dx);
+  return {{dx}};
+}
+
+void lowerDgrad(Lowering& l) {
+  Conv2dDgrad op{.dy = l.in(0),
+                 .w = l.in(1),
+                 .dx = l.out(0),
+                 .residual = l.in(2),
+                 .packed = nullptr,
+                 .shape = geometryOf(l.attributes()).shape(),
+                 .algo = {}};
+  const ConvPlan plan = l.plan(op);
+  op.algo = plan.algo;
+  op.packed = l.packed(1, op.shape, ConvPass::dgrad, plan);
+  l.run(op);
+}
+
+std::vector<ValueType> inferWgrad(const Call& call) {
+  std::vector<ValueType> types = {{call.dims(2)}};
+  if (call.has(3)) types.push_back({call.dims(3)});
+  return types;
+}
+
+void lowerWgrad(Lowering& l) {
+  Conv2dWgrad op{.x = l.in(0),
+                 .dy = l.in(1),
+                 .dWeight = l.accumulator(2, 0),
+                 .dBias = l.accumulator(3, 1),
+                 .shape = geometryOf(l.attributes()).shape(),
+                 .algo = {}};
+  op.algo = l.plan(op);
+  l.run(op);
+}
+
+}  // namespace
+
+const std::vector<OpDef>& convOps() {
+  static const std::vector<OpDef> ops = {
+      {.name = "conv2d",
+       .inputs = {"x", "weight", "bias?"},
+       .attributes = {"stride", "padding"},
+       .infer = inferConv,
+       .gradient = gradientConv,
+       .lower = lowerConv},
+      {.name = "linear",
+       .inputs = {"x", "weight", "bias?"},
+       .infer = inferLinear,
+       .gradient = gradientConv,
+       .lower = lowerConv},
+      // What fuse.cpp makes of a convolution and what is added to its result. Made after the gradients: it has none.
+      {.name = "conv2dSum",
+       .inputs = {"x", "weight", "bias?", "sampleBias?", "residual?"},
+       .attributes = {"stride", "padding"},
+       .infer = inferConv,
+       .lower = lowerConv,
+       .inPlace = {{0, kResidual}},
+       .internal = true},
+      {.name = "conv2dDgrad",
+       .inputs = {"dy", "weight", "residual?"},
+       .attributes = {"stride", "padding", "height", "width"},
+       .infer = inferDgrad,
+       .lower = lowerDgrad,
+       .inPlace = {{0, 2}},
+       .internal = true},
+      {.name = "conv2dWgrad",
+       .inputs = {"x", "dy", "weight", "bias?"},
+       .attributes = {"stride", "padding"},
+       .infer = inferWgrad,
+       .lower = lowerWgrad,
+       .accumulates = {{0, 2}, {1, 3}},
+       .internal = true},
+  };
+  return ops;
+}
+
+}  // namespace ddpm

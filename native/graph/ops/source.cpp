@@ -1,0 +1,69 @@
+// Where values come from: inputs that are bound at each run, parameters, constants.
+#include <algorithm>
+
+#include "native/graph/lower.h"
+
+namespace ddpm {
+namespace {
+
+std::string listText(const std::vector<double>& list) {
+  std::string text = "[";
+  for (size_t i = 0; i < list.size(); ++i) text += (i ? ", " : "") + std::to_string(int64_t(list[i]));
+  return text + "]";
+}
+
+void requirePositive(const Call& call, const char* name, const std::vector<double>& list) {
+  for (double v : list) {
+    call.require(v >= 1 && v <= INT32_MAX && v == double(int64_t(v)), name, "positive integers", listText(list));
+  }
+}
+
+Dims dimsAttribute(const Call& call) {
+  const std::vector<double>& list = call.attributes.list("dims");
+  call.require(list.size() == 4, "dims", "[n, h, w, c]", listText(list));
+  requirePositive(call, "dims", list);
+  return {int32_t(list[0]), int32_t(list[1]), int32_t(list[2]), int32_t(list[3])};
+}
+
+std::vector<ValueType> inferInput(const Call& call) {
+  static const char* const banks[] = {"weights", "grads", "m", "v", "ema"};
+  const std::string& name = call.attributes.string("name");
+  const bool taken = std::any_of(std::begin(banks), std::end(banks), [&](const char* b) { return name == b; });
+  call.require(!name.empty() && !taken, "name", "a name that is not a bank's", "'" + name + "'");
+  const int32_t dtype = call.choice("dtype", {"f32", "i32"});
+  return {{dimsAttribute(call), dtype == 1 ? DType::i32 : DType::f32}};
+}
+
+// Shapes as in the PyTorch state_dict to [K, R, S, C]; kernels/ops.h, Layout.
+std::vector<ValueType> inferParameter(const Call& call) {
+  const std::vector<double>& s = call.attributes.list("shape");
+  requirePositive(call, "shape", s);
+  call.require(s.size() >= 1 && s.size() <= 4 && (s.size() != 3 || s[2] == 1), "shape",
+               "[out, in, kh, kw], [out, in, 1], [out, in] or [c]", listText(s));
+  const int64_t offset = call.attributes.integer("offset");
+  call.require(offset >= 0 && offset % 16 == 0, "offset", "a multiple of 16", std::to_string(offset));
+  if (s.size() == 1) return {{{1, 1, 1, int32_t(s[0])}}};
+  if (s.size() == 4) return {{{int32_t(s[0]), int32_t(s[2]), int32_t(s[3]), int32_t(s[1])}}};
+  return {{{int32_t(s[0]), 1, 1, int32_t(s[1])}}};
+}
+
+std::vector<ValueType> inferConstant(const Call& call) { return {{dimsAttribute(call)}}; }
+
+void lowerConstant(Lowering& l) { l.run(Fill{l.out(0), float(l.attributes().number("value"))}); }
+
+}  // namespace
+
+const std::vector<OpDef>& sourceOps() {
+  static const std::vector<OpDef> ops = {
+      {.name = "input", .attributes = {"name", "dims", "dtype"}, .infer = inferInput},
+      {.name = "parameter", .attributes = {"name", "shape", "offset"}, .infer = inferParameter},
+      {.name = "constant",
+       .attributes = {"dims", "value"},
+       .infer = inferConstant,
+       .lower = lowerConstant,
+       .internal = true},
+  };
+  return ops;
+}
+
+}  // namespace ddpm

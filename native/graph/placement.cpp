@@ -1,0 +1,177 @@
+#include "native/graph/placement.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "native/graph/op.h"
+
+namespace ddpm {
+namespace {
+
+bool isNamed(const Node& node, const char* op) { return std::strcmp(node.op->name, op) == 0; }
+bool isSource(const Node& node) { return isNamed(node, "input") || isNamed(node, "parameter"); }
+
+}  // namespace
+
+Placement::Placement(const Region& region)
+    : region_(region),
+      graph_(region.graph),
+      used_(graph_.values().size()),
+      lastUse_(graph_.values().size(), -1),
+      alias_(graph_.values().size()),
+      storageOf_(graph_.values().size(), -1),
+      offsetOf_(graph_.values().size()),
+      members_(graph_.values().size()) {
+  for (int32_t i : region.live) {
+    const Node& node = graph_.node(i);
+    for (ValueId v : node.inputs) {
+      if (v == kAbsent) continue;
+      used_[v] = true;
+      lastUse_[v] = i;
+    }
+    // What is written is alive while its node runs, whether or not anyone reads it.
+    for (ValueId v : node.outputs) lastUse_[v] = std::max(lastUse_[v], i);
+  }
+  for (const auto& [name, v] : region.outputs) {
+    used_[v] = true;
+    lastUse_[v] = INT32_MAX;
+  }
+  placeOutputs();
+  placeConcats();
+  placeSlices();
+  placeInPlace();
+  placeRest();
+}
+
+// Sources and outputs live in the buffers that are bound by their names. An output that is a source, a slice or the same as
+// another output is copied at the end (compile.cpp).
+void Placement::placeOutputs() {
+  for (int32_t i : region_.live) {
+    const Node& node = graph_.node(i);
+    if (!isSource(node)) continue;
+    const ValueId v = node.outputs[0];
+    const uint64_t bytes = uint64_t(elements(graph_.value(v).dims)) * 4;
+    if (isNamed(node, "parameter")) {
+      offsetOf_[v] = uint64_t(node.attributes.integer("offset")) * 4;
+      storageOf_[v] = external("weights", offsetOf_[v] + bytes);
+    } else {
+      storageOf_[v] = external(node.attributes.string("name"), bytes);
+    }
+  }
+  for (const auto& [name, v] : region_.outputs) {
+    const uint32_t storage = external(name, uint64_t(elements(graph_.value(v).dims)) * 4);
+    if (storageOf_[v] < 0 && !isNamed(graph_.producer(v), "slice")) storageOf_[v] = storage;
+  }
+}
+
+// The parts of a concatenation are written where they belong, unless they have a place already.
+void Placement::placeConcats() {
+  for (int32_t i : region_.live) {
+    const Node& node = graph_.node(i);
+    if (!isNamed(node, "concat") || storageOf_[node.outputs[0]] >= 0) continue;
+    int32_t start = 0;
+    for (ValueId v : node.inputs) {
+      if (storageOf_[v] < 0 && alias_[v].of == kAbsent && !isNamed(graph_.producer(v), "slice")) {
+        alias_[v] = {node.outputs[0], start};
+      }
+      start += graph_.value(v).dims[3];
+    }
+  }
+}
+
+void Placement::placeSlices() {
+  for (int32_t i : region_.live) {
+    const Node& node = graph_.node(i);
+    if (!isNamed(node, "slice")) continue;
+    alias_[node.outputs[0]] = {node.inputs[0], int32_t(node.attributes.integer("start"))};
+  }
+}
+
+void Placement::placeInPlace() {
+  for (int32_t i : region_.live) {
+    for (ValueId v : graph_.node(i).outputs) members_[root(v).value].push_back(v);
+  }
+  for (int32_t i : region_.live) {
+    const Node& node = graph_.node(i);
+    for (const auto& [output, input] : node.op->inPlace) {
+      if (size_t(input) >= node.inputs.size() || node.inputs[input] == kAbsent) continue;
+      const ValueId y = node.outputs[output], x = node.inputs[input];
+      if (storageOf_[y] >= 0 || alias_[y].of != kAbsent || graph_.value(x).dims != graph_.value(y).dims) continue;
+      if (!canOverwrite(i, x)) continue;
+      alias_[y] = {x, 0};
+      std::vector<ValueId>& all = members_[root(x).value];
+      all.insert(all.end(), members_[y].begin(), members_[y].end());
+      members_[y].clear();
+    }
+  }
+}
+
+// Whether node i, the last to read x, may write there: no other value that lives in the same channels is needed.
+bool Placement::canOverwrite(int32_t i, ValueId x) const {
+  const std::vector<ValueId>& inputs = graph_.node(i).inputs;
+  if (lastUse_[x] != i || std::count(inputs.begin(), inputs.end(), x) != 1) return false;
+  const Root at = root(x);
+  if (storageOf_[at.value] >= 0) return false;
+  const int32_t begin = at.channel, end = begin + graph_.value(x).dims[3];
+  for (ValueId other : members_[at.value]) {
+    const int32_t channel = root(other).channel;
+    const bool overlaps = channel < end && begin < channel + graph_.value(other).dims[3];
+    if (other != x && overlaps && lastUse_[other] >= i) return false;
+  }
+  return true;
+}
+
+void Placement::placeRest() {
+  for (int32_t i : region_.live) {
+    for (ValueId v : graph_.node(i).outputs) {
+      if (storageOf_[v] >= 0 || alias_[v].of != kAbsent) continue;
+      storageOf_[v] = addStorage({Storage::arena, uint64_t(elements(graph_.value(v).dims)) * 4, ""});
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+Placement::Root Placement::root(ValueId v) const {
+  Root r = {v, 0};
+  while (alias_[r.value].of != kAbsent) {
+    r.channel += alias_[r.value].channel;
+    r.value = alias_[r.value].of;
+  }
+  return r;
+}
+
+Tensor Placement::tensor(ValueId v) const {
+  const Root r = root(v);
+  if (storageOf_[r.value] < 0) return {};
+  const Value& value = graph_.value(v);
+  const Dims& d = value.dims;
+  void* address = encode({uint32_t(storageOf_[r.value]), offsetOf_[r.value] + uint64_t(r.channel) * 4});
+  return {address, d[0], d[1], d[2], d[3], graph_.value(r.value).dims[3], value.dtype};
+}
+
+Tensor Placement::bank(const std::string& name, int64_t offset, Dims d) {
+  const uint32_t storage = external(name, uint64_t(offset + elements(d)) * 4);
+  return {encode({storage, uint64_t(offset) * 4}), d[0], d[1], d[2], d[3], d[3], DType::f32};
+}
+
+bool Placement::isPartOf(ValueId part, ValueId whole, int32_t start) const {
+  const Root a = root(part), b = root(whole);
+  return a.value == b.value && a.channel == b.channel + start;
+}
+
+uint32_t Placement::addStorage(Storage storage) {
+  storages_.push_back(std::move(storage));
+  return uint32_t(storages_.size() - 1);
+}
+
+// A binding is as large as the furthest of its uses.
+uint32_t Placement::external(const std::string& name, uint64_t bytes) {
+  const auto [found, isNew] = externals_.emplace(name, uint32_t(storages_.size()));
+  if (isNew) return addStorage({Storage::external, bytes, name});
+  uint64_t& size = storages_[found->second].bytes;
+  size = std::max(size, bytes);
+  return found->second;
+}
+
+}  // namespace ddpm

@@ -1,0 +1,67 @@
+#include "native/runtime/buffer.h"
+
+#include <atomic>
+
+namespace ddpm {
+namespace {
+
+uint64_t nextId() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
+
+}  // namespace
+
+Buffer::Buffer(std::shared_ptr<Device> owner, int64_t count, void* memory)
+    : device(std::move(owner)), elements(count), data(static_cast<char*>(memory)), id(nextId()) {}
+
+Buffer::~Buffer() { device->release(data); }
+
+std::shared_ptr<Buffer> Buffer::allocate(std::shared_ptr<Device> device, int64_t elements) {
+  if (elements < 1 || elements > INT32_MAX) {
+    throw Failure::argumentOf("allocate", "elements", "an integer from 1 to 2^31 - 1", std::to_string(elements));
+  }
+  void* memory = device->allocate(uint64_t(elements) * 4);
+  std::shared_ptr<Buffer> buffer(new Buffer(device, elements, memory));
+  device->submit([buffer] {
+    Fill fill = {{buffer->data, 1, 1, 1, int32_t(buffer->elements), int32_t(buffer->elements), DType::f32}, 0.0f};
+    Error error;
+    const Device& d = *buffer->device;
+    if (!d.backend().kFill.run(d.handle(), fill, nullptr, &error)) throw toFailure(error);
+  });
+  return buffer;
+}
+
+void Buffer::copyIn(const void* host, int64_t offset, int64_t length) {
+  Error error;
+  ++version;
+  if (!device->backend().copyIn(device->handle(), data + offset * 4, host, uint64_t(length) * 4, &error)) {
+    throw toFailure(error);
+  }
+}
+
+void Buffer::copyOut(void* host, int64_t offset, int64_t length) const {
+  Error error;
+  if (!device->backend().copyOut(device->handle(), host, data + offset * 4, uint64_t(length) * 4, &error)) {
+    throw toFailure(error);
+  }
+}
+
+void Buffer::copyFrom(const Buffer& source, int64_t sourceOffset, int64_t offset, int64_t length) {
+  Error error;
+  ++version;
+  if (!device->backend().copy(device->handle(), data + offset * 4, source.data + sourceOffset * 4, uint64_t(length) * 4,
+                              &error)) {
+    throw toFailure(error);
+  }
+}
+
+void Buffer::checkRange(const char* where, double offset, double length) const {
+  const bool whole = offset == double(int64_t(offset)) && length == double(int64_t(length));
+  if (!whole || !(offset >= 0) || !(length >= 0) || !(offset + length <= double(elements))) {
+    throw Failure::argumentOf(where, "offset", "a range within " + std::to_string(elements) + " elements",
+                              std::to_string(offset) + " + " + std::to_string(length));
+  }
+}
+
+}  // namespace ddpm

@@ -1,0 +1,92 @@
+// A device: a backend's device, its memory, and a thread on which everything is executed in the order it was asked for.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <unordered_map>
+
+#include "kernels/backend.h"
+#include "native/graph/error.h"
+
+namespace ddpm {
+
+Failure toFailure(const Error& error);
+
+class Device {
+ public:
+  using Work = std::function<void()>;                // runs on the device's thread; may throw Failure
+  using Done = std::function<void(const Failure*)>;  // the same; null: it worked
+
+  // Throws device-unavailable. `threads` 0: the backend's default.
+  static std::shared_ptr<Device> open(const std::string& backend, int32_t index, int32_t threads);
+  ~Device() { close(); }
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  const Backend& backend() const { return backend_; }
+  DeviceHandle* handle() const { return handle_; }
+  int32_t index() const { return index_; }
+  DeviceInfo info() const;
+
+  // Appends a job. Work without `done` that fails makes the next job with one fail. After close() work is dropped and done is
+  // called with 'closed'.
+  void submit(Work work, Done done = {});
+
+  // Memory, not initialised. Throws out-of-memory, or closed. Any thread.
+  void* allocate(uint64_t bytes);
+  // Frees it after the jobs that were submitted before. Any thread.
+  void release(void* memory);
+  uint64_t memoryInUse() const;
+
+  // Memory for arenas and scratch, shared by all programs: they run one at a time and leave nothing behind in it. It is as
+  // large as the largest reservation.
+  void reserveWorkspace(uint64_t bytes);  // throws out-of-memory
+  void unreserveWorkspace(uint64_t bytes);
+  char* workspace() const { return static_cast<char*>(workspace_); }  // on the device's thread only
+
+  // Throws closed when the device is being closed; programs call it between ops.
+  void checkOpen() const;
+  // Stops the job that runs (between two ops), rejects those that wait, frees all memory and ends the thread.
+  void close();
+
+ private:
+  struct Job {
+    Work work;
+    Done done;
+  };
+
+  Device(const Backend& backend, DeviceHandle* handle, int32_t index);
+  void loop();
+  void execute(Job& job);
+  void free(void* memory);
+  void resizeWorkspace(uint64_t bytes);
+
+  const Backend& backend_;
+  DeviceHandle* const handle_;
+  const int32_t index_;
+
+  mutable std::mutex mutex_;  // of the queue and the list of allocations
+  std::condition_variable wake_;
+  std::deque<Job> queue_;
+  std::unordered_map<void*, uint64_t> allocations_;
+  uint64_t bytes_ = 0;
+  std::atomic<bool> closed_{false};
+  bool dead_ = false;  // the backend's device is closed
+
+  std::mutex workspaceMutex_;  // of the next two; taken before mutex_
+  std::multiset<uint64_t> reservations_;
+  uint64_t workspaceBytes_ = 0;
+  void* workspace_ = nullptr;       // used by the device's thread only
+  std::optional<Failure> deferred_;  // the same; the failure of a job that nobody waited for
+
+  std::thread thread_;
+};
+
+}  // namespace ddpm

@@ -1,0 +1,124 @@
+#include "native/runtime/program.h"
+
+namespace ddpm {
+
+Program::Program(std::shared_ptr<Device> owner, Compiled compiled)
+    : device(std::move(owner)),
+      compiled_(std::move(compiled)),
+      steps_(compiled_.steps),
+      written_(compiled_.storages.size()),
+      bases_(compiled_.storages.size()) {
+  findPatches();
+  scratchOffset_ = compiled_.arenaBytes;  // a multiple of the arena's alignment
+  workspaceBytes_ = compiled_.arenaBytes + compiled_.scratchBytes;
+  if (compiled_.packedBytes) packed_ = static_cast<char*>(device->allocate(compiled_.packedBytes));
+  try {
+    device->reserveWorkspace(workspaceBytes_);
+  } catch (...) {
+    device->release(packed_);
+    throw;
+  }
+}
+
+Program::~Program() {
+  device->release(packed_);
+  device->unreserveWorkspace(workspaceBytes_);
+}
+
+void Program::findPatches() {
+  for (auto* steps : {&steps_.prologue, &steps_.steps}) {
+    for (Step& step : *steps) {
+      visitPointers(step, [&](void*& pointer, Access access) {
+        const Address address = decode(pointer);
+        patches_.push_back({&pointer, address});
+        if (access != Access::read) written_[address.storage] = true;
+      });
+    }
+  }
+}
+
+void Program::checkBindings(const Bindings& bindings) const {
+  for (const Storage& s : compiled_.storages) {
+    if (s.kind != Storage::external) continue;
+    const auto found = bindings.find(s.name);
+    const std::string expected = "a buffer of at least " + std::to_string(s.bytes / 4) + " elements";
+    if (found == bindings.end()) throw Failure::argumentOf("run", s.name, expected, "nothing");
+    const Buffer& buffer = *found->second;
+    if (buffer.device != device) throw Failure::argumentOf("run", s.name, "a buffer of the program's device", "another's");
+    if (uint64_t(buffer.elements) * 4 < s.bytes) {
+      throw Failure::argumentOf("run", s.name, expected, std::to_string(buffer.elements) + " elements");
+    }
+  }
+  for (const auto& [name, buffer] : bindings) {
+    if (compiled_.names.count(name)) continue;
+    std::string known;
+    for (const std::string& n : compiled_.names) known += (known.empty() ? "" : ", ") + n;
+    throw Failure::argumentOf("run", name, "one of the names " + known, "a buffer for '" + name + "'");
+  }
+}
+
+void Program::bind(const Bindings& bindings) {
+  for (size_t i = 0; i < bases_.size(); ++i) {
+    const Storage& s = compiled_.storages[i];
+    switch (s.kind) {
+      case Storage::arena: bases_[i] = device->workspace() + s.offset; break;
+      case Storage::packed: bases_[i] = packed_ + s.offset; break;
+      case Storage::external: bases_[i] = bindings.at(s.name)->data; break;
+    }
+  }
+  for (const Patch& p : patches_) *p.pointer = bases_[p.address.storage] + p.address.offset;
+}
+
+void Program::run(const Bindings& bindings) {
+  bind(bindings);
+  // However it ends, what is written is not what it was.
+  struct Touch {
+    const Program& program;
+    const Bindings& bindings;
+    ~Touch() {
+      for (size_t i = 0; i < program.written_.size(); ++i) {
+        const Storage& s = program.compiled_.storages[i];
+        if (s.kind == Storage::external && program.written_[i]) ++bindings.at(s.name)->version;
+      }
+    }
+  } touch{*this, bindings};
+
+  if (!steps_.prologue.empty()) {
+    const Buffer& weights = *bindings.at("weights");
+    if (packedId_ != weights.id || packedVersion_ != weights.version) {
+      packedId_ = 0;  // in case that it fails
+      execute(steps_.prologue);
+      packedId_ = weights.id;
+      packedVersion_ = weights.version;
+    }
+  }
+  execute(steps_.steps);
+  Error error;
+  if (!device->backend().synchronize(device->handle(), &error)) throw toFailure(error);
+}
+
+void Program::execute(std::vector<Step>& steps) {
+  const Backend& backend = device->backend();
+  void* scratch = device->workspace() + scratchOffset_;
+  Error error;
+  for (Step& step : steps) {
+    device->checkOpen();
+    const bool ok = std::visit(
+        [&](const auto& op) {
+          using Op = std::decay_t<decltype(op)>;
+#define DDPM_RUN(Name) \
+  if constexpr (std::is_same_v<Op, Name>) return backend.k##Name.run(device->handle(), op, scratch, &error);
+          DDPM_OPS(DDPM_RUN)
+#undef DDPM_RUN
+          return true;
+        },
+        step);
+    if (!ok) {
+      Failure failure = toFailure(error);
+      failure.message = std::string(opName(step)) + ": " + failure.message;
+      throw failure;
+    }
+  }
+}
+
+}  // namespace ddpm

@@ -1,0 +1,52 @@
+// A compiled graph with memory: what runs.
+#pragma once
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "native/graph/compile.h"
+#include "native/runtime/buffer.h"
+
+namespace ddpm {
+
+class Program {
+ public:
+  using Bindings = std::map<std::string, std::shared_ptr<Buffer>>;
+
+  // Takes the memory that it needs. Throws out-of-memory.
+  Program(std::shared_ptr<Device> device, Compiled compiled);
+  ~Program();
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+
+  const std::shared_ptr<Device> device;
+  const Compiled& compiled() const { return compiled_; }
+
+  // Throws invalid-argument where a buffer is missing, unknown, too small or another device's.
+  void checkBindings(const Bindings& bindings) const;
+
+  // On the device's thread, after checkBindings. Throws what the backend reports, or closed.
+  void run(const Bindings& bindings);
+
+ private:
+  struct Patch {
+    void** pointer;
+    Address address;
+  };
+
+  void findPatches();
+  void bind(const Bindings& bindings);
+  void execute(std::vector<Step>& steps);
+
+  const Compiled compiled_;
+  Steps steps_;  // a copy whose pointers are those of the present run
+  std::vector<Patch> patches_;
+  std::vector<bool> written_;  // of each storage: whether a step writes it
+  std::vector<char*> bases_;   // of each storage: where it is in this run
+  char* packed_ = nullptr;
+  uint64_t packedId_ = 0, packedVersion_ = 0;  // the weights that packed_ was made of
+  uint64_t scratchOffset_ = 0, workspaceBytes_ = 0;
+};
+
+}  // namespace ddpm
