@@ -1,0 +1,62 @@
+/** The number formats of checkpoint files, and the arrays that they become. */
+
+export type TensorData = Float32Array | Int32Array | BigInt64Array | Uint8Array
+
+/** Bytes of an element, for the dtypes that can be read; safetensors' names. */
+export const elementBytes = { F64: 8, I64: 8, F32: 4, I32: 4, F16: 2, BF16: 2, U8: 1, BOOL: 1 } as const
+export type ReadableDType = keyof typeof elementBytes
+
+/** The array type of each dtype that needs no conversion. */
+export const writableArrays: Partial<
+  Record<
+    ReadableDType,
+    Float32ArrayConstructor | Int32ArrayConstructor | BigInt64ArrayConstructor | Uint8ArrayConstructor
+  >
+> = { F32: Float32Array, I64: BigInt64Array, I32: Int32Array, U8: Uint8Array, BOOL: Uint8Array }
+
+/** Fills the target with bytes of the tensor from `offset`. */
+export type ReadBytes = (target: Uint8Array, offset: number) => Promise<void>
+
+/** Elements that are converted at a time: the file's form of a large tensor never stands in memory beside ours. */
+const chunk = 1 << 18
+
+/** `n` elements. F16, BF16 and F64 become float32: the first two exactly, the last rounded to nearest. */
+export async function readNumbers(dtype: ReadableDType, n: number, read: ReadBytes): Promise<TensorData> {
+  const Direct = writableArrays[dtype]
+  if (Direct) {
+    const data = new Direct(n)
+    await read(new Uint8Array(data.buffer), 0)
+    return data
+  }
+  const data = new Float32Array(n)
+  for (let start = 0; start < n; start += chunk) {
+    const part = data.subarray(start, start + chunk)
+    const raw = new Uint8Array(part.length * elementBytes[dtype])
+    await read(raw, start * elementBytes[dtype])
+    convert(dtype, raw.buffer, part)
+  }
+  return data
+}
+
+function convert(dtype: ReadableDType, raw: ArrayBuffer, target: Float32Array): void {
+  if (dtype === 'F64') target.set(new Float64Array(raw))
+  else if (dtype === 'BF16') {
+    // bfloat16 is the upper half of a float32.
+    new Uint32Array(target.buffer, target.byteOffset, target.length).set(
+      Uint32Array.from(new Uint16Array(raw), (v) => v << 16),
+    )
+  } else {
+    const halves = new Uint16Array(raw)
+    for (let i = 0; i < halves.length; i++) target[i] = halfToFloat(halves[i])
+  }
+}
+
+/** IEEE 754 binary16: sign, 5 bits of exponent, 10 of fraction. */
+export function halfToFloat(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1
+  const exponent = (bits >> 10) & 0x1f
+  const fraction = bits & 0x3ff
+  if (exponent === 0) return sign * fraction * 2 ** -24
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15)
+}

@@ -1,0 +1,206 @@
+/**
+ * The safetensors format: 8 bytes of little-endian header length, a JSON header, and the tensors' data without gaps
+ * (https://huggingface.co/docs/safetensors). A file is never trusted: everything it says is checked against its size
+ * before anything is allocated.
+ */
+import { type FileHandle, open } from 'node:fs/promises'
+import { endianness } from 'node:os'
+import { DiffusionError, describe, invalidArgument } from '../errors'
+import { atomicWrite } from './atomic-write'
+import { elementBytes, type ReadableDType, readNumbers, type TensorData, writableArrays } from './dtypes'
+import { parseHeader, type TensorEntry } from './safetensors-header'
+
+export type { ReadableDType, TensorData } from './dtypes'
+
+export interface StoredTensor {
+  /** As it is in the file. */
+  readonly dtype: ReadableDType
+  readonly shape: readonly number[]
+  /**
+   * Float32Array for F32, F16, BF16 and F64 (rounded), BigInt64Array for I64, Int32Array for I32, Uint8Array for U8
+   * and BOOL.
+   */
+  readonly data: TensorData
+}
+
+export interface SafetensorsFile {
+  /** Without a prototype, so that no name has a meaning of its own. */
+  readonly tensors: Record<string, StoredTensor>
+  readonly metadata: Record<string, string>
+}
+
+/** What a file says it holds. */
+export interface SafetensorsHeader {
+  readonly entries: readonly Pick<TensorEntry, 'name' | 'dtype' | 'shape'>[]
+  readonly metadata: Record<string, string>
+}
+
+/** Bytes at a position, wherever they come from. `read` fills the target or throws. */
+interface Source {
+  readonly name: string
+  readonly size: number
+  read(target: Uint8Array, position: number): Promise<void>
+}
+
+/**
+ * Reads a file, or its bytes. Throws `not-found`, `io`, and `bad-file` for anything that is not a complete and
+ * consistent file.
+ */
+export function readSafetensors(pathOrBytes: string | Uint8Array): Promise<SafetensorsFile> {
+  return withSource(pathOrBytes, async (source) => {
+    const { entries, metadata, dataStart } = await readHeader(source)
+    const tensors: Record<string, StoredTensor> = Object.create(null)
+    for (const { name, dtype, shape, begin, end } of entries) {
+      const read = (target: Uint8Array, offset: number) => source.read(target, dataStart + begin + offset)
+      const data = await readNumbers(dtype, (end - begin) / elementBytes[dtype], read)
+      tensors[name] = { dtype, shape, data }
+    }
+    return { tensors, metadata }
+  })
+}
+
+/** The header only: names, dtypes, shapes and metadata. */
+export function readSafetensorsHeader(pathOrBytes: string | Uint8Array): Promise<SafetensorsHeader> {
+  return withSource(pathOrBytes, async (source) => {
+    const { entries, metadata } = await readHeader(source)
+    return { entries: entries.map(({ name, dtype, shape }) => ({ name, dtype, shape })), metadata }
+  })
+}
+
+/**
+ * Writes a file atomically: a reader sees the old one or the new one. The data must be of the dtype's array type; F16,
+ * BF16 and F64 can be read only. Throws `invalid-argument`, `unsupported` and `io`.
+ */
+export async function writeSafetensors(
+  path: string,
+  tensors: Readonly<Record<string, StoredTensor>>,
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<void> {
+  checkEndianness()
+  for (const [name, tensor] of Object.entries(tensors)) checkWritable(name, tensor)
+  for (const [key, value] of Object.entries(metadata)) {
+    if (typeof value !== 'string') throw invalidArgument(`metadata.${key}`, 'a string', value)
+  }
+  // Wide elements first: then every tensor is aligned to its elements.
+  const sorted = Object.entries(tensors).sort(([, a], [, b]) => elementBytes[b.dtype] - elementBytes[a.dtype])
+  const fields: [string, unknown][] = Object.keys(metadata).length > 0 ? [['__metadata__', metadata]] : []
+  let position = 0
+  for (const [name, { dtype, shape, data }] of sorted) {
+    fields.push([name, { dtype, shape, data_offsets: [position, position + data.byteLength] }])
+    position += data.byteLength
+  }
+  // Not through an object: it would put names that look like integers first and give '__proto__' a meaning.
+  const json = fields.map(([name, value]) => `${JSON.stringify(name)}:${JSON.stringify(value)}`).join(',')
+  const text = Buffer.from(`{${json}}`)
+  const header = Buffer.alloc(8 + Math.ceil(text.length / 8) * 8, ' ') // padded so that the data starts aligned
+  header.writeBigUInt64LE(BigInt(header.length - 8))
+  text.copy(header, 8)
+  await atomicWrite(path, async (file) => {
+    await file.writeFile(header)
+    for (const [, { data }] of sorted) {
+      await file.writeFile(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+    }
+  })
+}
+
+function checkWritable(name: string, { dtype, shape, data }: StoredTensor): void {
+  if (name === '__metadata__') throw invalidArgument('tensors', "names other than '__metadata__'", name)
+  const type = writableArrays[dtype]
+  if (!type) {
+    const expected = Object.keys(writableArrays).join(', ')
+    throw new DiffusionError('unsupported', `${name}: dtype ${dtype} can't be written, only ${expected}`, {
+      argument: name,
+      expected,
+      received: String(dtype),
+    })
+  }
+  if (!(data instanceof type)) throw invalidArgument(name, `${type.name} for ${dtype}`, data)
+  const valid = Array.isArray(shape) && shape.every((extent) => Number.isSafeInteger(extent) && extent >= 0)
+  if (!valid || shape.reduce((product, extent) => product * extent, 1) !== data.length) {
+    throw invalidArgument(`${name}.shape`, `extents with the product ${data.length}`, shape)
+  }
+}
+
+async function readHeader(source: Source) {
+  checkEndianness()
+  const bad = (problem: string) => badFile(source.name, problem)
+  if (source.size < 8) throw bad(`it has ${source.size} bytes, fewer than the 8 of the header's length`)
+  const prefix = new Uint8Array(8)
+  await source.read(prefix, 0)
+  const length = new DataView(prefix.buffer).getBigUint64(0, true)
+  if (length > BigInt(source.size - 8)) throw bad(`its header's length, ${length}, is more than the file holds`)
+  if (length > BigInt(maxHeaderBytes)) throw bad(`its header's length, ${length}, is more than ${maxHeaderBytes}`)
+  const text = new Uint8Array(Number(length))
+  await source.read(text, 8)
+  const dataStart = 8 + text.length
+  return { ...parseHeader(text, source.size - dataStart, bad), dataStart }
+}
+
+/** The limit of the reference implementation. */
+const maxHeaderBytes = 100_000_000
+
+async function withSource<T>(pathOrBytes: string | Uint8Array, use: (source: Source) => Promise<T>): Promise<T> {
+  if (pathOrBytes instanceof Uint8Array) return use(fromBytes(pathOrBytes))
+  if (typeof pathOrBytes !== 'string') throw invalidArgument('pathOrBytes', 'a path or a Uint8Array', pathOrBytes)
+  let file: FileHandle | undefined
+  try {
+    file = await open(pathOrBytes, 'r')
+    const stat = await file.stat()
+    // A pipe or a device has no size to check against.
+    if (!stat.isFile()) throw badFile(pathOrBytes, 'it is not a regular file')
+    return await use(fromFile(pathOrBytes, file, stat.size))
+  } catch (error) {
+    if (error instanceof DiffusionError) throw error
+    const { code, message } = error as NodeJS.ErrnoException
+    const details = { argument: 'path', received: pathOrBytes, cause: error }
+    if (code === 'ENOENT') throw new DiffusionError('not-found', `${pathOrBytes} does not exist`, details)
+    if (code) throw new DiffusionError('io', `cannot read ${pathOrBytes}: ${message}`, details)
+    if (error instanceof RangeError) {
+      throw new DiffusionError('out-of-memory', `no memory for the tensors of ${pathOrBytes}: ${message}`, details)
+    }
+    throw error
+  } finally {
+    await file?.close()
+  }
+}
+
+/** Node reads at most 2 GiB at once. */
+const maxReadBytes = 2 ** 30
+
+function fromFile(name: string, file: FileHandle, size: number): Source {
+  return {
+    name,
+    size,
+    async read(target, position) {
+      let done = 0
+      while (done < target.length) {
+        const length = Math.min(target.length - done, maxReadBytes)
+        const { bytesRead } = await file.read(target, done, length, position + done)
+        if (bytesRead === 0) throw badFile(name, 'it became shorter while it was read')
+        done += bytesRead
+      }
+    },
+  }
+}
+
+function fromBytes(bytes: Uint8Array): Source {
+  return {
+    name: 'the bytes',
+    size: bytes.length,
+    async read(target, position) {
+      target.set(bytes.subarray(position, position + target.length))
+    },
+  }
+}
+
+function checkEndianness(): void {
+  if (endianness() === 'LE') return
+  throw new DiffusionError('unsupported', 'safetensors can only be read and written on little-endian machines')
+}
+
+function badFile(name: string, problem: string): DiffusionError {
+  return new DiffusionError('bad-file', `${name} is not a safetensors file: ${problem}`, {
+    argument: 'path',
+    received: describe(name),
+  })
+}

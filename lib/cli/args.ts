@@ -1,0 +1,137 @@
+/** Command-line arguments: one table a command says names, kinds and help. */
+import { parseArgs } from 'node:util'
+import { closest } from '../options'
+
+interface OptionBase {
+  readonly help: string
+  /** What stands for the value in the help. */
+  readonly value?: string
+  readonly short?: string
+}
+
+export type OptionSpec = OptionBase &
+  (
+    | { readonly kind: 'flag' }
+    | { readonly kind: 'string'; readonly choices?: readonly string[] }
+    | { readonly kind: 'integer' | 'number'; readonly min?: number; readonly max?: number }
+    | { readonly kind: 'integers' }
+  )
+
+export type OptionTable = Readonly<Record<string, OptionSpec>>
+
+type ValueOf<S extends OptionSpec> = S extends { choices: readonly (infer Choice)[] }
+  ? Choice
+  : S['kind'] extends 'flag'
+    ? boolean
+    : S['kind'] extends 'integers'
+      ? number[]
+      : S['kind'] extends 'string'
+        ? string
+        : number
+export type Values<T extends OptionTable> = { [K in keyof T]?: ValueOf<T[K]> }
+
+export interface Command<T extends OptionTable = OptionTable> {
+  readonly name: string
+  readonly summary: string
+  /** After `ddpm <name>`, e.g. '<folder> --out <run> [options]'. */
+  readonly usage: string
+  /** How many arguments without a name it takes at most. */
+  readonly positionals: number
+  readonly options: T
+  /** Lines under the options. */
+  readonly notes: string
+  /** Resolves with the exit code. */
+  run(values: Values<T> & CommonValues, positionals: readonly string[]): Promise<number>
+}
+
+/** Wrong use: exit code 2. */
+export class UsageError extends Error {}
+
+/** Options that every command has. */
+const common = {
+  json: { kind: 'flag', help: 'print JSON lines for machines on stdout, and nothing else there' },
+  help: { kind: 'flag', short: 'h', help: 'print this help' },
+} as const satisfies OptionTable
+
+export type CommonValues = Values<typeof common>
+
+/** Throws UsageError, naming the likely option for a misspelled one. */
+export function parseCommand<T extends OptionTable>(
+  command: Command<T>,
+  argv: readonly string[],
+): { values: Values<T> & CommonValues; positionals: string[] } {
+  const table: OptionTable = { ...command.options, ...common }
+  const { tokens } = parseArgs({
+    args: [...argv],
+    strict: false, // the checks are below, with better messages
+    allowPositionals: true,
+    tokens: true,
+    options: Object.fromEntries(
+      Object.entries(table).map(([name, { kind, short }]) => [
+        name,
+        { type: kind === 'flag' ? ('boolean' as const) : ('string' as const), ...(short ? { short } : {}) },
+      ]),
+    ),
+  })
+  const values: Record<string, unknown> = {}
+  const positionals: string[] = []
+  for (const token of tokens) {
+    if (token.kind === 'positional') positionals.push(token.value)
+    if (token.kind !== 'option') continue
+    const spec = Object.hasOwn(table, token.name) ? table[token.name] : undefined
+    if (!spec) throw unknown(token.rawName, Object.keys(table))
+    values[token.name] = parseValue(token.rawName, spec, token.value, token.inlineValue === true)
+  }
+  if (positionals.length > command.positionals && !values.help) {
+    throw new UsageError(`unexpected argument '${positionals[command.positionals]}'`)
+  }
+  return { values: values as Values<T> & CommonValues, positionals }
+}
+
+function unknown(rawName: string, known: readonly string[]): UsageError {
+  const likely = closest(rawName.replace(/^-+/, ''), known)
+  return new UsageError(`unknown option '${rawName}'${likely ? `; did you mean '--${likely}'?` : ''}`)
+}
+
+function parseValue(name: string, spec: OptionSpec, text: string | undefined, inline: boolean): unknown {
+  if (spec.kind === 'flag') {
+    if (text !== undefined) throw new UsageError(`${name} takes no value`)
+    return true
+  }
+  const isOption = text !== undefined && !inline && /^-+[a-z]/i.test(text)
+  if (text === undefined || text === '' || isOption) throw new UsageError(`${name} needs a value`)
+  switch (spec.kind) {
+    case 'string': {
+      if (!spec.choices || spec.choices.includes(text)) return text
+      throw new UsageError(`${name}: expected ${spec.choices.join(' or ')}, got '${text}'`)
+    }
+    case 'integers':
+      if (text === 'none') return []
+      return text.split(',').map((item) => parseNumber(name, { kind: 'integer', min: 0 }, item))
+    default:
+      return parseNumber(name, spec, text)
+  }
+}
+
+function parseNumber(name: string, spec: { kind: string; min?: number; max?: number }, text: string): number {
+  const { min = -Infinity, max = Infinity } = spec
+  const number = text.trim() === '' ? Number.NaN : Number(text)
+  const valid = spec.kind === 'integer' ? Number.isSafeInteger(number) : Number.isFinite(number)
+  if (valid && number >= min && number <= max) return number
+  const kind = spec.kind === 'integer' ? 'an integer' : 'a number'
+  const range = `${min > -Infinity ? ` of at least ${min}` : ''}${max < Infinity ? ` and at most ${max}` : ''}`
+  throw new UsageError(`${name}: expected ${kind}${range}, got '${text}'`)
+}
+
+const placeholders = { flag: '', string: 'text', integer: 'n', number: 'x', integers: 'n,n,...' }
+
+export function helpOf(command: Command): string {
+  const rows = Object.entries({ ...command.options, ...common } as OptionTable).map(([name, spec]) => {
+    const value = spec.value ?? (spec.kind === 'string' && spec.choices?.join('|')) ?? ''
+    const text = value || placeholders[spec.kind]
+    return [`${spec.short ? `-${spec.short}, ` : ''}--${name}${text ? ` <${text}>` : ''}`, spec.help]
+  })
+  const width = Math.max(...rows.map(([left]) => left.length))
+  const lines = rows.map(([left, help]) => `  ${left.padEnd(width)}  ${help}`)
+  return `${command.summary}\n\nUsage: ddpm ${command.name} ${command.usage}\n\nOptions:\n${lines.join('\n')}\n\n${command.notes.trim()}\n`
+}

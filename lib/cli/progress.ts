@@ -1,0 +1,69 @@
+/** A progress bar with rate and time left, on a terminal; nothing elsewhere. */
+
+/** The part of a terminal stream that is used. */
+export interface Terminal {
+  readonly isTTY?: boolean
+  readonly columns?: number
+  write(text: string): unknown
+}
+
+const redrawMs = 100
+/** The rate is that of the last so many milliseconds, so that a slow start is forgotten. */
+const windowMs = 20_000
+
+export class Progress {
+  readonly #out: Terminal
+  readonly #total: number
+  readonly #label: string
+  #marks: { time: number; done: number }[]
+  #drawn = 0
+
+  /** `done`: how much of `total` there is before it starts. */
+  constructor(out: Terminal, o: { label: string; total: number; done?: number }) {
+    this.#out = out
+    this.#label = o.label
+    this.#total = o.total
+    this.#marks = [{ time: performance.now(), done: o.done ?? 0 }]
+  }
+
+  update(done: number, note = ''): void {
+    if (!this.#out.isTTY) return
+    const now = performance.now()
+    this.#marks.push({ time: now, done })
+    while (this.#marks.length > 2 && now - this.#marks[1].time > windowMs) this.#marks.shift()
+    if (now - this.#drawn < redrawMs && done < this.#total) return
+    this.#drawn = now
+    this.#out.write(`\r\x1b[K${this.line(done, note)}`)
+  }
+
+  /** Text above the bar. */
+  print(text: string): void {
+    this.clear()
+    this.#out.write(`${text}\n`)
+  }
+
+  clear(): void {
+    if (this.#out.isTTY && this.#drawn > 0) this.#out.write('\r\x1b[K')
+  }
+
+  line(done: number, note: string): string {
+    const first = this.#marks[0]
+    const last = this.#marks[this.#marks.length - 1]
+    const rate = last.time > first.time ? (1000 * (last.done - first.done)) / (last.time - first.time) : 0
+    const fraction = this.#total > 0 ? done / this.#total : 1
+    const eta = rate > 0 ? duration((this.#total - done) / rate) : '--:--'
+    const right = `${String(Math.floor(100 * fraction)).padStart(3)}% ${done}/${this.#total}  ${rate.toPrecision(3)}/s  ETA ${eta}  ${note}`
+    const room = (this.#out.columns ?? 80) - this.#label.length - right.length - 4
+    const width = Math.max(0, Math.min(30, room))
+    const full = Math.round(width * fraction)
+    const bar = width > 3 ? `${'█'.repeat(full)}${'░'.repeat(width - full)} ` : ''
+    return `${this.#label} ${bar}${right}`.slice(0, (this.#out.columns ?? 80) - 1)
+  }
+}
+
+/** 75 -> '1:15', 3675 -> '1:01:15'. */
+export function duration(seconds: number): string {
+  const s = Math.round(seconds)
+  const parts = s >= 3600 ? [Math.floor(s / 3600), Math.floor(s / 60) % 60, s % 60] : [Math.floor(s / 60), s % 60]
+  return parts.map((part, i) => (i === 0 ? String(part) : String(part).padStart(2, '0'))).join(':')
+}

@@ -1,0 +1,186 @@
+import type { StepMetrics } from '../train/metrics'
+import type { ModelConfig } from '../train/options'
+import { Trainer, type TrainHooks } from '../train/trainer'
+import { type Command, type OptionTable, UsageError, type Values } from './args'
+import { createOutput, withSignals } from './output'
+import { Progress } from './progress'
+
+const options = {
+  out: { kind: 'string', short: 'o', value: 'run', help: 'run folder for checkpoints, samples and metrics (required)' },
+  resume: { kind: 'flag', help: "go on from the run's newest checkpoint, with its options" },
+  steps: { kind: 'integer', min: 1, help: 'optimizer steps altogether (100000)' },
+  batch: { kind: 'integer', min: 1, help: 'images in a batch (16)' },
+  accumulate: { kind: 'integer', min: 1, help: 'batches averaged for one optimizer step (1)' },
+  lr: { kind: 'number', min: 0, help: 'learning rate after the warm-up (2e-4)' },
+  warmup: { kind: 'integer', min: 0, help: 'steps over which the learning rate rises (1000)' },
+  'lr-schedule': { kind: 'string', choices: ['constant', 'cosine'], help: 'the learning rate afterwards (constant)' },
+  'weight-decay': { kind: 'number', min: 0, help: "AdamW's (0)" },
+  clip: { kind: 'number', min: 0, help: 'largest norm of the gradients, 0: no limit (1)' },
+  size: { kind: 'integer', min: 1, help: 'height and width; images are scaled and cropped to it (32)' },
+  channels: { kind: 'integer', min: 1, max: 3, help: '3 for RGB, 1 for grey (3)' },
+  background: { kind: 'string', value: 'colour', help: 'shows through transparent pixels (white)' },
+  'no-flip': { kind: 'flag', help: 'do not mirror half of the images at random' },
+  'model-channels': { kind: 'integer', min: 1, help: "the UNet's width, a multiple of 32 (64)" },
+  'channel-mult': { kind: 'integers', help: 'its multiples, one a level (1,2,2)' },
+  'res-blocks': { kind: 'integer', min: 1, help: 'residual blocks a level (2)' },
+  attention: { kind: 'integers', help: 'downsampling factors with attention, or none (2,4)' },
+  heads: { kind: 'integer', min: 1, help: 'attention heads (4)' },
+  dropout: { kind: 'number', min: 0, max: 1, help: 'dropout probability (0)' },
+  timesteps: { kind: 'integer', min: 1, help: 'diffusion steps (1000)' },
+  schedule: { kind: 'string', choices: ['linear', 'cosine', 'sqrt_linear', 'sqrt'], help: 'noise schedule (linear)' },
+  parameterization: { kind: 'string', choices: ['eps', 'x0'], help: 'what the network predicts (eps)' },
+  loss: { kind: 'string', choices: ['l1', 'l2'], help: 'how its error is measured (l2)' },
+  'ema-decay': { kind: 'number', min: 0, max: 1, help: 'of the averaged weights (0.9999)' },
+  'sample-every': { kind: 'integer', min: 0, help: 'steps between pictures of samples, 0: none (1000)' },
+  'sample-count': { kind: 'integer', min: 1, help: 'samples in a picture (16)' },
+  'sample-steps': { kind: 'integer', min: 1, help: 'sampling steps for a picture (100)' },
+  'checkpoint-every': { kind: 'integer', min: 1, help: 'steps between checkpoints (1000)' },
+  keep: { kind: 'integer', min: 1, help: 'checkpoints to keep (2)' },
+  seed: { kind: 'integer', min: 0, help: 'of weights, noise and order (0)' },
+  device: { kind: 'string', value: 'name', help: "'cpu', 'cuda', 'cuda:1', 'auto' (auto)" },
+} as const satisfies OptionTable
+
+/** A line of progress every so often where there is no bar. */
+const lineMs = 10_000
+
+export const train: Command<typeof options> = {
+  name: 'train',
+  summary: 'Trains a diffusion model on a folder of images.',
+  usage: '<folder> --out <run> [options]   or   --resume --out <run>',
+  positionals: 1,
+  options,
+  notes: `
+Images of any size and mode are read, also in subfolders. Ctrl-C ends the training after the step under way and saves;
+the same command with --resume goes on as if it had never stopped. What is computed can't be changed on resume; steps,
+pictures, checkpoints and the device can.
+
+The run folder: checkpoints/step-*/, samples/step-*.png, metrics.jsonl (a line a step) and, at the end, model.safetensors.
+
+  ddpm train photos --out runs/photos --size 64 --channel-mult 1,2,2,4 --batch 32
+  ddpm train --resume --out runs/photos
+  ddpm sample --checkpoint runs/photos`,
+
+  async run(values, [folder]) {
+    if (values.out === undefined) throw new UsageError('--out <run> is missing: where should the checkpoints go?')
+    if (folder === undefined && !values.resume) throw new UsageError('the folder of images is missing')
+    const output = createOutput(values.json === true)
+    const trainer = new Trainer({
+      data: folder,
+      out: values.out,
+      resume: values.resume,
+      model: modelConfig(values),
+      background: values.background,
+      flip: values['no-flip'] ? false : undefined,
+      steps: values.steps,
+      batchSize: values.batch,
+      accumulate: values.accumulate,
+      lr: values.lr,
+      warmup: values.warmup,
+      lrSchedule: values['lr-schedule'],
+      weightDecay: values['weight-decay'],
+      maxGradNorm: values.clip,
+      sampleEvery: values['sample-every'],
+      sampleCount: values['sample-count'],
+      sampleSteps: values['sample-steps'],
+      checkpointEvery: values['checkpoint-every'],
+      keep: values.keep,
+      seed: values.seed,
+      device: values.device,
+    })
+    const view = new TrainView(output)
+    const { result, exitCode } = await withSignals(
+      (signal) => trainer.run({ ...view.hooks, signal }),
+      () => view.message('stopping after this step; once more to quit without saving'),
+    )
+    view.end()
+    output.event('done', { ...result })
+    if (result.stopped)
+      output.say(`stopped at step ${result.step}; go on with: ddpm train --resume --out ${values.out}`)
+    else output.say(`done: step ${result.step}, ${result.model}`)
+    return result.stopped ? exitCode : 0
+  },
+}
+
+function modelConfig(values: Values<typeof options>): ModelConfig {
+  return {
+    timesteps: values.timesteps,
+    betaSchedule: values.schedule,
+    parameterization: values.parameterization,
+    lossType: values.loss,
+    emaDecay: values['ema-decay'],
+    unetConfig: {
+      imageSize: values.size,
+      inChannels: values.channels,
+      outChannels: values.channels,
+      modelChannels: values['model-channels'],
+      channelMult: values['channel-mult'],
+      numResBlocks: values['res-blocks'],
+      attentionResolutions: values.attention,
+      numHeads: values.heads,
+      dropout: values.dropout,
+    },
+  }
+}
+
+/** What is shown of a training. */
+class TrainView {
+  #bar: Progress | undefined
+  #total = 0
+  #lastLine = 0
+
+  constructor(readonly output: ReturnType<typeof createOutput>) {}
+
+  readonly hooks: TrainHooks = {
+    onStart: ({ step, options, images, unreadable, parameters, device }) => {
+      this.#total = options.steps
+      this.#bar = new Progress(process.stderr, { label: 'train', total: options.steps, done: step })
+      this.output.event('start', {
+        step,
+        steps: options.steps,
+        images,
+        unreadable: unreadable.length,
+        parameters,
+        device,
+      })
+      const skipped = unreadable.length > 0 ? ` (${unreadable.length} unreadable, skipped)` : ''
+      this.output.say(
+        `${images} images${skipped}, ${(parameters / 1e6).toFixed(2)} M parameters, on ${device}` +
+          (step > 0 ? `, from step ${step}` : ''),
+      )
+    },
+    onStep: (metrics) => {
+      this.output.event('step', { ...metrics })
+      const note = `loss ${metrics.loss.toFixed(4)}  ${metrics.imagesPerSecond.toFixed(1)} images/s`
+      this.#bar?.update(metrics.step, note)
+      if (!process.stderr.isTTY) this.#line(metrics, note)
+    },
+    onCheckpoint: ({ step, folder }) => {
+      this.output.event('checkpoint', { step, folder })
+      if (!this.output.json) this.message(`checkpoint ${folder}`)
+    },
+    onSamples: ({ step, file }) => {
+      this.output.event('samples', { step, file })
+      if (!this.output.json) this.message(`samples ${file}`)
+    },
+    onUnreadable: ({ file, reason }) => {
+      this.output.event('unreadable', { file, reason })
+      if (!this.output.json) this.message(`skipped, can't be read: ${file} (${reason})`)
+    },
+  }
+
+  message(text: string): void {
+    if (this.#bar) this.#bar.print(text)
+    else process.stderr.write(`${text}\n`)
+  }
+
+  end(): void {
+    this.#bar?.clear()
+  }
+
+  #line(metrics: StepMetrics, note: string): void {
+    const now = performance.now()
+    if (now - this.#lastLine < lineMs && metrics.step < this.#total) return
+    this.#lastLine = now
+    this.output.say(`step ${metrics.step}/${this.#total}  ${note}`)
+  }
+}

@@ -1,0 +1,58 @@
+/** One image file to pixels, whatever its size and mode. */
+import sharp from 'sharp'
+
+export interface DecodeOptions {
+  /** Height and width of the result. */
+  readonly size: number
+  readonly channels: 1 | 3
+  /** What shows through transparent pixels: a CSS colour. */
+  readonly background: string
+}
+
+/** What sharp reads; other files of a folder are not images. */
+export const imageExtensions: ReadonlySet<string> = new Set(
+  '.png .jpg .jpeg .webp .gif .tif .tiff .avif .heic .heif .svg'.split(' '),
+)
+
+/**
+ * Decodes to 8-bit pixels, [size, size, channels] (HWC). Upright by its EXIF orientation, converted to sRGB (or to grey for one
+ * channel), flattened onto the background, then scaled to cover the square and cropped at the centre.
+ * Rejects for anything that cannot be decoded whole; of an animation the first frame counts.
+ */
+export async function decodeImage(file: string, options: DecodeOptions): Promise<Uint8Array> {
+  const { size, channels, background } = options
+  const { data, info } = await sharp(file, { failOn: 'truncated' })
+    // Before everything else: flattening 16-bit pixels onto an 8-bit colour would leave white at 254.
+    .pipelineColourspace('srgb')
+    .autoOrient()
+    .flatten({ background })
+    .resize(size, size, { fit: 'cover', position: 'centre' })
+    .toColourspace(channels === 1 ? 'b-w' : 'srgb')
+    .raw({ depth: 'uchar' })
+    .toBuffer({ resolveWithObject: true })
+  if (info.channels !== channels) throw new Error(`decoded to ${info.channels} channels instead of ${channels}`)
+  return new Uint8Array(data.buffer, data.byteOffset, data.length)
+}
+
+/** Reads the header only. Rejects where it is not that of an image. */
+export async function checkImageHeader(file: string): Promise<void> {
+  await sharp(file).metadata()
+}
+
+/** [size, size, channels] bytes to [channels, size, size] floats in [-1, 1], mirrored left to right where `flip`. */
+export function toSigned(
+  pixels: Uint8Array,
+  o: { size: number; channels: number; flip: boolean },
+  out: Float32Array,
+): void {
+  const { size, channels, flip } = o
+  let to = 0
+  for (let c = 0; c < channels; c++) {
+    for (let y = 0; y < size; y++) {
+      for (let x = 0; x < size; x++) {
+        const from = (y * size + (flip ? size - 1 - x : x)) * channels + c
+        out[to++] = pixels[from] / 127.5 - 1
+      }
+    }
+  }
+}

@@ -1,0 +1,100 @@
+/** Where things are computed. */
+import { DiffusionError, invalidArgument } from './errors'
+import { type NativeBuffer, type NativeDevice, native } from './native'
+
+/** 'auto' is CUDA where it is, else the CPU. 'cuda:1' is the second GPU; 'reference' and 'cuda-host' are for tests. */
+export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'reference' | 'cuda-host'
+
+export interface DeviceOptions {
+  /** Threads of the CPU backend; default DDPM_NUM_THREADS or all cores. */
+  threads?: number
+}
+
+export interface MemoryInfo {
+  /** Bytes held on the device by buffers and programs of this process's thread. */
+  inUse: number
+  /** Bytes that the device has. */
+  total: number
+}
+
+/** Opened devices of this thread. A device is a thread and a memory pool, so that asking twice must not make two. */
+const opened = new Map<string, Device>()
+
+export class Device {
+  readonly native: NativeDevice
+
+  private constructor(
+    /** As it can be asked for again: 'cpu', 'cuda', 'cuda:1'. */
+    readonly name: string,
+    device: NativeDevice,
+  ) {
+    this.native = device
+  }
+
+  /** Throws `device-unavailable` with what is missing when it can't be opened ('auto' falls back to the CPU). */
+  static open(name: DeviceName | Device = 'auto', options: DeviceOptions = {}): Device {
+    if (name instanceof Device) return name
+    const threads = options.threads ?? 0
+    if (!Number.isInteger(threads) || threads < 0) throw invalidArgument('threads', 'an integer of at least 0', threads)
+    if (name !== 'auto') return Device.#openNamed(name, threads)
+    try {
+      return Device.#openNamed('cuda', threads)
+    } catch (error) {
+      if (process.env.DDPM_DEBUG) process.stderr.write(`ddpm-native: no CUDA: ${(error as Error).message}\n`)
+      return Device.#openNamed('cpu', threads)
+    }
+  }
+
+  static #openNamed(name: string, threads: number): Device {
+    const match = /^(cpu|reference|cuda-host|cuda)(?::(\d+))?$/.exec(name)
+    if (!match || (match[2] && match[1] !== 'cuda')) {
+      throw invalidArgument('device', "'auto', 'cpu', 'cuda' or 'cuda:<index>'", name)
+    }
+    const [, backend, index = '0'] = match
+    const key = `${backend}:${index}:${threads}`
+    let device = opened.get(key)
+    if (!device) {
+      try {
+        device = new Device(name, native.openDevice(backend, Number(index), threads))
+      } catch (error) {
+        throw DiffusionError.from(error)
+      }
+      opened.set(key, device)
+    }
+    return device
+  }
+
+  /** The backend: 'cpu', 'cuda', ... */
+  get backend(): string {
+    return this.native.backend
+  }
+
+  info(): { name: string; isa: string; threads: number; memoryBytes: number } {
+    return this.native.info()
+  }
+
+  memoryInfo(): MemoryInfo {
+    return { inUse: this.native.memoryInUse(), total: this.native.info().memoryBytes }
+  }
+
+  /** Memory for `elements` numbers, zeroed. */
+  allocate(elements: number): NativeBuffer {
+    try {
+      return this.native.allocate(elements)
+    } catch (error) {
+      throw DiffusionError.from(error)
+    }
+  }
+
+  /** A new buffer with the data in it. */
+  upload(data: Float32Array | Int32Array): NativeBuffer {
+    const buffer = this.allocate(data.length)
+    buffer.write(data)
+    return buffer
+  }
+
+  /** Resolves when everything asked for before is done. */
+  synchronize(): Promise<void> {
+    return this.native.synchronize()
+  }
+}

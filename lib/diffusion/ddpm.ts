@@ -1,0 +1,128 @@
+/** Denoising diffusion in image space: Ho et al. 2020, by the names of CompVis' ddpm.py DDPM. */
+import { invalidArgument } from '../errors'
+import { boolean, integer, type Parsed, parseOptions, string, value } from '../options'
+import { checkShape, Tensor } from '../tensor'
+import { DiffusionModel, type SampleResult, type TrainBatchOptions } from './diffusion-model'
+import { imageRows } from './image-rows'
+import type { LossDict, LossResult } from './losses'
+import { modelSchema, type PSampleLoopOptions, samplingSchema } from './model-options'
+import type { LoopResult } from './sampling/loop'
+import type { TrainResult } from './training-step'
+
+const ddpmSchema = {
+  ...modelSchema,
+  /** Height and width of samples; default: the network's, or 256. */
+  imageSize: integer(undefined, { min: 1 }),
+  /** Channels of samples; default: the network's, or 3. */
+  channels: integer(undefined, { min: 1 }),
+  /** The images' name in a batch. */
+  firstStageKey: string('image'),
+}
+export type DDPMOptions = Partial<Parsed<typeof ddpmSchema>>
+
+const sampleSchema = { ...samplingSchema, batchSize: integer(16, { min: 1 }) }
+export type SampleOptions = Partial<Parsed<typeof sampleSchema>>
+
+const logImagesSchema = {
+  N: integer(8, { min: 1 }),
+  nRow: integer(2, { min: 1 }),
+  sample: boolean(true),
+  returnKeys: value<readonly (keyof LoggedImages)[]>('an array of names', Array.isArray),
+}
+export type LogImagesOptions = Partial<Parsed<typeof logImagesSchema>>
+
+/** Pictures to look at. Grids are [3, height, width]. */
+export interface LoggedImages {
+  inputs: Tensor
+  /** Inputs with more and more noise. */
+  diffusionRow: Tensor
+  samples?: Tensor
+  /** Samples with less and less noise. */
+  denoiseRow?: Tensor
+}
+
+/** Named tensors: with firstStageKey's, images NHWC (or NHW) in [-1, 1]. */
+export type Batch = Readonly<Record<string, Tensor>>
+
+export class DDPM extends DiffusionModel {
+  readonly imageSize: number
+  readonly channels: number
+  readonly firstStageKey: string
+
+  constructor(options: DDPMOptions) {
+    const o = parseOptions('DDPM', options, ddpmSchema)
+    super(o)
+    this.imageSize = o.imageSize ?? this.network?.imageSize ?? 256
+    this.channels = o.channels ?? this.network?.inChannels ?? 3
+    this.firstStageKey = o.firstStageKey
+  }
+
+  /** Images [batchSize, channels, imageSize, imageSize]; batchSize defaults to 16. See pSampleLoop. */
+  async sample<const O extends SampleOptions>(options?: O): Promise<SampleResult<O>> {
+    const { batchSize, ...rest } = parseOptions('sample', options, sampleSchema)
+    const shape = [batchSize, this.channels, this.imageSize, this.imageSize]
+    return this.pSampleLoop(shape, rest as PSampleLoopOptions) as Promise<SampleResult<O>>
+  }
+
+  /** batch[key], NHWC or NHW, as float32 NCHW. */
+  async getInput(batch: Batch, key: string): Promise<Tensor> {
+    const x = batch?.[key]
+    if (!(x instanceof Tensor) || (x.shape.length !== 4 && x.shape.length !== 3)) {
+      throw invalidArgument(`batch.${key}`, 'a Tensor of shape [n, height, width, channels] or [n, height, width]', x)
+    }
+    return this.nhwcToNchw(x)
+  }
+
+  async sharedStep(batch: Batch): Promise<LossResult> {
+    return this.forward(await this.getInput(batch, this.firstStageKey))
+  }
+
+  /**
+   * Loss, gradients and update of one batch; timesteps and noise are drawn from the model's seed and the step. Followed by
+   * onTrainBatchEnd. Needs configureOptimizers.
+   */
+  async trainingStep(batch: Batch, options: TrainBatchOptions = {}): Promise<TrainResult> {
+    return this.optimize(await this.getInput(batch, this.firstStageKey), options, { ema: false })
+  }
+
+  /** Losses 'val/...' with the trained weights, and 'val/..._ema' with the averaged ones. */
+  async validationStep(batch: Batch): Promise<LossDict> {
+    const x = await this.getInput(batch, this.firstStageKey)
+    const { lossDict } = await this.drawnLoss(x, { train: false })
+    const averaged = await this.emaScope(() => this.drawnLoss(x, { train: false }))
+    const renamed = Object.entries(averaged.lossDict).map(([key, loss]) => [`${key}_ema`, loss])
+    return { ...lossDict, ...Object.fromEntries(renamed) }
+  }
+
+  /**
+   * ddpm.py's log_images: of the batch's first `N` (8) images, the inputs; `nRow` (2) of them with the noise of every
+   * logEveryT'th timestep; and unless `sample` is false, N samples of the averaged weights with their intermediates.
+   */
+  async logImages(batch: Batch, options: LogImagesOptions = {}): Promise<Partial<LoggedImages>> {
+    const o = parseOptions('logImages', options, logImagesSchema)
+    const x = await this.getInput(batch, this.firstStageKey)
+    const n = Math.min(x.shape[0], o.N)
+    const inputs = await firstImages(x, n)
+    const xStart = await firstImages(x, Math.min(x.shape[0], o.nRow))
+    const noisy: Tensor[] = []
+    for (let t = 0; t < this.numTimesteps; t++) {
+      if (t % this.logEveryT === 0 || t === this.numTimesteps - 1) noisy.push(await this.qSample(xStart, t))
+    }
+    const log: LoggedImages = { inputs, diffusionRow: await imageRows(noisy) }
+    if (o.sample) {
+      const drawn: LoopResult = await this.emaScope(() => this.sample({ batchSize: n, returnIntermediates: true }))
+      log.samples = drawn.samples
+      log.denoiseRow = await imageRows(drawn.intermediates)
+    }
+    const wanted = o.returnKeys?.filter((key) => key in log) ?? []
+    if (wanted.length === 0) return log
+    return Object.fromEntries(wanted.map((key) => [key, log[key]]))
+  }
+}
+
+async function firstImages(x: Tensor, n: number): Promise<Tensor> {
+  const [, ...image] = x.shape
+  checkShape(image)
+  const size = image.reduce((a, b) => a * b, 1)
+  return Tensor.wrap((await x.data()).subarray(0, n * size), [n, ...image])
+}

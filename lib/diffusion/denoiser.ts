@@ -1,0 +1,159 @@
+/**
+ * What predicts the noise (or the clean image): a network that becomes part of the graph, or a function of the user's
+ * that is called between two programs. Both offer the same three things, so that nobody else tells them apart:
+ * `build` adds the output's value to a graph, `bindings` is what that graph then needs at run time, `check` says
+ * whether a shape is possible.
+ */
+import { AsyncLocalStorage } from 'node:async_hooks'
+import type { Device } from '../device'
+import { DiffusionError, describe, invalidArgument } from '../errors'
+import type { Graph, Value } from '../graph'
+import type { NativeBuffer } from '../native'
+import type { Network } from '../nn/network'
+import { Weights } from '../nn/weights'
+import type { Seed } from '../options'
+import type { Bindings } from '../program'
+import { type Shape, sameShape, sizeOf, Tensor } from '../tensor'
+
+/** x [n, c, h, w] and t int32 [n] to the prediction, of x's shape. x is only lent: it can't be used after the call. */
+export type DenoiserFunction = (x: Tensor, t: Tensor) => Tensor | Promise<Tensor>
+
+export interface Denoiser {
+  readonly network?: NetworkDenoiser
+  /** Throws unless samples of this shape can be given to it. */
+  check(shape: Shape, argument: string): void
+  /** x as flat samples [n, 1, 1, d] and t i32 [n, 1, 1, 1] to the output as flat samples. `train`: with dropout. */
+  build(graph: Graph, x: Value, t: Value, shape: Shape, train: boolean): Value
+  /** What `build` needs at run time, beyond x and t. */
+  bindings(x: NativeBuffer, t: Int32Array, shape: Shape): Promise<Bindings>
+  /** True where it takes x's values from outside the graph, so that x has to be computed first. */
+  readonly external: boolean
+  release(): void
+}
+
+export class NetworkDenoiser implements Denoiser {
+  readonly weights: Weights
+  readonly external = false
+  /** Which bank stands in for the weights in the current asynchronous context; see `withAverages`. */
+  readonly #bank = new AsyncLocalStorage<'weights' | 'ema'>()
+
+  constructor(
+    device: Device,
+    readonly module: Network,
+    seed: Seed,
+  ) {
+    if (module.inChannels !== module.outChannels) {
+      throw new DiffusionError(
+        'invalid-argument',
+        `model: expected as many output channels as input channels, got ${module.outChannels} and ${module.inChannels}`,
+        { argument: 'model', expected: `${module.inChannels} output channels`, received: String(module.outChannels) },
+      )
+    }
+    this.weights = new Weights(device, module.parameters, seed)
+  }
+
+  get network(): NetworkDenoiser {
+    return this
+  }
+
+  /** Runs `fn` with the averaged weights in place of the trained ones, for what `fn` starts and nothing else. */
+  withAverages<T>(fn: () => T): T {
+    return this.#bank.run('ema', fn)
+  }
+
+  get activeWeights(): NativeBuffer {
+    return this.weights.bank(this.#bank.getStore() ?? 'weights')
+  }
+
+  check(shape: Shape, argument: string): void {
+    const { inChannels, divisor } = this.module
+    const [n, c, h, w] = shape
+    if (shape.length === 4 && n > 0 && c === inChannels && h > 0 && w > 0 && h % divisor === 0 && w % divisor === 0)
+      return
+    const size = divisor > 1 ? `height and width multiples of ${divisor}` : 'height and width of at least 1'
+    const expected = `shape [n, ${inChannels}, height, width], ${size}`
+    const received = `[${shape.join(', ')}]`
+    throw new DiffusionError('invalid-argument', `${argument}: expected ${expected}, got ${received}`, {
+      argument,
+      expected,
+      received,
+    })
+  }
+
+  build(graph: Graph, x: Value, t: Value, shape: Shape, train: boolean): Value {
+    const [, channels, height, width] = shape
+    const rng = train ? graph.input('dropoutRng', [1, 1, 1, 4], 'i32') : undefined
+    const images = graph.toNhwc(x, { channels, height, width })
+    return graph.toNchw(this.module.build({ graph, train, rng }, images, t))
+  }
+
+  async bindings(): Promise<Bindings> {
+    return { weights: this.activeWeights }
+  }
+
+  release(): void {
+    this.weights.release()
+  }
+}
+
+export class FunctionDenoiser implements Denoiser {
+  readonly external = true
+
+  constructor(
+    readonly device: Device,
+    readonly fn: DenoiserFunction,
+  ) {}
+
+  check(shape: Shape, argument: string): void {
+    if (shape.length >= 2 && sizeOf(shape) > 0) return
+    throw invalidArgument(argument, 'a shape of at least 2 dimensions, samples first', shape)
+  }
+
+  build(graph: Graph, x: Value): Value {
+    return graph.input('out', x.dims)
+  }
+
+  /** Calls the function. Whatever it does wrong becomes a DiffusionError. */
+  async bindings(x: NativeBuffer, t: Int32Array, shape: Shape): Promise<Bindings> {
+    const lent = Tensor.onDevice(this.device, x, shape, { owned: false })
+    try {
+      let out: Tensor
+      try {
+        out = await this.fn(lent, Tensor.from(t))
+      } catch (cause) {
+        const reason = cause instanceof Error ? cause.message : String(cause)
+        throw new DiffusionError('denoiser-failed', `the denoiser threw: ${reason}`, { argument: 'model', cause })
+      }
+      return { out: await checkOutput(out, shape) }
+    } finally {
+      lent.dispose()
+    }
+  }
+
+  release(): void {}
+}
+
+async function checkOutput(out: unknown, shape: Shape): Promise<Float32Array> {
+  const expected = `a float32 Tensor of shape [${shape.join(', ')}]`
+  if (!(out instanceof Tensor) || !sameShape(out.shape, shape) || out.dtype !== 'float32') {
+    const received = describe(out)
+    throw new DiffusionError('denoiser-output', `the denoiser returned ${received}, expected ${expected}`, {
+      argument: 'model',
+      expected,
+      received,
+    })
+  }
+  const values = (await out.values()) as Float32Array
+  const bad = values.findIndex((v) => !Number.isFinite(v))
+  if (bad < 0) return values
+  throw new DiffusionError('not-finite', `the denoiser returned ${values[bad]} at element ${bad}`, {
+    argument: 'model',
+    expected: 'finite numbers',
+    received: String(values[bad]),
+  })
+}
+
+export function isNetwork(model: unknown): model is Network {
+  const candidate = model as Partial<Network> | null
+  return typeof candidate === 'object' && candidate !== null && typeof candidate.build === 'function'
+}

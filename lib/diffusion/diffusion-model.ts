@@ -1,0 +1,418 @@
+/** What all diffusion models have in common; ddpm.py's DDPM without what is about images. */
+import { Device } from '../device'
+import { DiffusionError, invalidArgument } from '../errors'
+import type { Network } from '../nn/network'
+import { UNet } from '../nn/unet'
+import type { StateDict } from '../nn/weights'
+import { boolean, integer, number, parseOptions, type Seed, seed, value } from '../options'
+import { drawTimesteps } from '../rng'
+import { checkShape, type Shape, sizeOf, Tensor } from '../tensor'
+import { Core, checkTensor } from './core'
+import { type Denoiser, type DenoiserFunction, FunctionDenoiser, isNetwork, NetworkDenoiser } from './denoiser'
+import { LitEma } from './ema'
+import { getLoss, type LossResult, lossAndGradients, lossInput, pLosses, requireNetwork } from './losses'
+import {
+  loopSchema,
+  type ModelSettings,
+  type PSampleLoopOptions,
+  type ScheduleOptions,
+  scheduleSchema,
+} from './model-options'
+import { pMeanVariance, pSample } from './posterior-step'
+import { nhwcToNchw, predictStartFromNoise, qMeanVariance, qPosterior, qSample } from './process'
+import { choosePlan } from './sampling/choose'
+import { type LoopResult, samplingLoop } from './sampling/loop'
+import { checkBetas, makeBetaSchedule, makeSchedule, type Schedule } from './schedule'
+import { type LoadReport, loadStateDict, type Stateful, stateDict } from './state'
+import type { Timesteps } from './timesteps'
+import { type OptimizerOptions, Training, type TrainingState, type TrainResult } from './training-step'
+
+const isTensor = (v: unknown) => v instanceof Tensor
+
+const clipSchema = { clipDenoised: boolean() }
+const pSampleSchema = {
+  ...clipSchema,
+  repeatNoise: boolean(false),
+  noise: value<Tensor>('a Tensor', isTensor),
+  seed: seed(),
+}
+const trainBatchSchema = {
+  step: integer(undefined, { min: 0, max: 2 ** 31 - 1 }),
+  sampleOffset: integer(0, { min: 0, max: 2 ** 31 - 1 }),
+  update: boolean(true),
+  accumulate: integer(1, { min: 1 }),
+  lr: number(undefined, { min: 0 }),
+  t: value<Timesteps>('timesteps', () => true),
+  noise: value<Tensor>('a Tensor', isTensor),
+}
+
+export interface PSampleOptions {
+  clipDenoised?: boolean
+  /** The same noise for all samples (default false). */
+  repeatNoise?: boolean
+  /** In place of drawn noise: of x's shape, or with `repeatNoise` of one sample's, [1, ...]. */
+  noise?: Tensor
+  /** Default: the next of the model's own. */
+  seed?: Seed
+}
+
+export interface TrainBatchOptions {
+  /** Names the drawn timesteps and noise, with `sampleOffset`; default: the number of updates so far. */
+  step?: number
+  /** Index of the first sample among those of this step (default 0). */
+  sampleOffset?: number
+  /** Change the weights after this batch (default), or only add to the gradients. */
+  update?: boolean
+  /** How many batches the gradients are the mean of (default 1). */
+  accumulate?: number
+  /** In place of the optimizer's. */
+  lr?: number
+  /** In place of drawn ones. */
+  t?: Timesteps
+  noise?: Tensor
+}
+
+/** With `returnIntermediates`, LoopResult; without, the samples alone. */
+export type SampleResult<O> = O extends { returnIntermediates: true } ? LoopResult : Tensor
+
+export abstract class DiffusionModel implements Schedule {
+  /** The schedule's buffers, [T] each; not to be written to (see registerSchedule). */
+  declare readonly betas: Float32Array
+  declare readonly alphasCumprod: Float32Array
+  declare readonly alphasCumprodPrev: Float32Array
+  declare readonly sqrtAlphasCumprod: Float32Array
+  declare readonly sqrtOneMinusAlphasCumprod: Float32Array
+  declare readonly logOneMinusAlphasCumprod: Float32Array
+  declare readonly sqrtRecipAlphasCumprod: Float32Array
+  declare readonly sqrtRecipm1AlphasCumprod: Float32Array
+  declare readonly posteriorVariance: Float32Array
+  declare readonly posteriorLogVarianceClipped: Float32Array
+  declare readonly posteriorMeanCoef1: Float32Array
+  declare readonly posteriorMeanCoef2: Float32Array
+  declare readonly lvlbWeights: Float32Array
+  /** log of each timestep's variance, [T]; a parameter of the state dict with learnLogvar. The loss does not use it. */
+  logvar: Float32Array
+
+  readonly seed: Seed
+  /** Dropout is active and losses are called 'train/...', as with torch's Module.training. Sampling never has dropout. */
+  training = true
+
+  readonly #core: Core
+  readonly #training: Training | undefined
+  readonly #ema: LitEma | undefined
+  readonly #options: ModelSettings
+
+  protected constructor(options: ModelSettings) {
+    this.#options = options
+    this.seed = options.seed
+    const schedule = this.#makeSchedule(options)
+    const device = Device.open(options.device)
+    const model = modelOf(options)
+    const denoiser: Denoiser = isNetwork(model)
+      ? new NetworkDenoiser(device, model, options.seed)
+      : new FunctionDenoiser(device, model)
+    this.#core = new Core(device, denoiser, options, schedule, options.seed)
+    if (denoiser.network) {
+      if (options.useEma) {
+        this.#ema = new LitEma(options.emaDecay)
+        denoiser.network.weights.copy('weights', 'ema')
+      }
+      this.#training = new Training(this.#core, denoiser.network, this.#ema)
+    }
+    this.logvar = new Float32Array(this.numTimesteps).fill(options.logvarInit)
+    this.#publish(schedule)
+  }
+
+  // ---- schedule ----------------------------------------------------------------------------------------------------
+
+  /** ddpm.py's register_schedule, with its defaults for what is left out. */
+  registerSchedule(options: ScheduleOptions = {}): void {
+    this.#core.alive()
+    const schedule = this.#makeSchedule(parseOptions('registerSchedule', options, scheduleSchema))
+    if (schedule.betas.length !== this.numTimesteps) {
+      this.logvar = new Float32Array(schedule.betas.length).fill(this.#options.logvarInit)
+    }
+    this.#publish(schedule)
+  }
+
+  #makeSchedule(o: Required<Omit<ScheduleOptions, 'givenBetas'>> & ScheduleOptions): Schedule {
+    const betas = o.givenBetas ? checkBetas(o.givenBetas) : makeBetaSchedule(o.betaSchedule, o.timesteps, o)
+    return makeSchedule(betas, this.#options)
+  }
+
+  #publish(schedule: Schedule): void {
+    this.#core.schedule = schedule
+    Object.assign(this, schedule)
+  }
+
+  get numTimesteps(): number {
+    return this.#core.numTimesteps
+  }
+
+  get parameterization(): 'eps' | 'x0' {
+    return this.#options.parameterization
+  }
+
+  get logEveryT(): number {
+    return this.#options.logEveryT
+  }
+
+  get device(): Device {
+    return this.#core.device
+  }
+
+  /** The network; undefined where the denoiser is a function. */
+  get network(): Network | undefined {
+    return this.#core.denoiser.network?.module
+  }
+
+  /** How many numbers are trained; 0 for a function. */
+  get parameterCount(): number {
+    return (this.network?.parameters.slots ?? []).reduce((sum, { shape }) => sum + sizeOf(shape), 0)
+  }
+
+  /** Sets `training`; torch's Module.train. */
+  train(mode = true): this {
+    this.training = mode
+    return this
+  }
+
+  eval(): this {
+    return this.train(false)
+  }
+
+  // ---- the forward process and its posterior -------------------------------------------------------------------------
+
+  /** q(x_t | x_0): Ho et al. 2020, eq. 4. mean has xStart's shape, variance and logVariance [n, 1, ...]. */
+  async qMeanVariance(xStart: Tensor, t: Timesteps): Promise<{ mean: Tensor; variance: Tensor; logVariance: Tensor }> {
+    return qMeanVariance(this.#core, xStart, t)
+  }
+
+  /** x_t from x_0. noise: of xStart's shape; default: the next of the model's own. */
+  async qSample(xStart: Tensor, t: Timesteps, noise?: Tensor): Promise<Tensor> {
+    return qSample(this.#core, xStart, t, noise)
+  }
+
+  /** x_0 from x_t and its noise. */
+  async predictStartFromNoise(xT: Tensor, t: Timesteps, noise: Tensor): Promise<Tensor> {
+    return predictStartFromNoise(this.#core, xT, t, noise)
+  }
+
+  /** q(x_{t-1} | x_t, x_0): Ho et al. 2020, eq. 6 and 7. */
+  async qPosterior(
+    xStart: Tensor,
+    xT: Tensor,
+    t: Timesteps,
+  ): Promise<{ posteriorMean: Tensor; posteriorVariance: Tensor; posteriorLogVarianceClipped: Tensor }> {
+    return qPosterior(this.#core, xStart, xT, t)
+  }
+
+  // ---- the reverse process -----------------------------------------------------------------------------------------
+
+  /** p(x_{t-1} | x_t) by the denoiser. clipDenoised: of the predicted x_0 to [-1, 1]; default: the model's. */
+  async pMeanVariance(
+    x: Tensor,
+    t: Timesteps,
+    options: { clipDenoised?: boolean } = {},
+  ): Promise<{ modelMean: Tensor; posteriorVariance: Tensor; posteriorLogVariance: Tensor }> {
+    const { clipDenoised } = parseOptions('pMeanVariance', options, clipSchema)
+    return pMeanVariance(this.#core, x, t, { clipDenoised: clipDenoised ?? this.#options.clipDenoised })
+  }
+
+  /** One step: x_{t-1} from x_t. */
+  async pSample(x: Tensor, t: Timesteps, options: PSampleOptions = {}): Promise<Tensor> {
+    const o = parseOptions('pSample', options, pSampleSchema)
+    const clipDenoised = o.clipDenoised ?? this.#options.clipDenoised
+    return pSample(this.#core, x, t, { ...o, clipDenoised, seed: o.seed ?? this.#core.seeds.next() })
+  }
+
+  /**
+   * From noise to samples of `shape` [n, c, h, w]. Image i of a seed has the same noise in any batch. Throws `aborted`
+   * within one step of `signal`, `not-finite` for NaN; leaves nothing on the device.
+   */
+  async pSampleLoop<const O extends PSampleLoopOptions>(shape: Shape, options?: O): Promise<SampleResult<O>> {
+    checkShape(shape)
+    const o = parseOptions('pSampleLoop', options, loopSchema)
+    const core = this.#core
+    core.alive()
+    const result = await samplingLoop(core, shape, choosePlan(core, o), {
+      ...o,
+      seed: o.seed ?? core.seeds.next(),
+      logEveryT: o.logEveryT ?? this.#options.logEveryT,
+    })
+    return (o.returnIntermediates ? result : result.samples) as SampleResult<O>
+  }
+
+  // ---- losses ------------------------------------------------------------------------------------------------------
+
+  /** l1 or l2 by lossType: the mean (a Tensor of shape []), or with `mean` false every element's. */
+  async getLoss(pred: Tensor, target: Tensor, mean = true): Promise<Tensor> {
+    return getLoss(this.#core, pred, target, mean)
+  }
+
+  /** The training loss of xStart noised to t. noise: default the next of the model's own. */
+  async pLosses(xStart: Tensor, t: Timesteps, noise?: Tensor): Promise<LossResult> {
+    return pLosses(this.#core, await lossInput(this.#core, { xStart, t, noise, train: this.training }))
+  }
+
+  /** The loss, and its gradients by state_dict name. Changes nothing. `unsupported` where the denoiser is a function. */
+  async lossAndGradients(xStart: Tensor, t: Timesteps, noise?: Tensor): Promise<LossResult & { gradients: StateDict }> {
+    requireNetwork(this.#core, 'lossAndGradients')
+    return lossAndGradients(this.#core, await lossInput(this.#core, { xStart, t, noise, train: this.training }))
+  }
+
+  /** pLosses at timesteps drawn evenly from all. */
+  async forward(x: Tensor): Promise<LossResult> {
+    return this.drawnLoss(x, { train: this.training })
+  }
+
+  protected async drawnLoss(xStart: Tensor, { train }: { train: boolean }): Promise<LossResult> {
+    const core = this.#core
+    checkTensor(xStart, 'x')
+    const [batchSize] = xStart.shape
+    const { numTimesteps } = core
+    const t = drawTimesteps(core.seeds.next(), 0, { batchSize, numTimesteps, sampleOffset: 0 })
+    return pLosses(core, await lossInput(core, { xStart, t, train }))
+  }
+
+  /** [n, h, w, c] or [n, h, w] to float32 [n, c, h, w]. */
+  protected nhwcToNchw(x: Tensor): Promise<Tensor> {
+    return nhwcToNchw(this.#core, x)
+  }
+
+  // ---- training ----------------------------------------------------------------------------------------------------
+
+  /** AdamW, starting afresh. Defaults: betas [0.9, 0.999], eps 1e-8, weightDecay 0.01, maxGradNorm 0 (no clipping). */
+  configureOptimizers(options: OptimizerOptions): void {
+    this.#requireTraining('configureOptimizers').configure(options)
+  }
+
+  /** Updates so far. */
+  get globalStep(): number {
+    return this.#training?.step ?? 0
+  }
+
+  /**
+   * Loss and gradients of one batch, the update of the weights and of their averages: one program. x: NCHW, a Float32Array
+   * has the network's own size. Needs configureOptimizers. Throws `not-finite` when the loss is not a number.
+   */
+  async trainBatch(x: Tensor | Float32Array, options: TrainBatchOptions = {}): Promise<TrainResult> {
+    return this.optimize(x, options, { ema: true })
+  }
+
+  /** trainBatch, with the choice of leaving the averages to onTrainBatchEnd. */
+  protected async optimize(
+    x: Tensor | Float32Array,
+    options: TrainBatchOptions,
+    { ema }: { ema: boolean },
+  ): Promise<TrainResult> {
+    const training = this.#requireTraining('training')
+    const { lr, update, accumulate, ...o } = parseOptions('trainBatch', options, trainBatchSchema)
+    const xStart = x instanceof Float32Array ? this.#images(x) : x
+    checkTensor(xStart, 'x')
+    const { sampleOffset } = o
+    const step = o.step ?? training.step
+    const { numTimesteps } = this
+    const t = o.t ?? drawTimesteps(this.seed, step, { batchSize: xStart.shape[0], numTimesteps, sampleOffset })
+    const stream = { seed: this.seed, step, sampleOffset }
+    const input = await lossInput(this.#core, { xStart, t, noise: o.noise, stream, train: true })
+    return training.batch(input, { update, accumulate, lr, ema })
+  }
+
+  #images(data: Float32Array): Tensor {
+    const { inChannels, imageSize } = requireNetwork(this.#core, 'training').module
+    const shape = [data.length / (inChannels * imageSize ** 2), inChannels, imageSize, imageSize]
+    if (data.length === 0 || !Number.isInteger(shape[0])) {
+      throw invalidArgument('x', `a multiple of ${sizeOf(shape.slice(1))} numbers`, data)
+    }
+    return Tensor.wrap(data, shape)
+  }
+
+  #requireTraining(method: string): Training {
+    this.#core.alive()
+    requireNetwork(this.#core, method)
+    return this.#training!
+  }
+
+  /** ddpm.py's on_train_batch_end: averages the weights in. For use with trainingStep; trainBatch does it itself. */
+  async onTrainBatchEnd(): Promise<void> {
+    const { network } = this.#core.denoiser
+    if (this.#ema && network) await this.#ema.update(this.#core, network.weights, network.module.parameters.count)
+  }
+
+  /** Everything that a bit-exact resume needs of the model. */
+  async trainingState(): Promise<TrainingState> {
+    return this.#requireTraining('trainingState').state()
+  }
+
+  /** After configureOptimizers. */
+  async loadTrainingState(state: TrainingState): Promise<void> {
+    await this.#requireTraining('loadTrainingState').loadState(state)
+  }
+
+  /**
+   * Runs `fn` with the averaged weights in place of the trained ones (without useEma, with the trained ones). Only what `fn`
+   * starts sees them; a training that goes on meanwhile does not.
+   */
+  async emaScope<T>(fn: () => T | Promise<T>): Promise<T> {
+    const { network } = this.#core.denoiser
+    return network && this.#ema ? network.withAverages(fn) : fn()
+  }
+
+  // ---- state -------------------------------------------------------------------------------------------------------
+
+  get #stateful(): Stateful {
+    return {
+      schedule: this.#core.schedule,
+      logvar: this.#options.learnLogvar ? this.logvar : undefined,
+      network: this.#core.denoiser.network,
+      ema: this.#ema,
+    }
+  }
+
+  /** By ddpm.py's names: schedule buffers, model.diffusion_model.*, model_ema.*. */
+  async stateDict(): Promise<StateDict> {
+    this.#core.alive()
+    return stateDict(this.#stateful)
+  }
+
+  /**
+   * Takes a dict with ddpm.py's names, or with the network's alone. Throws `state-mismatch` for wrong shapes and, with `strict`
+   * (default), for missing and unexpected names, before anything is changed.
+   */
+  async loadStateDict(dict: StateDict, options: { strict?: boolean } = {}): Promise<LoadReport> {
+    this.#core.alive()
+    const { strict } = parseOptions('loadStateDict', options, { strict: boolean(true) })
+    const { schedule, logvar, missing, unexpected } = await loadStateDict(this.#stateful, dict, strict)
+    if (logvar) this.logvar = logvar
+    this.#publish(schedule)
+    return { missing, unexpected }
+  }
+
+  /** Bytes in use on the device, and by each compiled program of this model. */
+  memoryInfo(): ReturnType<Core['memoryInfo']> {
+    return this.#core.memoryInfo()
+  }
+
+  /** Gives all memory back. Using the model afterwards throws `disposed`; disposing of it again does nothing. */
+  dispose(): void {
+    this.#core.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
+
+function modelOf(options: ModelSettings): Network | DenoiserFunction {
+  const { model, unetConfig } = options
+  if ((model === undefined) === (unetConfig === undefined)) {
+    const received = model ? 'both' : 'neither'
+    throw new DiffusionError('invalid-argument', `expected either model or unetConfig, got ${received}`, {
+      argument: 'model',
+      expected: 'either model or unetConfig',
+      received,
+    })
+  }
+  return model ?? new UNet(unetConfig!)
+}

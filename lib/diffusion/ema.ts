@@ -1,0 +1,38 @@
+/** The running average of the weights: ldm ema.py's LitEma. The averages are the bank 'ema'. */
+import type { Weights } from '../nn/weights'
+import type { Core } from './core'
+
+export const hyperLength = 16
+/** Index of the decay in kernels/ops.h Hyper. */
+const hyperEmaDecay = 9
+
+export class LitEma {
+  /** How often it was updated; -1: the decay is constant. */
+  numUpdates: number
+
+  /** `useNumUpdates`: while there are few updates, average over few: decay = min(decay, (1 + n) / (10 + n)). */
+  constructor(
+    public decay = 0.9999,
+    useNumUpdates = true,
+  ) {
+    this.numUpdates = useNumUpdates ? 0 : -1
+  }
+
+  /** Counts an update and returns the decay to use for it. */
+  advance(): number {
+    if (this.numUpdates < 0) return this.decay
+    this.numUpdates += 1
+    return Math.min(this.decay, (1 + this.numUpdates) / (10 + this.numUpdates))
+  }
+
+  /** Averages the weights in once. */
+  async update(core: Core, weights: Weights, count: number): Promise<void> {
+    const program = core.program('ema', { count }, (g) => {
+      g.ema(g.input('hyper', [1, 1, 1, hyperLength]), { count })
+      return {}
+    })
+    const hyper = new Float32Array(hyperLength)
+    hyper[hyperEmaDecay] = this.advance()
+    await program.run({ hyper, weights: weights.bank('weights'), ema: weights.bank('ema') })
+  }
+}

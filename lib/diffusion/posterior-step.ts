@@ -1,0 +1,96 @@
+/** One step from x_t to x_{t-1} as one program: denoiser, posterior mean and noise together. */
+import type { Graph, Value } from '../graph'
+import type { Seed } from '../options'
+import type { Program } from '../program'
+import { type Shape, Tensor } from '../tensor'
+import { type Core, checkTensor, extentOf } from './core'
+import { noiseBindings, noiseInputs, posteriorVariances } from './process'
+import { posteriorTable, rowLength } from './step-tables'
+import { parseTimesteps, type Timesteps } from './timesteps'
+
+export interface StepKind {
+  readonly shape: Shape
+  readonly clip: boolean
+  /** drawn in the graph; given for each sample; one given for all (shared); or no noise at all. */
+  readonly noise: 'drawn' | 'given' | 'shared' | 'none'
+  /** Also return the prediction of x_0. */
+  readonly x0: boolean
+  readonly deterministic?: boolean
+}
+
+/** Inputs x, t, table, then noise or (rng, sample, step) as `noise` says, and the denoiser's; outputs y and x0. */
+export function stepProgram(core: Core, kind: StepKind): Program {
+  const { shape, clip, noise, x0 } = kind
+  const { n, d } = extentOf(shape, 'x')
+  const build = (g: Graph): Record<string, Value> => {
+    const x = g.input('x', [n, 1, 1, d])
+    const t = g.input('t', [n, 1, 1, 1], 'i32')
+    const table = g.input('table', [core.numTimesteps, 1, 1, rowLength])
+    const out = core.denoiser.build(g, x, t, shape, false)
+    const next = g.posteriorStep(x, out, table, t, {
+      clip,
+      noise:
+        noise === 'given' || noise === 'shared' ? g.input('noise', [noise === 'given' ? n : 1, 1, 1, d]) : undefined,
+      draw: noise === 'drawn' ? noiseInputs(g, n) : undefined,
+    })
+    return x0 ? next : { y: next.y }
+  }
+  return core.program('step', { shape: shape.join('x'), clip, noise, x0 }, build, kind.deterministic)
+}
+
+export function posteriorTableOf(core: Core) {
+  return core.table('posterior', () => posteriorTable(core.schedule, core.settings.parameterization))
+}
+
+/** ddpm.py's p_mean_variance. */
+export async function pMeanVariance(core: Core, x: Tensor, t: Timesteps, o: { clipDenoised: boolean }) {
+  const { y, steps } = await runStep(core, x, t, { clip: o.clipDenoised, noise: 'none', extra: {} })
+  const { posteriorVariance, posteriorLogVarianceClipped } = posteriorVariances(core, steps, x.shape)
+  return { modelMean: y, posteriorVariance, posteriorLogVariance: posteriorLogVarianceClipped }
+}
+
+export interface PSampleOptions {
+  clipDenoised: boolean
+  /** The same noise for all samples. */
+  repeatNoise: boolean
+  /** In place of drawn noise: of x's shape, or of one sample with `repeatNoise`. */
+  noise?: Tensor
+  seed: Seed
+}
+
+/** ddpm.py's p_sample. No noise is added where t is 0. */
+export async function pSample(core: Core, x: Tensor, t: Timesteps, o: PSampleOptions): Promise<Tensor> {
+  checkTensor(x, 'x')
+  const { n } = extentOf(x.shape, 'x')
+  if (o.noise) {
+    checkTensor(o.noise, 'noise', o.repeatNoise ? [1, ...x.shape.slice(1)] : x.shape)
+    const extra = { noise: await o.noise.binding(core.device) }
+    return (await runStep(core, x, t, { clip: o.clipDenoised, noise: o.repeatNoise ? 'shared' : 'given', extra })).y
+  }
+  const extra = noiseBindings(n, { seed: o.seed, sampleOffset: 0, step: 0 })
+  if (o.repeatNoise) extra.sample.fill(0)
+  return (await runStep(core, x, t, { clip: o.clipDenoised, noise: 'drawn', extra })).y
+}
+
+async function runStep(
+  core: Core,
+  x: Tensor,
+  t: Timesteps,
+  o: { clip: boolean; noise: StepKind['noise']; extra: Parameters<Program['run']>[0] },
+): Promise<{ y: Tensor; steps: Int32Array }> {
+  checkTensor(x, 'x')
+  core.denoiser.check(x.shape, 'x')
+  const steps = await parseTimesteps(t, x.shape[0], core.numTimesteps)
+  const binding = await x.binding(core.device)
+  // A function sees x as a tensor on the device, as it does in a sampling loop.
+  const state = ArrayBuffer.isView(binding) ? core.device.upload(binding) : binding
+  try {
+    const program = stepProgram(core, { shape: x.shape, clip: o.clip, noise: o.noise, x0: false })
+    const denoiser = await core.denoiser.bindings(state, steps, x.shape)
+    const table = posteriorTableOf(core)
+    const { y } = await program.run({ x: state, t: steps, table, ...o.extra, ...denoiser })
+    return { y: Tensor.wrap(y, x.shape), steps }
+  } finally {
+    if (state !== binding) state.release()
+  }
+}

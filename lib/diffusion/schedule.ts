@@ -1,0 +1,185 @@
+/**
+ * The noise schedule: pure functions in float64, rounded once to float32 (Ho et al. 2020, section 2; ddpm.py's
+ * register_schedule; ldm util.py).
+ */
+import { DiffusionError, invalidArgument } from '../errors'
+
+export type BetaSchedule = 'linear' | 'cosine' | 'sqrt_linear' | 'sqrt'
+export const betaSchedules: readonly BetaSchedule[] = ['linear', 'cosine', 'sqrt_linear', 'sqrt']
+
+/** What the network predicts: the noise or the clean image. */
+export type Parameterization = 'eps' | 'x0'
+
+export interface BetaOptions {
+  linearStart: number
+  linearEnd: number
+  cosineS: number
+}
+
+/** The buffers of register_schedule, [T] each, by ddpm.py's names camelCased. */
+export interface Schedule {
+  readonly betas: Float32Array
+  readonly alphasCumprod: Float32Array
+  readonly alphasCumprodPrev: Float32Array
+  readonly sqrtAlphasCumprod: Float32Array
+  readonly sqrtOneMinusAlphasCumprod: Float32Array
+  readonly logOneMinusAlphasCumprod: Float32Array
+  readonly sqrtRecipAlphasCumprod: Float32Array
+  readonly sqrtRecipm1AlphasCumprod: Float32Array
+  readonly posteriorVariance: Float32Array
+  readonly posteriorLogVarianceClipped: Float32Array
+  readonly posteriorMeanCoef1: Float32Array
+  readonly posteriorMeanCoef2: Float32Array
+  readonly lvlbWeights: Float32Array
+}
+
+/** `n` numbers from `start` to `end`, both included, from whichever end is nearer, as torch.linspace. */
+function linspace(start: number, end: number, n: number): Float64Array {
+  const step = n > 1 ? (end - start) / (n - 1) : 0
+  return Float64Array.from({ length: n }, (_, i) => (i < n / 2 ? start + step * i : end - step * (n - 1 - i)))
+}
+
+/**
+ * Betas by ldm util.py's make_beta_schedule. Its names are kept: 'linear' is linear in sqrt(beta), 'sqrt_linear' is
+ * linear in beta, 'sqrt' is the root of a linear ramp; 'cosine' is Nichol & Dhariwal 2021, eq. 17.
+ */
+export function makeBetaSchedule(schedule: BetaSchedule, timesteps: number, o: BetaOptions): Float64Array {
+  switch (schedule) {
+    case 'linear':
+      return linspace(Math.sqrt(o.linearStart), Math.sqrt(o.linearEnd), timesteps).map((v) => v * v)
+    case 'sqrt_linear':
+      return linspace(o.linearStart, o.linearEnd, timesteps)
+    case 'sqrt':
+      return linspace(o.linearStart, o.linearEnd, timesteps).map(Math.sqrt)
+    case 'cosine': {
+      const alphaBar = (i: number) => Math.cos(((i / timesteps + o.cosineS) / (1 + o.cosineS)) * (Math.PI / 2)) ** 2
+      return Float64Array.from({ length: timesteps }, (_, i) =>
+        Math.min(Math.max(1 - alphaBar(i + 1) / alphaBar(i), 0), 0.999),
+      )
+    }
+  }
+}
+
+/** Betas as given by the user: 2 or more of them, each between 0 and 1. */
+export function checkBetas(betas: unknown): Float64Array {
+  const list = ArrayBuffer.isView(betas) || Array.isArray(betas) ? Array.from(betas as ArrayLike<number>) : []
+  if (list.length < 2 || !list.every((beta) => typeof beta === 'number' && beta > 0 && beta < 1)) {
+    throw invalidArgument('givenBetas', 'at least 2 numbers between 0 and 1', betas)
+  }
+  return Float64Array.from(list)
+}
+
+/**
+ * Everything that follows from the betas. `vPosterior` v chooses the variance (1-v)*beta_tilde + v*beta. The lvlb weights
+ * are computed in float32 step by step because ddpm.py does so; their first element is a copy of the second.
+ */
+export function makeSchedule(
+  betas: Float64Array,
+  o: { vPosterior: number; parameterization: Parameterization },
+): Schedule {
+  const alphas = betas.map((beta) => 1 - beta)
+  let product = 1
+  const bar = alphas.map((alpha) => {
+    product *= alpha
+    return product
+  })
+  const previous = bar.map((_, t) => (t === 0 ? 1 : bar[t - 1]))
+  const posterior = betas.map((beta, t) => posteriorVariance(beta, bar[t], previous[t], o.vPosterior))
+  const schedule = {
+    betas: Float32Array.from(betas),
+    alphasCumprod: Float32Array.from(bar),
+    alphasCumprodPrev: Float32Array.from(previous),
+    sqrtAlphasCumprod: Float32Array.from(bar, Math.sqrt),
+    sqrtOneMinusAlphasCumprod: Float32Array.from(bar, (a) => Math.sqrt(1 - a)),
+    logOneMinusAlphasCumprod: Float32Array.from(bar, (a) => Math.log(1 - a)),
+    sqrtRecipAlphasCumprod: Float32Array.from(bar, (a) => Math.sqrt(1 / a)),
+    sqrtRecipm1AlphasCumprod: Float32Array.from(bar, (a) => Math.sqrt(1 / a - 1)),
+    posteriorVariance: Float32Array.from(posterior),
+    posteriorLogVarianceClipped: Float32Array.from(posterior, (v) => Math.log(Math.max(v, 1e-20))),
+    posteriorMeanCoef1: Float32Array.from(bar, (a, t) => (betas[t] * Math.sqrt(previous[t])) / (1 - a)),
+    posteriorMeanCoef2: Float32Array.from(bar, (a, t) => ((1 - previous[t]) * Math.sqrt(alphas[t])) / (1 - a)),
+  }
+  const lvlbWeights = o.parameterization === 'eps' ? lvlbEps(schedule, alphas) : lvlbX0(schedule)
+  lvlbWeights[0] = lvlbWeights[1]
+  return { ...schedule, lvlbWeights }
+}
+
+/** beta_tilde of Ho et al. 2020, eq. 7, mixed with beta. */
+export function posteriorVariance(beta: number, bar: number, previous: number, vPosterior: number): number {
+  return ((1 - vPosterior) * beta * (1 - previous)) / (1 - bar) + vPosterior * beta
+}
+
+const f32 = Math.fround
+
+/** beta^2 / (2 sigma^2 alpha (1 - alpha_bar)): Ho et al. 2020, eq. 12. */
+function lvlbEps(s: Omit<Schedule, 'lvlbWeights'>, alphas: Float64Array): Float32Array {
+  return s.betas.map((beta, t) => {
+    const denominator = f32(f32(f32(2 * s.posteriorVariance[t]) * f32(alphas[t])) * f32(1 - s.alphasCumprod[t]))
+    return f32(beta * beta) / denominator
+  })
+}
+
+/** ddpm.py's weights for x0, with its denominator 2 - alpha_bar (`2. * 1 - alphas_cumprod`). */
+function lvlbX0(s: Omit<Schedule, 'lvlbWeights'>): Float32Array {
+  return s.alphasCumprod.map((bar) => f32(0.5 * f32(Math.sqrt(bar))) / f32(2 - bar))
+}
+
+// ---- fewer steps ---------------------------------------------------------------------------------------------------
+
+export type DdimDiscretization = 'uniform' | 'quad'
+
+/**
+ * Ascending timesteps of DDIM by ldm util.py's make_ddim_timesteps. 'uniform' steps by floor(T / steps), which can make
+ * more of them than asked for; one is added to each, so that the last may be T, which has no alpha: then this throws,
+ * where ddim.py fails with an IndexError.
+ */
+export function makeDdimTimesteps(discretization: DdimDiscretization, steps: number, numTimesteps: number): Int32Array {
+  if (!Number.isSafeInteger(steps) || steps < 1 || steps > numTimesteps) {
+    throw invalidArgument('steps', `an integer from 1 to ${numTimesteps}`, steps)
+  }
+  let timesteps: Int32Array
+  if (discretization === 'uniform') {
+    const stride = Math.floor(numTimesteps / steps)
+    timesteps = Int32Array.from({ length: Math.ceil(numTimesteps / stride) }, (_, i) => i * stride + 1)
+  } else {
+    timesteps = Int32Array.from(linspace(0, Math.sqrt(numTimesteps * 0.8), steps), (v) => Math.floor(v * v) + 1)
+  }
+  if (timesteps[timesteps.length - 1] >= numTimesteps) {
+    const message =
+      `steps: ${steps} of ${numTimesteps} timesteps put DDIM's last step at ${numTimesteps}, beyond the schedule; ` +
+      `a number of steps whose stride divides ${numTimesteps}, such as ${Math.floor(numTimesteps / 2)} or fewer, works`
+    throw new DiffusionError('invalid-argument', message, {
+      argument: 'steps',
+      expected: `a last timestep below ${numTimesteps}`,
+      received: String(steps),
+    })
+  }
+  return timesteps
+}
+
+/**
+ * Song et al. 2021, eq. 16, as ldm util.py's make_ddim_sampling_parameters: the last step goes to alphasCumprod[0], not
+ * to 1.
+ */
+export function makeDdimParameters(
+  alphasCumprod: Float32Array,
+  timesteps: Int32Array,
+  eta: number,
+): { alphas: Float64Array; alphasPrev: Float64Array; sigmas: Float64Array } {
+  const alphas = Float64Array.from(timesteps, (t) => alphasCumprod[t])
+  const alphasPrev = alphas.map((_, i) => (i === 0 ? alphasCumprod[0] : alphas[i - 1]))
+  const sigmas = alphas.map((a, i) => eta * Math.sqrt(((1 - alphasPrev[i]) / (1 - a)) * (1 - a / alphasPrev[i])))
+  return { alphas, alphasPrev, sigmas }
+}
+
+/**
+ * Ascending timesteps of respaced ancestral sampling: evenly spread from 0 to T - 1 (Nichol & Dhariwal 2021, section 4).
+ * One step alone is T - 1.
+ */
+export function respacedTimesteps(steps: number, numTimesteps: number): Int32Array {
+  if (!Number.isSafeInteger(steps) || steps < 1 || steps > numTimesteps) {
+    throw invalidArgument('steps', `an integer from 1 to ${numTimesteps}`, steps)
+  }
+  if (steps === 1) return Int32Array.of(numTimesteps - 1)
+  return Int32Array.from({ length: steps }, (_, i) => Math.round((i * (numTimesteps - 1)) / (steps - 1)))
+}

@@ -1,0 +1,202 @@
+/** One training step as one program: q_sample, network, loss, gradients, AdamW, EMA. */
+import { DiffusionError } from '../errors'
+import type { Graph, Value } from '../graph'
+import type { StateDict } from '../nn/weights'
+import { array, number, type Parsed, parseOptions, required } from '../options'
+import type { Core } from './core'
+import type { NetworkDenoiser } from './denoiser'
+import { hyperLength, type LitEma } from './ema'
+import {
+  backward,
+  buildLoss,
+  type LossInput,
+  type LossResult,
+  lossBindings,
+  lossDictOf,
+  lossKey,
+  lossWeights,
+} from './losses'
+
+const optimizerSchema = {
+  /** Learning rate; ddpm.py's self.learning_rate. */
+  lr: required(number(undefined, { min: 0 })),
+  betas: array(number(undefined, { min: 0, max: 1 }), [0.9, 0.999]),
+  eps: number(1e-8, { min: 0 }),
+  weightDecay: number(0.01, { min: 0 }),
+  /** Gradients are scaled down to this global L2 norm; 0: no clipping. */
+  maxGradNorm: number(0, { min: 0 }),
+}
+
+/** AdamW (Loshchilov & Hutter 2019) with torch.optim.AdamW's defaults. */
+export type OptimizerOptions = Partial<Parsed<typeof optimizerSchema>> & { lr: number }
+
+export interface UpdateOptions {
+  /** Change the weights after this batch; otherwise only add to the gradients. */
+  update: boolean
+  /** How many batches the gradients are the mean of. */
+  accumulate: number
+  /** In place of the optimizer's learning rate. */
+  lr?: number
+  /** Average the new weights in. */
+  ema: boolean
+}
+
+export interface TrainResult extends LossResult {
+  /** Global L2 norm of the gradients before clipping; undefined without an update. */
+  gradNorm?: number
+}
+
+/** Everything that a bit-exact resume needs of the model. */
+export interface TrainingState {
+  weights: StateDict
+  /** Undefined where useEma is false. */
+  ema?: StateDict
+  m: StateDict
+  v: StateDict
+  optimizerStep: number
+  emaUpdates: number
+  /** Seeds drawn so far for calls that were given none (default 0). */
+  draws?: number
+}
+
+export class Training {
+  /** Updates so far. */
+  step = 0
+  #options: Parsed<typeof optimizerSchema> | undefined
+
+  constructor(
+    readonly core: Core,
+    readonly network: NetworkDenoiser,
+    readonly ema: LitEma | undefined,
+  ) {}
+
+  /** A new optimizer: its moments and its step start from zero. */
+  configure(options: OptimizerOptions): void {
+    const parsed = parseOptions('configureOptimizers', options, optimizerSchema)
+    if (parsed.betas.length !== 2) {
+      throw new DiffusionError('invalid-argument', `betas: expected 2 numbers, got ${parsed.betas.length}`, {
+        argument: 'betas',
+        expected: '2 numbers',
+        received: String(parsed.betas.length),
+      })
+    }
+    this.#options = parsed
+    this.step = 0
+    const { weights } = this.network
+    for (const bank of ['grads', 'm', 'v'] as const) {
+      if (weights.has(bank)) weights.bank(bank).write(new Float32Array(this.#count)) // new ones are zero
+    }
+  }
+
+  get #count(): number {
+    return this.network.module.parameters.count
+  }
+
+  async batch(input: LossInput, o: UpdateOptions): Promise<TrainResult> {
+    const { core, network } = this
+    if (!this.#options) {
+      throw new DiffusionError('not-configured', 'call configureOptimizers({ lr }) before training', {
+        argument: 'configureOptimizers',
+      })
+    }
+    const ema = o.update && o.ema ? this.ema : undefined
+    const key = { ...lossKey(core, input), update: o.update, ema: ema !== undefined }
+    const program = core.program('train', key, (g) => this.#build(g, input, o.update, ema !== undefined))
+    const bindings = {
+      ...(await lossBindings(core, network, input)),
+      lossWeights: lossWeights(core, input.t),
+      weights: network.weights.bank('weights'),
+      grads: network.weights.bank('grads'),
+    }
+    if (!o.update) {
+      const { loss } = await program.run(bindings)
+      return this.#checked(lossDictOf(core, loss, input.t, input.train))
+    }
+    const { loss, sumSquares } = await program.run({
+      ...bindings,
+      m: network.weights.bank('m'),
+      v: network.weights.bank('v'),
+      ...(ema && { ema: network.weights.bank('ema') }),
+      hyper: this.#hyper(this.#options, o, ema),
+    })
+    const gradNorm = Math.sqrt(sumSquares[0]) / o.accumulate
+    return { ...this.#checked(lossDictOf(core, loss, input.t, input.train)), gradNorm }
+  }
+
+  #build(g: Graph, input: LossInput, update: boolean, ema: boolean): Record<string, Value> {
+    const count = { count: this.#count }
+    const loss = buildLoss(this.core, g, input)
+    backward(g, loss)
+    if (!update) return { loss }
+    const hyper = g.input('hyper', [1, 1, 1, hyperLength])
+    const sumSquares = g.gradSumSquares(this.#count)
+    g.adamw(hyper, sumSquares, count)
+    if (ema) g.ema(hyper, count)
+    g.zeroGrads(count)
+    return { loss, sumSquares }
+  }
+
+  /** kernels/ops.h Hyper. Counts the step. */
+  #hyper(options: Parsed<typeof optimizerSchema>, o: UpdateOptions, ema: LitEma | undefined): Float32Array {
+    this.step += 1
+    const [beta1, beta2] = options.betas
+    const hyper = new Float32Array(hyperLength)
+    hyper.set([
+      o.lr ?? options.lr,
+      beta1,
+      beta2,
+      options.eps,
+      options.weightDecay,
+      1 - beta1 ** this.step,
+      1 - beta2 ** this.step,
+      options.maxGradNorm,
+      1 / o.accumulate,
+      ema?.advance() ?? 1,
+    ])
+    return hyper
+  }
+
+  /** Training that went astray would only spoil the averages and the checkpoints. */
+  #checked(result: LossResult): LossResult {
+    if (Number.isFinite(result.loss)) return result
+    throw new DiffusionError('not-finite', `the training loss is ${result.loss} at step ${this.step}`, {
+      argument: 'loss',
+      expected: 'a finite loss',
+      received: String(result.loss),
+    })
+  }
+
+  /** A snapshot of one moment: all reads are asked for before anything else can change the banks. */
+  async state(): Promise<TrainingState> {
+    const { weights } = this.network
+    const counts = { optimizerStep: this.step, emaUpdates: this.ema?.numUpdates ?? 0, draws: this.core.seeds.drawn }
+    const [w, ema, m, v] = await Promise.all([
+      weights.read('weights'),
+      this.ema ? weights.read('ema') : undefined,
+      weights.read('m'),
+      weights.read('v'),
+    ])
+    return { weights: w, ...(ema && { ema }), m, v, ...counts }
+  }
+
+  async loadState(state: TrainingState): Promise<void> {
+    const { weights } = this.network
+    if (this.ema && !state.ema) {
+      throw new DiffusionError('state-mismatch', 'the training state has no averages (ema), but the model keeps them', {
+        argument: 'ema',
+        expected: 'a state dict',
+        received: 'nothing',
+      })
+    }
+    await weights.write('weights', state.weights, { strict: true })
+    await weights.write('m', state.m, { strict: true })
+    await weights.write('v', state.v, { strict: true })
+    if (this.ema && state.ema) {
+      await weights.write('ema', state.ema, { strict: true })
+      this.ema.numUpdates = state.emaUpdates
+    }
+    if (weights.has('grads')) weights.bank('grads').write(new Float32Array(this.#count))
+    this.step = state.optimizerStep
+    this.core.seeds.drawn = state.draws ?? 0
+  }
+}

@@ -1,0 +1,117 @@
+/** The one error type of the library, with a code that stays the same from version to version. */
+
+/**
+ * What went wrong, for programs:
+ *
+ * - `invalid-argument` a value, shape, dtype or range is not what was expected
+ * - `unknown-option`   an option that does not exist; the message names the likely one
+ * - `state-mismatch`   a state dict with missing, unexpected or wrongly shaped entries
+ * - `denoiser-failed`  the user's denoiser threw (see `cause`)
+ * - `denoiser-output`  the user's denoiser returned something of the wrong type or shape
+ * - `not-finite`       NaN or infinity where a number must be
+ * - `aborted`          an AbortSignal was fired (its reason is the `cause`)
+ * - `disposed`         a tensor or model was used after dispose()
+ * - `not-configured`   a method that needs another one to be called first
+ * - `not-found`        a file or folder does not exist
+ * - `empty-dataset`    a folder holds nothing to train on
+ * - `bad-file`         a file is truncated, damaged or of another kind
+ * - `io`               the file system refused (see `cause`)
+ * - `busy`             something else is using it
+ * - `device-unavailable`, `out-of-memory`, `unsupported`, `internal` from the backend
+ */
+export type DiffusionErrorCode =
+  | 'invalid-argument'
+  | 'unknown-option'
+  | 'state-mismatch'
+  | 'denoiser-failed'
+  | 'denoiser-output'
+  | 'not-finite'
+  | 'aborted'
+  | 'disposed'
+  | 'not-configured'
+  | 'not-found'
+  | 'empty-dataset'
+  | 'bad-file'
+  | 'io'
+  | 'busy'
+  | 'device-unavailable'
+  | 'out-of-memory'
+  | 'unsupported'
+  | 'internal'
+
+export interface DiffusionErrorDetails {
+  /** The argument, option or entry that is at fault. */
+  argument?: string
+  expected?: string
+  received?: string
+  cause?: unknown
+}
+
+export class DiffusionError extends Error {
+  override readonly name = 'DiffusionError'
+  readonly code: DiffusionErrorCode
+  readonly argument?: string
+  readonly expected?: string
+  readonly received?: string
+
+  constructor(code: DiffusionErrorCode, message: string, details: DiffusionErrorDetails = {}) {
+    super(message, 'cause' in details ? { cause: details.cause } : undefined)
+    this.code = code
+    this.argument = details.argument
+    this.expected = details.expected
+    this.received = details.received
+  }
+
+  /** The error itself, or what the addon threw as a DiffusionError that has it as `cause`. */
+  static from(error: unknown): DiffusionError {
+    if (error instanceof DiffusionError) return error
+    if (!(error instanceof Error)) return new DiffusionError('internal', String(error), { cause: error })
+    const { code, argument, expected, received } = error as Partial<DiffusionError>
+    return new DiffusionError(isCode(code) ? code : 'internal', error.message, {
+      argument,
+      expected,
+      received,
+      cause: error,
+    })
+  }
+}
+
+/** What the addon itself may throw; kernels/backend.h ErrorCode. */
+const nativeCodes: readonly string[] = [
+  'invalid-argument',
+  'out-of-memory',
+  'device-unavailable',
+  'unsupported',
+  'disposed',
+  'internal',
+]
+
+function isCode(code: unknown): code is DiffusionErrorCode {
+  return typeof code === 'string' && nativeCodes.includes(code)
+}
+
+/** `invalid-argument` for a value: "timesteps: expected an integer of at least 1, got -3". */
+export function invalidArgument(argument: string, expected: string, value: unknown): DiffusionError {
+  const received = describe(value)
+  return new DiffusionError('invalid-argument', `${argument}: expected ${expected}, got ${received}`, {
+    argument,
+    expected,
+    received,
+  })
+}
+
+/** A value in a few words, for messages. */
+export function describe(value: unknown): string {
+  if (typeof value === 'string') return value.length > 60 ? `'${value.slice(0, 57)}...'` : `'${value}'`
+  if (typeof value === 'function') return 'a function'
+  if (Array.isArray(value))
+    return value.length > 8 ? `an array of ${value.length}` : `[${value.map(describe).join(', ')}]`
+  if (ArrayBuffer.isView(value))
+    return `${value.constructor.name}(${(value as Float32Array).length ?? value.byteLength})`
+  if (typeof value === 'object' && value !== null) {
+    const { shape } = value as { shape?: unknown }
+    const name = value.constructor?.name ?? 'object'
+    return Array.isArray(shape) ? `${name} of shape [${shape.join(', ')}]` : `an object (${name})`
+  }
+  return typeof value === 'bigint' ? `${value}n` : String(value)
+}

@@ -1,0 +1,235 @@
+/**
+ * The typed graph builder that models are written against. A method is a node; what it returns are values, which know
+ * their dims [n, h, w, c]. Shapes are inferred and checked in native/graph when the node is added. Nothing is computed
+ * until a compiled Program runs.
+ *
+ * Every op's name, inputs (in order, -1 when absent) and attributes are listed here and nowhere else.
+ */
+import { type Dims, type NativeGraph, native, type ValueId } from './native'
+
+/** A value of a graph. */
+export interface Value {
+  readonly id: ValueId
+  readonly dims: Dims
+}
+
+/** A parameter's place in the flat buffers 'weights', 'grads', 'm', 'v' and 'ema'. */
+export interface ParameterSlot {
+  readonly name: string
+  /** As in the PyTorch state_dict: [out, in, kh, kw], [out, in, 1], [out, in] or [c]. */
+  readonly shape: readonly number[]
+  /** In elements, a multiple of 16. The data lies as [out, kh, kw, in]. */
+  readonly offset: number
+}
+
+export class Graph {
+  readonly native: NativeGraph = native.createGraph()
+  readonly #parameters = new Map<string, Value>()
+
+  #add(op: string, inputs: readonly (Value | undefined)[], attributes: Parameters<NativeGraph['add']>[2] = {}): Value[] {
+    const ids = this.native.add(
+      op,
+      inputs.map((v) => v?.id ?? -1),
+      attributes,
+    )
+    return ids.map((id) => ({ id, dims: this.native.dims(id) }))
+  }
+
+  #one(op: string, inputs: readonly (Value | undefined)[], attributes?: Parameters<NativeGraph['add']>[2]): Value {
+    return this.#add(op, inputs, attributes)[0]
+  }
+
+  /** A buffer that is bound by this name at each run. */
+  input(name: string, dims: Dims, dtype: 'f32' | 'i32' = 'f32'): Value {
+    return this.#one('input', [], { name, dims, dtype })
+  }
+
+  /** The same slot asked for twice is the same value. */
+  parameter(slot: ParameterSlot): Value {
+    let value = this.#parameters.get(slot.name)
+    if (!value) {
+      value = this.#one('parameter', [], { name: slot.name, shape: slot.shape, offset: slot.offset })
+      this.#parameters.set(slot.name, value)
+    }
+    return value
+  }
+
+  /** padding: [top, left, bottom, right]. */
+  conv2d(x: Value, weight: Value, bias: Value | undefined, o: { stride: number; padding: readonly number[] }): Value {
+    return this.#one('conv2d', [x, weight, bias], { stride: o.stride, padding: o.padding })
+  }
+
+  /** y[..., k] = sum_c x[..., c] weight[k, c] + bias[k]. */
+  linear(x: Value, weight: Value, bias?: Value): Value {
+    return this.#one('linear', [x, weight, bias])
+  }
+
+  groupNorm(x: Value, gamma: Value, beta: Value, o: { groups: number; eps: number }): Value {
+    return this.#one('groupNorm', [x, gamma, beta], o)
+  }
+
+  layerNorm(x: Value, gamma: Value, beta: Value, o: { eps: number }): Value {
+    return this.#one('layerNorm', [x, gamma, beta], o)
+  }
+
+  /** Tokens are pixels. q [n, .., .., heads*d], k and v of one length. scale: of the scores, usually 1/sqrt(d). */
+  attention(q: Value, k: Value, v: Value, o: { heads: number; scale: number }): Value {
+    return this.#one('attention', [q, k, v], o)
+  }
+
+  /**
+   * q, k and v packed on the channels. order 'heads-first': [head][q k v][d] (openaimodel's QKVAttentionLegacy);
+   * 'qkv-first': [q k v][head][d] (QKVAttention).
+   */
+  attentionQkv(qkv: Value, o: { heads: number; scale: number; order: 'heads-first' | 'qkv-first' }): Value {
+    return this.#one('attentionQkv', [qkv], o)
+  }
+
+  silu(x: Value): Value {
+    return this.#one('silu', [x])
+  }
+
+  /** The exact one, with erf. */
+  gelu(x: Value): Value {
+    return this.#one('gelu', [x])
+  }
+
+  /** x [.., 2c]: x[:c] * gelu(x[c:]). */
+  geglu(x: Value): Value {
+    return this.#one('geglu', [x])
+  }
+
+  add(a: Value, b: Value): Value {
+    return this.#one('add', [a, b])
+  }
+
+  /** x + e, e [n, 1, 1, c] spread over the pixels. */
+  addSample(x: Value, e: Value): Value {
+    return this.#one('addSample', [x, e])
+  }
+
+  /** x * (1 + e[:c]) + e[c:], e [n, 1, 1, 2c] spread over the pixels. */
+  scaleShift(x: Value, e: Value): Value {
+    return this.#one('scaleShift', [x, e])
+  }
+
+  /** On the channels. */
+  concat(values: readonly Value[]): Value {
+    return this.#one('concat', values)
+  }
+
+  /** Channels [start, start + count). */
+  slice(x: Value, o: { start: number; count: number }): Value {
+    return this.#one('slice', [x], o)
+  }
+
+  upsampleNearest(x: Value, o: { factor: number }): Value {
+    return this.#one('upsampleNearest', [x], o)
+  }
+
+  /** Window and stride `kernel`. */
+  avgPool(x: Value, o: { kernel: number }): Value {
+    return this.#one('avgPool', [x], o)
+  }
+
+  /** [n, 1, 1, d] with every sample as CHW -> [n, h, w, c]. */
+  toNhwc(x: Value, o: { channels: number; height: number; width: number }): Value {
+    return this.#one('toNhwc', [x], o)
+  }
+
+  /** [n, h, w, c] -> [n, 1, 1, d] with every sample as CHW. */
+  toNchw(x: Value): Value {
+    return this.#one('toNchw', [x])
+  }
+
+  /** index [n, 1, 1, 1] i32, table [v, c] -> [n, 1, 1, c]. */
+  embedding(index: Value, table: Value): Value {
+    return this.#one('embedding', [index, table])
+  }
+
+  /** t [n, 1, 1, 1] i32 or f32 -> [n, 1, 1, dim]; kernels/ops.h TimestepEmbedding. */
+  timestepEmbedding(t: Value, o: { dim: number; maxPeriod: number; freqShift: number; sinFirst: boolean }): Value {
+    return this.#one('timestepEmbedding', [t], o)
+  }
+
+  /** rng: i32 [1, 1, 1, 4], seed low, seed high, step, 0. `layer` tells the masks of one step apart. */
+  dropout(x: Value, rng: Value, o: { p: number; layer: number }): Value {
+    return this.#one('dropout', [x, rng], o)
+  }
+
+  /** One value a sample, the mean over the rest: [n, 1, 1, 1]. */
+  loss(pred: Value, target: Value, o: { type: 'l1' | 'l2' }): Value {
+    return this.#one('loss', [pred, target], o)
+  }
+
+  /** The loss without any mean, in the dims of pred. No gradient. */
+  elementLoss(pred: Value, target: Value, o: { type: 'l1' | 'l2' }): Value {
+    return this.#one('elementLoss', [pred, target], o)
+  }
+
+  /** sum_n x[n] weight[n], all [n, 1, 1, 1] -> [1, 1, 1, 1]. */
+  weightedSum(x: Value, weight: Value): Value {
+    return this.#one('weightedSum', [x, weight])
+  }
+
+  /** a[t]*x + b[t]*z on flat samples [n, 1, 1, d]; a, b [T, 1, 1, 1], t i32 [n, 1, 1, 1]; z may be [1, 1, 1, d]. */
+  timestepAffine(x: Value, a: Value, t: Value, z?: Value, b?: Value): Value {
+    return this.#one('timestepAffine', [x, z, a, b, t])
+  }
+
+  /** table[t]: [n, 1, 1, 1]. */
+  extract(table: Value, t: Value): Value {
+    return this.#one('extract', [table, t])
+  }
+
+  /**
+   * The fused posterior step on flat samples; kernels/ops.h PosteriorStep. table [T, 1, 1, 8]. Either `noise` is given, or
+   * it is drawn from { rng, sample, step } (i32 [1,1,1,4], [n,1,1,1], [n,1,1,1]), or there is none.
+   */
+  posteriorStep(
+    x: Value,
+    out: Value,
+    table: Value,
+    t: Value,
+    o: { clip: boolean; noise?: Value; draw?: { rng: Value; sample: Value; step: Value } },
+  ): { y: Value; x0: Value } {
+    const [y, x0] = this.#add('posteriorStep', [x, out, table, t, o.noise, o.draw?.rng, o.draw?.sample, o.draw?.step], {
+      clip: o.clip,
+    })
+    return { y, x0 }
+  }
+
+  /** Normal numbers [n, 1, 1, d], kernels/philox.h; rng i32 [1, 1, 1, 4], sample and step i32 [n, 1, 1, 1]. */
+  gaussianNoise(rng: Value, sample: Value, step: Value, o: { d: number; purpose: number }): Value {
+    return this.#one('gaussianNoise', [rng, sample, step], o)
+  }
+
+  /** Appends the gradient nodes of a scalar; gradients of parameters go to the bank 'grads' with +=. */
+  backward(loss: Value, wrt: readonly Value[] = []): (Value | undefined)[] {
+    const ids = this.native.backward(
+      loss.id,
+      wrt.map((v) => v.id),
+    )
+    return ids.map((id) => (id < 0 ? undefined : { id, dims: this.native.dims(id) }))
+  }
+
+  /** The sum of squares of the bank 'grads' of `count` elements, [1, 1, 1, 1]. Runs after `backward`'s nodes. */
+  gradSumSquares(count: number): Value {
+    return this.#one('gradSumSquares', [], { count })
+  }
+
+  /** AdamW on the banks weights, grads, m, v; hyper f32 [1, 1, 1, 16], kernels/ops.h Hyper. Has no value. */
+  adamw(hyper: Value, sumSquares: Value, o: { count: number }): void {
+    this.#add('adamw', [hyper, sumSquares], o)
+  }
+
+  /** The bank 'ema' towards the bank 'weights' by hyper's decay. Has no value. */
+  ema(hyper: Value, o: { count: number }): void {
+    this.#add('ema', [hyper], o)
+  }
+
+  /** Sets the bank 'grads' to zero, in the order of the calls. Has no value. */
+  zeroGrads(o: { count: number }): void {
+    this.#add('zeroGrads', [], o)
+  }
+}

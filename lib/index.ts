@@ -1,0 +1,40 @@
+/** The public surface of the library. */
+export { ImageFolder, type ImageFolderOptions, type UnreadableFile } from './data/image-folder'
+export { Device, type DeviceName, type DeviceOptions, type MemoryInfo } from './device'
+export {
+  type Batch,
+  DDPM,
+  type DDPMOptions,
+  type LoggedImages,
+  type LogImagesOptions,
+  type SampleOptions,
+} from './diffusion/ddpm'
+export type { DenoiserFunction } from './diffusion/denoiser'
+export {
+  DiffusionModel,
+  type PSampleOptions,
+  type SampleResult,
+  type TrainBatchOptions,
+} from './diffusion/diffusion-model'
+export type { LossDict, LossResult } from './diffusion/losses'
+export type {
+  DiffusionModelOptions,
+  PSampleLoopOptions,
+  SamplingOptions,
+  ScheduleOptions,
+} from './diffusion/model-options'
+export type { LoopResult, StepEvent } from './diffusion/sampling/loop'
+export type { BetaSchedule, DdimDiscretization, Parameterization, Schedule } from './diffusion/schedule'
+export type { LoadReport } from './diffusion/state'
+export type { Timesteps } from './diffusion/timesteps'
+export type { OptimizerOptions, TrainingState, TrainResult } from './diffusion/training-step'
+export { DiffusionError, type DiffusionErrorCode } from './errors'
+export type { Network } from './nn/network'
+export { UNet } from './nn/unet'
+export type { StateDict } from './nn/weights'
+export type { Seed } from './options'
+export { type Shape, Tensor, type TensorDType } from './tensor'
+export type { StepMetrics } from './train/metrics'
+export { type LoadModelOptions, loadModel, type ModelInfo, saveModel } from './train/model-file'
+export type { ModelConfig, TrainOptions } from './train/options'
+export { type RunResult, Trainer, type TrainHooks, type TrainStart } from './train/trainer'

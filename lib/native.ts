@@ -1,0 +1,94 @@
+/** The only place that loads the addon, and the only one that knows its types. */
+import path from 'node:path'
+
+export type NativeDType = 'f32' | 'i32'
+
+/** [n, h, w, c], as in kernels/ops.h. */
+export type Dims = readonly [number, number, number, number]
+
+/** A value of a graph: an index. */
+export type ValueId = number
+
+export type Attributes = Record<string, number | boolean | string | readonly number[]>
+
+/** A backend's device with a thread of its own, on which everything is executed in the order it was asked for. */
+export interface NativeDevice {
+  readonly backend: string
+  readonly index: number
+  /** E.g. { name: 'AMD EPYC', isa: 'avx2', threads: 2, memoryBytes: 25e9 }. */
+  info(): { name: string; isa: string; threads: number; memoryBytes: number }
+  /** Memory of `elements` 4-byte numbers, zeroed. Throws out-of-memory. */
+  allocate(elements: number): NativeBuffer
+  /** Bytes now held by buffers and programs of this device. */
+  memoryInUse(): number
+  /** Resolves when everything asked for before it is done. */
+  synchronize(): Promise<void>
+  /** Stops the thread; what still waits is rejected. Called by the environment's cleanup hook too. */
+  close(): void
+}
+
+/** Device memory. */
+export interface NativeBuffer {
+  readonly elements: number
+  /** Copies the data (Float32Array or Int32Array) before it returns; the device sees it in order. */
+  write(data: Float32Array | Int32Array, offset?: number): void
+  /** Resolves with `length` numbers from `offset` (default: all). */
+  read(offset?: number, length?: number): Promise<Float32Array>
+  /** Copy on the device, in order. */
+  copyFrom(source: NativeBuffer, sourceOffset?: number, offset?: number, length?: number): void
+  /** Frees the memory (after what was asked for before). Using it afterwards throws. */
+  release(): void
+}
+
+/** Builds a graph; every call checks shapes and throws a DiffusionError-shaped error (code, argument, expected, received). */
+export interface NativeGraph {
+  /**
+   * Adds a node and returns its values. See lib/graph.ts for the ops, their inputs and attributes; -1 is an absent input.
+   */
+  add(op: string, inputs: readonly ValueId[], attributes: Attributes): ValueId[]
+  dims(value: ValueId): [number, number, number, number]
+  /**
+   * Reverse mode from a scalar: appends the gradient nodes, accumulates the gradients of parameters into the bank
+   * 'grads', and returns the gradients of the values `wrt` (-1 where the loss does not depend on one).
+   */
+  backward(loss: ValueId, wrt: readonly ValueId[]): ValueId[]
+  /** Fuses, plans memory, chooses algorithms. `outputs`: name -> value. */
+  compile(
+    device: NativeDevice,
+    outputs: Record<string, ValueId>,
+    options: { deterministic?: boolean; forceAlgo?: number },
+  ): NativeProgram
+}
+
+export interface NativeProgram {
+  /** Bytes of the arena, of packed weights, of scratch, and their sum. */
+  memory(): { arena: number; packed: number; scratch: number; total: number }
+  /**
+   * Runs once on the device's thread. `bindings`: a buffer for every input and output by its name, and for the banks that
+   * the graph uses: 'weights', 'grads', 'm', 'v', 'ema'. Input and output may be the same buffer only where the op that
+   * writes the output is elementwise in it.
+   */
+  run(bindings: Record<string, NativeBuffer>): Promise<void>
+  /** The compiled steps, one line each, with chosen algorithms (DDPM_DEBUG=plan prints it). */
+  describe(): string
+  release(): void
+}
+
+export interface NativeModule {
+  /** Names of the backends that can be asked for, e.g. ['cpu', 'reference']. */
+  backends(): string[]
+  /** Throws device-unavailable with what is missing and what was tried. `threads` 0: DDPM_NUM_THREADS or all cores. */
+  openDevice(backend: string, index: number, threads: number): NativeDevice
+  createGraph(): NativeGraph
+  /** Normal numbers of a stream (kernels/philox.h), for host-side use: n of them from element 0. */
+  normal(seedLow: number, seedHigh: number, purpose: number, sample: number, step: number, n: number): Float32Array
+  /** Raw 32-bit words of a stream. */
+  philox(seedLow: number, seedHigh: number, purpose: number, sample: number, step: number, n: number): Uint32Array
+  /** Measured peak of the machine's fused multiply-add throughput, in GFLOP/s, with `threads` threads (bench only). */
+  measureFmaPeak(threads: number, seconds: number): number
+}
+
+// node-gyp-build has no types.
+const load = require('node-gyp-build') as (root: string) => unknown
+
+export const native = load(path.join(__dirname, '..', '..')) as NativeModule

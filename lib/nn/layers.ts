@@ -1,0 +1,175 @@
+/**
+ * Building blocks of the networks. A layer registers its parameters when it is constructed, in the order of PyTorch's
+ * state_dict, and appends its nodes to a graph each time `build` is called.
+ */
+import { DiffusionError, invalidArgument } from '../errors'
+import type { Value } from '../graph'
+import type { BuildContext } from './network'
+import { ones, type Parameter, type Scope, standardNormal, uniformFanIn, zeros } from './parameters'
+
+/** A node of one input, named by `scope` in the reports to `BuildContext.observe`. */
+export interface Layer {
+  build(context: BuildContext, x: Value): Value
+}
+
+/** Tells whoever watches the build what the module of this name computed; see BuildContext.observe. */
+export function observed(context: BuildContext, name: string, value: Value): Value {
+  context.observe?.(name, value)
+  return value
+}
+
+/** torch.nn.Conv2d with bias. padding: on all four sides, or [top, left, bottom, right]. */
+export class Conv2d implements Layer {
+  readonly #weight: Parameter
+  readonly #bias: Parameter
+
+  constructor(
+    readonly scope: Scope,
+    inChannels: number,
+    outChannels: number,
+    private readonly o: { kernel: number; stride?: number; padding?: number | readonly number[]; zero?: boolean },
+  ) {
+    const init = o.zero ? zeros : uniformFanIn(inChannels * o.kernel ** 2)
+    this.#weight = scope.parameter('weight', [outChannels, inChannels, o.kernel, o.kernel], init)
+    this.#bias = scope.parameter('bias', [outChannels], init)
+  }
+
+  build({ graph }: BuildContext, x: Value): Value {
+    const { stride = 1, padding = 0 } = this.o
+    return graph.conv2d(x, graph.parameter(this.#weight), graph.parameter(this.#bias), {
+      stride,
+      padding: typeof padding === 'number' ? [padding, padding, padding, padding] : padding,
+    })
+  }
+}
+
+/**
+ * torch.nn.Linear on the channels of every pixel. `conv1d`: its weight has the shape of a torch.nn.Conv1d,
+ * [out, in, 1].
+ */
+export class Linear implements Layer {
+  readonly #weight: Parameter
+  readonly #bias: Parameter
+
+  constructor(scope: Scope, inChannels: number, outChannels: number, o: { conv1d?: boolean; zero?: boolean } = {}) {
+    const init = o.zero ? zeros : uniformFanIn(inChannels)
+    this.#weight = scope.parameter('weight', o.conv1d ? [outChannels, inChannels, 1] : [outChannels, inChannels], init)
+    this.#bias = scope.parameter('bias', [outChannels], init)
+  }
+
+  build({ graph }: BuildContext, x: Value): Value {
+    return graph.linear(x, graph.parameter(this.#weight), graph.parameter(this.#bias))
+  }
+}
+
+/** torch.nn.Embedding: labels i32 [n, 1, 1, 1] to [n, 1, 1, dim]. */
+export class Embedding implements Layer {
+  readonly #weight: Parameter
+
+  constructor(scope: Scope, entries: number, dim: number) {
+    this.#weight = scope.parameter('weight', [entries, dim], standardNormal)
+  }
+
+  build({ graph }: BuildContext, index: Value): Value {
+    return graph.embedding(index, graph.parameter(this.#weight))
+  }
+}
+
+export interface NormOptions {
+  readonly groups: number
+  readonly eps: number
+}
+
+export class GroupNorm implements Layer {
+  readonly #gamma: Parameter
+  readonly #beta: Parameter
+
+  constructor(
+    readonly scope: Scope,
+    channels: number,
+    private readonly o: NormOptions,
+  ) {
+    if (channels % o.groups !== 0) {
+      throw new DiffusionError(
+        'invalid-argument',
+        `${scope.prefix}: ${channels} channels can't be split into ${o.groups} groups for normalization`,
+        {
+          argument: 'modelChannels',
+          expected: `channels that are multiples of ${o.groups}`,
+          received: String(channels),
+        },
+      )
+    }
+    this.#gamma = scope.parameter('weight', [channels], ones)
+    this.#beta = scope.parameter('bias', [channels], zeros)
+  }
+
+  build(context: BuildContext, x: Value): Value {
+    const { graph } = context
+    const y = graph.groupNorm(x, graph.parameter(this.#gamma), graph.parameter(this.#beta), this.o)
+    return observed(context, this.scope.prefix, y)
+  }
+}
+
+/** `layer` is unique among the dropouts of a network: it tells their masks apart. */
+export class Dropout implements Layer {
+  constructor(private readonly o: { readonly p: number; readonly layer: number }) {}
+
+  build({ graph, train, rng }: BuildContext, x: Value): Value {
+    if (!train || this.o.p === 0) return x
+    if (!rng) throw invalidArgument('rng', 'a value, since the network has dropout and is built for training', rng)
+    return graph.dropout(x, rng, this.o)
+  }
+}
+
+/** Halves the map: a 3x3 convolution of stride 2, or without `conv` the mean of 2x2. */
+export class Downsample implements Layer {
+  readonly #conv?: Conv2d
+
+  /** padding 1: on all sides; 0: one row and column at the bottom and right (diffusers' Downsample2D). */
+  constructor(scope: Scope, channels: number, o: { conv: boolean; name: string; padding: 0 | 1 }) {
+    const padding = o.padding === 1 ? 1 : [0, 0, 1, 1]
+    if (o.conv) this.#conv = new Conv2d(scope.at(o.name), channels, channels, { kernel: 3, stride: 2, padding })
+  }
+
+  build(context: BuildContext, x: Value): Value {
+    return this.#conv ? this.#conv.build(context, x) : context.graph.avgPool(x, { kernel: 2 })
+  }
+}
+
+/** Doubles the map by repeating pixels, then a 3x3 convolution if `conv`. */
+export class Upsample implements Layer {
+  readonly #conv?: Conv2d
+
+  constructor(scope: Scope, channels: number, o: { conv: boolean }) {
+    if (o.conv) this.#conv = new Conv2d(scope.at('conv'), channels, channels, { kernel: 3, padding: 1 })
+  }
+
+  build(context: BuildContext, x: Value): Value {
+    const y = context.graph.upsampleNearest(x, { factor: 2 })
+    return this.#conv ? this.#conv.build(context, y) : y
+  }
+}
+
+/** Sinusoids of t through two linear layers: t [n, 1, 1, 1] to [n, 1, 1, outDim]. */
+export class TimestepEmbedding {
+  readonly #first: Linear
+  readonly #second: Linear
+
+  constructor(
+    first: Scope,
+    second: Scope,
+    private readonly o: { dim: number; outDim: number; freqShift: number; sinFirst: boolean },
+  ) {
+    this.#first = new Linear(first, o.dim, o.outDim)
+    this.#second = new Linear(second, o.outDim, o.outDim)
+  }
+
+  build(context: BuildContext, t: Value): Value {
+    const { graph } = context
+    const { dim, freqShift, sinFirst } = this.o
+    const sinusoids = graph.timestepEmbedding(t, { dim, maxPeriod: 10000, freqShift, sinFirst })
+    observed(context, 'timestep_embedding', sinusoids)
+    return this.#second.build(context, graph.silu(this.#first.build(context, sinusoids)))
+  }
+}

@@ -1,0 +1,33 @@
+/** What the diffusion classes need of a network that is defined as a graph. */
+import type { Graph, Value } from '../graph'
+import type { ParameterTable } from './parameters'
+
+export interface BuildContext {
+  readonly graph: Graph
+  /** True in training: dropout is active. */
+  readonly train: boolean
+  /** i32 [1, 1, 1, 4]: seed low, seed high, step, 0. Needed where train is true and there is dropout. */
+  readonly rng?: Value
+  /** Called with the name and output of each module, e.g. 'middle_block.1'; for tests and inspection. */
+  readonly observe?: (name: string, value: Value) => void
+}
+
+/** Extra inputs of conditional networks. */
+export interface Conditioning {
+  /** Class labels, i32 [n, 1, 1, 1]. */
+  readonly y?: Value
+  /** Cross-attention tokens, [n, 1, l, d]. */
+  readonly context?: Value
+}
+
+export interface Network {
+  readonly inChannels: number
+  readonly outChannels: number
+  /** Height and width of the images it is configured for; others work where they divide by `divisor`. */
+  readonly imageSize: number
+  /** Height and width must be multiples of this, 2^(levels - 1). */
+  readonly divisor: number
+  readonly parameters: ParameterTable
+  /** Appends the network: x [n, h, w, inChannels] and t [n, 1, 1, 1] (i32 or f32) to [n, h, w, outChannels]. */
+  build(context: BuildContext, x: Value, t: Value, conditioning?: Conditioning): Value
+}

@@ -1,0 +1,204 @@
+/**
+ * The parameters of a network: names and shapes as in the PyTorch state_dict, their places in one flat bank, how they
+ * are initialised, and the way between the two layouts. A bank holds [out, kh, kw, in]; PyTorch has [out, in, kh, kw].
+ */
+import { DiffusionError } from '../errors'
+import type { ParameterSlot } from '../graph'
+import type { Seed } from '../options'
+import { normal, Purpose, words } from '../rng'
+import { sameShape, sizeOf, Tensor } from '../tensor'
+
+/** Tensors by their state_dict names, in PyTorch's shapes. */
+export type StateDict = Record<string, Tensor>
+
+/** PyTorch's defaults; `fanIn`: U(-1/sqrt(fanIn), 1/sqrt(fanIn)), which is kaiming_uniform_ with a = sqrt(5). */
+export type Initializer =
+  | { readonly kind: 'zeros' | 'ones' | 'normal' }
+  | { readonly kind: 'uniform'; readonly fanIn: number }
+
+export const zeros: Initializer = { kind: 'zeros' }
+export const ones: Initializer = { kind: 'ones' }
+export const standardNormal: Initializer = { kind: 'normal' }
+export const uniformFanIn = (fanIn: number): Initializer => ({ kind: 'uniform', fanIn })
+
+export interface Parameter extends ParameterSlot {
+  readonly initializer: Initializer
+}
+
+export interface LoadOptions {
+  /**
+   * True (default): missing and unexpected names are errors, as in torch's load_state_dict. Wrong shapes always are.
+   */
+  strict?: boolean
+  /** A bank whose values stay where the dict has no entry; it is not changed. Default: zeros. */
+  into?: Float32Array
+}
+
+export interface LoadResult {
+  /** A new bank. */
+  readonly flat: Float32Array
+  readonly missing: readonly string[]
+  readonly unexpected: readonly string[]
+}
+
+/** Slots start at multiples of a cache line, so that a vector load never crosses from one into the next. */
+const alignment = 16
+
+export class ParameterTable {
+  readonly #slots: Parameter[] = []
+  readonly #byName = new Map<string, Parameter>()
+  #count = 0
+
+  get slots(): readonly Parameter[] {
+    return this.#slots
+  }
+
+  /** Elements of a bank, the gaps between slots included: a multiple of 16. */
+  get count(): number {
+    return this.#count
+  }
+
+  /** The number of trainable numbers, without gaps. */
+  get size(): number {
+    return this.#slots.reduce((sum, { shape }) => sum + sizeOf(shape), 0)
+  }
+
+  get(name: string): Parameter | undefined {
+    return this.#byName.get(name)
+  }
+
+  add(name: string, shape: readonly number[], initializer: Initializer): Parameter {
+    if (this.#byName.has(name)) throw new DiffusionError('internal', `parameter '${name}' is defined twice`)
+    const slot: Parameter = Object.freeze({ name, shape: Object.freeze([...shape]), offset: this.#count, initializer })
+    this.#slots.push(slot)
+    this.#byName.set(name, slot)
+    this.#count += Math.ceil(sizeOf(shape) / alignment) * alignment
+    return slot
+  }
+
+  /**
+   * A bank of initial weights. Parameter i is drawn from stream (seed, Purpose.weights, i), so that it does not depend
+   * on the others; elements are counted in the bank's layout.
+   */
+  initialize(seed: Seed): Float32Array {
+    const flat = new Float32Array(this.count)
+    this.#slots.forEach((slot, index) => {
+      fill(flat.subarray(slot.offset, slot.offset + sizeOf(slot.shape)), slot.initializer, seed, index)
+    })
+    return flat
+  }
+
+  /** Copies of a bank's parameters. */
+  toStateDict(flat: Float32Array): StateDict {
+    this.#checkBank(flat)
+    const dict: StateDict = {}
+    for (const { name, shape, offset } of this.#slots) {
+      const data = new Float32Array(sizeOf(shape))
+      reorder(flat.subarray(offset, offset + data.length), data, shape, 'toTorch')
+      dict[name] = Tensor.wrap(data, shape)
+    }
+    return dict
+  }
+
+  /** Throws `state-mismatch`, which names missing, unexpected and wrongly shaped entries. */
+  async fromStateDict(dict: StateDict, { strict = true, into }: LoadOptions = {}): Promise<LoadResult> {
+    if (into) this.#checkBank(into)
+    const missing = this.#slots.map(({ name }) => name).filter((name) => !Object.hasOwn(dict, name))
+    const unexpected = Object.keys(dict).filter((name) => !this.#byName.has(name))
+    const mismatched = this.#slots.filter(({ name, shape }) => {
+      return Object.hasOwn(dict, name) && !(sameShape(dict[name].shape, shape) && dict[name].dtype === 'float32')
+    })
+    if (mismatched.length > 0 || (strict && (missing.length > 0 || unexpected.length > 0))) {
+      throw mismatch(dict, strict ? missing : [], strict ? unexpected : [], mismatched)
+    }
+    const flat = into ? into.slice() : new Float32Array(this.count)
+    for (const { name, shape, offset } of this.#slots) {
+      if (!Object.hasOwn(dict, name)) continue
+      const data = (await dict[name].values()) as Float32Array
+      reorder(data, flat.subarray(offset, offset + data.length), shape, 'fromTorch')
+    }
+    return { flat, missing, unexpected }
+  }
+
+  #checkBank(flat: Float32Array): void {
+    if (flat.length === this.count) return
+    throw new DiffusionError('invalid-argument', `a bank has ${this.count} elements, got ${flat.length}`, {
+      argument: 'flat',
+      expected: `${this.count} elements`,
+      received: String(flat.length),
+    })
+  }
+}
+
+/** Where a layer registers its parameters: a table, and the prefix of their names. */
+export class Scope {
+  constructor(
+    readonly table: ParameterTable,
+    readonly prefix: string = '',
+  ) {}
+
+  at(name: string): Scope {
+    return new Scope(this.table, this.prefix ? `${this.prefix}.${name}` : name)
+  }
+
+  parameter(name: string, shape: readonly number[], initializer: Initializer): Parameter {
+    return this.table.add(this.at(name).prefix, shape, initializer)
+  }
+}
+
+function fill(target: Float32Array, initializer: Initializer, seed: Seed, index: number): void {
+  if (initializer.kind === 'ones') target.fill(1)
+  else if (initializer.kind === 'normal') target.set(normal(seed, Purpose.weights, index, 0, target.length))
+  else if (initializer.kind === 'uniform') {
+    const bound = 1 / Math.sqrt(initializer.fanIn)
+    const raw = words(seed, Purpose.weights, index, 0, target.length)
+    // 23 bits and half of the last place, as in kernels/philox.h uniform01.
+    for (let i = 0; i < raw.length; i++) target[i] = bound * (((raw[i] >>> 9) + 0.5) * 2 ** -22 - 1)
+  }
+}
+
+/** [out, in, kh, kw] to or from [out, kh, kw, in]; for other ranks the two are the same. */
+function reorder(from: Float32Array, to: Float32Array, shape: readonly number[], way: 'toTorch' | 'fromTorch'): void {
+  const [outs, ins, kh, kw] = shape
+  const taps = kh * kw
+  if (shape.length !== 4 || taps === 1) {
+    to.set(from)
+    return
+  }
+  for (let o = 0; o < outs; o++) {
+    const base = o * ins * taps
+    for (let i = 0; i < ins; i++) {
+      for (let tap = 0; tap < taps; tap++) {
+        const torch = base + i * taps + tap
+        const inner = base + tap * ins + i
+        if (way === 'toTorch') to[torch] = from[inner]
+        else to[inner] = from[torch]
+      }
+    }
+  }
+}
+
+/** Lists at most a few of each kind: a wrong file has hundreds. */
+function mismatch(
+  dict: StateDict,
+  missing: readonly string[],
+  unexpected: readonly string[],
+  mismatched: readonly Parameter[],
+): DiffusionError {
+  const some = (names: readonly string[]) =>
+    names.length > 5 ? `${names.slice(0, 5).join(', ')} and ${names.length - 5} more` : names.join(', ')
+  const wrong = mismatched.map(({ name, shape }) => {
+    const { shape: got, dtype } = dict[name]
+    return `${name} (expected float32 [${shape.join(', ')}], got ${dtype} [${got.join(', ')}])`
+  })
+  const parts = [
+    missing.length > 0 ? `missing: ${some(missing)}` : '',
+    unexpected.length > 0 ? `unexpected: ${some(unexpected)}` : '',
+    wrong.length > 0 ? `wrong shape: ${some(wrong)}` : '',
+  ].filter(Boolean)
+  return new DiffusionError('state-mismatch', `the state dict does not fit the network; ${parts.join('; ')}`, {
+    argument: mismatched[0]?.name ?? missing[0] ?? unexpected[0],
+    expected: mismatched[0] && `float32 [${mismatched[0].shape.join(', ')}]`,
+    received: mismatched[0] && `${dict[mismatched[0].name].dtype} [${dict[mismatched[0].name].shape.join(', ')}]`,
+  })
+}

@@ -1,0 +1,142 @@
+/** The options of UNet: their documentation, defaults and checks. */
+import { invalidArgument } from '../errors'
+import * as options from '../options'
+import type { Layout } from './blocks'
+
+/** openaimodel.UNetModel's keyword arguments in camelCase, and what tells diffusers' UNet2DModel from it. */
+export interface UNetOptions {
+  /** Height and width of the images that it is meant for, a multiple of 2^(levels - 1). */
+  imageSize: number
+  inChannels: number
+  /** Channels of the first level. */
+  modelChannels: number
+  outChannels: number
+  /** Residual blocks of a level on the way down; there is one more on the way up. */
+  numResBlocks: number
+  /** Downsampling rates with attention: 2 is the level of half the resolution. */
+  attentionResolutions: readonly number[]
+  /** Probability in [0, 1). Default 0. */
+  dropout?: number
+  /** Channels of each level as multiples of modelChannels. Default [1, 2, 4, 8]. */
+  channelMult?: readonly number[]
+  /** Convolutions in the up- and downsampling, not just repeating and averaging. Default true. */
+  convResample?: boolean
+  /** Classes of a class-conditional network. Default: unconditional. */
+  numClasses?: number
+  /** Attention heads; without effect where numHeadChannels is given. Default 1. */
+  numHeads?: number
+  /** Channels of a head. Default: as many as numHeads leaves. */
+  numHeadChannels?: number
+  /** Heads on the way up; without effect with numHeadChannels or `legacy` false. Default numHeads. */
+  numHeadsUpsample?: number
+  /** The time embedding scales and shifts in the residual blocks' second norm. Default false: it is added before. */
+  useScaleShiftNorm?: boolean
+  /** Residual blocks do the up- and downsampling. Default false. */
+  resblockUpdown?: boolean
+  /** q, k and v are split first and then into heads. Default false: heads first. */
+  useNewAttentionOrder?: boolean
+  /** See numHeadsUpsample. Default true. */
+  legacy?: boolean
+
+  /** Names in the state_dict and kind of the attention's projections: one for q, k and v or three. Default 'openai'. */
+  layout?: Layout
+  /** Groups of the norms. Default 32. */
+  normGroups?: number
+  /** Default 1e-5. */
+  normEps?: number
+  /** Frequencies of the time embedding are 10000^(-i / (half - freqShift)). Default 0. */
+  freqShift?: number
+  /** The time embedding is cosines, then sines. Default true. */
+  flipSinToCos?: boolean
+  /** 1: on all sides; 0: one row and column at the bottom and right. Default 1. */
+  downsamplePadding?: 0 | 1
+  /** Attention between the two residual blocks in the middle. Default true. */
+  middleAttention?: boolean
+}
+
+const count = (fallback?: number) => options.integer(fallback as number, { min: 1 })
+/** -1 means "not given" in Python's configurations. */
+const optionalCount = () => ({
+  fallback: undefined as number | undefined,
+  check: (value: unknown, name: string): number => (value === -1 ? -1 : count().check(value, name)),
+})
+
+const schema = {
+  imageSize: options.required(count()),
+  inChannels: options.required(count()),
+  modelChannels: options.required(count()),
+  outChannels: options.required(count()),
+  numResBlocks: options.required(count()),
+  attentionResolutions: options.required(options.array(count())),
+  dropout: options.number(0, { min: 0, max: 1 }),
+  channelMult: options.array(options.number(undefined, { min: 0 }), [1, 2, 4, 8]),
+  convResample: options.boolean(true),
+  numClasses: options.integer(undefined, { min: 1 }),
+  numHeads: optionalCount(),
+  numHeadChannels: optionalCount(),
+  numHeadsUpsample: optionalCount(),
+  useScaleShiftNorm: options.boolean(false),
+  resblockUpdown: options.boolean(false),
+  useNewAttentionOrder: options.boolean(false),
+  legacy: options.boolean(true),
+  layout: options.oneOf<Layout>(['openai', 'diffusers'], 'openai'),
+  normGroups: count(32),
+  normEps: options.number(1e-5, { min: 0 }),
+  freqShift: options.number(0, { min: 0 }),
+  flipSinToCos: options.boolean(true),
+  downsamplePadding: options.integer(1, { min: 0, max: 1 }) as options.Field<0 | 1>,
+  middleAttention: options.boolean(true),
+}
+
+export type ResolvedUNetOptions = Readonly<ReturnType<typeof resolveUNetOptions>>
+
+/** Options with their defaults. Throws `unknown-option` and `invalid-argument`. */
+export function resolveUNetOptions(given: UNetOptions) {
+  const o = options.parseOptions('UNet', given, schema)
+  if (o.dropout === 1) throw invalidArgument('dropout', 'a number from 0 and below 1', o.dropout)
+  const levels = o.channelMult.length
+  if (levels === 0) throw invalidArgument('channelMult', 'an entry for each level', o.channelMult)
+  // The last norm and convolution work on the first level's channels: openaimodel declares them with model_channels.
+  if (o.channelMult[0] !== 1) throw invalidArgument('channelMult[0]', '1', o.channelMult[0])
+  for (const [i, channels] of levelChannels(o).entries()) {
+    checkMultiple(`modelChannels * channelMult[${i}]`, channels, o.normGroups, 'normGroups')
+  }
+  checkMultiple('imageSize', o.imageSize, 2 ** (levels - 1), '2^(levels - 1)')
+  const rates = o.channelMult.map((_, level) => 2 ** level)
+  for (const [i, rate] of o.attentionResolutions.entries()) {
+    // These are rates, but are easily taken for sizes; such a network would silently have no attention.
+    if (!rates.includes(rate)) {
+      throw invalidArgument(`attentionResolutions[${i}]`, `a downsampling rate, one of ${rates.join(', ')}`, rate)
+    }
+  }
+  if (o.layout === 'diffusers') {
+    if (!o.convResample) throw invalidArgument('convResample', "true with layout 'diffusers'", false)
+    if (o.resblockUpdown) throw invalidArgument('resblockUpdown', "false with layout 'diffusers'", true)
+    if (o.useNewAttentionOrder) throw invalidArgument('useNewAttentionOrder', "false with layout 'diffusers'", true)
+  }
+  if (o.downsamplePadding === 0 && (!o.convResample || o.resblockUpdown)) {
+    throw invalidArgument('downsamplePadding', '1 where no convolution does the downsampling', 0)
+  }
+  const heads = (value: number | undefined) => (value === -1 ? undefined : value)
+  const numHeads = heads(o.numHeads) ?? 1
+  return {
+    ...o,
+    numHeads,
+    numHeadChannels: heads(o.numHeadChannels),
+    numHeadsUpsample: heads(o.numHeadsUpsample) ?? numHeads,
+  }
+}
+
+/** Channels of each level. */
+export function levelChannels(o: { modelChannels: number; channelMult: readonly number[] }): number[] {
+  return o.channelMult.map((mult) => {
+    const channels = o.modelChannels * mult
+    const rounded = Math.round(channels) // 3 * (4 / 3) is not 4 for every pair of integers
+    return Math.abs(channels - rounded) < 1e-6 ? rounded : channels
+  })
+}
+
+function checkMultiple(name: string, value: number, of: number, why: string): void {
+  if (value > 0 && value % of === 0) return
+  throw invalidArgument(name, `a multiple of ${of} (${why})`, value)
+}

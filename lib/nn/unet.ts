@@ -1,0 +1,243 @@
+/**
+ * The UNet of DDPM (Ho et al. 2020, appendix B) as a graph: residual blocks with a time embedding, attention at chosen
+ * levels, skip connections from every block on the way down to one on the way up.
+ */
+import { invalidArgument } from '../errors'
+import type { Value } from '../graph'
+import { AttentionBlock, ResBlock } from './blocks'
+import { Conv2d, Downsample, Embedding, GroupNorm, type Layer, observed, TimestepEmbedding, Upsample } from './layers'
+import type { BuildContext, Conditioning, Network } from './network'
+import { ParameterTable, Scope } from './parameters'
+import { diffusersOptions, type UNet2DConfig } from './unet-diffusers'
+import { namesOf, type UNetNames } from './unet-names'
+import { levelChannels, type ResolvedUNetOptions, resolveUNetOptions, type UNetOptions } from './unet-options'
+
+export type { UNet2DConfig } from './unet-diffusers'
+export type { UNetOptions } from './unet-options'
+
+/** Runs in turn; what comes out is kept for a skip connection on the way down, or begins with one on the way up. */
+type Block = readonly (Layer | ResBlock)[]
+
+/**
+ * CompVis's and OpenAI's openaimodel.UNetModel and improved-diffusion's for images, and with `layout: 'diffusers'`
+ * diffusers' UNet2DModel: one topology, two sets of names.
+ */
+export class UNet implements Network {
+  /** With all defaults filled in; `new UNet(unet.options)` is the same network. */
+  readonly options: ResolvedUNetOptions
+  readonly inChannels: number
+  readonly outChannels: number
+  readonly imageSize: number
+  readonly divisor: number
+  readonly parameters = new ParameterTable()
+
+  readonly #root = new Scope(this.parameters)
+  readonly #names: UNetNames
+  readonly #timeEmbedding: TimestepEmbedding
+  readonly #labels?: Embedding
+  readonly #down: Block[]
+  readonly #middle: Block
+  readonly #up: Block[]
+  readonly #normOut: GroupNorm
+  readonly #convOut: Conv2d
+  readonly #levelChannels: readonly number[]
+  #dropouts = 0
+
+  /** Throws `invalid-argument` and, for a misspelled option, `unknown-option` with the likely name. */
+  constructor(options: UNetOptions) {
+    const o = resolveUNetOptions(options)
+    this.options = o
+    this.inChannels = o.inChannels
+    this.outChannels = o.outChannels
+    this.imageSize = o.imageSize
+    this.divisor = 2 ** (o.channelMult.length - 1)
+    this.#levelChannels = levelChannels(o)
+    this.#names = namesOf(o.layout, o.numResBlocks, o.channelMult.length)
+
+    const names = this.#names
+    const [first, second] = names.timeEmbedding.map((name) => this.#root.at(name))
+    this.#timeEmbedding = new TimestepEmbedding(first, second, {
+      dim: o.modelChannels,
+      outDim: this.#embeddingChannels,
+      freqShift: o.freqShift,
+      sinFirst: !o.flipSinToCos,
+    })
+    if (o.numClasses) this.#labels = new Embedding(this.#root.at(names.labels), o.numClasses, this.#embeddingChannels)
+    const skips: number[] = []
+    this.#down = this.#wayDown(skips)
+    this.#middle = this.#bottom()
+    this.#up = this.#wayUp(skips)
+    this.#normOut = new GroupNorm(this.#root.at(names.normOut), o.modelChannels, this.#norm)
+    this.#convOut = new Conv2d(this.#root.at(names.convOut), o.modelChannels, o.outChannels, {
+      kernel: 3,
+      padding: 1,
+      zero: o.layout === 'openai',
+    })
+  }
+
+  /**
+   * From diffusers' config.json of a UNet2DModel; its state_dict's names are those of diffusers from 0.14 on. Throws
+   * `unsupported` for what this class can't express.
+   */
+  static fromDiffusers(config: UNet2DConfig): UNet {
+    return new UNet(diffusersOptions(config))
+  }
+
+  build(context: BuildContext, x: Value, t: Value, conditioning: Conditioning = {}): Value {
+    const { graph } = context
+    if (conditioning.context) throw invalidArgument('context', 'nothing without cross-attention', 'a value')
+    this.#check(x)
+    const embedding = graph.silu(this.#embed(context, t, conditioning))
+    const { lists } = this.#names
+    const run = (block: Block, input: Value, name?: string) => {
+      const output = block.reduce((h, layer) => layer.build(context, h, embedding), input)
+      return name ? observed(context, name, output) : output
+    }
+    const skips: Value[] = []
+    let h = x
+    for (const [i, block] of this.#down.entries()) {
+      h = run(block, h, lists && `${lists.down}.${i}`)
+      skips.push(h)
+    }
+    h = run(this.#middle, h, lists?.middle)
+    for (const [i, block] of this.#up.entries()) {
+      h = run(block, graph.concat([h, skips.pop()!]), lists && `${lists.up}.${i}`)
+    }
+    return this.#convOut.build(context, graph.silu(this.#normOut.build(context, h)))
+  }
+
+  #check(x: Value): void {
+    const [, height, width, channels] = x.dims
+    if (channels === this.inChannels && height % this.divisor === 0 && width % this.divisor === 0) return
+    const expected = `[n, h, w, ${this.inChannels}], h and w multiples of ${this.divisor}`
+    throw invalidArgument('x', expected, x.dims)
+  }
+
+  #embed(context: BuildContext, t: Value, { y }: Conditioning): Value {
+    const time = this.#timeEmbedding.build(context, t)
+    observed(context, 'time_embed', time)
+    if (!this.#labels !== !y) {
+      throw invalidArgument('y', this.#labels ? 'class labels' : 'nothing without numClasses', y && 'a value')
+    }
+    return this.#labels && y ? context.graph.add(time, this.#labels.build(context, y)) : time
+  }
+
+  get #embeddingChannels(): number {
+    return 4 * this.options.modelChannels
+  }
+
+  get #norm() {
+    return { groups: this.options.normGroups, eps: this.options.normEps }
+  }
+
+  #channels(level: number): number {
+    return this.#levelChannels[level]
+  }
+
+  #hasAttention(level: number): boolean {
+    return this.options.attentionResolutions.includes(2 ** level)
+  }
+
+  /** `skips` receives the channels of every block's output. */
+  #wayDown(skips: number[]): Block[] {
+    const { inChannels, modelChannels, numResBlocks, channelMult, convResample, downsamplePadding } = this.options
+    const names = this.#names
+    const blocks: Block[] = [
+      [new Conv2d(this.#root.at(names.convIn), inChannels, modelChannels, { kernel: 3, padding: 1 })],
+    ]
+    skips.push(modelChannels)
+    let channels = modelChannels
+    for (let level = 0; level < channelMult.length; level++) {
+      for (let i = 0; i < numResBlocks; i++) {
+        const name = names.down(level, i)
+        const block: (Layer | ResBlock)[] = [this.#resBlock(name.res, channels, this.#channels(level))]
+        channels = this.#channels(level)
+        if (this.#hasAttention(level)) block.push(this.#attention(name.attention, channels, 'down'))
+        blocks.push(block)
+        skips.push(channels)
+      }
+      if (level === channelMult.length - 1) break
+      const name = names.downsample(level)
+      blocks.push([
+        this.options.resblockUpdown
+          ? this.#resBlock(name, channels, channels, 'down')
+          : new Downsample(this.#root.at(name), channels, {
+              conv: convResample,
+              name: names.downsampleConv,
+              padding: downsamplePadding,
+            }),
+      ])
+      skips.push(channels)
+    }
+    return blocks
+  }
+
+  #bottom(): Block {
+    const channels = this.#channels(this.options.channelMult.length - 1)
+    const { res, attention } = this.#names.middle
+    const before = this.#resBlock(res[0], channels, channels)
+    const middle = this.options.middleAttention ? [this.#attention(attention, channels, 'down')] : []
+    return [before, ...middle, this.#resBlock(res[1], channels, channels)]
+  }
+
+  #wayUp(skips: number[]): Block[] {
+    const { numResBlocks, channelMult, convResample } = this.options
+    const blocks: Block[] = []
+    let channels = this.#channels(channelMult.length - 1)
+    for (let level = channelMult.length - 1; level >= 0; level--) {
+      for (let i = 0; i <= numResBlocks; i++) {
+        const name = this.#names.up(level, i)
+        const block: (Layer | ResBlock)[] = [this.#resBlock(name.res, channels + skips.pop()!, this.#channels(level))]
+        channels = this.#channels(level)
+        if (this.#hasAttention(level)) block.push(this.#attention(name.attention, channels, 'up'))
+        if (level > 0 && i === numResBlocks) {
+          const upsample = this.#names.upsample(level, this.#hasAttention(level))
+          block.push(
+            this.options.resblockUpdown
+              ? this.#resBlock(upsample, channels, channels, 'up')
+              : new Upsample(this.#root.at(upsample), channels, { conv: convResample }),
+          )
+        }
+        blocks.push(block)
+      }
+    }
+    return blocks
+  }
+
+  #resBlock(name: string, inChannels: number, outChannels: number, resample?: 'up' | 'down'): ResBlock {
+    return new ResBlock(this.#root.at(name), {
+      layout: this.options.layout,
+      inChannels,
+      outChannels,
+      embeddingChannels: this.#embeddingChannels,
+      norm: this.#norm,
+      dropout: { p: this.options.dropout, layer: this.#dropouts++ },
+      scaleShift: this.options.useScaleShiftNorm,
+      resample,
+    })
+  }
+
+  #attention(name: string, channels: number, side: 'down' | 'up'): AttentionBlock {
+    return new AttentionBlock(this.#root.at(name), {
+      layout: this.options.layout,
+      channels,
+      heads: this.#heads(channels, side),
+      norm: this.#norm,
+      order: this.options.useNewAttentionOrder ? 'qkv-first' : 'heads-first',
+    })
+  }
+
+  /** openaimodel's rules: the width of a head, where it is known, decides; then numHeadsUpsample has no effect. */
+  #heads(channels: number, side: 'down' | 'up'): number {
+    const { numHeads, numHeadChannels, numHeadsUpsample, legacy } = this.options
+    if (numHeadChannels) {
+      if (channels % numHeadChannels === 0) return channels / numHeadChannels
+      throw invalidArgument(
+        'numHeadChannels',
+        `a divisor of ${channels}, the channels of a level with attention`,
+        numHeadChannels,
+      )
+    }
+    return legacy && side === 'up' ? numHeadsUpsample : numHeads
+  }
+}

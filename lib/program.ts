@@ -1,0 +1,143 @@
+/** Compiled graphs, with the buffers that their inputs and outputs pass through, and a cache of them. */
+import type { Device } from './device'
+import { DiffusionError } from './errors'
+import { Graph, type Value } from './graph'
+import type { NativeBuffer, NativeProgram } from './native'
+
+/** What an input can be bound to: memory of the device, or numbers to be copied there. */
+export type Binding = NativeBuffer | Float32Array | Int32Array
+export type Bindings = Readonly<Record<string, Binding>>
+
+export interface CompileOptions {
+  /** Fix every algorithm whatever the batch size and the number of threads. */
+  deterministic: boolean
+}
+
+export class Program {
+  readonly #native: NativeProgram
+  readonly #device: Device
+  readonly #outputs: Readonly<Record<string, number>>
+  /** Where numbers are copied to and results from, by name; allocated when first needed. */
+  readonly #staging = new Map<string, NativeBuffer>()
+
+  /** `build` adds the nodes and returns the outputs by name. */
+  constructor(device: Device, build: (graph: Graph) => Record<string, Value>, options: CompileOptions) {
+    try {
+      const graph = new Graph()
+      const outputs = build(graph)
+      const ids = Object.fromEntries(Object.entries(outputs).map(([name, value]) => [name, value.id]))
+      this.#outputs = Object.fromEntries(
+        Object.entries(outputs).map(([name, { dims }]) => [name, dims[0] * dims[1] * dims[2] * dims[3]]),
+      )
+      this.#native = graph.native.compile(device.native, ids, options)
+    } catch (error) {
+      throw DiffusionError.from(error)
+    }
+    this.#device = device
+    if (process.env.DDPM_DEBUG === 'plan') process.stderr.write(`${this.#native.describe()}\n`)
+  }
+
+  /**
+   * Runs once. Outputs that `bindings` does not have are read back and returned by name. Copies, run and reads are asked
+   * for before this returns, so that calls that overlap don't disturb each other and happen in the order they were made.
+   */
+  async run(bindings: Bindings): Promise<Record<string, Float32Array>> {
+    try {
+      const bound: Record<string, NativeBuffer> = {}
+      for (const [name, binding] of Object.entries(bindings)) {
+        if (!ArrayBuffer.isView(binding)) {
+          bound[name] = binding
+          continue
+        }
+        bound[name] = this.#stage(name, binding.length)
+        bound[name].write(binding)
+      }
+      const wanted = Object.entries(this.#outputs).filter(([name]) => !(name in bound))
+      for (const [name, elements] of wanted) bound[name] = this.#stage(name, elements)
+      const [, ...results] = await Promise.all([
+        this.#native.run(bound),
+        ...wanted.map(([name, elements]) => bound[name].read(0, elements)),
+      ])
+      return Object.fromEntries(wanted.map(([name], i) => [name, results[i]]))
+    } catch (error) {
+      throw DiffusionError.from(error)
+    }
+  }
+
+  #stage(name: string, elements: number): NativeBuffer {
+    let buffer = this.#staging.get(name)
+    if (buffer && buffer.elements !== elements) {
+      buffer.release()
+      buffer = undefined
+    }
+    if (!buffer) {
+      buffer = this.#device.allocate(elements)
+      this.#staging.set(name, buffer)
+    }
+    return buffer
+  }
+
+  /** Bytes on the device, staging included. */
+  memory(): { arena: number; packed: number; scratch: number; staging: number; total: number } {
+    const { arena, packed, scratch, total } = this.#native.memory()
+    let staging = 0
+    for (const buffer of this.#staging.values()) staging += 4 * buffer.elements
+    return { arena, packed, scratch, staging, total: total + staging }
+  }
+
+  describe(): string {
+    return this.#native.describe()
+  }
+
+  release(): void {
+    this.#native.release()
+    for (const buffer of this.#staging.values()) buffer.release()
+    this.#staging.clear()
+  }
+}
+
+/** The programs of one model, keyed by kind and shape; the least recently used one goes when there are too many. */
+export class ProgramCache {
+  /** A Map keeps the order of insertion: the first key is the one not used for longest. */
+  readonly #programs = new Map<string, Program>()
+
+  constructor(
+    readonly device: Device,
+    readonly capacity = 16,
+  ) {}
+
+  /** `key` must name everything that `build` depends on. */
+  get(
+    kind: string,
+    key: Readonly<Record<string, string | number | boolean>>,
+    build: (graph: Graph) => Record<string, Value>,
+    options: CompileOptions,
+  ): Program {
+    const name = `${kind} ${JSON.stringify({ ...key, ...options })}`
+    let program = this.#programs.get(name)
+    if (program) this.#programs.delete(name)
+    else {
+      program = new Program(this.device, build, options)
+      if (this.#programs.size >= this.capacity) this.#evict()
+    }
+    this.#programs.set(name, program)
+    return program
+  }
+
+  #evict(): void {
+    const [oldest] = this.#programs
+    if (!oldest) return
+    oldest[1].release()
+    this.#programs.delete(oldest[0])
+  }
+
+  /** Bytes by program: its kind and key, and Program.memory(). */
+  memory(): Record<string, ReturnType<Program['memory']>> {
+    return Object.fromEntries([...this.#programs].map(([name, program]) => [name, program.memory()]))
+  }
+
+  release(): void {
+    for (const program of this.#programs.values()) program.release()
+    this.#programs.clear()
+  }
+}

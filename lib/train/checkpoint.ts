@@ -1,0 +1,212 @@
+/**
+ * Checkpoints of a run: `checkpoints/step-00001000/` with model.safetensors, ema.safetensors (where there is an EMA),
+ * optimizer.safetensors and state.json, and `checkpoints/latest`, which names the newest.
+ *
+ * A checkpoint is written to a hidden sibling folder, flushed to the disk and renamed: a folder with the final name is
+ * complete, whenever the process was killed.
+ */
+import { randomUUID } from 'node:crypto'
+import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
+import path from 'node:path'
+import { atomicWrite, syncFolder } from '../checkpoint/atomic-write'
+import type { TrainingState } from '../diffusion/training-step'
+import { DiffusionError } from '../errors'
+import type { StateDict } from '../nn/weights'
+import type { ResolvedTrainOptions } from './options'
+import { readStateDict, writeStateDict } from './state-dict-file'
+
+/** state.json. Random numbers and the data's order follow from the seed and the position, so these are all their state. */
+export interface RunState {
+  readonly format: 'ddpm-native checkpoint'
+  readonly version: 1
+  /** Completed optimizer steps. */
+  readonly step: number
+  /** Samples drawn from the data so far: the position in its order. */
+  readonly samples: number
+  readonly optimizerStep: number
+  /** -1 where the decay is constant. */
+  readonly emaUpdates: number
+  /** Seeds drawn by the model so far. */
+  readonly draws: number
+  readonly data: { readonly fingerprint: string; readonly images: number }
+  readonly options: ResolvedTrainOptions
+  /** ISO 8601. */
+  readonly time: string
+}
+
+export interface Checkpoint {
+  readonly folder: string
+  readonly state: RunState
+}
+
+const folderName = /^step-(\d{8,})$/
+const leftoverName = /^\.(writing|removed)-/
+
+/** torch.optim.AdamW's names of its state. */
+const firstMoment = 'exp_avg.'
+const secondMoment = 'exp_avg_sq.'
+
+export function checkpointsFolder(run: string): string {
+  return path.join(run, 'checkpoints')
+}
+
+/**
+ * Writes the checkpoint of `state.step`, then removes all but the newest `keep`. Returns its folder. When it throws (`io`, e.g.
+ * for a full disk), the checkpoints that were there are still there and nothing of the new one is left.
+ */
+export async function saveCheckpoint(
+  run: string,
+  state: RunState,
+  training: TrainingState,
+  options: { keep: number },
+): Promise<string> {
+  const parent = checkpointsFolder(run)
+  const name = `step-${String(state.step).padStart(8, '0')}`
+  const folder = path.join(parent, name)
+  const temporary = path.join(parent, `.writing-${name}-${randomUUID()}`)
+  try {
+    await mkdir(temporary, { recursive: true })
+    await writeStateDict(path.join(temporary, 'model.safetensors'), training.weights)
+    if (training.ema) await writeStateDict(path.join(temporary, 'ema.safetensors'), training.ema)
+    await writeStateDict(path.join(temporary, 'optimizer.safetensors'), {
+      ...withPrefix(training.m, firstMoment),
+      ...withPrefix(training.v, secondMoment),
+    })
+    await atomicWrite(path.join(temporary, 'state.json'), `${JSON.stringify(state, null, 2)}\n`)
+    await syncFolder(temporary)
+    await replaceFolder(temporary, folder)
+    await syncFolder(parent)
+    await atomicWrite(path.join(parent, 'latest'), `${name}\n`)
+  } catch (error) {
+    await rm(temporary, { recursive: true, force: true }).catch(() => {})
+    const failure = ioError(`cannot write the checkpoint ${folder}`, error)
+    // The temporary name would tell nobody anything.
+    throw new DiffusionError(failure.code, failure.message.replaceAll(temporary, folder), { cause: error })
+  }
+  const old = (await listCheckpoints(run)).slice(options.keep)
+  for (const folder of old) await removeFolder(folder)
+  return folder
+}
+
+/** Folders of the run's checkpoints, newest first. */
+export async function listCheckpoints(run: string): Promise<string[]> {
+  const parent = checkpointsFolder(run)
+  const names = await readdir(parent).catch((error) => {
+    if (error.code === 'ENOENT') return []
+    throw ioError(`cannot list ${parent}`, error)
+  })
+  const step = (name: string) => Number(folderName.exec(name)![1])
+  return names
+    .filter((name) => folderName.test(name))
+    .sort((a, b) => step(b) - step(a))
+    .map((name) => path.join(parent, name))
+}
+
+/** Removes what killed processes left half written. Only for the holder of the run's lock. */
+export async function removeLeftovers(run: string): Promise<void> {
+  const parent = checkpointsFolder(run)
+  const names = await readdir(parent).catch(() => [])
+  for (const name of names) {
+    if (leftoverName.test(name)) await rm(path.join(parent, name), { recursive: true, force: true })
+  }
+}
+
+/**
+ * A run folder's newest checkpoint, or the checkpoint that `folder` itself is. A damaged one is an error, never passed over.
+ * Throws `not-found` where there is none and `bad-file` for a damaged state.json.
+ */
+export async function openCheckpoint(folder: string): Promise<Checkpoint> {
+  const exists = async (name: string) => (await stat(path.join(folder, name)).catch(() => undefined)) !== undefined
+  const own = await exists('state.json')
+  const newest = own ? folder : (await listCheckpoints(folder))[0]
+  if (newest === undefined) {
+    throw new DiffusionError('not-found', `no checkpoint in ${folder}`, {
+      argument: 'checkpoint',
+      expected: 'a run folder or a checkpoint folder',
+      received: folder,
+    })
+  }
+  return { folder: newest, state: await readState(path.join(newest, 'state.json')) }
+}
+
+/** Everything that a training needs to go on. Throws `bad-file` for a truncated or damaged file. */
+export async function readTrainingState(checkpoint: Checkpoint): Promise<TrainingState> {
+  const { folder, state } = checkpoint
+  const read = async (name: string) => (await readStateDict(path.join(folder, name))).dict
+  const optimizer = await read('optimizer.safetensors')
+  return {
+    weights: await read('model.safetensors'),
+    ema: usesEma(state) ? await read('ema.safetensors') : undefined,
+    m: withoutPrefix(optimizer, firstMoment),
+    v: withoutPrefix(optimizer, secondMoment),
+    optimizerStep: state.optimizerStep,
+    emaUpdates: state.emaUpdates,
+    draws: state.draws,
+  }
+}
+
+/** The network's weights: the averaged ones, or with `ema` false the plain ones. A model without an average has only those. */
+export async function readWeights(checkpoint: Checkpoint, o: { ema: boolean }): Promise<StateDict> {
+  const averaged = o.ema && usesEma(checkpoint.state)
+  const name = averaged ? 'ema.safetensors' : 'model.safetensors'
+  return (await readStateDict(path.join(checkpoint.folder, name))).dict
+}
+
+function usesEma(state: RunState): boolean {
+  return state.options.model.useEma !== false
+}
+
+async function readState(file: string): Promise<RunState> {
+  const bad = (problem: string, cause?: unknown) =>
+    new DiffusionError('bad-file', `${file}: ${problem}`, { argument: 'checkpoint', received: file, cause })
+  const text = await readFile(file, 'utf8').catch((error) => {
+    throw ioError(`cannot read ${file}`, error)
+  })
+  let state: Partial<RunState>
+  try {
+    state = JSON.parse(text)
+  } catch (error) {
+    throw bad('not JSON', error)
+  }
+  if (state?.format !== 'ddpm-native checkpoint') throw bad('not the state of a ddpm-native checkpoint')
+  if (state.version !== 1) throw bad(`version ${state.version} is not known to this release`)
+  for (const name of ['step', 'samples', 'optimizerStep', 'emaUpdates', 'draws'] as const) {
+    if (!Number.isSafeInteger(state[name])) throw bad(`${name} is not an integer`)
+  }
+  if (typeof state.data?.fingerprint !== 'string' || typeof state.options?.model?.unetConfig !== 'object') {
+    throw bad('data or options are missing')
+  }
+  return state as RunState
+}
+
+function withPrefix(dict: StateDict, prefix: string): StateDict {
+  return Object.fromEntries(Object.entries(dict).map(([name, tensor]) => [prefix + name, tensor]))
+}
+
+function withoutPrefix(dict: StateDict, prefix: string): StateDict {
+  const own = Object.entries(dict).filter(([name]) => name.startsWith(prefix))
+  return Object.fromEntries(own.map(([name, tensor]) => [name.slice(prefix.length), tensor]))
+}
+
+/** Renames onto `folder`; one that is there already is moved aside first. */
+async function replaceFolder(temporary: string, folder: string): Promise<void> {
+  await removeFolder(folder)
+  await rename(temporary, folder)
+}
+
+/** Under another name first, so that no half-removed folder is ever seen as a checkpoint. */
+async function removeFolder(folder: string): Promise<void> {
+  const aside = path.join(path.dirname(folder), `.removed-${path.basename(folder)}-${randomUUID()}`)
+  try {
+    await rename(folder, aside)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return
+    throw error
+  }
+  await rm(aside, { recursive: true, force: true })
+}
+
+function ioError(what: string, cause: unknown): DiffusionError {
+  if (cause instanceof DiffusionError) return cause
+  return new DiffusionError('io', `${what}: ${(cause as Error).message}`, { cause })
+}

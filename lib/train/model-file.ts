@@ -1,0 +1,89 @@
+/**
+ * A model to ship: one safetensors file with the network's weights (averaged ones where there are any) under their bare names,
+ * and in its `__metadata__` the JSON that rebuilds the model.
+ */
+import { DDPM, type DDPMOptions } from '../diffusion/ddpm'
+import { DiffusionError } from '../errors'
+import type { StateDict } from '../nn/weights'
+import type { ModelConfig } from './options'
+import { readStateDict, writeStateDict } from './state-dict-file'
+
+/** `format` in the metadata. */
+const format = 'ddpm-native model 1'
+
+export interface ModelInfo {
+  /** DDPM's options. */
+  readonly config: ModelConfig
+  /** How it was trained: step, loss, options; as the writer liked. */
+  readonly training: Record<string, unknown>
+}
+
+/** DDPM's options that do not belong to the model. */
+export type LoadModelOptions = Pick<DDPMOptions, 'device' | 'seed' | 'deterministic'>
+
+export interface ModelFile extends ModelInfo {
+  readonly weights: StateDict
+}
+
+/** Writes the model's averaged weights (the plain ones of a model without an average). Throws `io`. */
+export async function saveModel(file: string, ddpm: DDPM, info: ModelInfo): Promise<void> {
+  const state = await ddpm.trainingState()
+  await writeModelFile(file, { ...info, weights: state.ema ?? state.weights })
+}
+
+export async function writeModelFile(file: string, model: ModelFile): Promise<void> {
+  await writeStateDict(file, model.weights, {
+    format,
+    config: JSON.stringify(model.config),
+    training: JSON.stringify(model.training),
+  })
+}
+
+/** Throws `not-found`, `io` and, for a damaged file or one of another kind, `bad-file`. */
+export async function readModelFile(file: string): Promise<ModelFile> {
+  const { dict: weights, metadata } = await readStateDict(file)
+  if (metadata.format !== format) {
+    throw new DiffusionError(
+      'bad-file',
+      `${file} is not a model of ddpm-native (its __metadata__ has no '${format}')`,
+      {
+        argument: 'model',
+        expected: format,
+        received: metadata.format,
+      },
+    )
+  }
+  return { weights, config: parse(file, metadata, 'config'), training: parse(file, metadata, 'training') }
+}
+
+function parse(file: string, metadata: Record<string, string>, key: string): Record<string, unknown> {
+  try {
+    const value = JSON.parse(metadata[key])
+    if (typeof value === 'object' && value !== null) return value
+  } catch {
+    // reported below
+  }
+  throw new DiffusionError('bad-file', `${file}: '${key}' of its metadata is not a JSON object`, { argument: 'model' })
+}
+
+/** A model for sampling with these weights. */
+export async function modelFromWeights(
+  config: ModelConfig,
+  weights: StateDict,
+  options: LoadModelOptions = {},
+): Promise<DDPM> {
+  const ddpm = new DDPM({ ...config, ...options, useEma: false } as unknown as DDPMOptions)
+  try {
+    await ddpm.loadStateDict(weights, { strict: true })
+    return ddpm
+  } catch (error) {
+    ddpm.dispose()
+    throw error
+  }
+}
+
+/** Reads a model for sampling. */
+export async function loadModel(file: string, options: LoadModelOptions = {}): Promise<DDPM> {
+  const { config, weights } = await readModelFile(file)
+  return modelFromWeights(config, weights, options)
+}

@@ -1,0 +1,202 @@
+/** Options of a training run: their defaults, their checks, and what a resume may change. */
+import { isDeepStrictEqual } from 'node:util'
+import { modelSchema } from '../diffusion/model-options'
+import { DiffusionError, describe, invalidArgument } from '../errors'
+import {
+  array,
+  boolean,
+  integer,
+  number,
+  oneOf,
+  type Parsed,
+  parseOptions,
+  required,
+  type Seed,
+  seed,
+  string,
+  unknownOption,
+  value,
+} from '../options'
+
+/** A DDPM's options as plain JSON, `unetConfig` included; `device` and `seed` are the training's own. */
+export type ModelConfig = Record<string, unknown> & { unetConfig?: Record<string, unknown> }
+
+export interface TrainOptions {
+  /** Folder of images, read recursively. */
+  data: string
+  /** Run folder: checkpoints/, samples/, metrics.jsonl and, at the end, model.safetensors. */
+  out: string
+  /** Go on from the newest checkpoint in `out`; options that are left out are taken from it (default false). */
+  resume?: boolean
+  /**
+   * Options of DDPM. Left out, the network is a UNet for 32x32 RGB with 64 channels, multiplied by [1, 2, 2], two blocks a
+   * level and attention at 1/2 and 1/4; `unetConfig` may change single fields of it.
+   */
+  model?: ModelConfig
+  /** What shows through transparent pixels: a CSS colour (default 'white'). */
+  background?: string
+  /** Mirror half of the images left to right, at random (default true). */
+  flip?: boolean
+  /** Optimizer steps altogether, those before a resume included (default 100,000). */
+  steps?: number
+  /** Images in a batch (default 16). */
+  batchSize?: number
+  /** Batches whose gradients are averaged for one optimizer step (default 1). */
+  accumulate?: number
+  /** Learning rate after the warm-up (default 2e-4, Ho et al. 2020, appendix B). */
+  lr?: number
+  /** Steps over which the learning rate rises linearly (default 1000). */
+  warmup?: number
+  /** 'constant' (default), or 'cosine' down to zero at the last step. */
+  lrSchedule?: 'constant' | 'cosine'
+  /** AdamW's (default [0.9, 0.999]). */
+  betas?: readonly number[]
+  /** AdamW's (default 1e-8). */
+  eps?: number
+  /** AdamW's, decoupled (default 0). */
+  weightDecay?: number
+  /** Gradients are scaled down to this global norm; 0 for no limit (default 1, Ho et al. 2020). */
+  maxGradNorm?: number
+  /** A picture of samples every so many steps and at the end; 0 for none (default 1000). */
+  sampleEvery?: number
+  /** Samples in the picture (default 16). */
+  sampleCount?: number
+  /** Sampling steps for the picture (default 100). */
+  sampleSteps?: number
+  /** A checkpoint every so many steps (default 1000); there is one at the end in any case. */
+  checkpointEvery?: number
+  /** How many checkpoints to keep (default 2). */
+  keep?: number
+  /** Of the weights, the noise, the order and the samples (default 0). */
+  seed?: Seed
+  /** As for DDPM (default 'auto'). */
+  device?: string
+  /** Batches decoded ahead of the step (default 4). */
+  prefetch?: number
+  /** Bytes of decoded images to keep in memory (default 512 MiB). */
+  cacheBytes?: number
+}
+
+const positive = { min: 1 }
+const schema = {
+  data: required(string()),
+  out: required(string()),
+  resume: boolean(false),
+  model: value<ModelConfig>('an object of DDPM options', (v) => typeof v === 'object' && v !== null),
+  background: string('white'),
+  flip: boolean(true),
+  steps: integer(100_000, positive),
+  batchSize: integer(16, positive),
+  accumulate: integer(1, positive),
+  lr: number(2e-4, { min: 0 }),
+  warmup: integer(1000, { min: 0 }),
+  lrSchedule: oneOf(['constant', 'cosine'], 'constant'),
+  betas: array(number(undefined, { min: 0, max: 1 }), [0.9, 0.999]),
+  eps: number(1e-8, { min: 0 }),
+  weightDecay: number(0, { min: 0 }),
+  maxGradNorm: number(1, { min: 0 }),
+  sampleEvery: integer(1000, { min: 0 }),
+  sampleCount: integer(16, positive),
+  sampleSteps: integer(100, positive),
+  checkpointEvery: integer(1000, positive),
+  keep: integer(2, positive),
+  seed: seed(0),
+  device: string('auto'),
+  prefetch: integer(4, positive),
+  cacheBytes: integer(512 * 2 ** 20, { min: 0 }),
+}
+
+export type ResolvedTrainOptions = Omit<Parsed<typeof schema>, 'model' | 'seed'> & {
+  model: ModelConfig & { unetConfig: Record<string, unknown> }
+  seed: number
+}
+
+/** Where and how fast, but not what is computed: a resume may change these, and `steps` unless the rate depends on it. */
+const free: readonly string[] = [
+  'data',
+  'out',
+  'resume',
+  'steps',
+  'sampleEvery',
+  'sampleCount',
+  'sampleSteps',
+  'checkpointEvery',
+  'keep',
+  'device',
+  'prefetch',
+  'cacheBytes',
+]
+
+const defaultUnet = {
+  imageSize: 32,
+  inChannels: 3,
+  outChannels: 3,
+  modelChannels: 64,
+  channelMult: [1, 2, 2],
+  numResBlocks: 2,
+  attentionResolutions: [2, 4],
+  numHeads: 4,
+  dropout: 0,
+}
+
+/**
+ * The options with all defaults filled in: those of the checkpoint, where one is resumed, else the library's. Throws
+ * `unknown-option` and `invalid-argument`, the latter also for an option that differs from the checkpoint's and would change
+ * what is computed.
+ */
+export function resolveTrainOptions(given: TrainOptions, saved?: ResolvedTrainOptions): ResolvedTrainOptions {
+  for (const name of Object.keys(given)) {
+    if (!Object.hasOwn(schema, name)) throw unknownOption('Trainer', name, Object.keys(schema))
+  }
+  const named = definedOnly(given as unknown as Record<string, unknown>)
+  if (saved) refuseChanges(named, saved)
+  const options = parseOptions('Trainer', { ...saved, ...named }, schema)
+  if (options.betas.length !== 2) throw invalidArgument('betas', 'two numbers', options.betas)
+  if (typeof options.seed === 'bigint') throw invalidArgument('seed', 'a number (it is saved as JSON)', options.seed)
+  return { ...options, seed: options.seed, model: saved?.model ?? completeModel(given.model ?? {}) }
+}
+
+function completeModel(model: ModelConfig): ResolvedTrainOptions['model'] {
+  for (const name of ['device', 'seed', 'model', 'deterministic']) {
+    if (name in model) {
+      throw new DiffusionError('invalid-argument', `model.${name}: a training has its own`, {
+        argument: `model.${name}`,
+      })
+    }
+  }
+  const unetConfig = { ...defaultUnet, ...definedOnly(model.unetConfig ?? {}) }
+  return { ...diffusionDefaults(), ...definedOnly(model), unetConfig }
+}
+
+/** DDPM's defaults, so that a checkpoint says all that it was made with. */
+function diffusionDefaults(): Record<string, unknown> {
+  const defaults = Object.entries(modelSchema).map(([name, { fallback }]) => [name, fallback])
+  const { seed: _seed, deterministic: _deterministic, ...own } = definedOnly(Object.fromEntries(defaults))
+  return own
+}
+
+function refuseChanges(given: Record<string, unknown>, saved: ResolvedTrainOptions): void {
+  const refuse = (name: string, before: unknown, now: unknown) => {
+    if (isDeepStrictEqual(before, now)) return
+    throw new DiffusionError(
+      'invalid-argument',
+      `${name} is ${describe(before)} in the checkpoint and can't become ${describe(now)} on resume: ` +
+        'leave it out, or start a new run',
+      { argument: name, expected: describe(before), received: describe(now) },
+    )
+  }
+  const { model, ...rest } = given as { model?: ModelConfig }
+  for (const [name, now] of Object.entries(rest)) {
+    const fixed = !free.includes(name) || (name === 'steps' && saved.lrSchedule === 'cosine')
+    if (fixed) refuse(name, saved[name as keyof ResolvedTrainOptions], now)
+  }
+  const { unetConfig, ...diffusion } = model ?? {}
+  for (const [name, now] of Object.entries(definedOnly(diffusion))) refuse(`model.${name}`, saved.model[name], now)
+  for (const [name, now] of Object.entries(definedOnly(unetConfig ?? {}))) {
+    refuse(`model.unetConfig.${name}`, saved.model.unetConfig[name], now)
+  }
+}
+
+function definedOnly<T extends Record<string, unknown>>(options: T): T {
+  return Object.fromEntries(Object.entries(options).filter(([, v]) => v !== undefined)) as T
+}
