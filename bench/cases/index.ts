@@ -1,0 +1,7 @@
+import type { Case } from '../harness'
+import { opCases } from './ops'
+import { samplingCases } from './sampling'
+import { trainingCases } from './training'
+import { unetCases } from './unet'
+
+export const cases: readonly Case[] = [...opCases, ...unetCases, ...trainingCases, ...samplingCases]

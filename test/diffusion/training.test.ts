@@ -1,0 +1,201 @@
+import assert from 'node:assert/strict'
+import { DDPM, type DDPMOptions, type StateDict, Tensor } from '../../lib/index'
+import { assertClose, assertSameBits } from '../support/compare'
+import { Random } from '../support/random'
+import { camelCase, Fixture, goldenModel } from './fixture'
+
+/** Rows of a qkv bias that softmax ignores: the middle one of each head's three parts. */
+function withoutKeyRows(name: string, values: Float32Array): Float32Array {
+  if (!name.endsWith('qkv.bias')) return values
+  const third = values.length / 3 // one head
+  return values.filter((_, i) => i < third || i >= 2 * third)
+}
+
+const norm = (values: Float32Array) => Math.sqrt(values.reduce((sum, v) => sum + v * v, 0))
+
+/** ||actual - expected|| / ||expected - start||, per tensor; parameters whose gradient is only noise absolutely. */
+async function compareUpdates(
+  fixture: Fixture,
+  o: { actual: StateDict; start: StateDict; expected: (name: string) => Float32Array | undefined; what: string },
+): Promise<void> {
+  const { noise_params: noiseParams, suggest } = fixture.tolerance
+  for (const name of Object.keys(o.actual)) {
+    const expected = o.expected(name)
+    if (!expected) continue
+    const length = expected.length // the first slice of a large tensor, or all of it
+    const actual = (await o.actual[name].data()).slice(0, length)
+    if (noiseParams.includes(name)) {
+      assertClose(actual, expected, { abs: suggest.noise_params_atol, rel: 0 }, `${o.what} ${name}`)
+      continue
+    }
+    const start = withoutKeyRows(name, (await o.start[name].data()).slice(0, length))
+    const [a, b] = [withoutKeyRows(name, actual), withoutKeyRows(name, expected)]
+    const off = norm(a.map((v, i) => v - b[i])) / norm(b.map((v, i) => v - start[i]))
+    assert.ok(off < suggest.update_rel_l2, `${o.what} ${name}: off by ${off} of the update`)
+  }
+}
+
+for (const name of ['train_curve', 'train_curve_l1_x0']) {
+  describe(name, () => {
+    it('losses, gradient norms, trained weights and averages are those of PyTorch', async () => {
+      const fixture = await Fixture.load(name)
+      const { optimizer, steps } = fixture.config
+      using ddpm = await goldenModel(fixture)
+      const { weightDecay, lr, betas, eps } = camelCase(optimizer)
+      ddpm.configureOptimizers({ lr, betas, eps, weightDecay })
+      const { weights: start } = await ddpm.trainingState()
+      const { loss_rtol: rel, grad_norm_rtol: normRel } = fixture.tolerance.suggest
+      for (let k = 0; k < steps; k++) {
+        const { loss, lossDict, gradNorm } = await ddpm.trainBatch(fixture.row('in/x', k), {
+          t: fixture.row('in/t', k),
+          noise: fixture.row('in/noise', k),
+        })
+        const at = (key: string) => [fixture.numbers(`out/${key}`)[k]]
+        assertClose([loss], at('loss'), { rel, abs: 0 }, `loss ${k}`)
+        assertClose([lossDict['train/loss_simple']], at('loss_simple'), { rel, abs: 0 }, `loss_simple ${k}`)
+        assertClose([lossDict['train/loss_vlb']], at('loss_vlb'), { rel, abs: 0 }, `loss_vlb ${k}`)
+        assertClose([gradNorm!], at('grad_norm'), { rel: normRel, abs: 0 }, `gradient norm ${k}`)
+      }
+      const { weights, ema, emaUpdates } = await ddpm.trainingState()
+      assert.equal(emaUpdates, fixture.config.ema.num_updates_after)
+      const final = fixture.config.final_in ? await Fixture.load('train_curve_final') : fixture
+      const stored = (file: Fixture, prefix: string) => (n: string) =>
+        [`${prefix}/${n}`, `${prefix}_row0/${n}`].filter((key) => file.has(key)).map((key) => file.numbers(key))[0]
+      await compareUpdates(fixture, { actual: weights, start, expected: stored(final, 'param'), what: 'weights' })
+      await compareUpdates(fixture, { actual: ema!, start, expected: stored(fixture, 'ema'), what: 'averages' })
+    })
+  })
+}
+
+const unetConfig = { imageSize: 8, modelChannels: 32, channelMult: [1], numResBlocks: 1, attentionResolutions: [] }
+const tiny: DDPMOptions = {
+  unetConfig: { ...unetConfig, inChannels: 1, outChannels: 1, dropout: 0.1 },
+  timesteps: 50,
+  device: 'cpu',
+  seed: 9,
+  deterministic: true,
+}
+
+const images = (n: number, seed = 1) => Tensor.from(new Random(seed).normals(n * 64, 0.5), [n, 1, 8, 8])
+const nhwc = (n: number, seed = 1) => Tensor.from(new Random(seed).normals(n * 64, 0.5), [n, 8, 8, 1])
+
+async function sameState(a: StateDict, b: StateDict, what: string): Promise<void> {
+  assert.deepEqual(Object.keys(a), Object.keys(b))
+  for (const name of Object.keys(a)) assertSameBits(await a[name].data(), await b[name].data(), `${what} ${name}`)
+}
+
+describe('training', () => {
+  it('goes on after a resume as if it had never stopped, to the bit', async () => {
+    const losses = async (ddpm: DDPM, from: number, to: number) => {
+      const list: number[] = []
+      for (let k = from; k < to; k++) list.push((await ddpm.trainBatch(images(4, k))).loss)
+      return list
+    }
+    using whole = new DDPM(tiny)
+    whole.configureOptimizers({ lr: 1e-3, maxGradNorm: 1 })
+    await losses(whole, 0, 3)
+    const saved = await whole.trainingState()
+    using resumed = new DDPM({ ...tiny, seed: 9 })
+    resumed.configureOptimizers({ lr: 1e-3, maxGradNorm: 1 })
+    await resumed.loadTrainingState(saved)
+    assert.deepEqual(await losses(resumed, 3, 6), await losses(whole, 3, 6))
+    const [a, b] = [await resumed.trainingState(), await whole.trainingState()]
+    await sameState(a.weights, b.weights, 'weights')
+    await sameState(a.ema!, b.ema!, 'averages')
+    await sameState(a.v, b.v, 'second moments')
+  })
+
+  it('accumulated batches make the step of one large batch', async () => {
+    const x = new Random(4).normals(4 * 64, 0.5)
+    const part = (i: number) => Tensor.from(x.slice(i * 128, (i + 1) * 128), [2, 1, 8, 8])
+    const options = { ...tiny, unetConfig: { ...tiny.unetConfig!, dropout: 0 } }
+    using large = new DDPM(options)
+    using parts = new DDPM(options)
+    for (const ddpm of [large, parts]) ddpm.configureOptimizers({ lr: 1e-3 })
+    const one = await large.trainBatch(Tensor.from(x, [4, 1, 8, 8]), { step: 0 })
+    const first = await parts.trainBatch(part(0), { step: 0, update: false, accumulate: 2 })
+    const second = await parts.trainBatch(part(1), { step: 0, sampleOffset: 2, accumulate: 2 })
+    assert.equal(first.gradNorm, undefined)
+    assertClose([(first.loss + second.loss) / 2], [one.loss], { rel: 1e-5, abs: 0 }, 'loss')
+    assertClose([second.gradNorm!], [one.gradNorm!], { rel: 1e-4, abs: 0 }, 'gradient norm')
+    assert.equal(parts.globalStep, 1)
+  })
+
+  it('trainingStep and onTrainBatchEnd together do what trainBatch does', async () => {
+    using a = new DDPM(tiny)
+    using b = new DDPM(tiny)
+    for (const ddpm of [a, b]) ddpm.configureOptimizers({ lr: 1e-3 })
+    for (let k = 0; k < 2; k++) {
+      const { loss } = await a.trainBatch(images(2, k))
+      assert.equal((await b.trainingStep({ image: nhwc(2, k) })).loss, loss)
+      await b.onTrainBatchEnd()
+    }
+    const [x, y] = [await a.trainingState(), await b.trainingState()]
+    await sameState(x.weights, y.weights, 'weights')
+    await sameState(x.ema!, y.ema!, 'averages')
+  })
+
+  it('gradients point downhill, and asking for them changes nothing', async () => {
+    using ddpm = new DDPM({ ...tiny, unetConfig: { ...tiny.unetConfig!, dropout: 0 } })
+    const [x, t, noise] = [images(2), [3, 40], images(2, 8)]
+    const before = await ddpm.stateDict()
+    const { loss, gradients } = await ddpm.lossAndGradients(x, t, noise)
+    await sameState(await ddpm.stateDict(), before, 'state')
+    assert.equal(loss, (await ddpm.pLosses(x, t, noise)).loss)
+    const step = 1e-3
+    const moved: StateDict = {}
+    let slope = 0
+    for (const [name, gradient] of Object.entries(gradients)) {
+      const g = await gradient.data()
+      slope += g.reduce((sum, v) => sum + v * v, 0)
+      const w = await before[`model.diffusion_model.${name}`].data()
+      moved[name] = Tensor.from(
+        w.map((v, i) => v - step * g[i]),
+        gradient.shape,
+      )
+    }
+    await ddpm.loadStateDict(moved)
+    const { loss: lower } = await ddpm.pLosses(x, t, noise)
+    assertClose([loss - lower], [step * slope], { rel: 0.1, abs: 0 }, 'decrease')
+  })
+
+  it('validationStep has the losses of both sets of weights, without dropout', async () => {
+    using ddpm = new DDPM(tiny)
+    const keys = ['val/loss_simple', 'val/loss_vlb', 'val/loss']
+    const losses = await ddpm.validationStep({ image: nhwc(2) })
+    assert.deepEqual(Object.keys(losses), [...keys, ...keys.map((key) => `${key}_ema`)])
+    assert.ok(Object.values(losses).every(Number.isFinite))
+    assert.equal(ddpm.training, true)
+  })
+
+  it('emaScope shows the averages to what it starts, and to nothing else', async () => {
+    using ddpm = new DDPM(tiny)
+    ddpm.configureOptimizers({ lr: 0.05 })
+    await ddpm.trainBatch(images(2))
+    await ddpm.trainBatch(images(2))
+    const [x, t, noise] = [images(1), 10, images(1, 3)]
+    ddpm.eval()
+    const plain = (await ddpm.pLosses(x, t, noise)).loss
+    const inScope = ddpm.emaScope(async () => {
+      await new Promise((resolve) => setTimeout(resolve, 1))
+      return (await ddpm.pLosses(x, t, noise)).loss
+    })
+    const outside = (await ddpm.pLosses(x, t, noise)).loss
+    const averaged = await inScope
+    assert.equal(outside, plain)
+    assert.notEqual(averaged, plain)
+    const { ema } = await ddpm.trainingState()
+    await ddpm.loadStateDict(ema!)
+    assert.equal((await ddpm.pLosses(x, t, noise)).loss, averaged)
+  })
+
+  it('logImages draws the rows of ddpm.py', async () => {
+    using ddpm = new DDPM({ ...tiny, timesteps: 4, logEveryT: 2 })
+    const log = await ddpm.logImages({ image: nhwc(3) }, { N: 2 })
+    assert.deepEqual(log.inputs?.shape, [2, 1, 8, 8])
+    assert.deepEqual(log.diffusionRow?.shape, [3, 2 * 10 + 2, 3 * 10 + 2]) // t = 0, 2, 3
+    assert.deepEqual(log.samples?.shape, [2, 1, 8, 8])
+    assert.deepEqual(log.denoiseRow?.shape, [3, 2 * 10 + 2, 4 * 10 + 2]) // x_T and after t = 3, 2, 0
+    assert.deepEqual(Object.keys(await ddpm.logImages({ image: nhwc(1) }, { returnKeys: ['inputs'] })), ['inputs'])
+  })
+})

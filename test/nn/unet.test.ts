@@ -1,0 +1,205 @@
+// UNets against PyTorch's: outputs, loss, all gradients, and the outputs of inner modules.
+import assert from 'node:assert/strict'
+import type { DeviceName } from '../../lib/device'
+import type { Graph, Value } from '../../lib/graph'
+import type { StateDict } from '../../lib/nn/parameters'
+import { UNet } from '../../lib/nn/unet'
+import { renameLegacyDiffusers } from '../../lib/nn/unet-diffusers'
+import { assertClose } from '../support/compare'
+import { type Feeds, runGraph, testedBackends, type Values } from '../support/run-graph'
+import { Golden, readJson, stateDictOf } from './golden'
+
+/** Of a tensor's largest value. */
+const tolerance = { out: 1e-4, loss: 1e-5, gradient: 1e-3, gradientFloor: 1e-6 }
+
+const largest = (values: Float32Array) => values.reduce((max, v) => Math.max(max, Math.abs(v)), 0)
+
+function assertScaled(actual: Float32Array, expected: Float32Array, scale: number, floor: number, what: string): void {
+  assertClose(actual, expected, { abs: Math.max(scale * largest(expected), floor), rel: 0 }, what)
+}
+
+const dot = (a: Float32Array, b: Float32Array) => a.reduce((sum, v, i) => sum + v * b[i], 0)
+
+function feedsOf(golden: Golden): Feeds {
+  const shape = golden.tensors['in/x'].shape
+  const [n, ...rest] = shape
+  const d = rest.reduce((a, b) => a * b, 1)
+  const feeds: Record<string, Feeds[string]> = {
+    x: { dims: [n, 1, 1, d], data: golden.floats('in/x') },
+    t: { dims: [n, 1, 1, 1], data: golden.integers('in/t') },
+  }
+  if (golden.has('in/target')) feeds.target = { dims: [n, 1, 1, d], data: golden.floats('in/target') }
+  if (golden.has('in/y')) feeds.y = { dims: [n, 1, 1, 1], data: golden.integers('in/y') }
+  return { ...feeds, mean: { dims: [n, 1, 1, 1], data: new Float32Array(n).fill(1 / n) } }
+}
+
+function addUNet(
+  graph: Graph,
+  unet: UNet,
+  inputs: Values,
+  shape: readonly number[],
+  observe?: (name: string, value: Value) => void,
+): Value {
+  const [, channels, height, width] = shape
+  const x = graph.toNhwc(inputs.x, { channels, height, width })
+  return graph.toNchw(unet.build({ graph, train: false, observe }, x, inputs.t, { y: inputs.y }))
+}
+
+async function checkGolden(backend: DeviceName, golden: Golden, unet: UNet, weights: StateDict): Promise<void> {
+  const table = unet.parameters
+  const { flat } = await table.fromStateDict(weights)
+  const actual = await runGraph(
+    backend,
+    feedsOf(golden),
+    (graph, inputs) => {
+      const out = addUNet(graph, unet, inputs, golden.tensors['in/x'].shape)
+      const loss = graph.weightedSum(graph.loss(out, inputs.target, { type: 'l2' }), inputs.mean)
+      const [gradX] = graph.backward(loss, [inputs.x])
+      return { out, loss, gradX: gradX! }
+    },
+    { banks: { weights: flat, grads: new Float32Array(table.count) } },
+  )
+  assertScaled(actual.out, golden.floats('out/out'), tolerance.out, 0, 'out')
+  assertScaled(actual.loss, golden.floats('out/loss'), tolerance.loss, 0, 'loss')
+  assertScaled(actual.gradX, golden.floats('grad_in/x'), tolerance.gradient, tolerance.gradientFloor, 'grad_in/x')
+
+  const from = golden.config.grads_in ? await Golden.open(golden.config.grads_in) : golden
+  const gradients = table.toStateDict(actual.grads)
+  for (const [name, tensor] of Object.entries(gradients)) {
+    const gradient = await tensor.data()
+    const check = (values: Float32Array, expected: string) =>
+      assertScaled(values, from.floats(expected), tolerance.gradient, tolerance.gradientFloor, expected)
+    if (from.has(`grad/${name}`)) {
+      check(gradient, `grad/${name}`)
+      continue
+    }
+    const row = from.floats(`grad_row0/${name}`)
+    check(gradient.slice(0, row.length), `grad_row0/${name}`)
+    const norm = Math.sqrt(dot(gradient, gradient))
+    check(Float32Array.of(norm), `grad_norm/${name}`)
+    const parameter = await weights[name].data()
+    const size = norm * Math.sqrt(dot(parameter, parameter))
+    const product = Float32Array.of(dot(gradient, parameter))
+    assertClose(product, from.floats(`grad_dot/${name}`), { abs: 1e-4 * size, rel: 0 }, `grad_dot/${name}`)
+  }
+  // Nothing is left over that was not compared.
+  const known = new Set(Object.keys(gradients))
+  assert.deepEqual(
+    [...from.names('grad/'), ...from.names('grad_row0/')].filter((name) => !known.has(name)),
+    [],
+  )
+}
+
+async function openUNet(name: string, extra = {}): Promise<{ golden: Golden; unet: UNet; weights: StateDict }> {
+  const golden = await Golden.open(`${name}.safetensors`)
+  const unet = new UNet(golden.unetOptions(extra))
+  const weights = await golden.parameters((parameter) => unet.parameters.get(parameter) !== undefined)
+  return { golden, unet, weights }
+}
+
+const goldenFiles = [
+  'unet_basic',
+  'unet_improved_diffusion',
+  'unet_newattn_1ch',
+  'unet_noconvresample_nonsquare',
+  'unet_scaleshift_updown_class',
+]
+
+for (const backend of testedBackends) {
+  describe(`UNet on ${backend}`, () => {
+    for (const name of goldenFiles) {
+      it(`${name}: output, loss and gradients are PyTorch's`, async () => {
+        // improved-diffusion's has no image_size.
+        const { golden, unet, weights } = await openUNet(name, { imageSize: 16 })
+        await checkGolden(backend, golden, unet, weights)
+      })
+    }
+
+    it("the inner modules' outputs are PyTorch's", async () => {
+      const { golden, unet, weights } = await openUNet('unet_basic_act')
+      const { flat } = await unet.parameters.fromStateDict(weights)
+      const expected = golden.names('out/')
+      const actual = await runGraph(
+        backend,
+        feedsOf(golden),
+        (graph, inputs) => {
+          const outputs: Record<string, Value> = {}
+          addUNet(graph, unet, inputs, golden.tensors['in/x'].shape, (name, value) => {
+            if (expected.includes(name)) outputs[name] = graph.toNchw(value)
+          })
+          return outputs
+        },
+        { banks: { weights: flat } },
+      )
+      // An upsampling is the last in its block, and so observed as that.
+      actual['output_blocks.1.2'] = actual['output_blocks.1']
+      for (const name of expected) assertScaled(actual[name], golden.floats(`out/${name}`), tolerance.out, 0, name)
+    })
+
+    it("diffusers' UNet2DModel: output, loss and gradients are PyTorch's", async () => {
+      const golden = await Golden.open('diffusers_ddpm.safetensors')
+      const unet = UNet.fromDiffusers(readJson('diffusers_ddpm/unet/config.json'))
+      const weights = await stateDictOf('diffusers_ddpm/unet/diffusion_pytorch_model.safetensors')
+      await checkGolden(backend, golden, unet, weights)
+    })
+
+    it('dropout follows the seed and the step, and is off outside of training', async () => {
+      const { golden, weights } = await openUNet('unet_basic')
+      const unet = new UNet(golden.unetOptions({ dropout: 0.5 }))
+      const { flat } = await unet.parameters.fromStateDict(weights)
+      const run = (train: boolean, seed: number, step: number) => {
+        const feeds: Feeds = { ...feedsOf(golden), rng: { dims: [1, 1, 1, 4], data: Int32Array.of(seed, 0, step, 0) } }
+        return runGraph(
+          backend,
+          feeds,
+          (graph, { x, t, rng }) => {
+            const [, channels, height, width] = golden.tensors['in/x'].shape
+            const nhwc = graph.toNhwc(x, { channels, height, width })
+            return { out: graph.toNchw(unet.build({ graph, train, rng }, nhwc, t)) }
+          },
+          { banks: { weights: flat } },
+        )
+      }
+      const [first, again, otherStep, otherSeed] = await Promise.all([
+        run(true, 1, 0),
+        run(true, 1, 0),
+        run(true, 1, 1),
+        run(true, 2, 0),
+      ])
+      assert.deepEqual(first.out, again.out)
+      for (const other of [otherStep, otherSeed]) assert.notDeepEqual(other.out, first.out)
+      const { out } = await run(false, 1, 0)
+      assertScaled(out, golden.floats('out/out'), tolerance.out, 0, 'out')
+    })
+  })
+}
+
+describe("diffusers' names", () => {
+  it('an early configuration and its names are the same network', async () => {
+    const today = UNet.fromDiffusers(readJson('diffusers_ddpm/unet/config.json'))
+    const early = UNet.fromDiffusers(readJson('diffusers_ddpm_legacy_keys/unet/config.json'))
+    assert.deepEqual(early.options, today.options)
+    const names: Record<string, string> = { to_q: 'query', to_k: 'key', to_v: 'value', 'to_out.0': 'proj_attn' }
+    const dict = await stateDictOf('diffusers_ddpm/unet/diffusion_pytorch_model.safetensors')
+    const old = Object.fromEntries(
+      Object.entries(dict).map(([name, tensor]) => [
+        name.replace(/to_(q|k|v|out\.0)/, (match) => names[match]),
+        tensor,
+      ]),
+    )
+    assert.ok('mid_block.attentions.0.proj_attn.weight' in old)
+    assert.deepEqual(renameLegacyDiffusers(old), dict)
+  })
+
+  it('what UNet can not express is refused', () => {
+    const config = readJson('diffusers_ddpm/unet/config.json')
+    const refused = (change: Record<string, unknown>, code: string, argument: string) =>
+      assert.throws(() => UNet.fromDiffusers({ ...config, ...change }), { name: 'DiffusionError', code, argument })
+    refused({ center_input_sample: true }, 'unsupported', 'center_input_sample')
+    refused({ class_embed_type: 'timestep' }, 'unsupported', 'class_embed_type')
+    refused({ _class_name: 'UNet2DConditionModel' }, 'unsupported', '_class_name')
+    refused({ up_block_types: ['UpBlock2D', 'AttnUpBlock2D'] }, 'unsupported', 'up_block_types')
+    refused({ down_block_types: ['DownBlock2D'] }, 'invalid-argument', 'block_out_channels')
+    refused({ norm_epsilon: 1e-6 }, 'unknown-option', 'norm_epsilon')
+  })
+})

@@ -1,0 +1,51 @@
+import type { Dims } from '../../lib/native'
+import { Random } from '../support/random'
+import { normals } from '../support/run-graph'
+import { testOp, titleOf } from '../support/test-op'
+
+/** q, map of k and v, heads. */
+const shapes: readonly [q: Dims, keys: [number, number], heads: number][] = [
+  [[1, 1, 1, 1], [1, 1], 1],
+  [[3, 2, 3, 4], [2, 3], 2],
+  [[1, 5, 3, 21], [1, 7], 3], // text is not as long as the image
+  [[2, 1, 1, 6], [4, 5], 1],
+  [[2, 8, 8, 32], [8, 8], 4],
+  [[1, 9, 11, 40], [9, 11], 1],
+]
+
+testOp(
+  'attention',
+  shapes.map(([q, [h, w], heads]) => {
+    const random = new Random(10)
+    const kv: Dims = [q[0], h, w, q[3]]
+    return {
+      title: `${titleOf(q)}, ${h * w} keys, ${heads} heads`,
+      inputs: { q: normals(random, q), k: normals(random, kv), value: normals(random, kv) },
+      build: (g, v) => g.attention(v.q, v.k, v.value, { heads, scale: Math.sqrt(heads / q[3]) }),
+      // A single key has all the weight, whatever it is.
+      wrt: h * w > 1 ? undefined : ['value'],
+      views: h * w > 1 ? ['q', 'k', 'value'] : undefined,
+    }
+  }),
+)
+
+testOp(
+  'attentionQkv',
+  (['heads-first', 'qkv-first'] as const).flatMap((order) =>
+    shapes.map(([q, , heads]) => ({
+      title: `${titleOf(q)}, ${heads} heads, ${order}`,
+      inputs: { qkv: normals(new Random(11), [q[0], q[1], q[2], 3 * q[3]]) },
+      build: (g, v) => g.attentionQkv(v.qkv, { heads, scale: Math.sqrt(heads / q[3]), order }),
+      views: ['qkv'],
+    })),
+  ),
+)
+
+testOp('attention, far scores', [
+  {
+    title: 'scores beyond what exp can hold',
+    inputs: { qkv: normals(new Random(12), [1, 4, 4, 24], 12) },
+    build: (g, v) => g.attentionQkv(v.qkv, { heads: 1, scale: 1, order: 'heads-first' }),
+    wrt: [], // one key has all the weight, and gradients are those of rounding
+  },
+])

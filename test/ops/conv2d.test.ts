@@ -1,0 +1,66 @@
+import type { Dims } from '../../lib/native'
+import { Random } from '../support/random'
+import { normals } from '../support/run-graph'
+import { type OpCase, testOp, titleOf } from '../support/test-op'
+
+const direct = 0
+
+/** x, [out, kernel h, kernel w], stride, padding [top, left, bottom, right]. */
+type Shape = [x: Dims, out: number, kernel: [number, number], stride: number, padding: number[]]
+
+const shapes: readonly Shape[] = [
+  [[1, 1, 1, 1], 1, [1, 1], 1, [0, 0, 0, 0]],
+  [[1, 1, 1, 1], 1, [3, 3], 1, [1, 1, 1, 1]],
+  [[3, 5, 4, 6], 7, [3, 3], 1, [1, 1, 1, 1]],
+  [[1, 7, 9, 3], 17, [3, 3], 1, [1, 1, 1, 1]],
+  [[2, 8, 8, 32], 16, [3, 3], 1, [1, 1, 1, 1]],
+  [[1, 16, 16, 3], 32, [3, 3], 1, [1, 1, 1, 1]],
+  [[1, 4, 4, 65], 35, [3, 3], 1, [1, 1, 1, 1]],
+  [[2, 8, 6, 20], 24, [3, 3], 2, [1, 1, 1, 1]],
+  [[1, 7, 5, 9], 4, [3, 3], 2, [1, 1, 1, 1]],
+  [[3, 8, 8, 8], 8, [3, 3], 2, [0, 0, 1, 1]], // diffusers' downsampling
+  [[1, 9, 8, 5], 6, [3, 3], 1, [0, 2, 1, 0]],
+  [[2, 6, 7, 33], 18, [1, 1], 1, [0, 0, 0, 0]],
+  [[1, 6, 7, 5], 3, [5, 2], 3, [2, 0, 1, 1]],
+  [[1, 5, 5, 2], 3, [1, 1], 2, [0, 0, 0, 0]], // pixels that no tap reads
+]
+
+function convCase(shape: Shape, views: boolean): OpCase {
+  const [x, out, [r, s], stride, padding] = shape
+  const random = new Random(3)
+  return {
+    title: `${titleOf(x)} -> ${out}, ${r}x${s}, stride ${stride}, padding ${padding}`,
+    inputs: {
+      x: normals(random, x),
+      weight: normals(random, [out, r, s, x[3]], 1 / Math.sqrt(r * s * x[3])),
+      bias: normals(random, [1, 1, 1, out]),
+    },
+    build: (g, v) => g.conv2d(v.x, v.weight, v.bias, { stride, padding }),
+    views: views ? ['x'] : undefined,
+    algorithms: [direct],
+  }
+}
+
+const random = new Random(4)
+const noBias = convCase(shapes[2], false)
+
+testOp('conv2d', [
+  ...shapes.map((shape, i) => convCase(shape, i % 3 === 2)),
+  {
+    ...noBias,
+    title: 'without bias',
+    inputs: { x: noBias.inputs.x, weight: noBias.inputs.weight },
+    build: (g, v) => g.conv2d(v.x, v.weight, undefined, { stride: 1, padding: [1, 1, 1, 1] }),
+  },
+  {
+    ...noBias,
+    title: 'with a per-sample bias and a residual, fused',
+    inputs: { ...noBias.inputs, e: normals(random, [3, 1, 1, 7]), residual: normals(random, [3, 5, 4, 7]) },
+    build: (g, v) => g.add(g.addSample(noBias.build(g, v), v.e), v.residual),
+  },
+  {
+    ...noBias,
+    title: 'two that read one input: their gradients are summed',
+    build: (g, v) => g.add(noBias.build(g, v), g.conv2d(v.x, v.weight, v.bias, { stride: 1, padding: [1, 1, 1, 1] })),
+  },
+])

@@ -1,0 +1,180 @@
+import assert from 'node:assert/strict'
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import sharp from 'sharp'
+import { DiffusionError } from '../../lib/errors'
+import { openCheckpoint, readTrainingState } from '../../lib/train/checkpoint'
+import { loadModel } from '../../lib/train/model-file'
+import type { TrainOptions } from '../../lib/train/options'
+import { Trainer, type TrainHooks } from '../../lib/train/trainer'
+import { numbers, readMetrics, temporaryFolder, tinyModel, tinyTraining, writeImages } from './support'
+
+describe('Trainer', () => {
+  const folder = temporaryFolder()
+  const data = path.join(folder, 'images')
+  let runs = 0
+  const newRun = () => path.join(folder, `run${runs++}`)
+  const train = (options: TrainOptions, hooks?: TrainHooks) => new Trainer(options).run(hooks)
+
+  const rejects = (promise: Promise<unknown>, code: string, pattern: RegExp) =>
+    assert.rejects(promise, (error) => {
+      assert.ok(error instanceof DiffusionError, String(error))
+      assert.equal(error.code, code)
+      assert.match(error.message, pattern)
+      return true
+    })
+
+  /** The run that others are compared with: 12 steps without a stop. */
+  const unstopped = path.join(folder, 'unstopped')
+  const plan = {
+    steps: 12,
+    flip: true,
+    accumulate: 2,
+    checkpointEvery: 4,
+    sampleEvery: 6,
+    sampleCount: 4,
+    sampleSteps: 5,
+  }
+
+  before(async () => {
+    await writeImages(data, 21)
+    await train(tinyTraining(data, unstopped, plan))
+  })
+
+  it('writes metrics, samples, checkpoints and a model', async () => {
+    const metrics = readMetrics(unstopped)
+    assert.deepEqual(
+      metrics.map(({ step }) => step),
+      Array.from({ length: 12 }, (_, i) => i + 1),
+    )
+    for (const m of metrics) {
+      for (const key of ['loss', 'loss_simple', 'loss_vlb', 'gradNorm', 'lr', 'imagesPerSecond'] as const) {
+        assert.ok(Number.isFinite(m[key]) && m[key] > 0, `${key} is ${m[key]}`)
+      }
+      assert.ok(Date.parse(m.time) > 0)
+    }
+    assert.deepEqual(readdirSync(path.join(unstopped, 'samples')), ['step-00000006.png', 'step-00000012.png'])
+    const picture = await sharp(path.join(unstopped, 'samples', 'step-00000012.png')).metadata()
+    assert.deepEqual([picture.width, picture.height, picture.channels], [22, 22, 3])
+    const checkpoints = path.join(unstopped, 'checkpoints')
+    assert.deepEqual(readdirSync(checkpoints).sort(), ['latest', 'step-00000008', 'step-00000012'])
+    assert.equal(readFileSync(path.join(checkpoints, 'latest'), 'utf8'), 'step-00000012\n')
+    assert.ok(!existsSync(path.join(unstopped, 'lock')))
+  })
+
+  it('learns', async () => {
+    const run = newRun()
+    await train(tinyTraining(data, run, { steps: 60, lr: 2e-3, batchSize: 8 }))
+    const losses = readMetrics(run).map(({ loss_simple }) => loss_simple)
+    const mean = (values: number[]) => values.reduce((sum, v) => sum + v) / values.length
+    assert.ok(mean(losses.slice(-10)) < 0.8 * mean(losses.slice(0, 5)), losses.join(' '))
+  })
+
+  it('exports the averaged weights', async () => {
+    const model = await loadModel(path.join(unstopped, 'model.safetensors'), { device: 'cpu', seed: 5 })
+    const { ema } = await readTrainingState(await openCheckpoint(unstopped))
+    const { weights } = await model.trainingState()
+    for (const [name, tensor] of Object.entries(ema!))
+      assert.deepEqual(await weights[name].data(), await tensor.data(), name)
+    const samples = await model.sample({ batchSize: 2, steps: 3 })
+    assert.deepEqual(samples.shape, [2, 3, 8, 8])
+    model.dispose()
+  })
+
+  it('stops after the step under way when its signal fires, and resumes to the bit', async () => {
+    const run = newRun()
+    const stop = new AbortController()
+    const onStep = ({ step }: { step: number }) => void (step === 5 && stop.abort())
+    const result = await train(tinyTraining(data, run, plan), { signal: stop.signal, onStep })
+    assert.deepEqual([result.step, result.stopped], [5, true])
+    assert.equal(path.basename(result.checkpoint), 'step-00000005')
+    const starts: number[] = []
+    const again = await train({ data, out: run, resume: true }, { onStart: ({ step }) => starts.push(step) })
+    assert.deepEqual(starts, [5])
+    assert.deepEqual([again.step, again.stopped], [12, false])
+    assert.deepEqual(numbers(readMetrics(run)), numbers(readMetrics(unstopped)))
+    for (const file of ['model.safetensors', 'ema.safetensors', 'optimizer.safetensors']) {
+      const bytes = (r: string) => readFileSync(path.join(r, 'checkpoints', 'step-00000012', file))
+      assert.ok(bytes(run).equals(bytes(unstopped)), file)
+    }
+  })
+
+  it('resumes after a kill: later metrics are dropped, leftovers removed', async () => {
+    const run = newRun()
+    cpSync(unstopped, run, { recursive: true })
+    const checkpoints = path.join(run, 'checkpoints')
+    cpSync(path.join(checkpoints, 'step-00000012'), path.join(checkpoints, '.writing-step-00000012-x'), {
+      recursive: true,
+    })
+    rmSync(path.join(checkpoints, 'step-00000012'), { recursive: true })
+    writeFileSync(path.join(run, 'metrics.jsonl'), '{"step":13,"lo', { flag: 'a' })
+    await train({ data, out: run, resume: true })
+    assert.deepEqual(numbers(readMetrics(run)), numbers(readMetrics(unstopped)))
+    assert.ok(readdirSync(checkpoints).every((name) => !name.startsWith('.')))
+  })
+
+  it('resumes longer, and has nothing to do when all steps are done', async () => {
+    const run = newRun()
+    cpSync(unstopped, run, { recursive: true })
+    assert.equal((await train({ data, out: run, resume: true })).metrics, undefined)
+    const { step } = await train({ data, out: run, resume: true, steps: 13 })
+    assert.equal(step, 13)
+  })
+
+  it('starts from the beginning when there is nothing to resume', async () => {
+    const result = await train(tinyTraining(data, newRun(), { steps: 1, resume: true }))
+    assert.equal(result.step, 1)
+  })
+
+  it('refuses to resume with what would change the training', async () => {
+    const resume = (options: Partial<TrainOptions>) => train({ data, out: unstopped, resume: true, ...options })
+    await rejects(resume({ batchSize: 8 }), 'invalid-argument', /batchSize is 4 in the checkpoint and can't become 8/)
+    await rejects(resume({ seed: 1 }), 'invalid-argument', /seed is 0/)
+    await rejects(resume({ model: { timesteps: 50 } }), 'invalid-argument', /model\.timesteps is 20/)
+    const unetConfig = { ...tinyModel.unetConfig, channelMult: [1, 2] }
+    await rejects(resume({ model: { unetConfig } }), 'invalid-argument', /model\.unetConfig\.channelMult is \[1\]/)
+    const other = path.join(folder, 'other-images')
+    await writeImages(other, 5)
+    await rejects(resume({ data: other }), 'invalid-argument', /21 readable images then, 5 now/)
+  })
+
+  it('refuses a run folder that is used: by an older training, or by one that runs', async () => {
+    await rejects(train(tinyTraining(data, unstopped)), 'invalid-argument', /holds a training already/)
+    const run = newRun()
+    await train(tinyTraining(data, run, { steps: 1 }), {
+      onStep: () => rejects(train(tinyTraining(data, run)), 'busy', /in use by another training/),
+    })
+  })
+
+  it('refuses wrong options before anything is written', async () => {
+    const run = newRun()
+    const wrong = (options: object) => () => new Trainer({ data, out: run, ...options } as TrainOptions)
+    const is = (code: string, pattern: RegExp) => (error: DiffusionError) =>
+      error.code === code && pattern.test(error.message)
+    assert.throws(wrong({ stepz: 1 }), is('unknown-option', /did you mean 'steps'/))
+    assert.throws(wrong({ steps: 0 }), is('invalid-argument', /steps: expected an integer of at least 1, got 0/))
+    assert.throws(wrong({ lrSchedule: 'cosin' }), is('invalid-argument', /did you mean 'cosine'/))
+    assert.throws(wrong({ out: undefined }), is('invalid-argument', /out is required/))
+    await rejects(train({ ...tinyTraining(data, run), model: { timestep: 5 } }), 'unknown-option', /timesteps/)
+    await rejects(train(tinyTraining(path.join(folder, 'nowhere'), run)), 'not-found', /no such folder/)
+    assert.ok(!existsSync(run))
+  })
+
+  it('names unreadable files and goes on', async () => {
+    const damaged = path.join(folder, 'damaged')
+    await writeImages(damaged, 4)
+    writeFileSync(path.join(damaged, 'broken.png'), 'no image')
+    const told: string[] = []
+    await train(tinyTraining(damaged, newRun(), { steps: 1 }), { onUnreadable: ({ file }) => told.push(file) })
+    assert.deepEqual(told, ['broken.png'])
+  })
+
+  it('ends with an error when the loss is no number, and keeps what was saved', async () => {
+    const run = newRun()
+    await train(tinyTraining(data, run, { steps: 2, lr: 1e30, warmup: 0, maxGradNorm: 0, checkpointEvery: 1 })).catch(
+      () => {},
+    )
+    await rejects(train({ data, out: run, resume: true, steps: 50 }), 'not-finite', /loss/)
+    assert.ok((await openCheckpoint(run)).state.step >= 1)
+  })
+})
