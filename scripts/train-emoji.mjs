@@ -1,6 +1,7 @@
 // Trains models/emoji-32.safetensors, the model that `npm start` draws with. Before: npm run build, node scripts/fetch-emoji.mjs
 // Usage: node scripts/train-emoji.mjs [--resume] [--steps n] [--device name] [--out run]
-// Ctrl-C saves; --resume goes on (with the same --steps: the learning rate falls to zero at the last one). models/README.md has the options and numbers of the model that is shipped.
+// Ctrl-C saves; --resume goes on (with the same --steps: the learning rate falls to zero at the last one).
+// models/README.md has the options and numbers of the model that is shipped.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { copyFileSync, mkdirSync } from 'node:fs'

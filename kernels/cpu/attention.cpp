@@ -133,8 +133,8 @@ float* headData(const Tensor& t, Head h, int64_t tokens, int64_t headDistance) {
   return t.f32() + h.n * tokens * t.ld + h.head * headDistance;
 }
 
-// How the heads of all samples are worked off: `wave` of them at a time, packed first and then used by all threads. Some
-// MiB of packed data, but at least enough blocks to keep the threads busy.
+// How the heads of all samples are worked off: `wave` of them at a time, packed first and then used by all threads.
+// About 1 MiB of packed data, but at least enough blocks to keep the threads busy.
 struct Waves {
   int64_t queries, keys, dim, heads, total, wave;
   Waves(const Tensor& q, const Tensor& k, const AttentionShape& shape, int threads, int64_t floatsPerHead)
