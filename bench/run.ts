@@ -32,7 +32,9 @@ if (values.json) console.log(JSON.stringify(machine))
 else {
   const { device, isa, threads, peakGflops } = machine
   console.log(`${device}, ${isa}, ${threads} threads, FMA peak ${peakGflops.toFixed(0)} GFLOP/s\n`)
-  console.log(`${'case'.padEnd(46)}${'median'.padStart(11)}${'items/s'.padStart(10)}${'GFLOP/s'.padStart(9)}${'of peak'.padStart(9)}${'memory'.padStart(11)}`)
+  console.log(
+    `${'case'.padEnd(46)}${'median'.padStart(11)}${'items/s'.padStart(10)}${'GFLOP/s'.padStart(9)}${'of peak'.padStart(9)}${'memory'.padStart(11)}`,
+  )
 }
 
 for (const { name } of cases) {

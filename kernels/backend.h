@@ -1,6 +1,6 @@
-// What a backend offers: devices, memory, and a kernel for every op of ops.h. The same table serves the CPU backend, which is
-// linked into the addon, and the others, which are libraries beside it that export `ddpm_backend`. No exception crosses
-// it: a function that can fail returns false and leaves the reason in an Error.
+// What a backend offers: devices, memory, and a kernel for every op of ops.h. The same table serves the CPU backend,
+// which is linked into the addon, and the others, which are libraries beside it that export `ddpm_backend`. No
+// exception crosses it: a function that can fail returns false and leaves the reason in an Error.
 #pragma once
 #include "ops.h"
 
@@ -8,9 +8,7 @@ namespace ddpm {
 
 constexpr int32_t kBackendAbi = 1;
 
-enum class ErrorCode : int32_t {
-  none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal
-};
+enum class ErrorCode : int32_t { none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal };
 
 struct Error {
   ErrorCode code = ErrorCode::none;
@@ -18,15 +16,15 @@ struct Error {
 };
 
 struct DeviceOptions {
-  int32_t index = 0;      // cuda:1 -> 1
-  int32_t threads = 0;    // CPU: 0 for DDPM_NUM_THREADS, or all cores
+  int32_t index = 0;    // cuda:1 -> 1
+  int32_t threads = 0;  // CPU: 0 for DDPM_NUM_THREADS, or all cores
 };
 
 struct DeviceInfo {
-  char name[256];         // "AMD EPYC ... (avx2)"
-  char isa[32];           // CPU: portable, avx2, avx512
+  char name[256];  // "AMD EPYC ... (avx2)"
+  char isa[32];    // CPU: portable, avx2, avx512
   int32_t threads;
-  uint64_t memoryBytes;   // total memory of the device
+  uint64_t memoryBytes;  // total memory of the device
 };
 
 // Flags that choose algorithms when a program is compiled.
@@ -37,14 +35,16 @@ struct PlanOptions {
 
 struct DeviceHandle;  // the backend's own
 
-// `run` computes one op; `scratch` says how much scratch memory it wants (null: none). All pointers of the op are device
-// pointers, except that `scratch` looks at shapes only.
+// `run` computes one op; `scratch` says how much scratch memory it wants (null: none). All pointers of the op are
+// device pointers, except that `scratch` looks at shapes only.
 template <class Op>
 struct Kernel {
   bool (*run)(DeviceHandle*, const Op&, void* scratch, Error*) = nullptr;
   size_t (*scratch)(DeviceHandle*, const Op&) = nullptr;
 };
 
+// A device is used by one thread, except that info, allocate, plan* and the kernels' scratch may be called by another
+// thread at any time, also while a kernel runs.
 struct Backend {
   int32_t abi;
   const char* name;
@@ -55,7 +55,8 @@ struct Backend {
   void (*close)(DeviceHandle*);
   void (*info)(DeviceHandle*, DeviceInfo*);
 
-  // Memory, aligned to at least 64 bytes. Copies and kernels run in the order they are issued; copyOut and synchronize wait.
+  // Memory, aligned to at least 64 bytes. Copies and kernels run in the order they are issued; copyOut and synchronize
+  // wait.
   void* (*allocate)(DeviceHandle*, size_t bytes, Error*);
   void (*release)(DeviceHandle*, void*);
   bool (*copyIn)(DeviceHandle*, void* device, const void* host, size_t bytes, Error*);

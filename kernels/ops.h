@@ -8,10 +8,10 @@
 //            Convolution weights are KRSC as {n=K, h=R, w=S, c=C}; linear weights {K,1,1,C}; vectors {1,1,1,C};
 //            per-sample vectors {N,1,1,C}; one number a sample {N,1,1,1}. Parameters and flat buffers have ld == c.
 // dtype      f32 unless an op says otherwise. i32 for labels, timesteps and random-number coordinates.
-// Writing    Outputs are written with `=`; gradients of parameters (named dWeight, dBias, dGamma, dBeta, dTable) with `+=`.
-// Aliasing   An output may alias an input only where the op says so ("in place").
-// Optional   A Tensor with data == nullptr is absent. `?` marks those that may be.
-// Scratch    An op may ask for scratch memory (Kernel::scratch); it is shared by all ops of a program and holds nothing
+// Writing    Outputs are written with `=`; gradients of parameters (named dWeight, dBias, dGamma, dBeta, dTable) with
+// `+=`. Aliasing   An output may alias an input only where the op says so ("in place"). Optional   A Tensor with data
+// == nullptr is absent. `?` marks those that may be. Scratch    An op may ask for scratch memory (Kernel::scratch); it
+// is shared by all ops of a program and holds nothing
 //            between two calls. No op allocates.
 #pragma once
 #include <cstddef>
@@ -148,63 +148,134 @@ struct AttentionBackward {
 
 enum class Activation : int32_t { silu = 0, gelu = 1 };  // gelu: the exact one, with erf
 
-struct Unary { Tensor x, y; Activation fn; };               // in place
-struct UnaryBackward { Tensor x, dy, dx; Activation fn; };  // dx may be dy
+struct Unary {
+  Tensor x, y;
+  Activation fn;
+};  // in place
+struct UnaryBackward {
+  Tensor x, dy, dx;
+  Activation fn;
+};  // dx may be dy
 
 // x {.., 2C}: y = x[:C] * gelu(x[C:]) (Shazeer 2020; value half first, as in ldm's GEGLU)
-struct Geglu { Tensor x, y; };
-struct GegluBackward { Tensor x, dy, dx; };
+struct Geglu {
+  Tensor x, y;
+};
+struct GegluBackward {
+  Tensor x, dy, dx;
+};
 
-struct Add { Tensor a, b, y; };           // y = a + b; in place on either
-struct AddSample { Tensor x, e, y; };     // y = x + e[n,c], e {N,1,1,C}; y may be x
-struct SumPixels { Tensor x, y; };        // y[n,c] = sum over pixels, y {N,1,1,C}: the gradient of e above
-struct ScaleShift { Tensor x, e, y; };    // e {N,1,1,2C}: y = x*(1 + e[n,c]) + e[n,C+c]; y may be x
-struct ScaleShiftBackward { Tensor x, e, dy, dx, de; };  // dx may be dy
+struct Add {
+  Tensor a, b, y;
+};  // y = a + b; in place on either
+struct AddSample {
+  Tensor x, e, y;
+};  // y = x + e[n,c], e {N,1,1,C}; y may be x
+struct SumPixels {
+  Tensor x, y;
+};  // y[n,c] = sum over pixels, y {N,1,1,C}: the gradient of e above
+struct ScaleShift {
+  Tensor x, e, y;
+};  // e {N,1,1,2C}: y = x*(1 + e[n,c]) + e[n,C+c]; y may be x
+struct ScaleShiftBackward {
+  Tensor x, e, dy, dx, de;
+};  // dx may be dy
 
 // y = x, or y += x with accumulate. Views on both sides: concat, split and their gradients. x, y same shape.
-struct Copy { Tensor x, y; int32_t accumulate; };
-struct Fill { Tensor y; float value; };
+struct Copy {
+  Tensor x, y;
+  int32_t accumulate;
+};
+struct Fill {
+  Tensor y;
+  float value;
+};
 
-struct UpsampleNearest { Tensor x, y; int32_t factor; };
-struct UpsampleNearestBackward { Tensor dy, dx; int32_t factor; };
-struct AvgPool { Tensor x, y; int32_t kernel; };            // stride = kernel; trailing rows and columns are dropped
-struct AvgPoolBackward { Tensor dy, dx; int32_t kernel; };
+struct UpsampleNearest {
+  Tensor x, y;
+  int32_t factor;
+};
+struct UpsampleNearestBackward {
+  Tensor dy, dx;
+  int32_t factor;
+};
+struct AvgPool {
+  Tensor x, y;
+  int32_t kernel;
+};  // stride = kernel; trailing rows and columns are dropped
+struct AvgPoolBackward {
+  Tensor dy, dx;
+  int32_t kernel;
+};
 
 // Surface layout <-> inner layout: x {N,1,1,D} holds each sample as CHW.
-struct ToNhwc { Tensor x, y; };
-struct ToNchw { Tensor x, y; };
+struct ToNhwc {
+  Tensor x, y;
+};
+struct ToNchw {
+  Tensor x, y;
+};
 
-struct Embedding { Tensor index, table, y; };            // index {N,1,1,1} i32; table {V,1,1,C}; y {N,1,1,C}
-struct EmbeddingBackward { Tensor index, dy, dTable; };
+struct Embedding {
+  Tensor index, table, y;
+};  // index {N,1,1,1} i32; table {V,1,1,C}; y {N,1,1,C}
+struct EmbeddingBackward {
+  Tensor index, dy, dTable;
+};
 
-// y[n] = [cos(t f_0) ... , sin(t f_0) ...] (sinFirst: sin before cos), f_i = maxPeriod^(-i / (dim/2 - freqShift)); an odd
-// dim ends in one zero. t {N,1,1,1} i32 or f32. ldm util.py timestep_embedding; diffusers get_timestep_embedding.
-struct TimestepEmbedding { Tensor t, y; float maxPeriod, freqShift; int32_t sinFirst; };
+// y[n] = [cos(t f_0) ... , sin(t f_0) ...] (sinFirst: sin before cos), f_i = maxPeriod^(-i / (dim/2 - freqShift)); an
+// odd dim ends in one zero. t {N,1,1,1} i32 or f32. ldm util.py timestep_embedding; diffusers get_timestep_embedding.
+struct TimestepEmbedding {
+  Tensor t, y;
+  float maxPeriod, freqShift;
+  int32_t sinFirst;
+};
 
 // y = keep ? x/(1-p) : 0. The mask is recomputed from (key, step, layer) in the backward pass, which is this same op on
 // dy. rng {1,1,1,4} i32: seed low, seed high, step, unused. In place.
-struct Dropout { Tensor x, rng, y; float p; int32_t layer; };
+struct Dropout {
+  Tensor x, rng, y;
+  float p;
+  int32_t layer;
+};
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Losses. One value a sample: loss[n] = mean over D of |pred - target| (l1) or (pred - target)^2 (l2).
 
 enum class LossType : int32_t { l1 = 0, l2 = 1 };
 
-struct Loss { Tensor pred, target, loss; LossType type; };
-struct ElementLoss { Tensor pred, target, y; LossType type; };  // the same without the mean, y as pred
-struct LossBackward { Tensor pred, target, dLoss, dPred; LossType type; };  // dLoss {N,1,1,1}
+struct Loss {
+  Tensor pred, target, loss;
+  LossType type;
+};
+struct ElementLoss {
+  Tensor pred, target, y;
+  LossType type;
+};  // the same without the mean, y as pred
+struct LossBackward {
+  Tensor pred, target, dLoss, dPred;
+  LossType type;
+};  // dLoss {N,1,1,1}
 
 // y[0] = sum_n x[n] w[n], all {N,1,1,1}; and its gradient dx[n] = dy[0] w[n]
-struct WeightedSum { Tensor x, weight, y; };
-struct WeightedSumBackward { Tensor weight, dy, dx; };
+struct WeightedSum {
+  Tensor x, weight, y;
+};
+struct WeightedSumBackward {
+  Tensor weight, dy, dx;
+};
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Diffusion. Elementwise over flat samples {N,1,1,D}; t {N,1,1,1} i32 picks a row of a table for each sample.
 
-// y[n] = a[t[n]]*x[n] + b?[t[n]]*z?[n]: q_sample (Ho et al. 2020, eq. 4), predict_start_from_noise, means. a, b {T,1,1,1}.
-// A z with n == 1 is shared by all samples. y may be x or z.
-struct TimestepAffine { Tensor x, z, a, b, t, y; };
-struct Extract { Tensor table, t, y; };  // y[n] = table[t[n]], table {T,1,1,1}
+// y[n] = a[t[n]]*x[n] + b?[t[n]]*z?[n]: q_sample (Ho et al. 2020, eq. 4), predict_start_from_noise, means. a, b
+// {T,1,1,1}. A z with n == 1 is shared by all samples. y may be x or z.
+struct TimestepAffine {
+  Tensor x, z, a, b, t, y;
+};
+struct Extract {
+  Tensor table, t, y;
+};  // y[n] = table[t[n]], table {T,1,1,1}
 
 // The fused posterior step: x_t and the model's output to x_{t-1} in one pass over memory. Row t[n] of table {T,1,1,8}:
 //   x0 = row[0]*x + row[1]*out;   clip: x0 = min(max(x0, -1), 1)
@@ -214,24 +285,34 @@ struct Extract { Tensor table, t, y; };  // y[n] = table[t[n]], table {T,1,1,1}
 // y and x0 may be x or out.
 struct PosteriorStep {
   Tensor x, out, table, t;
-  Tensor noise;                // ?
-  Tensor rng, sample, step;    // ? ; see GaussianNoise
-  Tensor y, x0;                // x0 ?
+  Tensor noise;              // ?
+  Tensor rng, sample, step;  // ? ; see GaussianNoise
+  Tensor y, x0;              // x0 ?
   int32_t clip;
 };
 
 // y[n, e] = normal number e of stream (seed, purpose, sample[n], step[n]); see philox.h. e counts in CHW order.
 // rng {1,1,1,4} i32: seed low, seed high, unused, unused. sample, step {N,1,1,1} i32.
-struct GaussianNoise { Tensor rng, sample, step, y; int32_t purpose; };
+struct GaussianNoise {
+  Tensor rng, sample, step, y;
+  int32_t purpose;
+};
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Optimizer, over flat buffers of all parameters {1,1,1,P} (several of these make a network of 2^31 parameters or more).
+// Optimizer, over flat buffers of all parameters {1,1,1,P} (several of these make a network of 2^31 parameters or
+// more).
 
-struct SumSquares { Tensor x, y; };  // y[0] = sum x^2, accumulated in double; {1,1,1,1}
+struct SumSquares {
+  Tensor x, y;
+};  // y[0] = sum x^2, accumulated in double; {1,1,1,1}
 
 // Indices into the f32 vector `hyper` {1,1,1,16} of AdamW and Ema.
 enum Hyper : int32_t {
-  hyperLr = 0, hyperBeta1, hyperBeta2, hyperEps, hyperWeightDecay,
+  hyperLr = 0,
+  hyperBeta1,
+  hyperBeta2,
+  hyperEps,
+  hyperWeightDecay,
   hyperBiasCorrection1,  // 1 - beta1^step
   hyperBiasCorrection2,  // 1 - beta2^step
   hyperMaxGradNorm,      // 0: no clipping
@@ -241,24 +322,30 @@ enum Hyper : int32_t {
 
 // Loshchilov & Hutter 2019, as torch.optim.AdamW computes it. Clipping as torch's clip_grad_norm_:
 // scale = min(1, maxGradNorm / (norm + 1e-6)), norm = gradScale * sqrt(sumSquares[0]).
-struct AdamW { Tensor weight, grad, m, v, hyper, sumSquares; };  // weight, m, v in place
+struct AdamW {
+  Tensor weight, grad, m, v, hyper, sumSquares;
+};  // weight, m, v in place
 
 // ema -= (1 - decay) * (ema - weight): ldm ema.py LitEma.forward
-struct Ema { Tensor ema, weight, hyper; };
+struct Ema {
+  Tensor ema, weight, hyper;
+};
 
 // ---------------------------------------------------------------------------------------------------------------------
 // The table. X(Name) for each op struct above that a backend runs.
 
-#define DDPM_OPS(X)                                                                                            \
-  X(ConvPackWeights) X(Conv2d) X(Conv2dDgrad) X(Conv2dWgrad)                                                   \
-  X(GroupNorm) X(GroupNormBackward) X(LayerNorm) X(LayerNormBackward)                                          \
-  X(Attention) X(AttentionBackward)                                                                            \
-  X(Unary) X(UnaryBackward) X(Geglu) X(GegluBackward)                                                          \
-  X(Add) X(AddSample) X(SumPixels) X(ScaleShift) X(ScaleShiftBackward) X(Copy) X(Fill)                         \
-  X(UpsampleNearest) X(UpsampleNearestBackward) X(AvgPool) X(AvgPoolBackward) X(ToNhwc) X(ToNchw)              \
-  X(Embedding) X(EmbeddingBackward) X(TimestepEmbedding) X(Dropout)                                            \
-  X(Loss) X(ElementLoss) X(LossBackward) X(WeightedSum) X(WeightedSumBackward)                                                \
-  X(TimestepAffine) X(Extract) X(PosteriorStep) X(GaussianNoise)                                               \
+// clang-format off
+#define DDPM_OPS(X)                                                                                 \
+  X(ConvPackWeights) X(Conv2d) X(Conv2dDgrad) X(Conv2dWgrad)                                        \
+  X(GroupNorm) X(GroupNormBackward) X(LayerNorm) X(LayerNormBackward)                               \
+  X(Attention) X(AttentionBackward)                                                                 \
+  X(Unary) X(UnaryBackward) X(Geglu) X(GegluBackward)                                               \
+  X(Add) X(AddSample) X(SumPixels) X(ScaleShift) X(ScaleShiftBackward) X(Copy) X(Fill)              \
+  X(UpsampleNearest) X(UpsampleNearestBackward) X(AvgPool) X(AvgPoolBackward) X(ToNhwc) X(ToNchw)   \
+  X(Embedding) X(EmbeddingBackward) X(TimestepEmbedding) X(Dropout)                                 \
+  X(Loss) X(ElementLoss) X(LossBackward) X(WeightedSum) X(WeightedSumBackward)                      \
+  X(TimestepAffine) X(Extract) X(PosteriorStep) X(GaussianNoise)                                    \
   X(SumSquares) X(AdamW) X(Ema)
+// clang-format on
 
 }  // namespace ddpm

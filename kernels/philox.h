@@ -1,11 +1,13 @@
 // Counter-based random numbers: the same bits on every backend, in any batch, order and process.
 //
-// Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") keyed by the 64-bit seed. A stream is
-// named by (purpose, sample, step); its element e is number e%4 of the block with counter {e/4, step, sample, purpose}.
+// Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") keyed by the 64-bit seed. A stream
+// is named by (purpose, sample, step); its element e is number e%4 of the block with counter {e/4, step, sample,
+// purpose}.
 //
-// Only +, -, *, / , fma, sqrt and integer operations are used, each of them correctly rounded by IEEE 754, in a fixed order
-// and without contraction: so CPU, CUDA and the host build of CUDA agree to the last bit. Host files that include this
-// are compiled with -ffp-contract=off where these functions are used; on the device the __f*_rn intrinsics say the same.
+// Only +, -, *, / , fma, sqrt and integer operations are used, each of them correctly rounded by IEEE 754, in a fixed
+// order and without contraction: so CPU, CUDA and the host build of CUDA agree to the last bit. Host files that include
+// this are compiled with -ffp-contract=off where these functions are used; on the device the __f*_rn intrinsics say the
+// same.
 #pragma once
 #include <cstdint>
 
@@ -40,12 +42,14 @@ enum class Purpose : int32_t {
   training = 2,   // noise of q_sample in training; step: the training step
   timesteps = 3,  // timesteps of a training batch
   dropout = 4,
-  weights = 5,    // initial weights; sample: the parameter's index
-  data = 6,       // order, flips
-  user = 7,       // randn for the user
+  weights = 5,  // initial weights; sample: the parameter's index
+  data = 6,     // order, flips
+  user = 7,     // randn for the user
 };
 
-struct Philox4 { uint32_t v[4]; };
+struct Philox4 {
+  uint32_t v[4];
+};
 
 DDPM_HD Philox4 philox4x32(uint32_t k0, uint32_t k1, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
   for (int round = 0; round < 10; ++round) {
@@ -66,7 +70,10 @@ DDPM_HD float uniform01(uint32_t x) { return DDPM_FMA(float(x >> 9), 0x1p-23f, 0
 
 // ln(u) for u in (0, 1), within 2 ulp: u = m 2^e with m in [sqrt(1/2), sqrt(2)), ln m = 2 artanh((m-1)/(m+1)).
 DDPM_HD float logUniform(float u) {
-  union { float f; uint32_t i; } bits;
+  union {
+    float f;
+    uint32_t i;
+  } bits;
   bits.f = u;
   int e = int(bits.i >> 23) - 127;
   bits.i = (bits.i & 0x007FFFFFu) | 0x3F800000u;
@@ -86,7 +93,9 @@ DDPM_HD float logUniform(float u) {
   return DDPM_FMA(float(e), 0.693147181f, lnM);
 }
 
-struct CosSin { float cos, sin; };
+struct CosSin {
+  float cos, sin;
+};
 
 // cos and sin of 2*pi*u for u in (0, 1): the quadrant from 4u, Taylor polynomials on [-pi/4, pi/4].
 DDPM_HD CosSin cosSinTurn(float u) {
@@ -109,7 +118,9 @@ DDPM_HD CosSin cosSinTurn(float u) {
   return {(k == 1 || k == 2) ? -x : x, (k == 2 || k == 3) ? -y : y};
 }
 
-struct Normal4 { float v[4]; };
+struct Normal4 {
+  float v[4];
+};
 
 // Four normal numbers of one block: Box & Muller 1958, on words (0,1) and (2,3).
 DDPM_HD Normal4 normal4(uint32_t k0, uint32_t k1, uint32_t block, uint32_t step, uint32_t sample, uint32_t purpose) {

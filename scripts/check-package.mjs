@@ -30,12 +30,17 @@ function quiet(what, args) {
 try {
   run('prebuild', process.execPath, [path.join(root, 'scripts', 'prebuild.mjs')], root)
   const packed = JSON.parse(
-    execFileSync('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', project], { cwd: root, encoding: 'utf8' }),
+    execFileSync('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', project], {
+      cwd: root,
+      encoding: 'utf8',
+    }),
   )
   const { filename, size, files } = Array.isArray(packed) ? packed[0] : Object.values(packed)[0]
   const tarball = path.join(project, filename)
   console.log(`tarball: ${filename}, ${(size / 2 ** 20).toFixed(1)} MiB, ${files.length} files`)
-  const stray = files.map((f) => f.path).filter((f) => /^(test|kernels|native|build|bench)\/|binding\.gyp|ddpm_reference/.test(f))
+  const stray = files
+    .map((f) => f.path)
+    .filter((f) => /^(test|kernels|native|build|bench)\/|binding\.gyp|ddpm_reference/.test(f))
   if (stray.length > 0) throw new Error(`the tarball holds ${stray.join(', ')}`)
 
   writeFileSync(path.join(project, 'package.json'), '{ "name": "empty", "private": true }')
@@ -63,9 +68,19 @@ const ddpm = new DDPM({ model: async (input: Tensor) => input, timesteps: 4, ima
 const sampled: Promise<Float32Array> = ddpm.pSample(x, 0).then((y) => y.data())
 void sampled
 `
-  writeFileSync(path.join(project, 'types', 'use.cts'), `import ddpmNative = require('ddpm-native')\nimport type { Tensor as T } from 'ddpm-native'\nconst { DDPM, Tensor } = ddpmNative\ntype Tensor = T\n${typed}`)
+  writeFileSync(
+    path.join(project, 'types', 'use.cts'),
+    `import ddpmNative = require('ddpm-native')\nimport type { Tensor as T } from 'ddpm-native'\nconst { DDPM, Tensor } = ddpmNative\ntype Tensor = T\n${typed}`,
+  )
   writeFileSync(path.join(project, 'types', 'use.mts'), `import { DDPM, Tensor } from 'ddpm-native'\n${typed}`)
-  const options = { strict: true, noEmit: true, module: 'nodenext', target: 'es2023', lib: ['es2023', 'esnext.disposable'], types: [] }
+  const options = {
+    strict: true,
+    noEmit: true,
+    module: 'nodenext',
+    target: 'es2023',
+    lib: ['es2023', 'esnext.disposable'],
+    types: [],
+  }
   writeFileSync(path.join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions: options, include: ['types'] }))
   run('tsc', bin('tsc'), ['-p', project])
   console.log('tsc: types check in a CommonJS and in an ES module')

@@ -5,7 +5,8 @@ import { copyFileSync, mkdirSync } from 'node:fs'
 import path from 'node:path'
 
 const root = path.join(import.meta.dirname, '..')
-const libc = process.platform !== 'linux' ? '' : process.report.getReport().header.glibcVersionRuntime ? '.glibc' : '.musl'
+const libc =
+  process.platform !== 'linux' ? '' : process.report.getReport().header.glibcVersionRuntime ? '.glibc' : '.musl'
 const folder = path.join(root, 'prebuilds', `${process.platform}-${process.arch}`)
 const file = path.join(folder, `ddpm-native${libc}.node`)
 

@@ -55,7 +55,8 @@ describe('architecture', () => {
 
   it('napi.h is included in native/binding only', () => {
     for (const file of [...sources('native', /\.(h|cpp)$/), ...sources('kernels', /\.(h|cpp|cu|cuh)$/)]) {
-      if (!file.startsWith('native/binding/')) assert.doesNotMatch(read(file), /#\s*include\s+[<"](napi|node_api)\.h/, file)
+      if (!file.startsWith('native/binding/'))
+        assert.doesNotMatch(read(file), /#\s*include\s+[<"](napi|node_api)\.h/, file)
     }
   })
 
