@@ -309,8 +309,8 @@ struct SumSquares {
 // Indices into the f32 vector `hyper` {1,1,1,16} of AdamW and Ema.
 enum Hyper : int32_t {
   hyperLr = 0,
-  hyperBeta1,
-  hyperBeta2,
+  hyperOneMinusBeta1,  // not beta: 1 - 0.999 in float32 is off by 5e-5
+  hyperOneMinusBeta2,
   hyperEps,
   hyperWeightDecay,
   hyperBiasCorrection1,  // 1 - beta1^step

@@ -67,7 +67,7 @@ export class DiffusionError extends Error {
     if (error instanceof DiffusionError) return error
     if (!(error instanceof Error)) return new DiffusionError('internal', String(error), { cause: error })
     const { code, argument, expected, received } = error as Partial<DiffusionError>
-    return new DiffusionError(isCode(code) ? code : 'internal', error.message, {
+    return new DiffusionError(codeOf(code), error.message, {
       argument,
       expected,
       received,
@@ -76,18 +76,17 @@ export class DiffusionError extends Error {
   }
 }
 
-/** What the addon itself may throw; kernels/backend.h ErrorCode. */
-const nativeCodes: readonly string[] = [
-  'invalid-argument',
-  'out-of-memory',
-  'device-unavailable',
-  'unsupported',
-  'disposed',
-  'internal',
-]
+/** The addon's codes. Its 'closed' is a buffer or program after its release. */
+const nativeCodes: Readonly<Record<string, DiffusionErrorCode>> = {
+  'invalid-argument': 'invalid-argument',
+  'out-of-memory': 'out-of-memory',
+  'device-unavailable': 'device-unavailable',
+  unsupported: 'unsupported',
+  closed: 'disposed',
+}
 
-function isCode(code: unknown): code is DiffusionErrorCode {
-  return typeof code === 'string' && nativeCodes.includes(code)
+function codeOf(code: unknown): DiffusionErrorCode {
+  return typeof code === 'string' && Object.hasOwn(nativeCodes, code) ? nativeCodes[code] : 'internal'
 }
 
 /** `invalid-argument` for a value: "timesteps: expected an integer of at least 1, got -3". */

@@ -13,7 +13,6 @@ export type { DenoiserFunction } from './diffusion/denoiser'
 export {
   DiffusionModel,
   type PSampleOptions,
-  type SampleResult,
   type TrainBatchOptions,
 } from './diffusion/diffusion-model'
 export type { LossDict, LossResult } from './diffusion/losses'

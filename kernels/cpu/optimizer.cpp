@@ -28,8 +28,8 @@ void run(CpuDevice& device, const SumSquares& op, void*) {
 void run(CpuDevice& device, const AdamW& op, void*) {
   const float* hyper = op.hyper.f32();
   const double lr = hyper[hyperLr];
-  const float beta1 = hyper[hyperBeta1], beta2 = hyper[hyperBeta2], eps = hyper[hyperEps];
-  const float rest1 = float(1 - double(beta1)), rest2 = float(1 - double(beta2));
+  const float rest1 = hyper[hyperOneMinusBeta1], rest2 = hyper[hyperOneMinusBeta2], eps = hyper[hyperEps];
+  const float beta1 = float(1 - double(rest1)), beta2 = float(1 - double(rest2));
   const float decay = float(1 - lr * hyper[hyperWeightDecay]);
   const float stepSize = float(lr / hyper[hyperBiasCorrection1]);
   const float correction = float(::sqrt(double(hyper[hyperBiasCorrection2])));

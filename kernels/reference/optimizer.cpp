@@ -14,7 +14,7 @@ void run(const SumSquares& op) {
 // Loshchilov & Hutter 2019, algorithm 2, in the order of torch.optim.AdamW.
 void run(const AdamW& op) {
   const float* hyper = op.hyper.f32();
-  const double lr = hyper[hyperLr], beta1 = hyper[hyperBeta1], beta2 = hyper[hyperBeta2];
+  const double lr = hyper[hyperLr], rest1 = hyper[hyperOneMinusBeta1], rest2 = hyper[hyperOneMinusBeta2];
   double gradScale = hyper[hyperGradScale];
   if (hyper[hyperMaxGradNorm] > 0) {
     const double norm = gradScale * std::sqrt(double(at(op.sumSquares, 0, 0)));
@@ -25,8 +25,8 @@ void run(const AdamW& op) {
     const double grad = at(op.grad, row, c) * gradScale;
     double weight = at(op.weight, row, c);
     weight *= 1 - lr * hyper[hyperWeightDecay];
-    const double m = beta1 * at(op.m, row, c) + (1 - beta1) * grad;
-    const double v = beta2 * at(op.v, row, c) + (1 - beta2) * grad * grad;
+    const double m = (1 - rest1) * at(op.m, row, c) + rest1 * grad;
+    const double v = (1 - rest2) * at(op.v, row, c) + rest2 * grad * grad;
     const double denominator = std::sqrt(v) / std::sqrt(double(hyper[hyperBiasCorrection2])) + hyper[hyperEps];
     weight -= lr / hyper[hyperBiasCorrection1] * m / denominator;
     at(op.m, row, c) = float(m);

@@ -2,10 +2,10 @@
 import { invalidArgument } from '../errors'
 import { boolean, integer, type Parsed, parseOptions, string, value } from '../options'
 import { checkShape, Tensor } from '../tensor'
-import { DiffusionModel, type SampleResult, type TrainBatchOptions } from './diffusion-model'
+import { DiffusionModel, type TrainBatchOptions } from './diffusion-model'
 import { imageRows } from './image-rows'
 import type { LossDict, LossResult } from './losses'
-import { modelSchema, type PSampleLoopOptions, samplingSchema } from './model-options'
+import { modelSchema, samplingSchema } from './model-options'
 import type { LoopResult } from './sampling/loop'
 import type { TrainResult } from './training-step'
 
@@ -58,10 +58,13 @@ export class DDPM extends DiffusionModel {
   }
 
   /** Images [batchSize, channels, imageSize, imageSize]; batchSize defaults to 16. See pSampleLoop. */
-  async sample<const O extends SampleOptions>(options?: O): Promise<SampleResult<O>> {
+  async sample(options?: SampleOptions & { returnIntermediates?: false }): Promise<Tensor>
+  async sample(options: SampleOptions & { returnIntermediates: true }): Promise<LoopResult>
+  async sample(options?: SampleOptions): Promise<Tensor | LoopResult>
+  async sample(options?: SampleOptions): Promise<Tensor | LoopResult> {
     const { batchSize, ...rest } = parseOptions('sample', options, sampleSchema)
     const shape = [batchSize, this.channels, this.imageSize, this.imageSize]
-    return this.pSampleLoop(shape, rest as PSampleLoopOptions) as Promise<SampleResult<O>>
+    return this.pSampleLoop(shape, rest)
   }
 
   /** batch[key], NHWC or NHW, as float32 NCHW. */
@@ -110,7 +113,7 @@ export class DDPM extends DiffusionModel {
     }
     const log: LoggedImages = { inputs, diffusionRow: await imageRows(noisy) }
     if (o.sample) {
-      const drawn: LoopResult = await this.emaScope(() => this.sample({ batchSize: n, returnIntermediates: true }))
+      const drawn = await this.emaScope(() => this.sample({ batchSize: n, returnIntermediates: true }))
       log.samples = drawn.samples
       log.denoiseRow = await imageRows(drawn.intermediates)
     }

@@ -38,7 +38,7 @@ const pSampleSchema = {
 }
 const trainBatchSchema = {
   step: integer(undefined, { min: 0, max: 2 ** 31 - 1 }),
-  sampleOffset: integer(0, { min: 0, max: 2 ** 31 - 1 }),
+  sampleOffset: integer(undefined, { min: 0, max: 2 ** 31 - 1 }),
   update: boolean(true),
   accumulate: integer(1, { min: 1 }),
   lr: number(undefined, { min: 0 }),
@@ -59,7 +59,7 @@ export interface PSampleOptions {
 export interface TrainBatchOptions {
   /** Names the drawn timesteps and noise, with `sampleOffset`; default: the number of updates so far. */
   step?: number
-  /** Index of the first sample among those of this step (default 0). */
+  /** Index of the first sample among those of this step; default: as many as were accumulated for it so far. */
   sampleOffset?: number
   /** Change the weights after this batch (default), or only add to the gradients. */
   update?: boolean
@@ -71,9 +71,6 @@ export interface TrainBatchOptions {
   t?: Timesteps
   noise?: Tensor
 }
-
-/** With `returnIntermediates`, LoopResult; without, the samples alone. */
-export type SampleResult<O> = O extends { returnIntermediates: true } ? LoopResult : Tensor
 
 export abstract class DiffusionModel implements Schedule {
   /** The schedule's buffers, [T] each; not to be written to (see registerSchedule). */
@@ -136,7 +133,9 @@ export abstract class DiffusionModel implements Schedule {
   }
 
   #makeSchedule(o: Required<Omit<ScheduleOptions, 'givenBetas'>> & ScheduleOptions): Schedule {
-    const betas = o.givenBetas ? checkBetas(o.givenBetas) : makeBetaSchedule(o.betaSchedule, o.timesteps, o)
+    const betas = o.givenBetas
+      ? checkBetas(o.givenBetas)
+      : checkBetas(makeBetaSchedule(o.betaSchedule, o.timesteps, o), 'linearStart, linearEnd')
     return makeSchedule(betas, this.#options)
   }
 
@@ -230,7 +229,10 @@ export abstract class DiffusionModel implements Schedule {
    * From noise to samples of `shape` [n, c, h, w]. Image i of a seed has the same noise in any batch. Throws `aborted`
    * within one step of `signal`, `not-finite` for NaN; leaves nothing on the device.
    */
-  async pSampleLoop<const O extends PSampleLoopOptions>(shape: Shape, options?: O): Promise<SampleResult<O>> {
+  async pSampleLoop(shape: Shape, options?: PSampleLoopOptions & { returnIntermediates?: false }): Promise<Tensor>
+  async pSampleLoop(shape: Shape, options: PSampleLoopOptions & { returnIntermediates: true }): Promise<LoopResult>
+  async pSampleLoop(shape: Shape, options?: PSampleLoopOptions): Promise<Tensor | LoopResult>
+  async pSampleLoop(shape: Shape, options?: PSampleLoopOptions): Promise<Tensor | LoopResult> {
     checkShape(shape)
     const o = parseOptions('pSampleLoop', options, loopSchema)
     const core = this.#core
@@ -240,7 +242,7 @@ export abstract class DiffusionModel implements Schedule {
       seed: o.seed ?? core.seeds.next(),
       logEveryT: o.logEveryT ?? this.#options.logEveryT,
     })
-    return (o.returnIntermediates ? result : result.samples) as SampleResult<O>
+    return o.returnIntermediates ? result : result.samples
   }
 
   // ---- losses ------------------------------------------------------------------------------------------------------
@@ -310,8 +312,8 @@ export abstract class DiffusionModel implements Schedule {
     const { lr, update, accumulate, ...o } = parseOptions('trainBatch', options, trainBatchSchema)
     const xStart = x instanceof Float32Array ? this.#images(x) : x
     checkTensor(xStart, 'x')
-    const { sampleOffset } = o
     const step = o.step ?? training.step
+    const sampleOffset = o.sampleOffset ?? training.accumulated
     const { numTimesteps } = this
     const t = o.t ?? drawTimesteps(this.seed, step, { batchSize: xStart.shape[0], numTimesteps, sampleOffset })
     const stream = { seed: this.seed, step, sampleOffset }

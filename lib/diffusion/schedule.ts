@@ -60,11 +60,11 @@ export function makeBetaSchedule(schedule: BetaSchedule, timesteps: number, o: B
   }
 }
 
-/** Betas as given by the user: 2 or more of them, each between 0 and 1. */
-export function checkBetas(betas: unknown): Float64Array {
+/** Betas as they must be: 2 or more of them, each between 0 and 1. `argument` is to blame if they are not. */
+export function checkBetas(betas: unknown, argument = 'givenBetas'): Float64Array {
   const list = ArrayBuffer.isView(betas) || Array.isArray(betas) ? Array.from(betas as ArrayLike<number>) : []
   if (list.length < 2 || !list.every((beta) => typeof beta === 'number' && beta > 0 && beta < 1)) {
-    throw invalidArgument('givenBetas', 'at least 2 numbers between 0 and 1', betas)
+    throw invalidArgument(argument, 'at least 2 betas between 0 and 1', betas)
   }
   return Float64Array.from(list)
 }

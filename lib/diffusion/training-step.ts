@@ -62,6 +62,8 @@ export interface TrainingState {
 export class Training {
   /** Updates so far. */
   step = 0
+  /** Samples whose gradients wait for the next update. */
+  accumulated = 0
   #options: Parsed<typeof optimizerSchema> | undefined
 
   constructor(
@@ -82,6 +84,7 @@ export class Training {
     }
     this.#options = parsed
     this.step = 0
+    this.accumulated = 0
     const { weights } = this.network
     for (const bank of ['grads', 'm', 'v'] as const) {
       if (weights.has(bank)) weights.bank(bank).write(new Float32Array(this.#count)) // new ones are zero
@@ -108,6 +111,7 @@ export class Training {
       weights: network.weights.bank('weights'),
       grads: network.weights.bank('grads'),
     }
+    this.accumulated = o.update ? 0 : this.accumulated + input.t.length
     if (!o.update) {
       const { loss } = await program.run(bindings)
       return this.#checked(lossDictOf(core, loss, input.t, input.train))
@@ -143,8 +147,8 @@ export class Training {
     const hyper = new Float32Array(hyperLength)
     hyper.set([
       o.lr ?? options.lr,
-      beta1,
-      beta2,
+      1 - beta1,
+      1 - beta2,
       options.eps,
       options.weightDecay,
       1 - beta1 ** this.step,
@@ -197,6 +201,7 @@ export class Training {
     }
     if (weights.has('grads')) weights.bank('grads').write(new Float32Array(this.#count))
     this.step = state.optimizerStep
+    this.accumulated = 0
     this.core.seeds.drawn = state.draws ?? 0
   }
 }

@@ -25,6 +25,7 @@ describe('wrong arguments', () => {
     ['half a timestep', { model, timesteps: 1.5 }, 'timesteps'],
     ['an unknown schedule', { model, betaSchedule: 'lineer' }, 'betaSchedule'],
     ['betas beyond 1', { model, givenBetas: [0.1, 2] }, 'givenBetas'],
+    ['a schedule that reaches 1', { model, betaSchedule: 'sqrt', linearEnd: 1 }, 'linearStart, linearEnd'],
     ['an unknown parameterization', { model, parameterization: 'v' }, 'parameterization'],
     ['an unknown loss', { model, lossType: 'huber' }, 'lossType'],
     ['an unknown device', { model, device: 'tpu' }, 'device'],

@@ -2,7 +2,7 @@
 import path from 'node:path'
 import { readSafetensors, type SafetensorsFile } from '../../lib/checkpoint/safetensors'
 import { DDPM, type DDPMOptions } from '../../lib/diffusion/ddpm'
-import { type StateDict, Tensor } from '../../lib/index'
+import { type Device, type StateDict, Tensor } from '../../lib/index'
 
 const folder = path.join(__dirname, '..', '..', '..', 'test', 'fixtures')
 
@@ -91,4 +91,11 @@ function paramsOf(name: string): Promise<StateDict> {
     loaded.set(name, params)
   }
   return params
+}
+
+/** When what was released is free: the device frees a buffer after the job that used it last is put away. */
+export async function settled(device: Device): Promise<void> {
+  await device.synchronize()
+  await new Promise((resolve) => setImmediate(resolve))
+  await device.synchronize()
 }

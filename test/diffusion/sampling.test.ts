@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { DDPM, Tensor } from '../../lib/index'
 import { assertClose, assertCloseToScale, assertSameBits } from '../support/compare'
-import { camelCase, Fixture, goldenModel } from './fixture'
+import { camelCase, Fixture, goldenModel, settled } from './fixture'
 
 /** A list of tensors as one array, stacked. */
 async function stacked(tensors: readonly Tensor[]): Promise<Float32Array> {
@@ -87,6 +87,14 @@ describe('sampling', () => {
     assert.deepEqual(a, b)
   })
 
+  it('two at once are what they would be one after the other', async () => {
+    using ddpm = new DDPM({ ...tiny, model: (x) => x })
+    const draw = async (seed: number) => (await ddpm.sample({ batchSize: 3, seed })).data()
+    const together = await Promise.all([draw(1), draw(2)])
+    assertSameBits(together[0], await draw(1), 'the first')
+    assertSameBits(together[1], await draw(2), 'the second')
+  })
+
   it('an abort ends it within a step, with the reason as cause', async () => {
     using ddpm = new DDPM({ ...tiny, model: (x) => x })
     const controller = new AbortController()
@@ -108,11 +116,11 @@ describe('sampling', () => {
   it('leaves nothing on the device', async () => {
     using ddpm = new DDPM({ ...tiny, model: (x) => x })
     await ddpm.sample({ batchSize: 4, returnIntermediates: true })
-    await ddpm.device.synchronize()
+    await settled(ddpm.device)
     const { inUse } = ddpm.memoryInfo().device
     for (let i = 0; i < 5; i++) await ddpm.sample({ batchSize: 4, returnIntermediates: true })
     await assert.rejects(ddpm.sample({ batchSize: 4, returnIntermediates: true, signal: AbortSignal.abort() }))
-    await ddpm.device.synchronize()
+    await settled(ddpm.device)
     assert.equal(ddpm.memoryInfo().device.inUse, inUse)
   })
 

@@ -11,8 +11,8 @@ const hyper = (o: { maxGradNorm: number; gradScale: number }): Feeds => ({
     dims: [1, 1, 1, 16],
     data: Float32Array.of(
       1e-2,
-      0.9,
-      0.99,
+      1 - 0.9,
+      1 - 0.99,
       1e-8,
       0.1,
       1 - 0.9 ** 3,
