@@ -50,7 +50,10 @@ export class Weights {
   ): Promise<Pick<LoadResult, 'missing' | 'unexpected'>> {
     const into = strict ? undefined : await this.bank(name).read()
     const { flat, missing, unexpected } = await this.table.fromStateDict(dict, { strict, into })
-    this.bank(name).write(flat)
+    // Not through bank(): drawing initial weights only to replace them would take longer than anything else here.
+    const buffer = this.#banks.get(name)
+    if (buffer) buffer.write(flat)
+    else this.#banks.set(name, this.device.upload(flat))
     return { missing, unexpected }
   }
 
