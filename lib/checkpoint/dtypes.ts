@@ -1,18 +1,28 @@
 /** The number formats of checkpoint files, and the arrays that they become. */
 
-export type TensorData = Float32Array | Int32Array | BigInt64Array | Uint8Array
+export type TensorData = Float32Array | BigInt64Array | Int32Array | Int16Array | Int8Array | Uint8Array
 
 /** Bytes of an element, for the dtypes that can be read; safetensors' names. */
-export const elementBytes = { F64: 8, I64: 8, F32: 4, I32: 4, F16: 2, BF16: 2, U8: 1, BOOL: 1 } as const
+export const elementBytes = { F64: 8, I64: 8, F32: 4, I32: 4, F16: 2, BF16: 2, I16: 2, I8: 1, U8: 1, BOOL: 1 } as const
 export type ReadableDType = keyof typeof elementBytes
 
 /** The array type of each dtype that needs no conversion. */
-export const writableArrays: Partial<
-  Record<
-    ReadableDType,
-    Float32ArrayConstructor | Int32ArrayConstructor | BigInt64ArrayConstructor | Uint8ArrayConstructor
-  >
-> = { F32: Float32Array, I64: BigInt64Array, I32: Int32Array, U8: Uint8Array, BOOL: Uint8Array }
+export const writableArrays = {
+  F32: Float32Array,
+  I64: BigInt64Array,
+  I32: Int32Array,
+  I16: Int16Array,
+  I8: Int8Array,
+  U8: Uint8Array,
+  BOOL: Uint8Array,
+} as const satisfies Partial<Record<ReadableDType, unknown>>
+
+type ArrayOf = new (length: number) => TensorData
+
+/** undefined for a dtype that is converted to float32. */
+export function directArray(dtype: ReadableDType): ArrayOf | undefined {
+  return (writableArrays as Partial<Record<ReadableDType, ArrayOf>>)[dtype]
+}
 
 /** Fills the target with bytes of the tensor from `offset`. */
 export type ReadBytes = (target: Uint8Array, offset: number) => Promise<void>
@@ -22,7 +32,7 @@ const chunk = 1 << 18
 
 /** `n` elements. F16, BF16 and F64 become float32: the first two exactly, the last rounded to nearest. */
 export async function readNumbers(dtype: ReadableDType, n: number, read: ReadBytes): Promise<TensorData> {
-  const Direct = writableArrays[dtype]
+  const Direct = directArray(dtype)
   if (Direct) {
     const data = new Direct(n)
     await read(new Uint8Array(data.buffer), 0)

@@ -3,12 +3,12 @@
  * (https://huggingface.co/docs/safetensors). A file is never trusted: everything it says is checked against its size
  * before anything is allocated.
  */
-import { type FileHandle, open } from 'node:fs/promises'
 import { endianness } from 'node:os'
-import { DiffusionError, describe, invalidArgument } from '../errors'
+import { DiffusionError, invalidArgument } from '../errors'
 import { atomicWrite } from './atomic-write'
-import { elementBytes, type ReadableDType, readNumbers, type TensorData, writableArrays } from './dtypes'
+import { directArray, elementBytes, type ReadableDType, readNumbers, type TensorData, writableArrays } from './dtypes'
 import { parseHeader, type TensorEntry } from './safetensors-header'
+import { type Source, withSource } from './source'
 
 export type { ReadableDType, TensorData } from './dtypes'
 
@@ -17,8 +17,8 @@ export interface StoredTensor {
   readonly dtype: ReadableDType
   readonly shape: readonly number[]
   /**
-   * Float32Array for F32, F16, BF16 and F64 (rounded), BigInt64Array for I64, Int32Array for I32, Uint8Array for U8
-   * and BOOL.
+   * Float32Array for F32, F16, BF16 and F64 (rounded), BigInt64Array for I64, Int32Array for I32, Int16Array for I16,
+   * Int8Array for I8, Uint8Array for U8 and BOOL.
    */
   readonly data: TensorData
 }
@@ -35,19 +35,12 @@ export interface SafetensorsHeader {
   readonly metadata: Record<string, string>
 }
 
-/** Bytes at a position, wherever they come from. `read` fills the target or throws. */
-interface Source {
-  readonly name: string
-  readonly size: number
-  read(target: Uint8Array, position: number): Promise<void>
-}
-
 /**
  * Reads a file, or its bytes. Throws `not-found`, `io`, and `bad-file` for anything that is not a complete and
  * consistent file.
  */
 export function readSafetensors(pathOrBytes: string | Uint8Array): Promise<SafetensorsFile> {
-  return withSource(pathOrBytes, async (source) => {
+  return withSource(pathOrBytes, 'safetensors file', async (source) => {
     const { entries, metadata, dataStart } = await readHeader(source)
     const tensors: Record<string, StoredTensor> = Object.create(null)
     for (const { name, dtype, shape, begin, end } of entries) {
@@ -61,7 +54,7 @@ export function readSafetensors(pathOrBytes: string | Uint8Array): Promise<Safet
 
 /** The header only: names, dtypes, shapes and metadata. */
 export function readSafetensorsHeader(pathOrBytes: string | Uint8Array): Promise<SafetensorsHeader> {
-  return withSource(pathOrBytes, async (source) => {
+  return withSource(pathOrBytes, 'safetensors file', async (source) => {
     const { entries, metadata } = await readHeader(source)
     return { entries: entries.map(({ name, dtype, shape }) => ({ name, dtype, shape })), metadata }
   })
@@ -105,7 +98,7 @@ export async function writeSafetensors(
 
 function checkWritable(name: string, { dtype, shape, data }: StoredTensor): void {
   if (name === '__metadata__') throw invalidArgument('tensors', "names other than '__metadata__'", name)
-  const type = writableArrays[dtype]
+  const type = directArray(dtype)
   if (!type) {
     const expected = Object.keys(writableArrays).join(', ')
     throw new DiffusionError('unsupported', `${name}: dtype ${dtype} can't be written, only ${expected}`, {
@@ -123,7 +116,7 @@ function checkWritable(name: string, { dtype, shape, data }: StoredTensor): void
 
 async function readHeader(source: Source) {
   checkEndianness()
-  const bad = (problem: string) => badFile(source.name, problem)
+  const { bad } = source
   if (source.size < 8) throw bad(`it has ${source.size} bytes, fewer than the 8 of the header's length`)
   const prefix = new Uint8Array(8)
   await source.read(prefix, 0)
@@ -139,68 +132,7 @@ async function readHeader(source: Source) {
 /** The limit of the reference implementation. */
 const maxHeaderBytes = 100_000_000
 
-async function withSource<T>(pathOrBytes: string | Uint8Array, use: (source: Source) => Promise<T>): Promise<T> {
-  if (pathOrBytes instanceof Uint8Array) return use(fromBytes(pathOrBytes))
-  if (typeof pathOrBytes !== 'string') throw invalidArgument('pathOrBytes', 'a path or a Uint8Array', pathOrBytes)
-  let file: FileHandle | undefined
-  try {
-    file = await open(pathOrBytes, 'r')
-    const stat = await file.stat()
-    // A pipe or a device has no size to check against.
-    if (!stat.isFile()) throw badFile(pathOrBytes, 'it is not a regular file')
-    return await use(fromFile(pathOrBytes, file, stat.size))
-  } catch (error) {
-    if (error instanceof DiffusionError) throw error
-    const { code, message } = error as NodeJS.ErrnoException
-    const details = { argument: 'path', received: pathOrBytes, cause: error }
-    if (code === 'ENOENT') throw new DiffusionError('not-found', `${pathOrBytes} does not exist`, details)
-    if (code) throw new DiffusionError('io', `cannot read ${pathOrBytes}: ${message}`, details)
-    if (error instanceof RangeError) {
-      throw new DiffusionError('out-of-memory', `no memory for the tensors of ${pathOrBytes}: ${message}`, details)
-    }
-    throw error
-  } finally {
-    await file?.close()
-  }
-}
-
-/** Node reads at most 2 GiB at once. */
-const maxReadBytes = 2 ** 30
-
-function fromFile(name: string, file: FileHandle, size: number): Source {
-  return {
-    name,
-    size,
-    async read(target, position) {
-      let done = 0
-      while (done < target.length) {
-        const length = Math.min(target.length - done, maxReadBytes)
-        const { bytesRead } = await file.read(target, done, length, position + done)
-        if (bytesRead === 0) throw badFile(name, 'it became shorter while it was read')
-        done += bytesRead
-      }
-    },
-  }
-}
-
-function fromBytes(bytes: Uint8Array): Source {
-  return {
-    name: 'the bytes',
-    size: bytes.length,
-    async read(target, position) {
-      target.set(bytes.subarray(position, position + target.length))
-    },
-  }
-}
-
 function checkEndianness(): void {
   if (endianness() === 'LE') return
   throw new DiffusionError('unsupported', 'safetensors can only be read and written on little-endian machines')
-}
-
-function badFile(name: string, problem: string): DiffusionError {
-  return new DiffusionError('bad-file', `${name} is not a safetensors file: ${problem}`, {
-    argument: 'path',
-    received: describe(name),
-  })
 }

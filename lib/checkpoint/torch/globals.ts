@@ -1,0 +1,171 @@
+/**
+ * What the pickles of torch.save may name, and the few names whose calls have a meaning here. Every other name is kept as a
+ * Global, which nothing can call.
+ */
+import type { DiffusionError } from '../../errors'
+import type { ReadableDType } from '../dtypes'
+import type { PickleHost } from './pickle'
+import { TorchStorage, TorchTensor, viewProblem } from './tensor'
+
+/** A Python name that a checkpoint mentions: a class, a function, a dtype. It is nothing but its name. */
+export class Global {
+  constructor(
+    readonly module: string,
+    readonly name: string,
+  ) {}
+
+  toString(): string {
+    return `${this.module}.${this.name}`
+  }
+}
+
+/** numpy.dtype, until a scalar is made of it. */
+class NumpyDType {
+  constructor(
+    readonly code: string,
+    readonly bigEndian = false,
+  ) {}
+}
+
+const storages: Readonly<Record<string, ReadableDType>> = {
+  DoubleStorage: 'F64',
+  FloatStorage: 'F32',
+  HalfStorage: 'F16',
+  BFloat16Storage: 'BF16',
+  LongStorage: 'I64',
+  IntStorage: 'I32',
+  ShortStorage: 'I16',
+  CharStorage: 'I8',
+  ByteStorage: 'U8',
+  BoolStorage: 'BOOL',
+}
+
+const maxDimensions = 64
+
+type Bad = (problem: string) => DiffusionError
+type Callable = (args: readonly unknown[], bad: Bad) => unknown
+
+/** By module and name, as in a pickle's GLOBAL. */
+const callables: Readonly<Record<string, Callable>> = {
+  'collections OrderedDict': ([pairs = []], bad) => dictOf(pairs, bad),
+  // Its factory is not called: a dict.
+  'collections defaultdict': ([, pairs = []], bad) => dictOf(pairs, bad),
+  'builtins set': ([items = []], bad) => new Set(arrayOf(items, bad)),
+  '__builtin__ set': ([items = []], bad) => new Set(arrayOf(items, bad)),
+  'builtins frozenset': ([items = []], bad) => new Set(arrayOf(items, bad)),
+  '__builtin__ frozenset': ([items = []], bad) => new Set(arrayOf(items, bad)),
+  'torch Size': ([extents = []], bad) => arrayOf(extents, bad),
+  'torch device': ([type, index], bad) => {
+    if (typeof type !== 'string') throw bad('a torch.device in it has no type')
+    return typeof index === 'number' ? `${type}:${index}` : type
+  },
+  'torch._utils _rebuild_tensor': (args, bad) => tensorOf(args, bad),
+  'torch._utils _rebuild_tensor_v2': (args, bad) => tensorOf(args, bad),
+  'torch._utils _rebuild_parameter': ([tensor], bad) => parameterOf(tensor, bad),
+  'torch._utils _rebuild_parameter_with_state': ([tensor], bad) => parameterOf(tensor, bad),
+  '_codecs encode': ([text, encoding], bad) => bytesOf(text, encoding, bad),
+  'numpy dtype': ([code], bad) => {
+    if (typeof code !== 'string') throw bad('a numpy.dtype in it has no name')
+    return new NumpyDType(code)
+  },
+  'numpy.core.multiarray scalar': ([dtype, bytes], bad) => numpyScalar(dtype, bytes, bad),
+  'numpy._core.multiarray scalar': ([dtype, bytes], bad) => numpyScalar(dtype, bytes, bad),
+}
+
+/** The host of a checkpoint's pickle. `storage` receives what a persistent id says and may refuse it. */
+export function torchHost(
+  bad: Bad,
+  storage: (key: string, dtype: ReadableDType, size: number) => TorchStorage,
+): PickleHost {
+  return {
+    bad,
+    global: (module, name) => new Global(module, name),
+    call(callee, args) {
+      const name = callee instanceof Global ? `${callee.module} ${callee.name}` : undefined
+      if (name !== undefined && Object.hasOwn(callables, name)) return callables[name](args, bad)
+      throw bad(
+        `its pickle would call ${callee instanceof Global ? callee : 'what is not a name'}, which is not allowed`,
+      )
+    },
+    build(object, state) {
+      // An OrderedDict's attributes: the versions of a state_dict's modules (_metadata).
+      if (object instanceof Map && state instanceof Map) return object
+      if (object instanceof NumpyDType && Array.isArray(state)) return new NumpyDType(object.code, state[1] === '>')
+      throw bad('its pickle gives a state to what has none')
+    },
+    persistent(id) {
+      if (!Array.isArray(id) || id.length < 5 || id[0] !== 'storage')
+        throw bad('its pickle refers to something unknown')
+      const [, type, key, , size, view] = id
+      if (!(type instanceof Global) || type.module !== 'torch' || !Object.hasOwn(storages, type.name)) {
+        throw bad(`it has a storage of type ${type instanceof Global ? type : 'unknown'}, which is not supported`)
+      }
+      if (typeof key !== 'string' || !Number.isSafeInteger(size) || size < 0) throw bad('a storage has no key or size')
+      if (view !== undefined && view !== null) throw bad('it has views of storages, as PyTorch before 0.4 wrote them')
+      return storage(key, storages[type.name], size)
+    },
+  }
+}
+
+function arrayOf(value: unknown, bad: Bad): readonly unknown[] {
+  if (Array.isArray(value)) return value
+  throw bad('a sequence in it is something else')
+}
+
+function dictOf(pairs: unknown, bad: Bad): Map<unknown, unknown> {
+  if (pairs instanceof Map) return new Map(pairs)
+  return new Map(
+    arrayOf(pairs, bad).map((pair) => {
+      const [key, value, ...more] = arrayOf(pair, bad)
+      if (value === undefined || more.length > 0) throw bad('an item of a dict in it is not a pair')
+      return [key, value]
+    }),
+  )
+}
+
+/** (storage, offset, shape, strides, ...): what follows, requires_grad and hooks, has no meaning in a file. */
+function tensorOf([storage, offset, shape, strides]: readonly unknown[], bad: Bad): TorchTensor {
+  if (!(storage instanceof TorchStorage)) throw bad('a tensor in it has no storage')
+  if (!Array.isArray(shape) || !Array.isArray(strides)) throw bad('a tensor in it has no shape')
+  if (shape.length > maxDimensions) throw bad(`a tensor in it has ${shape.length} dimensions`)
+  const tensor = new TorchTensor(storage, offset as number, [...shape], [...strides])
+  const problem = viewProblem(tensor)
+  if (problem) throw bad(`a tensor in it ${problem}`)
+  return tensor
+}
+
+function parameterOf(tensor: unknown, bad: Bad): TorchTensor {
+  if (tensor instanceof TorchTensor) return tensor
+  throw bad('a Parameter in it has no tensor')
+}
+
+/** How protocol 2 writes bytes. */
+function bytesOf(text: unknown, encoding: unknown, bad: Bad): Uint8Array {
+  if (typeof text !== 'string' || encoding !== 'latin1') throw bad('bytes in it are not encoded as latin1')
+  for (let i = 0; i < text.length; i++) if (text.charCodeAt(i) > 0xff) throw bad('bytes in it are above 255')
+  return Uint8Array.from(Buffer.from(text, 'latin1'))
+}
+
+const scalarReaders: Readonly<Record<string, readonly [number, (view: DataView, little: boolean) => number | bigint]>> =
+  {
+    f8: [8, (view, little) => view.getFloat64(0, little)],
+    f4: [4, (view, little) => view.getFloat32(0, little)],
+    i8: [8, (view, little) => view.getBigInt64(0, little)],
+    i4: [4, (view, little) => view.getInt32(0, little)],
+    i2: [2, (view, little) => view.getInt16(0, little)],
+    i1: [1, (view) => view.getInt8(0)],
+    u8: [8, (view, little) => view.getBigUint64(0, little)],
+    u4: [4, (view, little) => view.getUint32(0, little)],
+    u2: [2, (view, little) => view.getUint16(0, little)],
+    u1: [1, (view) => view.getUint8(0)],
+  }
+
+function numpyScalar(dtype: unknown, bytes: unknown, bad: Bad): number | bigint | boolean {
+  if (!(dtype instanceof NumpyDType) || !(bytes instanceof Uint8Array)) throw bad('a numpy scalar in it has no value')
+  const { code, bigEndian } = dtype
+  if (code === 'b1' && bytes.length === 1) return bytes[0] !== 0
+  const reader = Object.hasOwn(scalarReaders, code) ? scalarReaders[code] : undefined
+  if (!reader || reader[0] !== bytes.length) throw bad(`a numpy scalar of ${code} in it has ${bytes.length} bytes`)
+  const value = reader[1](new DataView(bytes.buffer, bytes.byteOffset, bytes.length), !bigEndian)
+  return typeof value === 'bigint' && Number.isSafeInteger(Number(value)) ? Number(value) : value
+}
