@@ -11,6 +11,7 @@ import { Interrupted } from './output'
 const commands: Readonly<Record<string, () => Promise<Command>>> = {
   train: async () => (await import('./train.js')).train as unknown as Command,
   sample: async () => (await import('./sample.js')).sample as unknown as Command,
+  export: async () => (await import('./export.js')).exportModel as unknown as Command,
   info: async () => (await import('./info.js')).info as unknown as Command,
 }
 
@@ -21,6 +22,7 @@ Usage: ddpm <command> [options]
 Commands:
   train <folder> --out <run>   train a model on a folder of images
   sample                       draw images
+  export --model <file>        write a model for other runtimes, as ONNX
   info <checkpoint>            what a model file or a checkpoint holds
 
 Options:

@@ -1,6 +1,7 @@
 /** What all diffusion models have in common; ddpm.py's DDPM without what is about images. */
 import { Device } from '../device'
 import { DiffusionError, invalidArgument } from '../errors'
+import { exportOnnx, type OnnxOptions } from '../export/onnx'
 import type { Network } from '../nn/network'
 import { UNet } from '../nn/unet'
 import type { StateDict } from '../nn/weights'
@@ -389,6 +390,19 @@ export abstract class DiffusionModel implements Schedule {
     if (logvar) this.logvar = logvar
     this.#publish(schedule)
     return { missing, unexpected }
+  }
+
+  /**
+   * Writes the network as an ONNX model (opset 17), with the trained weights, or within emaScope the averaged ones.
+   * Inputs: x float [n, c, height, width], t int64 [n] and, with numClasses, y int64 [n]; n is free, height and width are
+   * the network's unless given. Output: 'eps' or 'x0' by the parameterization, in x's shape. Throws `io`, and
+   * `unsupported` for a model of 2 GiB or a function.
+   */
+  async exportOnnx(path: string, options?: OnnxOptions): Promise<void> {
+    this.#core.alive()
+    const network = requireNetwork(this.#core, 'exportOnnx')
+    const weights = await network.activeWeights.read()
+    await exportOnnx(path, network.module, weights, this.parameterization, options)
   }
 
   /** Bytes in use on the device, and by each compiled program of this model. */

@@ -2,8 +2,29 @@
 import type { Graph, Value } from '../graph'
 import type { ParameterTable } from './parameters'
 
+/** What a network may be made of: each of these has to be written to ONNX files too (lib/export). */
+export type NetworkGraph = Pick<
+  Graph,
+  | 'parameter'
+  | 'conv2d'
+  | 'linear'
+  | 'groupNorm'
+  | 'attention'
+  | 'attentionQkv'
+  | 'silu'
+  | 'add'
+  | 'addSample'
+  | 'scaleShift'
+  | 'concat'
+  | 'upsampleNearest'
+  | 'avgPool'
+  | 'embedding'
+  | 'timestepEmbedding'
+  | 'dropout'
+>
+
 export interface BuildContext {
-  readonly graph: Graph
+  readonly graph: NetworkGraph
   /** True in training: dropout is active. */
   readonly train: boolean
   /** i32 [1, 1, 1, 4]: seed low, seed high, step, 0. Needed where train is true and there is dropout. */
@@ -27,6 +48,8 @@ export interface Network {
   readonly imageSize: number
   /** Height and width must be multiples of this, 2^(levels - 1). */
   readonly divisor: number
+  /** Of class labels; undefined where it takes none. */
+  readonly numClasses?: number
   readonly parameters: ParameterTable
   /** Appends the network: x [n, h, w, inChannels] and t [n, 1, 1, 1] (i32 or f32) to [n, h, w, outChannels]. */
   build(context: BuildContext, x: Value, t: Value, conditioning?: Conditioning): Value

@@ -90,14 +90,15 @@ export class ParameterTable {
 
   /** Copies of a bank's parameters. */
   toStateDict(flat: Float32Array): StateDict {
+    return Object.fromEntries(this.#slots.map((slot) => [slot.name, Tensor.wrap(this.toTorch(flat, slot), slot.shape)]))
+  }
+
+  /** A copy of one parameter of a bank, in the order of its shape. */
+  toTorch(flat: Float32Array, { shape, offset }: ParameterSlot): Float32Array {
     this.#checkBank(flat)
-    const dict: StateDict = {}
-    for (const { name, shape, offset } of this.#slots) {
-      const data = new Float32Array(sizeOf(shape))
-      reorder(flat.subarray(offset, offset + data.length), data, shape, 'toTorch')
-      dict[name] = Tensor.wrap(data, shape)
-    }
-    return dict
+    const data = new Float32Array(sizeOf(shape))
+    reorder(flat.subarray(offset, offset + data.length), data, shape, 'toTorch')
+    return data
   }
 
   /** Throws `state-mismatch`, which names missing, unexpected and wrongly shaped entries. */

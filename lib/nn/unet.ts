@@ -29,6 +29,7 @@ export class UNet implements Network {
   readonly outChannels: number
   readonly imageSize: number
   readonly divisor: number
+  readonly numClasses?: number
   readonly parameters = new ParameterTable()
 
   readonly #root = new Scope(this.parameters)
@@ -51,6 +52,7 @@ export class UNet implements Network {
     this.outChannels = o.outChannels
     this.imageSize = o.imageSize
     this.divisor = 2 ** (o.channelMult.length - 1)
+    this.numClasses = o.numClasses
     this.#levelChannels = levelChannels(o)
     this.#names = namesOf(o.layout, o.numResBlocks, o.channelMult.length)
 

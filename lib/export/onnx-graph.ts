@@ -1,0 +1,292 @@
+/**
+ * A graph builder that writes down ONNX nodes in place of our own, so that a network's one definition gives both. Maps
+ * [n, h, w, c] become ONNX's [n, c, h, w]; vectors [n, 1, 1, c], which come from timesteps and labels, become [n, c].
+ * The number of samples stays open: `dims` has a 1 for it.
+ */
+import { DiffusionError } from '../errors'
+import type { ParameterSlot, Value } from '../graph'
+import type { Dims } from '../native'
+import type { NetworkGraph } from '../nn/network'
+import type { Attribute, ElementType, Initializer, OnnxNode, Port } from './onnx-model'
+
+/** How a value lies in ONNX. `index`: integers [n]. */
+type Form = 'map' | 'vector' | 'index' | 'parameter'
+
+interface Entry {
+  readonly name: string
+  readonly form: Form
+}
+
+/** The name of the free dim, the number of samples. */
+const batch = 'n'
+
+export class OnnxGraph implements NetworkGraph {
+  readonly nodes: OnnxNode[] = []
+  readonly inputs: Port[] = []
+  readonly outputs: Port[] = []
+  readonly #initializers = new Map<string, Initializer>()
+  /** Names of constants by what they hold. */
+  readonly #constants = new Map<string, string>()
+  /** By the ids of values. */
+  readonly #entries: Entry[] = []
+  readonly #slots = new Map<string, ParameterSlot>()
+
+  /** `weightOf` makes a parameter's numbers, in the order of its shape, when they are written. */
+  constructor(private readonly weightOf: (slot: ParameterSlot) => Float32Array) {}
+
+  get initializers(): readonly Initializer[] {
+    return [...this.#initializers.values()]
+  }
+
+  /** Float images. */
+  imageInput(name: string, o: { height: number; width: number; channels: number }): Value {
+    const { height, width, channels } = o
+    this.inputs.push({ name, type: 'float', dims: [batch, channels, height, width] })
+    return this.#value(name, [1, height, width, channels], 'map')
+  }
+
+  /** One int64 a sample. */
+  indexInput(name: string): Value {
+    this.inputs.push({ name, type: 'int64', dims: [batch] })
+    return this.#value(name, [1, 1, 1, 1], 'index')
+  }
+
+  /** Makes a map an output of the model. */
+  output(name: string, x: Value): void {
+    const [, height, width, channels] = x.dims
+    this.nodes.push({ op: 'Identity', inputs: [this.#name(x)], outputs: [name], attributes: {} })
+    this.outputs.push({ name, type: 'float', dims: [batch, channels, height, width] })
+  }
+
+  parameter(slot: ParameterSlot): Value {
+    this.#slots.set(slot.name, slot)
+    const [k, c = 1, r = 1, s = 1] = slot.shape
+    return this.#value(slot.name, slot.shape.length === 1 ? [1, 1, 1, k] : [k, r, s, c], 'parameter')
+  }
+
+  conv2d(x: Value, weight: Value, bias: Value | undefined, o: { stride: number; padding: readonly number[] }): Value {
+    const { stride, padding } = o
+    const [, h, w] = x.dims
+    const [k, r, s] = weight.dims
+    const [top, left, bottom, right] = padding
+    const extent = (pixels: number, kernel: number) => Math.floor((pixels - kernel) / stride) + 1
+    const inputs = [this.#name(x), this.#parameter(weight)]
+    if (bias) inputs.push(this.#parameter(bias))
+    const y = this.#node('Conv', inputs, { kernel_shape: [r, s], strides: [stride, stride], pads: padding })
+    return this.#value(y, [1, extent(h + top + bottom, r), extent(w + left + right, s), k], 'map')
+  }
+
+  linear(x: Value, weight: Value, bias?: Value): Value {
+    const [outs, , , ins] = weight.dims
+    const [n, h, w] = x.dims
+    const flat = this.#form(x) === 'vector'
+    const inputs = [this.#name(x), this.#parameter(weight, flat ? [outs, ins] : [outs, ins, 1, 1])]
+    if (bias) inputs.push(this.#parameter(bias))
+    const y = flat ? this.#node('Gemm', inputs, { transB: 1 }) : this.#node('Conv', inputs, { kernel_shape: [1, 1] })
+    return this.#value(y, [n, h, w, outs], this.#form(x))
+  }
+
+  /** The groups are taken for the channels of an instance norm, which has no scale and shift of its own. */
+  groupNorm(x: Value, gamma: Value, beta: Value, { groups, eps }: { groups: number; eps: number }): Value {
+    const channels = x.dims[3]
+    const [ones, zeros] = [1, 0].map((v) => this.#floats([groups], new Float32Array(groups).fill(v)))
+    const grouped = this.#reshape(this.#name(x), [0, groups, -1])
+    const normalized = this.#node('InstanceNormalization', [grouped, ones, zeros], { epsilon: { float: eps } })
+    const perChannel = this.#form(x) === 'vector' ? [channels] : [channels, 1, 1]
+    const scaled = this.#node('Mul', [
+      this.#reshape(normalized, this.#shape(x.dims, this.#form(x))),
+      this.#parameter(gamma, perChannel),
+    ])
+    return this.#like(x, this.#node('Add', [scaled, this.#parameter(beta, perChannel)]))
+  }
+
+  attention(q: Value, k: Value, v: Value, o: { heads: number; scale: number }): Value {
+    const split = (x: Value) => this.#reshape(this.#name(x), [0, o.heads, x.dims[3] / o.heads, x.dims[1] * x.dims[2]])
+    return this.#attend([split(q), split(k), split(v)], [1, q.dims[1], q.dims[2], v.dims[3]], o.scale)
+  }
+
+  attentionQkv(qkv: Value, o: { heads: number; scale: number; order: 'heads-first' | 'qkv-first' }): Value {
+    const [, h, w, c] = qkv.dims
+    const [channels, pixels] = [c / 3, h * w]
+    const perHead = [0, o.heads, channels / o.heads, pixels]
+    const parts =
+      o.order === 'heads-first'
+        ? this.#split(this.#reshape(this.#name(qkv), [0, o.heads, 3 * perHead[2], pixels]), 3, 2)
+        : this.#split(this.#name(qkv), 3, 1).map((part) => this.#reshape(part, perHead))
+    return this.#attend(parts, [1, h, w, channels], o.scale)
+  }
+
+  /** q, k and v [n, heads, d, pixels] to a map of `dims`. */
+  #attend([q, k, v]: readonly string[], dims: Dims, scale: number): Value {
+    const transposed = (x: string) => this.#node('Transpose', [x], { perm: [0, 1, 3, 2] })
+    const scores = this.#node('MatMul', [transposed(q), k])
+    const scaled = this.#node('Mul', [scores, this.#floats([], Float32Array.of(scale))])
+    const weights = this.#node('Softmax', [scaled], { axis: -1 })
+    const y = this.#node('MatMul', [v, transposed(weights)])
+    return this.#value(this.#reshape(y, this.#shape(dims, 'map')), dims, 'map')
+  }
+
+  silu(x: Value): Value {
+    return this.#like(x, this.#node('Mul', [this.#name(x), this.#node('Sigmoid', [this.#name(x)])]))
+  }
+
+  add(a: Value, b: Value): Value {
+    return this.#like(a, this.#node('Add', [this.#name(a), this.#name(b)]))
+  }
+
+  addSample(x: Value, e: Value): Value {
+    return this.#like(x, this.#node('Add', [this.#name(x), this.#spread(this.#name(e))]))
+  }
+
+  scaleShift(x: Value, e: Value): Value {
+    const [scale, shift] = this.#split(this.#name(e), 2, 1).map((part) => this.#spread(part))
+    const factor = this.#node('Add', [scale, this.#floats([], Float32Array.of(1))])
+    return this.#like(x, this.#node('Add', [this.#node('Mul', [this.#name(x), factor]), shift]))
+  }
+
+  concat(values: readonly Value[]): Value {
+    const [n, h, w] = values[0].dims
+    const channels = values.reduce((sum, { dims }) => sum + dims[3], 0)
+    const y = this.#node(
+      'Concat',
+      values.map((value) => this.#name(value)),
+      { axis: 1 },
+    )
+    return this.#value(y, [n, h, w, channels], this.#form(values[0]))
+  }
+
+  upsampleNearest(x: Value, { factor }: { factor: number }): Value {
+    const [n, h, w, c] = x.dims
+    const scales = this.#floats([4], Float32Array.of(1, 1, factor, factor))
+    const y = this.#node('Resize', [this.#name(x), '', scales], {
+      mode: 'nearest',
+      coordinate_transformation_mode: 'asymmetric',
+      nearest_mode: 'floor',
+    })
+    return this.#value(y, [n, h * factor, w * factor, c], 'map')
+  }
+
+  avgPool(x: Value, { kernel }: { kernel: number }): Value {
+    const [n, h, w, c] = x.dims
+    const y = this.#node('AveragePool', [this.#name(x)], { kernel_shape: [kernel, kernel], strides: [kernel, kernel] })
+    return this.#value(y, [n, Math.floor(h / kernel), Math.floor(w / kernel), c], 'map')
+  }
+
+  embedding(index: Value, table: Value): Value {
+    const y = this.#node('Gather', [this.#parameter(table), this.#name(index)], { axis: 0 })
+    return this.#value(y, [1, 1, 1, table.dims[3]], 'vector')
+  }
+
+  /** Frequencies are rounded to float32 where kernels/ops.h TimestepEmbedding rounds them. */
+  timestepEmbedding(
+    t: Value,
+    { dim, maxPeriod, freqShift, sinFirst }: { dim: number; maxPeriod: number; freqShift: number; sinFirst: boolean },
+  ): Value {
+    const half = Math.floor(dim / 2)
+    const { fround } = Math
+    const step = fround(-Math.log(maxPeriod))
+    const frequencies = Float32Array.from({ length: half }, (_, i) =>
+      Math.exp(fround(fround(step * i) / fround(half - freqShift))),
+    )
+    const column = this.#node('Unsqueeze', [this.#node('Cast', [this.#name(t)], { to: 1 }), this.#integers([1])])
+    const angles = this.#node('Mul', [column, this.#floats([half], frequencies)])
+    const order = sinFirst ? ['Sin', 'Cos'] : ['Cos', 'Sin']
+    const waves = this.#node(
+      'Concat',
+      order.map((op) => this.#node(op, [angles])),
+      { axis: 1 },
+    )
+    const y = dim % 2 ? this.#node('Pad', [waves, this.#integers([0, 0, 0, 1])]) : waves
+    return this.#value(y, [1, 1, 1, dim], 'vector')
+  }
+
+  dropout(): Value {
+    throw new DiffusionError('internal', 'an exported network is not built for training')
+  }
+
+  // ---- pieces ------------------------------------------------------------------------------------------------------
+
+  #value(name: string, dims: Dims, form: Form): Value {
+    return { id: this.#entries.push({ name, form }) - 1, dims }
+  }
+
+  #like(x: Value, name: string): Value {
+    return this.#value(name, x.dims, this.#form(x))
+  }
+
+  #name({ id }: Value): string {
+    return this.#entries[id].name
+  }
+
+  #form({ id }: Value): Form {
+    return this.#entries[id].form
+  }
+
+  /** What Reshape makes of a value again; 0 keeps the number of samples. */
+  #shape([, h, w, c]: Dims, form: Form): number[] {
+    return form === 'vector' ? [0, c] : [0, c, h, w]
+  }
+
+  /** Adds a node of one output. */
+  #node(op: string, inputs: readonly string[], attributes: Readonly<Record<string, Attribute>> = {}): string {
+    const output = `v${this.nodes.length}`
+    this.nodes.push({ op, inputs, outputs: [output], attributes })
+    return output
+  }
+
+  /** Equal parts of an axis. */
+  #split(x: string, parts: number, axis: number): string[] {
+    const outputs = Array.from({ length: parts }, (_, i) => `v${this.nodes.length}.${i}`)
+    this.nodes.push({ op: 'Split', inputs: [x], outputs, attributes: { axis } })
+    return outputs
+  }
+
+  #reshape(x: string, shape: readonly number[]): string {
+    return this.#node('Reshape', [x, this.#integers(shape)])
+  }
+
+  /** A vector, to be spread over a map. */
+  #spread(e: string): string {
+    return this.#node('Unsqueeze', [e, this.#integers([2, 3])])
+  }
+
+  /** A parameter as an initializer; `dims` in place of its own shape may add or leave out dims of 1. */
+  #parameter(value: Value, dims?: readonly number[]): string {
+    const name = this.#name(value)
+    const slot = this.#slots.get(name)!
+    const shape = dims ?? slot.shape
+    const elements = shape.reduce((product, extent) => product * extent, 1)
+    const known = this.#initializers.get(name)
+    if (known && known.dims.join() !== shape.join()) {
+      throw new DiffusionError('unsupported', `parameter '${name}' is used in two shapes, which can't be exported`)
+    }
+    const make = () => bytesOf(this.weightOf(slot))
+    this.#initializers.set(name, { name, type: 'float', dims: shape, data: { length: 4 * elements, make } })
+    return name
+  }
+
+  #integers(values: readonly number[]): string {
+    return this.#constant('int64', [values.length], BigInt64Array.from(values, BigInt))
+  }
+
+  #floats(dims: readonly number[], values: Float32Array): string {
+    return this.#constant('float', dims, values)
+  }
+
+  /** The same constant asked for twice is there once. */
+  #constant(type: ElementType, dims: readonly number[], values: Float32Array | BigInt64Array): string {
+    const key = `${type} [${dims}] ${values}`
+    let name = this.#constants.get(key)
+    if (name === undefined) {
+      name = `constant.${this.#constants.size}`
+      const data = bytesOf(values)
+      this.#constants.set(key, name)
+      this.#initializers.set(name, { name, type, dims, data: { length: data.length, make: () => data } })
+    }
+    return name
+  }
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: Float32Array | BigInt64Array): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength)
+}

@@ -1,0 +1,62 @@
+/** Writes a network as an ONNX model (https://onnx.ai), which other runtimes can execute. */
+import { endianness } from 'node:os'
+import { atomicWrite } from '../checkpoint/atomic-write'
+import { DiffusionError, invalidArgument } from '../errors'
+import type { Network } from '../nn/network'
+import { integer, type Parsed, parseOptions } from '../options'
+import { OnnxGraph } from './onnx-graph'
+import { encodeModel } from './onnx-model'
+
+const onnxSchema = {
+  /** Of the images, a multiple of 2^(levels - 1); default: the network's. */
+  height: integer(undefined, { min: 1 }),
+  width: integer(undefined, { min: 1 }),
+}
+export type OnnxOptions = Partial<Parsed<typeof onnxSchema>>
+
+/** Of a protobuf message; larger models would have their weights in files beside the model's. */
+const maxBytes = 2 ** 31 - 1
+
+/**
+ * Writes the file atomically, one parameter after another. Inputs: x float [n, inChannels, height, width], t int64 [n], and
+ * with class labels y int64 [n]; the output is called `output`, float [n, outChannels, height, width]. n is free.
+ *
+ * @param weights a bank of the network's parameters
+ * @throws `invalid-argument`, `unknown-option`, `io`, and `unsupported` for a model of 2 GiB or more
+ */
+export async function exportOnnx(
+  path: string,
+  network: Network,
+  weights: Float32Array,
+  output: string,
+  options: OnnxOptions = {},
+): Promise<void> {
+  if (typeof path !== 'string' || path === '') throw invalidArgument('path', 'a path', path)
+  if (endianness() !== 'LE') throw new DiffusionError('unsupported', 'ONNX is only written on little-endian machines')
+  const { height = network.imageSize, width = network.imageSize } = parseOptions('exportOnnx', options, onnxSchema)
+  const graph = new OnnxGraph((slot) => network.parameters.toTorch(weights, slot))
+  const x = graph.imageInput('x', { height, width, channels: network.inChannels })
+  const t = graph.indexInput('t')
+  const y = network.numClasses === undefined ? undefined : graph.indexInput('y')
+  graph.output(output, network.build({ graph, train: false }, x, t, { y }))
+  const model = encodeModel({
+    name: 'denoiser',
+    producer: 'ddpm-native',
+    doc: `x: noisy images, NCHW; t: timesteps, from 0${y ? '; y: class labels' : ''}. Predicts ${output}.`,
+    ...pick(graph),
+  })
+  if (model.length > maxBytes) {
+    throw new DiffusionError('unsupported', `an ONNX file holds at most ${maxBytes} bytes, this one would need more`, {
+      argument: 'path',
+      expected: `at most ${maxBytes} bytes`,
+      received: String(model.length),
+    })
+  }
+  await atomicWrite(path, async (file) => {
+    for (const chunk of model.chunks()) await file.writeFile(chunk)
+  })
+}
+
+function pick({ nodes, initializers, inputs, outputs }: OnnxGraph) {
+  return { nodes, initializers, inputs, outputs }
+}
