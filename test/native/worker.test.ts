@@ -1,6 +1,6 @@
 /** The addon in several threads, and what remains when one of them ends in the middle of a step. */
 import assert from 'node:assert/strict'
-import { spawnSync, spawnSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import path from 'node:path'
 import { Worker } from 'node:worker_threads'
@@ -15,7 +15,7 @@ describe('worker threads', () => {
       await Promise.all(workers.map((worker) => once(worker, 'message')))
       await new Promise((resolve) => setTimeout(resolve, 7 * round))
       const codes = await Promise.all(workers.map((worker) => worker.terminate()))
-      assert.deepEqual(codes, [1, 1])
+      assert.deepEqual(codes, [1, 1, 1])
     }
     const device = native.openDevice('cpu', 0, 1)
     const buffer = device.allocate(4)
@@ -106,12 +106,5 @@ describe('device', () => {
     const buffer = device.allocate(4)
     assert.deepEqual([...(await buffer.read())], [0, 0, 0, 0])
     device.close()
-  })
-})
-
-describe('a process', () => {
-  it('can exit in the middle of a step', () => {
-    const { status, signal, stderr } = spawnSync(process.execPath, [script, 'exit'], { encoding: 'utf8' })
-    assert.deepEqual({ status, signal, stderr }, { status: 7, signal: null, stderr: '' })
   })
 })

@@ -1,5 +1,4 @@
-// What the workers of worker.test.ts do, by their workerData: sample once, sample without end, or make models without end. As a
-// process of its own, with the argument 'exit', it ends while it samples.
+// What the workers of workers.test.ts do, by their workerData: sample once, sample without end, or make models without end.
 import { parentPort, workerData } from 'node:worker_threads'
 import { DDPM } from '../../lib/index'
 
@@ -28,19 +27,8 @@ async function main(): Promise<void> {
     parentPort?.postMessage(await samples.data())
     return
   }
-  for (;;) {
-    await ddpm.sample({
-      batchSize: 8,
-      steps: 10,
-      onStep: ({ step }) => {
-        if (step === 1) parentPort?.postMessage('within a sampling')
-      },
-    })
-  }
+  const onStep = ({ step }: { step: number }) => void (step === 1 && parentPort?.postMessage('sampling'))
+  for (;;) await ddpm.sample({ batchSize: 8, steps: 10, onStep })
 }
 
 if (parentPort) void main()
-else if (process.argv[2] === 'exit') {
-  setTimeout(() => process.exit(7), 100)
-  void main()
-}
