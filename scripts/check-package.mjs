@@ -73,14 +73,10 @@ void sampled
     `import ddpmNative = require('ddpm-native')\nimport type { Tensor as T } from 'ddpm-native'\nconst { DDPM, Tensor } = ddpmNative\ntype Tensor = T\n${typed}`,
   )
   writeFileSync(path.join(project, 'types', 'use.mts'), `import { DDPM, Tensor } from 'ddpm-native'\n${typed}`)
-  const options = {
-    strict: true,
-    noEmit: true,
-    module: 'nodenext',
-    target: 'es2023',
-    lib: ['es2023', 'esnext.disposable'],
-    types: [],
-  }
+  // With @types/node, which has AbortSignal, as TypeScript for Node.js has anyway.
+  const node = { types: ['node'], typeRoots: [path.join(root, 'node_modules', '@types')] }
+  const lib = ['es2023', 'esnext.disposable']
+  const options = { strict: true, noEmit: true, module: 'nodenext', target: 'es2023', lib, ...node }
   writeFileSync(path.join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions: options, include: ['types'] }))
   run('tsc', bin('tsc'), ['-p', project])
   console.log('tsc: types check in a CommonJS and in an ES module')
