@@ -2,6 +2,8 @@
 // one tap.
 #include "kernels/cpu/conv2d.h"
 
+#include "kernels/cpu/winograd.h"
+
 namespace ddpm::cpu::DDPM_ISA {
 namespace {
 
@@ -236,11 +238,16 @@ Gemm gemmOf(const Conv2dDgrad& op, int32_t phaseRow, int32_t phaseColumn) {
 
 }  // namespace
 
-size_t scratch(const CpuDevice& device, const Conv2d& op) { return scratchOf(device, gemmOf(op)); }
+size_t scratch(const CpuDevice& device, const Conv2d& op) {
+  return isWinograd(op.algo) ? winogradScratch(device, op) : scratchOf(device, gemmOf(op));
+}
 
-void run(CpuDevice& device, const Conv2d& op, void* scratch) { runGemm(device, gemmOf(op), scratch); }
+void run(CpuDevice& device, const Conv2d& op, void* scratch) {
+  isWinograd(op.algo) ? runWinograd(device, op, scratch) : runGemm(device, gemmOf(op), scratch);
+}
 
 size_t scratch(const CpuDevice& device, const Conv2dDgrad& op) {
+  if (isWinograd(op.algo)) return winogradScratch(device, op);
   size_t most = 0;
   for (int32_t r = 0; r < op.shape.stride; ++r)
     for (int32_t s = 0; s < op.shape.stride; ++s) most = maxOf(most, scratchOf(device, gemmOf(op, r, s)));
@@ -248,6 +255,7 @@ size_t scratch(const CpuDevice& device, const Conv2dDgrad& op) {
 }
 
 void run(CpuDevice& device, const Conv2dDgrad& op, void* scratch) {
+  if (isWinograd(op.algo)) return runWinograd(device, op, scratch);
   for (int32_t r = 0; r < op.shape.stride; ++r)
     for (int32_t s = 0; s < op.shape.stride; ++s) runGemm(device, gemmOf(op, r, s), scratch);
 }

@@ -1,19 +1,8 @@
-// Plans of convolutions and the packing of their weights.
+// Packing of the weights of direct convolution.
 #include "kernels/cpu/conv2d.h"
+#include "kernels/cpu/winograd.h"
 
 namespace ddpm::cpu::DDPM_ISA {
-
-// Direct convolution serves every shape and is the only algorithm so far: options.forceAlgo of another one gives direct
-// too, as where an algorithm can't do a shape. This is where Winograd will be chosen.
-ConvPlan planConv(const CpuDevice&, const Conv2d& op, const PlanOptions&) {
-  return {ConvAlgo::direct, sizeof(float) * size_t(packedFloats(op.w.n, int64_t(op.w.h) * op.w.w, op.w.c))};
-}
-
-ConvPlan planDgrad(const CpuDevice&, const Conv2dDgrad& op, const PlanOptions&) {
-  return {ConvAlgo::direct, sizeof(float) * size_t(packedFloats(op.w.c, int64_t(op.w.h) * op.w.w, op.w.n))};
-}
-
-ConvAlgo planWgrad(const CpuDevice&, const Conv2dWgrad&, const PlanOptions&) { return ConvAlgo::direct; }
 
 namespace {
 
@@ -42,6 +31,7 @@ void packDgrad(const float* w, float* to, int64_t rowStride, int depth, int vali
 }  // namespace
 
 void run(CpuDevice& device, const ConvPackWeights& op, void*) {
+  if (isWinograd(op.algo)) return packWinograd(device, op);
   const bool forward = op.pass == ConvPass::forward;
   const int channels = forward ? op.w.n : op.w.c, depth = forward ? op.w.c : op.w.n;
   const int taps = op.w.h * op.w.w;

@@ -4,6 +4,7 @@
 // the block's sum, kept in registers, to dW. The order of every sum is fixed by the shape alone. Columns run over (r,
 // s, c), so a panel may span taps: layers of few channels fill their vectors too.
 #include "kernels/cpu/conv2d.h"
+#include "kernels/cpu/winograd.h"
 
 namespace ddpm::cpu::DDPM_ISA {
 namespace {
@@ -205,10 +206,12 @@ void runTask(const Conv2dWgrad& op, const Cut& cut, int64_t task, float* memory)
 }  // namespace
 
 size_t scratch(const CpuDevice& device, const Conv2dWgrad& op) {
+  if (isWinograd(op.algo)) return winogradScratch(device, op);
   return device.pool.threads() * threadFloats(cutOf(op, device.pool.threads())) * sizeof(float);
 }
 
 void run(CpuDevice& device, const Conv2dWgrad& op, void* scratch) {
+  if (isWinograd(op.algo)) return runWinograd(device, op, scratch);
   const Cut cut = cutOf(op, device.pool.threads());
   float* memory = static_cast<float*>(scratch);
   device.pool.parallelFor(int64_t(cut.rowGroups) * cut.panelGroups, [&](int64_t task, int thread) {

@@ -45,7 +45,13 @@ function addUNet(
   return graph.toNchw(unet.build({ graph, train: false, observe }, x, inputs.t, { y: inputs.y }))
 }
 
-async function checkGolden(backend: DeviceName, golden: Golden, unet: UNet, weights: StateDict): Promise<void> {
+async function checkGolden(
+  backend: DeviceName,
+  golden: Golden,
+  unet: UNet,
+  weights: StateDict,
+  forceAlgo?: number,
+): Promise<void> {
   const table = unet.parameters
   const { flat } = await table.fromStateDict(weights)
   const actual = await runGraph(
@@ -57,7 +63,7 @@ async function checkGolden(backend: DeviceName, golden: Golden, unet: UNet, weig
       const [gradX] = graph.backward(loss, [inputs.x])
       return { out, loss, gradX: gradX! }
     },
-    { banks: { weights: flat, grads: new Float32Array(table.count) } },
+    { banks: { weights: flat, grads: new Float32Array(table.count) }, forceAlgo },
   )
   assertScaled(actual.out, golden.floats('out/out'), tolerance.out, 0, 'out')
   assertScaled(actual.loss, golden.floats('out/loss'), tolerance.loss, 0, 'loss')
@@ -113,6 +119,14 @@ for (const backend of testedBackends) {
         const { golden, unet, weights } = await openUNet(name, { imageSize: 16 })
         await checkGolden(backend, golden, unet, weights)
       })
+
+      if (backend !== 'cpu') continue
+      for (const [forceAlgo, algorithm] of ['direct', 'F(2x2, 3x3)', 'F(4x4, 3x3)'].entries()) {
+        it(`${name} with every convolution that can be ${algorithm}`, async () => {
+          const { golden, unet, weights } = await openUNet(name, { imageSize: 16 })
+          await checkGolden(backend, golden, unet, weights, forceAlgo)
+        })
+      }
     }
 
     it("the inner modules' outputs are PyTorch's", async () => {

@@ -3,7 +3,7 @@ import { Random } from '../support/random'
 import { normals } from '../support/run-graph'
 import { type OpCase, testOp, titleOf } from '../support/test-op'
 
-const direct = 0
+const algorithms = [0, 1, 2] // direct, F(2x2, 3x3), F(4x4, 3x3); those that a shape does not have are direct
 
 /** x, [out, kernel h, kernel w], stride, padding [top, left, bottom, right]. */
 type Shape = [x: Dims, out: number, kernel: [number, number], stride: number, padding: number[]]
@@ -37,7 +37,7 @@ function convCase(shape: Shape, views: boolean): OpCase {
     },
     build: (g, v) => g.conv2d(v.x, v.weight, v.bias, { stride, padding }),
     views: views ? ['x'] : undefined,
-    algorithms: [direct],
+    algorithms,
   }
 }
 

@@ -1,0 +1,279 @@
+// Winograd convolution, forward and gradient of the input.
+//
+// A task is a block of tiles x a group of panels of output channels, and goes through all three steps on its own: it
+// transforms the input of its tiles to V [point][tile][c], multiplies it, point by point, with the transformed weights
+// U [point][panel][c][kPanel] to M [point][tile][k], and transforms that to the output. V and M stay in the thread's
+// own memory; U streams through the caches, once a block, so a block has as many tiles as that takes to be hidden
+// behind the multiplications. Each sum over c is one chain of FMAs, whatever the block: the result depends neither on
+// the batch nor on the number of threads.
+#include "kernels/cpu/winograd.h"
+
+#include "kernels/cpu/winograd_transform.h"
+
+namespace ddpm::cpu::DDPM_ISA {
+namespace {
+
+struct Job {
+  Tensor from, to;
+  Tensor bias, sampleBias, residual;
+  const float* packed;
+  int32_t padTop, padLeft;
+};
+
+Job jobOf(const Conv2d& op) {
+  return {op.x,
+          op.y,
+          op.bias,
+          op.sampleBias,
+          op.residual,
+          static_cast<const float*>(op.packed),
+          op.shape.padTop,
+          op.shape.padLeft};
+}
+
+// dx_h = sum_r w_r dy_{h + pad - r}; with the filter turned, r' = 2 - r, it is a convolution of padding 2 - pad.
+Job jobOf(const Conv2dDgrad& op) {
+  return {op.dy,
+          op.dx,
+          {},
+          {},
+          op.residual,
+          static_cast<const float*>(op.packed),
+          2 - op.shape.padTop,
+          2 - op.shape.padLeft};
+}
+
+// How the work is cut into tasks. No result depends on it.
+struct Cut {
+  int64_t blocks;          // pieces of the tiles
+  int32_t groups, panels;  // pieces of the panels
+  int64_t blockTiles;      // the most in a block
+  int32_t groupChannels;   // the most in a group, of whole panels
+  int32_t depth;           // floats of a tile in V
+  int64_t vPoint, mPoint;  // floats from one point to the next; a cache line more than needed, lest all points of a
+                           // tile compete for the same cache sets
+};
+
+template <class F>
+Cut cutOf(const Job& g, int threads) {
+  constexpr int64_t kMinTiles = 2 * kTileRows, kMaxTiles = 16 * kTileRows;
+  constexpr int64_t kBlockBytes = 1 << 20;  // of V and M; most of it in the L2 cache
+  const Tiles<F> tiles(g.to);
+  Cut cut;
+  cut.panels = ceilDiv(g.to.c, kPanel);
+  cut.depth = roundUp(g.from.c, kWidth);
+  const int64_t tileBytes = 4 * F::kPoints * (cut.depth + int64_t(cut.panels) * kPanel);
+  const int64_t most = minOf(maxOf(kBlockBytes / tileBytes / kTileRows * kTileRows, kMinTiles), kMaxTiles);
+  cut.blocks = maxOf<int64_t>(ceilDiv(tiles.count, most), 1);
+  cut.groups = 1;
+  if (threads > 1 && cut.blocks < 8 * threads) {
+    cut.blocks = minOf(roundUp<int64_t>(cut.blocks, threads), ceilDiv<int64_t>(tiles.count, kMinTiles));
+    cut.groups = int32_t(minOf<int64_t>(cut.panels, ceilDiv<int64_t>(threads, cut.blocks)));
+  }
+  cut.blockTiles = ceilDiv(tiles.count, cut.blocks);
+  cut.groupChannels = ceilDiv(cut.panels, cut.groups) * kPanel;
+  cut.vPoint = cut.blockTiles * cut.depth + kCacheLine / 4;
+  cut.mPoint = cut.blockTiles * cut.groupChannels + kCacheLine / 4;
+  return cut;
+}
+
+int64_t zeroFloats(const Cut& cut) { return roundUp(cut.depth, kCacheLine / 4); }
+
+template <class F>
+int64_t threadFloats(const Cut& cut) {
+  return roundUp<int64_t>(F::kPoints * (cut.vPoint + cut.mPoint), kCacheLine / 4);
+}
+
+constexpr int kAhead = 512;  // floats; how far ahead weights are asked for
+
+// m[row][..] = sum_c v[row][c] * u[c][..]
+template <int M, int V>
+void multiply(const float* v, int64_t vStride, const float* u, int depth, float* m, int64_t mStride) {
+  vf acc[M][V];
+  for (int i = 0; i < M; ++i)
+    for (int j = 0; j < V; ++j) acc[i][j] = zero();
+#pragma GCC unroll 4
+  for (int c = 0; c < depth; ++c) {
+    __builtin_prefetch(u + kAhead);
+    vf column[V];
+    for (int j = 0; j < V; ++j) column[j] = load(u + j * kWidth);
+    for (int i = 0; i < M; ++i) {
+      const vf x = broadcast(v[i * vStride + c]);
+      for (int j = 0; j < V; ++j) acc[i][j] = x * column[j] + acc[i][j];
+    }
+    u += V * kWidth;
+  }
+  for (int i = 0; i < M; ++i)
+    for (int j = 0; j < V; ++j) store(m + i * mStride + j * kWidth, acc[i][j]);
+}
+
+// Aᵀ m A of one tile, channels [first, first + count) of the output.
+template <class F>
+void transformOutput(const Job& g, const Tiles<F>& tiles, int64_t t, const float* m, int64_t mPoint, int first,
+                     int count) {
+  const int32_t n = tiles.sample(t), h = tiles.row(t), w = tiles.column(t);
+  const int rows = minOf(g.to.h - h, F::kOut), columns = minOf(g.to.w - w, F::kOut);
+  const int64_t corner = (int64_t(n) * g.to.h + h) * g.to.w + w;
+  forChannels(count, [&](int64_t c, auto part) DDPM_LAMBDA_INLINE {
+    vf half[F::kIn][F::kOut];
+    for (int j = 0; j < F::kIn; ++j) {
+      vf column[F::kIn];
+      for (int i = 0; i < F::kIn; ++i) column[i] = load(m + (i * F::kIn + j) * mPoint + c);
+      F::output(column, half[j]);
+    }
+    const int64_t k = first + c;
+    const vf bias = g.bias ? part.load(g.bias.f32() + k) : zero();
+    const vf sampleBias = g.sampleBias ? part.load(g.sampleBias.f32() + int64_t(n) * g.sampleBias.ld + k) : zero();
+    for (int i = 0; i < F::kOut; ++i) {
+      if (i >= rows) break;
+      vf row[F::kIn], y[F::kOut];
+      for (int j = 0; j < F::kIn; ++j) row[j] = half[j][i];
+      F::output(row, y);
+      const int64_t pixel = corner + int64_t(i) * g.to.w;
+      for (int j = 0; j < F::kOut; ++j) {
+        if (j >= columns) break;
+        vf value = y[j] + bias + sampleBias;
+        if (g.residual) value = value + part.load(g.residual.f32() + (pixel + j) * g.residual.ld + k);
+        part.store(g.to.f32() + (pixel + j) * g.to.ld + k, value);
+      }
+    }
+  });
+}
+
+template <class F>
+void runTask(const Job& g, const Cut& cut, int64_t task, const float* zeros, float* memory) {
+  const Tiles<F> tiles(g.to);
+  const int64_t block = task / cut.groups, group = task % cut.groups;
+  const int64_t firstTile = tiles.count * block / cut.blocks, endTile = tiles.count * (block + 1) / cut.blocks;
+  const int firstPanel = int(cut.panels * group / cut.groups), endPanel = int(cut.panels * (group + 1) / cut.groups);
+  const int first = firstPanel * kPanel, count = minOf(endPanel * kPanel, g.to.c) - first;
+  float *const v = memory, *const m = memory + F::kPoints * cut.vPoint;
+
+  for (int64_t t = firstTile; t < endTile; ++t)
+    transformInput<F>(g.from, tiles.sample(t), tiles.row(t) - g.padTop, tiles.column(t) - g.padLeft, zeros, cut.vPoint,
+                      [&](int64_t c) { return v + (t - firstTile) * cut.depth + c; });
+
+  const int rowTiles = int(ceilDiv<int64_t>(endTile - firstTile, kTileRows));
+  const int64_t pointFloats = packedFloats(g.to.c, 1, g.from.c);
+  for (int point = 0; point < F::kPoints; ++point) {
+    const float* from = v + point * cut.vPoint;
+    float* to = m + point * cut.mPoint;
+    for (int p = firstPanel; p < endPanel; ++p) {
+      const int channel = p * kPanel;
+      const float* u = g.packed + point * pointFloats + int64_t(channel) * g.from.c;
+      const bool whole = panelWidth(g.to.c, channel) == kPanel;
+      for (int r = 0; r < rowTiles; ++r) {
+        const int64_t row = (endTile - firstTile) * r / rowTiles, end = (endTile - firstTile) * (r + 1) / rowTiles;
+        const float* a = from + row * cut.depth;
+        float* out = to + row * cut.groupChannels + channel - first;
+        withRows(int(end - row), [&]<int M>() {
+          if (whole)
+            multiply<M, kTileVectors>(a, cut.depth, u, g.from.c, out, cut.groupChannels);
+          else
+            multiply<M, 1>(a, cut.depth, u, g.from.c, out, cut.groupChannels);
+        });
+      }
+    }
+  }
+
+  for (int64_t t = firstTile; t < endTile; ++t)
+    transformOutput<F>(g, tiles, t, m + (t - firstTile) * cut.groupChannels, cut.mPoint, first, count);
+}
+
+template <class F>
+size_t scratchOf(const CpuDevice& device, const Job& g) {
+  const Cut cut = cutOf<F>(g, device.pool.threads());
+  return sizeof(float) * size_t(zeroFloats(cut) + device.pool.threads() * threadFloats<F>(cut));
+}
+
+template <class F>
+void runJob(CpuDevice& device, const Job& g, void* scratch) {
+  const Cut cut = cutOf<F>(g, device.pool.threads());
+  float *const zeros = static_cast<float*>(scratch), *const memory = zeros + zeroFloats(cut);
+  for (int64_t c = 0; c < zeroFloats(cut); ++c) zeros[c] = 0;
+  device.pool.parallelFor(cut.blocks * cut.groups, [&](int64_t task, int thread) {
+    runTask<F>(g, cut, task, zeros, memory + thread * threadFloats<F>(cut));
+  });
+}
+
+// U = G w Gᵀ for one panel: to[point * pointFloats + d * width] for each d of the depth [begin, end).
+template <class F, int kVectors>
+void packPanel(const ConvPackWeights& op, int first, int begin, int end, float* to, int64_t pointFloats) {
+  constexpr int kWide = kVectors * kWidth;
+  const bool forward = op.pass == ConvPass::forward;
+  const int channels = forward ? op.w.n : op.w.c, valid = minOf(kWide, channels - first);
+  const int64_t row = 9 * int64_t(op.w.c);  // from one output channel of w to the next
+  for (int d = begin; d < end; ++d, to += kWide) {
+    // The filters of the panel's channels, side by side; turned by 180 degrees for the gradient of the input.
+    float taps[9][kWide] = {};
+    for (int tap = 0; tap < 9; ++tap) {
+      if (forward) {
+        const float* w = op.w.f32() + first * row + tap * op.w.c + d;
+        for (int i = 0; i < valid; ++i) taps[tap][i] = w[i * row];
+      } else {
+        const float* w = op.w.f32() + d * row + (8 - tap) * op.w.c + first;
+        for (int i = 0; i < valid; ++i) taps[tap][i] = w[i];
+      }
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      vf columns[3][F::kIn];
+      for (int j = 0; j < 3; ++j) {
+        const vf g[3] = {load(taps[j] + v * kWidth), load(taps[3 + j] + v * kWidth), load(taps[6 + j] + v * kWidth)};
+        F::weight(g, columns[j]);
+      }
+      for (int i = 0; i < F::kIn; ++i) {
+        const vf g[3] = {columns[0][i], columns[1][i], columns[2][i]};
+        vf u[F::kIn];
+        F::weight(g, u);
+        for (int j = 0; j < F::kIn; ++j) store(to + (i * F::kIn + j) * pointFloats + v * kWidth, u[j]);
+      }
+    }
+  }
+}
+
+template <class F>
+void pack(CpuDevice& device, const ConvPackWeights& op) {
+  constexpr int kGrain = 32;  // of the depth in a task
+  const bool forward = op.pass == ConvPass::forward;
+  const int channels = forward ? op.w.n : op.w.c, depth = forward ? op.w.c : op.w.n;
+  const int64_t pointFloats = packedFloats(channels, 1, depth);
+  const int pieces = ceilDiv(depth, kGrain);
+  device.pool.parallelFor(int64_t(ceilDiv(channels, kPanel)) * pieces, [&](int64_t task, int) {
+    const int first = int(task / pieces) * kPanel, width = panelWidth(channels, first);
+    const int begin = int(task % pieces) * kGrain, end = minOf(begin + kGrain, depth);
+    float* to = static_cast<float*>(op.packed) + int64_t(first) * depth + int64_t(begin) * width;
+    if (width == kPanel)
+      packPanel<F, kTileVectors>(op, first, begin, end, to, pointFloats);
+    else
+      packPanel<F, 1>(op, first, begin, end, to, pointFloats);
+  });
+}
+
+}  // namespace
+
+size_t winogradPackedFloats(ConvAlgo algo, int channels, int depth) {
+  return size_t(packedFloats(channels, algo == ConvAlgo::winograd4 ? Winograd4::kPoints : Winograd2::kPoints, depth));
+}
+
+void packWinograd(CpuDevice& device, const ConvPackWeights& op) {
+  op.algo == ConvAlgo::winograd4 ? pack<Winograd4>(device, op) : pack<Winograd2>(device, op);
+}
+
+size_t winogradScratch(const CpuDevice& device, const Conv2d& op) {
+  return op.algo == ConvAlgo::winograd4 ? scratchOf<Winograd4>(device, jobOf(op))
+                                        : scratchOf<Winograd2>(device, jobOf(op));
+}
+void runWinograd(CpuDevice& device, const Conv2d& op, void* scratch) {
+  op.algo == ConvAlgo::winograd4 ? runJob<Winograd4>(device, jobOf(op), scratch)
+                                 : runJob<Winograd2>(device, jobOf(op), scratch);
+}
+size_t winogradScratch(const CpuDevice& device, const Conv2dDgrad& op) {
+  return op.algo == ConvAlgo::winograd4 ? scratchOf<Winograd4>(device, jobOf(op))
+                                        : scratchOf<Winograd2>(device, jobOf(op));
+}
+void runWinograd(CpuDevice& device, const Conv2dDgrad& op, void* scratch) {
+  op.algo == ConvAlgo::winograd4 ? runJob<Winograd4>(device, jobOf(op), scratch)
+                                 : runJob<Winograd2>(device, jobOf(op), scratch);
+}
+
+}  // namespace ddpm::cpu::DDPM_ISA
