@@ -50,7 +50,6 @@ export class NetworkDenoiser implements Denoiser {
       )
     }
     this.weights = new Weights(device, module.parameters, seed)
-    this.weights.bank('weights') // drawn now, so that no later call has to, beside a running event loop
   }
 
   get network(): NetworkDenoiser {
