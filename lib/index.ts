@@ -7,7 +7,9 @@ export {
   type DDPMOptions,
   type LoggedImages,
   type LogImagesOptions,
+  type PretrainedOptions,
   type SampleOptions,
+  type SavePretrainedOptions,
 } from './diffusion/ddpm'
 export type { DenoiserFunction } from './diffusion/denoiser'
 export {
@@ -22,8 +24,15 @@ export type {
   SamplingOptions,
   ScheduleOptions,
 } from './diffusion/model-options'
+export type { CheckpointReport, InitFromCkptOptions } from './diffusion/pretrained'
 export type { LoopResult, StepEvent } from './diffusion/sampling/loop'
-export type { BetaSchedule, DdimDiscretization, Parameterization, Schedule } from './diffusion/schedule'
+export type {
+  BetaSchedule,
+  DdimDiscretization,
+  Parameterization,
+  Schedule,
+  TimestepSpacing,
+} from './diffusion/schedule'
 export type { LoadReport } from './diffusion/state'
 export type { Timesteps } from './diffusion/timesteps'
 export type { OptimizerOptions, TrainingState, TrainResult } from './diffusion/training-step'

@@ -1,7 +1,7 @@
 /** The JSON header of a safetensors file, checked. */
 import type { DiffusionError } from '../errors'
 import { elementBytes, type ReadableDType } from './dtypes'
-import { findDuplicateKey } from './json-keys'
+import { isObject, parseJsonObject } from './json'
 
 export interface TensorEntry {
   readonly name: string
@@ -22,7 +22,8 @@ type Bad = (problem: string) => DiffusionError
 
 /** `dataBytes`: what follows the header. Throws `bad(problem)` unless the tensors fill exactly that. */
 export function parseHeader(bytes: Uint8Array, dataBytes: number, bad: Bad): Header {
-  const header = parseJson(bytes, bad)
+  if (bytes[0] !== 0x7b) throw bad('its header is not a JSON object') // the format allows no space before it
+  const header = parseJsonObject(bytes, bytes.length + dataBytes, bad, 'its header')
   const { __metadata__: metadata = {}, ...tensors } = header
   if (!isObject(metadata) || !Object.values(metadata).every((value) => typeof value === 'string')) {
     throw bad('its __metadata__ is not an object of strings')
@@ -37,21 +38,6 @@ export function parseHeader(bytes: Uint8Array, dataBytes: number, bad: Bad): Hea
   }
   if (position !== dataBytes) throw bad(`its tensors need ${position} bytes of data, but it has ${dataBytes}`)
   return { entries, metadata: metadata as Record<string, string> }
-}
-
-function parseJson(bytes: Uint8Array, bad: Bad): Record<string, unknown> {
-  let text: string
-  let header: unknown
-  try {
-    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
-    header = JSON.parse(text)
-  } catch {
-    throw bad('its header is not JSON')
-  }
-  if (!text.startsWith('{') || !isObject(header)) throw bad('its header is not a JSON object')
-  const duplicate = findDuplicateKey(text)
-  if (duplicate !== undefined) throw bad(`its header has '${duplicate}' twice`)
-  return header
 }
 
 function parseEntry(name: string, entry: unknown, bad: Bad): TensorEntry {
@@ -72,10 +58,6 @@ function parseEntry(name: string, entry: unknown, bad: Bad): TensorEntry {
     throw bad(`'${name}' of shape [${shape.join(', ')}] and dtype ${dtype} needs ${bytes} bytes, not ${end - begin}`)
   }
   return { name, dtype: dtype as ReadableDType, shape, begin, end }
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 function isCounts(value: unknown): value is number[] {

@@ -8,7 +8,7 @@ import { type Program, ProgramCache } from '../program'
 import { SeedSequence } from '../rng'
 import { type Shape, sameShape, sizeOf, Tensor } from '../tensor'
 import type { Denoiser } from './denoiser'
-import type { Parameterization, Schedule } from './schedule'
+import type { Parameterization, Schedule, TimestepSpacing } from './schedule'
 
 /** Options that the formulas depend on. */
 export interface Settings {
@@ -19,6 +19,7 @@ export interface Settings {
   readonly originalElboWeight: number
   readonly clipDenoised: boolean
   readonly logEveryT: number
+  readonly timestepSpacing: TimestepSpacing
   readonly deterministic: boolean
 }
 

@@ -1,11 +1,18 @@
 /** Denoising diffusion in image space: Ho et al. 2020, by the names of CompVis' ddpm.py DDPM. */
-import { invalidArgument } from '../errors'
-import { boolean, integer, type Parsed, parseOptions, string, value } from '../options'
+import { DiffusionError, describe, invalidArgument } from '../errors'
+import { boolean, integer, oneOf, type Parsed, parseOptions, string, value } from '../options'
 import { checkShape, Tensor } from '../tensor'
 import { DiffusionModel, type TrainBatchOptions } from './diffusion-model'
 import { imageRows } from './image-rows'
 import type { LossDict, LossResult } from './losses'
 import { modelSchema, samplingSchema } from './model-options'
+import {
+  type CheckpointReport,
+  type InitFromCkptOptions,
+  readCheckpoint,
+  readPretrained,
+  writePretrained,
+} from './pretrained'
 import type { LoopResult } from './sampling/loop'
 import type { TrainResult } from './training-step'
 
@@ -22,6 +29,12 @@ export type DDPMOptions = Partial<Parsed<typeof ddpmSchema>>
 
 const sampleSchema = { ...samplingSchema, batchSize: integer(16, { min: 1 }) }
 export type SampleOptions = Partial<Parsed<typeof sampleSchema>>
+
+/** DDPM's options but for those that the files decide. */
+export type PretrainedOptions = Omit<DDPMOptions, 'model' | 'unetConfig'>
+
+const savePretrainedSchema = { weights: oneOf(['ema', 'model']) }
+export type SavePretrainedOptions = Partial<Parsed<typeof savePretrainedSchema>>
 
 const logImagesSchema = {
   N: integer(8, { min: 1 }),
@@ -48,13 +61,64 @@ export class DDPM extends DiffusionModel {
   readonly imageSize: number
   readonly channels: number
   readonly firstStageKey: string
+  readonly #settings: Parsed<typeof ddpmSchema>
 
   constructor(options: DDPMOptions) {
     const o = parseOptions('DDPM', options, ddpmSchema)
     super(o)
+    this.#settings = o
     this.imageSize = o.imageSize ?? this.network?.imageSize ?? 256
     this.channels = o.channels ?? this.network?.inChannels ?? 3
     this.firstStageKey = o.firstStageKey
+  }
+
+  /**
+   * A model from a folder in diffusers' layout (UNet2DModel with DDPMScheduler; safetensors or .bin, whole or in shards). Its
+   * options are those of the files, others the defaults, but useEma is false unless given; `options` override. Throws
+   * `not-found`, `io`, `bad-file`, `state-mismatch`, and `unsupported` with the field's name for what has no counterpart here.
+   */
+  static async fromPretrained(folder: string, options: PretrainedOptions = {}): Promise<DDPM> {
+    const { settings, weights } = await readPretrained(folder)
+    const ddpm = new DDPM({ ...settings, useEma: false, ...options })
+    try {
+      await ddpm.loadStateDict(weights)
+      return ddpm
+    } catch (error) {
+      ddpm.dispose()
+      throw error
+    }
+  }
+
+  /**
+   * Writes a folder that fromPretrained and diffusers' DDPMPipeline.from_pretrained open. `weights`: 'ema' or 'model'; default:
+   * the averaged ones where there are any. Throws `io`, and `unsupported` with the option's name for a model that diffusers
+   * can't express.
+   */
+  async savePretrained(folder: string, options: SavePretrainedOptions = {}): Promise<void> {
+    const o = parseOptions('savePretrained', options, savePretrainedSchema)
+    const averaged = this.#settings.useEma && o.weights !== 'model'
+    if (o.weights === 'ema' && !averaged) {
+      throw new DiffusionError('not-configured', 'the model has no averaged weights: useEma is false')
+    }
+    const { vPosterior, clipDenoised, parameterization, timestepSpacing } = this.#settings
+    const settings = { betas: this.betas, vPosterior, clipDenoised, parameterization, timestepSpacing }
+    await writePretrained(folder, this.network, await this.stateDict(), { averaged, ...settings })
+  }
+
+  /**
+   * ddpm.py's init_from_ckpt: takes what fits by name from a .ckpt, .pt, .bin or safetensors file, and reports the rest instead
+   * of printing it. `ignoreKeys`: prefixes of names to leave out; `onlyModel`: the network alone; `weights`: 'ema' for the
+   * file's averages in place of its weights (default 'model'). Throws `not-found`, `io`, `bad-file`, and `state-mismatch` for a
+   * wrong shape or where nothing fits; then nothing is changed.
+   */
+  async initFromCkpt(path: string, options: InitFromCkptOptions = {}): Promise<CheckpointReport> {
+    const { dict, counters } = await readCheckpoint(path, this.network, options)
+    const report = await this.loadStateDict(dict, { strict: false })
+    const names = Object.keys(dict)
+    if (report.unexpected.length < names.length) return { ...report, counters }
+    throw new DiffusionError('state-mismatch', `${path} has nothing of this model: ${describe(names)}`, {
+      argument: 'path',
+    })
   }
 
   /** Images [batchSize, channels, imageSize, imageSize]; batchSize defaults to 16. See pSampleLoop. */

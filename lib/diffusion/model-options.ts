@@ -6,7 +6,7 @@ import { boolean, func, integer, number, oneOf, type Parsed, seed, value } from 
 import { Tensor } from '../tensor'
 import { type DenoiserFunction, isNetwork } from './denoiser'
 import type { LoopOptions, StepEvent } from './sampling/loop'
-import { betaSchedules } from './schedule'
+import { betaSchedules, timestepSpacings } from './schedule'
 
 const isObject = (v: unknown) => typeof v === 'object' && v !== null && !Array.isArray(v)
 const isList = (v: unknown) => Array.isArray(v) || ArrayBuffer.isView(v)
@@ -38,6 +38,8 @@ export const modelSchema = {
   emaDecay: number(0.9999, { min: 0, max: 1 }),
   logEveryT: integer(100, { min: 1 }),
   clipDenoised: boolean(true),
+  /** Which timesteps are taken when `steps` are fewer than all. */
+  timestepSpacing: oneOf(timestepSpacings, 'linspace'),
   originalElboWeight: number(0),
   /** v of the posterior's variance (1 - v) * beta_tilde + v * beta. */
   vPosterior: number(0, { min: 0, max: 1 }),
@@ -68,6 +70,8 @@ export const samplingSchema = {
   sampler: oneOf(['ddpm', 'ddim'], 'ddpm'),
   /** Fewer steps than the schedule has. Needed for 'ddim'. */
   steps: integer(undefined, { min: 1 }),
+  /** For 'ddpm' with `steps`: which timesteps; default: the model's. */
+  timestepSpacing: oneOf(timestepSpacings),
   /** For 'ddim': 0 (default) is deterministic, 1 adds as much noise as ancestral sampling. */
   eta: number(undefined, { min: 0 }),
   /** For 'ddim': how steps are spread, default 'uniform'. */

@@ -172,14 +172,32 @@ export function makeDdimParameters(
   return { alphas, alphasPrev, sigmas }
 }
 
+/** How fewer timesteps are spread over all; diffusers' names. */
+export type TimestepSpacing = 'linspace' | 'leading' | 'trailing'
+export const timestepSpacings: readonly TimestepSpacing[] = ['linspace', 'leading', 'trailing']
+
 /**
- * Ascending timesteps of respaced ancestral sampling: evenly spread from 0 to T - 1 (Nichol & Dhariwal 2021, section 4).
- * One step alone is T - 1.
+ * Ascending timesteps of respaced ancestral sampling (table 2 of Lin et al. 2024). 'linspace': evenly from 0 to T - 1 (Nichol
+ * & Dhariwal 2021, section 4), one step alone is T - 1; 'leading': multiples of floor(T / steps) from 0; 'trailing': T - 1 and
+ * down by T / steps.
  */
-export function respacedTimesteps(steps: number, numTimesteps: number): Int32Array {
+export function respacedTimesteps(
+  steps: number,
+  numTimesteps: number,
+  spacing: TimestepSpacing = 'linspace',
+): Int32Array {
   if (!Number.isSafeInteger(steps) || steps < 1 || steps > numTimesteps) {
     throw invalidArgument('steps', `an integer from 1 to ${numTimesteps}`, steps)
   }
+  const spread = (at: (i: number) => number) => Int32Array.from({ length: steps }, (_, i) => at(i))
+  if (spacing === 'leading') return spread((i) => i * Math.floor(numTimesteps / steps))
+  if (spacing === 'trailing') return spread((i) => roundToEven(((i + 1) * numTimesteps) / steps) - 1)
   if (steps === 1) return Int32Array.of(numTimesteps - 1)
-  return Int32Array.from({ length: steps }, (_, i) => Math.round((i * (numTimesteps - 1)) / (steps - 1)))
+  return spread((i) => roundToEven((i * (numTimesteps - 1)) / (steps - 1)))
+}
+
+/** As numpy and Python round: halves to the even neighbour. */
+function roundToEven(value: number): number {
+  const rounded = Math.round(value)
+  return rounded - value === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded
 }

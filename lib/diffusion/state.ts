@@ -22,13 +22,13 @@ const bufferNames: Readonly<Record<string, keyof Schedule>> = {
   posterior_mean_coef2: 'posteriorMeanCoef2',
 }
 
-const modelPrefix = 'model.diffusion_model.'
+export const modelPrefix = 'model.diffusion_model.'
 const emaPrefix = 'model_ema.'
 const emaDecay = 'model_ema.decay'
 const emaUpdates = 'model_ema.num_updates'
 
 /** LitEma's buffer of a parameter: its name within the wrapper without any dots. */
-function emaName(name: string): string {
+export function emaName(name: string): string {
   return `${emaPrefix}diffusion_model${name.replaceAll('.', '')}`
 }
 

@@ -152,6 +152,10 @@ describe('safetensors', () => {
     await bad(fileOf('{"__metadata__":{"k":"{\\"x\\":1","k":"2"}}'), /'k' twice/)
   })
 
+  it('a header that would unfold to much memory is refused', async () => {
+    await bad(fileOf(`{"a":${'['.repeat(1_000_000)}`), /unfolds/)
+  })
+
   it('every truncation is refused', async () => {
     const file = path.join(folder, 'whole.safetensors')
     await writeSafetensors(file, sample, { note: 'x' })

@@ -1,0 +1,114 @@
+/** A UNet in terms of diffusers' UNet2DModel: its config.json, and the weights by its names. */
+import { DiffusionError, describe } from '../errors'
+import { UNet } from '../nn/unet'
+import { levelChannels, type ResolvedUNetOptions } from '../nn/unet-options'
+import type { JsonObject } from './json'
+import type { StoredTensor } from './safetensors'
+
+/** Throws `unsupported` for what UNet2DModel does not have. */
+export function unet2DConfig(o: ResolvedUNetOptions): JsonObject {
+  const only = (name: keyof ResolvedUNetOptions, value: unknown) => {
+    if (o[name] !== value) throw unsupported(name, describe(value), o[name])
+  }
+  only('useScaleShiftNorm', false)
+  only('resblockUpdown', false)
+  only('convResample', true)
+  const channels = levelChannels(o)
+  const attention = channels.map((_, level) => o.attentionResolutions.includes(2 ** level))
+  return {
+    act_fn: 'silu',
+    add_attention: o.middleAttention,
+    attention_head_dim: headDim(o) ?? null,
+    attn_norm_num_groups: null,
+    block_out_channels: channels,
+    center_input_sample: false,
+    class_embed_type: null,
+    down_block_types: attention.map((has) => (has ? 'AttnDownBlock2D' : 'DownBlock2D')),
+    downsample_padding: o.downsamplePadding,
+    downsample_type: 'conv',
+    dropout: o.dropout,
+    flip_sin_to_cos: o.flipSinToCos,
+    freq_shift: o.freqShift,
+    in_channels: o.inChannels,
+    layers_per_block: o.numResBlocks,
+    mid_block_scale_factor: 1,
+    norm_eps: o.normEps,
+    norm_num_groups: o.normGroups,
+    num_class_embeds: o.numClasses ?? null,
+    num_train_timesteps: null,
+    out_channels: o.outChannels,
+    resnet_time_scale_shift: 'default',
+    sample_size: o.imageSize,
+    time_embedding_type: 'positional',
+    up_block_types: attention.map((has) => (has ? 'AttnUpBlock2D' : 'UpBlock2D')).reverse(),
+    upsample_type: 'conv',
+  }
+}
+
+/** Channels of a head; undefined for one head at every level. */
+function headDim(o: ResolvedUNetOptions): number | undefined {
+  if (o.numHeadChannels) return o.numHeadChannels
+  const heads = [o.numHeads, ...(o.legacy ? [o.numHeadsUpsample] : [])]
+  if (heads.every((n) => n === 1)) return undefined
+  const channels = levelChannels(o)
+  const withAttention = channels.filter((_, level) => o.attentionResolutions.includes(2 ** level))
+  const dims = new Set(withAttention.flatMap((c) => heads.map((n) => c / n)))
+  if (o.middleAttention) dims.add(channels[channels.length - 1] / o.numHeads)
+  if (dims.size > 1) throw unsupported('numHeads', 'heads of the same number of channels at every level', o.numHeads)
+  return dims.values().next().value
+}
+
+/**
+ * Weights of a UNet with these options, by UNet2DModel's names. The two layouts have the same modules in the same order; only
+ * the attention's `qkv` is three modules there.
+ */
+export function unet2DWeights(
+  o: ResolvedUNetOptions,
+  weights: Readonly<Record<string, Float32Array>>,
+): Record<string, StoredTensor> {
+  const own = new UNet(o).parameters.slots
+  const theirs = new UNet({ ...o, layout: 'diffusers', useNewAttentionOrder: false }).parameters.slots
+  const result: Record<string, StoredTensor> = Object.create(null)
+  const dim = headDim(o)
+  let next = 0
+  const put = (index: number, data: Float32Array) => {
+    const { name, shape } = theirs[index]
+    result[name] = { dtype: 'F32', shape, data }
+  }
+  for (const { name, shape } of own) {
+    if (/\.qkv\.(weight|bias)$/.test(name)) {
+      const order = o.useNewAttentionOrder ? 'qkv-first' : 'heads-first'
+      const parts = splitQkv(weights[name], { channels: shape[0] / 3, dim, order })
+      // Weight, then bias of each: to_q.weight, to_q.bias, to_k.weight, ...
+      const first = name.endsWith('.weight') ? next : next - 5
+      for (const [i, part] of parts.entries()) put(first + 2 * i, part)
+      next = name.endsWith('.weight') ? next + 6 : next
+    } else put(next++, weights[name])
+  }
+  return result
+}
+
+/** The rows of q, k and v. In `qkv` they are ordered [head][q k v][channel], or with 'qkv-first' [q k v][head][channel]. */
+function splitQkv(
+  data: Float32Array,
+  o: { channels: number; dim: number | undefined; order: 'heads-first' | 'qkv-first' },
+): Float32Array[] {
+  const { channels, dim = channels } = o
+  const columns = data.length / (3 * channels)
+  return [0, 1, 2].map((which) => {
+    if (o.order === 'qkv-first') return data.slice(which * channels * columns, (which + 1) * channels * columns)
+    const part = new Float32Array(channels * columns)
+    const block = dim * columns
+    for (let head = 0; head < channels / dim; head++) {
+      const begin = (3 * head + which) * block
+      part.set(data.subarray(begin, begin + block), head * block)
+    }
+    return part
+  })
+}
+
+function unsupported(argument: string, expected: string, value: unknown): DiffusionError {
+  const received = describe(value)
+  const message = `diffusers' UNet2DModel has no ${argument} of ${received}, only ${expected}`
+  return new DiffusionError('unsupported', message, { argument, expected, received })
+}

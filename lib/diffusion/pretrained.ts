@@ -1,0 +1,151 @@
+/** Models from other libraries' files: diffusers' folders, and PyTorch checkpoints as ddpm.py's init_from_ckpt takes them. */
+import { readDiffusersFolder, writeDiffusersFolder } from '../checkpoint/diffusers'
+import { unet2DConfig, unet2DWeights } from '../checkpoint/diffusers-unet'
+import type { StoredTensor } from '../checkpoint/safetensors'
+import { readStateDictFile } from '../checkpoint/state-dict-file'
+import { DiffusionError } from '../errors'
+import type { Network } from '../nn/network'
+import { UNet } from '../nn/unet'
+import { diffusersOptions, renameLegacyDiffusers } from '../nn/unet-diffusers'
+import type { StateDict } from '../nn/weights'
+import { array, boolean, oneOf, type Parsed, parseOptions, string } from '../options'
+import { Tensor } from '../tensor'
+import { type SchedulerSettings, schedulerOfSettings, settingsOfScheduler } from './diffusers-scheduler'
+import { emaName, type LoadReport, modelPrefix } from './state'
+
+export interface Pretrained {
+  readonly settings: SchedulerSettings & { readonly unetConfig: ConstructorParameters<typeof UNet>[0] }
+  readonly weights: StateDict
+}
+
+/** What a diffusers folder says, checked to fit together before a model is made of it. */
+export async function readPretrained(folder: string): Promise<Pretrained> {
+  const { unetConfig, schedulerConfig, weights } = await readDiffusersFolder(folder)
+  const settings = settingsOfScheduler(schedulerConfig)
+  const options = diffusersOptions(unetConfig)
+  const dict = renameLegacyDiffusers(tensorsOf(folder, weights))
+  const count = Object.keys(dict).length
+  // A configuration of more layers than there are tensors could keep the UNet's constructor busy for ever.
+  const layers = options.numResBlocks * (options.channelMult?.length ?? 0)
+  if (layers > count) {
+    throw new DiffusionError(
+      'state-mismatch',
+      `${folder}: config.json has ${layers} layers, the weights ${count} tensors`,
+      {
+        argument: 'layers_per_block',
+      },
+    )
+  }
+  // Throws where they do not fit, before anything of that size is allocated.
+  checkShapes(folder, new UNet(options), dict)
+  return { settings: { ...settings, unetConfig: options }, weights: dict }
+}
+
+function checkShapes(folder: string, network: Network, dict: StateDict): void {
+  const { slots } = network.parameters
+  const wrong = slots.find(({ name, shape }) => dict[name]?.shape.join() !== shape.join())
+  if (!wrong) return
+  const { name, shape } = wrong
+  const received = dict[name] ? `[${dict[name].shape.join(', ')}]` : 'nothing'
+  const message = `${folder}: expected ${name} of shape [${shape.join(', ')}] by config.json, got ${received}`
+  throw new DiffusionError('state-mismatch', message, { argument: name, expected: `[${shape.join(', ')}]`, received })
+}
+
+/** Writes a folder of what the model's state dict has for its network. Throws `io` and `unsupported`. */
+export async function writePretrained(
+  folder: string,
+  network: Network | undefined,
+  stateDict: StateDict,
+  o: { readonly averaged: boolean } & Parameters<typeof schedulerOfSettings>[0],
+): Promise<void> {
+  if (!(network instanceof UNet)) {
+    throw new DiffusionError('unsupported', 'only a model whose network is a UNet can be written as a diffusers folder')
+  }
+  const schedulerConfig = schedulerOfSettings(o)
+  const unetConfig = unet2DConfig(network.options)
+  const weights: Record<string, Float32Array> = {}
+  for (const { name } of network.parameters.slots) {
+    weights[name] = await stateDict[o.averaged ? emaName(name) : modelPrefix + name].data()
+  }
+  await writeDiffusersFolder(folder, { schedulerConfig, unetConfig, weights: unet2DWeights(network.options, weights) })
+}
+
+// ---- init_from_ckpt --------------------------------------------------------------------------------------------------
+
+export const initFromCkptSchema = {
+  /** Names that begin with one of these are left out. */
+  ignoreKeys: array(string(''), []),
+  /** Only the network: the schedule stays, and the averages start anew from its weights. */
+  onlyModel: boolean(false),
+  /** 'model': weights and averages as they are in the file; 'ema': the file's averages as the weights. */
+  weights: oneOf(['model', 'ema'], 'model'),
+}
+export type InitFromCkptOptions = Partial<Parsed<typeof initFromCkptSchema>>
+
+export interface Checkpoint {
+  /** For loadStateDict. */
+  readonly dict: StateDict
+  readonly counters: CheckpointReport['counters']
+}
+
+export interface CheckpointReport extends LoadReport {
+  /** Numbers of the file beside its state_dict: global_step, epoch. */
+  readonly counters: Readonly<Record<string, number>>
+}
+
+/** The state dict that a file has for a network, by ddpm.py's names or the network's own. */
+export async function readCheckpoint(
+  path: string,
+  network: Network | undefined,
+  options: unknown,
+): Promise<Checkpoint> {
+  const o = parseOptions('initFromCkpt', options, initFromCkptSchema)
+  const { tensors, others, counters } = await readStateDictFile(path, (name) => {
+    return !o.ignoreKeys.some((prefix) => name.startsWith(prefix))
+  })
+  if (others.length > 0) throw bad(path, `'${others[0]}' of its state_dict is not a tensor`)
+  let dict = tensorsOf(path, tensors)
+  if (network instanceof UNet && network.options.layout === 'diffusers') dict = renameLegacyDiffusers(dict)
+  if (o.weights === 'ema') dict = withAverages(path, dict, network)
+  if (o.onlyModel) dict = networkOnly(dict)
+  return { dict, counters }
+}
+
+function withAverages(path: string, dict: StateDict, network: Network | undefined): StateDict {
+  const result = { ...dict }
+  for (const { name } of network?.parameters.slots ?? []) {
+    const average = dict[emaName(name)]
+    if (!average) throw bad(path, `it has no averaged weights (${emaName(name)})`)
+    result[modelPrefix + name] = average
+  }
+  return result
+}
+
+/** Where a dict is of more than the network, what is of the network, by its bare names. */
+function networkOnly(dict: StateDict): StateDict {
+  for (const prefix of [modelPrefix, modelPrefix.slice('model.'.length)]) {
+    const names = Object.keys(dict).filter((name) => name.startsWith(prefix))
+    if (names.length > 0) return Object.fromEntries(names.map((name) => [name.slice(prefix.length), dict[name]]))
+  }
+  return dict
+}
+
+/** Floating-point tensors, and integers that fit into 32 bits. */
+function tensorsOf(path: string, stored: Readonly<Record<string, StoredTensor>>): StateDict {
+  const dict: StateDict = Object.create(null)
+  for (const [name, { data, shape }] of Object.entries(stored)) {
+    if (data instanceof Float32Array || data instanceof Int32Array) dict[name] = Tensor.wrap(data, shape)
+    else {
+      const integers = Array.from(data as ArrayLike<number | bigint>, Number)
+      const wide = integers.find((value) => value !== (value | 0))
+      if (wide !== undefined) throw bad(path, `'${name}' has an integer beyond 32 bits, ${wide}`)
+      dict[name] = Tensor.wrap(Int32Array.from(integers), shape)
+    }
+  }
+  return dict
+}
+
+function bad(path: string, problem: string): DiffusionError {
+  const details = { argument: 'path', received: path }
+  return new DiffusionError('bad-file', `${path} can't be loaded: ${problem}`, details)
+}

@@ -1,0 +1,392 @@
+// diffusers' folders: read against golden data, written and read back, by Python as well.
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { cp, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { readSafetensors, writeSafetensors } from '../../lib/checkpoint/safetensors'
+import { schedulerOfSettings, settingsOfScheduler } from '../../lib/diffusion/diffusers-scheduler'
+import { makeBetaSchedule, respacedTimesteps } from '../../lib/diffusion/schedule'
+import { DDPM, type DDPMOptions, Tensor } from '../../lib/index'
+import { Fixture } from '../diffusion/fixture'
+import { assertClose } from '../support/compare'
+
+const fixtures = path.join(__dirname, '..', '..', '..', 'test', 'fixtures')
+const goldenFolder = path.join(fixtures, 'diffusers_ddpm')
+const legacyFolder = path.join(fixtures, 'diffusers_ddpm_legacy_keys')
+
+const schedule = { linearStart: 1e-4, linearEnd: 2e-2, cosineS: 8e-3 }
+
+describe('diffusers folders', () => {
+  let temporary: string
+  beforeEach(async () => {
+    temporary = await mkdtemp(path.join(os.tmpdir(), 'ddpm-diffusers-'))
+  })
+  afterEach(() => rm(temporary, { recursive: true }))
+
+  const open = (folder: string) => DDPM.fromPretrained(folder, { device: 'cpu' })
+  const copy = (folder = goldenFolder) => cp(folder, temporary, { recursive: true })
+  const edit = async (file: string, change: (json: Record<string, unknown>) => void) => {
+    const json = JSON.parse(await readFile(path.join(temporary, file), 'utf8'))
+    change(json)
+    await writeFile(path.join(temporary, file), JSON.stringify(json))
+  }
+  const rejects = (expected: object) => assert.rejects(open(temporary), { name: 'DiffusionError', ...expected })
+
+  for (const folder of [goldenFolder, legacyFolder]) {
+    it(`${path.basename(folder)}: the pipeline's timesteps, states and images`, async () => {
+      const golden = await Fixture.load('diffusers_ddpm')
+      using ddpm = await open(folder)
+      const { num_inference_steps: steps } = golden.config.pipeline
+      const shape = golden.shape('in/pipeline/x_T')
+      const timesteps: number[] = []
+      const result = await ddpm.pSampleLoop(shape, {
+        steps,
+        xT: golden.tensor('in/pipeline/x_T'),
+        // diffusers draws none for the last step; here it is multiplied by zero.
+        noise: (i) => golden.row('in/pipeline/noise', Math.min(i, steps - 2)),
+        returnIntermediates: true,
+        logEveryT: 1,
+        onStep: ({ t }) => timesteps.push(t),
+      })
+      assert.deepEqual(timesteps, [...golden.integers('out/pipeline/timesteps')])
+      for (let i = 0; i < steps; i++) {
+        const expected = await golden.row('out/pipeline/samples', i).data()
+        assertClose(await result.intermediates[i + 1].data(), expected, { abs: 1e-3, rel: 0 }, `step ${i}`)
+      }
+      const samples = await result.samples.data()
+      const [n, channels, height, width] = shape
+      const images = golden.numbers('out/pipeline/images_nhwc').map((_, at) => {
+        const c = at % channels
+        const pixel = Math.floor(at / channels)
+        const image = Math.floor(pixel / (height * width))
+        const x = samples[(image * channels + c) * height * width + (pixel % (height * width))]
+        return Math.min(Math.max(x / 2 + 0.5, 0), 1)
+      })
+      assert.equal(images.length, n * height * width * channels)
+      assertClose(images, golden.numbers('out/pipeline/images_nhwc'), { abs: 1e-3, rel: 0 }, 'images')
+    })
+  }
+
+  it('options override those of the files', async () => {
+    using ddpm = await DDPM.fromPretrained(goldenFolder, { device: 'cpu', clipDenoised: false, seed: 5 })
+    assert.equal(ddpm.seed, 5)
+    const model = { unetConfig: {} } as object
+    await assert.rejects(DDPM.fromPretrained(goldenFolder, { device: 'cpu', ...model }), { code: 'invalid-argument' })
+  })
+
+  it('what is saved is opened again, with the same configurations and weights', async () => {
+    using ddpm = await open(goldenFolder)
+    await ddpm.savePretrained(temporary)
+    for (const file of ['model_index.json', 'unet/config.json', 'scheduler/scheduler_config.json']) {
+      const [saved, original] = [temporary, goldenFolder].map((folder) => path.join(folder, file))
+      const {
+        dynamic_thresholding_ratio: _,
+        sample_max_value: __,
+        ...expected
+      } = JSON.parse(await readFile(original, 'utf8'))
+      assert.deepEqual(JSON.parse(await readFile(saved, 'utf8')), expected, file)
+    }
+    const weightsOf = async (folder: string) =>
+      (await readSafetensors(path.join(folder, 'unet', 'diffusion_pytorch_model.safetensors'))).tensors
+    assert.deepEqual(await weightsOf(temporary), await weightsOf(goldenFolder))
+    assert.deepEqual((await readdir(temporary)).sort(), ['model_index.json', 'scheduler', 'unet'])
+    using again = await open(temporary)
+    assert.deepEqual(again.posteriorVariance, ddpm.posteriorVariance)
+  })
+
+  const unetConfig = { imageSize: 8, inChannels: 3, outChannels: 3, modelChannels: 16, numResBlocks: 1, normGroups: 8 }
+  for (const [what, options] of Object.entries({
+    'one head': { channelMult: [1, 2], attentionResolutions: [2] },
+    'heads first': { channelMult: [1, 2], attentionResolutions: [1, 2], numHeadChannels: 8 },
+    'q, k and v first': { channelMult: [1, 2], attentionResolutions: [2], numHeads: 4, useNewAttentionOrder: true },
+    'three levels': { channelMult: [1, 1.5, 2], attentionResolutions: [4], numHeads: 2, numResBlocks: 2 },
+  })) {
+    it(`a UNet by CompVis' names is the same network by diffusers' (${what})`, async () => {
+      using ddpm = new DDPM({ unetConfig: { ...unetConfig, ...options }, device: 'cpu' })
+      await randomize(ddpm)
+      await ddpm.savePretrained(temporary, { weights: 'model' })
+      using again = await open(temporary)
+      const x = Tensor.randn([2, 3, 8, 8], { seed: 3 })
+      const means = [ddpm, again].map(async (model) => (await model.pMeanVariance(x, [3, 700])).modelMean.data())
+      const [expected, actual] = await Promise.all(means)
+      assertClose(actual, expected, { abs: 1e-5, rel: 1e-5 }, 'mean')
+      assert.deepEqual(again.betas, ddpm.betas)
+    })
+  }
+
+  it('averaged weights are saved where there are any', async () => {
+    const options = {
+      unetConfig: { ...unetConfig, channelMult: [1], attentionResolutions: [] },
+      device: 'cpu',
+    } as const
+    using ddpm = new DDPM(options)
+    const before = await ddpm.stateDict()
+    const zeros = Object.entries(before).map(([name, tensor]) => {
+      const trained = name.startsWith('model.diffusion_model.')
+      return [name, trained ? Tensor.from(new Float32Array(tensor.size), tensor.shape) : tensor]
+    })
+    await ddpm.loadStateDict(Object.fromEntries(zeros))
+    const saved = async (weights?: 'ema' | 'model') => {
+      await ddpm.savePretrained(temporary, { weights })
+      const file = path.join(temporary, 'unet', 'diffusion_pytorch_model.safetensors')
+      return (await readSafetensors(file)).tensors['conv_in.weight'].data
+    }
+    const initial = await before['model.diffusion_model.input_blocks.0.0.weight'].data()
+    assert.deepEqual(await saved(), initial)
+    assert.deepEqual(await saved('ema'), initial)
+    assert.deepEqual(await saved('model'), new Float32Array(initial.length))
+    using plain = new DDPM({ ...options, useEma: false })
+    await assert.rejects(plain.savePretrained(temporary, { weights: 'ema' }), { code: 'not-configured' })
+  })
+
+  it('models that diffusers can not express are not written', async () => {
+    const small = { ...unetConfig, channelMult: [1, 2], attentionResolutions: [2] }
+    const refuse = async (options: DDPMOptions, argument: string) => {
+      using ddpm = new DDPM({ device: 'cpu', ...options })
+      await assert.rejects(ddpm.savePretrained(temporary), { name: 'DiffusionError', code: 'unsupported', argument })
+      assert.deepEqual(await readdir(temporary), [])
+    }
+    await refuse({ unetConfig: { ...small, useScaleShiftNorm: true } }, 'useScaleShiftNorm')
+    await refuse({ unetConfig: { ...small, resblockUpdown: true } }, 'resblockUpdown')
+    await refuse({ unetConfig: { ...small, convResample: false } }, 'convResample')
+    await refuse({ unetConfig: { ...small, attentionResolutions: [1, 2], numHeads: 2 } }, 'numHeads')
+    await refuse({ unetConfig: small, vPosterior: 0.5 }, 'vPosterior')
+    using own = new DDPM({ model: (x) => x, device: 'cpu' })
+    await assert.rejects(own.savePretrained(temporary), { code: 'unsupported' })
+  })
+
+  it('shards with an index, and .bin by torch.save', async () => {
+    await copy()
+    const unet = path.join(temporary, 'unet')
+    const whole = path.join(unet, 'diffusion_pytorch_model.safetensors')
+    const { tensors } = await readSafetensors(whole)
+    const names = Object.keys(tensors)
+    const map: Record<string, string> = {}
+    for (const part of [0, 1, 2]) {
+      const file = `diffusion_pytorch_model-0000${part + 1}-of-00003.safetensors`
+      const shard = names.filter((_, i) => i % 3 === part)
+      for (const name of shard) map[name] = file
+      await writeSafetensors(path.join(unet, file), Object.fromEntries(shard.map((name) => [name, tensors[name]])))
+    }
+    await rm(whole)
+    const index = path.join(unet, 'diffusion_pytorch_model.safetensors.index.json')
+    const write = (weightMap: unknown) => writeFile(index, JSON.stringify({ metadata: {}, weight_map: weightMap }))
+    await write(map)
+    using ddpm = await open(temporary)
+    using expected = await open(goldenFolder)
+    const [actual, wanted] = await Promise.all([ddpm.stateDict(), expected.stateDict()])
+    for (const [name, tensor] of Object.entries(wanted))
+      assert.deepEqual(await actual[name].data(), await tensor.data())
+
+    await write({ ...map, [names[0]]: '../../secret.safetensors' })
+    await rejects({ code: 'bad-file', message: /names a file that is none/ })
+    await write({ ...map, [names[0]]: 7 })
+    await rejects({ code: 'bad-file' })
+    await write({ ...map, [names[0]]: map[names[1]] })
+    await rejects({ code: 'bad-file', message: /does not have/ })
+    await write({ ...map, more: map[names[0]] })
+    await rejects({ code: 'bad-file', message: /'more' is not where it says/ })
+    await write({ ...map, more: 'none.safetensors' })
+    await rejects({ code: 'not-found' })
+    await write(undefined)
+    await rejects({ code: 'bad-file', message: /weight_map/ })
+
+    await rm(index)
+    await rejects({ code: 'not-found', message: /no weights/ })
+    // A state dict by torch.save: of another model, so it is read and does not fit.
+    const checkpoint = path.join(fixtures, 'checkpoints', 'bare_state_dict.ckpt')
+    await cp(checkpoint, path.join(unet, 'diffusion_pytorch_model.bin'))
+    await rejects({ code: 'state-mismatch', message: /got nothing/ })
+  })
+
+  it('what can not be expressed is refused by name', async () => {
+    await copy()
+    const unetFile = 'unet/config.json'
+    const schedulerFile = 'scheduler/scheduler_config.json'
+    const cases: [string, string, unknown, string][] = [
+      [schedulerFile, 'prediction_type', 'v_prediction', 'unsupported'],
+      [schedulerFile, 'variance_type', 'learned', 'unsupported'],
+      [schedulerFile, 'variance_type', 'fixed_large_log', 'unsupported'],
+      [schedulerFile, 'variance_type', 'constructor', 'unsupported'],
+      [schedulerFile, 'thresholding', true, 'unsupported'],
+      [schedulerFile, 'rescale_betas_zero_snr', true, 'unsupported'],
+      [schedulerFile, 'steps_offset', 1, 'unsupported'],
+      [schedulerFile, 'clip_sample_range', 2, 'unsupported'],
+      [schedulerFile, 'trained_betas', [0.1, 0.2], 'unsupported'],
+      [schedulerFile, '_class_name', 'PNDMScheduler', 'unsupported'],
+      [schedulerFile, 'beta_schedule', 'cubic', 'invalid-argument'],
+      [schedulerFile, 'num_train_timesteps', 1e15, 'invalid-argument'],
+      [schedulerFile, 'beta_start', '0.1', 'invalid-argument'],
+      [schedulerFile, 'betas', [1], 'unknown-option'],
+      [unetFile, 'act_fn', 'gelu', 'unsupported'],
+      [unetFile, '_class_name', 'UNet2DConditionModel', 'unsupported'],
+      [unetFile, 'layers_per_block', 1e12, 'state-mismatch'],
+      [unetFile, 'block_out_channels', [16, 64], 'state-mismatch'],
+      [unetFile, 'in_channels', 4, 'state-mismatch'],
+    ]
+    for (const [file, argument, value, code] of cases) {
+      const before = await readFile(path.join(temporary, file))
+      await edit(file, (json) => {
+        json[argument] = value
+      })
+      const named = code === 'state-mismatch' ? {} : { argument }
+      await rejects({ code, ...named })
+      await writeFile(path.join(temporary, file), before)
+    }
+  })
+
+  it('files that are missing or damaged', async () => {
+    await rejects({ code: 'not-found' })
+    await copy()
+    await edit('model_index.json', (json) => delete json.scheduler)
+    await rejects({ code: 'bad-file', message: /no 'scheduler'/ })
+    await copy()
+    await writeFile(path.join(temporary, 'unet/config.json'), '{"a": 1, "a": 2}')
+    await rejects({ code: 'bad-file', message: /twice/ })
+    await writeFile(path.join(temporary, 'unet/config.json'), '{')
+    await rejects({ code: 'bad-file', message: /not JSON/ })
+    await copy()
+    await rename(path.join(temporary, 'scheduler'), path.join(temporary, 'moved'))
+    await rejects({ code: 'not-found', message: /scheduler_config\.json/ })
+  })
+
+  it('Python reads what was written', async function () {
+    const script = `
+import array, json, os, sys
+folder = sys.argv[1]
+def config(name):
+    with open(os.path.join(folder, name), encoding='utf-8') as f: return json.load(f)
+index = config('model_index.json')
+with open(os.path.join(folder, 'unet', 'diffusion_pytorch_model.safetensors'), 'rb') as f:
+    header = json.loads(f.read(int.from_bytes(f.read(8), 'little')))
+    data = f.read()
+meta = header.pop('__metadata__')
+sums = {}
+for name, entry in header.items():
+    begin, end = entry['data_offsets']
+    values = array.array('f', data[begin:end])
+    sums[name] = [entry['shape'], sum(values), len(values)]
+betas = config('scheduler/scheduler_config.json')
+print(json.dumps([index['unet'], index['scheduler'], config('unet/config.json')['sample_size'], betas['beta_end'], meta, sums]))
+`
+    using ddpm = await open(legacyFolder)
+    await ddpm.savePretrained(temporary)
+    const python = spawnSync('python3', ['-c', script, temporary], { encoding: 'utf8' })
+    if (python.error) {
+      console.log('      (skipped: there is no python3)')
+      this.skip()
+    }
+    assert.equal(python.status, 0, python.stderr)
+    const [unet, scheduler, size, betaEnd, metadata, sums] = JSON.parse(python.stdout)
+    const expected = [['diffusers', 'UNet2DModel'], ['diffusers', 'DDPMScheduler'], 8, 0.02, { format: 'pt' }]
+    assert.deepEqual([unet, scheduler, size, betaEnd, metadata], expected)
+    const { tensors } = await readSafetensors(path.join(goldenFolder, 'unet', 'diffusion_pytorch_model.safetensors'))
+    assert.deepEqual(Object.keys(sums).sort(), Object.keys(tensors).sort())
+    for (const [name, { shape, data }] of Object.entries(tensors)) {
+      const sum = Array.from(data, Number).reduce((a, b) => a + b, 0)
+      assert.deepEqual(sums[name], [shape, sum, data.length], name)
+    }
+  })
+})
+
+describe("diffusers' DDPMScheduler", () => {
+  const betasOf = (config: Record<string, unknown>) => {
+    const {
+      givenBetas,
+      betaSchedule = 'linear',
+      timesteps,
+      linearStart = 0,
+      linearEnd = 0,
+    } = settingsOfScheduler(config)
+    const betas = givenBetas ?? makeBetaSchedule(betaSchedule, timesteps, { linearStart, linearEnd, cosineS: 8e-3 })
+    return Float32Array.from(betas)
+  }
+
+  for (const name of ['linear', 'scaled_linear', 'squaredcos_cap_v2', 'sigmoid']) {
+    it(`${name}: betas`, async () => {
+      const golden = await Fixture.load('scheduler_ddpm')
+      const expected = golden.numbers(`out/ops/${name}/betas`)
+      const { num_train_timesteps, beta_start, beta_end } = golden.config.ops
+      const actual = betasOf({ beta_schedule: name, num_train_timesteps, beta_start, beta_end })
+      assertClose(actual, expected, { abs: 1e-8, rel: 1e-5 }, 'betas')
+    })
+  }
+
+  const cases = ['epsilon_fixed_small', 'epsilon_fixed_large', 'sample_fixed_small', 'sample_fixed_large']
+  for (const name of [...cases, 'noclip_small_log', 'full_T20']) {
+    it(`${name}: every step of a chain`, async () => {
+      const golden = await Fixture.load('scheduler_ddpm')
+      const { scheduler, num_inference_steps: steps } = golden.config.cases.find(
+        ({ id }: { id: string }) => id === name,
+      )
+      let calls = 0
+      const model = () => golden.row(`in/${name}/model_output`, calls++)
+      using ddpm = new DDPM({ model, ...settingsOfScheduler(scheduler), device: 'cpu' })
+      const xT = golden.tensor(`in/${name}/sample`)
+      const timesteps: number[] = []
+      const { intermediates, predX0 } = await ddpm.pSampleLoop(xT.shape, {
+        steps,
+        xT,
+        noise: (i) => golden.row(`in/${name}/noise`, Math.min(i, steps - 2)),
+        returnIntermediates: true,
+        logEveryT: 1,
+        onStep: ({ t }) => timesteps.push(t),
+      })
+      assert.deepEqual(timesteps, [...golden.integers(`out/${name}/timesteps`)])
+      for (let i = 0; i < steps; i++) {
+        for (const [what, actual] of Object.entries({ prev_sample: intermediates, pred_original_sample: predX0 })) {
+          const expected = await golden.row(`out/${name}/${what}`, i).data()
+          const scale = expected.reduce((max, v) => Math.max(max, Math.abs(v)), 0)
+          assertClose(await actual[i + 1].data(), expected, { abs: 1e-5 + 1e-4 * scale, rel: 0 }, `${what} ${i}`)
+        }
+      }
+    })
+  }
+
+  it('timesteps of every spacing', async () => {
+    const golden = await Fixture.load('scheduler_ddpm')
+    for (const name of ['epsilon_fixed_small', 'linspace', 'trailing', 'noclip_small_log']) {
+      const { scheduler, num_inference_steps: steps } = golden.config.cases.find(
+        ({ id }: { id: string }) => id === name,
+      )
+      const { timesteps, timestepSpacing } = settingsOfScheduler(scheduler)
+      const actual = respacedTimesteps(steps, timesteps, timestepSpacing).reverse()
+      assert.deepEqual(actual, golden.integers(`out/${name}/timesteps`), name)
+    }
+  })
+
+  it('our schedules are written by name, and any other as its betas', () => {
+    const written = (betas: Float64Array | Float32Array) => {
+      const config = schedulerOfSettings({
+        betas: Float32Array.from(betas),
+        vPosterior: 0,
+        clipDenoised: true,
+        parameterization: 'x0',
+        timestepSpacing: 'trailing',
+      })
+      assert.equal(config.prediction_type, 'sample')
+      assert.equal(config.variance_type, 'fixed_small')
+      assert.deepEqual(betasOf(config), Float32Array.from(betas))
+      const settings = settingsOfScheduler(config)
+      assert.deepEqual([settings.parameterization, settings.timestepSpacing], ['x0', 'trailing'])
+      return [config.beta_schedule, config.trained_betas === null]
+    }
+    assert.deepEqual(written(makeBetaSchedule('linear', 1000, schedule)), ['scaled_linear', true])
+    assert.deepEqual(written(makeBetaSchedule('sqrt_linear', 1000, schedule)), ['linear', true])
+    assert.deepEqual(written(makeBetaSchedule('cosine', 1000, schedule)), ['squaredcos_cap_v2', true])
+    assert.deepEqual(written(makeBetaSchedule('sqrt', 50, schedule)), ['linear', false])
+    assert.deepEqual(written(makeBetaSchedule('cosine', 50, { ...schedule, cosineS: 0.01 })), ['linear', false])
+    assert.deepEqual(written(Float32Array.of(0.1, 0.3, 0.2)), ['linear', false])
+  })
+})
+
+/** Every weight and bias drawn: a fresh network's output would be zero. */
+async function randomize(ddpm: DDPM): Promise<void> {
+  const slots = ddpm.network?.parameters.slots ?? []
+  const drawn = slots.map(async ({ name, shape }, i) => {
+    const values = (await Tensor.randn(shape, { seed: i }).data()).map((v) => 0.2 * v)
+    return [name, Tensor.from(values, shape)] as const
+  })
+  await ddpm.loadStateDict(Object.fromEntries(await Promise.all(drawn)))
+}
