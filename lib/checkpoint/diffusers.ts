@@ -10,13 +10,15 @@ import { isObject, type JsonObject, readJsonFile } from './json'
 import { type StoredTensor, writeSafetensors } from './safetensors'
 import { readStateDictFile } from './state-dict-file'
 
+type Weights = Readonly<Record<string, StoredTensor>>
+
 export interface DiffusersFolder {
   /** UNet2DModel's. */
   readonly unetConfig: JsonObject
   /** Of a scheduler, by its `_class_name`. */
   readonly schedulerConfig: JsonObject
   /** By diffusers' names. */
-  readonly weights: Readonly<Record<string, StoredTensor>>
+  readonly weights: Weights
 }
 
 const indexFile = 'model_index.json'
@@ -29,8 +31,10 @@ const weightFiles = [safetensorsFile, 'diffusion_pytorch_model.bin']
 /** The version whose layout and names are written. */
 const diffusersVersion = '0.27.2'
 
-/** Throws `not-found`, `io` and `bad-file`. */
-export async function readDiffusersFolder(folder: string): Promise<DiffusersFolder> {
+/** The weights are read when asked for. Throws `not-found`, `io` and `bad-file`. */
+export async function readDiffusersFolder(
+  folder: string,
+): Promise<Omit<DiffusersFolder, 'weights'> & { readWeights(): Promise<Weights> }> {
   const index = await readJsonFile(path.join(folder, indexFile))
   for (const part of ['unet', 'scheduler']) {
     if (!Array.isArray(index[part])) throw bad(path.join(folder, indexFile), `it has no '${part}'`)
@@ -38,7 +42,7 @@ export async function readDiffusersFolder(folder: string): Promise<DiffusersFold
   return {
     unetConfig: await readJsonFile(path.join(folder, unetConfigFile)),
     schedulerConfig: await readJsonFile(path.join(folder, schedulerConfigFile)),
-    weights: await readWeights(path.join(folder, 'unet')),
+    readWeights: () => readWeights(path.join(folder, 'unet')),
   }
 }
 

@@ -20,10 +20,10 @@ export interface Pretrained {
 
 /** What a diffusers folder says, checked to fit together before a model is made of it. */
 export async function readPretrained(folder: string): Promise<Pretrained> {
-  const { unetConfig, schedulerConfig, weights } = await readDiffusersFolder(folder)
+  const { unetConfig, schedulerConfig, readWeights } = await readDiffusersFolder(folder)
   const settings = settingsOfScheduler(schedulerConfig)
   const options = diffusersOptions(unetConfig)
-  const dict = renameLegacyDiffusers(tensorsOf(folder, weights))
+  const dict = renameLegacyDiffusers(tensorsOf(folder, await readWeights()))
   const count = Object.keys(dict).length
   // A configuration of more layers than there are tensors could keep the UNet's constructor busy for ever.
   const layers = options.numResBlocks * (options.channelMult?.length ?? 0)

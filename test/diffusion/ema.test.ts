@@ -43,7 +43,7 @@ describe('LitEma', () => {
         originalElboWeight: 0,
         clipDenoised: true,
         logEveryT: 100,
-      timestepSpacing: 'linspace',
+        timestepSpacing: 'linspace',
         deterministic: false,
       } as const
       const core = new Core(device, denoiser, settings, makeSchedule(betas, settings), 0)
