@@ -5,6 +5,7 @@
 import { DiffusionError } from '../errors'
 import type { ParameterSlot } from '../graph'
 import type { Seed } from '../options'
+import { pauses } from '../pause'
 import { normal, Purpose, words } from '../rng'
 import { sameShape, sizeOf, Tensor } from '../tensor'
 
@@ -90,7 +91,12 @@ export class ParameterTable {
 
   /** Copies of a bank's parameters. */
   toStateDict(flat: Float32Array): StateDict {
-    return Object.fromEntries(this.#slots.map((slot) => [slot.name, Tensor.wrap(this.toTorch(flat, slot), slot.shape)]))
+    return Object.fromEntries(this.entries(flat))
+  }
+
+  /** The same one by one. */
+  *entries(flat: Float32Array): Generator<[string, Tensor]> {
+    for (const slot of this.#slots) yield [slot.name, Tensor.wrap(this.toTorch(flat, slot), slot.shape)]
   }
 
   /** A copy of one parameter of a bank, in the order of its shape. */
@@ -113,7 +119,9 @@ export class ParameterTable {
       throw mismatch(dict, strict ? missing : [], strict ? unexpected : [], mismatched)
     }
     const flat = into ? into.slice() : new Float32Array(this.count)
+    const pause = pauses()
     for (const { name, shape, offset } of this.#slots) {
+      await pause()
       if (!Object.hasOwn(dict, name)) continue
       const data = (await dict[name].values()) as Float32Array
       reorder(data, flat.subarray(offset, offset + data.length), shape, 'fromTorch')

@@ -2,6 +2,7 @@
 import type { Device } from '../device'
 import type { NativeBuffer } from '../native'
 import type { Seed } from '../options'
+import { pauses } from '../pause'
 import type { LoadOptions, LoadResult, ParameterTable, StateDict } from './parameters'
 
 export type { StateDict } from './parameters'
@@ -36,7 +37,13 @@ export class Weights {
   }
 
   async read(name: Bank): Promise<StateDict> {
-    return this.table.toStateDict(await this.bank(name).read())
+    const dict: StateDict = {}
+    const pause = pauses()
+    for (const [key, tensor] of this.table.entries(await this.bank(name).read())) {
+      dict[key] = tensor
+      await pause()
+    }
+    return dict
   }
 
   /**
