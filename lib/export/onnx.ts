@@ -18,8 +18,8 @@ export type OnnxOptions = Partial<Parsed<typeof onnxSchema>>
 const maxBytes = 2 ** 31 - 1
 
 /**
- * Writes the file atomically, one parameter after another. Inputs: x float [n, inChannels, height, width], t int64 [n], and
- * with class labels y int64 [n]; the output is called `output`, float [n, outChannels, height, width]. n is free.
+ * Writes the file atomically, one parameter after another. Inputs: x float [n, inChannels, height, width], t int64 [n],
+ * and with class labels y int64 [n]; the output is called `output`, float [n, outChannels, height, width]. n is free.
  *
  * @param weights a bank of the network's parameters
  * @throws `invalid-argument`, `unknown-option`, `io`, and `unsupported` for a model of 2 GiB or more

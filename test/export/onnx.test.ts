@@ -1,4 +1,4 @@
-// The files that exportOnnx writes: read back by a decoder of the tests' own, and run by ONNX Runtime where it is installed.
+// The files that exportOnnx writes, read by a decoder of the tests' own, and run by ONNX Runtime where it is installed.
 import assert from 'node:assert/strict'
 import { existsSync, readdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'

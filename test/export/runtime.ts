@@ -1,24 +1,8 @@
-/** ONNX Runtime for Node.js, where bench/peers has it installed. */
-import { createRequire } from 'node:module'
-import path from 'node:path'
-
-interface OrtTensor {
-  readonly data: Float32Array
-}
-
-interface Ort {
-  Tensor: new (type: string, data: Float32Array | BigInt64Array, dims: readonly number[]) => OrtTensor
-  InferenceSession: {
-    create(path: string): Promise<{
-      readonly outputNames: readonly string[]
-      run(feeds: Record<string, OrtTensor>): Promise<Record<string, OrtTensor>>
-      release(): Promise<void>
-    }>
-  }
-}
+/** Runs ONNX files with ONNX Runtime. */
+import { loadOrt } from '../../bench/peers/ort'
 
 export interface OnnxRuntime {
-  /** x [n, ...shape], t and y [n], n by the number of timesteps. */
+  /** x [n, ...shape], t and y [n], n by the number of timesteps. Resolves with the first output. */
   run(
     file: string,
     inputs: { x: Float32Array; t: Int32Array; y?: Int32Array },
@@ -28,13 +12,8 @@ export interface OnnxRuntime {
 
 /** Undefined where it is not installed. */
 export function loadRuntime(): OnnxRuntime | undefined {
-  const require = createRequire(path.join(__dirname, '..', '..', '..', 'bench', 'peers', 'package.json'))
-  try {
-    require.resolve('onnxruntime-node')
-  } catch {
-    return undefined
-  }
-  const ort: Ort = require('onnxruntime-node')
+  const ort = loadOrt()
+  if (!ort) return undefined
   return {
     async run(file, { x, t, y }, shape) {
       const n = t.length
