@@ -5,13 +5,13 @@ import path from 'node:path'
 
 const root = path.join(__dirname, '..', '..')
 const read = (file: string) => readFileSync(path.join(root, file), 'utf8')
-const skipped = ['node_modules', 'build', 'dist', 'data', 'runs', 'prebuilds']
+const skipped = ['build', 'dist', 'data', 'runs', 'prebuilds']
 
 /** Every document of the repository, and none of what is built, installed or downloaded. */
 function documents(folder = ''): string[] {
   return readdirSync(path.join(root, folder), { withFileTypes: true }).flatMap((entry) => {
     const file = path.posix.join(folder, entry.name)
-    if (entry.name.startsWith('.') || skipped.includes(file)) return []
+    if (entry.name.startsWith('.') || entry.name === 'node_modules' || skipped.includes(file)) return []
     if (entry.isDirectory()) return documents(file)
     return entry.name.endsWith('.md') ? [file] : []
   })
