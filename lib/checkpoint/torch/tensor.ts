@@ -36,7 +36,7 @@ export function viewProblem({ storage, offset, shape, strides }: TorchTensor): s
   const counts = [offset, ...shape, ...strides]
   if (!counts.every((count) => Number.isSafeInteger(count) && count >= 0))
     return 'has a shape, stride or offset that is no count'
-  if (shape.length !== strides.length) return 'has as many strides as dimensions not'
+  if (shape.length !== strides.length) return `has ${strides.length} strides for ${shape.length} dimensions`
   if (shape.includes(0)) return undefined
   const last = shape.reduce((sum, extent, i) => sum + (extent - 1) * strides[i], offset)
   return last < storage.size ? undefined : `reaches to element ${last} of a storage of ${storage.size}`
