@@ -107,6 +107,7 @@ void Device::execute(Job& job) {
       failure = Failure("internal", e.what());
     }
   }
+  job.work = nullptr;  // what it held last is released before anybody hears of its end
   if (job.done) {
     job.done(failure ? &*failure : nullptr);
   } else if (failure && !deferred_) {
