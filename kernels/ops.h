@@ -8,11 +8,12 @@
 //            Convolution weights are KRSC as {n=K, h=R, w=S, c=C}; linear weights {K,1,1,C}; vectors {1,1,1,C};
 //            per-sample vectors {N,1,1,C}; one number a sample {N,1,1,1}. Parameters and flat buffers have ld == c.
 // dtype      f32 unless an op says otherwise. i32 for labels, timesteps and random-number coordinates.
-// Writing    Outputs are written with `=`; gradients of parameters (named dWeight, dBias, dGamma, dBeta, dTable) with
-// `+=`. Aliasing   An output may alias an input only where the op says so ("in place"). Optional   A Tensor with data
-// == nullptr is absent. `?` marks those that may be. Scratch    An op may ask for scratch memory (Kernel::scratch); it
-// is shared by all ops of a program and holds nothing
-//            between two calls. No op allocates.
+// Writing    Outputs are written with `=`; gradients of parameters (those named dWeight, dBias, dGamma, dBeta, dTable)
+//            with `+=`.
+// Aliasing   An output may alias an input only where the op says so ("in place").
+// Optional   A Tensor with data == nullptr is absent. `?` marks those that may be.
+// Scratch    An op may ask for scratch memory (Kernel::scratch); it is shared by all ops of a program and holds
+//            nothing between two calls. No op allocates.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -26,7 +26,11 @@ export class Graph {
   readonly native: NativeGraph = native.createGraph()
   readonly #parameters = new Map<string, Value>()
 
-  #add(op: string, inputs: readonly (Value | undefined)[], attributes: Parameters<NativeGraph['add']>[2] = {}): Value[] {
+  #add(
+    op: string,
+    inputs: readonly (Value | undefined)[],
+    attributes: Parameters<NativeGraph['add']>[2] = {},
+  ): Value[] {
     const ids = this.native.add(
       op,
       inputs.map((v) => v?.id ?? -1),

@@ -57,8 +57,7 @@ Napi::Value philox(const Napi::CallbackInfo& info) {
 
 Napi::Value measureFmaPeak(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] {
-    return Napi::Number::New(info.Env(),
-                             cpu::measureFmaPeak(toInt(info[0], "threads"), toNumber(info[1], "seconds")));
+    return Napi::Number::New(info.Env(), cpu::measureFmaPeak(toInt(info[0], "threads"), toNumber(info[1], "seconds")));
   });
 }
 

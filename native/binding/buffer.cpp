@@ -1,15 +1,36 @@
-#include <cstring>
-
 #include "native/binding/convert.h"
 #include "native/binding/objects.h"
 
 namespace ddpm::binding {
+namespace {
+
+struct Numbers {
+  const char* begin;
+  size_t length;
+};
+
+Numbers numbersOf(const Napi::Value& value) {
+  const bool typed = value.IsTypedArray();
+  const auto type = typed ? value.As<Napi::TypedArray>().TypedArrayType() : napi_uint8_array;
+  if (type == napi_float32_array) {
+    const auto array = value.As<Napi::Float32Array>();
+    return {reinterpret_cast<const char*>(array.Data()), array.ElementLength()};
+  }
+  if (type == napi_int32_array) {
+    const auto array = value.As<Napi::Int32Array>();
+    return {reinterpret_cast<const char*>(array.Data()), array.ElementLength()};
+  }
+  throw Failure::argumentOf("write", "data", "a Float32Array or Int32Array", "another value");
+}
+
+}  // namespace
 
 Napi::Function NativeBuffer::define(Napi::Env env) {
-  return DefineClass(env, "NativeBuffer",
-                     {InstanceAccessor<&NativeBuffer::elements>("elements"), InstanceMethod<&NativeBuffer::write>("write"),
-                      InstanceMethod<&NativeBuffer::read>("read"), InstanceMethod<&NativeBuffer::copyFrom>("copyFrom"),
-                      InstanceMethod<&NativeBuffer::release>("release")});
+  return DefineClass(
+      env, "NativeBuffer",
+      {InstanceAccessor<&NativeBuffer::elements>("elements"), InstanceMethod<&NativeBuffer::write>("write"),
+       InstanceMethod<&NativeBuffer::read>("read"), InstanceMethod<&NativeBuffer::copyFrom>("copyFrom"),
+       InstanceMethod<&NativeBuffer::release>("release")});
 }
 
 NativeBuffer::NativeBuffer(const Napi::CallbackInfo& info)
@@ -49,18 +70,13 @@ Napi::Value NativeBuffer::elements(const Napi::CallbackInfo& info) {
 Napi::Value NativeBuffer::write(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] {
     const auto target = buffer();
-    const bool fits = info[0].IsTypedArray() && (info[0].As<Napi::TypedArray>().TypedArrayType() == napi_float32_array ||
-                                                 info[0].As<Napi::TypedArray>().TypedArrayType() == napi_int32_array);
-    if (!fits) throw Failure::argumentOf("write", "data", "a Float32Array or Int32Array", "another value");
-    const Napi::TypedArray data = info[0].As<Napi::TypedArray>();
+    const auto [begin, length] = numbersOf(info[0]);
     const double offset = isGiven(info[1]) ? toNumber(info[1], "offset") : 0;
-    const size_t length = data.ElementLength();
     target->checkRange("write", offset, double(length));
     if (length == 0) return info.Env().Undefined();
-    const char* begin = static_cast<const char*>(data.ArrayBuffer().Data()) + data.ByteOffset();
     auto copy = std::make_shared<std::vector<char>>(begin, begin + length * 4);
     target->device->submit(
-        [target, copy, offset, length] { target->copyIn(copy->data(), int64_t(offset), int64_t(length)); });
+        [target, copy, offset, length = length] { target->copyIn(copy->data(), int64_t(offset), int64_t(length)); });
     return info.Env().Undefined();
   });
 }
@@ -74,13 +90,10 @@ Napi::Value NativeBuffer::read(const Napi::CallbackInfo& info) {
     source->checkRange("read", offset, length);
     Napi::Float32Array result = Napi::Float32Array::New(info.Env(), size_t(length));
     float* data = result.Data();
-    return Environment::of(info.Env())
-        .promise(
-            info.Env(), *source->device,
-            [source, data, offset, length] {
-              if (length > 0) source->copyOut(data, int64_t(offset), int64_t(length));
-            },
-            [&](Completion& completion) { completion.result = Napi::Persistent(result.As<Napi::Object>()); });
+    const auto work = [source, data, offset, length] {
+      if (length > 0) source->copyOut(data, int64_t(offset), int64_t(length));
+    };
+    return Environment::of(info.Env()).promise(info.Env(), *source->device, work, result);
   });
 }
 

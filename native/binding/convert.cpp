@@ -5,14 +5,22 @@ namespace {
 
 const char* kindOf(const Napi::Value& value) {
   switch (value.Type()) {
-    case napi_undefined: return "undefined";
-    case napi_null: return "null";
-    case napi_boolean: return "a boolean";
-    case napi_number: return "a number";
-    case napi_string: return "a string";
-    case napi_function: return "a function";
-    case napi_object: return value.IsArray() ? "an array" : "an object";
-    default: return "another type";
+    case napi_undefined:
+      return "undefined";
+    case napi_null:
+      return "null";
+    case napi_boolean:
+      return "a boolean";
+    case napi_number:
+      return "a number";
+    case napi_string:
+      return "a string";
+    case napi_function:
+      return "a function";
+    case napi_object:
+      return value.IsArray() ? "an array" : "an object";
+    default:
+      return "another type";
   }
 }
 

@@ -4,12 +4,12 @@
 namespace ddpm::binding {
 
 Napi::Function NativeDevice::define(Napi::Env env) {
-  return DefineClass(env, "NativeDevice",
-                     {InstanceAccessor<&NativeDevice::backend>("backend"), InstanceAccessor<&NativeDevice::index>("index"),
-                      InstanceMethod<&NativeDevice::info>("info"), InstanceMethod<&NativeDevice::allocate>("allocate"),
-                      InstanceMethod<&NativeDevice::memoryInUse>("memoryInUse"),
-                      InstanceMethod<&NativeDevice::synchronize>("synchronize"),
-                      InstanceMethod<&NativeDevice::close>("close")});
+  return DefineClass(
+      env, "NativeDevice",
+      {InstanceAccessor<&NativeDevice::backend>("backend"), InstanceAccessor<&NativeDevice::index>("index"),
+       InstanceMethod<&NativeDevice::info>("info"), InstanceMethod<&NativeDevice::allocate>("allocate"),
+       InstanceMethod<&NativeDevice::memoryInUse>("memoryInUse"),
+       InstanceMethod<&NativeDevice::synchronize>("synchronize"), InstanceMethod<&NativeDevice::close>("close")});
 }
 
 NativeDevice::NativeDevice(const Napi::CallbackInfo& info) : ObjectWrap(info), device_(constructed<Device>(info)) {}
@@ -34,7 +34,9 @@ Napi::Value NativeDevice::backend(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), device_->backend().name);
 }
 
-Napi::Value NativeDevice::index(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), device_->index()); }
+Napi::Value NativeDevice::index(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), device_->index());
+}
 
 Napi::Value NativeDevice::info(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] {

@@ -20,8 +20,8 @@ Environment::~Environment() {
   for (auto* reference : {&deviceClass, &bufferClass, &graphClass, &programClass}) reference->SuppressDestruct();
 }
 
-// When the process ends, or a worker does, be it in the middle of a step: afterwards no thread of ours is left, and nothing will
-// be sent to an environment that is gone.
+// When the process ends, or a worker does, be it in the middle of a step: afterwards no thread of ours is left, and
+// nothing will be sent to an environment that is gone.
 void Environment::onExit(void* environment) {
   Environment& self = *static_cast<Environment*>(environment);
   for (const auto& device : self.devices_) device->close();
@@ -29,10 +29,10 @@ void Environment::onExit(void* environment) {
 }
 
 Napi::Promise Environment::promise(Napi::Env env, Device& device, std::function<void()> work,
-                                   const std::function<void(Completion&)>& prepare) {
+                                   const Napi::Object& result) {
   auto* completion = new Completion(env);
   const Napi::Promise promise = completion->deferred.Promise();
-  if (prepare) prepare(*completion);
+  if (!result.IsEmpty()) completion->result = Napi::Persistent(result);
   if (pending_++ == 0) channel_.Ref(env);
   device.submit(std::move(work), [this, completion](const Failure* failure) {
     if (failure) completion->failure = *failure;

@@ -1,5 +1,5 @@
-// What the addon keeps for each environment (the main thread, each worker): its devices, the constructors of its classes, and
-// the way back from the devices' threads to promises.
+// What the addon keeps for each environment (the main thread, each worker): its devices, the constructors of its
+// classes, and the way back from the devices' threads to promises.
 #pragma once
 #include <napi.h>
 
@@ -17,7 +17,6 @@ struct Completion {
   Napi::Promise::Deferred deferred;
   Napi::ObjectReference result;  // what it resolves to; empty: undefined
   std::optional<Failure> failure;
-  std::shared_ptr<void> keepAlive;  // destroyed on the JavaScript thread
 
   explicit Completion(Napi::Env env) : deferred(Napi::Promise::Deferred::New(env)) {}
 };
@@ -33,9 +32,8 @@ class Environment {
 
   void addDevice(std::shared_ptr<Device> device) { devices_.push_back(std::move(device)); }
 
-  // Submits work to a device and returns the promise of its end. `prepare` may set the completion's result and keepAlive.
-  Napi::Promise promise(Napi::Env env, Device& device, std::function<void()> work,
-                        const std::function<void(Completion&)>& prepare = {});
+  // Submits work to a device and returns the promise of its end, which resolves to `result`.
+  Napi::Promise promise(Napi::Env env, Device& device, std::function<void()> work, const Napi::Object& result = {});
 
   Napi::FunctionReference deviceClass, bufferClass, graphClass, programClass;
 

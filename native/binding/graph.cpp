@@ -1,7 +1,3 @@
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-
 #include "native/binding/convert.h"
 #include "native/binding/objects.h"
 #include "native/graph/autodiff.h"
@@ -25,21 +21,18 @@ PlanOptions toPlanOptions(const Napi::Value& value) {
   return options;
 }
 
-bool printsPlans() {
-  const char* debug = std::getenv("DDPM_DEBUG");
-  return debug && std::strstr(debug, "plan");
-}
-
 }  // namespace
 
 Napi::Function NativeGraph::define(Napi::Env env) {
-  return DefineClass(env, "NativeGraph",
-                     {InstanceMethod<&NativeGraph::add>("add"), InstanceMethod<&NativeGraph::dims>("dims"),
-                      InstanceMethod<&NativeGraph::backward>("backward"),
-                      InstanceMethod<&NativeGraph::compile>("compile")});
+  return DefineClass(
+      env, "NativeGraph",
+      {InstanceMethod<&NativeGraph::add>("add"), InstanceMethod<&NativeGraph::dims>("dims"),
+       InstanceMethod<&NativeGraph::backward>("backward"), InstanceMethod<&NativeGraph::compile>("compile")});
 }
 
-Napi::Value NativeGraph::create(const Napi::CallbackInfo& info) { return Environment::of(info.Env()).graphClass.New({}); }
+Napi::Value NativeGraph::create(const Napi::CallbackInfo& info) {
+  return Environment::of(info.Env()).graphClass.New({});
+}
 
 Napi::Value NativeGraph::add(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] {
@@ -74,7 +67,6 @@ Napi::Value NativeGraph::compile(const Napi::CallbackInfo& info) {
       outputs[name] = toInt(named.Get(name), name.c_str());
     }
     Compiled compiled = ddpm::compile(graph_, outputs, {&device->backend(), device->handle(), toPlanOptions(info[2])});
-    if (printsPlans()) std::fputs(ddpm::describe(compiled).c_str(), stderr);
     return NativeProgram::create(info.Env(), std::make_shared<Program>(device, std::move(compiled)));
   });
 }

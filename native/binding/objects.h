@@ -1,5 +1,5 @@
-// The classes that JavaScript sees; lib/native.ts documents them. They copy JavaScript values to plain ones, call native/runtime
-// and native/graph, and catch: nothing else.
+// The classes that JavaScript sees; lib/native.ts documents them. They copy JavaScript values to plain ones, call
+// native/runtime and native/graph, and catch: nothing else.
 #pragma once
 #include <napi.h>
 

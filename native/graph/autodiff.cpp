@@ -15,7 +15,8 @@ std::vector<ValueId> backward(Graph& graph, ValueId loss, const std::vector<Valu
   for (ValueId v : wrt) {
     graph.check(v, "backward");
     if (graph.isParameter(v)) {
-      throw Failure::argumentOf("backward", "wrt", "values that are no parameters (theirs go to 'grads')", "a parameter");
+      throw Failure::argumentOf("backward", "wrt", "values that are no parameters (theirs go to 'grads')",
+                                "a parameter");
     }
     if (graph.value(v).dtype != DType::f32) throw Failure::argumentOf("backward", "wrt", "f32 values", "i32");
   }

@@ -7,7 +7,8 @@
 namespace ddpm {
 
 // Appends the gradient of the scalar `loss`. Parameters' gradients are added to the bank 'grads'; those of `wrt` are
-// returned, kAbsent where the loss does not depend on one. Throws invalid-argument where an op on the way has no gradient.
+// returned, kAbsent where the loss does not depend on one. Throws invalid-argument where an op on the way has no
+// gradient.
 std::vector<ValueId> backward(Graph& graph, ValueId loss, const std::vector<ValueId>& wrt);
 
 // What a descriptor's `gradient` sees: a node whose outputs' gradients are known, and whose inputs' are wanted.
@@ -20,8 +21,8 @@ class Gradient {
   ValueId input(size_t i) const { return i < node_.inputs.size() ? node_.inputs[i] : kAbsent; }
   ValueId output(size_t i) const { return node_.outputs[i]; }
   const Dims& dims(ValueId v) const { return graph_.value(v).dims; }
-  bool wants(size_t i) const;           // whether input i's gradient is needed
-  ValueId of(size_t output) const;      // the gradient of an output; kAbsent: nothing depends on it
+  bool wants(size_t i) const;       // whether input i's gradient is needed
+  ValueId of(size_t output) const;  // the gradient of an output; kAbsent: nothing depends on it
   ValueId dy() const { return of(0); }
 
   // Appends a node (of an internal op, or a public one) and returns its values.

@@ -7,10 +7,14 @@ namespace {
 
 const char* algorithm(ConvAlgo algo) {
   switch (algo) {
-    case ConvAlgo::direct: return "direct";
-    case ConvAlgo::winograd2: return "winograd2";
-    case ConvAlgo::winograd4: return "winograd4";
-    case ConvAlgo::library: return "library";
+    case ConvAlgo::direct:
+      return "direct";
+    case ConvAlgo::winograd2:
+      return "winograd2";
+    case ConvAlgo::winograd4:
+      return "winograd4";
+    case ConvAlgo::library:
+      return "library";
   }
   return "?";
 }
@@ -46,10 +50,9 @@ std::string describeStep(const Compiled& compiled, const Step& step) {
 }  // namespace
 
 const char* opName(const Step& step) {
-  static const char* const names[] = {
-      "nothing",
+  static const char* const names[] = {"nothing",
 #define DDPM_NAME(Op) #Op,
-      DDPM_OPS(DDPM_NAME)
+                                      DDPM_OPS(DDPM_NAME)
 #undef DDPM_NAME
   };
   return names[step.index()];
@@ -57,8 +60,8 @@ const char* opName(const Step& step) {
 
 std::string describe(const Compiled& compiled) {
   char head[160];
-  std::snprintf(head, sizeof head, "arena %.1f MB, packed weights %.1f MB, scratch %.1f MB\n", compiled.arenaBytes / 1e6,
-                compiled.packedBytes / 1e6, compiled.scratchBytes / 1e6);
+  std::snprintf(head, sizeof head, "arena %.1f MB, packed weights %.1f MB, scratch %.1f MB\n",
+                compiled.arenaBytes / 1e6, compiled.packedBytes / 1e6, compiled.scratchBytes / 1e6);
   std::string text = head;
   for (const Step& step : compiled.steps.prologue) text += "when weights change: " + describeStep(compiled, step);
   for (const Step& step : compiled.steps.steps) text += describeStep(compiled, step);

@@ -15,7 +15,8 @@ struct Failure : std::exception {
   Failure(std::string failureCode, std::string text) : code(std::move(failureCode)), message(std::move(text)) {}
 
   // An argument that is not what it should be. `where` names the op or function.
-  static Failure argumentOf(const std::string& where, std::string argument, std::string expected, std::string received) {
+  static Failure argumentOf(const std::string& where, std::string argument, std::string expected,
+                            std::string received) {
     Failure f("invalid-argument", where + ": " + argument + ": expected " + expected + ", received " + received);
     f.argument = std::move(argument);
     f.expected = std::move(expected);

@@ -81,7 +81,8 @@ void fuseResidual(Graph& graph, const std::vector<int32_t>& uses, int32_t i) {
   if (is(producer, "conv2dDgrad")) {
     graph.rewrite(i, opNamed("conv2dDgrad"), {in[0], in[1], residual}, producer.attributes);
   } else {
-    graph.rewrite(i, opNamed("conv2dSum"), {in[0], in[1], inputOf(producer, 2), inputOf(producer, kSampleBias), residual},
+    graph.rewrite(i, opNamed("conv2dSum"),
+                  {in[0], in[1], inputOf(producer, 2), inputOf(producer, kSampleBias), residual},
                   convAttributes(producer));
   }
 }

@@ -56,7 +56,9 @@ std::vector<ValueType> Graph::infer(const OpDef& op, const std::vector<ValueId>&
   }
   std::vector<ValueType> types = op.infer(Call(*this, op, inputs, attributes));
   for (const ValueType& t : types) {
-    if (elements(t.dims) > INT32_MAX) {
+    double product = 1;
+    for (int32_t d : t.dims) product *= d;
+    if (product > INT32_MAX) {
       throw Failure::argumentOf(op.name, "result", "fewer than 2^31 elements", ddpm::toString(t.dims));
     }
   }
@@ -141,8 +143,9 @@ void Call::requireDType(size_t i, DType expected) const {
 
 int32_t Call::integer(const char* name, int64_t low, int64_t high) const {
   const int64_t v = attributes.integer(name);
-  const std::string range = high == INT32_MAX ? "an integer of at least " + std::to_string(low)
-                                              : "an integer from " + std::to_string(low) + " to " + std::to_string(high);
+  const std::string range = high == INT32_MAX
+                                ? "an integer of at least " + std::to_string(low)
+                                : "an integer from " + std::to_string(low) + " to " + std::to_string(high);
   require(v >= low && v <= high, name, range, std::to_string(v));
   return int32_t(v);
 }
@@ -169,9 +172,9 @@ int32_t Call::choice(const char* name, const std::vector<std::string>& choices) 
 const OpDef* findOp(const std::string& name) {
   static const std::map<std::string, const OpDef*> table = [] {
     std::map<std::string, const OpDef*> t;
-    for (const auto* group : {&sourceOps(), &convOps(), &normOps(), &attentionOps(), &activationOps(), &elementwiseOps(),
-                              &resampleOps(), &layoutOps(), &embeddingOps(), &lossOps(), &diffusionOps(),
-                              &optimizerOps()}) {
+    for (const auto* group :
+         {&sourceOps(), &convOps(), &normOps(), &attentionOps(), &activationOps(), &elementwiseOps(), &resampleOps(),
+          &layoutOps(), &embeddingOps(), &lossOps(), &diffusionOps(), &optimizerOps()}) {
       for (const OpDef& op : *group) t[op.name] = &op;
     }
     return t;

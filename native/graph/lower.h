@@ -46,11 +46,14 @@ class Lowering {
   ConvPlan plan(const Conv2d& op) const;
   ConvPlan plan(const Conv2dDgrad& op) const;
   ConvAlgo plan(const Conv2dWgrad& op) const;
-  // Memory with the packed weights of input `weight`: filled by the prologue for a parameter, else right before this step.
+  // Memory with the packed weights of input `weight`: filled by the prologue for a parameter, else right before this
+  // step.
   const void* packed(size_t weight, const ConvShape& shape, ConvPass pass, const ConvPlan& plan);
 
   template <class Op>
-  void run(const Op& op) { out_.steps.push_back(op); }
+  void run(const Op& op) {
+    out_.steps.push_back(op);
+  }
 
  private:
   const Graph& graph_;

@@ -1,5 +1,6 @@
-// What the compiler knows of an op: one descriptor each, in ops/ grouped as in kernels/. A descriptor says how the shapes
-// of the values follow from the inputs, what the gradient is (in terms of other nodes), and which kernels compute it.
+// What the compiler knows of an op: one descriptor each, in ops/ grouped as in kernels/. A descriptor says how the
+// shapes of the values follow from the inputs, what the gradient is (in terms of other nodes), and which kernels
+// compute it.
 #pragma once
 #include <string>
 #include <utility>
@@ -43,7 +44,8 @@ constexpr int32_t kAny = -1;
 
 struct OpDef {
   const char* name;
-  std::vector<const char*> inputs = {};  // a '?' at the end: optional; a last one of "...": any number of the one before
+  std::vector<const char*> inputs =
+      {};  // a '?' at the end: optional; a last one of "...": any number of the one before
   std::vector<const char*> attributes = {};
   std::vector<ValueType> (*infer)(const Call&) = nullptr;
   void (*gradient)(Gradient&) = nullptr;  // null: the op has none

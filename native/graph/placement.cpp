@@ -43,8 +43,8 @@ Placement::Placement(const Region& region)
   placeRest();
 }
 
-// Sources and outputs live in the buffers that are bound by their names. An output that is a source, a slice or the same as
-// another output is copied at the end (compile.cpp).
+// Sources and outputs live in the buffers that are bound by their names. An output that is a source, a slice or the
+// same as another output is copied at the end (compile.cpp).
 void Placement::placeOutputs() {
   for (int32_t i : region_.live) {
     const Node& node = graph_.node(i);

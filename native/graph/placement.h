@@ -1,5 +1,5 @@
-// Where every value lives: in a buffer that is bound from outside, in memory of its own, or in another value's memory (a
-// channel slice of it, a part of a concatenation, or the place of an input that is not needed any more). Offsets in
+// Where every value lives: in a buffer that is bound from outside, in memory of its own, or in another value's memory
+// (a channel slice of it, a part of a concatenation, or the place of an input that is not needed any more). Offsets in
 // the arena come later (plan.h), when the steps and with them the lifetimes are known.
 #pragma once
 #include <map>
@@ -41,8 +41,8 @@ class Placement {
 
  private:
   struct Alias {
-    ValueId of = kAbsent;   // lives in this value's memory,
-    int32_t channel = 0;    // from this channel on
+    ValueId of = kAbsent;  // lives in this value's memory,
+    int32_t channel = 0;   // from this channel on
   };
   struct Root {
     ValueId value;
@@ -60,10 +60,10 @@ class Placement {
 
   const Region& region_;
   const Graph& graph_;
-  std::vector<bool> used_;           // read by a live node, or an output
-  std::vector<int32_t> lastUse_;     // the last node that reads it; INT32_MAX for outputs
+  std::vector<bool> used_;        // read by a live node, or an output
+  std::vector<int32_t> lastUse_;  // the last node that reads it; INT32_MAX for outputs
   std::vector<Alias> alias_;
-  std::vector<int64_t> storageOf_;   // of roots; -1: none
+  std::vector<int64_t> storageOf_;  // of roots; -1: none
   std::vector<uint64_t> offsetOf_;
   std::vector<std::vector<ValueId>> members_;  // of roots: the values that live in them
   std::vector<Storage> storages_;

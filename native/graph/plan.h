@@ -6,8 +6,8 @@
 
 namespace ddpm {
 
-// Sets the offsets of the arena's storages and returns the arena's size in bytes. Greedy by size, best fit, as in Pisarchyk &
-// Lee 2020, "Efficient memory management for deep neural net inference".
+// Sets the offsets of the arena's storages and returns the arena's size in bytes. Greedy by size, best fit, as in
+// Pisarchyk & Lee 2020, "Efficient memory management for deep neural net inference".
 uint64_t planArena(std::vector<Storage>& storages, std::vector<Step>& steps);
 
 // One after the other; returns the size in bytes.

@@ -1,5 +1,5 @@
-// A step of a compiled program: one op of kernels/ops.h whose pointers are still addresses (storage, offset), and a way to
-// visit these pointers. Planning, binding and describing a program all go through `visitFields`.
+// A step of a compiled program: one op of kernels/ops.h whose pointers are still addresses (storage, offset), and a way
+// to visit these pointers. Planning, binding and describing a program all go through `visitFields`.
 #pragma once
 #include <cstdint>
 #include <variant>
@@ -27,24 +27,29 @@ enum class Access { read, write, update };
 
 const char* opName(const Step& step);
 
-// Calls f(name, Tensor&, Access) for each tensor, and f(name, void*&, Access) for each other pointer, absent ones included.
-template <class F> void visitFields(std::monostate&, F&&) {}
+// Calls f(name, Tensor&, Access) for each tensor, and f(name, void*&, Access) for each other pointer, absent ones
+// included.
+template <class F>
+void visitFields(std::monostate&, F&&) {}
 
 #define R(field) f(#field, o.field, Access::read);
 #define W(field) f(#field, o.field, Access::write);
 #define U(field) f(#field, o.field, Access::update);
 #define PACKED_R f("packed", const_cast<void*&>(o.packed), Access::read);
 #define PACKED_W f("packed", o.packed, Access::write);
-#define DDPM_FIELDS(Op, ...) \
-  template <class F> void visitFields(Op& o, F&& f) { __VA_ARGS__ }
+#define DDPM_FIELDS(Op, ...)       \
+  template <class F>               \
+  void visitFields(Op& o, F&& f) { \
+    __VA_ARGS__                    \
+  }
 
 DDPM_FIELDS(ConvPackWeights, R(w) PACKED_W)
 DDPM_FIELDS(Conv2d, R(x) R(w) R(bias) R(sampleBias) R(residual) PACKED_R W(y))
 DDPM_FIELDS(Conv2dDgrad, R(dy) R(w) R(residual) PACKED_R W(dx))
 DDPM_FIELDS(Conv2dWgrad, R(x) R(dy) U(dWeight) U(dBias))
 DDPM_FIELDS(GroupNorm, R(x) R(gamma) R(beta) R(scale) R(shift) W(y) W(mean) W(rstd))
-DDPM_FIELDS(GroupNormBackward, R(x) R(gamma) R(beta) R(scale) R(shift) R(mean) R(rstd) R(dy) W(dx) U(dGamma) U(dBeta)
-            W(dScale) W(dShift))
+DDPM_FIELDS(GroupNormBackward,
+            R(x) R(gamma) R(beta) R(scale) R(shift) R(mean) R(rstd) R(dy) W(dx) U(dGamma) U(dBeta) W(dScale) W(dShift))
 DDPM_FIELDS(LayerNorm, R(x) R(gamma) R(beta) W(y) W(mean) W(rstd))
 DDPM_FIELDS(LayerNormBackward, R(x) R(gamma) R(mean) R(rstd) R(dy) W(dx) U(dGamma) U(dBeta))
 DDPM_FIELDS(Attention, R(q) R(k) R(v) W(y) W(lse))
@@ -94,7 +99,8 @@ inline void*& pointerOf(Tensor& t) { return t.data; }
 inline void*& pointerOf(void*& p) { return p; }
 
 // Calls f(pointer, access) for each pointer of a step that is present.
-template <class F> void visitPointers(Step& step, F&& f) {
+template <class F>
+void visitPointers(Step& step, F&& f) {
   std::visit(
       [&](auto& op) {
         visitFields(op, [&](const char*, auto& field, Access access) {

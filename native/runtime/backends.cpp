@@ -51,7 +51,8 @@ const Backend& loadBackend(const std::string& name) {
   if (name == "cpu") return *cpuBackend();
   bool known = false;
   for (const char* sidecar : kSidecars) known = known || name == sidecar;
-  if (!known) throw Failure::argumentOf("openDevice", "backend", "'cpu', 'cuda', 'cuda-host' or 'reference'", "'" + name + "'");
+  if (!known)
+    throw Failure::argumentOf("openDevice", "backend", "'cpu', 'cuda', 'cuda-host' or 'reference'", "'" + name + "'");
 
   const auto unavailable = [&](const std::string& why) {
     return Failure("device-unavailable", "the " + name + " backend is not available: " + why);
@@ -67,7 +68,8 @@ const Backend& loadBackend(const std::string& name) {
   }
   const auto function = reinterpret_cast<DdpmBackendFn>(dlsym(library, "ddpm_backend"));
   const Backend* backend = function ? function(kBackendAbi) : nullptr;
-  if (!backend) throw unavailable(path + " does not serve version " + std::to_string(kBackendAbi) + " of the interface");
+  if (!backend)
+    throw unavailable(path + " does not serve version " + std::to_string(kBackendAbi) + " of the interface");
   return *backend;
 }
 

@@ -20,8 +20,8 @@ class Buffer {
   char* const data;
   const uint64_t id;  // never used again
 
-  // How often it was written: who keeps something derived from it (packed weights) sees that it is stale. On the device's
-  // thread only.
+  // How often it was written: who keeps something derived from it (packed weights) sees that it is stale. On the
+  // device's thread only.
   uint64_t version = 0;
 
   // On the device's thread; offsets and lengths in elements, checked by the caller.

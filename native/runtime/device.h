@@ -35,8 +35,8 @@ class Device {
   int32_t index() const { return index_; }
   DeviceInfo info() const;
 
-  // Appends a job. Work without `done` that fails makes the next job with one fail. After close() work is dropped and done is
-  // called with 'closed'.
+  // Appends a job. Work without `done` that fails makes the next job with one fail. After close() work is dropped and
+  // done is called with 'closed'.
   void submit(Work work, Done done = {});
 
   // Memory, not initialised. Throws out-of-memory, or closed. Any thread.
@@ -45,8 +45,8 @@ class Device {
   void release(void* memory);
   uint64_t memoryInUse() const;
 
-  // Memory for arenas and scratch, shared by all programs: they run one at a time and leave nothing behind in it. It is as
-  // large as the largest reservation.
+  // Memory for arenas and scratch, shared by all programs: they run one at a time and leave nothing behind in it. It is
+  // as large as the largest reservation.
   void reserveWorkspace(uint64_t bytes);  // throws out-of-memory
   void unreserveWorkspace(uint64_t bytes);
   char* workspace() const { return static_cast<char*>(workspace_); }  // on the device's thread only
@@ -83,7 +83,7 @@ class Device {
   std::mutex workspaceMutex_;  // of the next two; taken before mutex_
   std::multiset<uint64_t> reservations_;
   uint64_t workspaceBytes_ = 0;
-  void* workspace_ = nullptr;       // used by the device's thread only
+  void* workspace_ = nullptr;        // used by the device's thread only
   std::optional<Failure> deferred_;  // the same; the failure of a job that nobody waited for
 
   std::thread thread_;

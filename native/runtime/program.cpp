@@ -44,7 +44,8 @@ void Program::checkBindings(const Bindings& bindings) const {
     const std::string expected = "a buffer of at least " + std::to_string(s.bytes / 4) + " elements";
     if (found == bindings.end()) throw Failure::argumentOf("run", s.name, expected, "nothing");
     const Buffer& buffer = *found->second;
-    if (buffer.device != device) throw Failure::argumentOf("run", s.name, "a buffer of the program's device", "another's");
+    if (buffer.device != device)
+      throw Failure::argumentOf("run", s.name, "a buffer of the program's device", "another's");
     if (uint64_t(buffer.elements) * 4 < s.bytes) {
       throw Failure::argumentOf("run", s.name, expected, std::to_string(buffer.elements) + " elements");
     }
@@ -61,9 +62,15 @@ void Program::bind(const Bindings& bindings) {
   for (size_t i = 0; i < bases_.size(); ++i) {
     const Storage& s = compiled_.storages[i];
     switch (s.kind) {
-      case Storage::arena: bases_[i] = device->workspace() + s.offset; break;
-      case Storage::packed: bases_[i] = packed_ + s.offset; break;
-      case Storage::external: bases_[i] = bindings.at(s.name)->data; break;
+      case Storage::arena:
+        bases_[i] = device->workspace() + s.offset;
+        break;
+      case Storage::packed:
+        bases_[i] = packed_ + s.offset;
+        break;
+      case Storage::external:
+        bases_[i] = bindings.at(s.name)->data;
+        break;
     }
   }
   for (const Patch& p : patches_) *p.pointer = bases_[p.address.storage] + p.address.offset;

@@ -39,7 +39,7 @@ describe('worker threads', () => {
 describe('device', () => {
   it('a process that exits in the middle of a step ends cleanly', () => {
     const code = `require(${JSON.stringify(script)}); setTimeout(() => process.exit(7), 200)`
-    const { status, signal, stderr } = spawnSync(process.execPath, ['-e', code], { encoding: 'utf8' })
+    const { status, signal, stderr } = spawnSync(process.execPath, ['-e', code], { encoding: 'utf8', timeout: 60_000 })
     assert.deepEqual({ status, signal, stderr }, { status: 7, signal: null, stderr: '' })
   })
 

@@ -9,7 +9,8 @@ Dims lseDims(const Dims& q, int32_t heads) { return {q[0], 1, 1, heads * q[1] * 
 
 int32_t checkedHeads(const Call& call, int32_t channels, const char* what) {
   const int32_t heads = call.integer("heads", 1);
-  call.require(channels % heads == 0, "heads", "a divisor of " + std::to_string(channels) + what, std::to_string(heads));
+  call.require(channels % heads == 0, "heads", "a divisor of " + std::to_string(channels) + what,
+               std::to_string(heads));
   call.attributes.number("scale");
   return heads;
 }

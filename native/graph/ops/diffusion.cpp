@@ -55,7 +55,8 @@ void gradientAffine(Gradient& g) {
   if (g.wants(0)) g.give(0, scaled(g.input(2)));
   if (g.wants(1)) {
     const bool own = g.dims(g.input(1))[0] == g.dims(g.input(0))[0];
-    if (!own) throw Failure::argumentOf("timestepAffine", "z", "a z for each sample, to have a gradient", "a shared one");
+    if (!own)
+      throw Failure::argumentOf("timestepAffine", "z", "a z for each sample, to have a gradient", "a shared one");
     g.give(1, scaled(g.input(3)));
   }
 }

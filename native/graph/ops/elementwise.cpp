@@ -50,9 +50,7 @@ void gradientScaleShift(Gradient& g) {
   g.give(1, d[1]);
 }
 std::vector<ValueType> inferScaleShiftBackward(const Call& call) { return {{call.dims(0)}, {call.dims(1)}}; }
-void lowerScaleShiftBackward(Lowering& l) {
-  l.run(ScaleShiftBackward{l.in(0), l.in(1), l.in(2), l.out(0), l.out(1)});
-}
+void lowerScaleShiftBackward(Lowering& l) { l.run(ScaleShiftBackward{l.in(0), l.in(1), l.in(2), l.out(0), l.out(1)}); }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Concatenation and slices. Both are views wherever placement.h can make them so; what is left is copied.
@@ -120,8 +118,8 @@ std::vector<ValueType> inferDropout(const Call& call) {
   return {{call.dims(0)}};
 }
 void lowerDropout(Lowering& l) {
-  l.run(Dropout{l.in(0), l.in(1), l.out(0), float(l.attributes().number("p")),
-                int32_t(l.attributes().integer("layer"))});
+  l.run(
+      Dropout{l.in(0), l.in(1), l.out(0), float(l.attributes().number("p")), int32_t(l.attributes().integer("layer"))});
 }
 // The mask is drawn again: nothing is kept.
 void gradientDropout(Gradient& g) { g.give(0, g.emit("dropout", {g.dy(), g.input(1)}, g.attributes())[0]); }

@@ -26,7 +26,8 @@ void lowerToNchw(Lowering& l) { l.run(ToNchw{l.in(0), l.out(0)}); }
 void gradientToNhwc(Gradient& g) { g.give(0, g.emit("toNchw", {g.dy()})[0]); }
 void gradientToNchw(Gradient& g) {
   const Dims& x = g.dims(g.input(0));
-  g.give(0, g.emit("toNhwc", {g.dy()}, {{"channels", double(x[3])}, {"height", double(x[1])}, {"width", double(x[2])}})[0]);
+  g.give(0, g.emit("toNhwc", {g.dy()},
+                   {{"channels", double(x[3])}, {"height", double(x[1])}, {"width", double(x[2])}})[0]);
 }
 
 }  // namespace

@@ -5,7 +5,9 @@
 namespace ddpm {
 namespace {
 
-LossType typeOf(const Attributes& attributes) { return attributes.string("type") == "l1" ? LossType::l1 : LossType::l2; }
+LossType typeOf(const Attributes& attributes) {
+  return attributes.string("type") == "l1" ? LossType::l1 : LossType::l2;
+}
 
 void checkPair(const Call& call) {
   call.requireDType(0, DType::f32);

@@ -105,8 +105,7 @@ void lowerLayerNorm(Lowering& l) {
 }
 
 void gradientLayerNorm(Gradient& g) {
-  const auto d =
-      g.emit("layerNormBackward", {g.input(0), g.input(1), g.input(2), g.output(1), g.output(2), g.dy()});
+  const auto d = g.emit("layerNormBackward", {g.input(0), g.input(1), g.input(2), g.output(1), g.output(2), g.dy()});
   g.give(0, d[0]);
   g.giveAccumulated(1, d[1]);
   g.giveAccumulated(2, d[2]);

@@ -1,4 +1,6 @@
 // Nearest upsampling and average pooling.
+#include <algorithm>
+
 #include "native/graph/autodiff.h"
 #include "native/graph/lower.h"
 
@@ -8,7 +10,9 @@ namespace {
 std::vector<ValueType> inferUpsample(const Call& call) {
   const Dims& x = call.dims(0);
   call.requireDType(0, DType::f32);
-  const int32_t factor = call.integer("factor", 1, 1 << 14);
+  const int32_t factor = call.integer("factor", 1);
+  const int64_t side = int64_t(std::max(x[1], x[2])) * factor;
+  call.require(side <= INT32_MAX, "factor", "a map of fewer than 2^31 rows and columns", std::to_string(side));
   return {{{x[0], x[1] * factor, x[2] * factor, x[3]}}};
 }
 
