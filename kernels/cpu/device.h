@@ -1,7 +1,7 @@
 // What every file of the CPU backend sees, and how an op is written.
 //
-// The kernels are compiled once for each instruction set (DDPM_ISA = portable, avx2, avx512; see CMakeLists.txt), each time into a
-// namespace of that name, and one of them is chosen at run time. An op's file defines
+// The kernels are compiled once for each instruction set (DDPM_ISA = portable, avx2, avx512; see CMakeLists.txt), each
+// time into a namespace of that name, and one of them is chosen at run time. An op's file defines
 //
 //     namespace ddpm::cpu::DDPM_ISA {
 //     void run(CpuDevice& device, const Op& op, void* scratch) { ... }
@@ -14,9 +14,9 @@
 // table.cpp collects them. `scratch` is 64-byte aligned. run() may throw std::exception (it becomes an Error), but not
 // inside a parallel loop. It computes the same whatever the number of threads.
 //
-// Only code in the namespace of the instruction set may be compiled for it. An inline function or template of std:: that is
-// not inlined is merged by the linker over all of them, and AVX2 code would then run on a machine that has none: so kernels use
-// plain arrays, own helpers and simd.h, not the standard library.
+// Only code in the namespace of the instruction set may be compiled for it. An inline function or template of std::
+// that is not inlined is merged by the linker over all of them, and AVX2 code would then run on a machine that has
+// none: so kernels use plain arrays, own helpers and simd.h, not the standard library.
 #pragma once
 #include "kernels/backend.h"
 #include "kernels/cpu/threads.h"
@@ -29,15 +29,14 @@ struct CpuDevice {
 };
 
 // Ops that want scratch memory.
-#define DDPM_CPU_SCRATCH_OPS(X)                                                           \
-  X(Conv2d) X(Conv2dDgrad) X(Conv2dWgrad)                                                 \
-  X(GroupNorm) X(GroupNormBackward) X(LayerNormBackward) X(Attention) X(AttentionBackward) \
-  X(SumPixels) X(ScaleShiftBackward)
+#define DDPM_CPU_SCRATCH_OPS(X)                                                                     \
+  X(Conv2d)                                                                                         \
+  X(Conv2dDgrad) X(Conv2dWgrad) X(GroupNorm) X(GroupNormBackward) X(LayerNormBackward) X(Attention) \
+      X(AttentionBackward) X(SumPixels) X(ScaleShiftBackward)
 
 inline constexpr int kCacheLine = 64;
 
 void setError(Error* error, ErrorCode code, const char* message);
-
 
 #ifdef DDPM_ISA
 namespace DDPM_ISA {
