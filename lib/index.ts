@@ -1,6 +1,7 @@
 /** The public surface of the library. */
 export { ImageFolder, type ImageFolderOptions, type UnreadableFile } from './data/image-folder'
 export { Device, type DeviceName, type DeviceOptions, type MemoryInfo } from './device'
+export type { ClassLabels } from './diffusion/condition'
 export {
   type Batch,
   DDPM,
@@ -14,6 +15,7 @@ export {
 export type { DenoiserFunction } from './diffusion/denoiser'
 export {
   DiffusionModel,
+  type LossOptions,
   type PSampleOptions,
   type TrainBatchOptions,
 } from './diffusion/diffusion-model'

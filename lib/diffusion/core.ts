@@ -21,6 +21,8 @@ export interface Settings {
   readonly logEveryT: number
   readonly timestepSpacing: TimestepSpacing
   readonly deterministic: boolean
+  readonly nullClass?: number
+  readonly classDropout: number
 }
 
 /** Samples as the ops see them: [n, 1, 1, d]. */

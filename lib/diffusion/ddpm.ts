@@ -24,6 +24,8 @@ const ddpmSchema = {
   channels: integer(undefined, { min: 1 }),
   /** The images' name in a batch. */
   firstStageKey: string('image'),
+  /** The class labels' name in a batch, for a class-conditional network. */
+  classKey: string('class_label'),
 }
 export type DDPMOptions = Partial<Parsed<typeof ddpmSchema>>
 
@@ -54,13 +56,14 @@ export interface LoggedImages {
   denoiseRow?: Tensor
 }
 
-/** Named tensors: with firstStageKey's, images NHWC (or NHW) in [-1, 1]. */
+/** Named tensors: with firstStageKey's, images NHWC (or NHW) in [-1, 1]; with classKey's, class labels [n]. */
 export type Batch = Readonly<Record<string, Tensor>>
 
 export class DDPM extends DiffusionModel {
   readonly imageSize: number
   readonly channels: number
   readonly firstStageKey: string
+  readonly classKey: string
   readonly #settings: Parsed<typeof ddpmSchema>
 
   constructor(options: DDPMOptions) {
@@ -70,6 +73,7 @@ export class DDPM extends DiffusionModel {
     this.imageSize = o.imageSize ?? this.network?.imageSize ?? 256
     this.channels = o.channels ?? this.network?.inChannels ?? 3
     this.firstStageKey = o.firstStageKey
+    this.classKey = o.classKey
   }
 
   /**
@@ -141,7 +145,12 @@ export class DDPM extends DiffusionModel {
   }
 
   async sharedStep(batch: Batch): Promise<LossResult> {
-    return this.forward(await this.getInput(batch, this.firstStageKey))
+    return this.forward(await this.getInput(batch, this.firstStageKey), { y: this.#labels(batch) })
+  }
+
+  /** Undefined where the network takes none. */
+  #labels(batch: Batch): Tensor | undefined {
+    return this.network?.numClasses === undefined ? undefined : batch[this.classKey]
   }
 
   /**
@@ -149,14 +158,16 @@ export class DDPM extends DiffusionModel {
    * onTrainBatchEnd. Needs configureOptimizers.
    */
   async trainingStep(batch: Batch, options: TrainBatchOptions = {}): Promise<TrainResult> {
-    return this.optimize(await this.getInput(batch, this.firstStageKey), options, { ema: false })
+    const y = options.y ?? this.#labels(batch)
+    return this.optimize(await this.getInput(batch, this.firstStageKey), { ...options, y }, { ema: false })
   }
 
   /** Losses 'val/...' with the trained weights, and 'val/..._ema' with the averaged ones. */
   async validationStep(batch: Batch): Promise<LossDict> {
     const x = await this.getInput(batch, this.firstStageKey)
-    const { lossDict } = await this.drawnLoss(x, { train: false })
-    const averaged = await this.emaScope(() => this.drawnLoss(x, { train: false }))
+    const settings = { y: this.#labels(batch), train: false }
+    const { lossDict } = await this.drawnLoss(x, settings)
+    const averaged = await this.emaScope(() => this.drawnLoss(x, settings))
     const renamed = Object.entries(averaged.lossDict).map(([key, loss]) => [`${key}_ema`, loss])
     return { ...lossDict, ...Object.fromEntries(renamed) }
   }
@@ -177,7 +188,10 @@ export class DDPM extends DiffusionModel {
     }
     const log: LoggedImages = { inputs, diffusionRow: await imageRows(noisy) }
     if (o.sample) {
-      const drawn = await this.emaScope(() => this.sample({ batchSize: n, returnIntermediates: true }))
+      const classLabels = (await this.#labels(batch)?.data())?.slice(0, n)
+      const drawn = await this.emaScope(() =>
+        this.sample({ batchSize: n, returnIntermediates: true, classLabels: classLabels && [...classLabels] }),
+      )
       log.samples = drawn.samples
       log.denoiseRow = await imageRows(drawn.intermediates)
     }

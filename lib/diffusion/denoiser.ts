@@ -14,18 +14,27 @@ import { Weights } from '../nn/weights'
 import type { Seed } from '../options'
 import type { Bindings } from '../program'
 import { type Shape, sameShape, sizeOf, Tensor } from '../tensor'
+import type { Condition } from './condition'
 
 /** x [n, c, h, w] and t int32 [n] to the prediction, of x's shape. x is only lent: it can't be used after the call. */
 export type DenoiserFunction = (x: Tensor, t: Tensor) => Tensor | Promise<Tensor>
+
+/** What a graph of the denoiser depends on. */
+export interface DenoiserMode {
+  /** With dropout. */
+  readonly train: boolean
+  /** With classifier-free guidance: conditional and unconditional predictions combined. */
+  readonly guided: boolean
+}
 
 export interface Denoiser {
   readonly network?: NetworkDenoiser
   /** Throws unless samples of this shape can be given to it. */
   check(shape: Shape, argument: string): void
-  /** x as flat samples [n, 1, 1, d] and t i32 [n, 1, 1, 1] to the output as flat samples. `train`: with dropout. */
-  build(graph: Graph, x: Value, t: Value, shape: Shape, train: boolean): Value
+  /** x as flat samples [n, 1, 1, d] and t i32 [n, 1, 1, 1] to the output as flat samples. */
+  build(graph: Graph, x: Value, t: Value, shape: Shape, mode: DenoiserMode): Value
   /** What `build` needs at run time, beyond x and t. */
-  bindings(x: NativeBuffer, t: Int32Array, shape: Shape): Promise<Bindings>
+  bindings(x: NativeBuffer, t: Int32Array, shape: Shape, condition: Condition): Promise<Bindings>
   /** True where it takes x's values from outside the graph, so that x has to be computed first. */
   readonly external: boolean
   release(): void
@@ -80,15 +89,33 @@ export class NetworkDenoiser implements Denoiser {
     })
   }
 
-  build(graph: Graph, x: Value, t: Value, shape: Shape, train: boolean): Value {
-    const [, channels, height, width] = shape
+  build(graph: Graph, x: Value, t: Value, shape: Shape, { train, guided }: DenoiserMode): Value {
+    const [n, channels, height, width] = shape
     const rng = train ? graph.input('dropoutRng', [1, 1, 1, 4], 'i32') : undefined
     const images = graph.toNhwc(x, { channels, height, width })
-    return graph.toNchw(this.module.build({ graph, train, rng }, images, t))
+    const predict = (y?: Value) => graph.toNchw(this.module.build({ graph, train, rng }, images, t, { y }))
+    const labels = (name: string) => graph.input(name, [n, 1, 1, 1], 'i32')
+    if (this.module.numClasses === undefined) return predict()
+    const conditional = predict(labels('labels'))
+    if (!guided) return conditional
+    // eps_u + s (eps_c - eps_u): Ho & Salimans 2022, eq. 6 with s = 1 + w.
+    const factor = (name: string) => graph.input(name, [1, 1, 1, 1])
+    const unconditional = predict(labels('nullClass'))
+    const first = labels('guidanceRow')
+    return graph.timestepAffine(conditional, factor('guidance'), first, unconditional, factor('1-guidance'))
   }
 
-  async bindings(): Promise<Bindings> {
-    return { weights: this.activeWeights }
+  async bindings(_x: NativeBuffer, _t: Int32Array, [n]: Shape, { y, guidance }: Condition): Promise<Bindings> {
+    return {
+      weights: this.activeWeights,
+      ...(y && { labels: y }),
+      ...(guidance && {
+        nullClass: new Int32Array(n).fill(guidance.nullClass),
+        guidanceRow: new Int32Array(n),
+        guidance: Float32Array.of(guidance.scale),
+        '1-guidance': Float32Array.of(1 - guidance.scale),
+      }),
+    }
   }
 
   release(): void {

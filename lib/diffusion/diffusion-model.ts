@@ -8,6 +8,7 @@ import type { StateDict } from '../nn/weights'
 import { boolean, integer, number, parseOptions, type Seed, seed, value } from '../options'
 import { drawTimesteps } from '../rng'
 import { checkShape, type Shape, sizeOf, Tensor } from '../tensor'
+import { type ClassLabels, checkClasses, conditionOf } from './condition'
 import { Core, checkTensor } from './core'
 import { type Denoiser, type DenoiserFunction, FunctionDenoiser, isNetwork, NetworkDenoiser } from './denoiser'
 import { LitEma } from './ema'
@@ -30,7 +31,10 @@ import { type OptimizerOptions, Training, type TrainingState, type TrainResult }
 
 const isTensor = (v: unknown) => v instanceof Tensor
 
-const clipSchema = { clipDenoised: boolean() }
+const labelField = value<ClassLabels>('class labels', () => true) // checked against the network
+
+const clipSchema = { clipDenoised: boolean(), y: labelField }
+const lossSchema = { y: labelField }
 const pSampleSchema = {
   ...clipSchema,
   repeatNoise: boolean(false),
@@ -44,11 +48,14 @@ const trainBatchSchema = {
   accumulate: integer(1, { min: 1 }),
   lr: number(undefined, { min: 0 }),
   t: value<Timesteps>('timesteps', () => true),
+  y: labelField,
   noise: value<Tensor>('a Tensor', isTensor),
 }
 
 export interface PSampleOptions {
   clipDenoised?: boolean
+  /** Class labels, for a class-conditional network. */
+  y?: ClassLabels
   /** The same noise for all samples (default false). */
   repeatNoise?: boolean
   /** In place of drawn noise: of x's shape, or with `repeatNoise` of one sample's, [1, ...]. */
@@ -70,7 +77,15 @@ export interface TrainBatchOptions {
   lr?: number
   /** In place of drawn ones. */
   t?: Timesteps
+  /** Class labels, for a class-conditional network. */
+  y?: ClassLabels
   noise?: Tensor
+}
+
+/** Of losses. */
+export interface LossOptions {
+  /** Class labels, for a class-conditional network. */
+  y?: ClassLabels
 }
 
 export abstract class DiffusionModel implements Schedule {
@@ -106,6 +121,7 @@ export abstract class DiffusionModel implements Schedule {
     const schedule = this.#makeSchedule(options)
     const device = Device.open(options.device)
     const model = modelOf(options)
+    checkClasses(options, isNetwork(model) ? model : undefined)
     const denoiser: Denoiser = isNetwork(model)
       ? new NetworkDenoiser(device, model, options.seed)
       : new FunctionDenoiser(device, model)
@@ -213,17 +229,21 @@ export abstract class DiffusionModel implements Schedule {
   async pMeanVariance(
     x: Tensor,
     t: Timesteps,
-    options: { clipDenoised?: boolean } = {},
+    options: { clipDenoised?: boolean; y?: ClassLabels } = {},
   ): Promise<{ modelMean: Tensor; posteriorVariance: Tensor; posteriorLogVariance: Tensor }> {
-    const { clipDenoised } = parseOptions('pMeanVariance', options, clipSchema)
-    return pMeanVariance(this.#core, x, t, { clipDenoised: clipDenoised ?? this.#options.clipDenoised })
+    const { clipDenoised, y } = parseOptions('pMeanVariance', options, clipSchema)
+    checkTensor(x, 'x')
+    const condition = await conditionOf(this.#core, x.shape[0], { labels: y, argument: 'y' })
+    return pMeanVariance(this.#core, x, t, { clipDenoised: clipDenoised ?? this.#options.clipDenoised, condition })
   }
 
   /** One step: x_{t-1} from x_t. */
   async pSample(x: Tensor, t: Timesteps, options: PSampleOptions = {}): Promise<Tensor> {
     const o = parseOptions('pSample', options, pSampleSchema)
     const clipDenoised = o.clipDenoised ?? this.#options.clipDenoised
-    return pSample(this.#core, x, t, { ...o, clipDenoised, seed: o.seed ?? this.#core.seeds.next() })
+    checkTensor(x, 'x')
+    const condition = await conditionOf(this.#core, x.shape[0], { labels: o.y, argument: 'y' })
+    return pSample(this.#core, x, t, { ...o, condition, clipDenoised, seed: o.seed ?? this.#core.seeds.next() })
   }
 
   /**
@@ -238,8 +258,11 @@ export abstract class DiffusionModel implements Schedule {
     const o = parseOptions('pSampleLoop', options, loopSchema)
     const core = this.#core
     core.alive()
+    const { classLabels, guidanceScale } = o
+    const condition = await conditionOf(core, shape[0], { labels: classLabels, argument: 'classLabels', guidanceScale })
     const result = await samplingLoop(core, shape, choosePlan(core, o), {
       ...o,
+      condition,
       seed: o.seed ?? core.seeds.next(),
       logEveryT: o.logEveryT ?? this.#options.logEveryT,
     })
@@ -254,28 +277,36 @@ export abstract class DiffusionModel implements Schedule {
   }
 
   /** The training loss of xStart noised to t. noise: default the next of the model's own. */
-  async pLosses(xStart: Tensor, t: Timesteps, noise?: Tensor): Promise<LossResult> {
-    return pLosses(this.#core, await lossInput(this.#core, { xStart, t, noise, train: this.training }))
+  async pLosses(xStart: Tensor, t: Timesteps, noise?: Tensor, options: LossOptions = {}): Promise<LossResult> {
+    const { y } = parseOptions('pLosses', options, lossSchema)
+    return pLosses(this.#core, await lossInput(this.#core, { xStart, t, y, noise, train: this.training }))
   }
 
   /** The loss, and its gradients by state_dict name. Changes nothing. `unsupported` where the denoiser is a function. */
-  async lossAndGradients(xStart: Tensor, t: Timesteps, noise?: Tensor): Promise<LossResult & { gradients: StateDict }> {
+  async lossAndGradients(
+    xStart: Tensor,
+    t: Timesteps,
+    noise?: Tensor,
+    options: LossOptions = {},
+  ): Promise<LossResult & { gradients: StateDict }> {
     requireNetwork(this.#core, 'lossAndGradients')
-    return lossAndGradients(this.#core, await lossInput(this.#core, { xStart, t, noise, train: this.training }))
+    const { y } = parseOptions('lossAndGradients', options, lossSchema)
+    return lossAndGradients(this.#core, await lossInput(this.#core, { xStart, t, y, noise, train: this.training }))
   }
 
   /** pLosses at timesteps drawn evenly from all. */
-  async forward(x: Tensor): Promise<LossResult> {
-    return this.drawnLoss(x, { train: this.training })
+  async forward(x: Tensor, options: LossOptions = {}): Promise<LossResult> {
+    const { y } = parseOptions('forward', options, lossSchema)
+    return this.drawnLoss(x, { y, train: this.training })
   }
 
-  protected async drawnLoss(xStart: Tensor, { train }: { train: boolean }): Promise<LossResult> {
+  protected async drawnLoss(xStart: Tensor, o: { y?: ClassLabels; train: boolean }): Promise<LossResult> {
     const core = this.#core
     checkTensor(xStart, 'x')
     const [batchSize] = xStart.shape
     const { numTimesteps } = core
     const t = drawTimesteps(core.seeds.next(), 0, { batchSize, numTimesteps, sampleOffset: 0 })
-    return pLosses(core, await lossInput(core, { xStart, t, train }))
+    return pLosses(core, await lossInput(core, { xStart, t, ...o }))
   }
 
   /** [n, h, w, c] or [n, h, w] to float32 [n, c, h, w]. */
@@ -318,7 +349,7 @@ export abstract class DiffusionModel implements Schedule {
     const { numTimesteps } = this
     const t = o.t ?? drawTimesteps(this.seed, step, { batchSize: xStart.shape[0], numTimesteps, sampleOffset })
     const stream = { seed: this.seed, step, sampleOffset }
-    const input = await lossInput(this.#core, { xStart, t, noise: o.noise, stream, train: true })
+    const input = await lossInput(this.#core, { xStart, t, y: o.y, noise: o.noise, stream, train: true })
     return training.batch(input, { update, accumulate, lr, ema })
   }
 

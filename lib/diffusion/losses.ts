@@ -5,6 +5,7 @@ import type { StateDict } from '../nn/weights'
 import type { Binding, Bindings } from '../program'
 import { Purpose, words } from '../rng'
 import { Tensor } from '../tensor'
+import { type ClassLabels, conditionOf, dropLabels } from './condition'
 import { type Core, checkTensor, type Extent, extentOf } from './core'
 import type { NetworkDenoiser } from './denoiser'
 import { drawNoise, nextStream, noiseBindings, noiseInputs, qSample, type Stream } from './process'
@@ -21,6 +22,8 @@ export interface LossResult {
 export interface LossInput {
   readonly x: Tensor
   readonly t: Int32Array
+  /** Class labels, where the network takes them. */
+  readonly y?: Int32Array
   /** In place of drawn noise. */
   readonly noise?: Tensor
   /** Of drawn noise, and of dropout. */
@@ -80,7 +83,7 @@ export function buildLoss(core: Core, g: Graph, o: LossInput): Value {
   const noise = o.noise ? g.input('noise', [n, 1, 1, d]) : drawnNoise(g, { n, d })
   const a = g.input('sqrtAlphasCumprod', [T, 1, 1, 1])
   const b = g.input('sqrtOneMinusAlphasCumprod', [T, 1, 1, 1])
-  const pred = core.denoiser.build(g, g.timestepAffine(x, a, t, noise, b), t, shape, o.train)
+  const pred = core.denoiser.build(g, g.timestepAffine(x, a, t, noise, b), t, shape, { train: o.train, guided: false })
   return g.loss(pred, core.settings.parameterization === 'eps' ? noise : x, { type: core.settings.lossType })
 }
 
@@ -103,6 +106,7 @@ export async function lossBindings(core: Core, network: NetworkDenoiser, o: Loss
     sqrtOneMinusAlphasCumprod: core.buffer('sqrtOneMinusAlphasCumprod'),
     weights: network.activeWeights,
   }
+  if (o.y) bindings.labels = o.y
   if (o.noise) bindings.noise = await o.noise.binding(core.device)
   else Object.assign(bindings, noiseBindings(o.t.length, o.stream))
   if (o.train) bindings.dropoutRng = dropoutRng(o.stream)
@@ -121,16 +125,21 @@ export function lossKey(core: Core, o: LossInput) {
   return { shape: o.x.shape.join('x'), drawn: !o.noise, train: o.train, parameterization, lossType }
 }
 
-/** Checks the arguments of a loss. Without a stream, what is drawn comes from the next of the model's own seeds. */
+/**
+ * Checks the arguments of a loss. Without a stream, what is drawn comes from the next of the model's own seeds. In training some
+ * labels are dropped.
+ */
 export async function lossInput(
   core: Core,
-  o: { xStart: Tensor; t: Timesteps; noise?: Tensor; stream?: Stream; train: boolean },
+  o: { xStart: Tensor; t: Timesteps; y?: ClassLabels; noise?: Tensor; stream?: Stream; train: boolean },
 ): Promise<LossInput> {
   checkTensor(o.xStart, 'xStart')
   core.denoiser.check(o.xStart.shape, 'xStart')
   if (o.noise) checkTensor(o.noise, 'noise', o.xStart.shape)
   const t = await parseTimesteps(o.t, o.xStart.shape[0], core.numTimesteps)
-  return { x: o.xStart, t, noise: o.noise, stream: o.stream ?? nextStream(core), train: o.train }
+  const { y } = await conditionOf(core, t.length, { labels: o.y, argument: 'y' })
+  const stream = o.stream ?? nextStream(core)
+  return { x: o.xStart, t, y: y && o.train ? dropLabels(core, y, stream) : y, noise: o.noise, stream, train: o.train }
 }
 
 /** ddpm.py's p_losses, the value alone. */
@@ -153,7 +162,7 @@ async function functionLoss(core: Core, { x, t, noise, stream }: LossInput): Pro
   const xNoisy = await qSample(core, x, t, z)
   const state = core.device.upload(await xNoisy.data())
   try {
-    const { out } = await core.denoiser.bindings(state, t, x.shape)
+    const { out } = await core.denoiser.bindings(state, t, x.shape, {})
     const type = core.settings.lossType
     const program = core.program('lossOf', { n, d, type }, (g) => ({
       loss: g.loss(g.input('pred', [n, 1, 1, d]), g.input('target', [n, 1, 1, d]), { type }),

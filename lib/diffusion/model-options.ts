@@ -4,11 +4,13 @@ import type { Network } from '../nn/network'
 import type { UNet } from '../nn/unet'
 import { boolean, func, integer, number, oneOf, type Parsed, seed, value } from '../options'
 import { Tensor } from '../tensor'
+import type { ClassLabels } from './condition'
 import { type DenoiserFunction, isNetwork } from './denoiser'
 import type { LoopOptions, StepEvent } from './sampling/loop'
 import { betaSchedules, timestepSpacings } from './schedule'
 
 const isObject = (v: unknown) => typeof v === 'object' && v !== null && !Array.isArray(v)
+const isIntegers = (v: unknown) => typeof v === 'number' || isList(v) || v instanceof Tensor
 const isList = (v: unknown) => Array.isArray(v) || ArrayBuffer.isView(v)
 
 /** Also register_schedule's own arguments. */
@@ -47,6 +49,10 @@ export const modelSchema = {
   parameterization: oneOf(['eps', 'x0'], 'eps'),
   learnLogvar: boolean(false),
   logvarInit: number(0),
+  /** The class label that stands for no class; the network's numClasses counts it. Needed for classDropout and guidance. */
+  nullClass: integer(undefined, { min: 0 }),
+  /** Probability that a label is replaced by nullClass in training: Ho & Salimans 2022, algorithm 1. */
+  classDropout: number(0, { min: 0, max: 1 }),
   /** 'auto', 'cpu', 'cuda' or 'cuda:1'. */
   device: value<DeviceName | Device>('a device name', (v) => typeof v === 'string' || v instanceof Device),
   /** Of the initial weights, of training, and of calls that are given none. */
@@ -76,6 +82,10 @@ export const samplingSchema = {
   eta: number(undefined, { min: 0 }),
   /** For 'ddim': how steps are spread, default 'uniform'. */
   ddimDiscretize: oneOf(['uniform', 'quad']),
+  /** For a class-conditional network: one label for all samples, or one for each. */
+  classLabels: value<ClassLabels>('a number, an array, an Int32Array or a Tensor', isIntegers),
+  /** Of classifier-free guidance: 1 (default) is none, 0 unconditional, more than 1 exaggerates the class. */
+  guidanceScale: number(),
   /** Default: the model's; for 'ddim' false, as in ddim.py. */
   clipDenoised: boolean(),
   deterministic: boolean(),

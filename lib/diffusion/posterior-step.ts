@@ -3,6 +3,7 @@ import type { Graph, Value } from '../graph'
 import type { Seed } from '../options'
 import type { Program } from '../program'
 import { type Shape, Tensor } from '../tensor'
+import type { Condition } from './condition'
 import { type Core, checkTensor, extentOf } from './core'
 import { noiseBindings, noiseInputs, posteriorVariances } from './process'
 import { posteriorTable, rowLength } from './step-tables'
@@ -15,18 +16,20 @@ export interface StepKind {
   readonly noise: 'drawn' | 'given' | 'shared' | 'none'
   /** Also return the prediction of x_0. */
   readonly x0: boolean
+  /** With classifier-free guidance. */
+  readonly guided: boolean
   readonly deterministic?: boolean
 }
 
 /** Inputs x, t, table, then noise or (rng, sample, step) as `noise` says, and the denoiser's; outputs y and x0. */
 export function stepProgram(core: Core, kind: StepKind): Program {
-  const { shape, clip, noise, x0 } = kind
+  const { shape, clip, noise, x0, guided } = kind
   const { n, d } = extentOf(shape, 'x')
   const build = (g: Graph): Record<string, Value> => {
     const x = g.input('x', [n, 1, 1, d])
     const t = g.input('t', [n, 1, 1, 1], 'i32')
     const table = g.input('table', [core.numTimesteps, 1, 1, rowLength])
-    const out = core.denoiser.build(g, x, t, shape, false)
+    const out = core.denoiser.build(g, x, t, shape, { train: false, guided })
     const next = g.posteriorStep(x, out, table, t, {
       clip,
       noise:
@@ -35,7 +38,7 @@ export function stepProgram(core: Core, kind: StepKind): Program {
     })
     return x0 ? next : { y: next.y }
   }
-  return core.program('step', { shape: shape.join('x'), clip, noise, x0 }, build, kind.deterministic)
+  return core.program('step', { shape: shape.join('x'), clip, noise, x0, guided }, build, kind.deterministic)
 }
 
 export function posteriorTableOf(core: Core) {
@@ -43,8 +46,13 @@ export function posteriorTableOf(core: Core) {
 }
 
 /** ddpm.py's p_mean_variance. */
-export async function pMeanVariance(core: Core, x: Tensor, t: Timesteps, o: { clipDenoised: boolean }) {
-  const { y, steps } = await runStep(core, x, t, { clip: o.clipDenoised, noise: 'none', extra: {} })
+export async function pMeanVariance(
+  core: Core,
+  x: Tensor,
+  t: Timesteps,
+  o: { clipDenoised: boolean; condition: Condition },
+) {
+  const { y, steps } = await runStep(core, x, t, { ...o, noise: 'none', extra: {} })
   const { posteriorVariance, posteriorLogVarianceClipped } = posteriorVariances(core, steps, x.shape)
   return { modelMean: y, posteriorVariance, posteriorLogVariance: posteriorLogVarianceClipped }
 }
@@ -56,6 +64,7 @@ export interface PSampleOptions {
   /** In place of drawn noise: of x's shape, or of one sample with `repeatNoise`. */
   noise?: Tensor
   seed: Seed
+  condition: Condition
 }
 
 /** ddpm.py's p_sample. No noise is added where t is 0. */
@@ -65,18 +74,23 @@ export async function pSample(core: Core, x: Tensor, t: Timesteps, o: PSampleOpt
   if (o.noise) {
     checkTensor(o.noise, 'noise', o.repeatNoise ? [1, ...x.shape.slice(1)] : x.shape)
     const extra = { noise: await o.noise.binding(core.device) }
-    return (await runStep(core, x, t, { clip: o.clipDenoised, noise: o.repeatNoise ? 'shared' : 'given', extra })).y
+    return (await runStep(core, x, t, { ...o, noise: o.repeatNoise ? 'shared' : 'given', extra })).y
   }
   const extra = noiseBindings(n, { seed: o.seed, sampleOffset: 0, step: 0 })
   if (o.repeatNoise) extra.sample.fill(0)
-  return (await runStep(core, x, t, { clip: o.clipDenoised, noise: 'drawn', extra })).y
+  return (await runStep(core, x, t, { ...o, noise: 'drawn', extra })).y
 }
 
 async function runStep(
   core: Core,
   x: Tensor,
   t: Timesteps,
-  o: { clip: boolean; noise: StepKind['noise']; extra: Parameters<Program['run']>[0] },
+  o: {
+    clipDenoised: boolean
+    noise: StepKind['noise']
+    extra: Parameters<Program['run']>[0]
+    condition: Condition
+  },
 ): Promise<{ y: Tensor; steps: Int32Array }> {
   checkTensor(x, 'x')
   core.denoiser.check(x.shape, 'x')
@@ -85,8 +99,9 @@ async function runStep(
   // A function sees x as a tensor on the device, as it does in a sampling loop.
   const state = ArrayBuffer.isView(binding) ? core.device.upload(binding) : binding
   try {
-    const program = stepProgram(core, { shape: x.shape, clip: o.clip, noise: o.noise, x0: false })
-    const denoiser = await core.denoiser.bindings(state, steps, x.shape)
+    const kind = { shape: x.shape, clip: o.clipDenoised, noise: o.noise, x0: false, guided: !!o.condition.guidance }
+    const program = stepProgram(core, kind)
+    const denoiser = await core.denoiser.bindings(state, steps, x.shape, o.condition)
     const table = posteriorTableOf(core)
     const { y } = await program.run({ x: state, t: steps, table, ...o.extra, ...denoiser })
     return { y: Tensor.wrap(y, x.shape), steps }

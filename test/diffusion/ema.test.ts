@@ -45,6 +45,7 @@ describe('LitEma', () => {
         logEveryT: 100,
         timestepSpacing: 'linspace',
         deterministic: false,
+        classDropout: 0,
       } as const
       const core = new Core(device, denoiser, settings, makeSchedule(betas, settings), 0)
       const { weights } = denoiser

@@ -99,3 +99,18 @@ export async function settled(device: Device): Promise<void> {
   await new Promise((resolve) => setImmediate(resolve))
   await device.synchronize()
 }
+
+/** Random numbers for all weights, those that begin as zero included. */
+export async function randomize(ddpm: DDPM): Promise<DDPM> {
+  const slots = ddpm.network?.parameters.slots ?? []
+  const dict: StateDict = {}
+  for (const [i, { name, shape }] of slots.entries()) {
+    const values = await Tensor.randn(shape, { seed: i }).data()
+    dict[name] = Tensor.from(
+      values.map((v) => 0.2 * v),
+      shape,
+    )
+  }
+  await ddpm.loadStateDict(dict)
+  return ddpm
+}

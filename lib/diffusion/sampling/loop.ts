@@ -5,6 +5,7 @@ import type { Seed } from '../../options'
 import type { Binding, Bindings } from '../../program'
 import { Purpose } from '../../rng'
 import { type Shape, Tensor } from '../../tensor'
+import type { Condition } from '../condition'
 import { type Core, checkTensor, extentOf } from '../core'
 import { stepProgram } from '../posterior-step'
 import { noiseBindings, noiseProgram } from '../process'
@@ -28,6 +29,7 @@ export interface LoopOptions {
   readonly xT?: Tensor
   /** The noise of step i, counted from 0, in place of drawn noise. */
   readonly noise?: (i: number) => Tensor | Promise<Tensor>
+  readonly condition: Condition
   readonly returnIntermediates: boolean
   /** Keep the states after the first step and after each step whose number, counted down to 0, this divides. */
   readonly logEveryT: number
@@ -51,7 +53,14 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
   checkAborted(o.signal)
 
   const noise = o.noise ? 'given' : plan.noisy ? 'drawn' : 'none'
-  const kind = { shape, clip: plan.clip, noise, x0: o.returnIntermediates, deterministic: o.deterministic } as const
+  const kind = {
+    shape,
+    clip: plan.clip,
+    noise,
+    x0: o.returnIntermediates,
+    guided: o.condition.guidance !== undefined,
+    deterministic: o.deterministic,
+  } as const
   const held: NativeBuffer[] = []
   const hold = (buffer: NativeBuffer) => {
     held.push(buffer)
@@ -81,7 +90,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
       const index = total - 1 - i
       const t = new Int32Array(n).fill(plan.timesteps[index])
       const program = stepProgram(core, kind)
-      const inputs = { ...(await core.denoiser.bindings(x, t, shape)), ...(await stepNoise(i)) }
+      const inputs = { ...(await core.denoiser.bindings(x, t, shape, o.condition)), ...(await stepNoise(i)) }
       await program.run({ x, y: next, t, table, ...inputs, ...(x0 && { x0 }) })
       ;[x, next] = [next, x]
       if (x0 && (index % o.logEveryT === 0 || i === 0)) {

@@ -1,0 +1,75 @@
+/** Class labels, and classifier-free guidance by them (Ho & Salimans 2022). */
+import { DiffusionError, invalidArgument } from '../errors'
+import type { Network } from '../nn/network'
+import { Purpose, words } from '../rng'
+import type { Core } from './core'
+import type { Stream } from './process'
+import { type Integers, parseIntegers } from './timesteps'
+
+/** One label for all samples, or one for each. */
+export type ClassLabels = Integers
+
+/** What the network is told besides x and t. */
+export interface Condition {
+  /** A label for each sample; undefined where the network takes none. */
+  readonly y?: Int32Array
+  /** Undefined: no guidance, and one evaluation of the network in place of two. */
+  readonly guidance?: { readonly scale: number; readonly nullClass: number }
+}
+
+/**
+ * Throws unless there are labels exactly where the network takes them, and unless guidance has a null class. `argument` is what
+ * the caller calls the labels. A guidanceScale of 1 is the network's own prediction.
+ */
+export async function conditionOf(
+  core: Core,
+  n: number,
+  o: { labels?: ClassLabels; argument: string; guidanceScale?: number },
+): Promise<Condition> {
+  const numClasses = core.denoiser.network?.module.numClasses
+  const { nullClass } = core.settings
+  if (numClasses === undefined) {
+    if (o.labels !== undefined) throw invalidArgument(o.argument, 'nothing for a model without classes', o.labels)
+    if (o.guidanceScale !== undefined) {
+      throw invalidArgument('guidanceScale', 'nothing for a model without classes', o.guidanceScale)
+    }
+    return {}
+  }
+  if (o.labels === undefined) {
+    throw invalidArgument(o.argument, `class labels from 0 to ${numClasses - 1}`, o.labels)
+  }
+  const what = { argument: o.argument, noun: 'class labels', count: numClasses }
+  const y = await parseIntegers(o.labels, n, what)
+  if (o.guidanceScale === undefined || o.guidanceScale === 1) return { y }
+  if (nullClass === undefined) {
+    const message = 'guidanceScale: guidance needs a model with a null class (option nullClass)'
+    throw new DiffusionError('not-configured', message, { argument: 'guidanceScale' })
+  }
+  return { y, guidance: { scale: o.guidanceScale, nullClass } }
+}
+
+/** Labels for training: each is replaced by the null class with probability classDropout, as its stream says. */
+export function dropLabels(core: Core, y: Int32Array, { seed, step, sampleOffset }: Stream): Int32Array {
+  const { nullClass, classDropout } = core.settings
+  if (nullClass === undefined || classDropout === 0) return y
+  // The first word of this stream is the sample's timestep.
+  return y.map((label, i) => {
+    const word = words(seed, Purpose.timesteps, sampleOffset + i, step, 2)[1]
+    return word < classDropout * 2 ** 32 ? nullClass : label
+  })
+}
+
+/** The options that are about classes must suit the network. */
+export function checkClasses(
+  { nullClass, classDropout }: { nullClass?: number; classDropout: number },
+  network: Network | undefined,
+): void {
+  const classes = network?.numClasses ?? 0
+  if (nullClass !== undefined && nullClass >= classes) {
+    const expected = classes === 0 ? 'nothing for a model without classes' : `a class from 0 to ${classes - 1}`
+    throw invalidArgument('nullClass', expected, nullClass)
+  }
+  if (classDropout > 0 && nullClass === undefined) {
+    throw invalidArgument('classDropout', '0 for a model without nullClass', classDropout)
+  }
+}
