@@ -8,34 +8,61 @@ namespace {
 // A convolution of n samples of `rows` x `columns` output pixels, `depth` channels that are summed to `channels`.
 struct Size {
   int64_t n, rows, columns, depth, channels;
+
+  double pixels() const { return double(n * rows * columns); }
+  double tiles(int out) const { return double(n * ceilDiv<int64_t>(rows, out) * ceilDiv<int64_t>(columns, out)); }
+  double weights() const { return double(depth * roundUp<int64_t>(channels, kWidth)); }  // at one tap or point
 };
 
 bool fitsWinograd(const Tensor& w, const ConvShape& shape) { return w.h == 3 && w.w == 3 && shape.stride == 1; }
 
-// Costs are in multiply-adds of the inner kernel; the constants are measured (AVX2, 6 x 16 kernel).
+// Costs of one thread, in multiply-adds of the inner kernel. The constants are measured (AVX2, Zen 3, weights that come
+// from memory). Threads share tiles and weights alike, so the choice doesn't depend on their number.
+constexpr double kTransform = 14;  // of an element of an input or output tile, at each point
+
+double points(int out) { return double((out + 2) * (out + 2)); }
+
+double transformCost(const Size& s, int out) {
+  return points(out) * s.tiles(out) * kTransform * double(s.depth + s.channels);
+}
+
 double directCost(const Size& s) {
-  constexpr double kWeight = 12;  // to stream a weight
-  const double weights = 9.0 * double(s.depth * s.channels);
-  return double(s.n * s.rows * s.columns) * weights + kWeight * weights;
+  constexpr double kStream = 11;  // a weight, read while nothing else is done
+  return 9 * s.weights() * (s.pixels() + kStream);
 }
 
 double winogradCost(const Size& s, int out) {
-  constexpr double kWeight = 12;               // to stream a transformed weight
-  constexpr double kInput = 24, kOutput = 20;  // to transform an element, at each point, load and store included
-  const double points = (out + 2) * (out + 2);
-  const double tiles = double(s.n * ceilDiv<int64_t>(s.rows, out) * ceilDiv<int64_t>(s.columns, out));
-  const double depth = double(s.depth), channels = double(s.channels);
-  return points * ((tiles + kWeight) * depth * channels + tiles * (kInput * depth + kOutput * channels));
+  // A weight is fetched ahead while the panel before it is multiplied, which takes that long at least.
+  constexpr double kStream = 14, kRest = 4;
+  return points(out) * s.weights() * maxOf(s.tiles(out) + kRest, kStream) + transformCost(s, out);
 }
 
-ConvAlgo cheapest(Size s, const PlanOptions& options) {
+double directWgradCost(const Size& s) {
+  constexpr double kAdd = 75;  // to add to an element of dW, all taps
+  return s.weights() * (9 * s.pixels() + kAdd);
+}
+
+double winogradWgradCost(const Size& s, int out) {
+  constexpr double kAdd = 14;  // to transform a point's sum and add it to dW, once a block
+  constexpr int64_t kBlockTiles = 128;
+  const double blocks = double(ceilDiv<int64_t>(int64_t(s.tiles(out)), kBlockTiles));
+  return points(out) * s.weights() * (s.tiles(out) + kAdd * blocks) + transformCost(s, out);
+}
+
+template <class Direct, class Winograd>
+ConvAlgo cheapest(Size s, const PlanOptions& options, const Direct& directCost, const Winograd& winogradCost) {
   if (options.forceAlgo == int(ConvAlgo::direct) || options.forceAlgo == int(ConvAlgo::winograd2) ||
       options.forceAlgo == int(ConvAlgo::winograd4))
     return ConvAlgo(options.forceAlgo);
-  if (options.deterministic) s.n = 4;  // as for a small batch, whatever the batch
+  if (options.deterministic) s.n = 4;  // the same whatever the batch: as for a small one
   const double direct = directCost(s), two = winogradCost(s, 2), four = winogradCost(s, 4);
   if (four < direct && four < two) return ConvAlgo::winograd4;
   return two < direct ? ConvAlgo::winograd2 : ConvAlgo::direct;
+}
+
+// Of the forward pass or the gradient of the input.
+ConvAlgo chooseAlgo(const Tensor& w, const ConvShape& shape, const Size& size, const PlanOptions& options) {
+  return fitsWinograd(w, shape) ? cheapest(size, options, directCost, winogradCost) : ConvAlgo::direct;
 }
 
 ConvPlan planOf(ConvAlgo algo, const Tensor& w, int channels, int depth) {
@@ -47,20 +74,19 @@ ConvPlan planOf(ConvAlgo algo, const Tensor& w, int channels, int depth) {
 }  // namespace
 
 ConvPlan planConv(const CpuDevice&, const Conv2d& op, const PlanOptions& options) {
-  const ConvAlgo algo =
-      fitsWinograd(op.w, op.shape) ? cheapest({op.y.n, op.y.h, op.y.w, op.w.c, op.w.n}, options) : ConvAlgo::direct;
+  const ConvAlgo algo = chooseAlgo(op.w, op.shape, {op.y.n, op.y.h, op.y.w, op.w.c, op.w.n}, options);
   return planOf(algo, op.w, op.w.n, op.w.c);
 }
 
 ConvPlan planDgrad(const CpuDevice&, const Conv2dDgrad& op, const PlanOptions& options) {
-  const ConvAlgo algo =
-      fitsWinograd(op.w, op.shape) ? cheapest({op.dx.n, op.dx.h, op.dx.w, op.w.n, op.w.c}, options) : ConvAlgo::direct;
+  const ConvAlgo algo = chooseAlgo(op.w, op.shape, {op.dx.n, op.dx.h, op.dx.w, op.w.n, op.w.c}, options);
   return planOf(algo, op.w, op.w.c, op.w.n);
 }
 
 ConvAlgo planWgrad(const CpuDevice&, const Conv2dWgrad& op, const PlanOptions& options) {
-  return fitsWinograd(op.dWeight, op.shape) ? cheapest({op.dy.n, op.dy.h, op.dy.w, op.x.c, op.dy.c}, options)
-                                            : ConvAlgo::direct;
+  if (!fitsWinograd(op.dWeight, op.shape)) return ConvAlgo::direct;
+  const Size size = {op.dy.n, op.dy.h, op.dy.w, op.dWeight.n, op.dWeight.c};
+  return cheapest(size, options, directWgradCost, winogradWgradCost);
 }
 
 }  // namespace ddpm::cpu::DDPM_ISA

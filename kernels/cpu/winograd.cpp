@@ -3,9 +3,8 @@
 // A task is a block of tiles x a group of panels of output channels, and goes through all three steps on its own: it
 // transforms the input of its tiles to V [point][tile][c], multiplies it, point by point, with the transformed weights
 // U [point][panel][c][kPanel] to M [point][tile][k], and transforms that to the output. V and M stay in the thread's
-// own memory; U streams through the caches, once a block, so a block has as many tiles as that takes to be hidden
-// behind the multiplications. Each sum over c is one chain of FMAs, whatever the block: the result depends neither on
-// the batch nor on the number of threads.
+// own memory; U streams through the caches, once a block, fetched ahead. Each sum over c is one chain of FMAs, whatever
+// the block: the result depends neither on the batch nor on the number of threads.
 #include "kernels/cpu/winograd.h"
 
 #include "kernels/cpu/winograd_transform.h"
@@ -56,20 +55,22 @@ struct Cut {
 
 template <class F>
 Cut cutOf(const Job& g, int threads) {
-  constexpr int64_t kMinTiles = 2 * kTileRows, kMaxTiles = 16 * kTileRows;
-  constexpr int64_t kBlockBytes = 1 << 20;  // of V and M; most of it in the L2 cache
+  constexpr int64_t kMinTiles = 16, kMaxTiles = 96;
   const Tiles<F> tiles(g.to);
   Cut cut;
   cut.panels = ceilDiv(g.to.c, kPanel);
   cut.depth = roundUp(g.from.c, kWidth);
-  const int64_t tileBytes = 4 * F::kPoints * (cut.depth + int64_t(cut.panels) * kPanel);
-  const int64_t most = minOf(maxOf(kBlockBytes / tileBytes / kTileRows * kTileRows, kMinTiles), kMaxTiles);
+  // A multiply-add costs 1 / tiles of reading U and 1 / depth + 1 / channels of writing and reading V and M, so larger
+  // layers want larger blocks (measured: 24 tiles for 128 -> 128 channels, 48 to 96 for 256 and 512).
+  const int64_t most = minOf(maxOf((int64_t(cut.depth) + g.to.c) * 3 / 32, kMinTiles), kMaxTiles);
   cut.blocks = maxOf<int64_t>(ceilDiv(tiles.count, most), 1);
+  // An even share for every thread. Where there are too few blocks for that, cutting the channels costs less than
+  // cutting the blocks: it transforms the input again, but does not read U again.
   cut.groups = 1;
-  if (threads > 1 && cut.blocks < 8 * threads) {
-    cut.blocks = minOf(roundUp<int64_t>(cut.blocks, threads), ceilDiv<int64_t>(tiles.count, kMinTiles));
+  if (cut.blocks >= threads)
+    cut.blocks = cut.blocks / threads * threads;
+  else
     cut.groups = int32_t(minOf<int64_t>(cut.panels, ceilDiv<int64_t>(threads, cut.blocks)));
-  }
   cut.blockTiles = ceilDiv(tiles.count, cut.blocks);
   cut.groupChannels = ceilDiv(cut.panels, cut.groups) * kPanel;
   cut.vPoint = cut.blockTiles * cut.depth + kCacheLine / 4;
@@ -84,17 +85,18 @@ int64_t threadFloats(const Cut& cut) {
   return roundUp<int64_t>(F::kPoints * (cut.vPoint + cut.mPoint), kCacheLine / 4);
 }
 
-constexpr int kAhead = 512;  // floats; how far ahead weights are asked for
-
-// m[row][..] = sum_c v[row][c] * u[c][..]
+// m[row][..] = sum_c v[row][c] * u[c][..]; meanwhile `ahead` floats a step are fetched from `next` on into the L2
+// cache.
 template <int M, int V>
-void multiply(const float* v, int64_t vStride, const float* u, int depth, float* m, int64_t mStride) {
+void multiply(const float* v, int64_t vStride, const float* u, int depth, float* m, int64_t mStride, const float* next,
+              int64_t ahead) {
   vf acc[M][V];
   for (int i = 0; i < M; ++i)
     for (int j = 0; j < V; ++j) acc[i][j] = zero();
 #pragma GCC unroll 4
   for (int c = 0; c < depth; ++c) {
-    __builtin_prefetch(u + kAhead);
+    __builtin_prefetch(next, 0, 2);
+    next += ahead;
     vf column[V];
     for (int j = 0; j < V; ++j) column[j] = load(u + j * kWidth);
     for (int i = 0; i < M; ++i) {
@@ -118,7 +120,11 @@ void transformOutput(const Job& g, const Tiles<F>& tiles, int64_t t, const float
     vf half[F::kIn][F::kOut];
     for (int j = 0; j < F::kIn; ++j) {
       vf column[F::kIn];
-      for (int i = 0; i < F::kIn; ++i) column[i] = load(m + (i * F::kIn + j) * mPoint + c);
+      for (int i = 0; i < F::kIn; ++i) {
+        const float* from = m + (i * F::kIn + j) * mPoint + c;
+        column[i] = load(from);
+        __builtin_prefetch(from + kTransformAhead);
+      }
       F::output(column, half[j]);
     }
     const int64_t k = first + c;
@@ -162,15 +168,21 @@ void runTask(const Job& g, const Cut& cut, int64_t task, const float* zeros, flo
       const int channel = p * kPanel;
       const float* u = g.packed + point * pointFloats + int64_t(channel) * g.from.c;
       const bool whole = panelWidth(g.to.c, channel) == kPanel;
+      // The next panel is read while this one is multiplied, an equal part by each row of register tiles.
+      const float* next = p + 1 < endPanel
+                              ? u + int64_t(kPanel) * g.from.c
+                              : g.packed + minOf(point + 1, F::kPoints - 1) * pointFloats + int64_t(first) * g.from.c;
+      const int64_t ahead = ceilDiv(kPanel, rowTiles);
       for (int r = 0; r < rowTiles; ++r) {
         const int64_t row = (endTile - firstTile) * r / rowTiles, end = (endTile - firstTile) * (r + 1) / rowTiles;
         const float* a = from + row * cut.depth;
+        const float* fetch = next + r * ahead * g.from.c;
         float* out = to + row * cut.groupChannels + channel - first;
         withRows(int(end - row), [&]<int M>() {
           if (whole)
-            multiply<M, kTileVectors>(a, cut.depth, u, g.from.c, out, cut.groupChannels);
+            multiply<M, kTileVectors>(a, cut.depth, u, g.from.c, out, cut.groupChannels, fetch, ahead);
           else
-            multiply<M, 1>(a, cut.depth, u, g.from.c, out, cut.groupChannels);
+            multiply<M, 1>(a, cut.depth, u, g.from.c, out, cut.groupChannels, fetch, ahead);
         });
       }
     }

@@ -67,7 +67,10 @@ void transformGradient(const Tensor& dy, int32_t n, int32_t h, int32_t w, const 
     vf columns[F::kOut][F::kIn];
     for (int j = 0; j < F::kOut; ++j) {
       vf y[F::kOut];
-      for (int i = 0; i < F::kOut; ++i) y[i] = part.load(source[i][j] + k);
+      for (int i = 0; i < F::kOut; ++i) {
+        y[i] = part.load(source[i][j] + k);
+        __builtin_prefetch(source[i][j] + k + kTransformAhead);
+      }
       F::outputAdjoint(y, columns[j]);
     }
     float* z = at(k);
@@ -160,6 +163,10 @@ void multiplyTask(const Conv2dWgrad& op, const Cut& cut, const Memory<F>& memory
       const float* v = memory.v + p * count * kPanel;
       const bool whole = panelWidth(op.x.c, c) == kPanel;
       for (int point = 0; point < F::kPoints; ++point) {
+        // What addToWeights will want.
+        for (int row = rows * point / F::kPoints; row < rows * (point + 1) / F::kPoints; ++row)
+          for (int tap = 0; tap < 9; ++tap)
+            __builtin_prefetch(op.dWeight.f32() + (int64_t(k + row) * 9 + tap) * op.dWeight.c + c, 1);
         for (int r = 0; r < rowTiles; ++r) {
           const int row = rows * r / rowTiles, end = rows * (r + 1) / rowTiles;
           withRows(end - row, [&]<int M>() {
