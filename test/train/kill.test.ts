@@ -25,15 +25,15 @@ describe('a training process', function () {
 
   it('killed three times at random moments leaves readable checkpoints only, and resumes to the bit', async () => {
     const run = path.join(folder, 'killed')
-    const often = ['--checkpoint-every', '2', '--keep', '3', '--json', '--steps', '40']
+    const often = ['--checkpoint-every', '2', '--keep', '3', '--json', '--steps', '400']
     for (let kill = 0; kill < 3; kill++) {
       const child =
         kill === 0 ? start(run, ...often) : startCli(['train', data, '--out', run, '--resume', ...tinyFlags, ...often])
-      // Some steps in, then a random part of the time that a step with its checkpoint takes.
-      const steps = 1 + Math.floor(Math.random() * 4)
+      // Some checkpoints in, then a random part of the time that a few steps with theirs take.
+      const checkpoints = 1 + Math.floor(Math.random() * 3)
       let armed = false
       const { signal, stderr } = await ended(child, (stdout) => {
-        if (armed || (stdout.match(/"event":"step"/g) ?? []).length < steps) return
+        if (armed || (stdout.match(/"event":"checkpoint"/g) ?? []).length < checkpoints) return
         armed = true
         setTimeout(() => child.kill('SIGKILL'), Math.random() * 60)
       })
