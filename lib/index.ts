@@ -6,6 +6,7 @@ export {
   type Batch,
   DDPM,
   type DDPMOptions,
+  type InterpolateOptions,
   type LoggedImages,
   type LogImagesOptions,
   type PretrainedOptions,
@@ -27,6 +28,7 @@ export type {
   ScheduleOptions,
 } from './diffusion/model-options'
 export type { CheckpointReport, InitFromCkptOptions } from './diffusion/pretrained'
+export type { SchedulerConfig } from './diffusion/sampling/diffusers'
 export type { LoopResult, StepEvent } from './diffusion/sampling/loop'
 export type {
   BetaSchedule,

@@ -18,8 +18,19 @@ const options = {
   count: { kind: 'integer', short: 'n', min: 1, help: 'images to draw (16)' },
   first: { kind: 'integer', min: 0, help: 'number of the first image: image i of a seed is always the same (0)' },
   seed: { kind: 'integer', min: 0, help: 'another seed, other images (0)' },
-  sampler: { kind: 'string', choices: ['ddpm', 'ddim'], help: 'ancestral sampling, or DDIM (ddpm)' },
-  steps: { kind: 'integer', min: 1, help: 'sampling steps: fewer are faster (250, or all there are)' },
+  class: { kind: 'integer', min: 0, help: 'for a class-conditional model: the class of all images' },
+  guidance: { kind: 'number', help: 'scale of classifier-free guidance: 1 is none, more exaggerates the class (1)' },
+  sampler: {
+    kind: 'string',
+    choices: ['ddpm', 'ddim', 'plms', 'dpmsolver++', 'unipc'],
+    help: 'ancestral sampling, or fewer steps by another (ddpm)',
+  },
+  spacing: { kind: 'string', choices: ['linspace', 'leading', 'trailing'], help: 'which timesteps are taken' },
+  steps: {
+    kind: 'integer',
+    min: 1,
+    help: "sampling steps: fewer are faster (250, or all there are; 25 for 'plms', 'dpmsolver++', 'unipc')",
+  },
   eta: { kind: 'number', min: 0, help: "noise of DDIM's steps (0)" },
   batch: { kind: 'integer', min: 1, help: 'images drawn at once (16)' },
   output: { kind: 'string', short: 'o', value: 'file', help: 'PNG with all images as a grid (samples.png)' },
@@ -35,6 +46,8 @@ const options = {
 const shippedModel = path.join(__dirname, '..', '..', '..', 'models', 'emoji-32.safetensors')
 
 const defaultSteps = 250
+/** Of the multistep solvers. */
+const solverSteps = 25
 
 export const sample: Command<typeof options> = {
   name: 'sample',
@@ -45,13 +58,16 @@ export const sample: Command<typeof options> = {
   notes: `
   ddpm sample --count 16 --output samples.png
   ddpm sample --checkpoint runs/photos --count 100 --separate images --seed 7
-  ddpm sample --sampler ddim --steps 50`,
+  ddpm sample --sampler dpmsolver++ --steps 25`,
 
   async run(values) {
     if (values.model !== undefined && values.checkpoint !== undefined) {
       throw new UsageError('--model and --checkpoint: give one of them')
     }
     if (values['no-ema'] && values.checkpoint === undefined) throw new UsageError('--no-ema goes with --checkpoint')
+    if (values.spacing !== undefined && values.sampler === 'plms') {
+      throw new UsageError('--spacing goes with another --sampler')
+    }
     if (values.eta !== undefined && values.sampler !== 'ddim') throw new UsageError('--eta goes with --sampler ddim')
     const output = createOutput(values.json === true)
     const { exitCode } = await withSignals((signal) => draw(values, output, signal))
@@ -108,7 +124,8 @@ interface Images {
 /** Batch after batch; the images do not depend on how they are divided. */
 async function drawAll(ddpm: DDPM, values: SampleValues & { count: number }, signal: AbortSignal): Promise<Images> {
   const { count, first = 0, seed = 0, sampler = 'ddpm', eta } = values
-  const steps = values.steps ?? Math.min(defaultSteps, ddpm.numTimesteps)
+  const usual = sampler === 'ddpm' || sampler === 'ddim' ? defaultSteps : solverSteps
+  const steps = values.steps ?? Math.min(usual, ddpm.numTimesteps)
   const batch = Math.min(count, values.batch ?? 16)
   const batches = Math.ceil(count / batch)
   let bar: Progress | undefined
@@ -124,6 +141,9 @@ async function drawAll(ddpm: DDPM, values: SampleValues & { count: number }, sig
         steps,
         sampler,
         ...(sampler === 'ddim' ? { eta: eta ?? 0 } : {}),
+        timestepSpacing: values.spacing,
+        classLabels: values.class,
+        guidanceScale: values.guidance,
         signal,
         onStep: ({ step, total }) => {
           // `total` is not always `steps`: DDIM's steps are spread evenly, and there may be some more.

@@ -1,11 +1,23 @@
 /** Denoising diffusion in image space: Ho et al. 2020, by the names of CompVis' ddpm.py DDPM. */
 import { DiffusionError, describe, invalidArgument } from '../errors'
-import { boolean, integer, oneOf, type Parsed, parseOptions, string, value } from '../options'
+import {
+  array,
+  boolean,
+  integer,
+  oneOf,
+  type Parsed,
+  parseOptions,
+  required,
+  type Seed,
+  seed,
+  string,
+  value,
+} from '../options'
 import { checkShape, Tensor } from '../tensor'
 import { DiffusionModel, type TrainBatchOptions } from './diffusion-model'
 import { imageRows } from './image-rows'
 import type { LossDict, LossResult } from './losses'
-import { modelSchema, samplingSchema } from './model-options'
+import { modelSchema, pathSchema, samplingSchema } from './model-options'
 import {
   type CheckpointReport,
   type InitFromCkptOptions,
@@ -13,6 +25,7 @@ import {
   readPretrained,
   writePretrained,
 } from './pretrained'
+import { interpolatedNoise } from './sampling/interpolate'
 import type { LoopResult } from './sampling/loop'
 import type { TrainResult } from './training-step'
 
@@ -30,6 +43,18 @@ const ddpmSchema = {
 export type DDPMOptions = Partial<Parsed<typeof ddpmSchema>>
 
 const sampleSchema = { ...samplingSchema, batchSize: integer(16, { min: 1 }) }
+
+const interpolateSchema = {
+  ...pathSchema,
+  /** The seeds of the first and the last image. */
+  seeds: required(array(seed())),
+  /** Images, the two included. */
+  count: integer(8, { min: 2 }),
+  /** Which image of the two seeds. */
+  sample: integer(0, { min: 0, max: 2 ** 31 - 1 }),
+}
+export type InterpolateOptions = Partial<Parsed<typeof interpolateSchema>> & { seeds: readonly [Seed, Seed] }
+
 export type SampleOptions = Partial<Parsed<typeof sampleSchema>>
 
 /** DDPM's options but for those that the files decide. */
@@ -133,6 +158,25 @@ export class DDPM extends DiffusionModel {
     const { batchSize, ...rest } = parseOptions('sample', options, sampleSchema)
     const shape = [batchSize, this.channels, this.imageSize, this.imageSize]
     return this.pSampleLoop(shape, rest)
+  }
+
+  /**
+   * `count` (8) images from image `sample` (0) of one seed to that of another, by spherical interpolation of their x_T (Song et
+   * al. 2021, section 5.3): [count, channels, imageSize, imageSize]. The sampler must be one without noise; default: 'ddim' with
+   * 50 steps, or half of all where that is less.
+   */
+  async interpolate(options: InterpolateOptions): Promise<Tensor> {
+    const { seeds, count, sample, ...given } = parseOptions('interpolate', options, interpolateSchema)
+    if (seeds.length !== 2) throw invalidArgument('seeds', 'two seeds', seeds)
+    const half = Math.floor(this.numTimesteps / 2)
+    const o =
+      given.sampler || given.scheduler
+        ? given
+        : { ...given, sampler: 'ddim' as const, steps: given.steps ?? Math.min(50, half) }
+    if (this.drawsNoise(o)) throw invalidArgument('sampler', 'one that draws no noise', o.sampler)
+    const image = [this.channels, this.imageSize, this.imageSize]
+    const xT = interpolatedNoise(image, { seeds: [seeds[0], seeds[1]], count, sample })
+    return this.pSampleLoop([count, ...image], { ...o, xT, returnIntermediates: false })
   }
 
   /** batch[key], NHWC or NHW, as float32 NCHW. */

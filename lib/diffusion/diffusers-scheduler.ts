@@ -49,7 +49,7 @@ const schema = {
 
 /** What has a counterpart here. fixed_small_log is fixed_small by way of a logarithm. */
 const variances: Readonly<Record<string, number>> = { fixed_small: 0, fixed_small_log: 0, fixed_large: 1 }
-const predictions: Readonly<Record<string, Parameterization>> = { epsilon: 'eps', sample: 'x0' }
+const predictions: Readonly<Record<string, Parameterization>> = { epsilon: 'eps', sample: 'x0', v_prediction: 'v' }
 
 /** Throws `unsupported`, `unknown-option` and `invalid-argument`, with the field's name. */
 export function settingsOfScheduler(config: Readonly<Record<string, unknown>>): SchedulerSettings {

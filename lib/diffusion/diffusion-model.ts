@@ -17,6 +17,7 @@ import {
   loopSchema,
   type ModelSettings,
   type PSampleLoopOptions,
+  type SamplingOptions,
   type ScheduleOptions,
   scheduleSchema,
 } from './model-options'
@@ -24,7 +25,7 @@ import { pMeanVariance, pSample } from './posterior-step'
 import { nhwcToNchw, predictStartFromNoise, qMeanVariance, qPosterior, qSample } from './process'
 import { choosePlan } from './sampling/choose'
 import { type LoopResult, samplingLoop } from './sampling/loop'
-import { checkBetas, makeBetaSchedule, makeSchedule, type Schedule } from './schedule'
+import { checkBetas, makeBetaSchedule, makeSchedule, type Parameterization, type Schedule } from './schedule'
 import { type LoadReport, loadStateDict, type Stateful, stateDict } from './state'
 import type { Timesteps } from './timesteps'
 import { type OptimizerOptions, Training, type TrainingState, type TrainResult } from './training-step'
@@ -165,7 +166,7 @@ export abstract class DiffusionModel implements Schedule {
     return this.#core.numTimesteps
   }
 
-  get parameterization(): 'eps' | 'x0' {
+  get parameterization(): Parameterization {
     return this.#options.parameterization
   }
 
@@ -267,6 +268,11 @@ export abstract class DiffusionModel implements Schedule {
       logEveryT: o.logEveryT ?? this.#options.logEveryT,
     })
     return o.returnIntermediates ? result : result.samples
+  }
+
+  /** Whether sampling with these options draws noise in its steps. */
+  protected drawsNoise(options: SamplingOptions): boolean {
+    return choosePlan(this.#core, options).noisy
   }
 
   // ---- losses ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import { Tensor } from '../tensor'
 import { type ClassLabels, conditionOf, dropLabels } from './condition'
 import { type Core, checkTensor, type Extent, extentOf } from './core'
 import type { NetworkDenoiser } from './denoiser'
-import { drawNoise, nextStream, noiseBindings, noiseInputs, qSample, type Stream } from './process'
+import { drawNoise, negated, nextStream, noiseBindings, noiseInputs, qSample, type Stream, velocity } from './process'
 import { parseTimesteps, type Timesteps } from './timesteps'
 
 /** ddpm.py's keys: 'train/loss_simple', 'train/loss_vlb', 'train/loss', or 'val/...'. */
@@ -84,7 +84,15 @@ export function buildLoss(core: Core, g: Graph, o: LossInput): Value {
   const a = g.input('sqrtAlphasCumprod', [T, 1, 1, 1])
   const b = g.input('sqrtOneMinusAlphasCumprod', [T, 1, 1, 1])
   const pred = core.denoiser.build(g, g.timestepAffine(x, a, t, noise, b), t, shape, { train: o.train, guided: false })
-  return g.loss(pred, core.settings.parameterization === 'eps' ? noise : x, { type: core.settings.lossType })
+  return g.loss(pred, target(core, g, { x, noise, t, a, b }), { type: core.settings.lossType })
+}
+
+/** What the network should predict. */
+function target(core: Core, g: Graph, o: { x: Value; noise: Value; t: Value; a: Value; b: Value }): Value {
+  const { parameterization } = core.settings
+  if (parameterization !== 'v') return parameterization === 'eps' ? o.noise : o.x
+  const minusB = g.input('-sqrtOneMinusAlphasCumprod', o.b.dims)
+  return g.timestepAffine(o.noise, o.a, o.t, o.x, minusB)
 }
 
 function drawnNoise(g: Graph, { n, d }: Extent): Value {
@@ -105,6 +113,9 @@ export async function lossBindings(core: Core, network: NetworkDenoiser, o: Loss
     sqrtAlphasCumprod: core.buffer('sqrtAlphasCumprod'),
     sqrtOneMinusAlphasCumprod: core.buffer('sqrtOneMinusAlphasCumprod'),
     weights: network.activeWeights,
+  }
+  if (core.settings.parameterization === 'v') {
+    bindings['-sqrtOneMinusAlphasCumprod'] = negated(core, 'sqrtOneMinusAlphasCumprod')
   }
   if (o.y) bindings.labels = o.y
   if (o.noise) bindings.noise = await o.noise.binding(core.device)
@@ -167,8 +178,9 @@ async function functionLoss(core: Core, { x, t, noise, stream }: LossInput): Pro
     const program = core.program('lossOf', { n, d, type }, (g) => ({
       loss: g.loss(g.input('pred', [n, 1, 1, d]), g.input('target', [n, 1, 1, d]), { type }),
     }))
-    const target = await (core.settings.parameterization === 'eps' ? z : x).binding(core.device)
-    return (await program.run({ pred: out, target })).loss
+    const { parameterization } = core.settings
+    const target = parameterization === 'v' ? await velocity(core, x, t, z) : parameterization === 'eps' ? z : x
+    return (await program.run({ pred: out, target: await target.binding(core.device) })).loss
   } finally {
     state.release()
   }

@@ -2,12 +2,14 @@
 import { Device, type DeviceName } from '../device'
 import type { Network } from '../nn/network'
 import type { UNet } from '../nn/unet'
-import { boolean, func, integer, number, oneOf, type Parsed, seed, value } from '../options'
+import { array, boolean, func, integer, number, oneOf, type Parsed, seed, value } from '../options'
 import { Tensor } from '../tensor'
 import type { ClassLabels } from './condition'
 import { type DenoiserFunction, isNetwork } from './denoiser'
+import { samplers } from './sampling/choose'
+import type { SchedulerConfig } from './sampling/diffusers'
 import type { LoopOptions, StepEvent } from './sampling/loop'
-import { betaSchedules, timestepSpacings } from './schedule'
+import { betaSchedules, parameterizations, timestepSpacings } from './schedule'
 
 const isObject = (v: unknown) => typeof v === 'object' && v !== null && !Array.isArray(v)
 const isIntegers = (v: unknown) => typeof v === 'number' || isList(v) || v instanceof Tensor
@@ -46,7 +48,7 @@ export const modelSchema = {
   /** v of the posterior's variance (1 - v) * beta_tilde + v * beta. */
   vPosterior: number(0, { min: 0, max: 1 }),
   lSimpleWeight: number(1),
-  parameterization: oneOf(['eps', 'x0'], 'eps'),
+  parameterization: oneOf(parameterizations, 'eps'),
   learnLogvar: boolean(false),
   logvarInit: number(0),
   /** The class label that stands for no class; the network's numClasses counts it. Needed for classDropout and guidance. */
@@ -64,7 +66,49 @@ export const modelSchema = {
 export type ModelSettings = Parsed<typeof modelSchema>
 export type DiffusionModelOptions = Partial<ModelSettings>
 
+/** How samples are drawn, whatever they begin with. */
+export const pathSchema = {
+  /**
+   * 'ddpm' (default): ancestral; 'ddim': Song et al. 2021; 'plms': Liu et al. 2022; 'dpmsolver++': Lu et al. 2022; 'unipc': Zhao et al.
+   * 2023. The last three are multistep solvers for 10 to 50 steps.
+   */
+  sampler: oneOf(samplers),
+  /** Fewer steps than the schedule has. Needed by all but 'ddpm'. */
+  steps: integer(undefined, { min: 1 }),
+  /**
+   * Which timesteps: for 'ddpm' with `steps` (default: the model's), 'ddim' (default: ddimDiscretize), 'dpmsolver++' and 'unipc'
+   * (default: 'linspace').
+   */
+  timestepSpacing: oneOf(timestepSpacings),
+  /** For 'ddim': 0 (default) is deterministic, 1 adds as much noise as ancestral sampling. */
+  eta: number(undefined, { min: 0 }),
+  /** For 'ddim' with clipping: the noise follows from the clipped x_0, not from the network's output. Default false. */
+  clippedNoise: boolean(),
+  /** For 'ddim' and 'plms': how steps are spread, default 'uniform'. */
+  ddimDiscretize: oneOf(['uniform', 'quad']),
+  /** For 'dpmsolver++' and 'unipc': 1, 2 (default) or 3. */
+  solverOrder: integer(undefined, { min: 1, max: 3 }),
+  /**
+   * In place of `sampler` and its options: a scheduler_config.json of diffusers (DDPMScheduler, DDIMScheduler or
+   * DPMSolverMultistepScheduler), reproduced step for step. Its schedule and prediction_type replace the model's; num_train_timesteps
+   * must be the model's.
+   */
+  scheduler: value<SchedulerConfig>('an object of scheduler_config.json', isObject),
+  /** Descending timesteps in place of `steps`, for a DDPMScheduler. */
+  timesteps: array(integer(undefined, { min: 0 })),
+  /** For a class-conditional network: one label for all samples, or one for each. */
+  classLabels: value<ClassLabels>('a number, an array, an Int32Array or a Tensor', isIntegers),
+  /** Of classifier-free guidance: 1 (default) is none, 0 unconditional, more than 1 exaggerates the class. */
+  guidanceScale: number(),
+  /** Default: the model's with 'ddpm', else false, as in the samplers' sources. 'plms' can't. */
+  clipDenoised: boolean(),
+  deterministic: boolean(),
+  onStep: func<(event: StepEvent) => unknown>(),
+  signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
+}
+
 export const samplingSchema = {
+  ...pathSchema,
   /** Of the noise; default: the next of the model's own. */
   seed: seed(),
   /** Index of the first sample: image i drawn alone is image i of a batch. */
@@ -72,25 +116,12 @@ export const samplingSchema = {
   returnIntermediates: boolean(false),
   /** Which states are intermediates; default: the model's logEveryT. */
   logEveryT: integer(undefined, { min: 1 }),
-  /** 'ddpm': ancestral; 'ddim': Song et al. 2021. */
-  sampler: oneOf(['ddpm', 'ddim'], 'ddpm'),
-  /** Fewer steps than the schedule has. Needed for 'ddim'. */
-  steps: integer(undefined, { min: 1 }),
-  /** For 'ddpm' with `steps`: which timesteps; default: the model's. */
-  timestepSpacing: oneOf(timestepSpacings),
-  /** For 'ddim': 0 (default) is deterministic, 1 adds as much noise as ancestral sampling. */
-  eta: number(undefined, { min: 0 }),
-  /** For 'ddim': how steps are spread, default 'uniform'. */
-  ddimDiscretize: oneOf(['uniform', 'quad']),
-  /** For a class-conditional network: one label for all samples, or one for each. */
-  classLabels: value<ClassLabels>('a number, an array, an Int32Array or a Tensor', isIntegers),
-  /** Of classifier-free guidance: 1 (default) is none, 0 unconditional, more than 1 exaggerates the class. */
-  guidanceScale: number(),
-  /** Default: the model's; for 'ddim' false, as in ddim.py. */
-  clipDenoised: boolean(),
-  deterministic: boolean(),
-  onStep: func<(event: StepEvent) => unknown>(),
-  signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
+  /** Of the samples' shape: the image to begin with (`strength`), or to keep a part of (`mask`). */
+  image: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
+  /** Image to image: the last part of the steps that is taken, from 0 (the image itself) to 1. */
+  strength: number(undefined, { min: 0, max: 1 }),
+  /** Inpainting: 1 keeps the image's pixel, 0 draws it. [n or 1, c or 1, h, w]. Not for 'unipc'. */
+  mask: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
 }
 export type SamplingOptions = Partial<Parsed<typeof samplingSchema>>
 

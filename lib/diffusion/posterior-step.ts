@@ -6,7 +6,8 @@ import { type Shape, Tensor } from '../tensor'
 import type { Condition } from './condition'
 import { type Core, checkTensor, extentOf } from './core'
 import { noiseBindings, noiseInputs, posteriorVariances } from './process'
-import { posteriorTable, rowLength } from './step-tables'
+import { type Multistep, multistepNodes } from './sampling/multistep-nodes'
+import { posteriorTable, rowLength, tableRows } from './step-tables'
 import { parseTimesteps, type Timesteps } from './timesteps'
 
 export interface StepKind {
@@ -19,26 +20,42 @@ export interface StepKind {
   /** With classifier-free guidance. */
   readonly guided: boolean
   readonly deterministic?: boolean
+  /** What a multistep sampler adds to the fused step; see sampling/plan.ts. */
+  readonly multistep?: Multistep
 }
 
-/** Inputs x, t, table, then noise or (rng, sample, step) as `noise` says, and the denoiser's; outputs y and x0. */
+/**
+ * Inputs x, t, row (of the tables), table, then noise or (rng, sample, step) as `noise` says, and the denoiser's; outputs y and
+ * x0. Multistep samplers have more of both; see multistepNodes.
+ */
 export function stepProgram(core: Core, kind: StepKind): Program {
-  const { shape, clip, noise, x0, guided } = kind
+  const { shape, clip, noise, x0, guided, multistep } = kind
   const { n, d } = extentOf(shape, 'x')
+  const rows = tableRows(core.numTimesteps)
+  const { history = 0, corrects = false, starts = false } = multistep ?? {}
   const build = (g: Graph): Record<string, Value> => {
     const x = g.input('x', [n, 1, 1, d])
+    const row = g.input('row', [n, 1, 1, 1], 'i32')
+    const table = g.input('table', [rows, 1, 1, rowLength])
     const t = g.input('t', [n, 1, 1, 1], 'i32')
-    const table = g.input('table', [core.numTimesteps, 1, 1, rowLength])
     const out = core.denoiser.build(g, x, t, shape, { train: false, guided })
-    const next = g.posteriorStep(x, out, table, t, {
+    const next = g.posteriorStep(x, out, table, row, {
       clip,
       noise:
         noise === 'given' || noise === 'shared' ? g.input('noise', [noise === 'given' ? n : 1, 1, 1, d]) : undefined,
       draw: noise === 'drawn' ? noiseInputs(g, n) : undefined,
     })
-    return x0 ? next : { y: next.y }
+    if (!multistep) return x0 ? next : { y: next.y }
+    const nodes = multistepNodes(g, { ...multistep, x, row, rows, next })
+    return {
+      y: nodes.y,
+      ...(history > 0 && { m0: nodes.m0 }),
+      ...(corrects && { state: nodes.state }),
+      ...(x0 && { x0: nodes.x0 }),
+    }
   }
-  return core.program('step', { shape: shape.join('x'), clip, noise, x0, guided }, build, kind.deterministic)
+  const key = { shape: shape.join('x'), clip, noise, x0, guided, history, corrects, starts }
+  return core.program('step', key, build, kind.deterministic)
 }
 
 export function posteriorTableOf(core: Core) {
@@ -103,7 +120,7 @@ async function runStep(
     const program = stepProgram(core, kind)
     const denoiser = await core.denoiser.bindings(state, steps, x.shape, o.condition)
     const table = posteriorTableOf(core)
-    const { y } = await program.run({ x: state, t: steps, table, ...o.extra, ...denoiser })
+    const { y } = await program.run({ x: state, t: steps, row: steps, table, ...o.extra, ...denoiser })
     return { y: Tensor.wrap(y, x.shape), steps }
   } finally {
     if (state !== binding) state.release()

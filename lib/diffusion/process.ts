@@ -1,5 +1,6 @@
 /** The closed forms of the forward process and its posterior (Ho et al. 2020, eq. 4 to 7; ddpm.py's q_* and predict_*). */
 import type { Graph } from '../graph'
+import type { NativeBuffer } from '../native'
 import type { Seed } from '../options'
 import type { Binding, Program } from '../program'
 import { Purpose, type PurposeId, rngWords } from '../rng'
@@ -34,10 +35,21 @@ async function affine(
   if (o.z && o.b) {
     const { b, minus } = o
     bindings.z = await o.z.binding(core.device)
-    bindings.b = minus ? core.table(`-${b}`, () => core.schedule[b].map((v) => -v)) : core.buffer(b)
+    bindings.b = minus ? negated(core, b) : core.buffer(b)
   }
   const { y } = await program.run(bindings)
   return Tensor.wrap(y, o.x.shape)
+}
+
+/** A buffer of the schedule with the other sign, on the device. */
+export function negated(core: Core, name: keyof Schedule): NativeBuffer {
+  return core.table(`-${name}`, () => core.schedule[name].map((v) => -v))
+}
+
+/** v of x_0 and its noise: Salimans & Ho 2022, section 4; get_v of ddpm.py. */
+export async function velocity(core: Core, xStart: Tensor, t: Int32Array, noise: Tensor): Promise<Tensor> {
+  const [a, b] = ['sqrtAlphasCumprod', 'sqrtOneMinusAlphasCumprod'] as const
+  return affine(core, { x: noise, z: xStart, t, a, b, minus: true })
 }
 
 /** Where the random numbers of a batch come from: samples from `sampleOffset` on, at `step`. */

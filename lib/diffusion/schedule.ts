@@ -7,8 +7,9 @@ import { DiffusionError, invalidArgument } from '../errors'
 export type BetaSchedule = 'linear' | 'cosine' | 'sqrt_linear' | 'sqrt'
 export const betaSchedules: readonly BetaSchedule[] = ['linear', 'cosine', 'sqrt_linear', 'sqrt']
 
-/** What the network predicts: the noise or the clean image. */
-export type Parameterization = 'eps' | 'x0'
+/** What the network predicts: the noise, the clean image, or v = sqrt(a)*noise - sqrt(1-a)*x_0 (Salimans & Ho 2022). */
+export type Parameterization = 'eps' | 'x0' | 'v'
+export const parameterizations: readonly Parameterization[] = ['eps', 'x0', 'v']
 
 export interface BetaOptions {
   linearStart: number
@@ -60,6 +61,21 @@ export function makeBetaSchedule(schedule: BetaSchedule, timesteps: number, o: B
   }
 }
 
+/**
+ * The same schedule shifted and scaled in sqrt(alpha_bar) so that nothing of the image is left at the last timestep: Lin et al.
+ * 2024, algorithm 1. The last beta is 1.
+ */
+export function rescaleZeroTerminalSnr(betas: Float64Array): Float64Array {
+  let bar = 1
+  const roots = betas.map((beta) => {
+    bar *= 1 - beta
+    return Math.sqrt(bar)
+  })
+  const [first, last] = [roots[0], roots[roots.length - 1]]
+  const bars = roots.map((root) => ((root - last) * first) / (first - last)).map((root) => root * root)
+  return bars.map((v, t) => 1 - (t === 0 ? v : v / bars[t - 1]))
+}
+
 /** Betas as they must be: 2 or more of them, each between 0 and 1. `argument` is to blame if they are not. */
 export function checkBetas(betas: unknown, argument = 'givenBetas'): Float64Array {
   const list = ArrayBuffer.isView(betas) || Array.isArray(betas) ? Array.from(betas as ArrayLike<number>) : []
@@ -99,7 +115,7 @@ export function makeSchedule(
     posteriorMeanCoef1: Float32Array.from(bar, (a, t) => (betas[t] * Math.sqrt(previous[t])) / (1 - a)),
     posteriorMeanCoef2: Float32Array.from(bar, (a, t) => ((1 - previous[t]) * Math.sqrt(alphas[t])) / (1 - a)),
   }
-  const lvlbWeights = o.parameterization === 'eps' ? lvlbEps(schedule, alphas) : lvlbX0(schedule)
+  const lvlbWeights = lvlb(schedule, alphas, o.parameterization)
   lvlbWeights[0] = lvlbWeights[1]
   return { ...schedule, lvlbWeights }
 }
@@ -110,6 +126,12 @@ export function posteriorVariance(beta: number, bar: number, previous: number, v
 }
 
 const f32 = Math.fround
+
+function lvlb(s: Omit<Schedule, 'lvlbWeights'>, alphas: Float64Array, parameterization: Parameterization) {
+  if (parameterization === 'eps') return lvlbEps(s, alphas)
+  // ddpm.py's of v are ones.
+  return parameterization === 'x0' ? lvlbX0(s) : new Float32Array(alphas.length).fill(1)
+}
 
 /** beta^2 / (2 sigma^2 alpha (1 - alpha_bar)): Ho et al. 2020, eq. 12. */
 function lvlbEps(s: Omit<Schedule, 'lvlbWeights'>, alphas: Float64Array): Float32Array {
@@ -197,7 +219,7 @@ export function respacedTimesteps(
 }
 
 /** As numpy and Python round: halves to the even neighbour. */
-function roundToEven(value: number): number {
+export function roundToEven(value: number): number {
   const rounded = Math.round(value)
   return rounded - value === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded
 }

@@ -205,7 +205,7 @@ describe('diffusers folders', () => {
     const unetFile = 'unet/config.json'
     const schedulerFile = 'scheduler/scheduler_config.json'
     const cases: [string, string, unknown, string][] = [
-      [schedulerFile, 'prediction_type', 'v_prediction', 'unsupported'],
+      [schedulerFile, 'prediction_type', 'flow', 'unsupported'],
       [schedulerFile, 'variance_type', 'learned', 'unsupported'],
       [schedulerFile, 'variance_type', 'fixed_large_log', 'unsupported'],
       [schedulerFile, 'variance_type', 'constructor', 'unsupported'],

@@ -15,10 +15,9 @@ for (const name of ['sampling_T50', 'sampling_T1000']) {
       const fixture = await Fixture.load(name)
       const tolerance = fixture.tolerance.suggest.final
       for (const c of fixture.config.cases) {
-        if (c.kind === 'plms') continue
         const { id, S, eta, clipDenoised, logEveryT = 1, parameterization = 'eps' } = camelCase(c)
         using ddpm = await goldenModel(fixture, { parameterization, logEveryT, clipDenoised })
-        const sampler = c.kind === 'ddim' ? ({ sampler: 'ddim', steps: S, eta } as const) : {}
+        const sampler = c.kind === 'ddpm' ? {} : { sampler: c.kind, steps: S, eta }
         const { samples, intermediates, predX0 } = await ddpm.pSampleLoop(fixture.config.shape, {
           ...sampler,
           xT: fixture.tensor(`in/${id}/x_T`),

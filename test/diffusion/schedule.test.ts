@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { ancestralPlan, respacedPlan } from '../../lib/diffusion/sampling/ancestral'
 import {
   type BetaSchedule,
   betaSchedules,
@@ -10,7 +11,6 @@ import {
   respacedTimesteps,
   type Schedule,
 } from '../../lib/diffusion/schedule'
-import { posteriorTable, respacedTable } from '../../lib/diffusion/step-tables'
 import { DiffusionError } from '../../lib/errors'
 import { assertClose } from '../support/compare'
 import { camelCase, Fixture } from './fixture'
@@ -78,6 +78,15 @@ describe('DDIM tables', () => {
   })
 })
 
+const defaults = {
+  lossType: 'l2',
+  lSimpleWeight: 1,
+  originalElboWeight: 0,
+  logEveryT: 100,
+  deterministic: false,
+  classDropout: 0,
+} as const
+
 describe('respacing', () => {
   const schedule = makeSchedule(makeBetaSchedule('linear', 100, { linearStart: 1e-4, linearEnd: 0.02, cosineS: 0 }), {
     vPosterior: 0.3,
@@ -96,7 +105,18 @@ describe('respacing', () => {
   })
 
   it('through all timesteps is ancestral sampling', () => {
-    const all = respacedTable(schedule, respacedTimesteps(100, 100), { parameterization: 'eps', vPosterior: 0.3 })
-    assertClose(all, posteriorTable(schedule, 'eps'), { rel: 2e-3, abs: 1e-6 }, 'table')
+    const settings = {
+      parameterization: 'eps',
+      vPosterior: 0.3,
+      clipDenoised: true,
+      timestepSpacing: 'linspace',
+    } as const
+    const context = { schedule, settings: { ...defaults, ...settings } }
+    const [all, every] = [respacedPlan(context, { steps: 100 }), ancestralPlan(context, {})]
+    assert.deepEqual(
+      all.evaluations.map(({ t }) => t),
+      every.evaluations.map(({ t }) => t),
+    )
+    assertClose(all.table, every.table, { rel: 2e-3, abs: 1e-6 }, 'table')
   })
 })

@@ -1,12 +1,59 @@
-/** Ancestral sampling through every timestep: Ho et al. 2020, algorithm 2; ddpm.py's p_sample_loop. */
-import { posteriorTable } from '../step-tables'
-import type { PlanContext, SamplingPlan } from './plan'
+/** Ancestral sampling: Ho et al. 2020, algorithm 2, through every timestep or fewer. */
+import { type Parameterization, posteriorVariance, respacedTimesteps, type TimestepSpacing } from '../schedule'
+import { posteriorTable, rowLength, startRow } from '../step-tables'
+import { lastPart } from './image'
+import { type Evaluation, makePlan, type PlanContext, type SamplingPlan } from './plan'
 
-export function ancestralPlan({ schedule, settings }: PlanContext, o: { clipDenoised?: boolean }): SamplingPlan {
+/** Through every timestep: ddpm.py's p_sample_loop. */
+export function ancestralPlan(
+  { schedule, settings }: PlanContext,
+  o: { clipDenoised?: boolean; strength?: number },
+): SamplingPlan {
+  const table = posteriorTable(schedule, settings.parameterization)
+  const evaluations = Array.from(schedule.betas, (_, t): Evaluation => {
+    const [p, q, m, state, , noise] = table.subarray(t * rowLength, (t + 1) * rowLength)
+    return { t, prediction: [p, q], next: { state, m: [m], noise } }
+  })
+  const clip = o.clipDenoised ?? settings.clipDenoised
+  return makePlan(lastPart(evaluations.reverse(), o.strength), schedule.betas.length, { clip })
+}
+
+/** Through fewer: Nichol & Dhariwal 2021, section 4. */
+export function respacedPlan(
+  { schedule, settings }: PlanContext,
+  o: { steps: number; spacing?: TimestepSpacing; clipDenoised?: boolean; strength?: number },
+): SamplingPlan {
+  const { alphasCumprod } = schedule
+  const spacing = o.spacing ?? settings.timestepSpacing
+  const timesteps = respacedTimesteps(o.steps, alphasCumprod.length, spacing).reverse()
+  const evaluations = Array.from(timesteps, (t, i) =>
+    ancestralStep(t, {
+      bar: alphasCumprod[t],
+      previous: i + 1 < timesteps.length ? alphasCumprod[timesteps[i + 1]] : 1,
+      noisy: i + 1 < timesteps.length,
+      ...settings,
+    }),
+  )
+  const clip = o.clipDenoised ?? settings.clipDenoised
+  return makePlan(lastPart(evaluations, o.strength), alphasCumprod.length, { clip })
+}
+
+/** From alpha_bar `bar` to `previous`, by the beta that leads from one to the other (Nichol & Dhariwal 2021, eq. 19). */
+export function ancestralStep(
+  t: number,
+  o: { bar: number; previous: number; noisy: boolean; parameterization: Parameterization; vPosterior: number },
+): Evaluation {
+  const { bar, previous } = o
+  const alpha = bar / previous
+  const beta = 1 - alpha
+  const variance = Math.max(posteriorVariance(beta, bar, previous, o.vPosterior), 1e-20)
   return {
-    timesteps: Int32Array.from(schedule.betas, (_, t) => t),
-    table: posteriorTable(schedule, settings.parameterization),
-    clip: o.clipDenoised ?? settings.clipDenoised,
-    noisy: true,
+    t,
+    prediction: startRow(o.parameterization, bar),
+    next: {
+      state: ((1 - previous) * Math.sqrt(alpha)) / (1 - bar),
+      m: [(beta * Math.sqrt(previous)) / (1 - bar)],
+      noise: o.noisy ? Math.sqrt(variance) : 0,
+    },
   }
 }

@@ -9,7 +9,9 @@ import type { Condition } from '../condition'
 import { type Core, checkTensor, extentOf } from '../core'
 import { stepProgram } from '../posterior-step'
 import { noiseBindings, noiseProgram } from '../process'
-import type { SamplingPlan } from './plan'
+import { tableRows } from '../step-tables'
+import { checkImage, type ImageOptions, Inpainting, noiseImage } from './image'
+import type { Evaluation, SamplingPlan } from './plan'
 
 export interface StepEvent {
   /** The timestep that was just left. */
@@ -21,7 +23,7 @@ export interface StepEvent {
   readonly x: Tensor
 }
 
-export interface LoopOptions {
+export interface LoopOptions extends ImageOptions {
   readonly seed: Seed
   /** Index of the first sample: image i drawn alone is image i of a batch. */
   readonly sampleOffset: number
@@ -50,6 +52,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
   const { n, d } = extentOf(shape, 'shape')
   core.denoiser.check(shape, 'shape')
   if (o.xT) checkTensor(o.xT, 'xT', shape)
+  checkImage(o, shape)
   checkAborted(o.signal)
 
   const noise = o.noise ? 'given' : plan.noisy ? 'drawn' : 'none'
@@ -60,51 +63,100 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     x0: o.returnIntermediates,
     guided: o.condition.guidance !== undefined,
     deterministic: o.deterministic,
+    multistep: plan.history > 0 || plan.corrects || plan.starts ? plan : undefined,
   } as const
-  const held: NativeBuffer[] = []
-  const hold = (buffer: NativeBuffer) => {
-    held.push(buffer)
-    return buffer
+  const held: { release(): void }[] = []
+  const hold = <T extends { release(): void }>(resource: T): T => {
+    held.push(resource)
+    return resource
   }
+  const allocate = () => hold(core.device.allocate(n * d))
   try {
-    const table = hold(core.device.upload(plan.table))
-    let x = hold(core.device.allocate(n * d))
-    let next = hold(core.device.allocate(n * d))
-    const x0 = o.returnIntermediates ? hold(core.device.allocate(n * d)) : undefined
-    const draw = noiseBindings(n, { seed: o.seed, sampleOffset: o.sampleOffset, step: 0 })
+    const tables = holdTables(core, plan, hold)
+    let [x, next] = [allocate(), allocate()]
+    const memory = new Memory(plan, allocate)
+    const x0 = o.returnIntermediates ? allocate() : undefined
+    const streamOf = (step: number) => ({ seed: o.seed, sampleOffset: o.sampleOffset, step })
+    const draw = noiseBindings(n, streamOf(0))
     const stream = { rng: hold(core.device.upload(draw.rng)), sample: hold(core.device.upload(draw.sample)) }
     const stepNoise = async (i: number): Promise<Bindings> => {
       if (o.noise) return { noise: await noiseValues(core, await o.noise(i), shape) }
       return plan.noisy ? { ...stream, step: new Int32Array(n).fill(i) } : {}
     }
     const snapshot = async (buffer: NativeBuffer) => Tensor.wrap(await buffer.read(0, n * d), shape)
+    const inpainting = o.image && o.mask ? hold(await Inpainting.create(core, o.image, o.mask)) : undefined
 
     if (o.xT) await copyTo(x, o.xT, core)
-    else await noiseProgram(core, { n, d }, Purpose.initial).run({ ...draw, y: x })
+    else if (o.image && o.strength !== undefined) {
+      const { t } = plan.evaluations[0]
+      await noiseImage(core, { image: o.image, t, stream: streamOf(0), purpose: Purpose.initial, y: x })
+    } else await noiseProgram(core, { n, d }, Purpose.initial).run({ ...draw, y: x })
     const intermediates = x0 ? [await snapshot(x)] : []
     const predX0 = [...intermediates]
 
-    const total = plan.timesteps.length
-    for (let i = 0; i < total; i++) {
+    const total = plan.evaluations.filter(({ partial }) => !partial).length
+    let step = 0
+    let from: number | undefined
+    for (const [i, evaluation] of plan.evaluations.entries()) {
       checkAborted(o.signal)
-      const index = total - 1 - i
-      const t = new Int32Array(n).fill(plan.timesteps[index])
+      from ??= evaluation.t
+      const t = new Int32Array(n).fill(evaluation.t)
+      if (!plan.evaluations[i - 1]?.partial) await inpainting?.blendNoisy(x, evaluation.t, streamOf(i))
       const program = stepProgram(core, kind)
       const inputs = { ...(await core.denoiser.bindings(x, t, shape, o.condition)), ...(await stepNoise(i)) }
-      await program.run({ x, y: next, t, table, ...inputs, ...(x0 && { x0 }) })
+      const row = new Int32Array(n).fill(i)
+      await program.run({ x, y: next, t, row, ...tables, ...inputs, ...memory.bindings, ...(x0 && { x0 }) })
+      memory.advance(evaluation)
       ;[x, next] = [next, x]
-      if (x0 && (index % o.logEveryT === 0 || i === 0)) {
+      if (evaluation.partial) continue
+
+      step++
+      if (step === total) await inpainting?.blendClean(x)
+      if (x0 && ((total - step) % o.logEveryT === 0 || step === 1)) {
         intermediates.push(await snapshot(x))
         predX0.push(await snapshot(x0))
       }
       if (o.onStep) {
         using lent = Tensor.onDevice(core.device, x, shape, { owned: false })
-        await o.onStep({ t: plan.timesteps[index], step: i + 1, total, x: lent })
+        await o.onStep({ t: from, step, total, x: lent })
       }
+      from = undefined
     }
     return { samples: Tensor.wrap(checkFinished(await x.read(0, n * d)), shape), intermediates, predX0 }
   } finally {
-    for (const buffer of held) buffer.release()
+    for (const resource of held) resource.release()
+  }
+}
+
+/** The plan's tables on the device, by their names in the step's graph. */
+function holdTables(core: Core, plan: SamplingPlan, hold: (buffer: NativeBuffer) => NativeBuffer): Bindings {
+  const upload = (values: Float32Array) => hold(core.device.upload(values))
+  const table = upload(plan.table)
+  const columns = Object.entries(plan.columns).map(([name, values]) => [name, upload(values)])
+  if (columns.length === 0) return { table }
+  return { table, ...Object.fromEntries(columns), one: upload(new Float32Array(tableRows(core.numTimesteps)).fill(1)) }
+}
+
+/** What a multistep sampler remembers: the last predictions, and the state that the corrector begins with. */
+class Memory {
+  /** m_0, m_1, ... */
+  readonly #m: NativeBuffer[]
+  readonly #states: NativeBuffer[]
+
+  constructor(plan: SamplingPlan, allocate: () => NativeBuffer) {
+    this.#m = plan.history > 0 ? Array.from({ length: plan.history + 1 }, allocate) : []
+    this.#states = plan.corrects ? [allocate(), allocate()] : []
+  }
+
+  get bindings(): Bindings {
+    const [base, state] = this.#states
+    return { ...Object.fromEntries(this.#m.map((buffer, i) => [`m${i}`, buffer])), ...(base && { base, state }) }
+  }
+
+  /** After an evaluation. */
+  advance({ forget }: Evaluation): void {
+    if (!forget && this.#m.length > 0) this.#m.unshift(this.#m.pop()!)
+    this.#states.reverse()
   }
 }
 

@@ -1,0 +1,130 @@
+/** Sampling that begins with an image, or keeps parts of one. */
+import { DiffusionError, invalidArgument } from '../../errors'
+import type { NativeBuffer } from '../../native'
+import { Purpose, type PurposeId } from '../../rng'
+import { type Shape, sizeOf, type Tensor } from '../../tensor'
+import { type Core, checkTensor, extentOf } from '../core'
+import { noiseBindings, noiseInputs, type Stream } from '../process'
+
+export interface ImageOptions {
+  /** Of the samples' shape. */
+  readonly image?: Tensor
+  /** 1 keeps the image's pixel, 0 draws it: [n or 1, c or 1, h, w], or the samples' shape. */
+  readonly mask?: Tensor
+  readonly strength?: number
+}
+
+export function checkImage(o: ImageOptions, shape: Shape): void {
+  if (o.image) checkTensor(o.image, 'image', shape)
+  else if (o.mask || o.strength !== undefined) {
+    throw invalidArgument('image', `a Tensor, to go with ${o.mask ? 'mask' : 'strength'}`, o.image)
+  }
+  if (!o.image || o.mask || o.strength !== undefined) return
+  const message = 'image: say with strength how much of it may change, or with mask which part is to be kept'
+  throw new DiffusionError('invalid-argument', message, { argument: 'image' })
+}
+
+/** x_t of the image into `y`, with the stream's noise. */
+export async function noiseImage(
+  core: Core,
+  o: { image: Tensor; t: number; stream: Stream; purpose: PurposeId; y: NativeBuffer },
+): Promise<void> {
+  const { n, d } = extentOf(o.image.shape, 'image')
+  const program = core.program('noiseImage', { n, d, purpose: o.purpose }, (g) => {
+    const { rng, sample, step } = noiseInputs(g, n)
+    const z = g.gaussianNoise(rng, sample, step, { d, purpose: o.purpose })
+    const [a, b] = ['a', 'b'].map((name) => g.input(name, [core.numTimesteps, 1, 1, 1]))
+    return { y: g.timestepAffine(g.input('image', [n, 1, 1, d]), a, g.input('t', [n, 1, 1, 1], 'i32'), z, b) }
+  })
+  await program.run({
+    image: await o.image.binding(core.device),
+    t: new Int32Array(n).fill(o.t),
+    a: core.buffer('sqrtAlphasCumprod'),
+    b: core.buffer('sqrtOneMinusAlphasCumprod'),
+    ...noiseBindings(n, o.stream),
+    y: o.y,
+  })
+}
+
+/**
+ * Inpainting as in ddim.py's ddim_sampling: before each step, what is known is replaced by itself with as much noise as the state
+ * has (Song et al. 2021b, appendix I.2); at the end, unlike there, by itself.
+ */
+export class Inpainting {
+  readonly #scratch: NativeBuffer
+
+  private constructor(
+    readonly core: Core,
+    readonly image: Tensor,
+    readonly keep: NativeBuffer,
+    readonly change: NativeBuffer,
+    readonly index: NativeBuffer,
+  ) {
+    this.#scratch = core.device.allocate(sizeOf(image.shape))
+  }
+
+  static async create(core: Core, image: Tensor, mask: Tensor): Promise<Inpainting> {
+    const keep = await spread(mask, image.shape)
+    const { device } = core
+    const [kept, change] = [keep, keep.map((v) => 1 - v)].map((values) => device.upload(values))
+    return new Inpainting(core, image, kept, change, device.upload(Int32Array.from(keep, (_, i) => i)))
+  }
+
+  /** Blends the image at timestep t into x. */
+  async blendNoisy(x: NativeBuffer, t: number, stream: Stream): Promise<void> {
+    // The forward process draws from its own stream, so that the steps' noise stays what it is without a mask.
+    await noiseImage(this.core, { image: this.image, t, stream, purpose: Purpose.training, y: this.#scratch })
+    await this.#blend(x, this.#scratch)
+  }
+
+  async blendClean(x: NativeBuffer): Promise<void> {
+    const image = await this.image.binding(this.core.device)
+    if (ArrayBuffer.isView(image)) this.#scratch.write(image)
+    else this.#scratch.copyFrom(image)
+    await this.#blend(x, this.#scratch)
+  }
+
+  /** A product by elements: each element is a sample of its own, whose "timestep" is its place in the mask. */
+  async #blend(x: NativeBuffer, known: NativeBuffer): Promise<void> {
+    const size = sizeOf(this.image.shape)
+    const program = this.core.program('blend', { size }, (g) => {
+      const [state, image, keep, change] = ['x', 'known', 'keep', 'change'].map((name) =>
+        g.input(name, [size, 1, 1, 1]),
+      )
+      return { y: g.timestepAffine(state, change, g.input('index', [size, 1, 1, 1], 'i32'), image, keep) }
+    })
+    const { keep, change, index } = this
+    await program.run({ x, known, keep, change, index, y: x })
+  }
+
+  release(): void {
+    for (const buffer of [this.keep, this.change, this.index, this.#scratch]) buffer.release()
+  }
+}
+
+/** The mask for every element. */
+async function spread(mask: Tensor, shape: Shape): Promise<Float32Array> {
+  const fits = mask.shape.length === shape.length && mask.shape.every((v, i) => v === shape[i] || (v === 1 && i < 2))
+  const values = fits ? await mask.data() : new Float32Array()
+  if (!fits || values.some((v) => !(v >= 0 && v <= 1))) {
+    const expected = `numbers from 0 to 1 of shape [${shape.join(', ')}], the first two of which may be 1`
+    throw invalidArgument('mask', expected, mask)
+  }
+  const [n, c, ...rest] = shape
+  const size = sizeOf(rest)
+  const result = new Float32Array(n * c * size)
+  for (let i = 0; i < n; i++) {
+    for (let k = 0; k < c; k++) {
+      const from = ((mask.shape[0] === 1 ? 0 : i) * mask.shape[1] + (mask.shape[1] === 1 ? 0 : k)) * size
+      result.set(values.subarray(from, from + size), (i * c + k) * size)
+    }
+  }
+  return result
+}
+
+/** The steps that image to image takes: the last `strength` of them, as diffusers' get_timesteps. */
+export function lastPart<T>(steps: readonly T[], strength = 1): T[] {
+  const kept = Math.min(Math.floor(steps.length * strength), steps.length)
+  if (kept > 0) return steps.slice(steps.length - kept)
+  throw invalidArgument('strength', `at least 1/${steps.length}, a step`, strength)
+}

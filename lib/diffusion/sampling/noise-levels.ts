@@ -1,0 +1,62 @@
+/** Where the solvers of the probability flow ODE evaluate the network: timesteps and their noise levels, as diffusers has them. */
+import { invalidArgument } from '../../errors'
+import { roundToEven, type TimestepSpacing } from '../schedule'
+
+/** A point of the variance preserving process, by sigma = sqrt((1 - alpha_bar) / alpha_bar). */
+export interface NoiseLevel {
+  readonly t: number
+  readonly sigma: number
+}
+
+/** alpha = sqrt(alpha_bar), sigma = sqrt(1 - alpha_bar), lambda = log(alpha / sigma): Lu et al. 2022, section 2. */
+export interface SolverPoint {
+  readonly alpha: number
+  readonly sigma: number
+  readonly lambda: number
+}
+
+export function solverPoint(sigma: number): SolverPoint {
+  const alpha = 1 / Math.sqrt(sigma * sigma + 1)
+  return { alpha, sigma: sigma * alpha, lambda: -Math.log(sigma) }
+}
+
+/** By timestep. An alpha_bar of 0 has an infinite sigma; it is taken for 2^-24, as diffusers does. */
+export function sigmasOf(alphasCumprod: ArrayLike<number>): Float64Array {
+  const bars = Float64Array.from(alphasCumprod, (bar) => bar || 2 ** -24)
+  return bars.map((bar) => Math.sqrt((1 - bar) / bar))
+}
+
+/**
+ * Descending timesteps of DPMSolverMultistepScheduler: `steps` of the `steps` + 1 that 'linspace' and 'leading' spread over the
+ * schedule, as the last step leaves it; 'trailing' from T - 1 down by T / steps.
+ */
+export function solverTimesteps(steps: number, numTimesteps: number, spacing: TimestepSpacing, offset = 0): Int32Array {
+  // Two steps at one timestep have no direction.
+  const most = spacing === 'trailing' ? numTimesteps : numTimesteps - 1
+  if (!Number.isSafeInteger(steps) || steps < 1 || steps > most) {
+    throw invalidArgument('steps', `an integer from 1 to ${most}`, steps)
+  }
+  const spread = (at: (i: number) => number) => Int32Array.from({ length: steps }, (_, i) => at(steps - i))
+  if (spacing === 'linspace') return spread((i) => roundToEven((i * (numTimesteps - 1)) / steps))
+  if (spacing === 'leading') return spread((i) => i * Math.floor(numTimesteps / (steps + 1)) + offset)
+  return spread((i) => roundToEven((i * numTimesteps) / steps) - 1)
+}
+
+/** Noise levels of Karras et al. 2022, eq. 5, with rho 7, and the timesteps nearest to them. */
+export function karrasLevels(steps: number, sigmas: Float64Array): NoiseLevel[] {
+  const [low, high] = [sigmas[0] ** (1 / 7), sigmas[sigmas.length - 1] ** (1 / 7)]
+  const logs = sigmas.map(Math.log)
+  return Array.from({ length: steps }, (_, i) => {
+    const ramp = steps === 1 ? 0 : i / (steps - 1)
+    const sigma = (high + ramp * (low - high)) ** 7
+    return { t: roundToEven(positionIn(logs, Math.log(sigma))), sigma }
+  })
+}
+
+/** The fractional index of `value` in ascending numbers. */
+function positionIn(ascending: Float64Array, value: number): number {
+  const above = ascending.findIndex((v) => v > value)
+  const low = Math.min(above < 0 ? ascending.length - 2 : Math.max(above - 1, 0), ascending.length - 2)
+  const weight = (value - ascending[low]) / (ascending[low + 1] - ascending[low])
+  return low + Math.min(Math.max(weight, 0), 1)
+}

@@ -1,0 +1,57 @@
+import assert from 'node:assert/strict'
+import { DDPM, Tensor } from '../../lib/index'
+import { assertCloseToScale } from '../support/compare'
+import { Fixture } from './fixture'
+
+// Quantiles of a batch have no counterpart here.
+const refused = ['thresholding']
+
+for (const name of ['scheduler_ddpm', 'scheduler_ddim', 'scheduler_dpmsolver_multistep']) {
+  describe(name, () => {
+    it('every case: timesteps, states and predictions of x_0', async () => {
+      const fixture = await Fixture.load(name)
+      const { rtol } = fixture.tolerance.suggest
+      for (const c of fixture.config.cases) {
+        const { eta, use_clipped_model_output: clippedNoise } = c.step_args
+        const T = c.scheduler.num_train_timesteps
+        let calls = 0
+        using ddpm = new DDPM({
+          timesteps: T,
+          device: 'cpu',
+          model: () => fixture.row(`in/${c.id}/model_output`, calls++),
+        })
+        let drawn = 0
+        const zero = Tensor.from(new Float32Array(96), fixture.config.shape)
+        const given = c.custom_timesteps ? { timesteps: c.custom_timesteps } : { steps: c.num_inference_steps }
+        const seen: number[] = []
+        const states: Tensor[] = []
+        const sampling = ddpm.pSampleLoop(fixture.config.shape, {
+          scheduler: { _class_name: fixture.config.class, ...c.scheduler },
+          ...given,
+          ...(fixture.config.class === 'DDIMScheduler' && { eta, clippedNoise }),
+          xT: fixture.tensor(`in/${c.id}/sample`),
+          noise: (i) => (c.noise_drawn_at_step[i] ? fixture.row(`in/${c.id}/noise`, drawn++) : zero),
+          returnIntermediates: true,
+          logEveryT: 1,
+          onStep: async ({ t, x }) => {
+            seen.push(t)
+            states.push(Tensor.from(await x.data(), x.shape))
+          },
+        })
+        if (refused.includes(c.id)) {
+          await assert.rejects(sampling, { code: 'unsupported', argument: c.id })
+          continue
+        }
+        const { predX0 } = await sampling
+        assert.deepEqual(seen, [...fixture.integers(`out/${c.id}/timesteps`)], `${c.id} timesteps`)
+        for (const [i, state] of states.entries()) {
+          const expected = await fixture.row(`out/${c.id}/prev_sample`, i).data()
+          assertCloseToScale(await state.data(), expected, rtol, `${c.id} state ${i}`)
+          if (!fixture.has(`out/${c.id}/pred_original_sample`)) continue
+          const x0 = await fixture.row(`out/${c.id}/pred_original_sample`, i).data()
+          assertCloseToScale(await predX0[i + 1].data(), x0, rtol, `${c.id} x0 ${i}`)
+        }
+      }
+    })
+  })
+}
