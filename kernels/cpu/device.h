@@ -29,10 +29,12 @@ struct CpuDevice {
 };
 
 // Ops that want scratch memory.
-#define DDPM_CPU_SCRATCH_OPS(X)                                                                     \
-  X(Conv2d)                                                                                         \
-  X(Conv2dDgrad) X(Conv2dWgrad) X(GroupNorm) X(GroupNormBackward) X(LayerNormBackward) X(Attention) \
-      X(AttentionBackward) X(SumPixels) X(ScaleShiftBackward)
+// clang-format off
+#define DDPM_CPU_SCRATCH_OPS(X)                                                            \
+  X(Conv2d) X(Conv2dDgrad) X(Conv2dWgrad)                                                  \
+  X(GroupNorm) X(GroupNormBackward) X(LayerNormBackward) X(Attention) X(AttentionBackward) \
+  X(SumPixels) X(ScaleShiftBackward)
+// clang-format on
 
 inline constexpr int kCacheLine = 64;
 
