@@ -17,6 +17,7 @@ const read = (file: string) => readFileSync(path.join(root, file), 'utf8')
 const nativeLayers: Record<string, readonly string[]> = {
   'kernels/reference': ['kernels/reference'],
   'kernels/cpu': ['kernels/cpu'],
+  'kernels/cuda': ['kernels/cuda'],
   'native/graph': ['native/graph'],
   'native/runtime': ['native/runtime', 'native/graph', 'kernels/cpu/backend.h'],
   'native/binding': ['native/binding', 'native/runtime', 'native/graph', 'kernels/cpu/peak.h'],

@@ -1,0 +1,20 @@
+// The activations and their derivatives, for every kernel that fuses one.
+#pragma once
+#include "kernels/cuda/tensor.cuh"
+
+namespace ddpm::cuda {
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ __forceinline__ float silu(float x) { return x * sigmoid(x); }
+__device__ __forceinline__ float siluDerivative(float x) {
+  const float s = sigmoid(x);
+  return s * (1.0f + x * (1.0f - s));
+}
+
+// erfc keeps the digits of the left tail, where 1 + erf would lose them.
+__device__ __forceinline__ float gelu(float x) { return 0.5f * x * erfcf(-0.70710678f * x); }
+__device__ __forceinline__ float geluDerivative(float x) {
+  return 0.5f * erfcf(-0.70710678f * x) + x * (0.39894228f * expf(-0.5f * x * x));
+}
+
+}  // namespace ddpm::cuda

@@ -1,0 +1,131 @@
+// The table that the library beside the addon exports. Compiled with runtime.cu it is the backend "cuda", with
+// host/runtime.cpp the backend "cuda-host".
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <new>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/device.h"
+
+namespace ddpm::cuda {
+namespace {
+
+CudaDevice& deviceOf(DeviceHandle* handle) { return *reinterpret_cast<CudaDevice*>(handle); }
+
+bool fail(Error* error, ErrorCode code, const char* message) {
+  error->code = code;
+  std::snprintf(error->message, sizeof error->message, "%s", message);
+  return false;
+}
+
+// No exception leaves the library.
+template <class F>
+bool guarded(Error* error, F f) {
+  try {
+    f();
+    return true;
+  } catch (const BackendError& e) {
+    return fail(error, e.code(), e.what());
+  } catch (const std::bad_alloc&) {
+    return fail(error, ErrorCode::outOfMemory, "the host is out of memory");
+  } catch (const std::exception& e) {
+    return fail(error, ErrorCode::internal, e.what());
+  }
+}
+
+template <class F>
+bool onDevice(DeviceHandle* handle, Error* error, F f) {
+  return guarded(error, [&] {
+    CudaDevice& device = deviceOf(handle);
+    device.use();
+    f(device);
+  });
+}
+
+DeviceHandle* open(const DeviceOptions& options, Error* error) {
+  CudaDevice* device = nullptr;
+  guarded(error, [&] { device = new CudaDevice(options.index); });
+  return reinterpret_cast<DeviceHandle*>(device);
+}
+
+void close(DeviceHandle* handle) { delete &deviceOf(handle); }
+
+void info(DeviceHandle* handle, DeviceInfo* out) {
+  std::memset(out, 0, sizeof *out);
+  Error ignored;  // there is no way to report it here, and the next call will
+  onDevice(handle, &ignored, [&](CudaDevice& device) { device.describe(out); });
+}
+
+void* allocate(DeviceHandle* handle, size_t bytes, Error* error) {
+  void* memory = nullptr;
+  onDevice(handle, error, [&](CudaDevice& device) { memory = device.allocate(bytes); });
+  return memory;
+}
+
+void release(DeviceHandle* handle, void* memory) {
+  Error error;
+  if (!onDevice(handle, &error, [&](CudaDevice& device) { device.release(memory); }))
+    std::fprintf(stderr, "ddpm-native: %s: %s\n", CudaDevice::backendName(), error.message);
+}
+
+bool copyIn(DeviceHandle* handle, void* to, const void* from, size_t bytes, Error* error) {
+  return onDevice(handle, error, [&](CudaDevice& device) { device.copyIn(to, from, bytes); });
+}
+bool copyOut(DeviceHandle* handle, void* to, const void* from, size_t bytes, Error* error) {
+  return onDevice(handle, error, [&](CudaDevice& device) { device.copyOut(to, from, bytes); });
+}
+bool copy(DeviceHandle* handle, void* to, const void* from, size_t bytes, Error* error) {
+  return onDevice(handle, error, [&](CudaDevice& device) { device.copy(to, from, bytes); });
+}
+bool synchronize(DeviceHandle* handle, Error* error) {
+  return onDevice(handle, error, [&](CudaDevice& device) { device.synchronize(); });
+}
+
+template <class Op>
+bool runKernel(DeviceHandle* handle, const Op& op, void* scratch, Error* error) {
+  return onDevice(handle, error, [&](CudaDevice& device) { run(device, op, scratch); });
+}
+
+template <class Op>
+size_t scratchOf(DeviceHandle* handle, const Op& op) {
+  return scratch(deviceOf(handle), op);
+}
+
+Backend make() {
+  Backend b = {};
+  b.abi = kBackendAbi;
+  b.name = CudaDevice::backendName();
+  b.deviceCount = CudaDevice::count;
+  b.open = open;
+  b.close = close;
+  b.info = info;
+  b.allocate = allocate;
+  b.release = release;
+  b.copyIn = copyIn;
+  b.copyOut = copyOut;
+  b.copy = copy;
+  b.synchronize = synchronize;
+  b.planConv = [](DeviceHandle* d, const Conv2d& op, const PlanOptions& o) { return planConv(deviceOf(d), op, o); };
+  b.planDgrad = [](DeviceHandle* d, const Conv2dDgrad& op, const PlanOptions& o) {
+    return planDgrad(deviceOf(d), op, o);
+  };
+  b.planWgrad = [](DeviceHandle* d, const Conv2dWgrad& op, const PlanOptions& o) {
+    return planWgrad(deviceOf(d), op, o);
+  };
+#define DDPM_KERNEL(Op) b.k##Op.run = runKernel<Op>;
+  DDPM_OPS(DDPM_KERNEL)
+#undef DDPM_KERNEL
+#define DDPM_SCRATCH(Op) b.k##Op.scratch = scratchOf<Op>;
+  DDPM_CUDA_SCRATCH_OPS(DDPM_SCRATCH)
+#undef DDPM_SCRATCH
+  return b;
+}
+
+}  // namespace
+}  // namespace ddpm::cuda
+
+extern "C" __attribute__((visibility("default"))) const ddpm::Backend* ddpm_backend(int32_t abi) {
+  static const ddpm::Backend backend = ddpm::cuda::make();
+  return abi == ddpm::kBackendAbi ? &backend : nullptr;
+}

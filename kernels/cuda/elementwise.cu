@@ -1,0 +1,137 @@
+// Sums, per-sample shifts and scales, copies of views.
+#include "kernels/cuda/reduce.cuh"
+
+namespace ddpm::cuda {
+namespace {
+
+struct AddElements {
+  Rows<const float> a, b;
+  Rows<float> y;
+  template <int V>
+  __device__ void run(int, int64_t row, int64_t c) const {
+    auto sum = load<V>(a, row, c);
+    const auto other = load<V>(b, row, c);
+    for (int i = 0; i < V; ++i) sum.v[i] += other.v[i];
+    store<V>(y, row, c, sum);
+  }
+};
+
+struct AddSampleElements {
+  Rows<const float> x, e;
+  Rows<float> y;
+  template <int V>
+  __device__ void run(int n, int64_t row, int64_t c) const {
+    auto sum = load<V>(x, row, c);
+    const auto shift = load<V>(e, n, c);
+    for (int i = 0; i < V; ++i) sum.v[i] += shift.v[i];
+    store<V>(y, row, c, sum);
+  }
+};
+
+struct ScaleShiftElements {
+  Rows<const float> x, e;
+  Rows<float> y;
+  int channels;
+  template <int V>
+  __device__ void run(int n, int64_t row, int64_t c) const {
+    auto value = load<V>(x, row, c);
+    const auto scale = load<V>(e, n, c), shift = load<V>(e, n, channels + c);
+    for (int i = 0; i < V; ++i) value.v[i] = value.v[i] * (1.0f + scale.v[i]) + shift.v[i];
+    store<V>(y, row, c, value);
+  }
+};
+
+struct CopyElements {
+  Rows<const float> x;
+  Rows<float> y;
+  bool accumulate;
+  template <int V>
+  __device__ void run(int, int64_t row, int64_t c) const {
+    auto value = load<V>(x, row, c);
+    if (accumulate) {
+      const auto before = load<V>(y, row, c);
+      for (int i = 0; i < V; ++i) value.v[i] = before.v[i] + value.v[i];
+    }
+    store<V>(y, row, c, value);
+  }
+};
+
+struct FillElements {
+  Rows<float> y;
+  float value;
+  template <int V>
+  __device__ void run(int, int64_t row, int64_t c) const {
+    Vec<float, V> pack;
+    for (int i = 0; i < V; ++i) pack.v[i] = value;
+    store<V>(y, row, c, pack);
+  }
+};
+
+struct PixelSums {
+  Rows<const float> x;
+  Rows<float> y;
+  struct Column {
+    Rows<const float> x;
+    int c;
+    __device__ void add(int64_t row, Vec<float, 1>& sums) const { sums.v[0] += element(x, row, c); }
+  };
+  __device__ Column column(int, int c) const { return {x, c}; }
+  __device__ void write(int n, int, int c, const Vec<float, 1>& sums) const { element(y, n, c) = sums.v[0]; }
+};
+
+// dx on the way to de: the sums of dy * x and of dy.
+struct ScaleShiftGradients {
+  Rows<const float> x, e, dy;
+  Rows<float> dx, de;
+  int channels;
+  struct Column {
+    Rows<const float> x, dy;
+    Rows<float> dx;
+    int c;
+    float scale;
+    __device__ void add(int64_t row, Vec<float, 2>& sums) const {
+      const float g = element(dy, row, c);
+      sums.v[0] += g * element(x, row, c);
+      sums.v[1] += g;
+      element(dx, row, c) = g * scale;
+    }
+  };
+  __device__ Column column(int n, int c) const { return {x, dy, dx, c, 1.0f + element(e, n, c)}; }
+  __device__ void write(int n, int, int c, const Vec<float, 2>& sums) const {
+    element(de, n, c) = sums.v[0];
+    element(de, n, channels + c) = sums.v[1];
+  }
+};
+
+}  // namespace
+
+void run(CudaDevice& device, const Add& op, void*) {
+  pointwise(device, flat({&op.y, &op.a, &op.b}), AddElements{in(op.a), in(op.b), out(op.y)});
+}
+
+void run(CudaDevice& device, const AddSample& op, void*) {
+  pointwise(device, bySample({&op.y, &op.x, &op.e}), AddSampleElements{in(op.x), in(op.e), out(op.y)});
+}
+
+void run(CudaDevice& device, const ScaleShift& op, void*) {
+  pointwise(device, bySample({&op.y, &op.x, &op.e}), ScaleShiftElements{in(op.x), in(op.e), out(op.y), op.y.c});
+}
+
+void run(CudaDevice& device, const Copy& op, void*) {
+  pointwise(device, flat({&op.y, &op.x}), CopyElements{in(op.x), out(op.y), op.accumulate != 0});
+}
+
+void run(CudaDevice& device, const Fill& op, void*) {
+  pointwise(device, flat({&op.y}), FillElements{out(op.y), op.value});
+}
+
+void run(CudaDevice& device, const SumPixels& op, void*) {
+  columnSums<1>(device, PixelSums{in(op.x), out(op.y)}, op.x.n, pixels(op.x), op.x.c, 1);
+}
+
+void run(CudaDevice& device, const ScaleShiftBackward& op, void*) {
+  columnSums<2>(device, ScaleShiftGradients{in(op.x), in(op.e), in(op.dy), out(op.dx), out(op.de), op.x.c}, op.x.n,
+                pixels(op.x), op.x.c, 1);
+}
+
+}  // namespace ddpm::cuda

@@ -1,0 +1,118 @@
+// The device as the CPU: memory in which every allocation is known, poisoned, and fenced on both sides.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "kernels/cuda/host/memory.h"
+
+namespace ddpm::cuda {
+namespace {
+
+constexpr size_t kFence = 256;  // bytes before and after, which nothing may change
+constexpr int kFenceByte = 0xA5;
+constexpr int kPoisonByte = 0xFF;  // NaN as f32, -1 as i32
+
+std::mutex lock;
+std::map<uintptr_t, size_t> allocations;  // first byte -> bytes, of all devices
+
+size_t rounded(size_t bytes) { return (std::max<size_t>(bytes, 1) + 255) / 256 * 256; }
+
+bool fenced(const unsigned char* fence) {
+  return std::all_of(fence, fence + kFence, [](unsigned char b) { return b == kFenceByte; });
+}
+
+void checkFences(uintptr_t at, size_t bytes) {
+  const auto* memory = reinterpret_cast<const unsigned char*>(at);
+  if (!fenced(memory - kFence) || !fenced(memory + rounded(bytes)))
+    throw BackendError(ErrorCode::internal,
+                       "something wrote beside an allocation of " + std::to_string(bytes) + " bytes");
+}
+
+// The bytes must lie in one allocation.
+void checkRange(const void* data, size_t bytes) {
+  if (bytes == 0) return;
+  const std::lock_guard guard(lock);
+  const uintptr_t at = uintptr_t(data);
+  auto next = allocations.upper_bound(at);
+  if (next != allocations.begin()) {
+    const auto [start, size] = *--next;
+    if (at - start <= size && bytes <= size - (at - start)) return;
+  }
+  throw BackendError(ErrorCode::internal,
+                     "a tensor or copy of " + std::to_string(bytes) + " bytes is not all device memory");
+}
+
+}  // namespace
+
+namespace host {
+void checkAllocated(const void* data, size_t bytes) { checkRange(data, bytes); }
+}  // namespace host
+
+const char* CudaDevice::backendName() { return "cuda-host"; }
+
+int32_t CudaDevice::count(Error*) { return 1; }
+
+CudaDevice::CudaDevice(int32_t index) : index_(index), multiprocessors_(4) {
+  if (index != 0) throw BackendError(ErrorCode::deviceUnavailable, "there is one cuda-host device, 0");
+}
+CudaDevice::~CudaDevice() = default;
+void CudaDevice::use() const {}
+
+void CudaDevice::describe(DeviceInfo* out) const {
+  std::snprintf(out->name, sizeof out->name, "CUDA kernels executed on the CPU");
+  std::snprintf(out->isa, sizeof out->isa, "host");
+  out->threads = 1;
+  out->memoryBytes = uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGESIZE));
+}
+
+void* CudaDevice::allocate(size_t bytes) {
+  const size_t total = rounded(bytes) + 2 * kFence;
+  auto* memory = total < bytes ? nullptr : static_cast<unsigned char*>(std::aligned_alloc(256, total));
+  if (!memory)
+    throw BackendError(ErrorCode::outOfMemory, "out of memory: " + std::to_string(bytes) + " bytes asked for");
+  std::memset(memory, kFenceByte, kFence);
+  std::memset(memory + kFence, kPoisonByte, rounded(bytes));
+  std::memset(memory + total - kFence, kFenceByte, kFence);
+  const std::lock_guard guard(lock);
+  allocations[uintptr_t(memory + kFence)] = bytes;
+  return memory + kFence;
+}
+
+void CudaDevice::release(void* memory) {
+  if (!memory) return;
+  const std::lock_guard guard(lock);
+  const auto found = allocations.find(uintptr_t(memory));
+  if (found == allocations.end()) throw BackendError(ErrorCode::internal, "what is released was not allocated");
+  const auto [at, bytes] = *found;
+  allocations.erase(found);
+  checkFences(at, bytes);
+  std::free(static_cast<unsigned char*>(memory) - kFence);
+}
+
+void CudaDevice::copyIn(void* device, const void* host, size_t bytes) {
+  checkRange(device, bytes);
+  if (bytes) std::memcpy(device, host, bytes);
+}
+
+void CudaDevice::copyOut(void* host, const void* device, size_t bytes) {
+  checkRange(device, bytes);
+  if (bytes) std::memcpy(host, device, bytes);
+}
+
+void CudaDevice::copy(void* to, const void* from, size_t bytes) {
+  checkRange(to, bytes);
+  checkRange(from, bytes);
+  if (bytes) std::memmove(to, from, bytes);
+}
+
+void CudaDevice::synchronize() {
+  const std::lock_guard guard(lock);
+  for (const auto& [at, bytes] : allocations) checkFences(at, bytes);
+}
+
+}  // namespace ddpm::cuda

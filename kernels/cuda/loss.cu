@@ -1,0 +1,121 @@
+// l1 and l2, a value for each sample, and the weighted sum over samples.
+#include "kernels/cuda/reduce.cuh"
+
+namespace ddpm::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+template <LossType type>
+__device__ __forceinline__ float elementLoss(float difference) {
+  return type == LossType::l1 ? fabsf(difference) : difference * difference;
+}
+
+template <LossType type>
+__device__ __forceinline__ float derivative(float d) {
+  if (type == LossType::l2) return 2.0f * d;
+  return d > 0 ? 1.0f : d < 0 ? -1.0f : d;  // 0 stays 0, NaN stays NaN
+}
+
+// A block a sample. Threads walk over channels and then pixels; their sums, few and of like size, are added in double.
+template <LossType type>
+__global__ void __launch_bounds__(kThreads)
+    lossKernel(Rows<const float> pred, Rows<const float> target, Rows<float> loss, int area, int channels) {
+  const int n = blockIdx.x;
+  const int64_t size = int64_t(area) * channels;
+  float sum = 0;
+  for (int64_t i = threadIdx.x; i < size; i += kThreads) {
+    const int64_t row = n * int64_t(area) + i / channels;
+    const int c = int(i % channels);
+    sum += elementLoss<type>(element(pred, row, c) - element(target, row, c));
+  }
+  const double total = blockSum<kThreads>(double(sum));
+  if (threadIdx.x == 0) element(loss, n, 0) = float(total / double(size));
+}
+
+template <LossType type>
+struct LossElements {
+  Rows<const float> pred, target;
+  Rows<float> y;
+  template <int V>
+  __device__ void run(int, int64_t row, int64_t c) const {
+    auto value = load<V>(pred, row, c);
+    const auto other = load<V>(target, row, c);
+    for (int i = 0; i < V; ++i) value.v[i] = elementLoss<type>(value.v[i] - other.v[i]);
+    store<V>(y, row, c, value);
+  }
+};
+
+template <LossType type>
+struct LossGradients {
+  Rows<const float> pred, target, dLoss;
+  Rows<float> dPred;
+  float inverseSize;
+  template <int V>
+  __device__ void run(int n, int64_t row, int64_t c) const {
+    auto value = load<V>(pred, row, c);
+    const auto other = load<V>(target, row, c);
+    const float scale = element(dLoss, n, 0) * inverseSize;
+    for (int i = 0; i < V; ++i) value.v[i] = scale * derivative<type>(value.v[i] - other.v[i]);
+    store<V>(dPred, row, c, value);
+  }
+};
+
+__global__ void __launch_bounds__(kThreads)
+    weightedSumKernel(Rows<const float> x, Rows<const float> weight, Rows<float> y, int samples) {
+  double sum = 0;
+  for (int n = threadIdx.x; n < samples; n += kThreads) sum += double(element(x, n, 0)) * element(weight, n, 0);
+  sum = blockSum<kThreads>(sum);
+  if (threadIdx.x == 0) element(y, 0, 0) = float(sum);
+}
+
+struct WeightedSumGradients {
+  Rows<const float> weight, dy;
+  Rows<float> dx;
+  template <int V>
+  __device__ void run(int, int64_t n, int64_t) const {
+    element(dx, n, 0) = element(dy, 0, 0) * element(weight, n, 0);
+  }
+};
+
+// f<type>() for the op's type.
+template <class F>
+void forType(LossType type, F f) {
+  if (type == LossType::l1)
+    f.template operator()<LossType::l1>();
+  else
+    f.template operator()<LossType::l2>();
+}
+
+}  // namespace
+
+void run(CudaDevice& device, const Loss& op, void*) {
+  forType(op.type, [&]<LossType type>() {
+    launch<lossKernel<type>>(unsigned(op.pred.n), kThreads, 0, device.stream(), in(op.pred), in(op.target),
+                             out(op.loss), pixels(op.pred), op.pred.c);
+  });
+}
+
+void run(CudaDevice& device, const ElementLoss& op, void*) {
+  forType(op.type, [&]<LossType type>() {
+    pointwise(device, flat({&op.y, &op.pred, &op.target}), LossElements<type>{in(op.pred), in(op.target), out(op.y)});
+  });
+}
+
+void run(CudaDevice& device, const LossBackward& op, void*) {
+  const float inverseSize = float(1.0 / (double(pixels(op.pred)) * op.pred.c));
+  forType(op.type, [&]<LossType type>() {
+    pointwise(device, bySample({&op.dPred, &op.pred, &op.target}),
+              LossGradients<type>{in(op.pred), in(op.target), in(op.dLoss), out(op.dPred), inverseSize});
+  });
+}
+
+void run(CudaDevice& device, const WeightedSum& op, void*) {
+  launch<weightedSumKernel>(1, kThreads, 0, device.stream(), in(op.x), in(op.weight), out(op.y), op.x.n);
+}
+
+void run(CudaDevice& device, const WeightedSumBackward& op, void*) {
+  forEachSample(device, op.dx.n, WeightedSumGradients{in(op.weight), in(op.dy), out(op.dx)});
+}
+
+}  // namespace ddpm::cuda

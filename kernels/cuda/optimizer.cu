@@ -1,0 +1,97 @@
+// AdamW, the average of the weights, and the norm of the gradients, over flat buffers of all parameters.
+#include "kernels/cuda/reduce.cuh"
+
+namespace ddpm::cuda {
+namespace {
+
+constexpr int kThreads = 256, kBlocks = 512;
+
+// Each block's sum of its share, in double; the share depends on the size alone.
+__global__ void __launch_bounds__(kThreads) squaresKernel(Global<const float> x, Global<double> partial, int64_t size) {
+  double sum = 0;
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < size; i += int64_t(gridDim.x) * kThreads)
+    sum += double(x[i]) * x[i];
+  sum = blockSum<kThreads>(sum);
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    finishSquaresKernel(Global<const double> partial, Rows<float> y, int count) {
+  double sum = 0;
+  for (int i = threadIdx.x; i < count; i += kThreads) sum += partial[i];
+  sum = blockSum<kThreads>(sum);
+  if (threadIdx.x == 0) element(y, 0, 0) = float(sum);
+}
+
+int squaresBlocks(int64_t size) {
+  return int(std::min<int64_t>(std::max<int64_t>(ceilDiv(size, kThreads * 8), 1), kBlocks));
+}
+
+// Loshchilov & Hutter 2019, algorithm 2, in the order of torch.optim.AdamW.
+struct AdamWElements {
+  Rows<float> weight, m, v;
+  Rows<const float> grad, hyper, sumSquares;
+  template <int V>
+  __device__ void run(int, int64_t row, int64_t c) const {
+    const auto h = [&](Hyper i) { return element(hyper, 0, i); };
+    float gradScale = h(hyperGradScale);
+    if (h(hyperMaxGradNorm) > 0) {
+      const float norm = gradScale * sqrtf(element(sumSquares, 0, 0));
+      const float clip = h(hyperMaxGradNorm) / (norm + 1e-6f);
+      gradScale *= clip > 1 ? 1.0f : clip;  // a NaN stays one
+    }
+    const float rest1 = h(hyperOneMinusBeta1), rest2 = h(hyperOneMinusBeta2), eps = h(hyperEps);
+    const float beta1 = 1.0f - rest1, beta2 = 1.0f - rest2;
+    const float keep = 1.0f - h(hyperLr) * h(hyperWeightDecay), rate = h(hyperLr) / h(hyperBiasCorrection1);
+    const float root = sqrtf(h(hyperBiasCorrection2));
+    const auto g = load<V>(grad, row, c);
+    auto w = load<V>(weight, row, c), first = load<V>(m, row, c), second = load<V>(v, row, c);
+    for (int i = 0; i < V; ++i) {
+      const float gradient = g.v[i] * gradScale;
+      first.v[i] = beta1 * first.v[i] + rest1 * gradient;
+      second.v[i] = beta2 * second.v[i] + rest2 * gradient * gradient;
+      w.v[i] = w.v[i] * keep - rate * first.v[i] / (sqrtf(second.v[i]) / root + eps);
+    }
+    store<V>(m, row, c, first);
+    store<V>(v, row, c, second);
+    store<V>(weight, row, c, w);
+  }
+};
+
+// ldm/modules/ema.py LitEma.forward
+struct EmaElements {
+  Rows<float> ema;
+  Rows<const float> weight, hyper;
+  template <int V>
+  __device__ void run(int, int64_t row, int64_t c) const {
+    const float rate = 1.0f - element(hyper, 0, hyperEmaDecay);
+    auto average = load<V>(ema, row, c);
+    const auto now = load<V>(weight, row, c);
+    for (int i = 0; i < V; ++i) average.v[i] -= rate * (average.v[i] - now.v[i]);
+    store<V>(ema, row, c, average);
+  }
+};
+
+}  // namespace
+
+size_t scratch(const CudaDevice&, const SumSquares& op) {
+  return size_t(squaresBlocks(op.x.elements())) * sizeof(double);
+}
+
+void run(CudaDevice& device, const SumSquares& op, void* scratch) {
+  const int blocks = squaresBlocks(op.x.elements());
+  const auto partial = scratchOf<double>(scratch, 0, blocks);
+  launch<squaresKernel>(unsigned(blocks), kThreads, 0, device.stream(), in(op.x).data, partial, op.x.elements());
+  launch<finishSquaresKernel>(1, kThreads, 0, device.stream(), partial, out(op.y), blocks);
+}
+
+void run(CudaDevice& device, const AdamW& op, void*) {
+  pointwise(device, flat({&op.weight, &op.grad, &op.m, &op.v}),
+            AdamWElements{out(op.weight), out(op.m), out(op.v), in(op.grad), in(op.hyper), in(op.sumSquares)});
+}
+
+void run(CudaDevice& device, const Ema& op, void*) {
+  pointwise(device, flat({&op.ema, &op.weight}), EmaElements{out(op.ema), in(op.weight), in(op.hyper)});
+}
+
+}  // namespace ddpm::cuda

@@ -1,0 +1,90 @@
+// Nearest upsampling and average pooling. All are gathers: an output pixel is a copy of one pixel or a sum over a
+// window.
+#include "kernels/cuda/tensor.cuh"
+
+namespace ddpm::cuda {
+namespace {
+
+struct Size {
+  int h, w;
+};
+inline Size sizeOf(const Tensor& t) { return {t.h, t.w}; }
+
+struct Pixel {
+  int h, w;
+};
+__device__ __forceinline__ Pixel pixelOf(int n, int64_t row, Size size) {
+  const int p = int(row - int64_t(n) * size.h * size.w);
+  return {p / size.w, p % size.w};
+}
+__device__ __forceinline__ int64_t rowOf(int n, int h, int w, Size size) {
+  return (int64_t(n) * size.h + h) * size.w + w;
+}
+
+// y[n,h,w] = scale * x[n, h/factor, w/factor], or 0 where x ends before.
+struct Spread {
+  Rows<const float> x;
+  Rows<float> y;
+  Size from, to;
+  int factor;
+  float scale;
+  template <int V>
+  __device__ void run(int n, int64_t row, int64_t c) const {
+    const Pixel p = pixelOf(n, row, to);
+    const int h = p.h / factor, w = p.w / factor;
+    Vec<float, V> value;
+    for (int i = 0; i < V; ++i) value.v[i] = 0;
+    if (h < from.h && w < from.w) {
+      value = load<V>(x, rowOf(n, h, w, from), c);
+      for (int i = 0; i < V; ++i) value.v[i] *= scale;
+    }
+    store<V>(y, row, c, value);
+  }
+};
+
+// y[n,h,w] = scale * sum over the factor x factor window of x at (h*factor, w*factor)
+struct Gather {
+  Rows<const float> x;
+  Rows<float> y;
+  Size from, to;
+  int factor;
+  float scale;
+  template <int V>
+  __device__ void run(int n, int64_t row, int64_t c) const {
+    const Pixel p = pixelOf(n, row, to);
+    Vec<float, V> sum;
+    for (int i = 0; i < V; ++i) sum.v[i] = 0;
+    for (int r = 0; r < factor; ++r)
+      for (int s = 0; s < factor; ++s) {
+        const auto value = load<V>(x, rowOf(n, p.h * factor + r, p.w * factor + s, from), c);
+        for (int i = 0; i < V; ++i) sum.v[i] += value.v[i];
+      }
+    for (int i = 0; i < V; ++i) sum.v[i] *= scale;
+    store<V>(y, row, c, sum);
+  }
+};
+
+}  // namespace
+
+void run(CudaDevice& device, const UpsampleNearest& op, void*) {
+  pointwise(device, bySample({&op.y, &op.x}), Spread{in(op.x), out(op.y), sizeOf(op.x), sizeOf(op.y), op.factor, 1});
+}
+
+void run(CudaDevice& device, const UpsampleNearestBackward& op, void*) {
+  pointwise(device, bySample({&op.dx, &op.dy}),
+            Gather{in(op.dy), out(op.dx), sizeOf(op.dy), sizeOf(op.dx), op.factor, 1});
+}
+
+void run(CudaDevice& device, const AvgPool& op, void*) {
+  const float scale = 1.0f / float(op.kernel * op.kernel);
+  pointwise(device, bySample({&op.y, &op.x}),
+            Gather{in(op.x), out(op.y), sizeOf(op.x), sizeOf(op.y), op.kernel, scale});
+}
+
+void run(CudaDevice& device, const AvgPoolBackward& op, void*) {
+  const float scale = 1.0f / float(op.kernel * op.kernel);
+  pointwise(device, bySample({&op.dx, &op.dy}),
+            Spread{in(op.dy), out(op.dx), sizeOf(op.dy), sizeOf(op.dx), op.kernel, scale});
+}
+
+}  // namespace ddpm::cuda
