@@ -1,6 +1,7 @@
 /** The public surface of the library. */
 export { ImageFolder, type ImageFolderOptions, type UnreadableFile } from './data/image-folder'
 export { Device, type DeviceName, type DeviceOptions, type MemoryInfo } from './device'
+export type { BitsPerDim } from './diffusion/bits-per-dim'
 export type { ClassLabels } from './diffusion/condition'
 export {
   type Batch,
@@ -15,6 +16,7 @@ export {
 } from './diffusion/ddpm'
 export type { DenoiserFunction } from './diffusion/denoiser'
 export {
+  type CalcBpdOptions,
   DiffusionModel,
   type LossOptions,
   type PSampleOptions,

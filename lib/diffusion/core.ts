@@ -23,6 +23,8 @@ export interface Settings {
   readonly deterministic: boolean
   readonly nullClass?: number
   readonly classDropout: number
+  readonly minSnrGamma?: number
+  readonly offsetNoise: number
 }
 
 /** Samples as the ops see them: [n, 1, 1, d]. */

@@ -5,9 +5,10 @@ import { exportOnnx, type OnnxOptions } from '../export/onnx'
 import type { Network } from '../nn/network'
 import { UNet } from '../nn/unet'
 import type { StateDict } from '../nn/weights'
-import { boolean, integer, number, parseOptions, type Seed, seed, value } from '../options'
+import { boolean, func, integer, number, parseOptions, type Seed, seed, value } from '../options'
 import { drawTimesteps } from '../rng'
 import { checkShape, type Shape, sizeOf, Tensor } from '../tensor'
+import { type BitsPerDim, calcBpd } from './bits-per-dim'
 import { type ClassLabels, checkClasses, conditionOf } from './condition'
 import { Core, checkTensor } from './core'
 import { type Denoiser, type DenoiserFunction, FunctionDenoiser, isNetwork, NetworkDenoiser } from './denoiser'
@@ -25,7 +26,14 @@ import { pMeanVariance, pSample } from './posterior-step'
 import { nhwcToNchw, predictStartFromNoise, qMeanVariance, qPosterior, qSample } from './process'
 import { choosePlan } from './sampling/choose'
 import { type LoopResult, samplingLoop } from './sampling/loop'
-import { checkBetas, makeBetaSchedule, makeSchedule, type Parameterization, type Schedule } from './schedule'
+import {
+  checkBetas,
+  makeBetaSchedule,
+  makeSchedule,
+  type Parameterization,
+  rescaleZeroTerminalSnr,
+  type Schedule,
+} from './schedule'
 import { type LoadReport, loadStateDict, type Stateful, stateDict } from './state'
 import type { Timesteps } from './timesteps'
 import { type OptimizerOptions, Training, type TrainingState, type TrainResult } from './training-step'
@@ -41,6 +49,12 @@ const pSampleSchema = {
   repeatNoise: boolean(false),
   noise: value<Tensor>('a Tensor', isTensor),
   seed: seed(),
+}
+const calcBpdSchema = {
+  ...clipSchema,
+  noise: func<(t: number) => Tensor | Promise<Tensor>>(),
+  seed: seed(),
+  signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
 }
 const trainBatchSchema = {
   step: integer(undefined, { min: 0, max: 2 ** 31 - 1 }),
@@ -81,6 +95,18 @@ export interface TrainBatchOptions {
   /** Class labels, for a class-conditional network. */
   y?: ClassLabels
   noise?: Tensor
+}
+
+export interface CalcBpdOptions {
+  /** Default: the model's. */
+  clipDenoised?: boolean
+  /** Class labels, for a class-conditional network. */
+  y?: ClassLabels
+  /** The noise of timestep t, of x's shape, in place of drawn noise. */
+  noise?: (t: number) => Tensor | Promise<Tensor>
+  /** Default: the next of the model's own. */
+  seed?: Seed
+  signal?: AbortSignal
 }
 
 /** Of losses. */
@@ -132,7 +158,7 @@ export abstract class DiffusionModel implements Schedule {
         this.#ema = new LitEma(options.emaDecay)
         denoiser.network.weights.copy('weights', 'ema')
       }
-      this.#training = new Training(this.#core, denoiser.network, this.#ema)
+      this.#training = new Training(this.#core, denoiser.network, this.#ema, options.timestepSampler)
     }
     this.logvar = new Float32Array(this.numTimesteps).fill(options.logvarInit)
     this.#publish(schedule)
@@ -154,7 +180,11 @@ export abstract class DiffusionModel implements Schedule {
     const betas = o.givenBetas
       ? checkBetas(o.givenBetas)
       : checkBetas(makeBetaSchedule(o.betaSchedule, o.timesteps, o), 'linearStart, linearEnd')
-    return makeSchedule(betas, this.#options)
+    if (!o.zeroTerminalSnr) return makeSchedule(betas, this.#options)
+    if (this.#options.parameterization === 'eps') {
+      throw invalidArgument('zeroTerminalSnr', "false with parameterization 'eps', which has no x_0 at the end", true)
+    }
+    return makeSchedule(rescaleZeroTerminalSnr(betas), this.#options)
   }
 
   #publish(schedule: Schedule): void {
@@ -315,6 +345,19 @@ export abstract class DiffusionModel implements Schedule {
     return pLosses(core, await lossInput(core, { xStart, t, ...o }))
   }
 
+  /**
+   * Bits per dimension of images whose pixels are k/127.5 - 1 (k from 0 to 255): Ho et al. 2020, eq. 5. One evaluation of the
+   * network for each timestep. Throws `aborted`.
+   */
+  async calcBpd(x: Tensor, options: CalcBpdOptions = {}): Promise<BitsPerDim> {
+    const { y, seed, ...o } = parseOptions('calcBpd', options, calcBpdSchema)
+    const core = this.#core
+    checkTensor(x, 'x')
+    const condition = await conditionOf(core, x.shape[0], { labels: y, argument: 'y' })
+    const stream = { seed: seed ?? core.seeds.next(), sampleOffset: 0, step: 0 }
+    return calcBpd(core, x, { ...o, clipDenoised: o.clipDenoised ?? this.#options.clipDenoised, condition, stream })
+  }
+
   /** [n, h, w, c] or [n, h, w] to float32 [n, c, h, w]. */
   protected nhwcToNchw(x: Tensor): Promise<Tensor> {
     return nhwcToNchw(this.#core, x)
@@ -353,9 +396,19 @@ export abstract class DiffusionModel implements Schedule {
     const step = o.step ?? training.step
     const sampleOffset = o.sampleOffset ?? training.accumulated
     const { numTimesteps } = this
-    const t = o.t ?? drawTimesteps(this.seed, step, { batchSize: xStart.shape[0], numTimesteps, sampleOffset })
+    const draw = { batchSize: xStart.shape[0], numTimesteps, sampleOffset }
+    const drawn = o.t === undefined ? training.timesteps?.draw(this.seed, step, draw) : undefined
+    const t = o.t ?? drawn?.t ?? drawTimesteps(this.seed, step, draw)
     const stream = { seed: this.seed, step, sampleOffset }
-    const input = await lossInput(this.#core, { xStart, t, y: o.y, noise: o.noise, stream, train: true })
+    const input = await lossInput(this.#core, {
+      xStart,
+      t,
+      y: o.y,
+      noise: o.noise,
+      stream,
+      importance: drawn?.weights,
+      train: true,
+    })
     return training.batch(input, { update, accumulate, lr, ema })
   }
 

@@ -4,9 +4,9 @@ import type { Graph, Value } from '../graph'
 import type { StateDict } from '../nn/weights'
 import type { Binding, Bindings } from '../program'
 import { Purpose, words } from '../rng'
-import { Tensor } from '../tensor'
+import { type Shape, Tensor } from '../tensor'
 import { type ClassLabels, conditionOf, dropLabels } from './condition'
-import { type Core, checkTensor, type Extent, extentOf } from './core'
+import { type Core, checkTensor, extentOf } from './core'
 import type { NetworkDenoiser } from './denoiser'
 import { drawNoise, negated, nextStream, noiseBindings, noiseInputs, qSample, type Stream, velocity } from './process'
 import { parseTimesteps, type Timesteps } from './timesteps'
@@ -28,6 +28,8 @@ export interface LossInput {
   readonly noise?: Tensor
   /** Of drawn noise, and of dropout. */
   readonly stream: Stream
+  /** What each sample's loss counts for, where its timestep was not drawn evenly. */
+  readonly importance?: Float32Array
   /** With dropout, and 'train/' in the keys. */
   readonly train: boolean
 }
@@ -53,13 +55,15 @@ function average(values: ArrayLike<number>): number {
   return sum / values.length
 }
 
-/** The dictionary from one loss a sample, [n]. */
-export function lossDictOf(core: Core, perSample: Float32Array, t: Int32Array, train: boolean): LossResult {
-  const { lSimpleWeight, originalElboWeight } = core.settings
+/** The dictionary from one loss a sample, [n]. loss_simple has no weights but those of importance sampling. */
+export function lossDictOf(core: Core, perSample: Float32Array, { t, train, importance }: LossInput): LossResult {
+  const { lSimpleWeight, originalElboWeight, minSnrGamma } = core.settings
   const { lvlbWeights } = core.schedule
-  const simple = average(perSample)
-  const vlb = average(Float64Array.from(perSample, (loss, i) => lvlbWeights[t[i]] * loss))
-  const loss = simple * lSimpleWeight + originalElboWeight * vlb
+  const losses = Float64Array.from(perSample, (loss, i) => loss * (importance?.[i] ?? 1))
+  const simple = average(losses)
+  const vlb = average(losses.map((loss, i) => lvlbWeights[t[i]] * loss))
+  const weighted = minSnrGamma === undefined ? simple : average(losses.map((loss, i) => snrWeight(core, t[i]) * loss))
+  const loss = weighted * lSimpleWeight + originalElboWeight * vlb
   const prefix = train ? 'train' : 'val'
   return {
     loss,
@@ -68,9 +72,22 @@ export function lossDictOf(core: Core, perSample: Float32Array, t: Int32Array, t
 }
 
 /** What the loss of sample i counts for in the total, so that its gradient needs one weighted sum. */
-export function lossWeights(core: Core, t: Int32Array): Float32Array {
+export function lossWeights(core: Core, { t, importance }: LossInput): Float32Array {
   const { lSimpleWeight, originalElboWeight } = core.settings
-  return Float32Array.from(t, (i) => (lSimpleWeight + originalElboWeight * core.schedule.lvlbWeights[i]) / t.length)
+  return Float32Array.from(t, (k, i) => {
+    const weight = snrWeight(core, k) * lSimpleWeight + originalElboWeight * core.schedule.lvlbWeights[k]
+    return (weight * (importance?.[i] ?? 1)) / t.length
+  })
+}
+
+/** min(SNR, gamma) as the weight of the loss of x_0, in terms of what is predicted: Hang et al. 2023, section 3.4. */
+function snrWeight({ settings, schedule }: Core, t: number): number {
+  const { minSnrGamma, parameterization } = settings
+  if (minSnrGamma === undefined) return 1
+  const bar = schedule.alphasCumprod[t]
+  const snr = bar / (1 - bar)
+  if (parameterization === 'x0') return Math.min(snr, minSnrGamma)
+  return parameterization === 'eps' ? Math.min(1, minSnrGamma / snr) : Math.min(snr, minSnrGamma) / (snr + 1)
 }
 
 /** q_sample, network and loss: one value a sample, [n, 1, 1, 1]. */
@@ -80,7 +97,7 @@ export function buildLoss(core: Core, g: Graph, o: LossInput): Value {
   const T = core.numTimesteps
   const x = g.input('x', [n, 1, 1, d])
   const t = g.input('t', [n, 1, 1, 1], 'i32')
-  const noise = o.noise ? g.input('noise', [n, 1, 1, d]) : drawnNoise(g, { n, d })
+  const noise = o.noise ? g.input('noise', [n, 1, 1, d]) : drawnNoise(g, shape, offsetOf(core, o.train))
   const a = g.input('sqrtAlphasCumprod', [T, 1, 1, 1])
   const b = g.input('sqrtOneMinusAlphasCumprod', [T, 1, 1, 1])
   const pred = core.denoiser.build(g, g.timestepAffine(x, a, t, noise, b), t, shape, { train: o.train, guided: false })
@@ -95,9 +112,26 @@ function target(core: Core, g: Graph, o: { x: Value; noise: Value; t: Value; a: 
   return g.timestepAffine(o.noise, o.a, o.t, o.x, minusB)
 }
 
-function drawnNoise(g: Graph, { n, d }: Extent): Value {
+/** 0 where the noise has no offset: outside of training. */
+function offsetOf(core: Core, train: boolean): number {
+  return train ? core.settings.offsetNoise : 0
+}
+
+/** With an offset, the stream has a number for each channel after those for the elements. Inputs offset and first. */
+function drawnNoise(g: Graph, shape: Shape, offset: number): Value {
+  const { n, d } = extentOf(shape, 'xStart')
   const { rng, sample, step } = noiseInputs(g, n)
-  return g.gaussianNoise(rng, sample, step, { d, purpose: Purpose.training })
+  if (offset === 0) return g.gaussianNoise(rng, sample, step, { d, purpose: Purpose.training })
+  const [, channels, height, width] = shape
+  const drawn = g.gaussianNoise(rng, sample, step, { d: d + channels, purpose: Purpose.training })
+  const own = g.toNhwc(g.slice(drawn, { start: 0, count: d }), { channels, height, width })
+  const common = g.slice(drawn, { start: d, count: channels })
+  const scaled = g.timestepAffine(common, g.input('offset', [1, 1, 1, 1]), g.input('first', [n, 1, 1, 1], 'i32'))
+  return g.toNchw(g.addSample(own, scaled))
+}
+
+function offsetBindings(n: number, offset: number): Record<string, Binding> {
+  return offset === 0 ? {} : { offset: Float32Array.of(offset), first: new Int32Array(n) }
 }
 
 /** Gradients of the total loss; the weights of the samples are the input lossWeights. */
@@ -119,7 +153,10 @@ export async function lossBindings(core: Core, network: NetworkDenoiser, o: Loss
   }
   if (o.y) bindings.labels = o.y
   if (o.noise) bindings.noise = await o.noise.binding(core.device)
-  else Object.assign(bindings, noiseBindings(o.t.length, o.stream))
+  else {
+    const offset = offsetBindings(o.t.length, offsetOf(core, o.train))
+    Object.assign(bindings, noiseBindings(o.t.length, o.stream), offset)
+  }
   if (o.train) bindings.dropoutRng = dropoutRng(o.stream)
   return bindings
 }
@@ -133,7 +170,8 @@ function dropoutRng({ seed, step, sampleOffset }: Stream): Int32Array {
 /** Names everything that the graph of a loss depends on. */
 export function lossKey(core: Core, o: LossInput) {
   const { parameterization, lossType } = core.settings
-  return { shape: o.x.shape.join('x'), drawn: !o.noise, train: o.train, parameterization, lossType }
+  const offset = !o.noise && offsetOf(core, o.train) > 0
+  return { shape: o.x.shape.join('x'), drawn: !o.noise, offset, train: o.train, parameterization, lossType }
 }
 
 /**
@@ -142,7 +180,15 @@ export function lossKey(core: Core, o: LossInput) {
  */
 export async function lossInput(
   core: Core,
-  o: { xStart: Tensor; t: Timesteps; y?: ClassLabels; noise?: Tensor; stream?: Stream; train: boolean },
+  o: {
+    xStart: Tensor
+    t: Timesteps
+    y?: ClassLabels
+    noise?: Tensor
+    stream?: Stream
+    importance?: Float32Array
+    train: boolean
+  },
 ): Promise<LossInput> {
   checkTensor(o.xStart, 'xStart')
   core.denoiser.check(o.xStart.shape, 'xStart')
@@ -150,7 +196,8 @@ export async function lossInput(
   const t = await parseTimesteps(o.t, o.xStart.shape[0], core.numTimesteps)
   const { y } = await conditionOf(core, t.length, { labels: o.y, argument: 'y' })
   const stream = o.stream ?? nextStream(core)
-  return { x: o.xStart, t, y: y && o.train ? dropLabels(core, y, stream) : y, noise: o.noise, stream, train: o.train }
+  const labels = y && o.train ? dropLabels(core, y, stream) : y
+  return { x: o.xStart, t, y: labels, noise: o.noise, stream, importance: o.importance, train: o.train }
 }
 
 /** ddpm.py's p_losses, the value alone. */
@@ -163,13 +210,20 @@ export async function pLosses(core: Core, input: LossInput): Promise<LossResult>
   } else {
     perSample = await functionLoss(core, input)
   }
-  return lossDictOf(core, perSample, input.t, input.train)
+  return lossDictOf(core, perSample, input)
+}
+
+async function trainingNoise(core: Core, shape: Shape, stream: Stream, offset: number): Promise<Tensor> {
+  if (offset === 0) return drawNoise(core, shape, stream)
+  const program = core.program('offsetNoise', { shape: shape.join('x') }, (g) => ({ y: drawnNoise(g, shape, offset) }))
+  const { y } = await program.run({ ...noiseBindings(shape[0], stream), ...offsetBindings(shape[0], offset) })
+  return Tensor.wrap(y, shape)
 }
 
 /** The same with a function as denoiser: x_t first, then the function, then the loss. */
-async function functionLoss(core: Core, { x, t, noise, stream }: LossInput): Promise<Float32Array> {
+async function functionLoss(core: Core, { x, t, noise, stream, train }: LossInput): Promise<Float32Array> {
   const { n, d } = extentOf(x.shape, 'xStart')
-  const z = noise ?? (await drawNoise(core, x.shape, stream))
+  const z = noise ?? (await trainingNoise(core, x.shape, stream, offsetOf(core, train)))
   const xNoisy = await qSample(core, x, t, z)
   const state = core.device.upload(await xNoisy.data())
   try {
@@ -198,9 +252,9 @@ export async function lossAndGradients(core: Core, input: LossInput): Promise<Lo
   const bindings = await lossBindings(core, network, input)
   const grads = core.device.allocate(table.count)
   try {
-    const run = program.run({ ...bindings, lossWeights: lossWeights(core, input.t), grads })
+    const run = program.run({ ...bindings, lossWeights: lossWeights(core, input), grads })
     const [{ loss }, flat] = await Promise.all([run, grads.read()])
-    return { ...lossDictOf(core, loss, input.t, input.train), gradients: table.toStateDict(flat) }
+    return { ...lossDictOf(core, loss, input), gradients: table.toStateDict(flat) }
   } finally {
     grads.release()
   }

@@ -24,6 +24,8 @@ export const scheduleSchema = {
   linearStart: number(1e-4, { min: 0, max: 1 }),
   linearEnd: number(2e-2, { min: 0, max: 1 }),
   cosineS: number(8e-3, { min: 0 }),
+  /** Nothing of the image is left at the last timestep: Lin et al. 2024, algorithm 1. Not with parameterization 'eps'. */
+  zeroTerminalSnr: boolean(false),
 }
 export type ScheduleOptions = Partial<Parsed<typeof scheduleSchema>>
 
@@ -51,6 +53,12 @@ export const modelSchema = {
   parameterization: oneOf(parameterizations, 'eps'),
   learnLogvar: boolean(false),
   logvarInit: number(0),
+  /** gamma of the min-SNR loss weights (Hang et al. 2023, section 3.4; 5 there). Default: no such weights. */
+  minSnrGamma: number(undefined, { min: 0 }),
+  /** In training, this much of one normal number for each channel is added to the noise that is drawn (Guttenberg 2023: 0.1). */
+  offsetNoise: number(0, { min: 0 }),
+  /** How trainBatch and trainingStep draw timesteps: evenly, or by their losses (Nichol & Dhariwal 2021, eq. 18). */
+  timestepSampler: oneOf(['uniform', 'loss-second-moment'], 'uniform'),
   /** The class label that stands for no class; the network's numClasses counts it. Needed for classDropout and guidance. */
   nullClass: integer(undefined, { min: 0 }),
   /** Probability that a label is replaced by nullClass in training: Ho & Salimans 2022, algorithm 1. */

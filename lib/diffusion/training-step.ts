@@ -3,6 +3,7 @@ import { DiffusionError } from '../errors'
 import type { Graph, Value } from '../graph'
 import type { StateDict } from '../nn/weights'
 import { array, number, type Parsed, parseOptions, required } from '../options'
+import type { Tensor } from '../tensor'
 import type { Core } from './core'
 import type { NetworkDenoiser } from './denoiser'
 import { hyperLength, type LitEma } from './ema'
@@ -16,6 +17,7 @@ import {
   lossKey,
   lossWeights,
 } from './losses'
+import { LossSecondMoment } from './timestep-sampler'
 
 const optimizerSchema = {
   /** Learning rate; ddpm.py's self.learning_rate. */
@@ -57,6 +59,8 @@ export interface TrainingState {
   emaUpdates: number
   /** Seeds drawn so far for calls that were given none (default 0). */
   draws?: number
+  /** LossSecondMoment's, [T, 11]; with timestepSampler 'loss-second-moment' only. */
+  timestepLosses?: Tensor
 }
 
 export class Training {
@@ -64,13 +68,23 @@ export class Training {
   step = 0
   /** Samples whose gradients wait for the next update. */
   accumulated = 0
+  #timesteps: LossSecondMoment | undefined
   #options: Parsed<typeof optimizerSchema> | undefined
 
   constructor(
     readonly core: Core,
     readonly network: NetworkDenoiser,
     readonly ema: LitEma | undefined,
+    readonly timestepSampler: 'uniform' | 'loss-second-moment',
   ) {}
+
+  /** Where timesteps are drawn by their losses. Another schedule begins anew. */
+  get timesteps(): LossSecondMoment | undefined {
+    if (this.timestepSampler === 'uniform') return undefined
+    const { numTimesteps } = this.core
+    if (this.#timesteps?.numTimesteps !== numTimesteps) this.#timesteps = new LossSecondMoment(numTimesteps)
+    return this.#timesteps
+  }
 
   /** A new optimizer: its moments and its step start from zero. */
   configure(options: OptimizerOptions): void {
@@ -107,14 +121,14 @@ export class Training {
     const program = core.program('train', key, (g) => this.#build(g, input, o.update, ema !== undefined))
     const bindings = {
       ...(await lossBindings(core, network, input)),
-      lossWeights: lossWeights(core, input.t),
+      lossWeights: lossWeights(core, input),
       weights: network.weights.bank('weights'),
       grads: network.weights.bank('grads'),
     }
     this.accumulated = o.update ? 0 : this.accumulated + input.t.length
     if (!o.update) {
       const { loss } = await program.run(bindings)
-      return this.#checked(lossDictOf(core, loss, input.t, input.train))
+      return this.#checked(loss, input)
     }
     const { loss, sumSquares } = await program.run({
       ...bindings,
@@ -124,7 +138,7 @@ export class Training {
       hyper: this.#hyper(this.#options, o, ema),
     })
     const gradNorm = Math.sqrt(sumSquares[0]) / o.accumulate
-    return { ...this.#checked(lossDictOf(core, loss, input.t, input.train)), gradNorm }
+    return { ...this.#checked(loss, input), gradNorm }
   }
 
   #build(g: Graph, input: LossInput, update: boolean, ema: boolean): Record<string, Value> {
@@ -161,8 +175,12 @@ export class Training {
   }
 
   /** Training that went astray would only spoil the averages and the checkpoints. */
-  #checked(result: LossResult): LossResult {
-    if (Number.isFinite(result.loss)) return result
+  #checked(perSample: Float32Array, input: LossInput): LossResult {
+    const result = lossDictOf(this.core, perSample, input)
+    if (Number.isFinite(result.loss)) {
+      this.timesteps?.update(input.t, perSample)
+      return result
+    }
     throw new DiffusionError('not-finite', `the training loss is ${result.loss} at step ${this.step}`, {
       argument: 'loss',
       expected: 'a finite loss',
@@ -174,13 +192,14 @@ export class Training {
   async state(): Promise<TrainingState> {
     const { weights } = this.network
     const counts = { optimizerStep: this.step, emaUpdates: this.ema?.numUpdates ?? 0, draws: this.core.seeds.drawn }
+    const losses = this.timesteps?.state
     const [w, ema, m, v] = await Promise.all([
       weights.read('weights'),
       this.ema ? weights.read('ema') : undefined,
       weights.read('m'),
       weights.read('v'),
     ])
-    return { weights: w, ...(ema && { ema }), m, v, ...counts }
+    return { weights: w, ...(ema && { ema }), m, v, ...counts, ...(losses && { timestepLosses: losses }) }
   }
 
   async loadState(state: TrainingState): Promise<void> {
@@ -192,6 +211,12 @@ export class Training {
         received: 'nothing',
       })
     }
+    if (this.timesteps && !state.timestepLosses) {
+      throw new DiffusionError('state-mismatch', 'the training state has no timestepLosses, by which the model draws', {
+        argument: 'timestepLosses',
+      })
+    }
+    if (this.timesteps && state.timestepLosses) await this.timesteps.load(state.timestepLosses)
     await weights.write('weights', state.weights, { strict: true })
     await weights.write('m', state.m, { strict: true })
     await weights.write('v', state.v, { strict: true })

@@ -45,6 +45,7 @@ const leftoverName = /^\.(writing|removed)-/
 /** torch.optim.AdamW's names of its state. */
 const firstMoment = 'exp_avg.'
 const secondMoment = 'exp_avg_sq.'
+const timestepLosses = 'timestep_losses'
 
 export function checkpointsFolder(run: string): string {
   return path.join(run, 'checkpoints')
@@ -71,6 +72,7 @@ export async function saveCheckpoint(
     await writeStateDict(path.join(temporary, 'optimizer.safetensors'), {
       ...withPrefix(training.m, firstMoment),
       ...withPrefix(training.v, secondMoment),
+      ...(training.timestepLosses && { [timestepLosses]: training.timestepLosses }),
     })
     await atomicWrite(path.join(temporary, 'state.json'), `${JSON.stringify(state, null, 2)}\n`)
     await syncFolder(temporary)
@@ -139,6 +141,7 @@ export async function readTrainingState(checkpoint: Checkpoint): Promise<Trainin
     ema: usesEma(state) ? await read('ema.safetensors') : undefined,
     m: withoutPrefix(optimizer, firstMoment),
     v: withoutPrefix(optimizer, secondMoment),
+    timestepLosses: optimizer[timestepLosses],
     optimizerStep: state.optimizerStep,
     emaUpdates: state.emaUpdates,
     draws: state.draws,

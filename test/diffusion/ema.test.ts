@@ -46,6 +46,7 @@ describe('LitEma', () => {
         timestepSpacing: 'linspace',
         deterministic: false,
         classDropout: 0,
+        offsetNoise: 0,
       } as const
       const core = new Core(device, denoiser, settings, makeSchedule(betas, settings), 0)
       const { weights } = denoiser

@@ -85,6 +85,7 @@ const defaults = {
   logEveryT: 100,
   deterministic: false,
   classDropout: 0,
+  offsetNoise: 0,
 } as const
 
 describe('respacing', () => {

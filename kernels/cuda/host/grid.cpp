@@ -23,7 +23,9 @@ void* argument;
 std::string failure;  // what a thread threw
 
 std::string text(uint3 i) {
-  return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
+  char buffer[64];
+  std::snprintf(buffer, sizeof buffer, "(%u, %u, %u)", i.x, i.y, i.z);
+  return buffer;
 }
 
 std::string text(Where where) {
