@@ -1,6 +1,6 @@
 /** The variational bound in bits per dimension: Ho et al. 2020, eq. 5; improved-diffusion's calc_bpd_loop. */
 import { type Shape, Tensor } from '../tensor'
-import type { Condition } from './condition'
+import { type Condition, kindOf } from './condition'
 import { type Core, checkTensor, extentOf } from './core'
 import { drawNoise, qSample, type Stream } from './process'
 import { checkAborted } from './sampling/loop'
@@ -70,10 +70,11 @@ async function denoise(
   condition: Condition,
 ): Promise<Float32Array> {
   const { n, d } = extentOf(shape, 'x')
-  const program = core.program('denoise', { shape: shape.join('x') }, (g) => {
+  const kind = kindOf(condition)
+  const program = core.program('denoise', { shape: shape.join('x'), ...kind }, (g) => {
     const x = g.input('x', [n, 1, 1, d])
     const steps = g.input('t', [n, 1, 1, 1], 'i32')
-    return { prediction: core.denoiser.build(g, x, steps, shape, { train: false, guided: false }) }
+    return { prediction: core.denoiser.build(g, x, steps, shape, { train: false, ...kind }) }
   })
   const x = core.device.upload(state)
   try {

@@ -1,7 +1,8 @@
-/** Class labels, and classifier-free guidance by them (Ho & Salimans 2022). */
+/** Class labels, classifier-free guidance by them (Ho & Salimans 2022), and the context of cross-attention. */
 import { DiffusionError, invalidArgument } from '../errors'
 import type { Network } from '../nn/network'
 import { Purpose, words } from '../rng'
+import { Tensor } from '../tensor'
 import type { Core } from './core'
 import type { Stream } from './process'
 import { type Integers, parseIntegers } from './timesteps'
@@ -15,17 +16,51 @@ export interface Condition {
   readonly y?: Int32Array
   /** Undefined: no guidance, and one evaluation of the network in place of two. */
   readonly guidance?: { readonly scale: number; readonly nullClass: number }
+  /** Tokens [n, l, contextDim]; undefined where the network takes none. */
+  readonly context?: Tensor
+}
+
+/** What the graph of a conditioned network depends on: a part of programs' keys. */
+export interface ConditionKind {
+  readonly guided: boolean
+  /** 0 without context. */
+  readonly contextLength: number
+}
+
+export function kindOf({ guidance, context }: Condition): ConditionKind {
+  return { guided: guidance !== undefined, contextLength: context?.shape[1] ?? 0 }
+}
+
+/** What a caller gives. `argument` is what it calls the labels. */
+export interface GivenCondition {
+  readonly labels?: ClassLabels
+  readonly argument: string
+  readonly guidanceScale?: number
+  readonly context?: Tensor
 }
 
 /**
- * Throws unless there are labels exactly where the network takes them, and unless guidance has a null class. `argument` is what
- * the caller calls the labels. A guidanceScale of 1 is the network's own prediction.
+ * Throws unless there are labels and context exactly where the network takes them, and unless guidance has a null class. A
+ * guidanceScale of 1 is the network's own prediction.
  */
-export async function conditionOf(
-  core: Core,
-  n: number,
-  o: { labels?: ClassLabels; argument: string; guidanceScale?: number },
-): Promise<Condition> {
+export async function conditionOf(core: Core, n: number, o: GivenCondition): Promise<Condition> {
+  const context = contextOf(core, n, o.context)
+  return { ...(await labelsOf(core, n, o)), ...(context && { context }) }
+}
+
+function contextOf(core: Core, n: number, context: Tensor | undefined): Tensor | undefined {
+  const contextDim = core.denoiser.network?.module.contextDim
+  if (contextDim === undefined) {
+    if (context) throw invalidArgument('context', 'nothing for a model without cross-attention', context)
+    return undefined
+  }
+  const [samples, length, channels, ...more] = context?.shape ?? []
+  const fits = samples === n && length > 0 && channels === contextDim && more.length === 0
+  if (context instanceof Tensor && fits && context.dtype === 'float32') return context
+  throw invalidArgument('context', `a float32 Tensor of shape [${n}, tokens, ${contextDim}]`, context)
+}
+
+async function labelsOf(core: Core, n: number, o: GivenCondition): Promise<Condition> {
   const numClasses = core.denoiser.network?.module.numClasses
   const { nullClass } = core.settings
   if (numClasses === undefined) {

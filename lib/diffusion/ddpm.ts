@@ -39,6 +39,8 @@ const ddpmSchema = {
   firstStageKey: string('image'),
   /** The class labels' name in a batch, for a class-conditional network. */
   classKey: string('class_label'),
+  /** The tokens' name in a batch, for a network with cross-attention. */
+  contextKey: string('context'),
 }
 export type DDPMOptions = Partial<Parsed<typeof ddpmSchema>>
 
@@ -81,7 +83,9 @@ export interface LoggedImages {
   denoiseRow?: Tensor
 }
 
-/** Named tensors: with firstStageKey's, images NHWC (or NHW) in [-1, 1]; with classKey's, class labels [n]. */
+/**
+ * Named tensors: with firstStageKey's, images NHWC (or NHW) in [-1, 1]; with classKey's, class
+ * labels [n]; with contextKey's, tokens [n, l, contextDim]. */
 export type Batch = Readonly<Record<string, Tensor>>
 
 export class DDPM extends DiffusionModel {
@@ -89,6 +93,7 @@ export class DDPM extends DiffusionModel {
   readonly channels: number
   readonly firstStageKey: string
   readonly classKey: string
+  readonly contextKey: string
   readonly #settings: Parsed<typeof ddpmSchema>
 
   constructor(options: DDPMOptions) {
@@ -99,6 +104,7 @@ export class DDPM extends DiffusionModel {
     this.channels = o.channels ?? this.network?.inChannels ?? 3
     this.firstStageKey = o.firstStageKey
     this.classKey = o.classKey
+    this.contextKey = o.contextKey
   }
 
   /**
@@ -189,12 +195,16 @@ export class DDPM extends DiffusionModel {
   }
 
   async sharedStep(batch: Batch): Promise<LossResult> {
-    return this.forward(await this.getInput(batch, this.firstStageKey), { y: this.#labels(batch) })
+    return this.forward(await this.getInput(batch, this.firstStageKey), this.#condition(batch))
   }
 
-  /** Undefined where the network takes none. */
-  #labels(batch: Batch): Tensor | undefined {
-    return this.network?.numClasses === undefined ? undefined : batch[this.classKey]
+  /** What the network takes of it. */
+  #condition(batch: Batch): { y?: Tensor; context?: Tensor } {
+    const { numClasses, contextDim } = this.network ?? {}
+    return {
+      y: numClasses === undefined ? undefined : batch[this.classKey],
+      context: contextDim === undefined ? undefined : batch[this.contextKey],
+    }
   }
 
   /**
@@ -202,14 +212,14 @@ export class DDPM extends DiffusionModel {
    * onTrainBatchEnd. Needs configureOptimizers.
    */
   async trainingStep(batch: Batch, options: TrainBatchOptions = {}): Promise<TrainResult> {
-    const y = options.y ?? this.#labels(batch)
-    return this.optimize(await this.getInput(batch, this.firstStageKey), { ...options, y }, { ema: false })
+    const given = { ...this.#condition(batch), ...options }
+    return this.optimize(await this.getInput(batch, this.firstStageKey), given, { ema: false })
   }
 
   /** Losses 'val/...' with the trained weights, and 'val/..._ema' with the averaged ones. */
   async validationStep(batch: Batch): Promise<LossDict> {
     const x = await this.getInput(batch, this.firstStageKey)
-    const settings = { y: this.#labels(batch), train: false }
+    const settings = { ...this.#condition(batch), train: false }
     const { lossDict } = await this.drawnLoss(x, settings)
     const averaged = await this.emaScope(() => this.drawnLoss(x, settings))
     const renamed = Object.entries(averaged.lossDict).map(([key, loss]) => [`${key}_ema`, loss])
@@ -232,10 +242,13 @@ export class DDPM extends DiffusionModel {
     }
     const log: LoggedImages = { inputs, diffusionRow: await imageRows(noisy) }
     if (o.sample) {
-      const classLabels = (await this.#labels(batch)?.data())?.slice(0, n)
-      const drawn = await this.emaScope(() =>
-        this.sample({ batchSize: n, returnIntermediates: true, classLabels: classLabels && [...classLabels] }),
-      )
+      const { y, context } = this.#condition(batch)
+      const classLabels = (await y?.data())?.slice(0, n)
+      const given = {
+        classLabels: classLabels && [...classLabels],
+        context: context && (await firstImages(context, n)),
+      }
+      const drawn = await this.emaScope(() => this.sample({ batchSize: n, returnIntermediates: true, ...given }))
       log.samples = drawn.samples
       log.denoiseRow = await imageRows(drawn.intermediates)
     }
@@ -245,6 +258,7 @@ export class DDPM extends DiffusionModel {
   }
 }
 
+/** The first n samples of a batch. */
 async function firstImages(x: Tensor, n: number): Promise<Tensor> {
   const [, ...image] = x.shape
   checkShape(image)

@@ -14,17 +14,15 @@ import { Weights } from '../nn/weights'
 import type { Seed } from '../options'
 import type { Bindings } from '../program'
 import { type Shape, sameShape, sizeOf, Tensor } from '../tensor'
-import type { Condition } from './condition'
+import type { Condition, ConditionKind } from './condition'
 
 /** x [n, c, h, w] and t int32 [n] to the prediction, of x's shape. x is only lent: it can't be used after the call. */
 export type DenoiserFunction = (x: Tensor, t: Tensor) => Tensor | Promise<Tensor>
 
 /** What a graph of the denoiser depends on. */
-export interface DenoiserMode {
+export interface DenoiserMode extends ConditionKind {
   /** With dropout. */
   readonly train: boolean
-  /** With classifier-free guidance: conditional and unconditional predictions combined. */
-  readonly guided: boolean
 }
 
 export interface Denoiser {
@@ -89,11 +87,13 @@ export class NetworkDenoiser implements Denoiser {
     })
   }
 
-  build(graph: Graph, x: Value, t: Value, shape: Shape, { train, guided }: DenoiserMode): Value {
+  build(graph: Graph, x: Value, t: Value, shape: Shape, { train, guided, contextLength }: DenoiserMode): Value {
     const [n, channels, height, width] = shape
     const rng = train ? graph.input('dropoutRng', [1, 1, 1, 4], 'i32') : undefined
     const images = graph.toNhwc(x, { channels, height, width })
-    const predict = (y?: Value) => graph.toNchw(this.module.build({ graph, train, rng }, images, t, { y }))
+    const { contextDim } = this.module
+    const context = contextDim ? graph.input('context', [n, 1, contextLength, contextDim]) : undefined
+    const predict = (y?: Value) => graph.toNchw(this.module.build({ graph, train, rng }, images, t, { y, context }))
     const labels = (name: string) => graph.input(name, [n, 1, 1, 1], 'i32')
     if (this.module.numClasses === undefined) return predict()
     const conditional = predict(labels('labels'))
@@ -105,10 +105,11 @@ export class NetworkDenoiser implements Denoiser {
     return graph.timestepAffine(conditional, factor('guidance'), first, unconditional, factor('1-guidance'))
   }
 
-  async bindings(_x: NativeBuffer, _t: Int32Array, [n]: Shape, { y, guidance }: Condition): Promise<Bindings> {
+  async bindings(_x: NativeBuffer, _t: Int32Array, [n]: Shape, { y, guidance, context }: Condition): Promise<Bindings> {
     return {
       weights: this.activeWeights,
       ...(y && { labels: y }),
+      ...(context && { context: await context.binding(this.weights.device) }),
       ...(guidance && {
         nullClass: new Int32Array(n).fill(guidance.nullClass),
         guidanceRow: new Int32Array(n),

@@ -40,10 +40,12 @@ import { type OptimizerOptions, Training, type TrainingState, type TrainResult }
 
 const isTensor = (v: unknown) => v instanceof Tensor
 
-const labelField = value<ClassLabels>('class labels', () => true) // checked against the network
-
-const clipSchema = { clipDenoised: boolean(), y: labelField }
-const lossSchema = { y: labelField }
+/** Checked against the network. */
+const conditionSchema = {
+  y: value<ClassLabels>('class labels', () => true),
+  context: value<Tensor>('a Tensor', isTensor),
+}
+const clipSchema = { clipDenoised: boolean(), ...conditionSchema }
 const pSampleSchema = {
   ...clipSchema,
   repeatNoise: boolean(false),
@@ -63,14 +65,20 @@ const trainBatchSchema = {
   accumulate: integer(1, { min: 1 }),
   lr: number(undefined, { min: 0 }),
   t: value<Timesteps>('timesteps', () => true),
-  y: labelField,
+  ...conditionSchema,
   noise: value<Tensor>('a Tensor', isTensor),
 }
 
-export interface PSampleOptions {
-  clipDenoised?: boolean
+/** What a conditional network is told. */
+export interface ConditionOptions {
   /** Class labels, for a class-conditional network. */
   y?: ClassLabels
+  /** Tokens [n, l, contextDim], for a network with cross-attention. */
+  context?: Tensor
+}
+
+export interface PSampleOptions extends ConditionOptions {
+  clipDenoised?: boolean
   /** The same noise for all samples (default false). */
   repeatNoise?: boolean
   /** In place of drawn noise: of x's shape, or with `repeatNoise` of one sample's, [1, ...]. */
@@ -79,7 +87,7 @@ export interface PSampleOptions {
   seed?: Seed
 }
 
-export interface TrainBatchOptions {
+export interface TrainBatchOptions extends ConditionOptions {
   /** Names the drawn timesteps and noise, with `sampleOffset`; default: the number of updates so far. */
   step?: number
   /** Index of the first sample among those of this step; default: as many as were accumulated for it so far. */
@@ -92,16 +100,12 @@ export interface TrainBatchOptions {
   lr?: number
   /** In place of drawn ones. */
   t?: Timesteps
-  /** Class labels, for a class-conditional network. */
-  y?: ClassLabels
   noise?: Tensor
 }
 
-export interface CalcBpdOptions {
+export interface CalcBpdOptions extends ConditionOptions {
   /** Default: the model's. */
   clipDenoised?: boolean
-  /** Class labels, for a class-conditional network. */
-  y?: ClassLabels
   /** The noise of timestep t, of x's shape, in place of drawn noise. */
   noise?: (t: number) => Tensor | Promise<Tensor>
   /** Default: the next of the model's own. */
@@ -110,10 +114,7 @@ export interface CalcBpdOptions {
 }
 
 /** Of losses. */
-export interface LossOptions {
-  /** Class labels, for a class-conditional network. */
-  y?: ClassLabels
-}
+export type LossOptions = ConditionOptions
 
 export abstract class DiffusionModel implements Schedule {
   /** The schedule's buffers, [T] each; not to be written to (see registerSchedule). */
@@ -260,20 +261,23 @@ export abstract class DiffusionModel implements Schedule {
   async pMeanVariance(
     x: Tensor,
     t: Timesteps,
-    options: { clipDenoised?: boolean; y?: ClassLabels } = {},
+    options: ConditionOptions & { clipDenoised?: boolean } = {},
   ): Promise<{ modelMean: Tensor; posteriorVariance: Tensor; posteriorLogVariance: Tensor }> {
-    const { clipDenoised, y } = parseOptions('pMeanVariance', options, clipSchema)
-    checkTensor(x, 'x')
-    const condition = await conditionOf(this.#core, x.shape[0], { labels: y, argument: 'y' })
+    const { clipDenoised, ...given } = parseOptions('pMeanVariance', options, clipSchema)
+    const condition = await this.#condition(x, given)
     return pMeanVariance(this.#core, x, t, { clipDenoised: clipDenoised ?? this.#options.clipDenoised, condition })
+  }
+
+  async #condition(x: Tensor, { y, context }: ConditionOptions) {
+    checkTensor(x, 'x')
+    return conditionOf(this.#core, x.shape[0], { labels: y, argument: 'y', context })
   }
 
   /** One step: x_{t-1} from x_t. */
   async pSample(x: Tensor, t: Timesteps, options: PSampleOptions = {}): Promise<Tensor> {
     const o = parseOptions('pSample', options, pSampleSchema)
     const clipDenoised = o.clipDenoised ?? this.#options.clipDenoised
-    checkTensor(x, 'x')
-    const condition = await conditionOf(this.#core, x.shape[0], { labels: o.y, argument: 'y' })
+    const condition = await this.#condition(x, o)
     return pSample(this.#core, x, t, { ...o, condition, clipDenoised, seed: o.seed ?? this.#core.seeds.next() })
   }
 
@@ -289,8 +293,8 @@ export abstract class DiffusionModel implements Schedule {
     const o = parseOptions('pSampleLoop', options, loopSchema)
     const core = this.#core
     core.alive()
-    const { classLabels, guidanceScale } = o
-    const condition = await conditionOf(core, shape[0], { labels: classLabels, argument: 'classLabels', guidanceScale })
+    const { classLabels: labels, guidanceScale, context } = o
+    const condition = await conditionOf(core, shape[0], { labels, argument: 'classLabels', guidanceScale, context })
     const result = await samplingLoop(core, shape, choosePlan(core, o), {
       ...o,
       condition,
@@ -314,8 +318,8 @@ export abstract class DiffusionModel implements Schedule {
 
   /** The training loss of xStart noised to t. noise: default the next of the model's own. */
   async pLosses(xStart: Tensor, t: Timesteps, noise?: Tensor, options: LossOptions = {}): Promise<LossResult> {
-    const { y } = parseOptions('pLosses', options, lossSchema)
-    return pLosses(this.#core, await lossInput(this.#core, { xStart, t, y, noise, train: this.training }))
+    const given = parseOptions('pLosses', options, conditionSchema)
+    return pLosses(this.#core, await lossInput(this.#core, { xStart, t, ...given, noise, train: this.training }))
   }
 
   /** The loss, and its gradients by state_dict name. Changes nothing. `unsupported` where the denoiser is a function. */
@@ -326,17 +330,17 @@ export abstract class DiffusionModel implements Schedule {
     options: LossOptions = {},
   ): Promise<LossResult & { gradients: StateDict }> {
     requireNetwork(this.#core, 'lossAndGradients')
-    const { y } = parseOptions('lossAndGradients', options, lossSchema)
-    return lossAndGradients(this.#core, await lossInput(this.#core, { xStart, t, y, noise, train: this.training }))
+    const given = parseOptions('lossAndGradients', options, conditionSchema)
+    const input = await lossInput(this.#core, { xStart, t, ...given, noise, train: this.training })
+    return lossAndGradients(this.#core, input)
   }
 
   /** pLosses at timesteps drawn evenly from all. */
   async forward(x: Tensor, options: LossOptions = {}): Promise<LossResult> {
-    const { y } = parseOptions('forward', options, lossSchema)
-    return this.drawnLoss(x, { y, train: this.training })
+    return this.drawnLoss(x, { ...parseOptions('forward', options, conditionSchema), train: this.training })
   }
 
-  protected async drawnLoss(xStart: Tensor, o: { y?: ClassLabels; train: boolean }): Promise<LossResult> {
+  protected async drawnLoss(xStart: Tensor, o: ConditionOptions & { train: boolean }): Promise<LossResult> {
     const core = this.#core
     checkTensor(xStart, 'x')
     const [batchSize] = xStart.shape
@@ -350,10 +354,9 @@ export abstract class DiffusionModel implements Schedule {
    * network for each timestep. Throws `aborted`.
    */
   async calcBpd(x: Tensor, options: CalcBpdOptions = {}): Promise<BitsPerDim> {
-    const { y, seed, ...o } = parseOptions('calcBpd', options, calcBpdSchema)
+    const { seed, ...o } = parseOptions('calcBpd', options, calcBpdSchema)
     const core = this.#core
-    checkTensor(x, 'x')
-    const condition = await conditionOf(core, x.shape[0], { labels: y, argument: 'y' })
+    const condition = await this.#condition(x, o)
     const stream = { seed: seed ?? core.seeds.next(), sampleOffset: 0, step: 0 }
     return calcBpd(core, x, { ...o, clipDenoised: o.clipDenoised ?? this.#options.clipDenoised, condition, stream })
   }
@@ -404,6 +407,7 @@ export abstract class DiffusionModel implements Schedule {
       xStart,
       t,
       y: o.y,
+      context: o.context,
       noise: o.noise,
       stream,
       importance: drawn?.weights,

@@ -5,7 +5,7 @@ import type { StateDict } from '../nn/weights'
 import type { Binding, Bindings } from '../program'
 import { Purpose, words } from '../rng'
 import { type Shape, Tensor } from '../tensor'
-import { type ClassLabels, conditionOf, dropLabels } from './condition'
+import { type Condition, conditionOf, dropLabels, type GivenCondition, kindOf } from './condition'
 import { type Core, checkTensor, extentOf } from './core'
 import type { NetworkDenoiser } from './denoiser'
 import { drawNoise, negated, nextStream, noiseBindings, noiseInputs, qSample, type Stream, velocity } from './process'
@@ -22,8 +22,8 @@ export interface LossResult {
 export interface LossInput {
   readonly x: Tensor
   readonly t: Int32Array
-  /** Class labels, where the network takes them. */
-  readonly y?: Int32Array
+  /** Without guidance. */
+  readonly condition: Condition
   /** In place of drawn noise. */
   readonly noise?: Tensor
   /** Of drawn noise, and of dropout. */
@@ -100,7 +100,10 @@ export function buildLoss(core: Core, g: Graph, o: LossInput): Value {
   const noise = o.noise ? g.input('noise', [n, 1, 1, d]) : drawnNoise(g, shape, offsetOf(core, o.train))
   const a = g.input('sqrtAlphasCumprod', [T, 1, 1, 1])
   const b = g.input('sqrtOneMinusAlphasCumprod', [T, 1, 1, 1])
-  const pred = core.denoiser.build(g, g.timestepAffine(x, a, t, noise, b), t, shape, { train: o.train, guided: false })
+  const pred = core.denoiser.build(g, g.timestepAffine(x, a, t, noise, b), t, shape, {
+    train: o.train,
+    ...kindOf(o.condition),
+  })
   return g.loss(pred, target(core, g, { x, noise, t, a, b }), { type: core.settings.lossType })
 }
 
@@ -151,7 +154,9 @@ export async function lossBindings(core: Core, network: NetworkDenoiser, o: Loss
   if (core.settings.parameterization === 'v') {
     bindings['-sqrtOneMinusAlphasCumprod'] = negated(core, 'sqrtOneMinusAlphasCumprod')
   }
-  if (o.y) bindings.labels = o.y
+  const { y, context } = o.condition
+  if (y) bindings.labels = y
+  if (context) bindings.context = await context.binding(core.device)
   if (o.noise) bindings.noise = await o.noise.binding(core.device)
   else {
     const offset = offsetBindings(o.t.length, offsetOf(core, o.train))
@@ -171,7 +176,8 @@ function dropoutRng({ seed, step, sampleOffset }: Stream): Int32Array {
 export function lossKey(core: Core, o: LossInput) {
   const { parameterization, lossType } = core.settings
   const offset = !o.noise && offsetOf(core, o.train) > 0
-  return { shape: o.x.shape.join('x'), drawn: !o.noise, offset, train: o.train, parameterization, lossType }
+  const kind = { parameterization, lossType, ...kindOf(o.condition) }
+  return { shape: o.x.shape.join('x'), drawn: !o.noise, offset, train: o.train, ...kind }
 }
 
 /**
@@ -183,7 +189,8 @@ export async function lossInput(
   o: {
     xStart: Tensor
     t: Timesteps
-    y?: ClassLabels
+    y?: GivenCondition['labels']
+    context?: Tensor
     noise?: Tensor
     stream?: Stream
     importance?: Float32Array
@@ -194,10 +201,10 @@ export async function lossInput(
   core.denoiser.check(o.xStart.shape, 'xStart')
   if (o.noise) checkTensor(o.noise, 'noise', o.xStart.shape)
   const t = await parseTimesteps(o.t, o.xStart.shape[0], core.numTimesteps)
-  const { y } = await conditionOf(core, t.length, { labels: o.y, argument: 'y' })
+  const { y, context } = await conditionOf(core, t.length, { labels: o.y, argument: 'y', context: o.context })
   const stream = o.stream ?? nextStream(core)
-  const labels = y && o.train ? dropLabels(core, y, stream) : y
-  return { x: o.xStart, t, y: labels, noise: o.noise, stream, importance: o.importance, train: o.train }
+  const condition = { y: y && o.train ? dropLabels(core, y, stream) : y, context }
+  return { x: o.xStart, t, condition, noise: o.noise, stream, importance: o.importance, train: o.train }
 }
 
 /** ddpm.py's p_losses, the value alone. */

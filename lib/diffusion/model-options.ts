@@ -106,6 +106,8 @@ export const pathSchema = {
   timesteps: array(integer(undefined, { min: 0 })),
   /** For a class-conditional network: one label for all samples, or one for each. */
   classLabels: value<ClassLabels>('a number, an array, an Int32Array or a Tensor', isIntegers),
+  /** For a network with cross-attention: tokens [n, l, contextDim]. */
+  context: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
   /** Of classifier-free guidance: 1 (default) is none, 0 unconditional, more than 1 exaggerates the class. */
   guidanceScale: number(),
   /** Default: the model's with 'ddpm', else false, as in the samplers' sources. 'plms' can't. */

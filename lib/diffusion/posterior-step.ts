@@ -3,22 +3,20 @@ import type { Graph, Value } from '../graph'
 import type { Seed } from '../options'
 import type { Program } from '../program'
 import { type Shape, Tensor } from '../tensor'
-import type { Condition } from './condition'
+import { type Condition, type ConditionKind, kindOf } from './condition'
 import { type Core, checkTensor, extentOf } from './core'
 import { noiseBindings, noiseInputs, posteriorVariances } from './process'
 import { type Multistep, multistepNodes } from './sampling/multistep-nodes'
 import { posteriorTable, rowLength, tableRows } from './step-tables'
 import { parseTimesteps, type Timesteps } from './timesteps'
 
-export interface StepKind {
+export interface StepKind extends ConditionKind {
   readonly shape: Shape
   readonly clip: boolean
   /** drawn in the graph; given for each sample; one given for all (shared); or no noise at all. */
   readonly noise: 'drawn' | 'given' | 'shared' | 'none'
   /** Also return the prediction of x_0. */
   readonly x0: boolean
-  /** With classifier-free guidance. */
-  readonly guided: boolean
   readonly deterministic?: boolean
   /** What a multistep sampler adds to the fused step; see sampling/plan.ts. */
   readonly multistep?: Multistep
@@ -29,7 +27,7 @@ export interface StepKind {
  * x0. Multistep samplers have more of both; see multistepNodes.
  */
 export function stepProgram(core: Core, kind: StepKind): Program {
-  const { shape, clip, noise, x0, guided, multistep } = kind
+  const { shape, clip, noise, x0, guided, contextLength, multistep } = kind
   const { n, d } = extentOf(shape, 'x')
   const rows = tableRows(core.numTimesteps)
   const { history = 0, corrects = false, starts = false } = multistep ?? {}
@@ -38,7 +36,7 @@ export function stepProgram(core: Core, kind: StepKind): Program {
     const row = g.input('row', [n, 1, 1, 1], 'i32')
     const table = g.input('table', [rows, 1, 1, rowLength])
     const t = g.input('t', [n, 1, 1, 1], 'i32')
-    const out = core.denoiser.build(g, x, t, shape, { train: false, guided })
+    const out = core.denoiser.build(g, x, t, shape, { train: false, guided, contextLength })
     const next = g.posteriorStep(x, out, table, row, {
       clip,
       noise:
@@ -54,7 +52,7 @@ export function stepProgram(core: Core, kind: StepKind): Program {
       ...(x0 && { x0: nodes.x0 }),
     }
   }
-  const key = { shape: shape.join('x'), clip, noise, x0, guided, history, corrects, starts }
+  const key = { shape: shape.join('x'), clip, noise, x0, guided, contextLength, history, corrects, starts }
   return core.program('step', key, build, kind.deterministic)
 }
 
@@ -116,7 +114,7 @@ async function runStep(
   // A function sees x as a tensor on the device, as it does in a sampling loop.
   const state = ArrayBuffer.isView(binding) ? core.device.upload(binding) : binding
   try {
-    const kind = { shape: x.shape, clip: o.clipDenoised, noise: o.noise, x0: false, guided: !!o.condition.guidance }
+    const kind = { shape: x.shape, clip: o.clipDenoised, noise: o.noise, x0: false, ...kindOf(o.condition) }
     const program = stepProgram(core, kind)
     const denoiser = await core.denoiser.bindings(state, steps, x.shape, o.condition)
     const table = posteriorTableOf(core)

@@ -51,6 +51,14 @@ export class OnnxGraph implements NetworkGraph {
     return this.#value(name, [1, 1, 1, 1], 'index')
   }
 
+  /** Tokens of cross-attention, [n, length, channels]; a map of height 1 in here. */
+  tokenInput(name: string, o: { length: number; channels: number }): Value {
+    const { length, channels } = o
+    this.inputs.push({ name, type: 'float', dims: [batch, length, channels] })
+    const columns = this.#node('Transpose', [name], { perm: [0, 2, 1] })
+    return this.#value(this.#reshape(columns, [0, channels, 1, length]), [1, 1, length, channels], 'map')
+  }
+
   /** Makes a map an output of the model. */
   output(name: string, x: Value): void {
     const [, height, width, channels] = x.dims
@@ -100,6 +108,14 @@ export class OnnxGraph implements NetworkGraph {
     return this.#like(x, this.#node('Add', [scaled, this.#parameter(beta, perChannel)]))
   }
 
+  /** Of maps. ONNX normalizes the last axes only. */
+  layerNorm(x: Value, gamma: Value, beta: Value, { eps }: { eps: number }): Value {
+    const last = this.#node('Transpose', [this.#name(x)], { perm: [0, 2, 3, 1] })
+    const inputs = [last, this.#parameter(gamma), this.#parameter(beta)]
+    const y = this.#node('LayerNormalization', inputs, { axis: -1, epsilon: { float: eps } })
+    return this.#like(x, this.#node('Transpose', [y], { perm: [0, 3, 1, 2] }))
+  }
+
   attention(q: Value, k: Value, v: Value, o: { heads: number; scale: number }): Value {
     const split = (x: Value) => this.#reshape(this.#name(x), [0, o.heads, x.dims[3] / o.heads, x.dims[1] * x.dims[2]])
     return this.#attend([split(q), split(k), split(v)], [1, q.dims[1], q.dims[2], v.dims[3]], o.scale)
@@ -128,6 +144,17 @@ export class OnnxGraph implements NetworkGraph {
 
   silu(x: Value): Value {
     return this.#like(x, this.#node('Mul', [this.#name(x), this.#node('Sigmoid', [this.#name(x)])]))
+  }
+
+  /** gelu(g) = g/2 (1 + erf(g / sqrt(2))). */
+  geglu(x: Value): Value {
+    const [n, h, w, c] = x.dims
+    const scalar = (v: number) => this.#floats([], Float32Array.of(v))
+    const [value, gate] = this.#split(this.#name(x), 2, 1)
+    const erf = this.#node('Erf', [this.#node('Mul', [gate, scalar(Math.SQRT1_2)])])
+    const half = this.#node('Mul', [gate, scalar(0.5)])
+    const gelu = this.#node('Mul', [half, this.#node('Add', [erf, scalar(1)])])
+    return this.#value(this.#node('Mul', [value, gelu]), [n, h, w, c / 2], this.#form(x))
   }
 
   add(a: Value, b: Value): Value {

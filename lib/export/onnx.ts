@@ -11,6 +11,8 @@ const onnxSchema = {
   /** Of the images, a multiple of 2^(levels - 1); default: the network's. */
   height: integer(undefined, { min: 1 }),
   width: integer(undefined, { min: 1 }),
+  /** Context tokens of a sample. Needed for a network with cross-attention. */
+  contextLength: integer(undefined, { min: 1 }),
 }
 export type OnnxOptions = Partial<Parsed<typeof onnxSchema>>
 
@@ -19,7 +21,7 @@ const maxBytes = 2 ** 31 - 1
 
 /**
  * Writes the file atomically, one parameter after another. Inputs: x float [n, inChannels, height, width], t int64 [n],
- * and with class labels y int64 [n]; the output is called `output`, float [n, outChannels, height, width]. n is free.
+ * with class labels y int64 [n], with cross-attention context float [n, contextLength, contextDim]; the output is called `output`, float [n, outChannels, height, width]. n is free.
  *
  * @param weights a bank of the network's parameters
  * @throws `invalid-argument`, `unknown-option`, `io`, and `unsupported` for a model of 2 GiB or more
@@ -33,16 +35,26 @@ export async function exportOnnx(
 ): Promise<void> {
   if (typeof path !== 'string' || path === '') throw invalidArgument('path', 'a path', path)
   if (endianness() !== 'LE') throw new DiffusionError('unsupported', 'ONNX is only written on little-endian machines')
-  const { height = network.imageSize, width = network.imageSize } = parseOptions('exportOnnx', options, onnxSchema)
+  const o = parseOptions('exportOnnx', options, onnxSchema)
+  const { height = network.imageSize, width = network.imageSize, contextLength } = o
+  const { contextDim } = network
+  if ((contextDim === undefined) !== (contextLength === undefined)) {
+    const expected = contextDim ? 'a number, for a network with cross-attention' : 'nothing without cross-attention'
+    throw invalidArgument('contextLength', expected, contextLength)
+  }
   const graph = new OnnxGraph((slot) => network.parameters.toTorch(weights, slot))
   const x = graph.imageInput('x', { height, width, channels: network.inChannels })
   const t = graph.indexInput('t')
   const y = network.numClasses === undefined ? undefined : graph.indexInput('y')
-  graph.output(output, network.build({ graph, train: false }, x, t, { y }))
+  const context =
+    contextDim && contextLength
+      ? graph.tokenInput('context', { length: contextLength, channels: contextDim })
+      : undefined
+  graph.output(output, network.build({ graph, train: false }, x, t, { y, context }))
   const model = encodeModel({
     name: 'denoiser',
     producer: 'ddpm-native',
-    doc: `x: noisy images, NCHW; t: timesteps, from 0${y ? '; y: class labels' : ''}. Predicts ${output}.`,
+    doc: `x: noisy images, NCHW; t: timesteps, from 0${y ? '; y: class labels' : ''}${context ? '; context: tokens' : ''}. Predicts ${output}.`,
     ...pick(graph),
   })
   if (model.length > maxBytes) {

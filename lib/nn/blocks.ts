@@ -37,6 +37,14 @@ const resBlockNames = {
   },
 } as const
 
+/** What the blocks are given besides x. */
+export interface BlockInputs {
+  /** [n, 1, 1, embeddingChannels]: the time embedding after its SiLU, which all blocks share. */
+  readonly embedding: Value
+  /** Of cross-attention, [n, 1, l, contextDim]. */
+  readonly tokens?: Value
+}
+
 export interface ResBlockOptions {
   readonly layout: Layout
   readonly inChannels: number
@@ -80,8 +88,7 @@ export class ResBlock {
       this.#skip = new Conv2d(scope.at(names.skip), inChannels, outChannels, { kernel: 1 })
   }
 
-  /** `embedding` [n, 1, 1, embeddingChannels]: the time embedding after its SiLU, which all blocks share. */
-  build(context: BuildContext, x: Value, embedding: Value): Value {
+  build(context: BuildContext, x: Value, { embedding }: Pick<BlockInputs, 'embedding'>): Value {
     const { graph } = context
     const resample = (value: Value) => this.#resample?.build(context, value) ?? value
     let h = this.#conv1.build(context, resample(graph.silu(this.#norm1.build(context, x))))

@@ -49,16 +49,21 @@ export class Conv2d implements Layer {
  */
 export class Linear implements Layer {
   readonly #weight: Parameter
-  readonly #bias: Parameter
+  readonly #bias?: Parameter
 
-  constructor(scope: Scope, inChannels: number, outChannels: number, o: { conv1d?: boolean; zero?: boolean } = {}) {
+  constructor(
+    scope: Scope,
+    inChannels: number,
+    outChannels: number,
+    o: { conv1d?: boolean; zero?: boolean; bias?: boolean } = {},
+  ) {
     const init = o.zero ? zeros : uniformFanIn(inChannels)
     this.#weight = scope.parameter('weight', o.conv1d ? [outChannels, inChannels, 1] : [outChannels, inChannels], init)
-    this.#bias = scope.parameter('bias', [outChannels], init)
+    if (o.bias ?? true) this.#bias = scope.parameter('bias', [outChannels], init)
   }
 
   build({ graph }: BuildContext, x: Value): Value {
-    return graph.linear(x, graph.parameter(this.#weight), graph.parameter(this.#bias))
+    return graph.linear(x, graph.parameter(this.#weight), this.#bias && graph.parameter(this.#bias))
   }
 }
 
@@ -108,6 +113,21 @@ export class GroupNorm implements Layer {
     const { graph } = context
     const y = graph.groupNorm(x, graph.parameter(this.#gamma), graph.parameter(this.#beta), this.o)
     return observed(context, this.scope.prefix, y)
+  }
+}
+
+/** torch.nn.LayerNorm of the channels of every pixel. */
+export class LayerNorm implements Layer {
+  readonly #gamma: Parameter
+  readonly #beta: Parameter
+
+  constructor(scope: Scope, channels: number) {
+    this.#gamma = scope.parameter('weight', [channels], ones)
+    this.#beta = scope.parameter('bias', [channels], zeros)
+  }
+
+  build({ graph }: BuildContext, x: Value): Value {
+    return graph.layerNorm(x, graph.parameter(this.#gamma), graph.parameter(this.#beta), { eps: 1e-5 })
   }
 }
 

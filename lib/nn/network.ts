@@ -9,9 +9,11 @@ export type NetworkGraph = Pick<
   | 'conv2d'
   | 'linear'
   | 'groupNorm'
+  | 'layerNorm'
   | 'attention'
   | 'attentionQkv'
   | 'silu'
+  | 'geglu'
   | 'add'
   | 'addSample'
   | 'scaleShift'
@@ -50,6 +52,8 @@ export interface Network {
   readonly divisor: number
   /** Of class labels; undefined where it takes none. */
   readonly numClasses?: number
+  /** Channels of the context tokens of cross-attention; undefined where it takes none. */
+  readonly contextDim?: number
   readonly parameters: ParameterTable
   /** Appends the network: x [n, h, w, inChannels] and t [n, 1, 1, 1] (i32 or f32) to [n, h, w, outChannels]. */
   build(context: BuildContext, x: Value, t: Value, conditioning?: Conditioning): Value

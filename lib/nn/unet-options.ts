@@ -35,8 +35,17 @@ export interface UNetOptions {
   resblockUpdown?: boolean
   /** q, k and v are split first and then into heads. Default false: heads first. */
   useNewAttentionOrder?: boolean
-  /** See numHeadsUpsample. Default true. */
+  /** See numHeadsUpsample, and below for transformers. Default true. */
   legacy?: boolean
+  /**
+   * Where there is attention, transformer blocks with self-attention and cross-attention to context tokens. With
+   * `legacy` the heads share all channels of a level, else a head has numHeadChannels. Default false.
+   */
+  useSpatialTransformer?: boolean
+  /** Blocks of a transformer. Default 1. */
+  transformerDepth?: number
+  /** Channels of a context token. Needed with useSpatialTransformer. */
+  contextDim?: number
 
   /** Names in the state_dict and kind of the attention's projections: one for q, k and v or three. Default 'openai'. */
   layout?: Layout
@@ -79,6 +88,9 @@ const schema = {
   resblockUpdown: options.boolean(false),
   useNewAttentionOrder: options.boolean(false),
   legacy: options.boolean(true),
+  useSpatialTransformer: options.boolean(false),
+  transformerDepth: count(1),
+  contextDim: options.integer(undefined, { min: 1 }),
   layout: options.oneOf<Layout>(['openai', 'diffusers'], 'openai'),
   normGroups: count(32),
   normEps: options.number(1e-5, { min: 0 }),
@@ -109,7 +121,9 @@ export function resolveUNetOptions(given: UNetOptions) {
       throw invalidArgument(`attentionResolutions[${i}]`, `a downsampling rate, one of ${rates.join(', ')}`, rate)
     }
   }
+  checkTransformer(o)
   if (o.layout === 'diffusers') {
+    if (o.useSpatialTransformer) throw invalidArgument('useSpatialTransformer', "false with layout 'diffusers'", true)
     if (!o.convResample) throw invalidArgument('convResample', "true with layout 'diffusers'", false)
     if (o.resblockUpdown) throw invalidArgument('resblockUpdown', "false with layout 'diffusers'", true)
     if (o.useNewAttentionOrder) throw invalidArgument('useNewAttentionOrder', "false with layout 'diffusers'", true)
@@ -124,6 +138,20 @@ export function resolveUNetOptions(given: UNetOptions) {
     numHeads,
     numHeadChannels: heads(o.numHeadChannels),
     numHeadsUpsample: heads(o.numHeadsUpsample) ?? numHeads,
+  }
+}
+
+function checkTransformer(o: { useSpatialTransformer: boolean; transformerDepth: number; contextDim?: number }): void {
+  if (o.useSpatialTransformer) {
+    if (o.contextDim === undefined)
+      throw invalidArgument('contextDim', 'a number with useSpatialTransformer', undefined)
+    return
+  }
+  // openaimodel refuses a context_dim without the transformer as well.
+  if (o.contextDim !== undefined)
+    throw invalidArgument('contextDim', 'nothing without useSpatialTransformer', o.contextDim)
+  if (o.transformerDepth !== 1) {
+    throw invalidArgument('transformerDepth', '1 without useSpatialTransformer', o.transformerDepth)
   }
 }
 

@@ -4,10 +4,11 @@
  */
 import { invalidArgument } from '../errors'
 import type { Value } from '../graph'
-import { AttentionBlock, ResBlock } from './blocks'
+import { AttentionBlock, type BlockInputs, ResBlock } from './blocks'
 import { Conv2d, Downsample, Embedding, GroupNorm, type Layer, observed, TimestepEmbedding, Upsample } from './layers'
 import type { BuildContext, Conditioning, Network } from './network'
 import { ParameterTable, Scope } from './parameters'
+import { SpatialTransformer } from './spatial-transformer'
 import { diffusersOptions, type UNet2DConfig } from './unet-diffusers'
 import { namesOf, type UNetNames } from './unet-names'
 import { levelChannels, type ResolvedUNetOptions, resolveUNetOptions, type UNetOptions } from './unet-options'
@@ -16,7 +17,8 @@ export type { UNet2DConfig } from './unet-diffusers'
 export type { UNetOptions } from './unet-options'
 
 /** Runs in turn; what comes out is kept for a skip connection on the way down, or begins with one on the way up. */
-type Block = readonly (Layer | ResBlock)[]
+type Block = readonly Part[]
+type Part = Layer | ResBlock | SpatialTransformer
 
 /**
  * CompVis's and OpenAI's openaimodel.UNetModel and improved-diffusion's for images, and with `layout: 'diffusers'`
@@ -30,6 +32,7 @@ export class UNet implements Network {
   readonly imageSize: number
   readonly divisor: number
   readonly numClasses?: number
+  readonly contextDim?: number
   readonly parameters = new ParameterTable()
 
   readonly #root = new Scope(this.parameters)
@@ -53,6 +56,7 @@ export class UNet implements Network {
     this.imageSize = o.imageSize
     this.divisor = 2 ** (o.channelMult.length - 1)
     this.numClasses = o.numClasses
+    this.contextDim = o.contextDim
     this.#levelChannels = levelChannels(o)
     this.#names = namesOf(o.layout, o.numResBlocks, o.channelMult.length)
 
@@ -87,12 +91,14 @@ export class UNet implements Network {
 
   build(context: BuildContext, x: Value, t: Value, conditioning: Conditioning = {}): Value {
     const { graph } = context
-    if (conditioning.context) throw invalidArgument('context', 'nothing without cross-attention', 'a value')
-    this.#check(x)
-    const embedding = graph.silu(this.#embed(context, t, conditioning))
+    this.#check(x, conditioning)
+    const inputs: BlockInputs = {
+      embedding: graph.silu(this.#embed(context, t, conditioning)),
+      tokens: conditioning.context,
+    }
     const { lists } = this.#names
     const run = (block: Block, input: Value, name?: string) => {
-      const output = block.reduce((h, layer) => layer.build(context, h, embedding), input)
+      const output = block.reduce((h, layer) => layer.build(context, h, inputs), input)
       return name ? observed(context, name, output) : output
     }
     const skips: Value[] = []
@@ -108,11 +114,16 @@ export class UNet implements Network {
     return this.#convOut.build(context, graph.silu(this.#normOut.build(context, h)))
   }
 
-  #check(x: Value): void {
+  #check(x: Value, { context: tokens }: Conditioning): void {
     const [, height, width, channels] = x.dims
-    if (channels === this.inChannels && height % this.divisor === 0 && width % this.divisor === 0) return
-    const expected = `[n, h, w, ${this.inChannels}], h and w multiples of ${this.divisor}`
-    throw invalidArgument('x', expected, x.dims)
+    if (channels !== this.inChannels || height % this.divisor !== 0 || width % this.divisor !== 0) {
+      throw invalidArgument('x', `[n, h, w, ${this.inChannels}], h and w multiples of ${this.divisor}`, x.dims)
+    }
+    const { contextDim } = this
+    if (!contextDim && tokens) throw invalidArgument('context', 'nothing without cross-attention', 'a value')
+    if (contextDim && tokens?.dims[3] !== contextDim) {
+      throw invalidArgument('context', `[n, 1, l, ${contextDim}]`, tokens?.dims)
+    }
   }
 
   #embed(context: BuildContext, t: Value, { y }: Conditioning): Value {
@@ -152,7 +163,7 @@ export class UNet implements Network {
     for (let level = 0; level < channelMult.length; level++) {
       for (let i = 0; i < numResBlocks; i++) {
         const name = names.down(level, i)
-        const block: (Layer | ResBlock)[] = [this.#resBlock(name.res, channels, this.#channels(level))]
+        const block: Part[] = [this.#resBlock(name.res, channels, this.#channels(level))]
         channels = this.#channels(level)
         if (this.#hasAttention(level)) block.push(this.#attention(name.attention, channels, 'down'))
         blocks.push(block)
@@ -189,7 +200,7 @@ export class UNet implements Network {
     for (let level = channelMult.length - 1; level >= 0; level--) {
       for (let i = 0; i <= numResBlocks; i++) {
         const name = this.#names.up(level, i)
-        const block: (Layer | ResBlock)[] = [this.#resBlock(name.res, channels + skips.pop()!, this.#channels(level))]
+        const block: Part[] = [this.#resBlock(name.res, channels + skips.pop()!, this.#channels(level))]
         channels = this.#channels(level)
         if (this.#hasAttention(level)) block.push(this.#attention(name.attention, channels, 'up'))
         if (level > 0 && i === numResBlocks) {
@@ -219,13 +230,34 @@ export class UNet implements Network {
     })
   }
 
-  #attention(name: string, channels: number, side: 'down' | 'up'): AttentionBlock {
+  #attention(name: string, channels: number, side: 'down' | 'up'): AttentionBlock | SpatialTransformer {
+    if (this.options.useSpatialTransformer) return this.#transformer(name, channels)
     return new AttentionBlock(this.#root.at(name), {
       layout: this.options.layout,
       channels,
       heads: this.#heads(channels, side),
       norm: this.#norm,
       order: this.options.useNewAttentionOrder ? 'qkv-first' : 'heads-first',
+    })
+  }
+
+  /** openaimodel's rules: heads by their width where that is given, and with `legacy` as wide as fits. */
+  #transformer(name: string, channels: number): SpatialTransformer {
+    const { numHeads, numHeadChannels, legacy, transformerDepth, normGroups } = this.options
+    const heads = numHeadChannels ? Math.floor(channels / numHeadChannels) : numHeads
+    if (heads < 1 || heads > channels) {
+      const [argument, expected] = numHeadChannels
+        ? ['numHeadChannels', `at most ${channels}`]
+        : ['numHeads', `at most ${channels}`]
+      throw invalidArgument(argument, expected, numHeadChannels ?? numHeads)
+    }
+    return new SpatialTransformer(this.#root.at(name), {
+      channels,
+      heads,
+      headChannels: numHeadChannels && !legacy ? numHeadChannels : Math.floor(channels / heads),
+      depth: transformerDepth,
+      contextDim: this.options.contextDim!,
+      groups: normGroups,
     })
   }
 

@@ -7,7 +7,7 @@ import { exportOnnx } from '../../lib/export/onnx'
 import { Message } from '../../lib/export/protobuf'
 import { assertCloseToScale, assertSameBits } from '../support/compare'
 import { Random } from '../support/random'
-import { runGraph } from '../support/run-graph'
+import { type Feeds, runGraph } from '../support/run-graph'
 import { runCli, temporaryFolder } from '../train/support'
 import { floatsOf, type OnnxFile, readOnnx } from './onnx-file'
 import { loadRuntime, type OnnxRuntime } from './runtime'
@@ -35,21 +35,22 @@ describe('exportOnnx', () => {
   const folder = temporaryFolder()
   const at = (name: string) => path.join(folder, name)
 
-  async function write({ network, weights, shape }: GoldenNetwork, name: string): Promise<OnnxFile> {
+  async function write({ network, weights, shape, context }: GoldenNetwork, name: string): Promise<OnnxFile> {
     const [, , height, width] = shape
-    await exportOnnx(at(name), network, weights, 'eps', { height, width })
+    await exportOnnx(at(name), network, weights, 'eps', { height, width, contextLength: context?.shape[1] })
     return readOnnx(at(name))
   }
 
   for (const name of goldenNames) {
     it(`${name}: a model with all weights, every value defined before it is used`, async () => {
       const opened = await openGolden(name)
-      const { network, weights, shape } = opened
+      const { network, weights, shape, context } = opened
       const file = await write(opened, `${name}.onnx`)
       assert.deepEqual([file.irVersion, file.opset], [8, [{ domain: '', version: 17 }]])
       const images = { type: float, dims: ['n', ...shape.slice(1)] }
       const labels = network.numClasses ? { y: { type: int64, dims: ['n'] } } : {}
-      assert.deepEqual(file.inputs, { x: images, t: { type: int64, dims: ['n'] }, ...labels })
+      const tokens = context ? { context: { type: float, dims: ['n', ...context.shape.slice(1)] } } : {}
+      assert.deepEqual(file.inputs, { x: images, t: { type: int64, dims: ['n'] }, ...labels, ...tokens })
       assert.deepEqual(file.outputs, { eps: images })
 
       const dict = network.parameters.toStateDict(weights)
@@ -125,6 +126,7 @@ describe('exportOnnx', () => {
     const target = at('refused.onnx')
     await refused(exportOnnx(target, unet, weights, 'eps', { height: 9 }), 'invalid-argument', 'x')
     await refused(exportOnnx(target, unet, weights, 'eps', { heigth: 8 } as object), 'unknown-option', 'heigth')
+    await refused(exportOnnx(target, unet, weights, 'eps', { contextLength: 8 }), 'invalid-argument', 'contextLength')
     await refused(exportOnnx('', unet, weights, 'eps'), 'invalid-argument', 'path')
     await refused(exportOnnx(at('nowhere/x.onnx'), unet, weights, 'eps'), 'io', 'path')
     // Nothing of its weights is touched before the size is known.
@@ -177,7 +179,9 @@ describe('exportOnnx', () => {
         await write(opened, `${name}.onnx`)
         const t = golden.integers('in/t')
         const y = network.numClasses ? golden.integers('in/y') : undefined
-        const out = await runtime.run(at(`${name}.onnx`), { x: golden.floats('in/x'), t, y }, shape.slice(1))
+        const tokens = opened.context && { data: golden.floats('in/context'), shape: opened.context.shape }
+        const given = { x: golden.floats('in/x'), t, y, context: tokens }
+        const out = await runtime.run(at(`${name}.onnx`), given, shape.slice(1))
         assertCloseToScale(out, golden.floats('out/out'), tolerance, "PyTorch's output")
 
         const random = new Random(1)
@@ -186,6 +190,7 @@ describe('exportOnnx', () => {
           x: random.normals(n * d),
           t: random.integers(n, 1000),
           y: network.numClasses ? random.integers(n, network.numClasses) : undefined,
+          context: tokens && contextOf(random, [n, ...tokens.shape.slice(1)]),
         }
         const other = await runtime.run(at(`${name}.onnx`), inputs, shape.slice(1))
         assertCloseToScale(other, await ours(opened, inputs), tolerance, 'our output at batch 5')
@@ -204,22 +209,33 @@ describe('exportOnnx', () => {
   })
 })
 
+function contextOf(random: Random, shape: readonly number[]): Inputs['context'] {
+  return { data: random.normals(shape.reduce((a, b) => a * b, 1)), shape }
+}
+
 interface Inputs {
   readonly x: Float32Array
   readonly t: Int32Array
   readonly y?: Int32Array
+  readonly context?: { readonly data: Float32Array; readonly shape: readonly number[] }
 }
 
-async function ours({ network, weights, shape }: GoldenNetwork, { x, t, y }: Inputs): Promise<Float32Array> {
+async function ours({ network, weights, shape }: GoldenNetwork, { x, t, y, context }: Inputs): Promise<Float32Array> {
   const [n, channels, height, width] = [t.length, ...shape.slice(1)]
   const index = (data: Int32Array) => ({ dims: [n, 1, 1, 1] as const, data })
-  const feeds = { x: { dims: [n, 1, 1, x.length / n] as const, data: x }, t: index(t), ...(y && { y: index(y) }) }
+  const feeds: Feeds = {
+    x: { dims: [n, 1, 1, x.length / n], data: x },
+    t: index(t),
+    ...(y && { y: index(y) }),
+    ...(context && { context: { dims: [n, 1, context.shape[1], context.shape[2]], data: context.data } }),
+  }
   const { out } = await runGraph(
     'cpu',
     feeds,
     (graph, inputs) => {
       const images = graph.toNhwc(inputs.x, { channels, height, width })
-      return { out: graph.toNchw(network.build({ graph, train: false }, images, inputs.t, { y: inputs.y })) }
+      const conditioning = { y: inputs.y, context: inputs.context }
+      return { out: graph.toNchw(network.build({ graph, train: false }, images, inputs.t, conditioning)) }
     },
     { banks: { weights } },
   )

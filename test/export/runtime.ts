@@ -2,10 +2,15 @@
 import { loadOrt } from '../../bench/peers/ort'
 
 export interface OnnxRuntime {
-  /** x [n, ...shape], t and y [n], n by the number of timesteps. Resolves with the first output. */
+  /** x [n, ...shape], t and y [n], context [n, ...], n by the number of timesteps. Resolves with the first output. */
   run(
     file: string,
-    inputs: { x: Float32Array; t: Int32Array; y?: Int32Array },
+    inputs: {
+      x: Float32Array
+      t: Int32Array
+      y?: Int32Array
+      context?: { data: Float32Array; shape: readonly number[] }
+    },
     shape: readonly number[],
   ): Promise<Float32Array>
 }
@@ -15,12 +20,17 @@ export function loadRuntime(): OnnxRuntime | undefined {
   const ort = loadOrt()
   if (!ort) return undefined
   return {
-    async run(file, { x, t, y }, shape) {
+    async run(file, { x, t, y, context }, shape) {
       const n = t.length
       const integers = (data: Int32Array) => new ort.Tensor('int64', BigInt64Array.from(data, BigInt), [n])
       const session = await ort.InferenceSession.create(file)
       try {
-        const feeds = { x: new ort.Tensor('float32', x, [n, ...shape]), t: integers(t), ...(y && { y: integers(y) }) }
+        const feeds = {
+          x: new ort.Tensor('float32', x, [n, ...shape]),
+          t: integers(t),
+          ...(y && { y: integers(y) }),
+          ...(context && { context: new ort.Tensor('float32', context.data, [...context.shape]) }),
+        }
         return (await session.run(feeds))[session.outputNames[0]].data
       } finally {
         await session.release()

@@ -1,5 +1,6 @@
 /** The networks of the golden files, with weights as a bank and the inputs that PyTorch was given. */
 import { type Network, UNet } from '../../lib'
+import type { StoredTensor } from '../../lib/checkpoint/safetensors'
 import { Golden, readJson, stateDictOf } from '../nn/golden'
 
 export interface GoldenNetwork {
@@ -8,10 +9,13 @@ export interface GoldenNetwork {
   readonly weights: Float32Array
   /** Of the inputs and the output, NCHW. */
   readonly shape: readonly number[]
+  /** Context tokens, [n, length, channels]; of a network with cross-attention. */
+  readonly context?: StoredTensor
 }
 
 export const goldenNames = [
   'unet_basic',
+  'unet_crossattn',
   'unet_improved_diffusion',
   'unet_newattn_1ch',
   'unet_noconvresample_nonsquare',
@@ -29,5 +33,5 @@ export async function openGolden(name: string): Promise<GoldenNetwork> {
     ? await stateDictOf('diffusers_ddpm/unet/diffusion_pytorch_model.safetensors')
     : await golden.parameters((parameter) => network.parameters.get(parameter) !== undefined)
   const { flat } = await network.parameters.fromStateDict(dict)
-  return { golden, network, weights: flat, shape: golden.tensors['in/x'].shape }
+  return { golden, network, weights: flat, shape: golden.tensors['in/x'].shape, context: golden.tensors['in/context'] }
 }

@@ -35,10 +35,27 @@ describe('UNet options', () => {
     rejects({ downsamplePadding: 0, convResample: false }, 'downsamplePadding')
   })
 
+  it('a transformer needs a contextDim, and a contextDim a transformer', () => {
+    rejects({ useSpatialTransformer: true }, 'contextDim')
+    rejects({ contextDim: 16 }, 'contextDim')
+    rejects({ transformerDepth: 2 }, 'transformerDepth')
+    rejects({ useSpatialTransformer: true, contextDim: 16, layout: 'diffusers' }, 'useSpatialTransformer')
+    rejects({ useSpatialTransformer: true, contextDim: 16, numHeadChannels: 65 }, 'numHeadChannels')
+  })
+
+  it("a transformer's heads are as wide as fits, or without legacy as wide as asked for", () => {
+    const inner = (change: object) => {
+      const unet = new UNet({ ...base, useSpatialTransformer: true, contextDim: 16, ...change })
+      return unet.parameters.get('middle_block.1.transformer_blocks.0.attn2.to_k.weight')?.shape
+    }
+    assert.deepEqual(inner({ numHeads: 3 }), [63, 16]) // 64 channels
+    assert.deepEqual(inner({ numHeadChannels: 24 }), [64, 16])
+    assert.deepEqual(inner({ numHeadChannels: 24, legacy: false }), [48, 16])
+  })
+
   it('misspelled options get the likely one, and options that do not exist are refused', () => {
     rejects({ chanelMult: [1] }, 'chanelMult', 'unknown-option', /did you mean 'channelMult'/)
     rejects({ num_heads: 2 }, 'num_heads', 'unknown-option', /did you mean 'numHeads'/)
-    rejects({ contextDim: 16 }, 'contextDim', 'unknown-option')
     rejects({ useFp16: true }, 'useFp16', 'unknown-option')
   })
 

@@ -30,6 +30,10 @@ function feedsOf(golden: Golden): Feeds {
   }
   if (golden.has('in/target')) feeds.target = { dims: [n, 1, 1, d], data: golden.floats('in/target') }
   if (golden.has('in/y')) feeds.y = { dims: [n, 1, 1, 1], data: golden.integers('in/y') }
+  if (golden.has('in/context')) {
+    const [, length, channels] = golden.tensors['in/context'].shape
+    feeds.context = { dims: [n, 1, length, channels], data: golden.floats('in/context') }
+  }
   return { ...feeds, mean: { dims: [n, 1, 1, 1], data: new Float32Array(n).fill(1 / n) } }
 }
 
@@ -42,7 +46,9 @@ function addUNet(
 ): Value {
   const [, channels, height, width] = shape
   const x = graph.toNhwc(inputs.x, { channels, height, width })
-  return graph.toNchw(unet.build({ graph, train: false, observe }, x, inputs.t, { y: inputs.y }))
+  return graph.toNchw(
+    unet.build({ graph, train: false, observe }, x, inputs.t, { y: inputs.y, context: inputs.context }),
+  )
 }
 
 async function checkGolden(
@@ -60,14 +66,20 @@ async function checkGolden(
     (graph, inputs) => {
       const out = addUNet(graph, unet, inputs, golden.tensors['in/x'].shape)
       const loss = graph.weightedSum(graph.loss(out, inputs.target, { type: 'l2' }), inputs.mean)
-      const [gradX] = graph.backward(loss, [inputs.x])
-      return { out, loss, gradX: gradX! }
+      const wanted = inputs.context ? [inputs.x, inputs.context] : [inputs.x]
+      const [gradX, gradContext] = graph.backward(loss, wanted)
+      return { out, loss, gradX: gradX!, ...(gradContext && { gradContext }) }
     },
     { banks: { weights: flat, grads: new Float32Array(table.count) }, forceAlgo },
   )
   assertScaled(actual.out, golden.floats('out/out'), tolerance.out, 0, 'out')
   assertScaled(actual.loss, golden.floats('out/loss'), tolerance.loss, 0, 'loss')
   assertScaled(actual.gradX, golden.floats('grad_in/x'), tolerance.gradient, tolerance.gradientFloor, 'grad_in/x')
+
+  if (golden.has('grad_in/context')) {
+    const expected = golden.floats('grad_in/context')
+    assertScaled(actual.gradContext, expected, tolerance.gradient, tolerance.gradientFloor, 'grad_in/context')
+  }
 
   const from = golden.config.grads_in ? await Golden.open(golden.config.grads_in) : golden
   const gradients = table.toStateDict(actual.grads)
@@ -105,6 +117,7 @@ async function openUNet(name: string, extra = {}): Promise<{ golden: Golden; une
 
 const goldenFiles = [
   'unet_basic',
+  'unet_crossattn',
   'unet_improved_diffusion',
   'unet_newattn_1ch',
   'unet_noconvresample_nonsquare',

@@ -5,7 +5,7 @@ import type { Seed } from '../../options'
 import type { Binding, Bindings } from '../../program'
 import { Purpose } from '../../rng'
 import { type Shape, Tensor } from '../../tensor'
-import type { Condition } from '../condition'
+import { type Condition, kindOf } from '../condition'
 import { type Core, checkTensor, extentOf } from '../core'
 import { stepProgram } from '../posterior-step'
 import { noiseBindings, noiseProgram } from '../process'
@@ -61,7 +61,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     clip: plan.clip,
     noise,
     x0: o.returnIntermediates,
-    guided: o.condition.guidance !== undefined,
+    ...kindOf(o.condition),
     deterministic: o.deterministic,
     multistep: plan.history > 0 || plan.corrects || plan.starts ? plan : undefined,
   } as const
