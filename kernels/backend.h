@@ -6,7 +6,7 @@
 
 namespace ddpm {
 
-constexpr int32_t kBackendAbi = 1;
+constexpr int32_t kBackendAbi = 2;
 
 enum class ErrorCode : int32_t { none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal };
 
@@ -14,6 +14,9 @@ struct Error {
   ErrorCode code = ErrorCode::none;
   char message[1024] = {0};
 };
+
+// The precision of a program (ops.h, legend) is named by its narrow dtype; f32 stands for fp32.
+constexpr int32_t precisionBit(DType dtype) { return 1 << int32_t(dtype); }
 
 struct DeviceOptions {
   int32_t index = 0;    // cuda:1 -> 1
@@ -48,6 +51,7 @@ struct Kernel {
 struct Backend {
   int32_t abi;
   const char* name;
+  int32_t precisions;  // of programs, a precisionBit() each
 
   // Devices that can be opened; 0 with the reason in `why` (what is missing, what was tried).
   int32_t (*deviceCount)(Error* why);

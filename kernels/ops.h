@@ -8,6 +8,11 @@
 //            Convolution weights are KRSC as {n=K, h=R, w=S, c=C}; linear weights {K,1,1,C}; vectors {1,1,1,C};
 //            per-sample vectors {N,1,1,C}; one number a sample {N,1,1,1}. Parameters and flat buffers have ld == c.
 // dtype      f32 unless an op says otherwise. i32 for labels, timesteps and random-number coordinates.
+// Precision  A program is of precision fp32, where every number is f32, or mixed: it has one narrow dtype, f16 or bf16.
+//            Each activation (and gradient of one) of Conv2d*, GroupNorm*, LayerNorm*, Unary*, Geglu*, Copy, Add,
+//            Dropout, UpsampleNearest*, AvgPool*, ToNhwc and SumPixels is f32 or narrow on its own, except
+//            that an op's operands (named there) are all f32 or all narrow. Everything else is f32. Arithmetic is in
+//            f32; what is narrow is rounded once, to nearest even, when it is stored.
 // Writing    Outputs are written with `=`; gradients of parameters (those named dWeight, dBias, dGamma, dBeta, dTable)
 //            with `+=`.
 // Aliasing   An output may alias an input only where the op says so ("in place").
@@ -67,6 +72,7 @@ struct ConvPackWeights {
 
 // y[n,p,q,k] = sum_{r,s,c} w[k,r,s,c] x[n, p*stride - padTop + r, q*stride - padLeft + s, c]
 //              + bias?[k] + sampleBias?[n,k] + residual?[n,p,q,k]
+// Operands: x and w; of the gradients dy and w, x and dy. Narrow weights are never packed: packedBytes is 0 for them.
 struct Conv2d {
   Tensor x, w, y;
   Tensor bias, sampleBias, residual;  // ? ; residual may be y itself (in place): y += conv
@@ -127,7 +133,7 @@ struct LayerNormBackward {
 // Attention. Head i of q has its channels at [i*qHead, i*qHead + headDim) from q.data, likewise k, v; so a packed qkv
 // tensor is three views of it. y: head i at [i*headDim, ...). y = softmax(scale * q kᵀ) v; lse is the log of the
 // softmax's denominator plus its maximum, {N,1,1,heads*Lq}, kept for the backward pass. The scores of all tokens
-// never stand in memory at once.
+// never stand in memory at once. Operands: q, k, v, y, and their gradients.
 struct AttentionShape {
   int32_t heads, headDim;
   int32_t qHead, kHead, vHead;  // distance in elements from one head to the next
@@ -182,7 +188,8 @@ struct ScaleShiftBackward {
   Tensor x, e, dy, dx, de;
 };  // dx may be dy
 
-// y = x, or y += x with accumulate. Views on both sides: concat, split and their gradients. x, y same shape.
+// y = x, or y += x with accumulate. Views on both sides: concat, split and their gradients; casts. x, y same
+// shape.
 struct Copy {
   Tensor x, y;
   int32_t accumulate;
@@ -322,10 +329,13 @@ enum Hyper : int32_t {
 };
 
 // Loshchilov & Hutter 2019, as torch.optim.AdamW computes it. Clipping as torch's clip_grad_norm_:
-// scale = min(1, maxGradNorm / (norm + 1e-6)), norm = gradScale * sqrt(sumSquares[0]).
+// scale = min(1, maxGradNorm / (norm + 1e-6)), norm = gradScale * sqrt(sumSquares[0]). Then, with the new weights, what
+// Ema does; and mirror = weight. Where sumSquares[0] is not finite, nothing changes.
 struct AdamW {
-  Tensor weight, grad, m, v, hyper, sumSquares;
-};  // weight, m, v in place
+  Tensor weight, grad, m, v, hyper, sumSquares;  // weight, m, v in place
+  Tensor ema;                                    // ? ; in place
+  Tensor mirror;                                 // ? ; narrow, in programs of mixed precision
+};
 
 // ema -= (1 - decay) * (ema - weight): ldm ema.py LitEma.forward
 struct Ema {

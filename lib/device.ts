@@ -1,6 +1,6 @@
 /** Where things are computed. */
 import { DiffusionError, invalidArgument } from './errors'
-import { type NativeBuffer, type NativeDevice, native } from './native'
+import { type NativeBuffer, type NativeDevice, native, type Precision } from './native'
 
 /** 'auto' is CUDA where it is, else the CPU. 'cuda:1' is the second GPU; 'reference' and 'cuda-host' are for tests. */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'reference' | 'cuda-host'
@@ -69,7 +69,7 @@ export class Device {
     return this.native.backend
   }
 
-  info(): { name: string; isa: string; threads: number; memoryBytes: number } {
+  info(): { name: string; isa: string; threads: number; memoryBytes: number; precisions: Precision[] } {
     return this.native.info()
   }
 

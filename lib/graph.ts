@@ -161,6 +161,11 @@ export class Graph {
     return this.#one('dropout', [x, rng], o)
   }
 
+  /** x as narrow numbers hold it, and so its gradient, in a program of precision fp16 or bf16; else x. */
+  round(x: Value): Value {
+    return this.#one('round', [x])
+  }
+
   /** One value a sample, the mean over the rest: [n, 1, 1, 1]. */
   loss(pred: Value, target: Value, o: { type: 'l1' | 'l2' }): Value {
     return this.#one('loss', [pred, target], o)
@@ -222,8 +227,11 @@ export class Graph {
     return this.#one('gradSumSquares', [], { count })
   }
 
-  /** AdamW on the banks weights, grads, m, v; hyper f32 [1, 1, 1, 16], kernels/ops.h Hyper. Has no value. */
-  adamw(hyper: Value, sumSquares: Value, o: { count: number }): void {
+  /**
+   * AdamW on the banks weights, grads, m, v, then with `ema` the bank 'ema' towards the new weights by hyper's decay; hyper
+   * f32 [1, 1, 1, 16], kernels/ops.h Hyper. Changes nothing where sumSquares is not finite. Has no value.
+   */
+  adamw(hyper: Value, sumSquares: Value, o: { count: number; ema?: boolean }): void {
     this.#add('adamw', [hyper, sumSquares], o)
   }
 

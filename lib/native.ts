@@ -3,6 +3,12 @@ import path from 'node:path'
 
 export type NativeDType = 'f32' | 'i32'
 
+/**
+ * Of a program. fp32: every number is float32. fp16, bf16: mixed; operands of convolutions, linear layers and attention
+ * have 16 bits, sums, weights and all else stay float32.
+ */
+export type Precision = 'fp32' | 'fp16' | 'bf16'
+
 /** [n, h, w, c], as in kernels/ops.h. */
 export type Dims = readonly [number, number, number, number]
 
@@ -16,7 +22,7 @@ export interface NativeDevice {
   readonly backend: string
   readonly index: number
   /** E.g. { name: 'AMD EPYC', isa: 'avx2', threads: 2, memoryBytes: 25e9 }. */
-  info(): { name: string; isa: string; threads: number; memoryBytes: number }
+  info(): { name: string; isa: string; threads: number; memoryBytes: number; precisions: Precision[] }
   /** Memory of `elements` 4-byte numbers, zeroed. Throws out-of-memory. */
   allocate(elements: number): NativeBuffer
   /** Bytes now held by buffers and programs of this device. */
@@ -52,11 +58,11 @@ export interface NativeGraph {
    * 'grads', and returns the gradients of the values `wrt` (-1 where the loss does not depend on one).
    */
   backward(loss: ValueId, wrt: readonly ValueId[]): ValueId[]
-  /** Fuses, plans memory, chooses algorithms. `outputs`: name -> value. */
+  /** Fuses, plans memory, chooses dtypes and algorithms. `outputs`: name -> value. */
   compile(
     device: NativeDevice,
     outputs: Record<string, ValueId>,
-    options: { deterministic?: boolean; forceAlgo?: number },
+    options: { deterministic?: boolean; forceAlgo?: number; precision?: Precision },
   ): NativeProgram
 }
 

@@ -2,7 +2,7 @@
 import type { Device } from './device'
 import { DiffusionError } from './errors'
 import { Graph, type Value } from './graph'
-import type { NativeBuffer, NativeProgram } from './native'
+import type { NativeBuffer, NativeProgram, Precision } from './native'
 
 /** What an input can be bound to: memory of the device, or numbers to be copied there. */
 export type Binding = NativeBuffer | Float32Array | Int32Array
@@ -11,6 +11,8 @@ export type Bindings = Readonly<Record<string, Binding>>
 export interface CompileOptions {
   /** Fix every algorithm whatever the batch size and the number of threads. */
   deterministic: boolean
+  /** Default 'fp32'. Throws `unsupported` where the device does not have it. */
+  precision?: Precision
 }
 
 export class Program {

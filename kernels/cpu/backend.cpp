@@ -205,6 +205,7 @@ Backend make() {
   Backend b{};
   b.abi = kBackendAbi;
   b.name = "cpu";
+  b.precisions = precisionBit(DType::f32);
   b.deviceCount = deviceCount;
   b.open = open;
   b.close = close;

@@ -26,6 +26,7 @@ void run(CpuDevice& device, const SumSquares& op, void*) {
 // Loshchilov & Hutter 2019, algorithm 2, in the order of torch.optim.AdamW; the scalars are computed in double as
 // there.
 void run(CpuDevice& device, const AdamW& op, void*) {
+  if (!::isfinite(op.sumSquares.f32()[0])) return;
   const float* hyper = op.hyper.f32();
   const double lr = hyper[hyperLr];
   const float rest1 = hyper[hyperOneMinusBeta1], rest2 = hyper[hyperOneMinusBeta2], eps = hyper[hyperEps];
@@ -37,10 +38,13 @@ void run(CpuDevice& device, const AdamW& op, void*) {
   if (hyper[hyperMaxGradNorm] > 0) {
     const double norm = gradScale * ::sqrt(double(op.sumSquares.f32()[0]));
     const double clip = hyper[hyperMaxGradNorm] / (norm + 1e-6);
-    gradScale = float(gradScale * (clip > 1 ? 1 : clip));  // a NaN stays one
+    gradScale = float(gradScale * (clip > 1 ? 1 : clip));
   }
-  forRows(device, {op.weight, op.grad, op.m, op.v}, [=](float* const* p, int64_t count) {
-    float *weight = p[0], *grad = p[1], *m = p[2], *v = p[3];
+  const float rest = 1 - hyper[hyperEmaDecay];
+  const bool averages = bool(op.ema);
+  const Tensor& last = averages ? op.ema : op.weight;  // forRows wants memory for each
+  forRows(device, {op.weight, op.grad, op.m, op.v, last}, [=](float* const* p, int64_t count) {
+    float *weight = p[0], *grad = p[1], *m = p[2], *v = p[3], *ema = p[4];
     forChannels(count, [=](int64_t i, auto part) {
       const vf g = part.load(grad + i) * gradScale;
       const vf first = beta1 * part.load(m + i) + rest1 * g;
@@ -48,7 +52,11 @@ void run(CpuDevice& device, const AdamW& op, void*) {
       const vf denominator = sqrt(second) / correction + eps;
       part.store(m + i, first);
       part.store(v + i, second);
-      part.store(weight + i, part.load(weight + i) * decay - stepSize * first / denominator);
+      const vf w = part.load(weight + i) * decay - stepSize * first / denominator;
+      part.store(weight + i, w);
+      if (!averages) return;
+      const vf e = part.load(ema + i);
+      part.store(ema + i, e - rest * (e - w));
     });
   });
 }

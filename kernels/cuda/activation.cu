@@ -6,8 +6,8 @@ namespace {
 
 template <Activation fn>
 struct UnaryElements {
-  Rows<const float> x;
-  Rows<float> y;
+  static constexpr bool kMixed = true;
+  FeatureMap x, y;
   template <int V>
   __device__ void run(int, int64_t row, int64_t c) const {
     auto value = load<V>(x, row, c);
@@ -18,8 +18,8 @@ struct UnaryElements {
 
 template <Activation fn>
 struct UnaryGradients {
-  Rows<const float> x, dy;
-  Rows<float> dx;
+  static constexpr bool kMixed = true;
+  FeatureMap x, dy, dx;
   template <int V>
   __device__ void run(int, int64_t row, int64_t c) const {
     const auto at = load<V>(x, row, c);
@@ -31,8 +31,8 @@ struct UnaryGradients {
 };
 
 struct GegluElements {
-  Rows<const float> x;
-  Rows<float> y;
+  static constexpr bool kMixed = true;
+  FeatureMap x, y;
   int half;
   template <int V>
   __device__ void run(int, int64_t row, int64_t c) const {
@@ -44,8 +44,8 @@ struct GegluElements {
 };
 
 struct GegluGradients {
-  Rows<const float> x, dy;
-  Rows<float> dx;
+  static constexpr bool kMixed = true;
+  FeatureMap x, dy, dx;
   int half;
   template <int V>
   __device__ void run(int, int64_t row, int64_t c) const {
@@ -66,25 +66,26 @@ struct GegluGradients {
 void run(CudaDevice& device, const Unary& op, void*) {
   const Extent extent = flat({&op.y, &op.x});
   if (op.fn == Activation::silu)
-    pointwise(device, extent, UnaryElements<Activation::silu>{in(op.x), out(op.y)});
+    pointwise(device, extent, UnaryElements<Activation::silu>{featureMap(op.x), featureMap(op.y)});
   else
-    pointwise(device, extent, UnaryElements<Activation::gelu>{in(op.x), out(op.y)});
+    pointwise(device, extent, UnaryElements<Activation::gelu>{featureMap(op.x), featureMap(op.y)});
 }
 
 void run(CudaDevice& device, const UnaryBackward& op, void*) {
   const Extent extent = flat({&op.dx, &op.x, &op.dy});
   if (op.fn == Activation::silu)
-    pointwise(device, extent, UnaryGradients<Activation::silu>{in(op.x), in(op.dy), out(op.dx)});
+    pointwise(device, extent, UnaryGradients<Activation::silu>{featureMap(op.x), featureMap(op.dy), featureMap(op.dx)});
   else
-    pointwise(device, extent, UnaryGradients<Activation::gelu>{in(op.x), in(op.dy), out(op.dx)});
+    pointwise(device, extent, UnaryGradients<Activation::gelu>{featureMap(op.x), featureMap(op.dy), featureMap(op.dx)});
 }
 
 void run(CudaDevice& device, const Geglu& op, void*) {
-  pointwise(device, bySample({&op.y, &op.x}), GegluElements{in(op.x), out(op.y), op.y.c});
+  pointwise(device, bySample({&op.y, &op.x}), GegluElements{featureMap(op.x), featureMap(op.y), op.y.c});
 }
 
 void run(CudaDevice& device, const GegluBackward& op, void*) {
-  pointwise(device, bySample({&op.dy, &op.x, &op.dx}), GegluGradients{in(op.x), in(op.dy), out(op.dx), op.dy.c});
+  pointwise(device, bySample({&op.dy, &op.x, &op.dx}),
+            GegluGradients{featureMap(op.x), featureMap(op.dy), featureMap(op.dx), op.dy.c});
 }
 
 }  // namespace ddpm::cuda

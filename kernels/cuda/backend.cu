@@ -96,6 +96,7 @@ Backend make() {
   Backend b = {};
   b.abi = kBackendAbi;
   b.name = CudaDevice::backendName();
+  b.precisions = precisionBit(DType::f32) | precisionBit(DType::f16) | precisionBit(DType::bf16);
   b.deviceCount = CudaDevice::count;
   b.open = open;
   b.close = close;

@@ -6,21 +6,23 @@ namespace ddpm::cuda {
 namespace {
 
 struct DropElements {
-  Rows<const float> x;
+  static constexpr bool kMixed = true;
+  FeatureMap x, y;
   Rows<const int32_t> rng;
-  Rows<float> y;
   int channels;
   float p, scale;
   uint32_t layer;
   template <int V>
   __device__ void run(int, int64_t row, int64_t c) const {
-    const int64_t e = row * channels + c;  // a multiple of 4 where V is 4; a long row is row 0
-    const Philox4 words = philox4x32(uint32_t(rng.data[0]), uint32_t(rng.data[1]), uint32_t(e / 4),
-                                     uint32_t(rng.data[2]), layer, uint32_t(Purpose::dropout));
+    const int64_t e = row * channels + c;  // a multiple of V; a long row is row 0
     auto value = load<V>(x, row, c);
-    for (int i = 0; i < V; ++i) {
-      const uint32_t word = V == 4 ? words.v[i] : pick(words, int(e % 4));
-      value.v[i] = uniform01(word) >= p ? value.v[i] * scale : 0.0f;
+    for (int i = 0; i < V; i += 4) {
+      const Philox4 words = philox4x32(uint32_t(rng.data[0]), uint32_t(rng.data[1]), uint32_t((e + i) / 4),
+                                       uint32_t(rng.data[2]), layer, uint32_t(Purpose::dropout));
+      for (int k = 0; k < (V < 4 ? V : 4); ++k) {
+        const uint32_t word = V == 1 ? pick(words, int(e % 4)) : words.v[k];
+        value.v[i + k] = uniform01(word) >= p ? value.v[i + k] * scale : 0.0f;
+      }
     }
     store<V>(y, row, c, value);
   }
@@ -35,7 +37,7 @@ struct DropElements {
 void run(CudaDevice& device, const Dropout& op, void*) {
   const float scale = 1.0f / (1.0f - op.p);
   pointwise(device, flat({&op.y, &op.x}),
-            DropElements{in(op.x), indices(op.rng), out(op.y), op.y.c, op.p, scale, uint32_t(op.layer)});
+            DropElements{featureMap(op.x), featureMap(op.y), indices(op.rng), op.y.c, op.p, scale, uint32_t(op.layer)});
 }
 
 }  // namespace ddpm::cuda

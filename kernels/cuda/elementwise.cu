@@ -42,8 +42,8 @@ struct ScaleShiftElements {
 };
 
 struct CopyElements {
-  Rows<const float> x;
-  Rows<float> y;
+  static constexpr bool kMixed = true;
+  FeatureMap x, y;
   bool accumulate;
   template <int V>
   __device__ void run(int, int64_t row, int64_t c) const {
@@ -68,15 +68,14 @@ struct FillElements {
 };
 
 struct PixelSums {
-  Rows<const float> x;
-  Rows<float> y;
+  FeatureMap x, y;
   struct Column {
-    Rows<const float> x;
+    FeatureMap x;
     int c;
-    __device__ void add(int64_t row, Vec<float, 1>& sums) const { sums.v[0] += element(x, row, c); }
+    __device__ void add(int64_t row, Vec<float, 1>& sums) const { sums.v[0] += number(x, row, c); }
   };
   __device__ Column column(int, int c) const { return {x, c}; }
-  __device__ void write(int n, int, int c, const Vec<float, 1>& sums) const { element(y, n, c) = sums.v[0]; }
+  __device__ void write(int n, int, int c, const Vec<float, 1>& sums) const { store(y, n, c, sums); }
 };
 
 // dx on the way to de: the sums of dy * x and of dy.
@@ -118,7 +117,7 @@ void run(CudaDevice& device, const ScaleShift& op, void*) {
 }
 
 void run(CudaDevice& device, const Copy& op, void*) {
-  pointwise(device, flat({&op.y, &op.x}), CopyElements{in(op.x), out(op.y), op.accumulate != 0});
+  pointwise(device, flat({&op.y, &op.x}), CopyElements{featureMap(op.x), featureMap(op.y), op.accumulate != 0});
 }
 
 void run(CudaDevice& device, const Fill& op, void*) {
@@ -126,7 +125,7 @@ void run(CudaDevice& device, const Fill& op, void*) {
 }
 
 void run(CudaDevice& device, const SumPixels& op, void*) {
-  columnSums<1>(device, PixelSums{in(op.x), out(op.y)}, op.x.n, pixels(op.x), op.x.c, 1);
+  columnSums<1>(device, PixelSums{featureMap(op.x), featureMap(op.y)}, op.x.n, pixels(op.x), op.x.c, 1);
 }
 
 void run(CudaDevice& device, const ScaleShiftBackward& op, void*) {

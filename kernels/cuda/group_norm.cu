@@ -55,30 +55,30 @@ __device__ __forceinline__ int64_t coefficient(int n, int which, int channels) {
 
 // Sums of x - s and its square, s the channel's first pixel: near enough to the mean that nothing cancels.
 struct Moments {
-  Rows<const float> x;
+  FeatureMap x;
   Partials partials;
   int area;
   struct Column {
-    Rows<const float> x;
+    FeatureMap x;
     int c;
     float shift;
     __device__ void add(int64_t row, Vec<float, 2>& sums) const {
-      const float d = element(x, row, c) - shift;
+      const float d = number(x, row, c) - shift;
       sums.v[0] += d;
       sums.v[1] += d * d;
     }
   };
-  __device__ Column column(int n, int c) const { return {x, c, element(x, int64_t(n) * area, c)}; }
+  __device__ Column column(int n, int c) const { return {x, c, number(x, int64_t(n) * area, c)}; }
   __device__ void write(int n, int chunk, int c, const Vec<float, 2>& sums) const { partials.write(n, chunk, c, sums); }
 };
 
 // A warp a group. Channel means and squares around them combine as Chan et al. 1979 do.
 __global__ void __launch_bounds__(32)
-    statisticsKernel(Rows<const float> x, Partials partials, Affine affine, Rows<float> mean, Rows<float> rstd,
+    statisticsKernel(FeatureMap x, Partials partials, Affine affine, Rows<float> mean, Rows<float> rstd,
                      Global<float> coefficients, int area, int size, float eps) {
   const int g = blockIdx.x, n = blockIdx.y, channels = partials.channels;
   const auto meanOf = [&](int c, const Vec<float, 2>& s) {
-    return element(x, int64_t(n) * area, c) + s.v[0] / float(area);
+    return number(x, int64_t(n) * area, c) + s.v[0] / float(area);
   };
   float sum = 0;
   for (int c = g * size + threadIdx.x; c < (g + 1) * size; c += 32) sum += meanOf(c, partials.total(n, c));
@@ -104,8 +104,8 @@ __global__ void __launch_bounds__(32)
 
 template <bool fuseSilu>
 struct Normalize {
-  Rows<const float> x;
-  Rows<float> y;
+  static constexpr bool kMixed = true;
+  FeatureMap x, y;
   Global<const float> coefficients;
   int channels;
   template <int V>
@@ -126,17 +126,18 @@ struct Normalize {
 
 template <bool fuseSilu>
 struct GradientSums {
-  Rows<const float> x, dy, mean, rstd;
+  FeatureMap x, dy;
+  Rows<const float> mean, rstd;
   Affine affine;
   Partials partials;
   int size;
   struct Column {
-    Rows<const float> x, dy;
+    FeatureMap x, dy;
     int c;
     float mean, rstd, a, b;
     __device__ void add(int64_t row, Vec<float, 2>& sums) const {
-      const float d = element(x, row, c) - mean;
-      float da = element(dy, row, c);
+      const float d = number(x, row, c) - mean;
+      float da = number(dy, row, c);
       if (fuseSilu) da *= siluDerivative(d * a + b);
       sums.v[0] += da;
       sums.v[1] += da * (d * rstd);
@@ -178,8 +179,9 @@ __global__ void __launch_bounds__(32)
 
 template <bool fuseSilu>
 struct InputGradients {
-  Rows<const float> x, dy, mean;
-  Rows<float> dx;
+  static constexpr bool kMixed = true;
+  FeatureMap x, dy, dx;
+  Rows<const float> mean;
   Global<const float> coefficients;
   int channels, size;
   template <int V>
@@ -230,8 +232,10 @@ void backward(CudaDevice& device, const GroupNormBackward& op, void* scratch) {
       scratchOf<float>(scratch, layout.parameterSums, layout.end - layout.parameterSums);
   const Affine affine = {in(op.gamma), in(op.beta), in(op.scale), in(op.shift)};
   const dim3 groups(unsigned(op.groups), unsigned(x.n));
-  columnSums<2>(device, GradientSums<fuseSilu>{in(x), in(op.dy), in(op.mean), in(op.rstd), affine, partials, size}, x.n,
-                area, x.c, layout.chunks);
+  columnSums<2>(
+      device,
+      GradientSums<fuseSilu>{featureMap(x), featureMap(op.dy), in(op.mean), in(op.rstd), affine, partials, size}, x.n,
+      area, x.c, layout.chunks);
   launch<gradientKernel>(groups, 32, 0, device.stream(), partials, affine, in(op.rstd), out(op.dScale), out(op.dShift),
                          coefficients, parameterSums, area, size);
   accumulate(device, parameterSums, out(op.dGamma).data, x.c, 2 * int64_t(x.c), x.n);
@@ -239,7 +243,8 @@ void backward(CudaDevice& device, const GroupNormBackward& op, void* scratch) {
       scratchOf<float>(scratch, layout.parameterSums + x.c, (2 * int64_t(x.n) - 1) * x.c);
   accumulate(device, betaSums, out(op.dBeta).data, x.c, 2 * int64_t(x.c), x.n);
   pointwise(device, bySample({&op.dx, &x, &op.dy}),
-            InputGradients<fuseSilu>{in(x), in(op.dy), in(op.mean), out(op.dx), coefficients, x.c, size});
+            InputGradients<fuseSilu>{featureMap(x), featureMap(op.dy), featureMap(op.dx), in(op.mean), coefficients,
+                                     x.c, size});
 }
 
 }  // namespace
@@ -254,14 +259,14 @@ void run(CudaDevice& device, const GroupNorm& op, void* scratch) {
   const Partials partials = partialsOf(scratch, x, layout);
   const Global<float> coefficients = coefficientsOf(scratch, layout);
   const Affine affine = {in(op.gamma), in(op.beta), in(op.scale), in(op.shift)};
-  columnSums<2>(device, Moments{in(x), partials, area}, x.n, area, x.c, layout.chunks);
-  launch<statisticsKernel>(dim3(unsigned(op.groups), unsigned(x.n)), 32, 0, device.stream(), in(x), partials, affine,
-                           out(op.mean), out(op.rstd), coefficients, area, size, op.eps);
+  columnSums<2>(device, Moments{featureMap(x), partials, area}, x.n, area, x.c, layout.chunks);
+  launch<statisticsKernel>(dim3(unsigned(op.groups), unsigned(x.n)), 32, 0, device.stream(), featureMap(x), partials,
+                           affine, out(op.mean), out(op.rstd), coefficients, area, size, op.eps);
   const Extent extent = bySample({&op.y, &x});
   if (op.silu)
-    pointwise(device, extent, Normalize<true>{in(x), out(op.y), coefficients, x.c});
+    pointwise(device, extent, Normalize<true>{featureMap(x), featureMap(op.y), coefficients, x.c});
   else
-    pointwise(device, extent, Normalize<false>{in(x), out(op.y), coefficients, x.c});
+    pointwise(device, extent, Normalize<false>{featureMap(x), featureMap(op.y), coefficients, x.c});
 }
 
 void run(CudaDevice& device, const GroupNormBackward& op, void* scratch) {

@@ -10,16 +10,16 @@ namespace {
 constexpr int kWarps = 8;
 
 __global__ void __launch_bounds__(32 * kWarps)
-    normalizeKernel(Rows<const float> x, Rows<const float> gamma, Rows<const float> beta, Rows<float> y,
-                    Rows<float> mean, Rows<float> rstd, int64_t rows, int channels, float eps) {
+    normalizeKernel(FeatureMap x, Rows<const float> gamma, Rows<const float> beta, FeatureMap y, Rows<float> mean,
+                    Rows<float> rstd, int64_t rows, int channels, float eps) {
   const int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.y;
   if (row >= rows) return;  // the whole warp
   float sum = 0;
-  for (int c = threadIdx.x; c < channels; c += 32) sum += element(x, row, c);
+  for (int c = threadIdx.x; c < channels; c += 32) sum += number(x, row, c);
   const float mu = warpSum(sum) / float(channels);
   float squares = 0;
   for (int c = threadIdx.x; c < channels; c += 32) {
-    const float d = element(x, row, c) - mu;
+    const float d = number(x, row, c) - mu;
     squares += d * d;
   }
   const float r = 1.0f / sqrtf(warpSum(squares) / float(channels) + eps);
@@ -28,42 +28,44 @@ __global__ void __launch_bounds__(32 * kWarps)
     element(rstd, row, 0) = r;
   }
   for (int c = threadIdx.x; c < channels; c += 32)
-    element(y, row, c) = (element(x, row, c) - mu) * r * element(gamma, 0, c) + element(beta, 0, c);
+    store<1>(y, row, c, {{(number(x, row, c) - mu) * r * element(gamma, 0, c) + element(beta, 0, c)}});
 }
 
 __global__ void __launch_bounds__(32 * kWarps)
-    inputGradientKernel(Rows<const float> x, Rows<const float> gamma, Rows<const float> mean, Rows<const float> rstd,
-                        Rows<const float> dy, Rows<float> dx, int64_t rows, int channels) {
+    inputGradientKernel(FeatureMap x, Rows<const float> gamma, Rows<const float> mean, Rows<const float> rstd,
+                        FeatureMap dy, FeatureMap dx, int64_t rows, int channels) {
   const int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.y;
   if (row >= rows) return;  // the whole warp
   const float mu = element(mean, row, 0), r = element(rstd, row, 0);
   float sum1 = 0, sum2 = 0;
   for (int c = threadIdx.x; c < channels; c += 32) {
-    const float du = element(dy, row, c) * element(gamma, 0, c);
+    const float du = number(dy, row, c) * element(gamma, 0, c);
     sum1 += du;
-    sum2 += du * ((element(x, row, c) - mu) * r);
+    sum2 += du * ((number(x, row, c) - mu) * r);
   }
   const float p = warpSum(sum1) / float(channels), q = warpSum(sum2) / float(channels);
   for (int c = threadIdx.x; c < channels; c += 32) {
-    const float u = (element(x, row, c) - mu) * r;
-    element(dx, row, c) = r * (element(dy, row, c) * element(gamma, 0, c) - p - u * q);
+    const float u = (number(x, row, c) - mu) * r;
+    store<1>(dx, row, c, {{r * (number(dy, row, c) * element(gamma, 0, c) - p - u * q)}});
   }
 }
 
 struct ParameterSums {
-  Rows<const float> x, mean, rstd, dy;
+  FeatureMap x, dy;
+  Rows<const float> mean, rstd;
   Global<float> partial;  // [chunk][2][C]
   int channels;
   struct Column {
-    Rows<const float> x, mean, rstd, dy;
+    FeatureMap x, dy;
+    Rows<const float> mean, rstd;
     int c;
     __device__ void add(int64_t row, Vec<float, 2>& sums) const {
-      const float g = element(dy, row, c);
-      sums.v[0] += g * ((element(x, row, c) - element(mean, row, 0)) * element(rstd, row, 0));
+      const float g = number(dy, row, c);
+      sums.v[0] += g * ((number(x, row, c) - element(mean, row, 0)) * element(rstd, row, 0));
       sums.v[1] += g;
     }
   };
-  __device__ Column column(int, int c) const { return {x, mean, rstd, dy, c}; }
+  __device__ Column column(int, int c) const { return {x, dy, mean, rstd, c}; }
   __device__ void write(int, int chunk, int c, const Vec<float, 2>& sums) const {
     partial[int64_t(chunk) * 2 * channels + c] = sums.v[0];
     partial[(int64_t(chunk) * 2 + 1) * channels + c] = sums.v[1];
@@ -75,8 +77,8 @@ unsigned blocksOf(const Tensor& x) { return unsigned(ceilDiv(x.rows(), kWarps));
 }  // namespace
 
 void run(CudaDevice& device, const LayerNorm& op, void*) {
-  launch<normalizeKernel>(blocksOf(op.x), dim3(32, kWarps), 0, device.stream(), in(op.x), in(op.gamma), in(op.beta),
-                          out(op.y), out(op.mean), out(op.rstd), op.x.rows(), op.x.c, op.eps);
+  launch<normalizeKernel>(blocksOf(op.x), dim3(32, kWarps), 0, device.stream(), featureMap(op.x), in(op.gamma),
+                          in(op.beta), featureMap(op.y), out(op.mean), out(op.rstd), op.x.rows(), op.x.c, op.eps);
 }
 
 size_t scratch(const CudaDevice&, const LayerNormBackward& op) {
@@ -89,12 +91,12 @@ void run(CudaDevice& device, const LayerNormBackward& op, void* scratch) {
   const int64_t size = int64_t(chunks) * 2 * x.c;
   const Global<float> partial = scratchOf<float>(scratch, 0, size);
   // Before dx, which may take the place of dy.
-  columnSums<2>(device, ParameterSums{in(x), in(op.mean), in(op.rstd), in(op.dy), partial, x.c}, 1, x.rows(), x.c,
-                chunks);
+  columnSums<2>(device, ParameterSums{featureMap(x), featureMap(op.dy), in(op.mean), in(op.rstd), partial, x.c}, 1,
+                x.rows(), x.c, chunks);
   accumulate(device, partial, out(op.dGamma).data, x.c, 2 * int64_t(x.c), chunks);
   accumulate(device, scratchOf<float>(scratch, x.c, size - x.c), out(op.dBeta).data, x.c, 2 * int64_t(x.c), chunks);
-  launch<inputGradientKernel>(blocksOf(x), dim3(32, kWarps), 0, device.stream(), in(x), in(op.gamma), in(op.mean),
-                              in(op.rstd), in(op.dy), out(op.dx), x.rows(), x.c);
+  launch<inputGradientKernel>(blocksOf(x), dim3(32, kWarps), 0, device.stream(), featureMap(x), in(op.gamma),
+                              in(op.mean), in(op.rstd), featureMap(op.dy), featureMap(op.dx), x.rows(), x.c);
 }
 
 }  // namespace ddpm::cuda

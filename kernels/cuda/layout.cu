@@ -8,7 +8,7 @@ namespace {
 constexpr int kTile = 32, kTileRows = 8;
 
 __global__ void __launch_bounds__(kTile* kTileRows)
-    transposeKernel(Global<const float> from, Matrices f, Global<float> to, Matrices t, int rows, int columns) {
+    transposeKernel(Global<const float> from, Matrices f, FeatureMap to, Matrices t, int rows, int columns) {
   DDPM_SHARED(float, tile, kTile*(kTile + 1));  // the extra column spreads a column over the banks
   const int n = blockIdx.z;
   const int64_t left = int64_t(blockIdx.x) * kTile, top = int64_t(blockIdx.y) * kTile;
@@ -18,12 +18,12 @@ __global__ void __launch_bounds__(kTile* kTileRows)
   __syncthreads();
   for (int j = threadIdx.y; j < kTile; j += kTileRows)
     if (left + j < columns && top + threadIdx.x < rows)
-      to[n * t.sample + (left + j) * t.row + top + threadIdx.x] = tile[threadIdx.x * (kTile + 1) + j];
+      store<1>(to, 0, n * t.sample + (left + j) * t.row + top + threadIdx.x, {{tile[threadIdx.x * (kTile + 1) + j]}});
 }
 
 }  // namespace
 
-void transpose(CudaDevice& device, Global<const float> from, Matrices fromAt, Global<float> to, Matrices toAt,
+void transpose(CudaDevice& device, Global<const float> from, Matrices fromAt, const FeatureMap& to, Matrices toAt,
                int samples, int rows, int columns) {
   const dim3 grid(unsigned(ceilDiv(columns, kTile)), unsigned(ceilDiv(rows, kTile)), unsigned(samples));
   launch<transposeKernel>(grid, dim3(kTile, kTileRows), 0, device.stream(), from, fromAt, to, toAt, rows, columns);
@@ -32,7 +32,7 @@ void transpose(CudaDevice& device, Global<const float> from, Matrices fromAt, Gl
 void run(CudaDevice& device, const ToNhwc& op, void*) {
   const Tensor& y = op.y;
   const int area = pixels(y);
-  transpose(device, in(op.x).data, {op.x.ld, area}, out(y).data, {int64_t(area) * y.ld, y.ld}, y.n, y.c, area);
+  transpose(device, in(op.x).data, {op.x.ld, area}, featureMap(y), {int64_t(area) * y.ld, y.ld}, y.n, y.c, area);
 }
 
 void run(CudaDevice& device, const ToNchw& op, void*) {

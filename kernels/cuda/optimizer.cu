@@ -1,4 +1,6 @@
 // AdamW, the average of the weights, and the norm of the gradients, over flat buffers of all parameters.
+#include <cfloat>
+
 #include "kernels/cuda/reduce.cuh"
 
 namespace ddpm::cuda {
@@ -27,18 +29,23 @@ int squaresBlocks(int64_t size) {
   return int(std::min<int64_t>(std::max<int64_t>(ceilDiv(size, kThreads * 8), 1), kBlocks));
 }
 
-// Loshchilov & Hutter 2019, algorithm 2, in the order of torch.optim.AdamW.
+// Loshchilov & Hutter 2019, algorithm 2, in the order of torch.optim.AdamW; ldm/modules/ema.py LitEma.forward; and the
+// narrow copy of the weights: all in one pass over the banks.
 struct AdamWElements {
-  Rows<float> weight, m, v;
+  static constexpr bool kMixed = true;
+  Rows<float> weight, m, v, ema;
+  FeatureMap mirror;
   Rows<const float> grad, hyper, sumSquares;
   template <int V>
   __device__ void run(int, int64_t row, int64_t c) const {
     const auto h = [&](Hyper i) { return element(hyper, 0, i); };
+    const float squares = element(sumSquares, 0, 0);
+    if (!(squares <= FLT_MAX)) return;  // infinite or NaN
     float gradScale = h(hyperGradScale);
     if (h(hyperMaxGradNorm) > 0) {
-      const float norm = gradScale * sqrtf(element(sumSquares, 0, 0));
+      const float norm = gradScale * sqrtf(squares);
       const float clip = h(hyperMaxGradNorm) / (norm + 1e-6f);
-      gradScale *= clip > 1 ? 1.0f : clip;  // a NaN stays one
+      gradScale *= clip > 1 ? 1.0f : clip;
     }
     const float rest1 = h(hyperOneMinusBeta1), rest2 = h(hyperOneMinusBeta2), eps = h(hyperEps);
     const float beta1 = 1.0f - rest1, beta2 = 1.0f - rest2;
@@ -55,6 +62,12 @@ struct AdamWElements {
     store<V>(m, row, c, first);
     store<V>(v, row, c, second);
     store<V>(weight, row, c, w);
+    if (mirror) store<V>(mirror, row, c, w);
+    if (!ema) return;
+    const float rest = 1.0f - h(hyperEmaDecay);
+    auto average = load<V>(ema, row, c);
+    for (int i = 0; i < V; ++i) average.v[i] -= rest * (average.v[i] - w.v[i]);
+    store<V>(ema, row, c, average);
   }
 };
 
@@ -86,8 +99,9 @@ void run(CudaDevice& device, const SumSquares& op, void* scratch) {
 }
 
 void run(CudaDevice& device, const AdamW& op, void*) {
-  pointwise(device, flat({&op.weight, &op.grad, &op.m, &op.v}),
-            AdamWElements{out(op.weight), out(op.m), out(op.v), in(op.grad), in(op.hyper), in(op.sumSquares)});
+  const AdamWElements elements = {out(op.weight),        out(op.m),   out(op.v),    out(op.ema),
+                                  featureMap(op.mirror), in(op.grad), in(op.hyper), in(op.sumSquares)};
+  pointwise(device, flat({&op.weight, &op.grad, &op.m, &op.v, &op.ema, &op.mirror}), elements);
 }
 
 void run(CudaDevice& device, const Ema& op, void*) {

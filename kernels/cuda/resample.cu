@@ -23,8 +23,8 @@ __device__ __forceinline__ int64_t rowOf(int n, int h, int w, Size size) {
 
 // y[n,h,w] = scale * x[n, h/factor, w/factor], or 0 where x ends before.
 struct Spread {
-  Rows<const float> x;
-  Rows<float> y;
+  static constexpr bool kMixed = true;
+  FeatureMap x, y;
   Size from, to;
   int factor;
   float scale;
@@ -44,8 +44,8 @@ struct Spread {
 
 // y[n,h,w] = scale * sum over the factor x factor window of x at (h*factor, w*factor)
 struct Gather {
-  Rows<const float> x;
-  Rows<float> y;
+  static constexpr bool kMixed = true;
+  FeatureMap x, y;
   Size from, to;
   int factor;
   float scale;
@@ -67,24 +67,25 @@ struct Gather {
 }  // namespace
 
 void run(CudaDevice& device, const UpsampleNearest& op, void*) {
-  pointwise(device, bySample({&op.y, &op.x}), Spread{in(op.x), out(op.y), sizeOf(op.x), sizeOf(op.y), op.factor, 1});
+  pointwise(device, bySample({&op.y, &op.x}),
+            Spread{featureMap(op.x), featureMap(op.y), sizeOf(op.x), sizeOf(op.y), op.factor, 1});
 }
 
 void run(CudaDevice& device, const UpsampleNearestBackward& op, void*) {
   pointwise(device, bySample({&op.dx, &op.dy}),
-            Gather{in(op.dy), out(op.dx), sizeOf(op.dy), sizeOf(op.dx), op.factor, 1});
+            Gather{featureMap(op.dy), featureMap(op.dx), sizeOf(op.dy), sizeOf(op.dx), op.factor, 1});
 }
 
 void run(CudaDevice& device, const AvgPool& op, void*) {
   const float scale = 1.0f / float(op.kernel * op.kernel);
   pointwise(device, bySample({&op.y, &op.x}),
-            Gather{in(op.x), out(op.y), sizeOf(op.x), sizeOf(op.y), op.kernel, scale});
+            Gather{featureMap(op.x), featureMap(op.y), sizeOf(op.x), sizeOf(op.y), op.kernel, scale});
 }
 
 void run(CudaDevice& device, const AvgPoolBackward& op, void*) {
   const float scale = 1.0f / float(op.kernel * op.kernel);
   pointwise(device, bySample({&op.dx, &op.dy}),
-            Spread{in(op.dy), out(op.dx), sizeOf(op.dy), sizeOf(op.dx), op.kernel, scale});
+            Spread{featureMap(op.dy), featureMap(op.dx), sizeOf(op.dy), sizeOf(op.dx), op.kernel, scale});
 }
 
 }  // namespace ddpm::cuda

@@ -8,9 +8,10 @@
 namespace ddpm::reference {
 namespace {
 
-double dot(const float* a, const float* b, int count) {
+// Of channels [ca, ca + count) of a's row and [cb, cb + count) of b's.
+double dot(const Tensor& a, int64_t rowA, int ca, const Tensor& b, int64_t rowB, int cb, int count) {
   double sum = 0;
-  for (int i = 0; i < count; ++i) sum += double(a[i]) * b[i];
+  for (int i = 0; i < count; ++i) sum += double(at(a, rowA, ca + i)) * at(b, rowB, cb + i);
   return sum;
 }
 
@@ -24,8 +25,8 @@ void run(const Attention& op) {
     for (int head = 0; head < s.heads; ++head)
       for (int i = 0; i < queries; ++i) {
         const int64_t row = int64_t(n) * queries + i, key = int64_t(n) * keys;
-        const float* q = &at(op.q, row, head * s.qHead);
-        for (int j = 0; j < keys; ++j) score[j] = s.scale * dot(q, &at(op.k, key + j, head * s.kHead), s.headDim);
+        for (int j = 0; j < keys; ++j)
+          score[j] = s.scale * dot(op.q, row, head * s.qHead, op.k, key + j, head * s.kHead, s.headDim);
         const double maximum = *std::max_element(score.begin(), score.end());
         double sum = 0;
         for (int j = 0; j < keys; ++j) sum += std::exp(score[j] - maximum);
@@ -52,14 +53,14 @@ void run(const AttentionBackward& op) {
       std::fill(dv.begin(), dv.end(), 0);
       for (int i = 0; i < queries; ++i) {
         const int64_t row = int64_t(n) * queries + i;
-        const float *q = &at(op.q, row, head * s.qHead), *dy = &at(op.dy, row, head * dim);
-        for (int j = 0; j < keys; ++j) p[j] = s.scale * dot(q, &at(op.k, key + j, head * s.kHead), dim);
+        for (int j = 0; j < keys; ++j)
+          p[j] = s.scale * dot(op.q, row, head * s.qHead, op.k, key + j, head * s.kHead, dim);
         const double maximum = *std::max_element(p.begin(), p.end());
         double sum = 0, pdp = 0;
         for (int j = 0; j < keys; ++j) sum += p[j] = std::exp(p[j] - maximum);
         for (int j = 0; j < keys; ++j) {
           p[j] /= sum;
-          dp[j] = dot(dy, &at(op.v, key + j, head * s.vHead), dim);
+          dp[j] = dot(op.dy, row, head * dim, op.v, key + j, head * s.vHead, dim);
           pdp += p[j] * dp[j];
         }
         for (int d = 0; d < dim; ++d) {
@@ -67,8 +68,8 @@ void run(const AttentionBackward& op) {
           for (int j = 0; j < keys; ++j) {
             const double ds = s.scale * p[j] * (dp[j] - pdp);
             dq += ds * at(op.k, key + j, head * s.kHead + d);
-            dk[size_t(j) * dim + d] += ds * q[d];
-            dv[size_t(j) * dim + d] += p[j] * dy[d];
+            dk[size_t(j) * dim + d] += ds * at(op.q, row, head * s.qHead + d);
+            dv[size_t(j) * dim + d] += p[j] * at(op.dy, row, head * dim + d);
           }
           at(op.dq, row, head * s.qHead + d) = float(dq);
         }

@@ -90,6 +90,7 @@ Backend make() {
   Backend b = {};
   b.abi = kBackendAbi;
   b.name = "reference";
+  b.precisions = precisionBit(DType::f32) | precisionBit(DType::f16) | precisionBit(DType::bf16);
   b.deviceCount = deviceCount;
   b.open = open;
   b.close = close;

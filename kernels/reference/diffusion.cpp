@@ -29,7 +29,7 @@ void run(const Extract& op) {
 // Ho et al. 2020, eq. 7 and 11; Song et al. 2021, eq. 12. See ops.h for the table.
 void run(const PosteriorStep& op) {
   forEach(op.y, [&](int64_t n, int e) {
-    const float* row = &at(op.table, index(op.t, int(n)), 0);
+    const float* row = op.table.f32() + int64_t(index(op.t, int(n))) * op.table.ld;
     const double x = at(op.x, n, e), out = at(op.out, n, e);
     double x0 = row[0] * x + row[1] * out;
     if (op.clip) x0 = x0 < -1 ? -1 : x0 > 1 ? 1 : x0;

@@ -13,13 +13,14 @@ void run(const SumSquares& op) {
 
 // Loshchilov & Hutter 2019, algorithm 2, in the order of torch.optim.AdamW.
 void run(const AdamW& op) {
+  if (!std::isfinite(at(op.sumSquares, 0, 0))) return;
   const float* hyper = op.hyper.f32();
   const double lr = hyper[hyperLr], rest1 = hyper[hyperOneMinusBeta1], rest2 = hyper[hyperOneMinusBeta2];
   double gradScale = hyper[hyperGradScale];
   if (hyper[hyperMaxGradNorm] > 0) {
     const double norm = gradScale * std::sqrt(double(at(op.sumSquares, 0, 0)));
     const double clip = hyper[hyperMaxGradNorm] / (norm + 1e-6);
-    gradScale *= clip > 1 ? 1 : clip;  // a NaN stays one
+    gradScale *= clip > 1 ? 1 : clip;
   }
   forEach(op.weight, [&](int64_t row, int c) {
     const double grad = at(op.grad, row, c) * gradScale;
@@ -32,7 +33,9 @@ void run(const AdamW& op) {
     at(op.m, row, c) = float(m);
     at(op.v, row, c) = float(v);
     at(op.weight, row, c) = float(weight);
+    if (op.mirror) at(op.mirror, row, c) = float(weight);
   });
+  if (op.ema) run(Ema{op.ema, op.weight, op.hyper});
 }
 
 // ldm/modules/ema.py LitEma.forward

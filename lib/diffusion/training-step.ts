@@ -148,8 +148,7 @@ export class Training {
     if (!update) return { loss }
     const hyper = g.input('hyper', [1, 1, 1, hyperLength])
     const sumSquares = g.gradSumSquares(this.#count)
-    g.adamw(hyper, sumSquares, count)
-    if (ema) g.ema(hyper, count)
+    g.adamw(hyper, sumSquares, { ...count, ema })
     g.zeroGrads(count)
     return { loss, sumSquares }
   }

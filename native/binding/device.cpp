@@ -1,5 +1,6 @@
 #include "native/binding/convert.h"
 #include "native/binding/objects.h"
+#include "native/graph/precision.h"
 
 namespace ddpm::binding {
 
@@ -46,6 +47,12 @@ Napi::Value NativeDevice::info(const Napi::CallbackInfo& info) {
     object.Set("isa", std::string(d.isa));
     object.Set("threads", double(d.threads));
     object.Set("memoryBytes", double(d.memoryBytes));
+    Napi::Array precisions = Napi::Array::New(info.Env());
+    for (DType dtype : kPrecisions) {
+      if (device_->backend().precisions & precisionBit(dtype))
+        precisions.Set(precisions.Length(), precisionName(dtype));
+    }
+    object.Set("precisions", precisions);
     return object;
   });
 }

@@ -1,6 +1,7 @@
 #include "native/binding/convert.h"
 #include "native/binding/objects.h"
 #include "native/graph/autodiff.h"
+#include "native/graph/precision.h"
 
 namespace ddpm::binding {
 namespace {
@@ -19,6 +20,16 @@ PlanOptions toPlanOptions(const Napi::Value& value) {
   if (isGiven(deterministic)) options.deterministic = deterministic.ToBoolean();
   if (isGiven(forceAlgo)) options.forceAlgo = toInt(forceAlgo, "forceAlgo");
   return options;
+}
+
+DType toPrecision(const Napi::Value& options) {
+  const Napi::Value value = isGiven(options) ? toObject(options, "options").Get("precision") : options;
+  if (!isGiven(value)) return DType::f32;
+  const std::string name = toString(value, "precision");
+  for (DType precision : kPrecisions) {
+    if (name == precisionName(precision)) return precision;
+  }
+  throw Failure::argumentOf("compile", "precision", "'fp32', 'fp16' or 'bf16'", "'" + name + "'");
 }
 
 }  // namespace
@@ -66,7 +77,8 @@ Napi::Value NativeGraph::compile(const Napi::CallbackInfo& info) {
       const std::string name = names.Get(i).ToString();
       outputs[name] = toInt(named.Get(name), name.c_str());
     }
-    Compiled compiled = ddpm::compile(graph_, outputs, {&device->backend(), device->handle(), toPlanOptions(info[2])});
+    const Target target = {&device->backend(), device->handle(), toPlanOptions(info[2]), toPrecision(info[2])};
+    Compiled compiled = ddpm::compile(graph_, outputs, target);
     return NativeProgram::create(info.Env(), std::make_shared<Program>(device, std::move(compiled)));
   });
 }

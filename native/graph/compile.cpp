@@ -4,6 +4,7 @@
 
 #include "native/graph/fuse.h"
 #include "native/graph/plan.h"
+#include "native/graph/precision.h"
 
 namespace ddpm {
 namespace {
@@ -63,6 +64,21 @@ std::set<std::string> namesOf(const Graph& graph, const std::map<std::string, Va
   return names;
 }
 
+void checkPrecision(const Target& target) {
+  const Backend& backend = *target.backend;
+  if (backend.precisions & precisionBit(target.precision)) return;
+  std::string has;
+  for (DType p : kPrecisions) {
+    if (backend.precisions & precisionBit(p)) has += (has.empty() ? "'" : ", '") + std::string(precisionName(p)) + "'";
+  }
+  const std::string received = std::string("'") + precisionName(target.precision) + "'";
+  Failure f("unsupported", std::string("precision: the ") + backend.name + " backend has " + has + ", not " + received);
+  f.argument = "precision";
+  f.expected = has;
+  f.received = received;
+  throw f;
+}
+
 size_t scratchOf(const Target& target, const Step& step) {
   return std::visit(
       [&](const auto& op) -> size_t {
@@ -81,17 +97,27 @@ size_t scratchOf(const Target& target, const Step& step) {
 
 Compiled compile(const Graph& source, const std::map<std::string, ValueId>& outputs, const Target& target) {
   checkOutputs(source, outputs);
+  checkPrecision(target);
   Graph graph = source;
   fuseNorms(graph);
   fuseSums(graph, {graph, liveNodes(graph, outputs), outputs});
 
   Compiled compiled;
   compiled.names = namesOf(graph, outputs);
-  const Region region = {graph, liveNodes(graph, outputs), outputs};
+  Region region = {graph, liveNodes(graph, outputs), outputs};
+  if (target.precision != DType::f32) region.live = mixPrecision(graph, region, target.precision);
   Placement placement(region);
   Lowering lowering(graph, placement, target, compiled.steps);
   for (int32_t i : region.live) lowering.lower(i);
   copyOutputs(region, placement, compiled.steps);
+  if (const Tensor mirror = placement.mirror()) {
+    auto& [prologue, steps] = compiled.steps;
+    compiled.keepsMirror = prologue.empty() && std::any_of(steps.begin(), steps.end(), [](const Step& step) {
+                             const AdamW* adamW = std::get_if<AdamW>(&step);
+                             return adamW && adamW->mirror && adamW->mirror.c == adamW->weight.c;
+                           });
+    prologue.push_back(Copy{placement.bank("weights", 0, {1, 1, 1, mirror.c}), mirror, 0});
+  }
 
   compiled.storages = std::move(placement.storages());
   compiled.arenaBytes = planArena(compiled.storages, compiled.steps.steps);

@@ -1,4 +1,4 @@
-// The compiler's passes in order: dead nodes, fusion, placement, lowering, memory plan.
+// The compiler's passes in order: dead nodes, fusion, precision, placement, lowering, memory plan.
 #pragma once
 #include <map>
 #include <set>
@@ -13,6 +13,7 @@ namespace ddpm {
 struct Compiled {
   std::vector<Storage> storages;
   Steps steps;
+  bool keepsMirror = false;     // the prologue makes the mirror only, and a step keeps it up with the weights it writes
   std::set<std::string> names;  // every name that the graph knows: its inputs, outputs and banks
   uint64_t arenaBytes = 0, packedBytes = 0, scratchBytes = 0;
 };

@@ -48,6 +48,10 @@ class Graph {
   // Turns a node into one of another op that gives the same first value.
   void rewrite(int32_t node, const OpDef& op, std::vector<ValueId> inputs, Attributes attributes);
 
+  // For the choice of precision (precision.h).
+  void setDType(ValueId v, DType dtype) { values_[v].dtype = dtype; }
+  void setInput(int32_t node, size_t i, ValueId v) { nodes_[node].inputs[i] = v; }
+
   const std::vector<Node>& nodes() const { return nodes_; }
   const Node& node(int32_t i) const { return nodes_[i]; }
   const std::vector<Value>& values() const { return values_; }

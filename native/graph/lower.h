@@ -16,10 +16,11 @@ struct Target {
   const Backend* backend;
   DeviceHandle* device;
   PlanOptions options;
+  DType precision = DType::f32;  // the narrow dtype of a mixed program (kernels/ops.h); f32: there is none
 };
 
 struct Steps {
-  std::vector<Step> prologue;  // packs weights; runs when they have changed
+  std::vector<Step> prologue;  // packs and mirrors weights; runs when they have changed
   std::vector<Step> steps;
 };
 
@@ -40,6 +41,8 @@ class Lowering {
   // output `output`, set to zero first. Absent where the input is.
   Tensor accumulator(size_t input, size_t output);
   Tensor bank(const std::string& name, int64_t offset, Dims dims) const;
+  // The mirror (placement.h) of the first `count` weights; absent in a program that reads none.
+  Tensor mirror(int32_t count) { return placement_.mirror(count); }
   size_t inputCount() const { return node_->inputs.size(); }
   bool isInPlace(size_t input, int32_t start) const;  // the input already lies in channels [start, ...) of output 0
 

@@ -50,6 +50,10 @@ struct OpDef {
   std::vector<ValueType> (*infer)(const Call&) = nullptr;
   void (*gradient)(Gradient&) = nullptr;  // null: the op has none
   void (*lower)(Lowering&) = nullptr;     // null: nothing to run
+  // Mixed precision (precision.h): how wide each input may be and each output can be, a letter each: 'n' narrow, 'w'
+  // wide (f32), 'e' either. What has no letter is wide.
+  const char* takes = "";
+  const char* gives = "";
   // Output `first` may take the memory of input `second` (kernels/ops.h, "in place"), in order of preference.
   std::vector<std::pair<int32_t, int32_t>> inPlace = {};
   // Output `first` is the gradient of input `second`, added (+=) to the bank 'grads' where that input is a parameter.

@@ -33,6 +33,9 @@ class Placement {
   // Absent (data null) where the value has no memory.
   Tensor tensor(ValueId v) const;
   Tensor bank(const std::string& name, int64_t offset, Dims dims);
+  // The mirror: a narrow copy of the bank 'weights' up to the last parameter that is read there, or of `count` elements
+  // where that is more, {1,1,1,P}. Absent where no parameter is.
+  Tensor mirror(int32_t count = 0);
   bool isUsed(ValueId v) const { return used_[v]; }
   // True when `part` lies where channels [start, ...) of `whole` are.
   bool isPartOf(ValueId part, ValueId whole, int32_t start) const;
@@ -50,24 +53,29 @@ class Placement {
   };
 
   void placeOutputs();
+  void placeInMirror(ValueId v);
   void placeConcats();
   void placeSlices();
   void placeInPlace();
   void placeRest();
-  bool canOverwrite(int32_t node, ValueId input) const;
+  bool canOverwrite(int32_t place, ValueId input) const;
+  bool sameDType(ValueId a, ValueId b) const { return graph_.value(a).dtype == graph_.value(b).dtype; }
+  uint64_t bytes(ValueId v) const;
   Root root(ValueId v) const;
   uint32_t external(const std::string& name, uint64_t bytes);
 
   const Region& region_;
   const Graph& graph_;
   std::vector<bool> used_;        // read by a live node, or an output
-  std::vector<int32_t> lastUse_;  // the last node that reads it; INT32_MAX for outputs
+  std::vector<int32_t> lastUse_;  // the place among `live` of the last node that reads it; INT32_MAX for outputs
   std::vector<Alias> alias_;
   std::vector<int64_t> storageOf_;  // of roots; -1: none
   std::vector<uint64_t> offsetOf_;
   std::vector<std::vector<ValueId>> members_;  // of roots: the values that live in them
   std::vector<Storage> storages_;
   std::map<std::string, uint32_t> externals_;
+  int64_t mirror_ = -1;  // the storage
+  DType mirrorDType_ = DType::f32;
 };
 
 }  // namespace ddpm

@@ -85,7 +85,7 @@ DDPM_FIELDS(Extract, R(table) R(t) W(y))
 DDPM_FIELDS(PosteriorStep, R(x) R(out) R(table) R(t) R(noise) R(rng) R(sample) R(step) W(y) W(x0))
 DDPM_FIELDS(GaussianNoise, R(rng) R(sample) R(step) W(y))
 DDPM_FIELDS(SumSquares, R(x) W(y))
-DDPM_FIELDS(AdamW, U(weight) R(grad) U(m) U(v) R(hyper) R(sumSquares))
+DDPM_FIELDS(AdamW, U(weight) R(grad) U(m) U(v) R(hyper) R(sumSquares) U(ema) U(mirror))
 DDPM_FIELDS(Ema, U(ema) R(weight) R(hyper))
 
 #undef DDPM_FIELDS

@@ -102,6 +102,7 @@ void Program::run(const Bindings& bindings) {
   execute(steps_.steps);
   Error error;
   if (!device->backend().synchronize(device->handle(), &error)) throw toFailure(error);
+  if (compiled_.keepsMirror) packedVersion_ = bindings.at("weights")->version + 1;  // the version that `touch` makes
 }
 
 void Program::execute(std::vector<Step>& steps) {

@@ -12,6 +12,7 @@ for (const op of ['silu', 'gelu'] as const) {
       inputs: { x: normals(new Random(13), x, 3) },
       build: (g, v) => g[op](v.x),
       views: ['x'],
+      mixed: true,
     })),
   )
 }
@@ -25,6 +26,7 @@ testOp(
       inputs: { x: normals(new Random(14), x, 2) },
       build: (g, v) => g.geglu(v.x),
       views: ['x'],
+      mixed: true,
     }
   }),
 )

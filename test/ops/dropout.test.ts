@@ -14,6 +14,7 @@ testOp(
       inputs: { x: normals(new Random(36), x, 1, 3), rng },
       build: (g, v) => g.dropout(v.x, v.rng, { p, layer: 2 }),
       views: p === 0.1 ? ['x'] : undefined,
+      mixed: p === 0.1,
     })),
   ),
 )

@@ -31,6 +31,7 @@ testOp(
     inputs: { x: normals(new Random(17), x), e: normals(new Random(18), perSample(x, x[3])) },
     build: (g, v) => g.addSample(v.x, v.e),
     views: ['x', 'e'],
+    mixed: true, // its gradient sums the pixels
   })),
 )
 

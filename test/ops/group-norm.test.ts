@@ -34,6 +34,7 @@ function normCase(x: Dims, groups: number, tail: string): OpCase {
     inputs: tail.includes('shift') ? { ...inputs, e: normals(random, [n, 1, 1, 2 * c], 0.5) } : inputs,
     build: (g, v) => tails[tail](g, g.groupNorm(v.x, v.gamma, v.beta, { groups, eps: 1e-5 }), v),
     views: ['x'],
+    mixed: true,
     tolerance: 2e-5,
   }
 }
@@ -51,6 +52,7 @@ testOp('groupNorm', [
       beta: normals(random, [1, 1, 1, 32]),
     },
     views: undefined,
+    mixed: false,
     tolerance: 1e-4,
   },
 ])

@@ -17,6 +17,7 @@ testOp(
         },
         build: (g, v) => g.layerNorm(v.x, v.gamma, v.beta, { eps: 1e-6 }),
         views: ['x'],
+        mixed: true,
         tolerance: 2e-5,
       }
     }),

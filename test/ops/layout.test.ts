@@ -9,6 +9,7 @@ testOp(
     title: titleOf([n, height, width, channels]),
     inputs: { x: normals(new Random(30), [n, 1, 1, channels * height * width]) },
     build: (g, v) => g.toNhwc(v.x, { channels, height, width }),
+    mixed: true,
   })),
 )
 

@@ -11,6 +11,7 @@ testOp(
       inputs: { x: normals(new Random(28), x) },
       build: (g, v) => g.upsampleNearest(v.x, { factor }),
       views: ['x'],
+      mixed: factor === 2,
     })),
   ),
 )
@@ -31,5 +32,6 @@ testOp(
     inputs: { x: normals(new Random(29), x) },
     build: (g, v) => g.avgPool(v.x, { kernel }),
     views: ['x'],
+    mixed: true,
   })),
 )

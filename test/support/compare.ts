@@ -29,11 +29,15 @@ export function assertClose(actual: Numbers, expected: Numbers, { abs, rel }: To
   assert.fail(`${what}: ${found}, ${worstRatio.toPrecision(3)} times the tolerance (abs ${abs}, rel ${rel})`)
 }
 
+export function largestOf(values: Numbers): number {
+  let largest = 0
+  for (let i = 0; i < values.length; i++) largest = Math.max(largest, Math.abs(values[i]))
+  return largest
+}
+
 /** Tolerance in units of the tensor's largest value: what sums in float32 allow for. */
 export function assertCloseToScale(actual: Numbers, expected: Numbers, tolerance: number, what: string): void {
-  let largest = 0
-  for (let i = 0; i < expected.length; i++) largest = Math.max(largest, Math.abs(expected[i]))
-  assertClose(actual, expected, { abs: tolerance * largest, rel: tolerance }, what)
+  assertClose(actual, expected, { abs: tolerance * largestOf(expected), rel: tolerance }, what)
 }
 
 /** The same bits, NaN included. */

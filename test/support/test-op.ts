@@ -6,6 +6,7 @@ import assert from 'node:assert/strict'
 import type { Graph, Value } from '../../lib/graph'
 import type { Dims } from '../../lib/native'
 import { assertCloseToScale, assertSameBits } from './compare'
+import { checkMixed } from './mixed'
 import { Random } from './random'
 import {
   addInputs,
@@ -32,6 +33,8 @@ export interface OpCase {
   tolerance?: number
   /** Convolution algorithms that are forced, beside the one that the backend chooses. */
   algorithms?: readonly number[]
+  /** Also in mixed precision; see mixed.ts. */
+  mixed?: boolean
 }
 
 /** [n, h, w, c]: one of everything, 1x1 maps, odd and non-square sizes, partial vectors, batch 1 and 3. */
@@ -165,9 +168,12 @@ async function checkFiniteDifferences(
   program.release()
 }
 
+const gradientsOf = (c: OpCase): readonly string[] =>
+  c.wrt ?? Object.keys(c.inputs).filter((name) => c.inputs[name].data instanceof Float32Array)
+
 function testCase(c: OpCase): void {
   it(c.title, async () => {
-    const wrt = c.wrt ?? Object.keys(c.inputs).filter((name) => c.inputs[name].data instanceof Float32Array)
+    const wrt = gradientsOf(c)
     const upstream = upstreamOf(await outputDims(c), new Random(7))
     const feeds = wrt.length > 0 ? { ...c.inputs, ...upstream } : c.inputs
     const run = (device: (typeof testedBackends)[number], options: RunOptions) =>
@@ -195,10 +201,17 @@ function testCase(c: OpCase): void {
   })
 }
 
+function testMixed(c: OpCase): void {
+  it(`${c.title}, mixed precision`, async () => {
+    await checkMixed(c, gradientsOf(c), await outputDims(c))
+  })
+}
+
 export function testOp(title: string, cases: readonly OpCase[]): void {
   describe(`op ${title}`, () => {
     for (const c of cases) {
       testCase(c)
+      if (c.mixed) testMixed(c)
       if (c.views) testCase(withViews(c, c.views, new Random(23)))
     }
   })

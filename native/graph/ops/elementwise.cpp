@@ -124,6 +124,17 @@ void lowerDropout(Lowering& l) {
 // The mask is drawn again: nothing is kept.
 void gradientDropout(Gradient& g) { g.give(0, g.emit("dropout", {g.dy(), g.input(1)}, g.attributes())[0]); }
 
+// ---------------------------------------------------------------------------------------------------------------------
+// Changes of dtype, in programs of mixed precision only (precision.h). `round` is for graphs: x as narrow numbers hold
+// it, and the same for its gradient; in a program of precision fp32 it changes nothing.
+
+std::vector<ValueType> inferCast(const Call& call) {
+  call.requireDType(0, DType::f32);
+  return {{call.dims(0)}};
+}
+void lowerCast(Lowering& l) { l.run(Copy{l.in(0), l.out(0), 0}); }
+void gradientRound(Gradient& g) { g.give(0, g.emit("round", {g.dy()})[0]); }
+
 }  // namespace
 
 const std::vector<OpDef>& elementwiseOps() {
@@ -140,7 +151,13 @@ const std::vector<OpDef>& elementwiseOps() {
        .gradient = gradientAddSample,
        .lower = lowerAddSample,
        .inPlace = {{0, 0}}},
-      {.name = "sumPixels", .inputs = {"x"}, .infer = inferSumPixels, .lower = lowerSumPixels, .internal = true},
+      {.name = "sumPixels",
+       .inputs = {"x"},
+       .infer = inferSumPixels,
+       .lower = lowerSumPixels,
+       .takes = "e",
+       .gives = "e",
+       .internal = true},
       {.name = "scaleShift",
        .inputs = {"x", "e"},
        .infer = inferScaleShift,
@@ -175,7 +192,17 @@ const std::vector<OpDef>& elementwiseOps() {
        .infer = inferDropout,
        .gradient = gradientDropout,
        .lower = lowerDropout,
+       .takes = "e",
+       .gives = "e",
        .inPlace = {{0, 0}}},
+      {.name = "round",
+       .inputs = {"x"},
+       .infer = inferCast,
+       .gradient = gradientRound,
+       .lower = lowerCast,
+       .takes = "n",
+       .gives = "e"},
+      {.name = "cast", .inputs = {"x"}, .infer = inferCast, .lower = lowerCast, .internal = true},
   };
   return ops;
 }

@@ -39,7 +39,8 @@ const std::vector<OpDef>& layoutOps() {
        .attributes = {"channels", "height", "width"},
        .infer = inferToNhwc,
        .gradient = gradientToNhwc,
-       .lower = lowerToNhwc},
+       .lower = lowerToNhwc,
+       .gives = "e"},
       {.name = "toNchw", .inputs = {"x"}, .infer = inferToNchw, .gradient = gradientToNchw, .lower = lowerToNchw},
   };
   return ops;

@@ -27,7 +27,14 @@ std::vector<ValueType> inferAdamW(const Call& call) {
   return {};
 }
 void lowerAdamW(Lowering& l) {
-  l.run(AdamW{flat(l, "weights"), flat(l, "grads"), flat(l, "m"), flat(l, "v"), l.in(0), l.in(1)});
+  l.run(AdamW{.weight = flat(l, "weights"),
+              .grad = flat(l, "grads"),
+              .m = flat(l, "m"),
+              .v = flat(l, "v"),
+              .hyper = l.in(0),
+              .sumSquares = l.in(1),
+              .ema = l.attributes().flag("ema") ? flat(l, "ema") : Tensor{},
+              .mirror = l.mirror(int32_t(l.attributes().integer("count")))});
 }
 
 std::vector<ValueType> inferEma(const Call& call) {
@@ -53,7 +60,7 @@ const std::vector<OpDef>& optimizerOps() {
       {.name = "gradSumSquares", .attributes = {"count"}, .infer = inferSumSquares, .lower = lowerSumSquares},
       {.name = "adamw",
        .inputs = {"hyper", "sumSquares"},
-       .attributes = {"count"},
+       .attributes = {"count", "ema"},
        .infer = inferAdamW,
        .lower = lowerAdamW,
        .results = 0,
@@ -75,6 +82,7 @@ const std::vector<OpDef>& optimizerOps() {
        .inputs = {"gradient", "parameter"},
        .infer = inferAccumulate,
        .lower = lowerAccumulate,
+       .takes = "ee",
        .accumulates = {{0, 1}},
        .internal = true},
   };

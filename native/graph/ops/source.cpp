@@ -47,6 +47,9 @@ std::vector<ValueType> inferParameter(const Call& call) {
   return {{{int32_t(s[0]), 1, 1, int32_t(s[1])}}};
 }
 
+// A parameter as an operand of mixed precision: a part of the mirror of the bank (placement.h).
+std::vector<ValueType> inferMirror(const Call& call) { return {{call.dims(0)}}; }
+
 std::vector<ValueType> inferConstant(const Call& call) { return {{dimsAttribute(call)}}; }
 
 void lowerConstant(Lowering& l) { l.run(Fill{l.out(0), float(l.attributes().number("value"))}); }
@@ -57,6 +60,7 @@ const std::vector<OpDef>& sourceOps() {
   static const std::vector<OpDef> ops = {
       {.name = "input", .attributes = {"name", "dims", "dtype"}, .infer = inferInput},
       {.name = "parameter", .attributes = {"name", "shape", "offset"}, .infer = inferParameter},
+      {.name = "mirror", .inputs = {"parameter"}, .infer = inferMirror, .internal = true},
       {.name = "constant",
        .attributes = {"dims", "value"},
        .infer = inferConstant,
