@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { DDPM, Tensor } from '../../lib/index'
 import { assertClose, assertCloseToScale } from '../support/compare'
+import { testDevice } from '../support/devices'
 import { camelCase, Fixture } from './fixture'
 
 /** [n, T] with its columns in the other order. */
@@ -23,7 +24,7 @@ describe('calc_bpd', () => {
         parameterization: c.model_mean_type === 'EPSILON' ? 'eps' : 'x0',
         vPosterior: fixedLarge ? 1 : 0,
         clipDenoised: c.clip_denoised,
-        device: 'cpu',
+        device: testDevice,
       })
       await ddpm.loadStateDict(weights.params())
       const found = await ddpm.calcBpd(x, { noise: (t) => fixture.row(`in/${c.id}/noise`, T - 1 - t) })
@@ -47,7 +48,7 @@ describe('calc_bpd', () => {
 
   it('of a perfect denoiser is the prior and the decoder', async () => {
     const x = Tensor.from([-1, 1, 0.2, -127 / 127.5], [1, 1, 2, 2])
-    using ddpm = new DDPM({ model: () => x, parameterization: 'x0', timesteps: 20, device: 'cpu' })
+    using ddpm = new DDPM({ model: () => x, parameterization: 'x0', timesteps: 20, device: testDevice })
     const { vb, totalBpd, priorBpd } = await ddpm.calcBpd(x, { seed: 1 })
     const terms = await vb.data()
     for (const term of terms.subarray(1)) assert.ok(Math.abs(term) < 1e-6, String(term))

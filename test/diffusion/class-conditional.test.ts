@@ -3,6 +3,7 @@ import { dropLabels } from '../../lib/diffusion/condition'
 import type { Core } from '../../lib/diffusion/core'
 import { DDPM, type DDPMOptions, Tensor } from '../../lib/index'
 import { assertClose, assertCloseToScale, assertSameBits } from '../support/compare'
+import { testDevice } from '../support/devices'
 import { camelCase, Fixture, randomize } from './fixture'
 
 const tinyUnet = {
@@ -22,7 +23,7 @@ async function conditional(options: Partial<DDPMOptions> = {}): Promise<DDPM> {
   const ddpm = new DDPM({
     unetConfig: { ...tinyUnet, numClasses: 4 },
     timesteps: 10,
-    device: 'cpu',
+    device: testDevice,
     nullClass,
     useEma: false,
     ...options,
@@ -37,7 +38,7 @@ describe('class-conditional models', () => {
       unetConfig: camelCase(fixture.config.unet),
       parameterization: 'x0',
       clipDenoised: false,
-      device: 'cpu',
+      device: testDevice,
     })
     await ddpm.loadStateDict(fixture.params())
     const [x, t, y] = [fixture.tensor('in/x'), fixture.integers('in/t'), fixture.tensor('in/y')]
@@ -126,13 +127,13 @@ describe('class-conditional models', () => {
     await rejected(ddpm.trainBatch(x, { y: [0.5, 1] }), 'y')
     await rejected(ddpm.sample({ batchSize: 1 }), 'classLabels')
     await rejected(ddpm.sample({ batchSize: 1, classLabels: 7 }), 'classLabels')
-    using plain = new DDPM({ unetConfig: tinyUnet, device: 'cpu' })
+    using plain = new DDPM({ unetConfig: tinyUnet, device: testDevice })
     await rejected(plain.pSample(x, 0, { y: 0 }), 'y')
     await rejected(plain.sample({ batchSize: 1, guidanceScale: 2 }), 'guidanceScale')
-    using without = new DDPM({ unetConfig: { ...tinyUnet, numClasses: 3 }, device: 'cpu' })
+    using without = new DDPM({ unetConfig: { ...tinyUnet, numClasses: 3 }, device: testDevice })
     const guided = without.sample({ batchSize: 1, classLabels: 0, guidanceScale: 2 })
     await assert.rejects(guided, { code: 'not-configured', argument: 'guidanceScale' })
-    const make = (options: DDPMOptions) => () => new DDPM({ device: 'cpu', ...options })
+    const make = (options: DDPMOptions) => () => new DDPM({ device: testDevice, ...options })
     assert.throws(make({ unetConfig: { ...tinyUnet, numClasses: 3 }, nullClass: 3 }), { argument: 'nullClass' })
     assert.throws(make({ unetConfig: { ...tinyUnet, numClasses: 3 }, classDropout: 0.1 }), { argument: 'classDropout' })
     assert.throws(make({ unetConfig: tinyUnet, nullClass: 0 }), { argument: 'nullClass' })

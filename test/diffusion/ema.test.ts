@@ -6,6 +6,7 @@ import { makeBetaSchedule, makeSchedule } from '../../lib/diffusion/schedule'
 import type { Network } from '../../lib/nn/network'
 import { ParameterTable, zeros } from '../../lib/nn/parameters'
 import { assertClose } from '../support/compare'
+import { testDevice } from '../support/devices'
 import { Fixture } from './fixture'
 
 /** Nothing but the parameters of the recorded module. */
@@ -31,7 +32,7 @@ describe('LitEma', () => {
   for (const name of ['ema', 'ema_constant']) {
     it(`${name}: the average after each update`, async () => {
       const fixture = await Fixture.load(name)
-      const device = Device.open('cpu')
+      const device = Device.open(testDevice)
       const network = new Parameters(fixture)
       const denoiser = new NetworkDenoiser(device, network, 0)
       const betas = makeBetaSchedule('linear', 10, { linearStart: 1e-4, linearEnd: 0.02, cosineS: 0 })

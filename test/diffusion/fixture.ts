@@ -3,6 +3,7 @@ import path from 'node:path'
 import { readSafetensors, type SafetensorsFile } from '../../lib/checkpoint/safetensors'
 import { DDPM, type DDPMOptions } from '../../lib/diffusion/ddpm'
 import { type Device, type StateDict, Tensor } from '../../lib/index'
+import { testDevice } from '../support/devices'
 
 const folder = path.join(__dirname, '..', '..', '..', 'test', 'fixtures')
 
@@ -75,7 +76,7 @@ export async function goldenModel(fixture: Fixture, options: DDPMOptions = {}): 
   const ddpm = new DDPM({
     unetConfig: camelCase(fixture.config.unet),
     ...camelCase(fixture.config.ddpm),
-    device: 'cpu',
+    device: testDevice,
     ...options,
   })
   await ddpm.loadStateDict(await paramsOf(path.basename(fixture.config.params_from, '.safetensors')))

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { DDPM, Tensor } from '../../lib/index'
 import { normal, Purpose } from '../../lib/rng'
+import { testDevice } from '../support/devices'
 
 const samples = 4096
 const means = [0.6, -0.3, 0, 0.9]
@@ -56,7 +57,7 @@ describe('Gaussian data with the exact denoiser', () => {
       clipDenoised: false,
       imageSize: 2,
       channels: 1,
-      device: 'cpu',
+      device: testDevice,
       model: async (x, t) => {
         const [state, [i]] = [await x.data(), await t.data()]
         const bar = ddpm.alphasCumprod[i]

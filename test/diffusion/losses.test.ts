@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { DDPM, Tensor } from '../../lib/index'
 import { assertClose } from '../support/compare'
+import { testDevice } from '../support/devices'
 import { Random } from '../support/random'
 import { camelCase, Fixture, goldenModel } from './fixture'
 
@@ -27,7 +28,7 @@ describe('p_losses', () => {
     const tensor = () => Tensor.from(random.normals(3 * 8), [3, 2, 2, 2])
     const [x, noise, out] = [tensor(), tensor(), tensor()]
     for (const parameterization of ['eps', 'x0'] as const) {
-      using ddpm = new DDPM({ model: () => out, parameterization, device: 'cpu' })
+      using ddpm = new DDPM({ model: () => out, parameterization, device: testDevice })
       const { lossDict } = await ddpm.pLosses(x, [0, 10, 999], noise)
       const target = await (parameterization === 'eps' ? noise : x).data()
       const squares = (await out.data()).map((v, i) => (v - target[i]) ** 2)
@@ -42,7 +43,7 @@ describe('get_loss', () => {
     const [pred, target] = [Tensor.from([1, -2, 3, 0.5], [2, 2]), Tensor.from([0, 2, 3, 1], [2, 2])]
     const expected = { l1: [1, 4, 0, 0.5], l2: [1, 16, 0, 0.25] }
     for (const lossType of ['l1', 'l2'] as const) {
-      using ddpm = new DDPM({ model: (x) => x, lossType, device: 'cpu' })
+      using ddpm = new DDPM({ model: (x) => x, lossType, device: testDevice })
       const each = await ddpm.getLoss(pred, target, false)
       const mean = await ddpm.getLoss(pred, target)
       assert.deepEqual([...(await each.data())], expected[lossType])

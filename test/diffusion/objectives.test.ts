@@ -4,6 +4,7 @@ import { LossSecondMoment } from '../../lib/diffusion/timestep-sampler'
 import { DDPM, type DDPMOptions, Tensor } from '../../lib/index'
 import { normal, Purpose, SeedSequence } from '../../lib/rng'
 import { assertClose, assertCloseToScale, assertSameBits } from '../support/compare'
+import { testDevice } from '../support/devices'
 import { Fixture, randomize } from './fixture'
 
 const unetConfig = {
@@ -21,7 +22,7 @@ const x = Tensor.randn(shape, { seed: 1 })
 const noise = Tensor.randn(shape, { seed: 2 })
 
 function network(options: Partial<DDPMOptions> = {}): Promise<DDPM> {
-  return randomize(new DDPM({ unetConfig, device: 'cpu', useEma: false, ...options }))
+  return randomize(new DDPM({ unetConfig, device: testDevice, useEma: false, ...options }))
 }
 
 describe('v-prediction', () => {
@@ -30,7 +31,7 @@ describe('v-prediction', () => {
     const schedules = { linear: 'sqrt_linear', scaled_linear: 'linear', squaredcos_cap_v2: 'cosine' } as const
     for (const [name, betaSchedule] of Object.entries(schedules)) {
       const velocity = fixture.tensor(`out/ops/${name}/velocity`)
-      using ddpm = new DDPM({ model: () => velocity, parameterization: 'v', betaSchedule, device: 'cpu' })
+      using ddpm = new DDPM({ model: () => velocity, parameterization: 'v', betaSchedule, device: testDevice })
       const t = fixture.integers('in/ops/t')
       const { loss } = await ddpm.pLosses(fixture.tensor('in/ops/x_start'), t, fixture.tensor('in/ops/noise'))
       assert.ok(loss < 1e-9, `${name}: ${loss}`)
@@ -86,7 +87,7 @@ describe('offset noise', () => {
   it('adds one number to a channel', async () => {
     const states: Float32Array[] = []
     using ddpm = new DDPM({
-      device: 'cpu',
+      device: testDevice,
       offsetNoise: offset,
       seed: 7,
       model: async (state) => {
@@ -125,7 +126,7 @@ describe('zero terminal SNR', () => {
       parameterization: 'v',
       zeroTerminalSnr: true,
       linearEnd: 0.02,
-      device: 'cpu',
+      device: testDevice,
     })
     const golden = (name: string) => fixture.numbers(`out/ops/scaled_linear_zero_snr/${name}`)
     assertClose(ddpm.alphasCumprod, golden('alphas_cumprod'), { rel: 1e-4, abs: 1e-6 }, 'alphas_cumprod')
@@ -141,7 +142,7 @@ describe('zero terminal SNR', () => {
       }
       assert.ok(Number.isFinite((await ddpm.pLosses(x, 19, noise)).loss))
     }
-    const make = () => new DDPM({ unetConfig, zeroTerminalSnr: true, device: 'cpu' })
+    const make = () => new DDPM({ unetConfig, zeroTerminalSnr: true, device: testDevice })
     assert.throws(make, { code: 'invalid-argument', argument: 'zeroTerminalSnr' })
   })
 })

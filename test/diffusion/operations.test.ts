@@ -1,11 +1,12 @@
 import { DDPM, type Tensor } from '../../lib/index'
 import { assertCloseToScale } from '../support/compare'
+import { testDevice } from '../support/devices'
 import { camelCase, Fixture } from './fixture'
 
 /** A model that returns the recorded output, so that only the formulas are tested. */
 function model(fixture: Fixture, options: object): DDPM {
   const { cases: _, ...schedule } = camelCase(fixture.config)
-  return new DDPM({ model: () => fixture.tensor('in/model_out'), ...schedule, device: 'cpu', ...options })
+  return new DDPM({ model: () => fixture.tensor('in/model_out'), ...schedule, device: testDevice, ...options })
 }
 
 async function compare(fixture: Fixture, actual: Record<string, Tensor>): Promise<void> {

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { DDPM, Tensor } from '../../lib/index'
 import { assertClose, assertSameBits } from '../support/compare'
+import { testDevice } from '../support/devices'
 import { Fixture, goldenModel } from './fixture'
 
 const size = 3 * 8 * 8
@@ -23,7 +24,7 @@ function assertAllSame(images: Record<string, Float32Array>, what: string): void
 }
 
 describe('image i of a seed', () => {
-  const shape = { imageSize: 8, channels: 3, device: 'cpu' } as const
+  const shape = { imageSize: 8, channels: 3, device: testDevice } as const
 
   it('has the same noise bit for bit alone and in batches of 5 and 16', async () => {
     using ddpm = new DDPM({

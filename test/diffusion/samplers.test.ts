@@ -10,8 +10,9 @@ import { unipcEvaluations } from '../../lib/diffusion/sampling/unipc'
 import { DDPM, type DDPMOptions, Tensor } from '../../lib/index'
 import { normal, Purpose } from '../../lib/rng'
 import { assertClose, assertSameBits } from '../support/compare'
+import { testDevice } from '../support/devices'
 
-const size = { imageSize: 2, channels: 1, device: 'cpu' } as const
+const size = { imageSize: 2, channels: 1, device: testDevice } as const
 const mean = 0.3
 const deviation = 0.4
 

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { DDPM, Tensor } from '../../lib/index'
 import { assertClose, assertCloseToScale, assertSameBits } from '../support/compare'
+import { testDevice } from '../support/devices'
 import { camelCase, Fixture, goldenModel, settled } from './fixture'
 
 /** A list of tensors as one array, stacked. */
@@ -34,7 +35,7 @@ for (const name of ['sampling_T50', 'sampling_T1000']) {
   })
 }
 
-const tiny = { timesteps: 20, device: 'cpu', imageSize: 2, channels: 1 } as const
+const tiny = { timesteps: 20, device: testDevice, imageSize: 2, channels: 1 } as const
 
 describe('sampling', () => {
   it('counts steps down and hands out each state', async () => {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { DDPM, Tensor } from '../../lib/index'
 import { assertCloseToScale } from '../support/compare'
+import { testDevice } from '../support/devices'
 import { Fixture } from './fixture'
 
 // Quantiles of a batch have no counterpart here.
@@ -17,7 +18,7 @@ for (const name of ['scheduler_ddpm', 'scheduler_ddim', 'scheduler_dpmsolver_mul
         let calls = 0
         using ddpm = new DDPM({
           timesteps: T,
-          device: 'cpu',
+          device: testDevice,
           model: () => fixture.row(`in/${c.id}/model_output`, calls++),
         })
         let drawn = 0

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { DDPM, type DDPMOptions, Tensor } from '../../lib/index'
 import { assertSameBits } from '../support/compare'
+import { testDevice } from '../support/devices'
 
 const options: DDPMOptions = {
   unetConfig: {
@@ -13,7 +14,7 @@ const options: DDPMOptions = {
     attentionResolutions: [],
   },
   timesteps: 10,
-  device: 'cpu',
+  device: testDevice,
 }
 
 describe('state dict', () => {

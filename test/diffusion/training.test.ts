@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { DDPM, type DDPMOptions, type StateDict, Tensor } from '../../lib/index'
 import { assertClose, assertSameBits } from '../support/compare'
+import { testDevice } from '../support/devices'
 import { Random } from '../support/random'
 import { camelCase, Fixture, goldenModel } from './fixture'
 
@@ -71,7 +72,7 @@ const unetConfig = { imageSize: 8, modelChannels: 32, channelMult: [1], numResBl
 const tiny: DDPMOptions = {
   unetConfig: { ...unetConfig, inChannels: 1, outChannels: 1, dropout: 0.1 },
   timesteps: 50,
-  device: 'cpu',
+  device: testDevice,
   seed: 9,
   deterministic: true,
 }

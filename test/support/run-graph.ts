@@ -1,9 +1,11 @@
 /** Builds a graph by a callback and runs it on a device by name. */
 import { Device, type DeviceName } from '../../lib/device'
 import type { Graph, Value } from '../../lib/graph'
-import { type Dims, native } from '../../lib/native'
+import type { Dims } from '../../lib/native'
 import { type CompileOptions, Program } from '../../lib/program'
 import type { Random } from './random'
+
+export { testedBackends } from './devices'
 
 /** What an input is fed with. Int32Array makes it an i32 input. */
 export interface Feed {
@@ -21,9 +23,6 @@ export interface RunOptions extends Partial<CompileOptions> {
   /** Of the CPU backend. */
   threads?: number
 }
-
-/** Every backend that is there but the one that they are compared with. */
-export const testedBackends = native.backends().filter((name) => name !== 'reference') as DeviceName[]
 
 export const count = (dims: Dims): number => dims.reduce((a, b) => a * b, 1)
 

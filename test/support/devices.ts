@@ -1,0 +1,24 @@
+/** Which devices the tests use. DDPM_TEST_DEVICE=cuda, as in `npm run test:gpu`, is that one for all of them. */
+import { Device, type DeviceName } from '../../lib/device'
+import { native } from '../../lib/native'
+
+const chosen = process.env.DDPM_TEST_DEVICE as DeviceName | undefined
+
+/** Of tests that need one device, whichever it is. */
+export const testDevice: DeviceName = chosen ?? 'cpu'
+
+/** A library may be there without a device that it can use. */
+function opens(name: DeviceName): boolean {
+  try {
+    Device.open(name)
+    return true
+  } catch (error) {
+    console.log(`Not tested: ${(error as Error).message}`)
+    return false
+  }
+}
+
+/** Every backend that works but the one that they are compared with. */
+export const testedBackends: readonly DeviceName[] = chosen
+  ? [chosen]
+  : (native.backends() as DeviceName[]).filter((name) => name !== 'reference' && opens(name))
