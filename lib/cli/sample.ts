@@ -18,7 +18,11 @@ const options = {
   count: { kind: 'integer', short: 'n', min: 1, help: 'images to draw (16)' },
   first: { kind: 'integer', min: 0, help: 'number of the first image: image i of a seed is always the same (0)' },
   seed: { kind: 'integer', min: 0, help: 'another seed, other images (0)' },
-  class: { kind: 'integer', min: 0, help: 'for a class-conditional model: the class of all images' },
+  class: {
+    kind: 'string',
+    value: 'name,...',
+    help: 'names or numbers of classes, which images take in turn (all, of a class-conditional model)',
+  },
   guidance: { kind: 'number', help: 'scale of classifier-free guidance: 1 is none, more exaggerates the class (1)' },
   sampler: {
     kind: 'string',
@@ -58,7 +62,8 @@ export const sample: Command<typeof options> = {
   notes: `
   ddpm sample --count 16 --output samples.png
   ddpm sample --checkpoint runs/photos --count 100 --separate images --seed 7
-  ddpm sample --sampler dpmsolver++ --steps 25`,
+  ddpm sample --sampler dpmsolver++ --steps 25
+  ddpm sample --class food --guidance 2`,
 
   async run(values) {
     if (values.model !== undefined && values.checkpoint !== undefined) {
@@ -128,6 +133,7 @@ async function drawAll(ddpm: DDPM, values: SampleValues & { count: number }, sig
   const steps = values.steps ?? Math.min(usual, ddpm.numTimesteps)
   const batch = Math.min(count, values.batch ?? 16)
   const batches = Math.ceil(count / batch)
+  const labels = classLabels(ddpm, values.class)
   let bar: Progress | undefined
   const parts: Float32Array[] = []
   let shape: readonly number[] = []
@@ -142,7 +148,7 @@ async function drawAll(ddpm: DDPM, values: SampleValues & { count: number }, sig
         sampler,
         ...(sampler === 'ddim' ? { eta: eta ?? 0 } : {}),
         timestepSpacing: values.spacing,
-        classLabels: values.class,
+        classLabels: labels(first + b * batch, batchSize),
         guidanceScale: values.guidance,
         signal,
         onStep: ({ step, total }) => {
@@ -165,6 +171,19 @@ async function drawAll(ddpm: DDPM, values: SampleValues & { count: number }, sig
     offset += part.length
   }
   return { data, shape: [count, ...shape.slice(1)] }
+}
+
+/** The labels of images [first, first + n): image i takes class i of those that are asked for, and then from the front again. */
+function classLabels(ddpm: DDPM, text: string | undefined): (first: number, n: number) => number[] | undefined {
+  const all = ddpm.classNames.length || ddpm.network?.numClasses
+  if (text === undefined && all === undefined) return () => undefined
+  const chosen = text?.split(',').map((name) => labelOf(ddpm, name)) ?? Array.from({ length: all! }, (_, i) => i)
+  return (first, n) => Array.from({ length: n }, (_, i) => chosen[(first + i) % chosen.length])
+}
+
+function labelOf(ddpm: DDPM, name: string): number {
+  const isNumber = /^\d+$/.test(name) && !ddpm.classNames.includes(name)
+  return isNumber ? Number(name) : ddpm.classLabel(name)
 }
 
 async function writeSeparate(folder: string, images: Images, first: number): Promise<string[]> {

@@ -1,3 +1,4 @@
+import { lrSchedules } from '../train/lr-schedule'
 import type { StepMetrics } from '../train/metrics'
 import type { ModelConfig } from '../train/options'
 import { Trainer, type TrainHooks } from '../train/trainer'
@@ -13,23 +14,41 @@ const options = {
   accumulate: { kind: 'integer', min: 1, help: 'batches averaged for one optimizer step (1)' },
   lr: { kind: 'number', min: 0, help: 'learning rate after the warm-up (2e-4)' },
   warmup: { kind: 'integer', min: 0, help: 'steps over which the learning rate rises (1000)' },
-  'lr-schedule': { kind: 'string', choices: ['constant', 'cosine'], help: 'the learning rate afterwards (constant)' },
+  'lr-schedule': { kind: 'string', choices: lrSchedules, help: 'the learning rate afterwards (constant)' },
   'weight-decay': { kind: 'number', min: 0, help: "AdamW's (0)" },
   clip: { kind: 'number', min: 0, help: 'largest norm of the gradients, 0: no limit (1)' },
   size: { kind: 'integer', min: 1, help: 'height and width; images are scaled and cropped to it (32)' },
   channels: { kind: 'integer', min: 1, max: 3, help: '3 for RGB, 1 for grey (3)' },
   background: { kind: 'string', value: 'colour', help: 'shows through transparent pixels (white)' },
   'no-flip': { kind: 'flag', help: 'do not mirror half of the images at random' },
+  classes: {
+    kind: 'string',
+    value: 'folders|file',
+    help: 'a class-conditional model: by the sub-folders, or by a JSON file { "path": "class" }',
+  },
+  'class-dropout': { kind: 'number', min: 0, max: 1, help: 'labels left out in training, for guidance (0.1)' },
   'model-channels': { kind: 'integer', min: 1, help: "the UNet's width, a multiple of 32 (64)" },
   'channel-mult': { kind: 'integers', help: 'its multiples, one a level (1,2,2)' },
   'res-blocks': { kind: 'integer', min: 1, help: 'residual blocks a level (2)' },
   attention: { kind: 'integers', help: 'downsampling factors with attention, or none (2,4)' },
   heads: { kind: 'integer', min: 1, help: 'attention heads (4)' },
+  'scale-shift-norm': {
+    kind: 'flag',
+    help: 'timestep and class scale and shift the norms; with 32 channels a level, where a sum has no effect, the better choice',
+  },
   dropout: { kind: 'number', min: 0, max: 1, help: 'dropout probability (0)' },
   timesteps: { kind: 'integer', min: 1, help: 'diffusion steps (1000)' },
   schedule: { kind: 'string', choices: ['linear', 'cosine', 'sqrt_linear', 'sqrt'], help: 'noise schedule (linear)' },
-  parameterization: { kind: 'string', choices: ['eps', 'x0'], help: 'what the network predicts (eps)' },
+  parameterization: { kind: 'string', choices: ['eps', 'x0', 'v'], help: 'what the network predicts (eps)' },
   loss: { kind: 'string', choices: ['l1', 'l2'], help: 'how its error is measured (l2)' },
+  'min-snr': { kind: 'number', min: 0, help: 'gamma of the min-SNR weights of the loss (no such weights)' },
+  'offset-noise': { kind: 'number', min: 0, help: 'noise that a whole channel shares (0)' },
+  'zero-terminal-snr': { kind: 'flag', help: 'a schedule that ends in pure noise; not with eps' },
+  'timestep-sampler': {
+    kind: 'string',
+    choices: ['uniform', 'loss-second-moment'],
+    help: 'how often which timestep is trained (uniform)',
+  },
   'ema-decay': { kind: 'number', min: 0, max: 1, help: 'of the averaged weights (0.9999)' },
   'sample-every': { kind: 'integer', min: 0, help: 'steps between pictures of samples, 0: none (1000)' },
   'sample-count': { kind: 'integer', min: 1, help: 'samples in a picture (16)' },
@@ -50,13 +69,14 @@ export const train: Command<typeof options> = {
   positionals: 1,
   options,
   notes: `
-Images of any size and mode are read, also in subfolders. Ctrl-C ends the training after the step under way and saves;
+Images of any size and mode are read, also in sub-folders. Ctrl-C ends the training after the step under way and saves;
 the same command with --resume goes on as if it had never stopped. What is computed can't be changed on resume; steps,
-pictures, checkpoints and the device can.
+pictures, checkpoints and the device can, and the number of steps as long as no learning rate so far depended on it.
 
 The run folder: checkpoints/step-*/, samples/step-*.png, metrics.jsonl (a line a step) and, at the end, model.safetensors.
 
   ddpm train photos --out runs/photos --size 64 --channel-mult 1,2,2,4 --batch 32
+  ddpm train flowers --classes folders --out runs/flowers      flowers/rose/1.jpg is of class 'rose'
   ddpm train --resume --out runs/photos
   ddpm sample --checkpoint runs/photos`,
 
@@ -71,6 +91,7 @@ The run folder: checkpoints/step-*/, samples/step-*.png, metrics.jsonl (a line a
       model: modelConfig(values),
       background: values.background,
       flip: values['no-flip'] ? false : undefined,
+      classes: values.classes,
       steps: values.steps,
       batchSize: values.batch,
       accumulate: values.accumulate,
@@ -107,6 +128,11 @@ function modelConfig(values: Values<typeof options>): ModelConfig {
     betaSchedule: values.schedule,
     parameterization: values.parameterization,
     lossType: values.loss,
+    minSnrGamma: values['min-snr'],
+    offsetNoise: values['offset-noise'],
+    zeroTerminalSnr: values['zero-terminal-snr'],
+    timestepSampler: values['timestep-sampler'],
+    classDropout: values['class-dropout'],
     emaDecay: values['ema-decay'],
     unetConfig: {
       imageSize: values.size,
@@ -117,6 +143,7 @@ function modelConfig(values: Values<typeof options>): ModelConfig {
       numResBlocks: values['res-blocks'],
       attentionResolutions: values.attention,
       numHeads: values.heads,
+      useScaleShiftNorm: values['scale-shift-norm'],
       dropout: values.dropout,
     },
   }

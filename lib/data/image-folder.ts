@@ -4,6 +4,7 @@ import { readdir, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { DiffusionError } from '../errors'
 import type { Seed } from '../options'
+import { type ClassLabelling, type ClassSource, classLabels } from './class-labels'
 import { checkImageHeader, type DecodeOptions, decodeImage, imageExtensions, toSigned } from './image-file'
 import { flipped, permutation } from './order'
 import { Prefetcher } from './prefetch'
@@ -17,6 +18,8 @@ export interface ImageFolderOptions {
   readonly background?: string
   /** Mirror half of the samples left to right, at random (default false). */
   readonly flip?: boolean
+  /** Where the images' classes come from: 'folders', or a JSON file (default: there are none). */
+  readonly classes?: ClassSource
   /** Of the order and of the flips (default 0). */
   readonly seed?: Seed
   /** Decoded images are kept in memory up to this many bytes (default 512 MiB); what does not fit is decoded again. */
@@ -31,6 +34,13 @@ export interface UnreadableFile {
   readonly reason: string
 }
 
+export interface ImageBatch {
+  /** [count, channels, size, size] in [-1, 1]. */
+  readonly images: Float32Array
+  /** [count], where there are classes. */
+  readonly labels?: Int32Array
+}
+
 /**
  * Sample g of the sequence is image `permutation(epoch)[g mod n]` of epoch floor(g / n). Order and flips follow from (seed, g)
  * alone, so a position is all the state there is.
@@ -43,7 +53,10 @@ export class ImageFolder {
   readonly unreadable: UnreadableFile[] = []
   /** Identifies what is trained on: the names, and how they are decoded. */
   readonly fingerprint: string
+  /** Names of the classes; undefined without `classes`. */
+  readonly classNames: readonly string[] | undefined
 
+  readonly #labels: Int32Array | undefined
   readonly #decode: DecodeOptions
   readonly #flip: boolean
   readonly #seed: Seed
@@ -53,9 +66,16 @@ export class ImageFolder {
   readonly #damaged = new Set<number>()
   #order: { epoch: number; permutation: Uint32Array }[] = []
 
-  private constructor(folder: string, files: readonly string[], options: ImageFolderOptions) {
+  private constructor(
+    folder: string,
+    files: readonly string[],
+    classes: ClassLabelling | undefined,
+    options: ImageFolderOptions,
+  ) {
     this.folder = folder
     this.files = files
+    this.classNames = classes?.names
+    this.#labels = classes?.labels
     this.#decode = {
       size: options.size,
       channels: options.channels ?? 3,
@@ -66,14 +86,15 @@ export class ImageFolder {
     this.#cacheRoom = options.cacheBytes ?? 512 * 2 ** 20
     this.#onUnreadable = options.onUnreadable ?? (() => {})
     this.fingerprint = createHash('sha256')
-      .update(JSON.stringify([files, this.#decode]))
+      .update(JSON.stringify([files, this.#decode, ...(classes ? [classes.names, [...classes.labels]] : [])]))
       .digest('hex')
       .slice(0, 16)
   }
 
   /**
    * Lists the images below `folder` (recursively, by file extension, without hidden ones) and checks their headers.
-   * Throws `not-found` and `io` for a folder that cannot be read, `invalid-argument` for one without a readable image.
+   * Throws `not-found` and `io` for a folder that cannot be read, `invalid-argument` for one without a readable image or, with
+   * `classes`, with one that has no class.
    */
   static async open(folder: string, options: ImageFolderOptions): Promise<ImageFolder> {
     const candidates = await listImages(folder)
@@ -93,7 +114,8 @@ export class ImageFolder {
       else unreadable.push({ file, reason })
     })
     if (readable.length === 0) throw emptyDataset(folder, unreadable)
-    const dataset = new ImageFolder(folder, readable, options)
+    const classes = options.classes === undefined ? undefined : await classLabels(readable, options.classes)
+    const dataset = new ImageFolder(folder, readable, classes, options)
     for (const file of unreadable) dataset.#report(file)
     return dataset
   }
@@ -117,23 +139,25 @@ export class ImageFolder {
     return this.files[this.#indexOf(g)]
   }
 
-  /** Samples [first, first + count), [count, channels, size, size] in [-1, 1]. */
-  async batch(first: number, count: number): Promise<Float32Array> {
+  /** Samples [first, first + count). */
+  async batch(first: number, count: number): Promise<ImageBatch> {
     const { size, channels } = this.#decode
     const length = channels * size * size
-    const out = new Float32Array(count * length)
+    const images = new Float32Array(count * length)
+    const labels = this.#labels && new Int32Array(count)
     const samples = Array.from({ length: count }, (_, i) => i)
     await mapConcurrently(samples, 8, async (i) => {
       const g = first + i
-      const pixels = await this.#pixels(this.#indexOf(g))
+      const { pixels, index } = await this.#pixels(this.#indexOf(g))
       const flip = this.#flip && flipped(this.#seed, g)
-      toSigned(pixels, { size, channels, flip }, out.subarray(i * length, (i + 1) * length))
+      toSigned(pixels, { size, channels, flip }, images.subarray(i * length, (i + 1) * length))
+      if (labels) labels[i] = this.#labels![index]
     })
-    return out
+    return { images, labels }
   }
 
   /** Batches of `count` from sample `first` on, decoded up to `ahead` of them (default 4) before they are asked for. */
-  batches(first: number, count: number, ahead = 4): Prefetcher<Float32Array> {
+  batches(first: number, count: number, ahead = 4): Prefetcher<ImageBatch> {
     return new Prefetcher((k) => this.batch(first + k * count, count), 0, ahead)
   }
 
@@ -149,12 +173,12 @@ export class ImageFolder {
   }
 
   /** An image that cannot be decoded is replaced by the next one that can: the same one at every run. */
-  async #pixels(index: number): Promise<Uint8Array> {
+  async #pixels(index: number): Promise<{ pixels: Uint8Array; index: number }> {
     const n = this.files.length
     for (let k = 0; k < n; k++) {
       const i = (index + k) % n
       const cached = this.#cache.get(i)
-      if (cached) return cached
+      if (cached) return { pixels: cached, index: i }
       if (this.#damaged.has(i)) continue
       const file = this.files[i]
       try {
@@ -163,7 +187,7 @@ export class ImageFolder {
           this.#cacheRoom -= pixels.length
           this.#cache.set(i, pixels)
         }
-        return pixels
+        return { pixels, index: i }
       } catch (error) {
         if (!this.#damaged.has(i)) {
           this.#damaged.add(i)

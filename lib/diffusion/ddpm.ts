@@ -14,6 +14,7 @@ import {
   value,
 } from '../options'
 import { checkShape, Tensor } from '../tensor'
+import { checkClassNames, classLabel } from './class-names'
 import { DiffusionModel, type TrainBatchOptions } from './diffusion-model'
 import { imageRows } from './image-rows'
 import type { LossDict, LossResult } from './losses'
@@ -100,11 +101,25 @@ export class DDPM extends DiffusionModel {
     const o = parseOptions('DDPM', options, ddpmSchema)
     super(o)
     this.#settings = o
+    checkClassNames(o.classNames, this.network?.numClasses)
     this.imageSize = o.imageSize ?? this.network?.imageSize ?? 256
     this.channels = o.channels ?? this.network?.inChannels ?? 3
     this.firstStageKey = o.firstStageKey
     this.classKey = o.classKey
     this.contextKey = o.contextKey
+  }
+
+  /** Names of the class labels from 0 on; empty where they have none. */
+  get classNames(): readonly string[] {
+    return this.#settings.classNames ?? []
+  }
+
+  /**
+   * The label of a class by its name, or by words that only its name has: `classLabel('food')` of 'Food & Drink'. Throws
+   * `invalid-argument`, with all names.
+   */
+  classLabel(name: string): number {
+    return classLabel(this.classNames, name)
   }
 
   /**

@@ -2,7 +2,7 @@
 import { Device, type DeviceName } from '../device'
 import type { Network } from '../nn/network'
 import type { UNet } from '../nn/unet'
-import { array, boolean, func, integer, number, oneOf, type Parsed, seed, value } from '../options'
+import { array, boolean, func, integer, number, oneOf, type Parsed, seed, string, value } from '../options'
 import { Tensor } from '../tensor'
 import type { ClassLabels } from './condition'
 import { type DenoiserFunction, isNetwork } from './denoiser'
@@ -63,6 +63,8 @@ export const modelSchema = {
   nullClass: integer(undefined, { min: 0 }),
   /** Probability that a label is replaced by nullClass in training: Ho & Salimans 2022, algorithm 1. */
   classDropout: number(0, { min: 0, max: 1 }),
+  /** Names of the class labels from 0 on; they are kept with the model. */
+  classNames: array(string()),
   /** 'auto', 'cpu', 'cuda' or 'cuda:1'. */
   device: value<DeviceName | Device>('a device name', (v) => typeof v === 'string' || v instanceof Device),
   /** Of the initial weights, of training, and of calls that are given none. */

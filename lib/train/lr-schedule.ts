@@ -1,10 +1,17 @@
+/**
+ * How the rate goes on after the warm-up: 'constant'; 'cosine', down to zero at the last step (Loshchilov & Hutter 2017, eq. 5, one
+ * cycle); 'trapezoid', constant and then linearly to zero over the last fifth of the steps (Hägele et al. 2024), so that the
+ * length of a training can still be changed in its first four fifths.
+ */
+export const lrSchedules = ['constant', 'cosine', 'trapezoid'] as const
+export type LrSchedule = (typeof lrSchedules)[number]
+
 export interface LrScheduleOptions {
   /** The rate after the warm-up. */
   readonly lr: number
   /** Steps over which the rate rises linearly to `lr` (ddpm.py's LambdaLR warm-up; Ho et al. 2020, appendix B: 5000). */
   readonly warmup: number
-  /** 'constant', or 'cosine' down to zero at `steps` (Loshchilov & Hutter 2017, eq. 5, one cycle). */
-  readonly lrSchedule: 'constant' | 'cosine'
+  readonly lrSchedule: LrSchedule
   /** Length of the whole training. */
   readonly steps: number
 }
@@ -12,7 +19,20 @@ export interface LrScheduleOptions {
 /** The learning rate of step `step`, counted from 0. */
 export function learningRate(step: number, o: LrScheduleOptions): number {
   if (step < o.warmup) return (o.lr * (step + 1)) / o.warmup
-  if (o.lrSchedule === 'constant') return o.lr
-  const progress = Math.min(1, (step - o.warmup) / Math.max(1, o.steps - o.warmup))
-  return o.lr * 0.5 * (1 + Math.cos(Math.PI * progress))
+  const start = decayStart(o)
+  if (step < start) return o.lr
+  const progress = Math.min(1, (step - start) / Math.max(1, o.steps - start))
+  return o.lr * (o.lrSchedule === 'cosine' ? 0.5 * (1 + Math.cos(Math.PI * progress)) : 1 - progress)
+}
+
+/** The first step whose rate depends on the length of the training. */
+export function decayStart(o: Omit<LrScheduleOptions, 'lr'>): number {
+  switch (o.lrSchedule) {
+    case 'constant':
+      return Number.POSITIVE_INFINITY
+    case 'cosine':
+      return o.warmup
+    case 'trapezoid':
+      return Math.max(o.warmup, Math.floor(0.8 * o.steps))
+  }
 }

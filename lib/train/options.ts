@@ -1,5 +1,6 @@
 /** Options of a training run: their defaults, their checks, and what a resume may change. */
 import { isDeepStrictEqual } from 'node:util'
+import type { ClassSource } from '../data/class-labels'
 import { modelSchema } from '../diffusion/model-options'
 import { DiffusionError, describe, invalidArgument } from '../errors'
 import {
@@ -17,6 +18,7 @@ import {
   unknownOption,
   value,
 } from '../options'
+import { decayStart, type LrSchedule, lrSchedules } from './lr-schedule'
 
 /** A DDPM's options as plain JSON, `unetConfig` included; `device` and `seed` are the training's own. */
 export type ModelConfig = Record<string, unknown> & { unetConfig?: Record<string, unknown> }
@@ -37,6 +39,12 @@ export interface TrainOptions {
   background?: string
   /** Mirror half of the images left to right, at random (default true). */
   flip?: boolean
+  /**
+   * Train a class-conditional model: 'folders', where the first folder of an image's path is its class, or a JSON file
+   * { "path of an image": "class" }. Unless `model` says otherwise it has one more class, the null class, which stands for a
+   * tenth of the labels (default: no classes).
+   */
+  classes?: ClassSource
   /** Optimizer steps altogether, those before a resume included (default 100,000). */
   steps?: number
   /** Images in a batch (default 16). */
@@ -47,8 +55,8 @@ export interface TrainOptions {
   lr?: number
   /** Steps over which the learning rate rises linearly (default 1000). */
   warmup?: number
-  /** 'constant' (default), or 'cosine' down to zero at the last step. */
-  lrSchedule?: 'constant' | 'cosine'
+  /** The rate after the warm-up (default 'constant'). */
+  lrSchedule?: LrSchedule
   /** AdamW's (default [0.9, 0.999]). */
   betas?: readonly number[]
   /** AdamW's (default 1e-8). */
@@ -85,12 +93,13 @@ const schema = {
   model: value<ModelConfig>('an object of DDPM options', (v) => typeof v === 'object' && v !== null),
   background: string('white'),
   flip: boolean(true),
+  classes: string(),
   steps: integer(100_000, positive),
   batchSize: integer(16, positive),
   accumulate: integer(1, positive),
   lr: number(2e-4, { min: 0 }),
   warmup: integer(1000, { min: 0 }),
-  lrSchedule: oneOf(['constant', 'cosine'], 'constant'),
+  lrSchedule: oneOf(lrSchedules, 'constant'),
   betas: array(number(undefined, { min: 0, max: 1 }), [0.9, 0.999]),
   eps: number(1e-8, { min: 0 }),
   weightDecay: number(0, { min: 0 }),
@@ -111,9 +120,10 @@ export type ResolvedTrainOptions = Omit<Parsed<typeof schema>, 'model' | 'seed'>
   seed: number
 }
 
-/** Where and how fast, but not what is computed: a resume may change these, and `steps` unless the rate depends on it. */
+/** Where and how fast, but not what is computed: a resume may change these, and `steps` while no rate so far depends on it. */
 const free: readonly string[] = [
   'data',
+  'classes', // where they are, as with data: what they are is part of the data's fingerprint
   'out',
   'resume',
   'steps',
@@ -144,12 +154,16 @@ const defaultUnet = {
  * `unknown-option` and `invalid-argument`, the latter also for an option that differs from the checkpoint's and would change
  * what is computed.
  */
-export function resolveTrainOptions(given: TrainOptions, saved?: ResolvedTrainOptions): ResolvedTrainOptions {
+export function resolveTrainOptions(
+  given: TrainOptions,
+  from?: { readonly options: ResolvedTrainOptions; readonly step: number },
+): ResolvedTrainOptions {
+  const saved = from?.options
   for (const name of Object.keys(given)) {
     if (!Object.hasOwn(schema, name)) throw unknownOption('Trainer', name, Object.keys(schema))
   }
   const named = definedOnly(given as unknown as Record<string, unknown>)
-  if (saved) refuseChanges(named, saved)
+  if (from) refuseChanges(named, from.options, from.step)
   const options = parseOptions('Trainer', { ...saved, ...named }, schema)
   if (options.betas.length !== 2) throw invalidArgument('betas', 'two numbers', options.betas)
   if (typeof options.seed === 'bigint') throw invalidArgument('seed', 'a number (it is saved as JSON)', options.seed)
@@ -175,7 +189,7 @@ function diffusionDefaults(): Record<string, unknown> {
   return own
 }
 
-function refuseChanges(given: Record<string, unknown>, saved: ResolvedTrainOptions): void {
+function refuseChanges(given: Record<string, unknown>, saved: ResolvedTrainOptions, step: number): void {
   const refuse = (name: string, before: unknown, now: unknown) => {
     if (isDeepStrictEqual(before, now)) return
     throw new DiffusionError(
@@ -187,7 +201,7 @@ function refuseChanges(given: Record<string, unknown>, saved: ResolvedTrainOptio
   }
   const { model, ...rest } = given as { model?: ModelConfig }
   for (const [name, now] of Object.entries(rest)) {
-    const fixed = !free.includes(name) || (name === 'steps' && saved.lrSchedule === 'cosine')
+    const fixed = name === 'steps' ? !sameRates(saved, Number(now), step) : !free.includes(name)
     if (fixed) refuse(name, saved[name as keyof ResolvedTrainOptions], now)
   }
   const { unetConfig, ...diffusion } = model ?? {}
@@ -195,6 +209,20 @@ function refuseChanges(given: Record<string, unknown>, saved: ResolvedTrainOptio
   for (const [name, now] of Object.entries(definedOnly(unetConfig ?? {}))) {
     refuse(`model.unetConfig.${name}`, saved.model.unetConfig[name], now)
   }
+}
+
+/** Whether the rates of the first `step` steps would be those of the run if it had `steps` steps altogether. */
+function sameRates(saved: ResolvedTrainOptions, steps: number, step: number): boolean {
+  return step <= Math.min(decayStart(saved), decayStart({ ...saved, steps }))
+}
+
+/** The same options for a class-conditional model, with what follows from the classes' names. */
+export function withClasses(options: ResolvedTrainOptions, classNames: readonly string[]): ResolvedTrainOptions {
+  const { unetConfig, ...diffusion } = options.model
+  const own = unetConfig.numClasses !== undefined || diffusion.nullClass !== undefined
+  const nullClass = own ? {} : { nullClass: classNames.length, classDropout: diffusion.classDropout || 0.1 }
+  const numClasses = unetConfig.numClasses ?? classNames.length + 1
+  return { ...options, model: { ...diffusion, ...nullClass, classNames, unetConfig: { ...unetConfig, numClasses } } }
 }
 
 function definedOnly<T extends Record<string, unknown>>(options: T): T {

@@ -2,7 +2,7 @@
 import { mkdir, rmdir } from 'node:fs/promises'
 import path from 'node:path'
 import { atomicWrite } from '../checkpoint/atomic-write'
-import { ImageFolder, type UnreadableFile } from '../data/image-folder'
+import { type ImageBatch, ImageFolder, type UnreadableFile } from '../data/image-folder'
 import { encodePng, imageGrid } from '../data/image-grid'
 import { DDPM, type DDPMOptions } from '../diffusion/ddpm'
 import { DiffusionError } from '../errors'
@@ -19,7 +19,7 @@ import {
 import { learningRate } from './lr-schedule'
 import { MetricsLog, type StepMetrics } from './metrics'
 import { saveModel } from './model-file'
-import { type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions } from './options'
+import { type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions, withClasses } from './options'
 import { RunLock } from './run-lock'
 
 export interface TrainStart {
@@ -94,18 +94,21 @@ export class Trainer {
 
   async #locked(hooks: TrainHooks): Promise<RunResult> {
     const checkpoint = await this.#checkpointToResume()
-    const options = resolveTrainOptions(this.#given, checkpoint?.state.options)
-    const { unetConfig } = options.model
-    const data = await ImageFolder.open(options.data, {
+    const resolved = resolveTrainOptions(this.#given, checkpoint?.state)
+    const { unetConfig } = resolved.model
+    const data = await ImageFolder.open(resolved.data, {
       size: Number(unetConfig.imageSize),
       channels: unetConfig.inChannels === 1 ? 1 : 3,
-      background: options.background,
-      flip: options.flip,
-      seed: options.seed,
-      cacheBytes: options.cacheBytes,
+      background: resolved.background,
+      flip: resolved.flip,
+      classes: resolved.classes,
+      seed: resolved.seed,
+      cacheBytes: resolved.cacheBytes,
       onUnreadable: hooks.onUnreadable,
     })
     if (checkpoint) refuseOtherData(data, checkpoint.state)
+    const named = data.classNames !== undefined && !checkpoint // a checkpoint's options have the names already
+    const options = named ? withClasses(resolved, data.classNames!) : resolved
 
     const { seed, device } = options
     const ddpm = new DDPM({ ...options.model, seed, device } as unknown as DDPMOptions)
@@ -144,12 +147,16 @@ export class Trainer {
   }
 }
 
+function absoluteClasses(source: string | undefined): string | undefined {
+  return source === undefined || source === 'folders' ? source : path.resolve(source)
+}
+
 function refuseOtherData(data: ImageFolder, state: RunState): void {
   if (data.fingerprint === state.data.fingerprint) return
   throw new DiffusionError(
     'invalid-argument',
     `${data.folder} is not what this run was trained on: ${state.data.images} readable images then, ${data.length} now, ` +
-      'and not under the same names; a resumed run would not continue the same training',
+      'and not under the same names or not in the same classes; a resumed run would not continue the same training',
     { argument: 'data', expected: `${state.data.images} images`, received: `${data.length} images` },
   )
 }
@@ -195,15 +202,17 @@ class Run {
   }
 
   /** One optimizer step: `accumulate` batches forward and backward, then the update. */
-  async #step(step: number, nextBatch: () => Promise<Float32Array>): Promise<StepMetrics> {
+  async #step(step: number, nextBatch: () => Promise<ImageBatch>): Promise<StepMetrics> {
     const { batchSize, accumulate } = this.options
     const start = performance.now()
     const lr = learningRate(step, this.options)
     const sums = { loss: 0, loss_simple: 0, loss_vlb: 0 }
     let gradNorm = 0
     for (let i = 0; i < accumulate; i++) {
-      using x = Tensor.wrap(await nextBatch(), [batchSize, this.data.channels, this.data.size, this.data.size])
+      const { images, labels } = await nextBatch()
+      using x = Tensor.wrap(images, [batchSize, this.data.channels, this.data.size, this.data.size])
       const result = await this.ddpm.trainBatch(x, {
+        y: labels,
         step: step * accumulate + i, // names the noise, so each batch must have its own
         update: i === accumulate - 1,
         accumulate,
@@ -238,7 +247,7 @@ class Run {
       emaUpdates: training.emaUpdates,
       draws: training.draws ?? 0,
       data: { fingerprint: data.fingerprint, images: data.length },
-      options: { ...options, data: path.resolve(options.data) },
+      options: { ...options, data: path.resolve(options.data), classes: absoluteClasses(options.classes) },
       time: new Date().toISOString(),
     }
     const folder = await saveCheckpoint(options.out, state, training, { keep: options.keep })
@@ -247,14 +256,19 @@ class Run {
     await this.hooks.onCheckpoint?.({ step, folder })
   }
 
-  /** The same noise at every picture, so that they show the progress. Sampling changes nothing in the training. */
+  /**
+   * The same noise at every picture, so that they show the progress, and one class after another. Sampling changes nothing in the
+   * training.
+   */
   async #sample(step: number): Promise<void> {
     const { ddpm, options, hooks } = this
     const { sampleCount, seed, out } = options
     const steps = Math.min(options.sampleSteps, ddpm.numTimesteps)
+    const classes = this.data.classNames?.length
+    const classLabels = classes && Array.from({ length: sampleCount }, (_, i) => i % classes)
     try {
       const samples = await ddpm.emaScope(() =>
-        ddpm.sample({ batchSize: sampleCount, seed, steps, signal: hooks.signal }),
+        ddpm.sample({ batchSize: sampleCount, seed, steps, classLabels, signal: hooks.signal }),
       )
       const grid = imageGrid(await samples.data(), samples.shape)
       samples.dispose()

@@ -100,6 +100,33 @@ describe('ddpm', function () {
     assert.equal(events.at(-1).model, path.join(at('json'), 'model.safetensors'))
   })
 
+  it('trains on classes, and draws those that are named', async () => {
+    await writeImages(at('flowers', 'Rose & Co'), 4)
+    await writeImages(at('flowers', 'tulip'), 4)
+    const run = at('flower-run')
+    const flags = '--classes folders --scale-shift-norm --steps 20 --lr 0.005 --ema-decay 0'.split(' ')
+    const trained = await runCli(['train', at('flowers'), '--out', run, ...tinyFlags, ...flags])
+    assert.equal(trained.code, 0, trained.stderr)
+    const draw = async (name: string, ...args: string[]) => {
+      const all = ['sample', '--checkpoint', run, '--device', 'cpu', '--deterministic', '--separate', at(name), ...args]
+      const { code, stderr } = await runCli(all)
+      assert.equal(code, 0, stderr)
+      return readdirSync(at(name)).map((file) => readFileSync(at(name, file)))
+    }
+    const [rose] = await draw('rose', '--class', 'rose', '-n', '1')
+    const [tulip] = await draw('tulip', '--class', 'tulip', '-n', '1')
+    assert.ok(!rose.equals(tulip))
+    const guided = await draw('guided', '--class', '0', '--guidance', '2', '-n', '1')
+    assert.ok(!guided[0].equals(rose))
+    const both = await draw('both', '-n', '2') // without --class, all in turn
+    assert.ok(both[0].equals(rose))
+    const [, second] = await draw('second', '--class', 'rose,tulip', '-n', '2')
+    assert.ok(second.equals(both[1]))
+    const wrong = await runCli(['sample', '--checkpoint', run, '--class', 'oak'])
+    oneLine(wrong, /^ddpm sample: class 'oak': there is no such class; expected one of Rose & Co, tulip$/m)
+    assert.equal(wrong.code, 1)
+  })
+
   describe('sample', () => {
     const model = ['--model', path.join(run, 'model.safetensors'), '--device', 'cpu']
 

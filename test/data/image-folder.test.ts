@@ -40,7 +40,7 @@ describe('ImageFolder', () => {
       mkdirSync(own, { recursive: true })
       await image.toFile(path.join(own, name))
       const dataset = await ImageFolder.open(own, { size: 8, channels, background })
-      const batch = await dataset.batch(0, 1)
+      const { images: batch } = await dataset.batch(0, 1)
       assert.equal(batch.length, channels * 64)
       assert.ok(batch.every((v) => v >= -1 && v <= 1))
       return batch
@@ -139,11 +139,11 @@ describe('ImageFolder', () => {
     const dataset = await open()
     assert.deepEqual(told, ['0001.png', '0002.png'])
     assert.equal(dataset.length, 4)
-    const epoch = await dataset.batch(0, 4)
+    const { images: epoch } = await dataset.batch(0, 4)
     assert.deepEqual(told, ['0001.png', '0002.png', '0003.png'])
     assert.equal(dataset.unreadable.length, 3)
     assert.ok(dataset.unreadable.every(({ reason }) => reason.length > 0))
-    assert.deepEqual(await (await open()).batch(0, 4), epoch)
+    assert.deepEqual((await (await open()).batch(0, 4)).images, epoch)
   })
 
   it('has a clear error for folders without a readable image', async () => {
@@ -177,9 +177,10 @@ describe('ImageFolder', () => {
       const options = { size: 8, seed: 3, flip: true }
       const dataset = await ImageFolder.open(own, options)
       const uncached = await ImageFolder.open(own, { ...options, cacheBytes: 0 })
-      const all = await dataset.batch(0, 24)
+      const { images: all } = await dataset.batch(0, 24)
       const batches = uncached.batches(8, 8, 3)
-      for (const from of [8, 16]) assert.deepEqual(await batches.next(), all.slice(from * 192, (from + 8) * 192))
+      for (const from of [8, 16])
+        assert.deepEqual((await batches.next()).images, all.slice(from * 192, (from + 8) * 192))
       await batches.stop()
     })
 
@@ -191,7 +192,7 @@ describe('ImageFolder', () => {
         .png()
         .toFile(path.join(ramp, 'a.png'))
       const dataset = await ImageFolder.open(ramp, { size: 8, flip: true })
-      const batch = await dataset.batch(0, 200)
+      const { images: batch } = await dataset.batch(0, 200)
       const left = Array.from(
         { length: 200 },
         (_, image) => pixel(batch, { channels: 3, size: 8, y: 3, x: 0, image })[0],

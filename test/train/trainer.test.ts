@@ -138,6 +138,68 @@ describe('Trainer', () => {
     await rejects(resume({ data: other }), 'invalid-argument', /21 readable images then, 5 now/)
   })
 
+  it('changes its length on resume as long as no learning rate depended on it', async () => {
+    const stop = (at: number) => {
+      const controller = new AbortController()
+      return { signal: controller.signal, onStep: ({ step }: { step: number }) => step === at && controller.abort() }
+    }
+    const early = newRun()
+    const trapezoid = { lrSchedule: 'trapezoid', warmup: 1 } as const
+    await train(tinyTraining(data, early, { ...trapezoid, steps: 20 }), stop(6))
+    await rejects(
+      train({ data, out: early, resume: true, steps: 7 }),
+      'invalid-argument',
+      /steps is 20 in the checkpoint/,
+    )
+    await train({ data, out: early, resume: true, steps: 10 })
+    const straight = newRun()
+    await train(tinyTraining(data, straight, { ...trapezoid, steps: 10 }))
+    assert.deepEqual(numbers(readMetrics(early)), numbers(readMetrics(straight)))
+    const cosine = newRun()
+    await train(tinyTraining(data, cosine, { lrSchedule: 'cosine', steps: 10 }), stop(5))
+    await rejects(train({ data, out: cosine, resume: true, steps: 11 }), 'invalid-argument', /steps is 10/)
+  })
+
+  it('trains a class-conditional model from folders, which knows their names', async () => {
+    const own = path.join(folder, 'classes')
+    await writeImages(path.join(own, 'left'), 3)
+    await writeImages(path.join(own, 'right'), 3)
+    const run = newRun()
+    const options = { classes: 'folders', steps: 4, sampleEvery: 4, sampleCount: 3, sampleSteps: 2 }
+    await train(tinyTraining(own, run, options))
+    assert.ok(existsSync(path.join(run, 'samples', 'step-00000004.png')))
+    const { state } = await openCheckpoint(run)
+    const { classNames, nullClass, classDropout, unetConfig } = state.options.model
+    assert.deepEqual([classNames, nullClass, classDropout, unetConfig.numClasses], [['left', 'right'], 2, 0.1, 3])
+    await train({ data: own, out: run, resume: true, steps: 5 })
+    const straight = newRun()
+    await train(tinyTraining(own, straight, { ...options, steps: 5 }))
+    assert.deepEqual(numbers(readMetrics(run)), numbers(readMetrics(straight)))
+    using model = await loadModel(path.join(run, 'model.safetensors'), { device: 'cpu' })
+    assert.equal(model.classLabel('right'), 1)
+    await model.sample({ batchSize: 1, steps: 2, classLabels: model.classLabel('left'), guidanceScale: 2 })
+    await rejects(train({ data, out: run, resume: true, classes: 'folders' }), 'invalid-argument', /no sub-folder/)
+  })
+
+  it('takes the labels that the images have', async () => {
+    // The losses of the same images and noise differ only by the labels' embeddings, once the zero-initialised layers have moved.
+    const own = path.join(folder, 'labels')
+    await writeImages(path.join(own, 'a'), 4)
+    await writeImages(path.join(own, 'b'), 4)
+    const swapped = path.join(folder, 'swapped.json')
+    const files = ['a', 'b'].flatMap((name) => [0, 1, 2, 3].map((i) => `${name}/000${i}.png`))
+    const lossOf = async (classes: string) => {
+      const run = newRun()
+      await train(tinyTraining(own, run, { classes, steps: 5, lr: 0.01 }))
+      return readMetrics(run)[4].loss
+    }
+    writeFileSync(swapped, JSON.stringify(Object.fromEntries(files.map((file) => [file, file[0]]))))
+    const straight = await lossOf('folders')
+    assert.equal(await lossOf(swapped), straight)
+    writeFileSync(swapped, JSON.stringify(Object.fromEntries(files.map((file) => [file, file[0] === 'a' ? 'b' : 'a']))))
+    assert.notEqual(await lossOf(swapped), straight)
+  })
+
   it('refuses a run folder that is used: by an older training, or by one that runs', async () => {
     await rejects(train(tinyTraining(data, unstopped)), 'invalid-argument', /holds a training already/)
     const run = newRun()

@@ -1,0 +1,65 @@
+/** Which class each image of a folder is of. */
+import { readFile } from 'node:fs/promises'
+import { DiffusionError, describe } from '../errors'
+
+/** 'folders': the first folder of an image's path is its class. Otherwise a JSON file, { "path of an image": "class" }. */
+export type ClassSource = 'folders' | (string & {})
+
+export interface ClassLabelling {
+  /** In the order of their code units; label i is the class names[i]. */
+  readonly names: readonly string[]
+  /** One for each file. */
+  readonly labels: Int32Array
+}
+
+/**
+ * Throws `not-found`, `io` and `bad-file` for the JSON file, and `invalid-argument` for images without a class. Paths are relative
+ * to the folder of images, with '/'.
+ */
+export async function classLabels(files: readonly string[], source: ClassSource): Promise<ClassLabelling> {
+  const classOf = source === 'folders' ? firstFolder : await readLabels(source)
+  const classes = files.map(classOf)
+  const without = files.filter((_, i) => classes[i] === undefined)
+  if (without.length > 0) {
+    const where = source === 'folders' ? 'lie in no sub-folder, which would be their class' : `are not in ${source}`
+    throw new DiffusionError('invalid-argument', `${without.length} images ${where}, first ${without[0]}`, {
+      argument: 'classes',
+      expected: 'a class for every image',
+      received: source,
+    })
+  }
+  const names = [...new Set(classes as string[])].sort()
+  const index = new Map(names.map((name, i) => [name, i]))
+  return { names, labels: Int32Array.from(classes, (name) => index.get(name!)!) }
+}
+
+function firstFolder(file: string): string | undefined {
+  const end = file.indexOf('/')
+  return end < 0 ? undefined : file.slice(0, end)
+}
+
+async function readLabels(source: string): Promise<(file: string) => string | undefined> {
+  const text = await readFile(source, 'utf8').catch((error) => {
+    const code = error.code === 'ENOENT' ? 'not-found' : 'io'
+    throw new DiffusionError(code, `cannot read the classes: ${error.message}`, { argument: 'classes', cause: error })
+  })
+  const bad = (problem: string, cause?: unknown) =>
+    new DiffusionError('bad-file', `${source}: ${problem}`, {
+      argument: 'classes',
+      expected: '{ "path of an image": "class", ... }',
+      received: source,
+      cause,
+    })
+  let labels: unknown
+  try {
+    labels = JSON.parse(text)
+  } catch (error) {
+    throw bad('not JSON', error)
+  }
+  if (typeof labels !== 'object' || labels === null || Array.isArray(labels)) throw bad('not a JSON object')
+  for (const [file, name] of Object.entries(labels)) {
+    if (typeof name !== 'string' || name === '') throw bad(`the class of ${file} is ${describe(name)}`)
+  }
+  const byFile = new Map(Object.entries(labels as Record<string, string>))
+  return (file) => byFile.get(file)
+}

@@ -1,0 +1,40 @@
+/** Classes by their names. */
+import { DiffusionError, invalidArgument } from '../errors'
+
+/**
+ * The label of the class that `text` means: a name, or where only one name has them, some of its words from the first letter on
+ * ('food' for 'Food & Drink'). Case and punctuation do not count. Throws `invalid-argument` with the names otherwise.
+ */
+export function classLabel(names: readonly string[], text: string): number {
+  const wanted = words(text)
+  if (wanted.trim() === '') throw unknownClass(names, text, 'there is no such class')
+  const whole = names.findIndex((name) => words(name) === wanted)
+  if (whole >= 0) return whole
+  const found = names.flatMap((name, label) => (words(name).includes(wanted) ? [label] : []))
+  if (found.length === 1) return found[0]
+  throw unknownClass(names, text, found.length === 0 ? 'there is no such class' : 'it could be several classes')
+}
+
+/** Lower-case words, each behind a space, so that where one begins is seen. */
+function words(name: string): string {
+  return name
+    .toLowerCase()
+    .replace(/[^\p{L}\p{N}]+/gu, ' ')
+    .replace(/^ ?/, ' ')
+    .trimEnd()
+}
+
+function unknownClass(names: readonly string[], text: string, problem: string): DiffusionError {
+  const expected = names.length === 0 ? 'a model whose classes have names' : `one of ${names.join(', ')}`
+  return new DiffusionError('invalid-argument', `class '${text}': ${problem}; expected ${expected}`, {
+    argument: 'class',
+    expected,
+    received: text,
+  })
+}
+
+/** Names are for the network's first labels; its null class needs none. */
+export function checkClassNames(names: readonly string[] | undefined, numClasses: number | undefined): void {
+  if (names === undefined || names.length <= (numClasses ?? 0)) return
+  throw invalidArgument('classNames', `at most ${numClasses ?? 0} names, one for each class of the network`, names)
+}
