@@ -2,6 +2,7 @@
 export { ImageFolder, type ImageFolderOptions, type UnreadableFile } from './data/image-folder'
 export { Device, type DeviceName, type DeviceOptions, type MemoryInfo } from './device'
 export type { BitsPerDim } from './diffusion/bits-per-dim'
+export { type CompVisConfig, readCompVisConfig } from './diffusion/compvis-config'
 export type { ClassLabels } from './diffusion/condition'
 export {
   type Batch,

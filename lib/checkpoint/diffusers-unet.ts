@@ -10,7 +10,7 @@ export function unet2DConfig(o: ResolvedUNetOptions): JsonObject {
   const only = (name: keyof ResolvedUNetOptions, value: unknown) => {
     if (o[name] !== value) throw unsupported(name, describe(value), o[name])
   }
-  only('useScaleShiftNorm', false)
+  only('useSpatialTransformer', false)
   only('resblockUpdown', false)
   only('convResample', true)
   const channels = levelChannels(o)
@@ -19,7 +19,7 @@ export function unet2DConfig(o: ResolvedUNetOptions): JsonObject {
     act_fn: 'silu',
     add_attention: o.middleAttention,
     attention_head_dim: headDim(o) ?? null,
-    attn_norm_num_groups: null,
+    attn_norm_num_groups: middleGroups(o),
     block_out_channels: channels,
     center_input_sample: false,
     class_embed_type: null,
@@ -37,12 +37,19 @@ export function unet2DConfig(o: ResolvedUNetOptions): JsonObject {
     num_class_embeds: o.numClasses ?? null,
     num_train_timesteps: null,
     out_channels: o.outChannels,
-    resnet_time_scale_shift: 'default',
+    resnet_time_scale_shift: o.useScaleShiftNorm ? 'scale_shift' : 'default',
     sample_size: o.imageSize,
     time_embedding_type: 'positional',
     up_block_types: attention.map((has) => (has ? 'AttnUpBlock2D' : 'UpBlock2D')).reverse(),
     upsample_type: 'conv',
   }
+}
+
+/** null where UNetMidBlock2D's rule gives as many; see diffusersOptions. */
+function middleGroups({ middleNormGroups: groups, normGroups, useScaleShiftNorm }: ResolvedUNetOptions): number | null {
+  if (useScaleShiftNorm) return groups === 0 ? null : groups
+  if (groups === 0) throw unsupported('middleNormGroups', describe(normGroups), groups)
+  return groups === normGroups ? null : groups
 }
 
 /** Channels of a head; undefined for one head at every level. */
@@ -86,6 +93,42 @@ export function unet2DWeights(
     } else put(next++, weights[name])
   }
   return result
+}
+
+/** The way back: weights of a UNet in diffusers' layout by the names of the same network in CompVis'. */
+export function openaiWeights(
+  o: ResolvedUNetOptions,
+  weights: Readonly<Record<string, Float32Array>>,
+): Record<string, StoredTensor> {
+  const theirs = new UNet(o).parameters.slots
+  const own = new UNet({ ...o, layout: 'openai' }).parameters.slots
+  const result: Record<string, StoredTensor> = Object.create(null)
+  const dim = headDim(o)
+  let next = 0
+  const take = (index: number) => weights[theirs[index].name]
+  for (const { name, shape } of own) {
+    let data: Float32Array
+    if (/\.qkv\.(weight|bias)$/.test(name)) {
+      const first = name.endsWith('.weight') ? next : next - 5
+      data = mergeQkv([take(first), take(first + 2), take(first + 4)], { channels: shape[0] / 3, dim })
+      next = name.endsWith('.weight') ? next + 6 : next
+    } else data = take(next++)
+    result[name] = { dtype: 'F32', shape, data }
+  }
+  return result
+}
+
+/** Rows in the order [head][q k v][channel]. */
+function mergeQkv(parts: readonly Float32Array[], o: { channels: number; dim: number | undefined }): Float32Array {
+  const { channels, dim = channels } = o
+  const block = dim * (parts[0].length / channels)
+  const merged = new Float32Array(3 * parts[0].length)
+  for (let head = 0; head < channels / dim; head++) {
+    for (const [which, part] of parts.entries()) {
+      merged.set(part.subarray(head * block, (head + 1) * block), (3 * head + which) * block)
+    }
+  }
+  return merged
 }
 
 /** The rows of q, k and v. In `qkv` they are ordered [head][q k v][channel], or with 'qkv-first' [q k v][head][channel]. */

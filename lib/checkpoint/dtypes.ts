@@ -17,6 +17,12 @@ export const writableArrays = {
   BOOL: Uint8Array,
 } as const satisfies Partial<Record<ReadableDType, unknown>>
 
+/** Bytes of a tensor in a file. F16 is written from float32, rounded to nearest, halves to even. */
+export function encode(dtype: ReadableDType, data: TensorData): Uint8Array {
+  const stored = dtype === 'F16' ? Uint16Array.from(data as Float32Array, floatToHalf) : data
+  return new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength)
+}
+
 type ArrayOf = new (length: number) => TensorData
 
 /** undefined for a dtype that is converted to float32. */
@@ -69,4 +75,25 @@ export function halfToFloat(bits: number): number {
   if (exponent === 0) return sign * fraction * 2 ** -24
   if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15)
+}
+
+const scratch = new DataView(new ArrayBuffer(4))
+
+/** The nearest half, the even one of two. */
+export function floatToHalf(value: number): number {
+  scratch.setFloat32(0, value)
+  const bits = scratch.getUint32(0)
+  const sign = (bits >>> 16) & 0x8000
+  const exponent = ((bits >>> 23) & 0xff) - 112
+  const fraction = bits & 0x7fffff
+  if (exponent === 143) return sign | 0x7c00 | (fraction ? 0x200 : 0)
+  if (exponent > 30) return sign | 0x7c00
+  if (exponent < -10) return sign
+  // Below 2^-14 the fraction has no leading one and moves down instead.
+  const [high, shift] = exponent > 0 ? [(exponent << 23) | fraction, 13] : [fraction | 0x800000, 14 - exponent]
+  const half = high >>> shift
+  const rest = high & ((1 << shift) - 1)
+  const middle = 1 << (shift - 1)
+  // Rounding up may carry into the exponent, up to infinity.
+  return sign | (rest > middle || (rest === middle && half & 1) ? half + 1 : half)
 }

@@ -6,7 +6,15 @@
 import { endianness } from 'node:os'
 import { DiffusionError, invalidArgument } from '../errors'
 import { atomicWrite } from './atomic-write'
-import { directArray, elementBytes, type ReadableDType, readNumbers, type TensorData, writableArrays } from './dtypes'
+import {
+  directArray,
+  elementBytes,
+  encode,
+  type ReadableDType,
+  readNumbers,
+  type TensorData,
+  writableArrays,
+} from './dtypes'
 import { parseHeader, type TensorEntry } from './safetensors-header'
 import { type Source, withSource } from './source'
 
@@ -61,8 +69,8 @@ export function readSafetensorsHeader(pathOrBytes: string | Uint8Array): Promise
 }
 
 /**
- * Writes a file atomically: a reader sees the old one or the new one. The data must be of the dtype's array type; F16,
- * BF16 and F64 can be read only. Throws `invalid-argument`, `unsupported` and `io`.
+ * Writes a file atomically: a reader sees the old one or the new one. The data must be of the dtype's array type, for F16
+ * a Float32Array; BF16 and F64 can be read only. Throws `invalid-argument`, `unsupported` and `io`.
  */
 export async function writeSafetensors(
   path: string,
@@ -79,8 +87,9 @@ export async function writeSafetensors(
   const fields: [string, unknown][] = Object.keys(metadata).length > 0 ? [['__metadata__', metadata]] : []
   let position = 0
   for (const [name, { dtype, shape, data }] of sorted) {
-    fields.push([name, { dtype, shape, data_offsets: [position, position + data.byteLength] }])
-    position += data.byteLength
+    const bytes = data.length * elementBytes[dtype]
+    fields.push([name, { dtype, shape, data_offsets: [position, position + bytes] }])
+    position += bytes
   }
   // Not through an object: it would put names that look like integers first and give '__proto__' a meaning.
   const json = fields.map(([name, value]) => `${JSON.stringify(name)}:${JSON.stringify(value)}`).join(',')
@@ -90,17 +99,15 @@ export async function writeSafetensors(
   text.copy(header, 8)
   await atomicWrite(path, async (file) => {
     await file.writeFile(header)
-    for (const [, { data }] of sorted) {
-      await file.writeFile(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
-    }
+    for (const [, { dtype, data }] of sorted) await file.writeFile(encode(dtype, data))
   })
 }
 
 function checkWritable(name: string, { dtype, shape, data }: StoredTensor): void {
   if (name === '__metadata__') throw invalidArgument('tensors', "names other than '__metadata__'", name)
-  const type = directArray(dtype)
+  const type = dtype === 'F16' ? Float32Array : directArray(dtype)
   if (!type) {
-    const expected = Object.keys(writableArrays).join(', ')
+    const expected = [...Object.keys(writableArrays), 'F16'].join(', ')
     throw new DiffusionError('unsupported', `${name}: dtype ${dtype} can't be written, only ${expected}`, {
       argument: name,
       expected,

@@ -1,5 +1,7 @@
 /** Denoising diffusion in image space: Ho et al. 2020, by the names of CompVis' ddpm.py DDPM. */
+import type { JsonObject } from '../checkpoint/json'
 import { DiffusionError, describe, invalidArgument } from '../errors'
+import { UNet } from '../nn/unet'
 import {
   array,
   boolean,
@@ -15,6 +17,7 @@ import {
 } from '../options'
 import { checkShape, Tensor } from '../tensor'
 import { checkClassNames, classLabel } from './class-names'
+import { readCompVisConfig } from './compvis-config'
 import { DiffusionModel, type TrainBatchOptions } from './diffusion-model'
 import { imageRows } from './image-rows'
 import type { LossDict, LossResult } from './losses'
@@ -26,6 +29,7 @@ import {
   readPretrained,
   writePretrained,
 } from './pretrained'
+import type { SchedulerConfig } from './sampling/diffusers'
 import { interpolatedNoise } from './sampling/interpolate'
 import type { LoopResult } from './sampling/loop'
 import type { TrainResult } from './training-step'
@@ -61,9 +65,18 @@ export type InterpolateOptions = Partial<Parsed<typeof interpolateSchema>> & { s
 export type SampleOptions = Partial<Parsed<typeof sampleSchema>>
 
 /** DDPM's options but for those that the files decide. */
-export type PretrainedOptions = Omit<DDPMOptions, 'model' | 'unetConfig'>
+export type PretrainedOptions = Omit<DDPMOptions, 'model' | 'unetConfig'> & {
+  /** Which weights of several: 'fp16' for diffusion_pytorch_model.fp16.safetensors. Default: those without such a name. */
+  variant?: string
+}
 
-const savePretrainedSchema = { weights: oneOf(['ema', 'model']) }
+const savePretrainedSchema = {
+  weights: oneOf(['ema', 'model']),
+  /** Of the tensors of one file, in bytes; more make several files with an index. Default: one file. */
+  maxShardSize: integer(undefined, { min: 1 }),
+  /** 'fp16': weights rounded to half precision, in files of that name. Default: float32. */
+  variant: oneOf(['fp16']),
+}
 export type SavePretrainedOptions = Partial<Parsed<typeof savePretrainedSchema>>
 
 const logImagesSchema = {
@@ -95,6 +108,11 @@ export class DDPM extends DiffusionModel {
   readonly firstStageKey: string
   readonly classKey: string
   readonly contextKey: string
+  /**
+   * scheduler_config.json of the folder that the model is from: `sample({ scheduler: ddpm.schedulerConfig, steps })` is what the
+   * folder's pipeline does.
+   */
+  schedulerConfig?: SchedulerConfig
   readonly #settings: Parsed<typeof ddpmSchema>
 
   constructor(options: DDPMOptions) {
@@ -123,13 +141,15 @@ export class DDPM extends DiffusionModel {
   }
 
   /**
-   * A model from a folder in diffusers' layout (UNet2DModel with DDPMScheduler; safetensors or .bin, whole or in shards). Its
-   * options are those of the files, others the defaults, but useEma is false unless given; `options` override. Throws
+   * A model from a folder in diffusers' layout (UNet2DModel with DDPMScheduler or DDIMScheduler; safetensors or .bin, whole or in
+   * shards). Its options are those of the files, others the defaults, but useEma is false unless given; `options` override. Throws
    * `not-found`, `io`, `bad-file`, `state-mismatch`, and `unsupported` with the field's name for what has no counterpart here.
    */
   static async fromPretrained(folder: string, options: PretrainedOptions = {}): Promise<DDPM> {
-    const { settings, weights } = await readPretrained(folder)
-    const ddpm = new DDPM({ ...settings, useEma: false, ...options })
+    const { variant, ...own } = options
+    const { settings, weights, schedulerConfig } = await readPretrained(folder, variant)
+    const ddpm = new DDPM({ ...settings, useEma: false, ...own })
+    ddpm.schedulerConfig = schedulerConfig
     try {
       await ddpm.loadStateDict(weights)
       return ddpm
@@ -140,8 +160,28 @@ export class DDPM extends DiffusionModel {
   }
 
   /**
+   * A model from a configuration of latent-diffusion, a YAML file or what it holds: model.target is ldm's DDPM, its unet_config's
+   * the UNetModel of ldm, guided-diffusion or improved-diffusion. A ckpt_path is loaded as by initFromCkpt. `options` override.
+   * Throws `not-found`, `io`, `bad-file`, and `unknown-option` or `unsupported` with the field's name.
+   */
+  static async fromConfig(source: string | JsonObject, options: DDPMOptions = {}): Promise<DDPM> {
+    const { options: own, checkpoint } = await readCompVisConfig(source)
+    const ddpm = new DDPM({ ...own, ...options })
+    try {
+      if (checkpoint) {
+        const { path, ...rest } = checkpoint
+        await ddpm.initFromCkpt(path, rest)
+      }
+      return ddpm
+    } catch (error) {
+      ddpm.dispose()
+      throw error
+    }
+  }
+
+  /**
    * Writes a folder that fromPretrained and diffusers' DDPMPipeline.from_pretrained open. `weights`: 'ema' or 'model'; default:
-   * the averaged ones where there are any. Throws `io`, and `unsupported` with the option's name for a model that diffusers
+   * the averaged ones where there are any. `maxShardSize`: bytes of a file; `variant`: 'fp16' for half precision. Throws `io`, and `unsupported` with the option's name for a model that diffusers
    * can't express.
    */
   async savePretrained(folder: string, options: SavePretrainedOptions = {}): Promise<void> {
@@ -151,8 +191,24 @@ export class DDPM extends DiffusionModel {
       throw new DiffusionError('not-configured', 'the model has no averaged weights: useEma is false')
     }
     const { vPosterior, clipDenoised, parameterization, timestepSpacing } = this.#settings
-    const settings = { betas: this.betas, vPosterior, clipDenoised, parameterization, timestepSpacing }
+    const scheduler = { betas: this.betas, vPosterior, clipDenoised, parameterization, timestepSpacing }
+    const settings = { ...scheduler, maxShardSize: o.maxShardSize, variant: o.variant }
     await writePretrained(folder, this.network, await this.stateDict(), { averaged, ...settings })
+  }
+
+  /**
+   * The options that make this model again, as plain JSON with all defaults; without `device`, `seed` and `deterministic`. Throws
+   * `unsupported` where the denoiser is not a UNet.
+   */
+  get config(): JsonObject {
+    const { model: _, device: __, seed: ___, deterministic: ____, ...options } = this.#settings
+    if (!(this.network instanceof UNet)) {
+      throw new DiffusionError('unsupported', 'only a model whose network is a UNet has a configuration')
+    }
+    const { imageSize, channels } = this
+    const given = { ...options, imageSize, channels, unetConfig: this.network.options, ...this.ownBetas() }
+    const plain = (_: string, value: unknown) => (ArrayBuffer.isView(value) ? [...(value as Float32Array)] : value)
+    return JSON.parse(JSON.stringify(given, plain))
   }
 
   /**

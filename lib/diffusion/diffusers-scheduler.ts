@@ -1,4 +1,4 @@
-/** diffusers' DDPMScheduler in terms of DDPM's options, both ways. */
+/** diffusers' DDPMScheduler and DDIMScheduler in terms of DDPM's options, and DDPM's options as a DDPMScheduler. */
 import { DiffusionError, describe } from '../errors'
 import { array, boolean, integer, number, oneOf, parseOptions, string } from '../options'
 import {
@@ -45,16 +45,24 @@ const schema = {
   sample_max_value: number(1),
   // Early versions: the library of the arrays.
   tensor_format: string('pt'),
+  // DDIMScheduler's: where its last step leads. Only sampling with it depends on it.
+  set_alpha_to_one: boolean(true),
 }
 
 /** What has a counterpart here. fixed_small_log is fixed_small by way of a logarithm. */
-const variances: Readonly<Record<string, number>> = { fixed_small: 0, fixed_small_log: 0, fixed_large: 1 }
+const variances: Readonly<Record<string, number>> = {
+  fixed_small: 0,
+  fixed_small_log: 0,
+  fixed_large: 1,
+}
 const predictions: Readonly<Record<string, Parameterization>> = { epsilon: 'eps', sample: 'x0', v_prediction: 'v' }
 
 /** Throws `unsupported`, `unknown-option` and `invalid-argument`, with the field's name. */
 export function settingsOfScheduler(config: Readonly<Record<string, unknown>>): SchedulerSettings {
   const { _class_name: kind = 'DDPMScheduler' } = config
-  if (kind !== 'DDPMScheduler') throw unsupported('_class_name', ["'DDPMScheduler'"], kind)
+  if (kind !== 'DDPMScheduler' && kind !== 'DDIMScheduler') {
+    throw unsupported('_class_name', ["'DDPMScheduler'", "'DDIMScheduler'"], kind)
+  }
   const own = Object.fromEntries(Object.entries(config).filter(([name]) => !name.startsWith('_')))
   const c = parseOptions('DDPMScheduler', own, schema)
   for (const [name, value] of Object.entries({

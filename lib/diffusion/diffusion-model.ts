@@ -188,6 +188,13 @@ export abstract class DiffusionModel implements Schedule {
     return makeSchedule(rescaleZeroTerminalSnr(betas), this.#options)
   }
 
+  /** The betas as an option, where a loaded state dict or registerSchedule made them other than those of the options. */
+  protected ownBetas(): { givenBetas?: number[]; timesteps?: number } {
+    const { betas } = this.#makeSchedule(this.#options)
+    const same = betas.length === this.betas.length && betas.every((b, t) => Math.abs(b - this.betas[t]) <= 1e-6 * b)
+    return same ? {} : { givenBetas: [...this.betas], timesteps: this.betas.length }
+  }
+
   #publish(schedule: Schedule): void {
     this.#core.schedule = schedule
     Object.assign(this, schedule)
@@ -199,6 +206,11 @@ export abstract class DiffusionModel implements Schedule {
 
   get parameterization(): Parameterization {
     return this.#options.parameterization
+  }
+
+  /** The option's value. */
+  get monitor(): string {
+    return this.#options.monitor
   }
 
   get logEveryT(): number {

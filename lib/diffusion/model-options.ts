@@ -43,6 +43,8 @@ export const modelSchema = {
   /** Of LitEma. */
   emaDecay: number(0.9999, { min: 0, max: 1 }),
   logEveryT: integer(100, { min: 1 }),
+  /** The metric by which a trainer may choose among checkpoints: ddpm.py's attribute, for its users to read. */
+  monitor: string('val/loss'),
   clipDenoised: boolean(true),
   /** Which timesteps are taken when `steps` are fewer than all. */
   timestepSpacing: oneOf(timestepSpacings, 'linspace'),

@@ -1,6 +1,7 @@
 /** Models from other libraries' files: diffusers' folders, and PyTorch checkpoints as ddpm.py's init_from_ckpt takes them. */
 import { readDiffusersFolder, writeDiffusersFolder } from '../checkpoint/diffusers'
 import { unet2DConfig, unet2DWeights } from '../checkpoint/diffusers-unet'
+import type { WeightsOptions } from '../checkpoint/diffusers-weights'
 import type { StoredTensor } from '../checkpoint/safetensors'
 import { readStateDictFile } from '../checkpoint/state-dict-file'
 import { DiffusionError } from '../errors'
@@ -11,16 +12,19 @@ import type { StateDict } from '../nn/weights'
 import { array, boolean, oneOf, type Parsed, parseOptions, string } from '../options'
 import { Tensor } from '../tensor'
 import { type SchedulerSettings, schedulerOfSettings, settingsOfScheduler } from './diffusers-scheduler'
+import type { SchedulerConfig } from './sampling/diffusers'
 import { emaName, type LoadReport, modelPrefix } from './state'
 
 export interface Pretrained {
   readonly settings: SchedulerSettings & { readonly unetConfig: ConstructorParameters<typeof UNet>[0] }
   readonly weights: StateDict
+  /** As it is in the folder. */
+  readonly schedulerConfig: SchedulerConfig
 }
 
 /** What a diffusers folder says, checked to fit together before a model is made of it. */
-export async function readPretrained(folder: string): Promise<Pretrained> {
-  const { unetConfig, schedulerConfig, readWeights } = await readDiffusersFolder(folder)
+export async function readPretrained(folder: string, variant?: string): Promise<Pretrained> {
+  const { unetConfig, schedulerConfig, readWeights } = await readDiffusersFolder(folder, variant)
   const settings = settingsOfScheduler(schedulerConfig)
   const options = diffusersOptions(unetConfig)
   const dict = renameLegacyDiffusers(tensorsOf(folder, await readWeights()))
@@ -38,7 +42,7 @@ export async function readPretrained(folder: string): Promise<Pretrained> {
   }
   // Throws where they do not fit, before anything of that size is allocated.
   checkShapes(folder, new UNet(options), dict)
-  return { settings: { ...settings, unetConfig: options }, weights: dict }
+  return { settings: { ...settings, unetConfig: options }, weights: dict, schedulerConfig }
 }
 
 function checkShapes(folder: string, network: Network, dict: StateDict): void {
@@ -56,7 +60,7 @@ export async function writePretrained(
   folder: string,
   network: Network | undefined,
   stateDict: StateDict,
-  o: { readonly averaged: boolean } & Parameters<typeof schedulerOfSettings>[0],
+  o: { readonly averaged: boolean } & WeightsOptions & Parameters<typeof schedulerOfSettings>[0],
 ): Promise<void> {
   if (!(network instanceof UNet)) {
     throw new DiffusionError('unsupported', 'only a model whose network is a UNet can be written as a diffusers folder')
@@ -67,7 +71,8 @@ export async function writePretrained(
   for (const { name } of network.parameters.slots) {
     weights[name] = await stateDict[o.averaged ? emaName(name) : modelPrefix + name].data()
   }
-  await writeDiffusersFolder(folder, { schedulerConfig, unetConfig, weights: unet2DWeights(network.options, weights) })
+  const contents = { schedulerConfig, unetConfig, weights: unet2DWeights(network.options, weights) }
+  await writeDiffusersFolder(folder, contents, { maxShardSize: o.maxShardSize, variant: o.variant })
 }
 
 // ---- init_from_ckpt --------------------------------------------------------------------------------------------------

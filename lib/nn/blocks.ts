@@ -106,14 +106,15 @@ export interface AttentionOptions {
   readonly layout: Layout
   readonly channels: number
   readonly heads: number
-  readonly norm: NormOptions
+  /** Undefined: no norm before the projections. */
+  readonly norm?: NormOptions
   /** openai: how q, k and v lie in the output of `qkv`; see Graph.attentionQkv. */
   readonly order: 'heads-first' | 'qkv-first'
 }
 
 /** Self-attention over the pixels: openaimodel.AttentionBlock, diffusers' Attention. */
 export class AttentionBlock implements Layer {
-  readonly #norm: GroupNorm
+  readonly #norm?: GroupNorm
   /** One projection to q, k and v, or three. */
   readonly #projections: readonly Linear[]
   readonly #out: Linear
@@ -134,12 +135,11 @@ export class AttentionBlock implements Layer {
         },
       )
     }
+    if (norm) this.#norm = new GroupNorm(scope.at(o.layout === 'openai' ? 'norm' : 'group_norm'), channels, norm)
     if (o.layout === 'openai') {
-      this.#norm = new GroupNorm(scope.at('norm'), channels, norm)
       this.#projections = [new Linear(scope.at('qkv'), channels, 3 * channels, { conv1d: true })]
       this.#out = new Linear(scope.at('proj_out'), channels, channels, { conv1d: true, zero: true })
     } else {
-      this.#norm = new GroupNorm(scope.at('group_norm'), channels, norm)
       this.#projections = ['to_q', 'to_k', 'to_v'].map((name) => new Linear(scope.at(name), channels, channels))
       this.#out = new Linear(scope.at('to_out.0'), channels, channels)
     }
@@ -149,7 +149,7 @@ export class AttentionBlock implements Layer {
     const { graph } = context
     const { heads, order, channels } = this.o
     const shape = { heads, scale: 1 / Math.sqrt(channels / heads) }
-    const h = this.#norm.build(context, x)
+    const h = this.#norm?.build(context, x) ?? x
     const [q, k, v] = this.#projections.map((projection) => projection.build(context, h))
     const y = k === undefined ? graph.attentionQkv(q, { ...shape, order }) : graph.attention(q, k, v, shape)
     return observed(context, this.scope.prefix, graph.add(x, this.#out.build(context, y)))

@@ -4,7 +4,7 @@ import * as options from '../options'
 import type { StateDict } from './parameters'
 import type { UNetOptions } from './unet-options'
 
-/** config.json of a UNet2DModel (diffusers 0.0.4 to 0.27); names that begin with an underscore are about the file. */
+/** config.json of a UNet2DModel (diffusers 0.0.4 to 0.28); names that begin with an underscore are about the file. */
 export type UNet2DConfig = Readonly<Record<string, unknown>>
 
 const downBlocks = ['DownBlock2D', 'AttnDownBlock2D'] as const
@@ -27,18 +27,20 @@ const schema = {
   up_block_types: options.array(options.oneOf(upBlocks), [...Array(3).fill('AttnUpBlock2D'), 'UpBlock2D']),
   block_out_channels: options.array(options.integer(undefined, oneOrMore), [224, 448, 672, 896]),
   layers_per_block: options.integer(2, oneOrMore),
+  mid_block_type: only('UNetMidBlock2D'),
   mid_block_scale_factor: only(1),
   downsample_padding: options.integer(1, { min: 0, max: 1 }) as options.Field<0 | 1>,
   downsample_type: only('conv'),
   upsample_type: only('conv'),
   dropout: options.number(0),
   act_fn: only('silu'),
+  attention_legacy_order: only(false),
   // The default of __init__ is 8; null, as many configurations have it, means one head.
   attention_head_dim: options.integer(undefined, oneOrMore),
   norm_num_groups: options.integer(32, oneOrMore),
   attn_norm_num_groups: options.integer(undefined, oneOrMore),
   norm_eps: options.number(1e-5),
-  resnet_time_scale_shift: only('default'),
+  resnet_time_scale_shift: options.oneOf(['default', 'scale_shift'], 'default'),
   add_attention: options.boolean(true),
   class_embed_type: only(undefined),
   num_class_embeds: options.integer(undefined, oneOrMore),
@@ -75,10 +77,7 @@ export function diffusersOptions(config: UNet2DConfig): UNetOptions {
   if (attention.some((has, level) => has !== upAttention[level])) {
     throw unsupported('up_block_types', 'attention at the levels of down_block_types', c.up_block_types)
   }
-  const { attn_norm_num_groups: attentionGroups = c.norm_num_groups } = c
-  if (attentionGroups !== c.norm_num_groups)
-    throw unsupported('attn_norm_num_groups', 'norm_num_groups', attentionGroups)
-
+  const scaleShift = c.resnet_time_scale_shift === 'scale_shift'
   const [modelChannels] = c.block_out_channels
   const headDim = 'attention_head_dim' in config ? c.attention_head_dim : 8
   return {
@@ -100,6 +99,9 @@ export function diffusersOptions(config: UNet2DConfig): UNetOptions {
     flipSinToCos: c.flip_sin_to_cos,
     downsamplePadding: c.downsample_padding,
     middleAttention: c.add_attention,
+    useScaleShiftNorm: scaleShift,
+    // UNetMidBlock2D's rule: with scale_shift its attention has a norm only where its groups are given.
+    middleNormGroups: c.attn_norm_num_groups ?? (scaleShift ? 0 : c.norm_num_groups),
   }
 }
 

@@ -61,6 +61,8 @@ export interface UNetOptions {
   downsamplePadding?: 0 | 1
   /** Attention between the two residual blocks in the middle. Default true. */
   middleAttention?: boolean
+  /** Groups of the norm before that attention; 0: no norm there. Default normGroups. */
+  middleNormGroups?: number
 }
 
 const count = (fallback?: number) => options.integer(fallback as number, { min: 1 })
@@ -98,6 +100,7 @@ const schema = {
   flipSinToCos: options.boolean(true),
   downsamplePadding: options.integer(1, { min: 0, max: 1 }) as options.Field<0 | 1>,
   middleAttention: options.boolean(true),
+  middleNormGroups: options.integer(undefined, { min: 0 }),
 }
 
 export type ResolvedUNetOptions = Readonly<ReturnType<typeof resolveUNetOptions>>
@@ -131,10 +134,23 @@ export function resolveUNetOptions(given: UNetOptions) {
   if (o.downsamplePadding === 0 && (!o.convResample || o.resblockUpdown)) {
     throw invalidArgument('downsamplePadding', '1 where no convolution does the downsampling', 0)
   }
+  const { middleNormGroups = o.normGroups } = o
+  if (middleNormGroups > 0) {
+    checkMultiple(
+      'modelChannels * channelMult[last]',
+      levelChannels(o)[levels - 1],
+      middleNormGroups,
+      'middleNormGroups',
+    )
+  }
+  if (o.useSpatialTransformer && middleNormGroups !== o.normGroups) {
+    throw invalidArgument('middleNormGroups', 'normGroups with useSpatialTransformer', middleNormGroups)
+  }
   const heads = (value: number | undefined) => (value === -1 ? undefined : value)
   const numHeads = heads(o.numHeads) ?? 1
   return {
     ...o,
+    middleNormGroups,
     numHeads,
     numHeadChannels: heads(o.numHeadChannels),
     numHeadsUpsample: heads(o.numHeadsUpsample) ?? numHeads,

@@ -189,7 +189,8 @@ export class UNet implements Network {
     const channels = this.#channels(this.options.channelMult.length - 1)
     const { res, attention } = this.#names.middle
     const before = this.#resBlock(res[0], channels, channels)
-    const middle = this.options.middleAttention ? [this.#attention(attention, channels, 'down')] : []
+    const { middleAttention, middleNormGroups: groups } = this.options
+    const middle = middleAttention ? [this.#attention(attention, channels, 'down', groups)] : []
     return [before, ...middle, this.#resBlock(res[1], channels, channels)]
   }
 
@@ -230,13 +231,18 @@ export class UNet implements Network {
     })
   }
 
-  #attention(name: string, channels: number, side: 'down' | 'up'): AttentionBlock | SpatialTransformer {
+  #attention(
+    name: string,
+    channels: number,
+    side: 'down' | 'up',
+    groups = this.options.normGroups,
+  ): AttentionBlock | SpatialTransformer {
     if (this.options.useSpatialTransformer) return this.#transformer(name, channels)
     return new AttentionBlock(this.#root.at(name), {
       layout: this.options.layout,
       channels,
       heads: this.#heads(channels, side),
-      norm: this.#norm,
+      norm: groups > 0 ? { ...this.#norm, groups } : undefined,
       order: this.options.useNewAttentionOrder ? 'qkv-first' : 'heads-first',
     })
   }

@@ -9,7 +9,7 @@ import type { ModelConfig } from './options'
 import { readStateDict, writeStateDict } from './state-dict-file'
 
 /** `format` in the metadata. */
-const format = 'ddpm-native model 1'
+export const modelFormat = 'ddpm-native model 1'
 
 export interface ModelInfo {
   /** DDPM's options. */
@@ -33,7 +33,7 @@ export async function saveModel(file: string, ddpm: DDPM, info: ModelInfo): Prom
 
 export async function writeModelFile(file: string, model: ModelFile): Promise<void> {
   await writeStateDict(file, model.weights, {
-    format,
+    format: modelFormat,
     config: JSON.stringify(model.config),
     training: JSON.stringify(model.training),
   })
@@ -42,13 +42,13 @@ export async function writeModelFile(file: string, model: ModelFile): Promise<vo
 /** Throws `not-found`, `io` and, for a damaged file or one of another kind, `bad-file`. */
 export async function readModelFile(file: string): Promise<ModelFile> {
   const { dict: weights, metadata } = await readStateDict(file)
-  if (metadata.format !== format) {
+  if (metadata.format !== modelFormat) {
     throw new DiffusionError(
       'bad-file',
-      `${file} is not a model of ddpm-native (its __metadata__ has no '${format}')`,
+      `${file} is not a model of ddpm-native (its __metadata__ has no '${modelFormat}')`,
       {
         argument: 'model',
-        expected: format,
+        expected: modelFormat,
         received: metadata.format,
       },
     )

@@ -87,9 +87,9 @@ describe('diffusers folders', () => {
       } = JSON.parse(await readFile(original, 'utf8'))
       assert.deepEqual(JSON.parse(await readFile(saved, 'utf8')), expected, file)
     }
-    const weightsOf = async (folder: string) =>
+    const tensorsOf = async (folder: string) =>
       (await readSafetensors(path.join(folder, 'unet', 'diffusion_pytorch_model.safetensors'))).tensors
-    assert.deepEqual(await weightsOf(temporary), await weightsOf(goldenFolder))
+    assert.deepEqual(await tensorsOf(temporary), await tensorsOf(goldenFolder))
     assert.deepEqual((await readdir(temporary)).sort(), ['model_index.json', 'scheduler', 'unet'])
     using again = await open(temporary)
     assert.deepEqual(again.posteriorVariance, ddpm.posteriorVariance)
@@ -100,6 +100,15 @@ describe('diffusers folders', () => {
     'one head': { channelMult: [1, 2], attentionResolutions: [2] },
     'heads first': { channelMult: [1, 2], attentionResolutions: [1, 2], numHeadChannels: 8 },
     'q, k and v first': { channelMult: [1, 2], attentionResolutions: [2], numHeads: 4, useNewAttentionOrder: true },
+    'scale and shift': { channelMult: [1, 2], attentionResolutions: [2], useScaleShiftNorm: true },
+    'no norm in the middle': {
+      channelMult: [1, 2],
+      attentionResolutions: [2],
+      useScaleShiftNorm: true,
+      middleNormGroups: 0,
+    },
+    'a norm of its own in the middle': { channelMult: [1, 2], attentionResolutions: [2], middleNormGroups: 4 },
+    'no attention in the middle': { channelMult: [1, 2], attentionResolutions: [2], middleAttention: false },
     'three levels': { channelMult: [1, 1.5, 2], attentionResolutions: [4], numHeads: 2, numResBlocks: 2 },
   })) {
     it(`a UNet by CompVis' names is the same network by diffusers' (${what})`, async () => {
@@ -114,6 +123,77 @@ describe('diffusers folders', () => {
       assert.deepEqual(again.betas, ddpm.betas)
     })
   }
+
+  it('shards with an index, and the whole again', async () => {
+    using ddpm = await open(goldenFolder)
+    const list = async () => (await readdir(path.join(temporary, 'unet'))).sort()
+    await ddpm.savePretrained(temporary, { maxShardSize: 300_000 })
+    const names = [1, 2, 3].map((i) => `diffusion_pytorch_model-0000${i}-of-00003.safetensors`)
+    const index = 'diffusion_pytorch_model.safetensors.index.json'
+    assert.deepEqual(await list(), ['config.json', ...names, index])
+    const { metadata, weight_map: map } = JSON.parse(await readFile(path.join(temporary, 'unet', index), 'utf8'))
+    let total = 0
+    for (const name of names) {
+      const { tensors } = await readSafetensors(path.join(temporary, 'unet', name))
+      const bytes = Object.values(tensors).reduce((sum, { data }) => sum + data.byteLength, 0)
+      assert.ok(bytes <= 300_000, `${name}: ${bytes}`)
+      for (const tensor of Object.keys(tensors)) assert.equal(map[tensor], name)
+      total += bytes
+    }
+    assert.equal(metadata.total_size, total)
+    using again = await open(temporary)
+    assert.deepEqual(await weightsOf(again), await weightsOf(ddpm))
+
+    await ddpm.savePretrained(temporary)
+    assert.deepEqual(await list(), ['config.json', 'diffusion_pytorch_model.safetensors'])
+    await assert.rejects(ddpm.savePretrained(temporary, { maxShardSize: 0 }), { argument: 'maxShardSize' })
+  })
+
+  it('half precision as the variant fp16, beside the other', async () => {
+    using ddpm = await open(goldenFolder)
+    await ddpm.savePretrained(temporary)
+    await ddpm.savePretrained(temporary, { variant: 'fp16' })
+    const files = (await readdir(path.join(temporary, 'unet'))).sort()
+    const [half, single] = ['diffusion_pytorch_model.fp16.safetensors', 'diffusion_pytorch_model.safetensors']
+    assert.deepEqual(files, ['config.json', half, single])
+    const { tensors } = await readSafetensors(path.join(temporary, 'unet', half))
+    assert.ok(Object.values(tensors).every(({ dtype }) => dtype === 'F16'))
+    using halved = await DDPM.fromPretrained(temporary, { device: 'cpu', variant: 'fp16' })
+    const [rounded, exact] = [await weightsOf(halved), await weightsOf(ddpm)]
+    for (const [name, values] of Object.entries(exact)) {
+      assertClose(rounded[name], values, { abs: 2 ** -25, rel: 2 ** -11 }, name)
+      assert.notDeepEqual(rounded[name], values)
+    }
+    using whole = await open(temporary)
+    assert.deepEqual(await weightsOf(whole), exact)
+    await assert.rejects(DDPM.fromPretrained(temporary, { device: 'cpu', variant: 'bf16' }), { code: 'not-found' })
+  })
+
+  it("a DDIM pipeline's folder, sampled as its scheduler says", async () => {
+    await copy()
+    const ddim = {
+      _class_name: 'DDIMScheduler',
+      num_train_timesteps: 1000,
+      beta_start: 0.0001,
+      beta_end: 0.02,
+      beta_schedule: 'linear',
+      clip_sample: true,
+      set_alpha_to_one: true,
+      steps_offset: 0,
+      prediction_type: 'epsilon',
+    }
+    await writeFile(path.join(temporary, 'scheduler/scheduler_config.json'), JSON.stringify(ddim))
+    await edit('model_index.json', (json) => {
+      json._class_name = 'DDIMPipeline'
+      json.scheduler = ['diffusers', 'DDIMScheduler']
+    })
+    using ddpm = await open(temporary)
+    using plain = await open(goldenFolder)
+    assert.deepEqual(ddpm.schedulerConfig, ddim)
+    const draw = async (model: DDPM) =>
+      (await model.sample({ batchSize: 1, seed: 4, scheduler: ddpm.schedulerConfig, steps: 5 })).data()
+    assert.deepEqual(await draw(ddpm), await draw(plain))
+  })
 
   it('averaged weights are saved where there are any', async () => {
     const options = {
@@ -147,7 +227,9 @@ describe('diffusers folders', () => {
       await assert.rejects(ddpm.savePretrained(temporary), { name: 'DiffusionError', code: 'unsupported', argument })
       assert.deepEqual(await readdir(temporary), [])
     }
-    await refuse({ unetConfig: { ...small, useScaleShiftNorm: true } }, 'useScaleShiftNorm')
+    await refuse({ unetConfig: { ...small, middleNormGroups: 0 } }, 'middleNormGroups')
+    const crossAttention = { useSpatialTransformer: true, contextDim: 4 }
+    await refuse({ unetConfig: { ...small, ...crossAttention } }, 'useSpatialTransformer')
     await refuse({ unetConfig: { ...small, resblockUpdown: true } }, 'resblockUpdown')
     await refuse({ unetConfig: { ...small, convResample: false } }, 'convResample')
     await refuse({ unetConfig: { ...small, attentionResolutions: [1, 2], numHeads: 2 } }, 'numHeads')
@@ -380,6 +462,13 @@ describe("diffusers' DDPMScheduler", () => {
     assert.deepEqual(written(Float32Array.of(0.1, 0.3, 0.2)), ['linear', false])
   })
 })
+
+/** The network's, by its names. */
+async function weightsOf(ddpm: DDPM): Promise<Record<string, Float32Array>> {
+  const result: Record<string, Float32Array> = {}
+  for (const [name, tensor] of Object.entries((await ddpm.trainingState()).weights)) result[name] = await tensor.data()
+  return result
+}
 
 /** Every weight and bias drawn: a fresh network's output would be zero. */
 async function randomize(ddpm: DDPM): Promise<void> {

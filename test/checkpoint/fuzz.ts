@@ -8,6 +8,8 @@ import os from 'node:os'
 import path from 'node:path'
 import { readSafetensors } from '../../lib/checkpoint/safetensors'
 import { TorchTensor, withTorchFile } from '../../lib/checkpoint/torch/checkpoint'
+import { readYaml } from '../../lib/checkpoint/yaml'
+import { readCompVisConfig } from '../../lib/diffusion/compvis-config'
 import { readPretrained } from '../../lib/diffusion/pretrained'
 import { DiffusionError } from '../../lib/errors'
 import { Random } from '../support/random'
@@ -46,6 +48,42 @@ const jsonSnippets = [
   '[[[[',
   '""',
 ]
+
+/** As latent-diffusion's. */
+const compVisYaml = `model:
+  base_learning_rate: 2.0e-06
+  target: ldm.models.diffusion.ddpm.DDPM
+  params:
+    linear_start: 0.0015
+    linear_end: 0.0195
+    timesteps: 1000
+    log_every_t: 200
+    loss_type: l1
+    first_stage_key: image
+    image_size: 64
+    channels: 3
+    monitor: val/loss_simple_ema
+    unet_config:
+      target: ldm.modules.diffusionmodules.openaimodel.UNetModel
+      params:
+        image_size: 64
+        in_channels: 3
+        out_channels: 3
+        model_channels: 224
+        attention_resolutions: # downsampling rates
+        - 8
+        - 4
+        - 2
+        num_res_blocks: 2
+        channel_mult: [1, 2, 3, 4]
+        num_head_channels: 32
+data: { target: main.DataModuleFromConfig, params: { batch_size: 48 } }
+`
+const aliasYaml = `data: &a { x: [1, 2, "three"], y: &b [*a2, ~, true] }
+lightning: [&a2 "t", *b, { <<: *a, k: |
+  text
+  }]
+`
 
 async function readTorch(bytes: Uint8Array): Promise<number> {
   return withTorchFile(bytes, async ({ value, load }) => {
@@ -116,6 +154,28 @@ export const readers: Record<string, () => Promise<Reader>> = {
     seeds: load(...['views_legacy.ckpt', 'ddpm_tiny_legacy.ckpt'].map(checkpoint)),
     snippets: torchSnippets,
     read: readTorch,
+  }),
+  yaml: async () => ({
+    seeds: [Buffer.from(compVisYaml), Buffer.from(aliasYaml)],
+    snippets: [
+      ...jsonSnippets,
+      ': ',
+      '- ',
+      '\n',
+      '&a ',
+      '*a',
+      '? ',
+      '| \n',
+      '!!binary ',
+      '<<: *a',
+      '%YAML 1.1\n---\n',
+      '#',
+      "'",
+    ],
+    read: async (bytes) => {
+      await readCompVisConfig(await readYaml(bytes))
+      return 0
+    },
   }),
   unetConfig: () => configReader('unet/config.json'),
   schedulerConfig: () => configReader('scheduler/scheduler_config.json'),

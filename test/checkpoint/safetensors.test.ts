@@ -206,7 +206,8 @@ describe('safetensors', () => {
     const rejects = (tensor: object, code: string, name = 'a') =>
       assert.rejects(writeSafetensors(file, { [name]: tensor as StoredTensor }), { name: 'DiffusionError', code })
     const data = Float32Array.of(1)
-    await rejects({ dtype: 'F16', shape: [1], data }, 'unsupported')
+    await rejects({ dtype: 'BF16', shape: [1], data }, 'unsupported')
+    await rejects({ dtype: 'F16', shape: [1], data: Float64Array.of(1) }, 'invalid-argument')
     await rejects({ dtype: 'I64', shape: [1], data }, 'invalid-argument')
     await rejects({ dtype: 'F32', shape: [2], data }, 'invalid-argument')
     await rejects({ dtype: 'F32', shape: [-1, -1], data }, 'invalid-argument')

@@ -189,7 +189,7 @@ describe('ddpm', function () {
 
     it('ends with 130 at SIGINT, without a file', async () => {
       const child = startCli(['sample', ...model, '--count', '100000', '--batch', '1', '--output', at('never.png')])
-      const timer = setTimeout(() => child.kill('SIGINT'), 1500)
+      const timer = setTimeout(() => child.kill('SIGINT'), 5000)
       const { code, stderr } = await ended(child)
       clearTimeout(timer)
       assert.deepEqual([code, stderr], [130, ''])

@@ -32,6 +32,7 @@ describe('UNet options', () => {
     rejects({ dropout: '0.1' }, 'dropout')
     rejects({ layout: 'diffuser' }, 'layout', 'invalid-argument', /did you mean 'diffusers'/)
     rejects({ layout: 'diffusers', resblockUpdown: true }, 'resblockUpdown')
+    rejects({ middleNormGroups: 24 }, 'modelChannels * channelMult[last]')
     rejects({ downsamplePadding: 0, convResample: false }, 'downsamplePadding')
   })
 

@@ -1,10 +1,12 @@
 // UNets against PyTorch's: outputs, loss, all gradients, and the outputs of inner modules.
 import assert from 'node:assert/strict'
+import { unet2DConfig, unet2DWeights } from '../../lib/checkpoint/diffusers-unet'
 import type { DeviceName } from '../../lib/device'
 import type { Graph, Value } from '../../lib/graph'
 import type { StateDict } from '../../lib/nn/parameters'
 import { UNet } from '../../lib/nn/unet'
 import { renameLegacyDiffusers } from '../../lib/nn/unet-diffusers'
+import { Tensor } from '../../lib/tensor'
 import { assertClose } from '../support/compare'
 import { type Feeds, runGraph, testedBackends, type Values } from '../support/run-graph'
 import { Golden, readJson, stateDictOf } from './golden'
@@ -170,6 +172,23 @@ for (const backend of testedBackends) {
       await checkGolden(backend, golden, unet, weights)
     })
 
+    it("improved-diffusion's network by diffusers' names, scale_shift and a norm in the middle", async () => {
+      const { golden, unet, weights } = await openUNet('unet_improved_diffusion', { imageSize: 16 })
+      const theirs = UNet.fromDiffusers({ ...unet2DConfig(unet.options), _class_name: 'UNet2DModel' })
+      assert.equal(theirs.options.layout, 'diffusers')
+      const values: Record<string, Float32Array> = {}
+      for (const [name, tensor] of Object.entries(weights)) values[name] = await tensor.data()
+      const renamed = Object.entries(unet2DWeights(unet.options, values)).map(([name, { data, shape }]) => {
+        return [name, Tensor.from(data as Float32Array, shape)] as const
+      })
+      const { flat } = await theirs.parameters.fromStateDict(Object.fromEntries(renamed))
+      const build = (graph: Graph, inputs: Values) => ({
+        out: addUNet(graph, theirs, inputs, golden.tensors['in/x'].shape),
+      })
+      const { out } = await runGraph(backend, feedsOf(golden), build, { banks: { weights: flat } })
+      assertScaled(out, golden.floats('out/out'), tolerance.out, 0, 'out')
+    })
+
     it('dropout follows the seed and the step, and is off outside of training', async () => {
       const { golden, weights } = await openUNet('unet_basic')
       const unet = new UNet(golden.unetOptions({ dropout: 0.5 }))
@@ -222,8 +241,23 @@ describe("diffusers' names", () => {
     const config = readJson('diffusers_ddpm/unet/config.json')
     const refused = (change: Record<string, unknown>, code: string, argument: string) =>
       assert.throws(() => UNet.fromDiffusers({ ...config, ...change }), { name: 'DiffusionError', code, argument })
-    refused({ center_input_sample: true }, 'unsupported', 'center_input_sample')
-    refused({ class_embed_type: 'timestep' }, 'unsupported', 'class_embed_type')
+    for (const [argument, value] of Object.entries({
+      center_input_sample: true,
+      time_embedding_type: 'fourier',
+      mid_block_type: 'UnCLIPUNetMidBlock2D',
+      mid_block_scale_factor: 1.41,
+      downsample_type: 'resnet',
+      upsample_type: 'resnet',
+      act_fn: 'gelu',
+      attention_legacy_order: true,
+      class_embed_type: 'timestep',
+    })) {
+      refused({ [argument]: value }, 'unsupported', argument)
+    }
+    refused({ down_block_types: ['SkipDownBlock2D', 'DownBlock2D'] }, 'invalid-argument', 'down_block_types[0]')
+    refused({ resnet_time_scale_shift: 'spatial' }, 'invalid-argument', 'resnet_time_scale_shift')
+    refused({ sample_size: [8, 16] }, 'invalid-argument', 'sample_size')
+    refused({ downsample_padding: 2 }, 'invalid-argument', 'downsample_padding')
     refused({ _class_name: 'UNet2DConditionModel' }, 'unsupported', '_class_name')
     refused({ up_block_types: ['UpBlock2D', 'AttnUpBlock2D'] }, 'unsupported', 'up_block_types')
     refused({ down_block_types: ['DownBlock2D'] }, 'invalid-argument', 'block_out_channels')

@@ -1,0 +1,58 @@
+import { readSource } from '../convert/source'
+import { type TargetKind, writeTarget } from '../convert/target'
+import { type Command, type OptionTable, UsageError } from './args'
+import { createOutput } from './output'
+
+const options = {
+  to: { kind: 'string', choices: ['model', 'diffusers', 'ckpt'], help: "the target's kind (by its name, see below)" },
+  weights: {
+    kind: 'string',
+    choices: ['ema', 'model', 'both'],
+    help: 'averaged weights, trained ones, or both (see below)',
+  },
+  config: { kind: 'string', value: 'file', help: "a checkpoint's YAML configuration (the .yaml beside it)" },
+  from: {
+    kind: 'string',
+    value: 'variant',
+    help: 'which weights of a diffusers folder, such as fp16 (those without a name)',
+  },
+  variant: { kind: 'string', choices: ['fp16'], help: 'write a diffusers folder in half precision' },
+  'max-shard-size': { kind: 'integer', min: 1, value: 'bytes', help: 'of the files of a diffusers folder (one file)' },
+} as const satisfies OptionTable
+
+export const convert: Command<typeof options> = {
+  name: 'convert',
+  summary: 'Writes a model in the form that other libraries open.',
+  usage: '<source> <target> [options]',
+  positionals: 2,
+  options,
+  notes: `
+A source is a model file or a run of this project, a diffusers folder, or a checkpoint of ddpm.py (.ckpt, .pt,
+.safetensors) with its YAML configuration. The target's kind follows from its name: .safetensors is a model file,
+.ckpt and .pt a checkpoint, beside which the configuration is written as .yaml, anything else a diffusers folder.
+A checkpoint holds trained and averaged weights; the others hold the averaged ones where there are any.
+
+  ddpm convert runs/photos photos-diffusers
+  ddpm convert last.ckpt photos.safetensors --config photos.yaml
+  ddpm convert photos.safetensors photos.ckpt`,
+
+  async run({ to, weights, config, from, variant, 'max-shard-size': maxShardSize, json }, [source, target]) {
+    if (source === undefined || target === undefined) throw new UsageError('the source or the target is missing')
+    const output = createOutput(json === true)
+    const kind = to ?? kindOf(target)
+    const model = await readSource(source, { config, variant: from })
+    try {
+      const files = await writeTarget(model, target, { to: kind, weights, variant, maxShardSize })
+      output.say(`${source} (${model.kind}) -> ${files.join(', ')} (${kind})`)
+      output.event('done', { from: model.kind, to: kind, files })
+      return 0
+    } finally {
+      model.ddpm.dispose()
+    }
+  },
+}
+
+function kindOf(target: string): TargetKind {
+  if (/\.safetensors$/i.test(target)) return 'model'
+  return /\.(ckpt|pt)$/i.test(target) ? 'ckpt' : 'diffusers'
+}

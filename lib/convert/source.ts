@@ -1,0 +1,134 @@
+/** Models from whatever they are kept in: found out from the path, read into a DDPM on the CPU. */
+import { access, stat } from 'node:fs/promises'
+import path from 'node:path'
+import { readSafetensorsHeader } from '../checkpoint/safetensors'
+import { readCompVisConfig } from '../diffusion/compvis-config'
+import { DDPM, type DDPMOptions } from '../diffusion/ddpm'
+import { emaName, modelPrefix } from '../diffusion/state'
+import { DiffusionError } from '../errors'
+import type { StateDict } from '../nn/weights'
+import { Tensor } from '../tensor'
+import { openCheckpoint, readTrainingState } from '../train/checkpoint'
+import { modelFormat, modelFromWeights, readModelFile } from '../train/model-file'
+
+/** A model file or a run of this project; a diffusers folder; a checkpoint of ddpm.py with its configuration. */
+export type SourceKind = 'model' | 'run' | 'diffusers' | 'ckpt'
+
+export interface SourceModel {
+  readonly kind: SourceKind
+  /** With averaged weights of its own (useEma) where the source has them. To be disposed of. */
+  readonly ddpm: DDPM
+  /** Of a checkpoint: global_step, epoch. */
+  readonly counters: Readonly<Record<string, number>>
+}
+
+export interface SourceOptions {
+  /** A checkpoint's YAML configuration. Default: the file beside it with the extension .yaml. */
+  readonly config?: string
+  /** Of a diffusers folder's weights. */
+  readonly variant?: string
+}
+
+/** Throws `not-found`, `io`, `bad-file`, `state-mismatch`, and what the configurations' readers throw. */
+export async function readSource(source: string, options: SourceOptions = {}): Promise<SourceModel> {
+  const kind = await kindOf(source)
+  if (kind !== 'ckpt' && options.config !== undefined) throw superfluous('config', 'a checkpoint of ddpm.py', kind)
+  if (kind !== 'diffusers' && options.variant !== undefined) throw superfluous('variant', 'a diffusers folder', kind)
+  switch (kind) {
+    case 'diffusers':
+      return {
+        kind,
+        ddpm: await DDPM.fromPretrained(source, { device: 'cpu', variant: options.variant }),
+        counters: {},
+      }
+    case 'run':
+      return { kind, ...(await fromRun(source)) }
+    case 'model': {
+      const { config, weights } = await readModelFile(source)
+      return { kind, ddpm: await modelFromWeights(config, weights, { device: 'cpu' }), counters: {} }
+    }
+    case 'ckpt':
+      return { kind, ...(await fromCkpt(source, options.config ?? (await configBeside(source)))) }
+  }
+}
+
+async function kindOf(source: string): Promise<SourceKind> {
+  const stats = await stat(source).catch((cause) => {
+    throw new DiffusionError('not-found', `${source} does not exist`, { argument: 'path', received: source, cause })
+  })
+  if (stats.isDirectory()) return (await exists(path.join(source, 'model_index.json'))) ? 'diffusers' : 'run'
+  if (!/\.safetensors$/i.test(source)) return 'ckpt'
+  const { metadata } = await readSafetensorsHeader(source)
+  return metadata.format === modelFormat ? 'model' : 'ckpt'
+}
+
+/** The newest checkpoint of a run, or the one that the folder is. */
+async function fromRun(folder: string): Promise<Omit<SourceModel, 'kind'>> {
+  const checkpoint = await openCheckpoint(folder)
+  const { weights, ema, emaUpdates } = await readTrainingState(checkpoint)
+  const dict: StateDict = {}
+  for (const [name, tensor] of Object.entries(weights)) dict[modelPrefix + name] = tensor
+  for (const [name, tensor] of Object.entries(ema ?? {})) dict[emaName(name)] = tensor
+  if (ema) dict['model_ema.num_updates'] = Tensor.from(Int32Array.of(emaUpdates), [])
+  const { model } = checkpoint.state.options
+  const options = { ...model, useEma: ema !== undefined } as unknown as DDPMOptions
+  const { ddpm } = await loaded(options, (model) => model.loadStateDict(dict, { strict: false }))
+  return { ddpm, counters: { global_step: checkpoint.state.step } }
+}
+
+/** All of the network's weights must be there, and the averages wholly or not at all. */
+async function fromCkpt(file: string, config: string): Promise<Omit<SourceModel, 'kind'>> {
+  const { options } = await readCompVisConfig(config)
+  let counters = {}
+  const { ddpm, result: noAverages } = await loaded(options, async (model) => {
+    const report = await model.initFromCkpt(file)
+    counters = report.counters
+    const averages = report.missing.filter((name) => name.startsWith('model_ema.'))
+    const lost = report.missing.find((name) => name.startsWith(modelPrefix))
+    if (lost !== undefined) throw mismatch(file, `it has no '${lost}', which ${config} asks for`)
+    const expected = Object.keys(await model.stateDict()).filter((name) => name.startsWith('model_ema.')).length
+    if (averages.length > 0 && averages.length < expected) throw mismatch(file, `it has no '${averages[0]}'`)
+    return averages.length > 0
+  })
+  if (!noAverages) return { ddpm, counters }
+  // use_ema of the configuration, but none in the file.
+  ddpm.dispose()
+  const plain = await loaded({ ...options, useEma: false }, (model) => model.initFromCkpt(file))
+  return { ddpm: plain.ddpm, counters }
+}
+
+async function loaded<T>(options: DDPMOptions, load: (ddpm: DDPM) => Promise<T>): Promise<{ ddpm: DDPM; result: T }> {
+  const ddpm = new DDPM({ ...options, device: 'cpu' })
+  try {
+    return { ddpm, result: await load(ddpm) }
+  } catch (error) {
+    ddpm.dispose()
+    throw error
+  }
+}
+
+async function configBeside(file: string): Promise<string> {
+  const { dir, name } = path.parse(file)
+  for (const extension of ['.yaml', '.yml']) {
+    const config = path.join(dir, name + extension)
+    if (await exists(config)) return config
+  }
+  const message = `${file} is a checkpoint, which needs its configuration: none given, and no ${name}.yaml beside it`
+  throw new DiffusionError('not-found', message, { argument: 'config', expected: 'a YAML file' })
+}
+
+function exists(file: string): Promise<boolean> {
+  return access(file).then(
+    () => true,
+    () => false,
+  )
+}
+
+function superfluous(argument: string, owner: string, kind: SourceKind): DiffusionError {
+  const message = `${argument} goes with ${owner}, and the source is of the kind '${kind}'`
+  return new DiffusionError('invalid-argument', message, { argument })
+}
+
+function mismatch(file: string, problem: string): DiffusionError {
+  return new DiffusionError('state-mismatch', `${file}: ${problem}`, { argument: 'path', received: file })
+}

@@ -1,0 +1,186 @@
+// Configurations of latent-diffusion: what they mean here, and what is refused by name.
+import assert from 'node:assert/strict'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { readYaml } from '../../lib/checkpoint/yaml'
+import { DDPM, readCompVisConfig } from '../../lib/index'
+
+const fixtures = path.join(__dirname, '..', '..', '..', 'test', 'fixtures')
+const prefix = 'model.diffusion_model.'
+
+const text = `
+model:
+  base_learning_rate: 2.0e-06
+  target: ldm.models.diffusion.ddpm.DDPM
+  params:
+    linear_start: 0.0015
+    linear_end: 0.0195
+    timesteps: 50
+    log_every_t: 20
+    loss_type: l1
+    first_stage_key: image
+    image_size: 16
+    channels: 3
+    monitor: val/loss_simple_ema
+    use_ema: false
+    unet_config:
+      target: ldm.modules.diffusionmodules.openaimodel.UNetModel
+      params:
+        image_size: 16
+        in_channels: 3
+        out_channels: 3
+        model_channels: 32
+        attention_resolutions: &rates # downsampling rates
+        - 2
+        num_res_blocks: 1
+        channel_mult: [1, 2]
+        num_heads: 4
+        use_scale_shift_norm: True
+        use_checkpoint: true
+data:
+  target: main.DataModuleFromConfig
+  params: {batch_size: 48, rates: *rates}
+lightning: {}
+`
+
+describe('DDPM.fromConfig', () => {
+  let temporary: string
+  before(async () => {
+    temporary = await mkdtemp(path.join(os.tmpdir(), 'ddpm-config-'))
+  })
+  after(() => rm(temporary, { recursive: true }))
+  const file = async (contents: string, name = 'config.yaml') => {
+    await writeFile(path.join(temporary, name), contents)
+    return path.join(temporary, name)
+  }
+  /** The configuration with `params` of the model, and of the UNet, changed. */
+  const changed = async (params: object, unet: object = {}) => {
+    const root = (await readYaml(Buffer.from(text))) as { model: { params: { unet_config: { params: object } } } }
+    const { unet_config, ...own } = root.model.params
+    const unetConfig = { ...unet_config, params: { ...unet_config.params, ...unet } }
+    return { model: { ...root.model, params: { ...own, unet_config: unetConfig, ...params } } }
+  }
+
+  it('a YAML file: the schedule, the loss and the network', async () => {
+    const { options, baseLearningRate, checkpoint } = await readCompVisConfig(await file(text))
+    assert.deepEqual([baseLearningRate, checkpoint], [2e-6, undefined])
+    assert.deepEqual(options, {
+      linearStart: 0.0015,
+      linearEnd: 0.0195,
+      timesteps: 50,
+      logEveryT: 20,
+      lossType: 'l1',
+      firstStageKey: 'image',
+      imageSize: 16,
+      channels: 3,
+      monitor: 'val/loss_simple_ema',
+      useEma: false,
+      unetConfig: {
+        imageSize: 16,
+        inChannels: 3,
+        outChannels: 3,
+        modelChannels: 32,
+        attentionResolutions: [2],
+        numResBlocks: 1,
+        channelMult: [1, 2],
+        numHeads: 4,
+        useScaleShiftNorm: true,
+      },
+    })
+    using ddpm = await DDPM.fromConfig(await file(text), { device: 'cpu', seed: 7 })
+    using same = new DDPM({ ...options, device: 'cpu', seed: 7 })
+    assert.deepEqual([ddpm.monitor, ddpm.logEveryT, ddpm.imageSize], ['val/loss_simple_ema', 20, 16])
+    assert.deepEqual(ddpm.betas, same.betas)
+    assert.deepEqual(ddpm.config, same.config)
+    assert.deepEqual(await ddpm.stateDict(), await same.stateDict())
+  })
+
+  it('an object, with the checkpoint that it names', async () => {
+    const checkpoint = path.join(fixtures, 'checkpoints', 'ddpm_unet.ckpt')
+    const { config } = (
+      await import('../../lib/checkpoint/safetensors.js').then((m) =>
+        m.readSafetensorsHeader(path.join(fixtures, 'checkpoints', 'ddpm_unet.expected.safetensors')),
+      )
+    ).metadata
+    const { unet, ddpm: model } = JSON.parse(config)
+    const params = { ...model, unet_config: undefined }
+    delete params.unet_config
+    const source = (extra: object) => ({
+      model: {
+        target: 'ldm.models.diffusion.ddpm.DDPM',
+        params: {
+          ...params,
+          ...extra,
+          unet_config: { target: 'ldm.modules.diffusionmodules.openaimodel.UNetModel', params: unet },
+        },
+      },
+    })
+    using whole = await DDPM.fromConfig(source({ ckpt_path: checkpoint }), { device: 'cpu' })
+    using loaded = await DDPM.fromConfig(source({}), { device: 'cpu' })
+    const before = await loaded.stateDict()
+    await loaded.initFromCkpt(checkpoint)
+    assert.deepEqual(await whole.stateDict(), await loaded.stateDict())
+    using part = await DDPM.fromConfig(source({ ckpt_path: checkpoint, ignore_keys: [`${prefix}out.`, 'model_ema'] }), {
+      device: 'cpu',
+    })
+    const dict = await part.stateDict()
+    assert.deepEqual(dict[`${prefix}out.0.bias`], before[`${prefix}out.0.bias`])
+    assert.deepEqual(dict[`${prefix}time_embed.0.bias`], (await loaded.stateDict())[`${prefix}time_embed.0.bias`])
+  })
+
+  it('improved-diffusion’s and guided-diffusion’s networks', async () => {
+    const config = await changed({})
+    config.model.params.unet_config = {
+      target: 'improved_diffusion.unet.UNetModel',
+      params: { ...config.model.params.unet_config.params, image_size: undefined },
+    } as never
+    using ddpm = await DDPM.fromConfig(config, { device: 'cpu' })
+    assert.deepEqual([ddpm.network?.imageSize, ddpm.network?.outChannels], [16, 3])
+  })
+
+  it('unknown targets, keys and values are refused by their names', async () => {
+    const refused = async (config: object, code: string, argument: string) =>
+      assert.rejects(DDPM.fromConfig(config as never, { device: 'cpu' }), { name: 'DiffusionError', code, argument })
+    const base = await changed({})
+    await refused({ ...base, modle: {} }, 'unknown-option', 'modle')
+    await refused({}, 'invalid-argument', 'model')
+    const latent = { ...base.model, target: 'ldm.models.diffusion.ddpm.LatentDiffusion' }
+    await refused({ model: latent }, 'unsupported', 'model.target')
+    await refused(await changed({ timestep: 10 }), 'unknown-option', 'timestep')
+    await refused(await changed({ conditioning_key: 'crossattn' }), 'unsupported', 'conditioning_key')
+    await refused(await changed({ scheduler_config: { target: 'x' } }), 'unsupported', 'scheduler_config')
+    await refused(await changed({ parameterization: 'epsilon' }), 'invalid-argument', 'parameterization')
+    await refused(
+      await changed({ unet_config: { target: 'x.Y', params: {} } }),
+      'unsupported',
+      'model.params.unet_config.target',
+    )
+    await refused(await changed({ ckpt_path: 7 }), 'invalid-argument', 'ckpt_path')
+    await refused(await changed({ ckpt_path: '/nowhere/x.ckpt' }), 'not-found', 'path')
+    await refused(await changed({}, { dims: 3 }), 'unsupported', 'dims')
+    await refused(await changed({}, { use_fp16: true }), 'unsupported', 'use_fp16')
+    await refused(await changed({}, { n_embed: 8 }), 'unsupported', 'n_embed')
+    await refused(await changed({}, { num_head: 8 }), 'unknown-option', 'num_head')
+    await refused(await changed({}, { model_channels: 48 }), 'invalid-argument', 'modelChannels * channelMult[0]')
+    await changed({ conditioning_key: null, scheduler_config: null }, { dims: 2, use_fp16: false }).then(
+      readCompVisConfig,
+    )
+  })
+
+  it('YAML that is damaged, or unfolds without end, is refused', async () => {
+    const refused = async (contents: string, message: RegExp) =>
+      assert.rejects(DDPM.fromConfig(await file(contents)), { name: 'DiffusionError', code: 'bad-file', message })
+    await refused('model: [1', /YAML/)
+    await refused('- 1', /mapping/)
+    await refused('a: 1\na: 2', /unique/)
+    await refused('a: *nowhere', /alias/)
+    const bomb = ['a: &a0 [x, x, x, x, x, x, x, x, x]']
+    for (let i = 1; i < 9; i++) bomb.push(`b${i}: &a${i} [${Array(9).fill(`*a${i - 1}`)}]`)
+    await refused(bomb.join('\n'), /alias/)
+    await refused(`a: ${'['.repeat(5000)}`, /nested/)
+    await refused(`# ${'x'.repeat(70_000)}`, /bytes/)
+    await assert.rejects(DDPM.fromConfig(path.join(temporary, 'none.yaml')), { code: 'not-found' })
+    await assert.rejects(DDPM.fromConfig(7 as never), { code: 'invalid-argument', argument: 'source' })
+  })
+})
