@@ -1,4 +1,4 @@
-// Group normalization (Wu & He 2018) with scale-shift and SiLU, in two passes over memory.
+// Group normalization (Wu & He 2018) with scale-shift and SiLU; here in two passes over memory.
 //
 // Both directions go the same way. First sums over the pixels of each channel of each sample, cut into chunks that do
 // not depend on the batch. Then a warp for each group turns its channels' sums into a few coefficients a channel. Then
@@ -13,19 +13,10 @@
 //
 // Scratch: partial sums [n][chunk][2][C], coefficients [n][4][C], and for the backward pass [n][2][C] that dgamma and
 // dbeta add up.
-#include "kernels/cuda/activation.cuh"
-#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/group_norm.cuh"
 
 namespace ddpm::cuda {
 namespace {
-
-struct Affine {
-  Rows<const float> gamma, beta, scale, shift;
-  __device__ float onePlusScale(int n, int c) const { return scale ? 1.0f + element(scale, n, c) : 1.0f; }
-  __device__ float offset(int n, int c) const {
-    return element(beta, 0, c) * onePlusScale(n, c) + (shift ? element(shift, n, c) : 0.0f);
-  }
-};
 
 struct Partials {
   Global<float> sums;  // [n][chunk][2][C]
@@ -222,26 +213,19 @@ Global<float> coefficientsOf(void* scratch, const Layout& layout) {
 }
 
 template <bool fuseSilu>
-void backward(CudaDevice& device, const GroupNormBackward& op, void* scratch) {
+void backward(CudaDevice& device, const GroupNormBackward& op, void* scratch, Global<float> parameterSums) {
   const Tensor& x = op.x;
   const int area = pixels(x), size = x.c / op.groups;
   const Layout layout(x);
   const Partials partials = partialsOf(scratch, x, layout);
   const Global<float> coefficients = coefficientsOf(scratch, layout);
-  const Global<float> parameterSums =
-      scratchOf<float>(scratch, layout.parameterSums, layout.end - layout.parameterSums);
-  const Affine affine = {in(op.gamma), in(op.beta), in(op.scale), in(op.shift)};
-  const dim3 groups(unsigned(op.groups), unsigned(x.n));
+  const Affine affine = affineOf(op);
   columnSums<2>(
       device,
       GradientSums<fuseSilu>{featureMap(x), featureMap(op.dy), in(op.mean), in(op.rstd), affine, partials, size}, x.n,
       area, x.c, layout.chunks);
-  launch<gradientKernel>(groups, 32, 0, device.stream(), partials, affine, in(op.rstd), out(op.dScale), out(op.dShift),
-                         coefficients, parameterSums, area, size);
-  accumulate(device, parameterSums, out(op.dGamma).data, x.c, 2 * int64_t(x.c), x.n);
-  const Global<const float> betaSums =
-      scratchOf<float>(scratch, layout.parameterSums + x.c, (2 * int64_t(x.n) - 1) * x.c);
-  accumulate(device, betaSums, out(op.dBeta).data, x.c, 2 * int64_t(x.c), x.n);
+  launch<gradientKernel>(dim3(unsigned(op.groups), unsigned(x.n)), 32, 0, device.stream(), partials, affine,
+                         in(op.rstd), out(op.dScale), out(op.dShift), coefficients, parameterSums, area, size);
   pointwise(device, bySample({&op.dx, &x, &op.dy}),
             InputGradients<fuseSilu>{featureMap(x), featureMap(op.dy), featureMap(op.dx), in(op.mean), coefficients,
                                      x.c, size});
@@ -253,12 +237,13 @@ size_t scratch(const CudaDevice&, const GroupNorm& op) { return size_t(Layout(op
 size_t scratch(const CudaDevice&, const GroupNormBackward& op) { return size_t(Layout(op.x).end) * sizeof(float); }
 
 void run(CudaDevice& device, const GroupNorm& op, void* scratch) {
+  if (normalizeStrips(device, op)) return;
   const Tensor& x = op.x;
   const int area = pixels(x), size = x.c / op.groups;
   const Layout layout(x);
   const Partials partials = partialsOf(scratch, x, layout);
   const Global<float> coefficients = coefficientsOf(scratch, layout);
-  const Affine affine = {in(op.gamma), in(op.beta), in(op.scale), in(op.shift)};
+  const Affine affine = affineOf(op);
   columnSums<2>(device, Moments{featureMap(x), partials, area}, x.n, area, x.c, layout.chunks);
   launch<statisticsKernel>(dim3(unsigned(op.groups), unsigned(x.n)), 32, 0, device.stream(), featureMap(x), partials,
                            affine, out(op.mean), out(op.rstd), coefficients, area, size, op.eps);
@@ -270,10 +255,19 @@ void run(CudaDevice& device, const GroupNorm& op, void* scratch) {
 }
 
 void run(CudaDevice& device, const GroupNormBackward& op, void* scratch) {
-  if (op.silu)
-    backward<true>(device, op, scratch);
-  else
-    backward<false>(device, op, scratch);
+  const Tensor& x = op.x;
+  const Layout layout(x);
+  const auto sums = [&](int64_t from) {
+    return scratchOf<float>(scratch, layout.parameterSums + from, layout.end - layout.parameterSums - from);
+  };
+  if (!differentiateStrips(device, op, sums(0))) {
+    if (op.silu)
+      backward<true>(device, op, scratch, sums(0));
+    else
+      backward<false>(device, op, scratch, sums(0));
+  }
+  accumulate(device, sums(0), out(op.dGamma).data, x.c, 2 * int64_t(x.c), x.n);
+  accumulate(device, sums(x.c), out(op.dBeta).data, x.c, 2 * int64_t(x.c), x.n);
 }
 
 }  // namespace ddpm::cuda
