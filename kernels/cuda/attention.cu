@@ -13,6 +13,7 @@
 //     dv = pT dy;  ds = scale p (dy vT - delta);  dk = dsT q;  dq = ds k
 // dq is computed by blocks of queries, dk and dv by blocks of keys: nothing is added from two blocks, and no atomics
 // are needed.
+#include "kernels/cuda/attention_narrow.h"
 #include "kernels/cuda/reduce.cuh"
 
 namespace ddpm::cuda {
@@ -381,7 +382,9 @@ void backward(CudaDevice& device, const AttentionBackward& op, void* scratch) {
 }  // namespace
 
 void run(CudaDevice& device, const Attention& op, void*) {
-  if (op.shape.headDim <= kTile)
+  if (sizeOf(op.q.dtype) == 2)
+    runNarrow(device, op);
+  else if (op.shape.headDim <= kTile)
     forward<1>(device, op);
   else
     forward<4>(device, op);
@@ -392,7 +395,9 @@ size_t scratch(const CudaDevice&, const AttentionBackward& op) {
 }
 
 void run(CudaDevice& device, const AttentionBackward& op, void* scratch) {
-  if (op.shape.headDim <= kTile)
+  if (sizeOf(op.q.dtype) == 2)
+    runNarrow(device, op, scratch);
+  else if (op.shape.headDim <= kTile)
     backward<1>(device, op, scratch);
   else
     backward<4>(device, op, scratch);

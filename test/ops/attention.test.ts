@@ -13,6 +13,15 @@ const shapes: readonly [q: Dims, keys: [number, number], heads: number][] = [
   [[1, 9, 11, 40], [9, 11], 1],
 ]
 
+/** Head dims and lengths about the tiles of the tensor cores' kernels: 64 tokens, 64 or 128 channels of a head. */
+const mixedShapes: readonly [q: Dims, keys: [number, number], heads: number][] = [
+  [[2, 8, 8, 32], [8, 9], 2],
+  [[1, 5, 13, 64], [13, 10], 1],
+  [[1, 3, 3, 72], [5, 8], 1],
+  [[1, 1, 7, 136], [3, 11], 1],
+  [[1, 2, 3, 297], [2, 5], 1],
+]
+
 testOp(
   'attention',
   shapes.map(([q, [h, w], heads]) => {
@@ -25,6 +34,23 @@ testOp(
       // A single key has all the weight, whatever it is.
       wrt: h * w > 1 ? undefined : ['value'],
       views: h * w > 1 ? ['q', 'k', 'value'] : undefined,
+      mixed: true,
+      roundsInside: true,
+    }
+  }),
+)
+
+testOp(
+  'attention in 16 bits',
+  mixedShapes.map(([q, [h, w], heads]) => {
+    const random = new Random(20)
+    const kv: Dims = [q[0], h, w, q[3]]
+    return {
+      title: `${titleOf(q)}, ${h * w} keys, ${heads} heads`,
+      inputs: { q: normals(random, q), k: normals(random, kv), value: normals(random, kv) },
+      build: (g, v) => g.attention(v.q, v.k, v.value, { heads, scale: Math.sqrt(heads / q[3]) }),
+      mixed: true,
+      roundsInside: true,
     }
   }),
 )
@@ -37,6 +63,8 @@ testOp(
       inputs: { qkv: normals(new Random(11), [q[0], q[1], q[2], 3 * q[3]]) },
       build: (g, v) => g.attentionQkv(v.qkv, { heads, scale: Math.sqrt(heads / q[3]), order }),
       views: ['qkv'],
+      mixed: true,
+      roundsInside: true,
     })),
   ),
 )

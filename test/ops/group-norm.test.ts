@@ -36,7 +36,7 @@ function normCase(x: Dims, groups: number, tail: string): OpCase {
     inputs: tail.includes('shift') ? { ...inputs, e: normals(random, [n, 1, 1, 2 * c], 0.5) } : inputs,
     build: (g, v) => tails[tail](g, g.groupNorm(v.x, v.gamma, v.beta, { groups, eps: 1e-5 }), v),
     views: ['x'],
-    mixed: true,
+    mixed: x[1] * x[2] * c > 3, // upstream gradients of one sign would be the norm's null space
     tolerance: 2e-5,
   }
 }

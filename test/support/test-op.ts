@@ -35,6 +35,11 @@ export interface OpCase {
   algorithms?: readonly number[]
   /** Also in mixed precision; see mixed.ts. */
   mixed?: boolean
+  /**
+   * In mixed precision what the op computes on the way is rounded to 16 bits too, as the operand of a second product, while
+   * the reference rounds results only: allows for half a unit of each term, which adds up to no more than one of the largest.
+   */
+  roundsInside?: boolean
 }
 
 /** [n, h, w, c]: one of everything, 1x1 maps, odd and non-square sizes, partial vectors, batch 1 and 3. */

@@ -128,10 +128,11 @@ void gradientDropout(Gradient& g) { g.give(0, g.emit("dropout", {g.dy(), g.input
 // Changes of dtype, in programs of mixed precision only (precision.h). `round` is for graphs: x as narrow numbers hold
 // it, and the same for its gradient; in a program of precision fp32 it changes nothing.
 
-std::vector<ValueType> inferCast(const Call& call) {
+std::vector<ValueType> inferRound(const Call& call) {
   call.requireDType(0, DType::f32);
   return {{call.dims(0)}};
 }
+std::vector<ValueType> inferCast(const Call& call) { return {{call.dims(0)}}; }
 void lowerCast(Lowering& l) { l.run(Copy{l.in(0), l.out(0), 0}); }
 void gradientRound(Gradient& g) { g.give(0, g.emit("round", {g.dy()})[0]); }
 
@@ -197,7 +198,7 @@ const std::vector<OpDef>& elementwiseOps() {
        .inPlace = {{0, 0}}},
       {.name = "round",
        .inputs = {"x"},
-       .infer = inferCast,
+       .infer = inferRound,
        .gradient = gradientRound,
        .lower = lowerCast,
        .takes = "n",
