@@ -24,6 +24,7 @@ export {
   type TrainBatchOptions,
 } from './diffusion/diffusion-model'
 export type { LossDict, LossResult } from './diffusion/losses'
+export { makeGrid } from './diffusion/make-grid'
 export type {
   DiffusionModelOptions,
   PSampleLoopOptions,

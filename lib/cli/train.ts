@@ -73,7 +73,8 @@ Images of any size and mode are read, also in sub-folders. Ctrl-C ends the train
 the same command with --resume goes on as if it had never stopped. What is computed can't be changed on resume; steps,
 pictures, checkpoints and the device can, and the number of steps as long as no learning rate so far depended on it.
 
-The run folder: checkpoints/step-*/, samples/step-*.png, metrics.jsonl (a line a step) and, at the end, model.safetensors.
+The run folder: checkpoints/step-*/, samples/step-*.png (with .inputs, .diffusion_row and .denoise_row beside them),
+metrics.jsonl (a line a step), event files for TensorBoard and, at the end, model.safetensors.
 
   ddpm train photos --out runs/photos --size 64 --channel-mult 1,2,2,4 --batch 32
   ddpm train flowers --classes folders --out runs/flowers      flowers/rose/1.jpg is of class 'rose'

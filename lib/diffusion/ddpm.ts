@@ -19,8 +19,8 @@ import { checkShape, Tensor } from '../tensor'
 import { checkClassNames, classLabel } from './class-names'
 import { readCompVisConfig } from './compvis-config'
 import { DiffusionModel, type TrainBatchOptions } from './diffusion-model'
-import { imageRows } from './image-rows'
 import type { LossDict, LossResult } from './losses'
+import { imageRows } from './make-grid'
 import { modelSchema, pathSchema, samplingSchema } from './model-options'
 import {
   type CheckpointReport,
@@ -83,6 +83,11 @@ const logImagesSchema = {
   N: integer(8, { min: 1 }),
   nRow: integer(2, { min: 1 }),
   sample: boolean(true),
+  /** Sampling steps, fewer than all. */
+  steps: integer(undefined, { min: 1 }),
+  /** Of all noise; default: the next of the model's own. */
+  seed: seed(),
+  signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
   returnKeys: value<readonly (keyof LoggedImages)[]>('an array of names', Array.isArray),
 }
 export type LogImagesOptions = Partial<Parsed<typeof logImagesSchema>>
@@ -299,7 +304,8 @@ export class DDPM extends DiffusionModel {
 
   /**
    * ddpm.py's log_images: of the batch's first `N` (8) images, the inputs; `nRow` (2) of them with the noise of every
-   * logEveryT'th timestep; and unless `sample` is false, N samples of the averaged weights with their intermediates.
+   * logEveryT'th timestep; and unless `sample` is false, N samples of the averaged weights with their intermediates. makeGrid
+   * puts inputs and samples together as its ImageLogger does. Throws `aborted`.
    */
   async logImages(batch: Batch, options: LogImagesOptions = {}): Promise<Partial<LoggedImages>> {
     const o = parseOptions('logImages', options, logImagesSchema)
@@ -309,7 +315,9 @@ export class DDPM extends DiffusionModel {
     const xStart = await firstImages(x, Math.min(x.shape[0], o.nRow))
     const noisy: Tensor[] = []
     for (let t = 0; t < this.numTimesteps; t++) {
-      if (t % this.logEveryT === 0 || t === this.numTimesteps - 1) noisy.push(await this.qSample(xStart, t))
+      if (t % this.logEveryT === 0 || t === this.numTimesteps - 1) {
+        noisy.push(await this.qSample(xStart, t, await this.seededNoise(xStart.shape, o.seed, t)))
+      }
     }
     const log: LoggedImages = { inputs, diffusionRow: await imageRows(noisy) }
     if (o.sample) {
@@ -319,7 +327,12 @@ export class DDPM extends DiffusionModel {
         classLabels: classLabels && [...classLabels],
         context: context && (await firstImages(context, n)),
       }
-      const drawn = await this.emaScope(() => this.sample({ batchSize: n, returnIntermediates: true, ...given }))
+      const { steps, seed, signal } = o
+      const share = (steps ?? this.numTimesteps) / this.numTimesteps
+      const logEveryT = Math.max(1, Math.round(this.logEveryT * share))
+      const drawn = await this.emaScope(() =>
+        this.sample({ batchSize: n, returnIntermediates: true, steps, seed, signal, logEveryT, ...given }),
+      )
       log.samples = drawn.samples
       log.denoiseRow = await imageRows(drawn.intermediates)
     }

@@ -23,7 +23,7 @@ import {
   scheduleSchema,
 } from './model-options'
 import { pMeanVariance, pSample } from './posterior-step'
-import { nhwcToNchw, predictStartFromNoise, qMeanVariance, qPosterior, qSample } from './process'
+import { drawNoise, nhwcToNchw, predictStartFromNoise, qMeanVariance, qPosterior, qSample } from './process'
 import { choosePlan } from './sampling/choose'
 import { type LoopResult, samplingLoop } from './sampling/loop'
 import {
@@ -251,6 +251,11 @@ export abstract class DiffusionModel implements Schedule {
   /** x_t from x_0. noise: of xStart's shape; default: the next of the model's own. */
   async qSample(xStart: Tensor, t: Timesteps, noise?: Tensor): Promise<Tensor> {
     return qSample(this.#core, xStart, t, noise)
+  }
+
+  /** The noise of a seed's step, or undefined without a seed. */
+  protected async seededNoise(shape: Shape, seed: Seed | undefined, step: number): Promise<Tensor | undefined> {
+    return seed === undefined ? undefined : drawNoise(this.#core, shape, { seed, sampleOffset: 0, step })
   }
 
   /** x_0 from x_t and its noise. */

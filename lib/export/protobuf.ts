@@ -9,7 +9,7 @@ export interface LazyBytes {
   make(): Uint8Array
 }
 
-const wireType = { varint: 0, lengthDelimited: 2, fixed32: 5 } as const
+const wireType = { varint: 0, fixed64: 1, lengthDelimited: 2, fixed32: 5 } as const
 
 /** Fields are written in the order of the calls; a field added twice is a repeated one. */
 export class Message {
@@ -31,6 +31,12 @@ export class Message {
     const bytes = Buffer.alloc(4)
     bytes.writeFloatLE(value)
     return this.#append(tag(field, wireType.fixed32)).#append(bytes)
+  }
+
+  double(field: number, value: number): this {
+    const bytes = Buffer.alloc(8)
+    bytes.writeDoubleLE(value)
+    return this.#append(tag(field, wireType.fixed64)).#append(bytes)
   }
 
   string(field: number, value: string): this {

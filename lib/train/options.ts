@@ -26,7 +26,7 @@ export type ModelConfig = Record<string, unknown> & { unetConfig?: Record<string
 export interface TrainOptions {
   /** Folder of images, read recursively. */
   data: string
-  /** Run folder: checkpoints/, samples/, metrics.jsonl and, at the end, model.safetensors. */
+  /** Run folder: checkpoints/, samples/, metrics.jsonl, TensorBoard's event files and, at the end, model.safetensors. */
   out: string
   /** Go on from the newest checkpoint in `out`; options that are left out are taken from it (default false). */
   resume?: boolean
@@ -65,7 +65,7 @@ export interface TrainOptions {
   weightDecay?: number
   /** Gradients are scaled down to this global norm; 0 for no limit (default 1, Ho et al. 2020). */
   maxGradNorm?: number
-  /** A picture of samples every so many steps and at the end; 0 for none (default 1000). */
+  /** Pictures (inputs, diffusion, samples, denoising) every so many steps and at the end; 0 for none (default 1000). */
   sampleEvery?: number
   /** Samples in the picture (default 16). */
   sampleCount?: number

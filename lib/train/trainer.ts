@@ -1,9 +1,9 @@
-/** A training run: images in, checkpoints, metrics and pictures of samples out. */
+/** A training run: images in, checkpoints, metrics and pictures out. */
 import { mkdir, rmdir } from 'node:fs/promises'
 import path from 'node:path'
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { type ImageBatch, ImageFolder, type UnreadableFile } from '../data/image-folder'
-import { encodePng, imageGrid } from '../data/image-grid'
+import { encodePng } from '../data/image-grid'
 import { DDPM, type DDPMOptions } from '../diffusion/ddpm'
 import { DiffusionError } from '../errors'
 import { Tensor } from '../tensor'
@@ -16,10 +16,12 @@ import {
   removeLeftovers,
   saveCheckpoint,
 } from './checkpoint'
+import { EventFile, type EventImage } from './event-file'
 import { learningRate } from './lr-schedule'
 import { MetricsLog, type StepMetrics } from './metrics'
 import { saveModel } from './model-file'
 import { type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions, withClasses } from './options'
+import { drawPictures } from './pictures'
 import { RunLock } from './run-lock'
 
 export interface TrainStart {
@@ -161,6 +163,18 @@ function refuseOtherData(data: ImageFolder, state: RunState): void {
   )
 }
 
+/** By ddpm.py's names, where it has one. */
+function scalarsOf(metrics: StepMetrics): Record<string, number> {
+  return {
+    'train/loss': metrics.loss,
+    'train/loss_simple': metrics.loss_simple,
+    'train/loss_vlb': metrics.loss_vlb,
+    'train/grad_norm': metrics.gradNorm,
+    lr_abs: metrics.lr,
+    images_per_second: metrics.imagesPerSecond,
+  }
+}
+
 /** The loop itself, with everything open. */
 class Run {
   #checkpoint: string | undefined
@@ -181,19 +195,23 @@ class Run {
     this.#savedStep = from?.state.step ?? -1
     const batches = this.data.batches(step * accumulate * batchSize, batchSize, options.prefetch)
     const log = await MetricsLog.open(path.join(out, 'metrics.jsonl'), step)
+    const events = EventFile.open(out, step)
     let metrics: StepMetrics | undefined
     try {
       while (step < steps && !hooks.signal?.aborted) {
         metrics = await this.#step(step, () => batches.next())
         step++
         log.write(metrics)
+        events.scalars(step, scalarsOf(metrics))
         await hooks.onStep?.(metrics)
         if (step % options.checkpointEvery === 0) await this.#save(step)
-        if (options.sampleEvery > 0 && (step % options.sampleEvery === 0 || step === steps)) await this.#sample(step)
+        if (options.sampleEvery > 0 && (step % options.sampleEvery === 0 || step === steps))
+          await this.#sample(step, events)
       }
       await this.#save(step)
     } finally {
       log.close()
+      events.close()
       await batches.stop()
     }
     const model = step >= steps ? path.join(out, 'model.safetensors') : undefined
@@ -256,29 +274,24 @@ class Run {
     await this.hooks.onCheckpoint?.({ step, folder })
   }
 
-  /**
-   * The same noise at every picture, so that they show the progress, and one class after another. Sampling changes nothing in the
-   * training.
-   */
-  async #sample(step: number): Promise<void> {
-    const { ddpm, options, hooks } = this
-    const { sampleCount, seed, out } = options
-    const steps = Math.min(options.sampleSteps, ddpm.numTimesteps)
-    const classes = this.data.classNames?.length
-    const classLabels = classes && Array.from({ length: sampleCount }, (_, i) => i % classes)
-    try {
-      const samples = await ddpm.emaScope(() =>
-        ddpm.sample({ batchSize: sampleCount, seed, steps, classLabels, signal: hooks.signal }),
-      )
-      const grid = imageGrid(await samples.data(), samples.shape)
-      samples.dispose()
-      const file = path.join(out, 'samples', `step-${String(step).padStart(8, '0')}.png`)
-      await mkdir(path.dirname(file), { recursive: true })
-      await atomicWrite(file, await encodePng(grid))
-      await hooks.onSamples?.({ step, file })
-    } catch (error) {
-      if (!(error instanceof DiffusionError && error.code === 'aborted')) throw error
+  /** Pictures as files and as events; sampling changes nothing in the training. */
+  async #sample(step: number, events: EventFile): Promise<void> {
+    const { ddpm, data, options, hooks } = this
+    const pictures = await drawPictures(ddpm, data, options, hooks.signal).catch((error) => {
+      if (error instanceof DiffusionError && error.code === 'aborted') return undefined
+      throw error
+    })
+    if (!pictures) return
+    const file = path.join(options.out, 'samples', `step-${String(step).padStart(8, '0')}.png`)
+    await mkdir(path.dirname(file), { recursive: true })
+    const images: Record<string, EventImage> = {}
+    for (const [name, pixels] of Object.entries(pictures)) {
+      const png = await encodePng(pixels)
+      images[name] = { png, width: pixels.width, height: pixels.height, channels: pixels.channels }
+      await atomicWrite(name === 'samples' ? file : file.replace(/png$/, `${name}.png`), png)
     }
+    events.images(step, images)
+    await hooks.onSamples?.({ step, file })
   }
 
   #summary(step: number, metrics: StepMetrics | undefined): Record<string, unknown> {

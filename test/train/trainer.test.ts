@@ -53,9 +53,19 @@ describe('Trainer', () => {
       }
       assert.ok(Date.parse(m.time) > 0)
     }
-    assert.deepEqual(readdirSync(path.join(unstopped, 'samples')), ['step-00000006.png', 'step-00000012.png'])
-    const picture = await sharp(path.join(unstopped, 'samples', 'step-00000012.png')).metadata()
-    assert.deepEqual([picture.width, picture.height, picture.channels], [22, 22, 3])
+    const kinds = ['denoise_row.png', 'diffusion_row.png', 'inputs.png', 'png']
+    const names = [6, 12].flatMap((step) => kinds.map((kind) => `step-${String(step).padStart(8, '0')}.${kind}`))
+    assert.deepEqual(readdirSync(path.join(unstopped, 'samples')).sort(), names)
+    const sizes = [
+      [2 + 3 * 10, 2 + 4 * 10], // noise, and what is left of it after the first and the last step
+      [2 + 2 * 10, 2 + 2 * 10],
+      [2 + 4 * 10, 2 + 10],
+      [2 + 4 * 10, 2 + 10],
+    ]
+    for (const [i, kind] of kinds.entries()) {
+      const picture = await sharp(path.join(unstopped, 'samples', `step-00000012.${kind}`)).metadata()
+      assert.deepEqual([picture.width, picture.height, picture.channels], [...sizes[i], 3], kind)
+    }
     const checkpoints = path.join(unstopped, 'checkpoints')
     assert.deepEqual(readdirSync(checkpoints).sort(), ['latest', 'step-00000008', 'step-00000012'])
     assert.equal(readFileSync(path.join(checkpoints, 'latest'), 'utf8'), 'step-00000012\n')

@@ -1,0 +1,55 @@
+/** What a training shows of itself: the pictures of ddpm.py's ImageLogger. */
+import type { ImageBatch, ImageFolder } from '../data/image-folder'
+import { type Pixels, toPixels } from '../data/image-grid'
+import type { DDPM } from '../diffusion/ddpm'
+import { makeGrid } from '../diffusion/make-grid'
+import { Tensor } from '../tensor'
+import type { ResolvedTrainOptions } from './options'
+
+/** By the names that ddpm.py's log_images gives them. */
+export type Pictures = Readonly<Record<'inputs' | 'diffusion_row' | 'samples' | 'denoise_row', Pixels>>
+
+/** Images in a row, as in ImageLogger. */
+const columns = 4
+
+/**
+ * The same images and the same noise every time, so that the pictures show the progress; of a class-conditional model, samples of
+ * the images' classes. Changes nothing in the training. Throws `aborted`.
+ */
+export async function drawPictures(
+  ddpm: DDPM,
+  data: ImageFolder,
+  options: ResolvedTrainOptions,
+  signal?: AbortSignal,
+): Promise<Pictures> {
+  const { sampleCount: N, seed } = options
+  const { images, labels } = await data.batch(0, N)
+  const batch = {
+    [ddpm.firstStageKey]: nhwc(images, [N, data.channels, data.size, data.size]),
+    ...(labels && { [ddpm.classKey]: Tensor.wrap(labels, [N]) }),
+  }
+  const steps = Math.min(options.sampleSteps, ddpm.numTimesteps)
+  const log = await ddpm.logImages(batch, { N, steps, seed, signal })
+  return {
+    inputs: await pixels(await makeGrid(log.inputs!, columns)),
+    diffusion_row: await pixels(log.diffusionRow!),
+    samples: await pixels(await makeGrid(log.samples!, columns)),
+    denoise_row: await pixels(log.denoiseRow!),
+  }
+}
+
+async function pixels(picture: Tensor): Promise<Pixels> {
+  return toPixels(await picture.data(), [1, ...picture.shape], 0)
+}
+
+/** Of [n, c, h, w], as a batch of ddpm.py has its images. */
+function nhwc(images: ImageBatch['images'], [n, c, h, w]: readonly number[]): Tensor {
+  const out = new Float32Array(images.length)
+  const plane = h * w
+  for (let i = 0; i < n; i++) {
+    for (let k = 0; k < c; k++) {
+      for (let p = 0; p < plane; p++) out[(i * plane + p) * c + k] = images[(i * c + k) * plane + p]
+    }
+  }
+  return Tensor.wrap(out, [n, h, w, c])
+}
