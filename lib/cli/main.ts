@@ -11,6 +11,7 @@ import { Interrupted } from './output'
 const commands: Readonly<Record<string, () => Promise<Command>>> = {
   train: async () => (await import('./train.js')).train as unknown as Command,
   sample: async () => (await import('./sample.js')).sample as unknown as Command,
+  evaluate: async () => (await import('./evaluate.js')).evaluate as unknown as Command,
   export: async () => (await import('./export.js')).exportModel as unknown as Command,
   convert: async () => (await import('./convert.js')).convert as unknown as Command,
   info: async () => (await import('./info.js')).info as unknown as Command,
@@ -23,6 +24,7 @@ Usage: ddpm <command> [options]
 Commands:
   train <folder> --out <run>   train a model on a folder of images
   sample                       draw images
+  evaluate <folder>            bits per dimension and errors over a folder of images
   export --model <file>        write a model for other runtimes, as ONNX
   convert <source> <target>    write a model in the form that other libraries open
   info <checkpoint>            what a model file or a checkpoint holds

@@ -1,4 +1,4 @@
-/** Samples to PNG files. */
+/** Samples as 8-bit pictures. */
 import sharp from 'sharp'
 
 /** 8-bit pixels, [height, width, channels]. */
@@ -9,19 +9,39 @@ export interface Pixels {
   readonly channels: 1 | 3
 }
 
-/** Image `index` of [n, c, h, w] in [-1, 1] (clamped); c is 1 or 3. */
-export function toPixels(samples: Float32Array, shape: readonly number[], index: number): Pixels {
-  const [, channels, height, width] = shape
-  const data = new Uint8Array(height * width * channels)
-  const plane = height * width
-  for (let c = 0; c < channels; c++) {
-    for (let i = 0; i < plane; i++) {
-      // Uint8Array would wrap, so the clamp comes first; NaN becomes 0.
-      const v = Math.round((samples[(index * channels + c) * plane + i] + 1) * 127.5)
-      data[i * channels + c] = Math.min(255, Math.max(0, v))
+/** 8-bit images. */
+export interface ImageBytes {
+  readonly data: Uint8Array
+  /** [n, height, width, channels] */
+  readonly shape: readonly number[]
+}
+
+/** [n, c, h, w] in [-1, 1], clamped and rounded; c is 1 or 3. */
+export function toBytes(samples: Float32Array, [n, c, h, w]: readonly number[]): ImageBytes {
+  const data = new Uint8Array(samples.length)
+  const plane = h * w
+  for (let i = 0; i < n; i++) {
+    for (let k = 0; k < c; k++) {
+      for (let p = 0; p < plane; p++) {
+        // Uint8Array would wrap, so the clamp comes first; NaN becomes 0.
+        const v = Math.round((samples[(i * c + k) * plane + p] + 1) * 127.5)
+        data[(i * plane + p) * c + k] = Math.min(255, Math.max(0, v))
+      }
     }
   }
-  return { data, width, height, channels: channels === 1 ? 1 : 3 }
+  return { data, shape: [n, h, w, c] }
+}
+
+/** Batches of images of one size as one. */
+export function joinBytes(batches: readonly ImageBytes[]): ImageBytes {
+  const [, ...image] = batches[0].shape
+  const n = batches.reduce((sum, { shape }) => sum + shape[0], 0)
+  return { data: Buffer.concat(batches.map(({ data }) => data)), shape: [n, ...image] }
+}
+
+export function imageAt({ data, shape: [, height, width, channels] }: ImageBytes, index: number): Pixels {
+  const size = height * width * channels
+  return { data: data.subarray(index * size, (index + 1) * size), width, height, channels: channels === 1 ? 1 : 3 }
 }
 
 export interface GridOptions {
@@ -33,9 +53,9 @@ export interface GridOptions {
   readonly scale?: number
 }
 
-/** All images of [n, c, h, w] side by side, row by row, on white. */
-export function imageGrid(samples: Float32Array, shape: readonly number[], options: GridOptions = {}): Pixels {
-  const [n, channels, h, w] = shape
+/** All images side by side, row by row, on white. */
+export function imageGrid(images: ImageBytes, options: GridOptions = {}): Pixels {
+  const [n, h, w, channels] = images.shape
   const columns = Math.min(n, options.columns ?? Math.ceil(Math.sqrt(n)))
   const gap = options.gap ?? 2
   const scale = options.scale ?? 1
@@ -44,7 +64,7 @@ export function imageGrid(samples: Float32Array, shape: readonly number[], optio
   const height = (rows * (h + gap) + gap) * scale
   const data = new Uint8Array(width * height * channels).fill(255)
   for (let i = 0; i < n; i++) {
-    const image = toPixels(samples, shape, i)
+    const image = imageAt(images, i)
     const left = ((i % columns) * (w + gap) + gap) * scale
     const top = (Math.floor(i / columns) * (h + gap) + gap) * scale
     for (let y = 0; y < h * scale; y++) {

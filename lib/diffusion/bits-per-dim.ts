@@ -25,6 +25,7 @@ export interface BitsPerDimOptions {
   /** The noise of timestep t, in place of drawn noise. */
   readonly noise?: (t: number) => Tensor | Promise<Tensor>
   readonly stream: Stream
+  readonly onStep?: (event: { t: number; step: number; total: number }) => unknown
   readonly signal?: AbortSignal
 }
 
@@ -49,6 +50,7 @@ export async function calcBpd(core: Core, x: Tensor, o: BitsPerDimOptions): Prom
       xstartMse[i * T + t] = terms.xstartMse[i]
       mse[i * T + t] = terms.mse[i]
     }
+    await o.onStep?.({ t, step: T - t, total: T })
   }
   const priorBpd = priorTerm(core, truth, d)
   const totalBpd = priorBpd.map((prior, i) => vb.subarray(i * T, (i + 1) * T).reduce((a, b) => a + b, prior))

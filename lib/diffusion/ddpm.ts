@@ -137,6 +137,11 @@ export class DDPM extends DiffusionModel {
     return this.#settings.classNames ?? []
   }
 
+  /** The label that stands for no class. */
+  get nullClass(): number | undefined {
+    return this.#settings.nullClass
+  }
+
   /**
    * The label of a class by its name, or by words that only its name has: `classLabel('food')` of 'Food & Drink'. Throws
    * `invalid-argument`, with all names.

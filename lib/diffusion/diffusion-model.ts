@@ -56,6 +56,8 @@ const calcBpdSchema = {
   ...clipSchema,
   noise: func<(t: number) => Tensor | Promise<Tensor>>(),
   seed: seed(),
+  sampleOffset: integer(0, { min: 0, max: 2 ** 31 - 1 }),
+  onStep: func<NonNullable<CalcBpdOptions['onStep']>>(),
   signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
 }
 const trainBatchSchema = {
@@ -110,6 +112,10 @@ export interface CalcBpdOptions extends ConditionOptions {
   noise?: (t: number) => Tensor | Promise<Tensor>
   /** Default: the next of the model's own. */
   seed?: Seed
+  /** Index of the first image: image i alone gets the noise of image i of a batch. */
+  sampleOffset?: number
+  /** After each timestep; `step` counts them from 1 to `total`. */
+  onStep?: (event: { t: number; step: number; total: number }) => unknown
   signal?: AbortSignal
 }
 
@@ -371,10 +377,10 @@ export abstract class DiffusionModel implements Schedule {
    * network for each timestep. Throws `aborted`.
    */
   async calcBpd(x: Tensor, options: CalcBpdOptions = {}): Promise<BitsPerDim> {
-    const { seed, ...o } = parseOptions('calcBpd', options, calcBpdSchema)
+    const { seed, sampleOffset, ...o } = parseOptions('calcBpd', options, calcBpdSchema)
     const core = this.#core
     const condition = await this.#condition(x, o)
-    const stream = { seed: seed ?? core.seeds.next(), sampleOffset: 0, step: 0 }
+    const stream = { seed: seed ?? core.seeds.next(), sampleOffset, step: 0 }
     return calcBpd(core, x, { ...o, clipDenoised: o.clipDenoised ?? this.#options.clipDenoised, condition, stream })
   }
 

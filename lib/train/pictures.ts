@@ -1,6 +1,6 @@
 /** What a training shows of itself: the pictures of ddpm.py's ImageLogger. */
 import type { ImageBatch, ImageFolder } from '../data/image-folder'
-import { type Pixels, toPixels } from '../data/image-grid'
+import { imageAt, type Pixels, toBytes } from '../data/image-grid'
 import type { DDPM } from '../diffusion/ddpm'
 import { makeGrid } from '../diffusion/make-grid'
 import { Tensor } from '../tensor'
@@ -39,7 +39,7 @@ export async function drawPictures(
 }
 
 async function pixels(picture: Tensor): Promise<Pixels> {
-  return toPixels(await picture.data(), [1, ...picture.shape], 0)
+  return imageAt(toBytes((await picture.values()) as Float32Array, [1, ...picture.shape]), 0)
 }
 
 /** Of [n, c, h, w], as a batch of ddpm.py has its images. */

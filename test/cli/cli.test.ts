@@ -58,6 +58,10 @@ describe('ddpm', function () {
       ['a missing --out', ['train', 'x'], 2, /--out <run> is missing/],
       ['options that exclude each other', ['sample', '--model', 'a', '--checkpoint', 'b'], 2, /give one of them/],
       ['an option without effect', ['sample', '--eta', '0.5'], 2, /--eta goes with --sampler ddim/],
+      ['a mask without an image', ['sample', '--mask', 'm.png'], 2, /--mask goes with --init-image/],
+      ['one seed', ['sample', '--interpolate', '1'], 2, /--interpolate: expected two seeds/],
+      ['a missing folder to evaluate', ['evaluate'], 2, /the folder of images is missing/],
+      ['no image', ['sample', '--init-image', at('no.png')], 1, /^ddpm sample: cannot read the image .*no\.png/],
       ['no folder', ['train', at('nowhere'), '--out', at('r1')], 1, /^ddpm train: .*no such folder/],
       ['no checkpoint', ['sample', '--checkpoint', at('nowhere')], 1, /^ddpm sample: no checkpoint in/],
       ['no model', ['info', at('nowhere.safetensors')], 1, /^ddpm info: .*nowhere\.safetensors/],
@@ -127,6 +131,103 @@ describe('ddpm', function () {
     assert.equal(wrong.code, 1)
   })
 
+  describe('sample, by other ways than from noise to a grid', () => {
+    const draw = async (...args: string[]) => {
+      const { code, stderr } = await runCli([
+        'sample',
+        '--checkpoint',
+        run,
+        '--device',
+        'cpu',
+        '--deterministic',
+        ...args,
+      ])
+      assert.equal(code, 0, stderr)
+    }
+    const rawPixels = (file: string) => sharp(file).removeAlpha().raw().toBuffer()
+
+    it('writes an .npz file of the images, and of their classes', async () => {
+      await draw('-n', '3', '--steps', '2', '--npz', at('three.npz'), '--separate', at('three'))
+      const npz = readFileSync(at('three.npz'))
+      const images = await Promise.all([0, 1, 2].map((i) => rawPixels(at('three', `0000${i}.png`))))
+      assert.ok(npz.includes(Buffer.concat(images)))
+      assert.ok(npz.includes("'shape': (3, 8, 8, 3)") && !npz.includes('arr_1'))
+      const flowers = ['--checkpoint', at('flower-run'), '--class', 'tulip,rose', '-n', '3', '--steps', '2']
+      assert.equal((await runCli(['sample', ...flowers, '--npz', at('flowers.npz')])).code, 0)
+      const labels = BigInt64Array.of(1n, 0n, 1n)
+      assert.ok(readFileSync(at('flowers.npz')).includes(Buffer.from(labels.buffer)))
+    })
+
+    it('begins with an image, or keeps the white part of a mask', async () => {
+      const image = at('images', '0003.png')
+      const fitted = await sharp(image).resize(8, 8, { fit: 'cover' }).removeAlpha().raw().toBuffer()
+      const distance = async (name: string, ...args: string[]) => {
+        await draw('-n', '2', '--steps', '4', ...args, '--separate', at(name))
+        const pixels = await rawPixels(at(name, '00001.png'))
+        return pixels.reduce((sum, v, i) => sum + Math.abs(v - fitted[i]), 0)
+      }
+      const little = await distance('little', '--init-image', image, '--strength', '0.25')
+      const half = await distance('half', '--init-image', image)
+      assert.ok(little > 0 && little < half, `${little} and ${half}`)
+      assert.ok(half < (await distance('nothing')))
+
+      const left = Uint8Array.from({ length: 64 }, (_, i) => (i % 8 < 4 ? 255 : 0))
+      await sharp(left, { raw: { width: 8, height: 8, channels: 1 } })
+        .png()
+        .toFile(at('mask.png'))
+      await draw('-n', '1', '--steps', '4', '--init-image', image, '--mask', at('mask.png'), '--separate', at('kept'))
+      const kept = await rawPixels(at('kept', '00000.png'))
+      const isKept = Array.from({ length: 64 }, (_, i) => [0, 1, 2].every((c) => kept[3 * i + c] === fitted[3 * i + c]))
+      assert.ok(isKept.every((same, i) => i % 8 >= 4 || same))
+      assert.ok(isKept.filter((same) => same).length < 50)
+    })
+
+    it('goes from one seed to another', async () => {
+      await draw('--interpolate', '4,9', '-n', '3', '--steps', '4', '--separate', at('way'))
+      const same = ['-n', '1', '--sampler', 'ddim', '--steps', '4', '--clip', 'no']
+      for (const [i, seed] of [
+        [0, '4'],
+        [2, '9'],
+      ] as const) {
+        await draw(...same, '--seed', seed, '--separate', at(`end${i}`))
+        assert.ok(readFileSync(at('way', `0000${i}.png`)).equals(readFileSync(at(`end${i}`, '00000.png'))))
+      }
+    })
+
+    it('takes the options of each sampler, and schedulers of diffusers', async () => {
+      const scheduler = { _class_name: 'DDIMScheduler', num_train_timesteps: 20, beta_start: 1e-4, beta_end: 0.02 }
+      writeFileSync(at('scheduler.json'), JSON.stringify(scheduler))
+      const options = [
+        '--sampler ddpm --steps 4 --spacing trailing --clip no',
+        '--sampler ddim --steps 4 --eta 1 --discretize quad',
+        '--sampler plms --steps 4 --discretize quad',
+        '--sampler dpmsolver++ --steps 4 --order 3 --spacing linspace',
+        '--sampler unipc --steps 4 --order 3 --clip yes',
+        `--scheduler ${at('scheduler.json')} --steps 4`,
+      ]
+      const drawn: Buffer[] = []
+      for (const [i, text] of options.entries()) {
+        await draw('-n', '1', ...text.split(' '), '--separate', at(`sampler${i}`))
+        drawn.push(readFileSync(at(`sampler${i}`, '00000.png')))
+      }
+      assert.equal(new Set(drawn.map((png) => png.toString('base64'))).size, drawn.length)
+    })
+  })
+
+  it('evaluates a model over a folder', async () => {
+    const file = at('evaluation', 'bits.json')
+    const args = ['evaluate', data, '--checkpoint', run, '--device', 'cpu', '--limit', '3', '--output', file]
+    const { code, stdout, stderr } = await runCli(args)
+    assert.equal(code, 0, stderr)
+    const evaluation = JSON.parse(readFileSync(file, 'utf8'))
+    assert.deepEqual([evaluation.images, evaluation.vb.length], [3, 20])
+    assert.match(stdout, new RegExp(`^3 images: ${evaluation.bitsPerDim.toFixed(4)} bits/dim, `))
+    assert.equal(stdout.match(/^ +\d+-\d+ /gm)?.length, 10)
+    const json = await runCli([...args, '--json'])
+    const { event, ...done } = JSON.parse(json.stdout.trimEnd().split('\n').at(-1)!)
+    assert.deepEqual([event, done], ['done', evaluation])
+  })
+
   describe('sample', () => {
     const model = ['--model', path.join(run, 'model.safetensors'), '--device', 'cpu']
 
@@ -188,11 +289,12 @@ describe('ddpm', function () {
     })
 
     it('ends with 130 at SIGINT, without a file', async () => {
-      const child = startCli(['sample', ...model, '--count', '100000', '--batch', '1', '--output', at('never.png')])
-      const timer = setTimeout(() => child.kill('SIGINT'), 5000)
+      const args = ['sample', ...model, '--count', '100000', '--batch', '1', '--output', at('never.png')]
+      const child = startCli(args, { DDPM_DEBUG: 'plan' }) // says when it has begun to draw
+      child.stderr!.once('data', () => child.kill('SIGINT'))
       const { code, stderr } = await ended(child)
-      clearTimeout(timer)
-      assert.deepEqual([code, stderr], [130, ''])
+      assert.equal(code, 130)
+      assert.ok(!stderr.includes('ddpm sample:'))
       assert.ok(!readdirSync(folder).includes('never.png'))
     })
   })

@@ -1,17 +1,31 @@
 import assert from 'node:assert/strict'
 import sharp from 'sharp'
-import { encodePng, imageGrid, toPixels } from '../../lib/data/image-grid'
+import { encodePng, imageAt, imageGrid, joinBytes, toBytes } from '../../lib/data/image-grid'
 
 describe('image grid', () => {
   it('clamps and rounds to bytes', () => {
-    const { data } = toPixels(Float32Array.of(-2, -1, 0, 1, 3, Number.NaN), [1, 1, 2, 3], 0)
+    const { data } = toBytes(Float32Array.of(-2, -1, 0, 1, 3, Number.NaN), [1, 1, 2, 3])
     assert.deepEqual([...data], [0, 0, 128, 255, 255, 0])
+  })
+
+  it('puts channels last, image after image', () => {
+    const samples = Float32Array.from({ length: 2 * 3 * 2 }, (_, i) => i / 127.5 - 1)
+    const one = toBytes(samples, [2, 3, 1, 2])
+    assert.deepEqual(
+      [one.shape, [...one.data]],
+      [
+        [2, 1, 2, 3],
+        [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11],
+      ],
+    )
+    const { data, width, height, channels } = imageAt(joinBytes([one, one]), 3)
+    assert.deepEqual([[...data], width, height, channels], [[6, 8, 10, 7, 9, 11], 2, 1, 3])
   })
 
   it('lays images out by rows and survives PNG', async () => {
     const shape = [5, 3, 4, 6]
     const samples = Float32Array.from({ length: 5 * 72 }, (_, i) => Math.floor(i / 72) / 2 - 1)
-    const grid = imageGrid(samples, shape, { gap: 1, scale: 2 })
+    const grid = imageGrid(toBytes(samples, shape), { gap: 1, scale: 2 })
     assert.deepEqual([grid.width, grid.height], [(3 * 7 + 1) * 2, (2 * 5 + 1) * 2])
     const { data, info } = await sharp(await encodePng(grid))
       .raw()

@@ -1,0 +1,234 @@
+/** Drawing images by the options of `ddpm sample`: batch after batch, with a progress bar. */
+import { readFile } from 'node:fs/promises'
+import { decodeImage, toSigned } from '../data/image-file'
+import { type ImageBytes, joinBytes, toBytes } from '../data/image-grid'
+import type { DDPM, SampleOptions } from '../diffusion/ddpm'
+import type { SchedulerConfig } from '../diffusion/sampling/diffusers'
+import { DiffusionError } from '../errors'
+import { Tensor } from '../tensor'
+import { type OptionTable, UsageError, type Values } from './args'
+import { Progress } from './progress'
+
+export const drawOptions = {
+  count: { kind: 'integer', short: 'n', min: 1, help: 'images to draw (16)' },
+  first: { kind: 'integer', min: 0, help: 'number of the first image: image i of a seed is always the same (0)' },
+  seed: { kind: 'integer', min: 0, help: 'another seed, other images (0)' },
+  batch: { kind: 'integer', min: 1, help: 'images drawn at once (16)' },
+  class: {
+    kind: 'string',
+    value: 'name,...',
+    help: 'names or numbers of classes, which images take in turn (all, of a class-conditional model)',
+  },
+  guidance: { kind: 'number', help: 'scale of classifier-free guidance: 1 is none, more exaggerates the class (1)' },
+  sampler: {
+    kind: 'string',
+    choices: ['ddpm', 'ddim', 'plms', 'dpmsolver++', 'unipc'],
+    help: 'ancestral sampling, or fewer steps by another (ddpm)',
+  },
+  steps: {
+    kind: 'integer',
+    min: 1,
+    help: "sampling steps: fewer are faster (250, or all there are; 25 for 'plms', 'dpmsolver++', 'unipc')",
+  },
+  spacing: { kind: 'string', choices: ['linspace', 'leading', 'trailing'], help: 'which timesteps are taken' },
+  discretize: {
+    kind: 'string',
+    choices: ['uniform', 'quad'],
+    help: "which timesteps 'ddim' and 'plms' take (uniform)",
+  },
+  eta: { kind: 'number', min: 0, help: "noise of DDIM's steps: 0 none, 1 as much as ancestral sampling (0)" },
+  order: { kind: 'integer', min: 1, max: 3, help: "of 'dpmsolver++' and 'unipc' (2)" },
+  scheduler: { kind: 'string', value: 'file', help: "diffusers' scheduler_config.json, in place of --sampler" },
+  clip: { kind: 'string', choices: ['yes', 'no'], help: 'clip the predicted image in each step (ddpm yes, others no)' },
+  'init-image': {
+    kind: 'string',
+    value: 'file',
+    help: 'an image to begin with (--strength) or to keep a part of (--mask)',
+  },
+  strength: {
+    kind: 'number',
+    min: 0,
+    max: 1,
+    help: 'how much of the image is drawn anew: 0 nothing, 1 all of it (0.5)',
+  },
+  mask: {
+    kind: 'string',
+    value: 'file',
+    help: 'an image, white where --init-image is kept and black where it is drawn',
+  },
+  interpolate: { kind: 'integers', value: 'a,b', help: 'images on the way from the one of seed a to that of seed b' },
+} as const satisfies OptionTable
+
+type DrawValues = Values<typeof drawOptions>
+
+const defaultCount = 16
+const defaultSteps = 250
+/** Of the multistep solvers. */
+const solverSteps = 25
+const defaultStrength = 0.5
+
+export function checkDrawOptions(values: DrawValues): void {
+  const together = (name: keyof DrawValues, needed: boolean, what: string) => {
+    if (values[name] !== undefined && !needed) throw new UsageError(`--${name} goes with ${what}`)
+  }
+  const { sampler = 'ddpm' } = values
+  const solver = sampler === 'dpmsolver++' || sampler === 'unipc'
+  together('spacing', sampler !== 'plms', 'another --sampler')
+  together('eta', sampler === 'ddim', '--sampler ddim')
+  together('discretize', sampler === 'ddim' || sampler === 'plms', '--sampler ddim or plms')
+  together('order', solver, '--sampler dpmsolver++ or unipc')
+  together('strength', values['init-image'] !== undefined, '--init-image')
+  together('mask', values['init-image'] !== undefined, '--init-image')
+  if (values.scheduler !== undefined) {
+    for (const name of ['sampler', 'spacing', 'clip'] as const) together(name, false, 'no --scheduler, which says it')
+  }
+  if (values.interpolate === undefined) return
+  if (values.interpolate.length !== 2) throw new UsageError('--interpolate: expected two seeds, such as 1,2')
+  for (const name of ['seed', 'batch', 'first', 'init-image'] as const) together(name, false, 'no --interpolate')
+  if (values.class?.includes(',')) throw new UsageError('--interpolate takes one --class')
+}
+
+export interface Drawn {
+  readonly images: ImageBytes
+  /** Of a class-conditional model. */
+  readonly labels?: readonly number[]
+}
+
+/** The images do not depend on how they are divided into batches. Throws `aborted`. */
+export async function drawImages(ddpm: DDPM, values: DrawValues, signal: AbortSignal): Promise<Drawn> {
+  const { count = defaultCount, first = 0 } = values
+  const path = await pathOptions(ddpm, values)
+  const labelsOf = classLabels(ddpm, values.class)
+  const batch = values.interpolate ? count : Math.min(count, values.batch ?? defaultCount)
+  const batches = Math.ceil(count / batch)
+  const start = await startImage(ddpm, values)
+  let bar: Progress | undefined
+  const parts: ImageBytes[] = []
+  const labels: number[] = []
+  try {
+    for (let b = 0; b < batches; b++) {
+      const batchSize = Math.min(batch, count - b * batch)
+      const given = {
+        ...path,
+        classLabels: labelsOf(first + b * batch, batchSize),
+        signal,
+        onStep: ({ step, total }: { step: number; total: number }) => {
+          // `total` is not always `steps`: DDIM's steps are spread evenly, and there may be some more.
+          bar ??= new Progress(process.stderr, { label: 'sample', total: batches * total })
+          bar.update(b * total + step, `${b * batch} of ${count} images`)
+        },
+      }
+      using samples = await (values.interpolate
+        ? ddpm.interpolate({
+            ...given,
+            seeds: [values.interpolate[0], values.interpolate[1]],
+            count,
+            classLabels: given.classLabels?.[0],
+          })
+        : ddpm.sample({
+            ...given,
+            ...start?.(batchSize),
+            batchSize,
+            seed: values.seed ?? 0,
+            sampleOffset: first + b * batch,
+          }))
+      parts.push(toBytes((await samples.data()) as Float32Array, samples.shape))
+      labels.push(...(given.classLabels ?? []))
+    }
+  } finally {
+    bar?.clear()
+  }
+  return { images: joinBytes(parts), labels: labels.length > 0 ? labels : undefined }
+}
+
+type PathOptions = Omit<SampleOptions, 'returnIntermediates' | 'image' | 'strength' | 'mask'>
+type StartOptions = Pick<SampleOptions, 'image' | 'strength' | 'mask'>
+
+/** How samples are drawn, whatever they begin with. */
+async function pathOptions(ddpm: DDPM, values: DrawValues): Promise<PathOptions> {
+  const { sampler: given, spacing, discretize, eta, order, clip, guidance, interpolate } = values
+  const shared = { guidanceScale: guidance, clipDenoised: clip && clip === 'yes' }
+  const limited = (steps: number) => values.steps ?? Math.min(steps, ddpm.numTimesteps)
+  if (values.scheduler !== undefined) {
+    const scheduler = await readScheduler(values.scheduler)
+    return { ...shared, clipDenoised: undefined, scheduler, steps: limited(defaultSteps) }
+  }
+  if (interpolate && given === undefined) return { ...shared, steps: values.steps, timestepSpacing: spacing }
+  const sampler = given ?? 'ddpm'
+  return {
+    ...shared,
+    sampler,
+    steps: limited(sampler === 'ddpm' || sampler === 'ddim' ? defaultSteps : solverSteps),
+    timestepSpacing: spacing,
+    ddimDiscretize: discretize,
+    solverOrder: order,
+    ...(sampler === 'ddim' ? { eta: eta ?? 0 } : {}),
+  }
+}
+
+async function readScheduler(file: string): Promise<SchedulerConfig> {
+  const text = await readFile(file, 'utf8').catch((error) => {
+    const code = error.code === 'ENOENT' ? 'not-found' : 'io'
+    throw new DiffusionError(code, `cannot read the scheduler: ${error.message}`, {
+      argument: 'scheduler',
+      cause: error,
+    })
+  })
+  try {
+    return JSON.parse(text)
+  } catch (error) {
+    throw new DiffusionError('bad-file', `${file}: not JSON`, { argument: 'scheduler', received: file, cause: error })
+  }
+}
+
+/** The image to begin with, for a batch of n; undefined without one. */
+async function startImage(ddpm: DDPM, values: DrawValues): Promise<((n: number) => StartOptions) | undefined> {
+  const { 'init-image': file, mask: maskFile } = values
+  if (file === undefined) return undefined
+  const { imageSize: size, channels } = ddpm
+  const pixels = await readPixels(file, size, channels)
+  const mask = maskFile === undefined ? undefined : await readPixels(maskFile, size, 1)
+  // Without a mask nothing would be left of the image unless the steps begin with it.
+  const strength = values.strength ?? (mask ? undefined : defaultStrength)
+  return (n) => {
+    const image = new Float32Array(n * pixels.length)
+    for (let i = 0; i < n; i++) image.set(pixels, i * pixels.length)
+    return {
+      image: Tensor.wrap(image, [n, channels, size, size]),
+      strength,
+      mask:
+        mask &&
+        Tensor.wrap(
+          mask.map((v) => (v >= 0 ? 1 : 0)),
+          [1, 1, size, size],
+        ),
+    }
+  }
+}
+
+/** [channels, size, size] in [-1, 1], scaled and cropped as in training. */
+async function readPixels(file: string, size: number, channels: number): Promise<Float32Array> {
+  const count = channels === 1 ? 1 : 3
+  const bytes = await decodeImage(file, { size, channels: count, background: 'white' }).catch((error) => {
+    throw new DiffusionError('bad-file', `cannot read the image ${file}: ${error.message}`, {
+      argument: 'image',
+      cause: error,
+    })
+  })
+  const pixels = new Float32Array(bytes.length)
+  toSigned(bytes, { size, channels: count, flip: false }, pixels)
+  return pixels
+}
+
+/** The labels of images [first, first + n): image i takes class i of those that are asked for, and then from the front again. */
+function classLabels(ddpm: DDPM, text: string | undefined): (first: number, n: number) => number[] | undefined {
+  const all = ddpm.classNames.length || ddpm.network?.numClasses
+  if (text === undefined && all === undefined) return () => undefined
+  const chosen = text?.split(',').map((name) => labelOf(ddpm, name)) ?? Array.from({ length: all! }, (_, i) => i)
+  return (first, n) => Array.from({ length: n }, (_, i) => chosen[(first + i) % chosen.length])
+}
+
+function labelOf(ddpm: DDPM, name: string): number {
+  const isNumber = /^\d+$/.test(name) && !ddpm.classNames.includes(name)
+  return isNumber ? Number(name) : ddpm.classLabel(name)
+}

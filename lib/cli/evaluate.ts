@@ -1,0 +1,115 @@
+import { mkdir } from 'node:fs/promises'
+import path from 'node:path'
+import { atomicWrite } from '../checkpoint/atomic-write'
+import { ImageFolder } from '../data/image-folder'
+import { type Evaluation, evaluate as evaluateModel } from '../train/evaluate'
+import { type Command, type OptionTable, UsageError, type Values } from './args'
+import { checkModelOptions, modelOptions, openModel } from './open-model'
+import { createOutput, withSignals } from './output'
+import { Progress } from './progress'
+
+const options = {
+  ...modelOptions,
+  limit: { kind: 'integer', min: 1, help: 'images to evaluate, chosen by the seed (all)' },
+  batch: { kind: 'integer', min: 1, help: 'images evaluated at once (16)' },
+  seed: { kind: 'integer', min: 0, help: 'of the noise, and of the choice (0)' },
+  background: { kind: 'string', value: 'colour', help: 'shows through transparent pixels (white)' },
+  classes: {
+    kind: 'string',
+    value: 'folders|file',
+    help: "the images' classes, for a class-conditional model, as in ddpm train (none: its null class)",
+  },
+  output: {
+    kind: 'string',
+    short: 'o',
+    value: 'file',
+    help: 'everything as JSON, the terms of each timestep included',
+  },
+} as const satisfies OptionTable
+
+type EvaluateValues = Values<typeof options>
+
+export const evaluate: Command<typeof options> = {
+  name: 'evaluate',
+  summary: 'Measures how well a model describes images: bits per dimension, and errors of reconstruction.',
+  usage: '<folder> [--model <file> | --checkpoint <folder>] [options]',
+  positionals: 1,
+  options,
+  notes: `
+Every timestep of every image is evaluated once (Ho et al. 2020, eq. 5): a model of 1000 timesteps needs 1000 evaluations of the
+network an image. Images are scaled and cropped to the model's size.
+
+  ddpm evaluate photos --checkpoint runs/photos --limit 256
+  ddpm evaluate photos --checkpoint runs/photos --output bits.json`,
+
+  async run(values, [folder]) {
+    if (folder === undefined) throw new UsageError('the folder of images is missing')
+    checkModelOptions(values)
+    const output = createOutput(values.json === true)
+    const { exitCode } = await withSignals(async (signal) => {
+      const evaluation = await evaluateFolder(folder, values, output, signal)
+      for (const line of report(evaluation)) output.say(line)
+      output.event('done', { ...evaluation })
+      if (values.output !== undefined) {
+        await mkdir(path.dirname(values.output), { recursive: true })
+        await atomicWrite(values.output, `${JSON.stringify(evaluation, null, 2)}\n`)
+      }
+    })
+    return exitCode
+  },
+}
+
+async function evaluateFolder(
+  folder: string,
+  values: EvaluateValues,
+  output: ReturnType<typeof createOutput>,
+  signal: AbortSignal,
+): Promise<Evaluation> {
+  const ddpm = await openModel(values)
+  let bar: Progress | undefined
+  try {
+    const data = await ImageFolder.open(folder, {
+      size: ddpm.imageSize,
+      channels: ddpm.channels === 1 ? 1 : 3,
+      background: values.background,
+      classes: values.classes,
+      seed: values.seed,
+      onUnreadable: ({ file, reason }) => {
+        output.event('unreadable', { file, reason })
+        if (!output.json) process.stderr.write(`skipped, can't be read: ${file} (${reason})\n`)
+      },
+    })
+    return await evaluateModel(ddpm, data, {
+      limit: values.limit,
+      batchSize: values.batch,
+      seed: values.seed,
+      signal,
+      onProgress: ({ done, total, images }) => {
+        bar ??= new Progress(process.stderr, { label: 'evaluate', total })
+        bar.update(done, `${images} images`)
+      },
+    })
+  } finally {
+    bar?.clear()
+    ddpm.dispose()
+  }
+}
+
+/** Rows of the table for people. */
+const rows = 10
+
+function report({ images, bitsPerDim, priorBpd, vb, xstartMse, mse }: Evaluation): string[] {
+  const T = vb.length
+  const lines = [
+    `${images} images: ${bitsPerDim.toFixed(4)} bits/dim, ${priorBpd.toExponential(2)} of them the prior's`,
+  ]
+  lines.push('', '  timesteps   bits/dim   error of x_0   error of the noise')
+  for (let row = 0; row < Math.min(rows, T); row++) {
+    const [from, to] = [row, row + 1].map((r) => Math.round((r * T) / Math.min(rows, T)))
+    const part = (values: readonly number[]) => values.slice(from, to).reduce((a, b) => a + b, 0)
+    const mean = (values: readonly number[]) => (part(values) / (to - from)).toFixed(5)
+    const range = `${from}-${to - 1}`.padStart(11)
+    lines.push(`${range} ${part(vb).toFixed(5).padStart(10)} ${mean(xstartMse).padStart(14)} ${mean(mse).padStart(20)}`)
+  }
+  return lines
+}

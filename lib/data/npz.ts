@@ -1,0 +1,98 @@
+/**
+ * NumPy's .npz files: a zip archive of .npy arrays (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html; PKWARE's
+ * APPNOTE.TXT, sections 4.3 and 4.4). Stored, not compressed, as numpy.savez does.
+ */
+import { crc32 } from 'node:zlib'
+import { atomicWrite } from '../checkpoint/atomic-write'
+import { DiffusionError } from '../errors'
+
+export interface NpyArray {
+  readonly data: Uint8Array | BigInt64Array
+  readonly shape: readonly number[]
+}
+
+/** Without the extension zip64. */
+const maxBytes = 2 ** 32 - 1
+
+/** Writes the arrays as `name`.npy, atomically. Throws `io`, and `unsupported` for more than 4 GiB. */
+export async function writeNpz(file: string, arrays: Readonly<Record<string, NpyArray>>): Promise<void> {
+  const directory: Buffer[] = []
+  const parts: Uint8Array[] = []
+  let offset = 0
+  for (const [name, { data, shape }] of Object.entries(arrays)) {
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+    const header = npyHeader(data instanceof BigInt64Array ? '<i8' : '|u1', shape)
+    const entry = { name: Buffer.from(`${name}.npy`), size: header.length + bytes.length, crc: 0, offset }
+    if (offset + entry.size + 1024 > maxBytes) {
+      throw new DiffusionError('unsupported', `${file}: an .npz file of more than 4 GiB`, { argument: 'npz' })
+    }
+    entry.crc = crc32(bytes, crc32(header))
+    const local = localHeader(entry)
+    parts.push(local, header, bytes)
+    directory.push(centralHeader(entry))
+    offset += local.length + entry.size
+  }
+  const central = Buffer.concat(directory)
+  parts.push(central, endOfDirectory(directory.length, central.length, offset))
+  await atomicWrite(file, async (handle) => {
+    for (const part of parts) await handle.writeFile(part)
+  })
+}
+
+/** Magic number, version 1.0, length, a Python dictionary, and spaces so that the data are aligned to 64 bytes. */
+function npyHeader(descr: string, shape: readonly number[]): Buffer {
+  const tuple = shape.length === 1 ? `${shape[0]},` : shape.join(', ')
+  const text = `{'descr': '${descr}', 'fortran_order': False, 'shape': (${tuple}), }`
+  const length = Math.ceil((10 + text.length + 1) / 64) * 64
+  const header = Buffer.alloc(length, ' ')
+  header.write('\x93NUMPY\x01\x00', 'latin1')
+  header.writeUInt16LE(length - 10, 8)
+  header.write(text, 10)
+  header.write('\n', length - 1)
+  return header
+}
+
+interface Entry {
+  readonly name: Buffer
+  readonly size: number
+  readonly crc: number
+  /** Of the local header. */
+  readonly offset: number
+}
+
+const version = 20 // 2.0: the format's first with folders, which everything reads
+const date = 0x21 // 1980-01-01: the same arrays give the same bytes
+
+/** The fields that both headers of a file have, from the version needed on. */
+function common({ name, size, crc }: Entry): Buffer {
+  const fields = Buffer.alloc(26)
+  fields.writeUInt16LE(version, 0)
+  fields.writeUInt16LE(date, 8)
+  fields.writeUInt32LE(crc, 10)
+  fields.writeUInt32LE(size, 14) // compressed
+  fields.writeUInt32LE(size, 18)
+  fields.writeUInt16LE(name.length, 22)
+  return fields
+}
+
+function localHeader(entry: Entry): Buffer {
+  return Buffer.concat([Buffer.from('PK\x03\x04'), common(entry), entry.name])
+}
+
+function centralHeader(entry: Entry): Buffer {
+  const madeBy = Buffer.alloc(2)
+  madeBy.writeUInt16LE(version)
+  const rest = Buffer.alloc(14) // comment, disk, attributes: all 0
+  rest.writeUInt32LE(entry.offset, 10)
+  return Buffer.concat([Buffer.from('PK\x01\x02'), madeBy, common(entry), rest, entry.name])
+}
+
+function endOfDirectory(entries: number, size: number, offset: number): Buffer {
+  const end = Buffer.alloc(22)
+  end.write('PK\x05\x06')
+  end.writeUInt16LE(entries, 8)
+  end.writeUInt16LE(entries, 10)
+  end.writeUInt32LE(size, 12)
+  end.writeUInt32LE(offset, 16)
+  return end
+}
