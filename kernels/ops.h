@@ -47,7 +47,17 @@ struct Tensor {
 // Convolution and linear layers. A linear layer is a convolution with R = S = 1 on whatever rows there are.
 
 // How a backend computes a convolution; chosen once, when a program is compiled (Backend::planConv).
-enum class ConvAlgo : int32_t { direct = 0, winograd2 = 1, winograd4 = 2, library = 3 };
+enum class ConvAlgo : int32_t {
+  direct = 0,
+  winograd2 = 1,
+  winograd4 = 2,
+  library = 3,
+  tile128x128 = 4,  // direct, on tensor cores; so many pixels by so many channels at a time
+  tile128x64 = 5,
+  tile64x64 = 6,
+  tile32x64 = 7,
+  tile128x16 = 8,
+};
 
 // Which of the three convolutions of a layer weights are packed for.
 enum class ConvPass : int32_t { forward = 0, dgrad = 1 };
@@ -59,6 +69,7 @@ struct ConvShape {
 struct ConvPlan {
   ConvAlgo algo = ConvAlgo::direct;
   size_t packedBytes = 0;  // 0: the op reads the weights themselves
+  int32_t splits = 1;      // parts that the sum is computed in, which are added up in order
 };
 
 // Weights as the algorithm wants them. Runs once for each change of the weights, not once a step.
@@ -79,6 +90,7 @@ struct Conv2d {
   const void* packed;                 // as ConvPackWeights wrote it; null when ConvPlan::packedBytes is 0
   ConvShape shape;
   ConvAlgo algo;
+  int32_t splits;
 };
 
 // dx[n,h,w,c] = sum over the (p,q,r,s) that read (h,w): w[k,r,s,c] dy[n,p,q,k], + residual?
@@ -88,6 +100,7 @@ struct Conv2dDgrad {
   const void* packed;
   ConvShape shape;
   ConvAlgo algo;
+  int32_t splits;
 };
 
 // dWeight[k,r,s,c] += sum_{n,p,q} dy[n,p,q,k] x[...];  dBias?[k] += sum_{n,p,q} dy[n,p,q,k]

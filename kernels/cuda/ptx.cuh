@@ -18,14 +18,14 @@ namespace ddpm::cuda {
 // cp.async: `Bytes` (4, 8 or 16) from global to shared memory, without passing through registers; zeros when not
 // `valid` (and then `from` is not read). The copies of a thread since its last commit are a group.
 
-template <int Bytes, class T>
-__device__ __forceinline__ void cpAsync(const Shared<T>& to, int i, const Global<const T>& from, int64_t j,
+template <int Bytes, class To, class From>
+__device__ __forceinline__ void cpAsync(const Shared<To>& to, int i, const Global<const From>& from, int64_t j,
                                         bool valid) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
-  constexpr int kCount = Bytes / int(sizeof(T));
+  constexpr int kTo = Bytes / int(sizeof(To)), kFrom = Bytes / int(sizeof(From));
 #ifdef __CUDACC__
-  const uint32_t address = uint32_t(__cvta_generic_to_shared(to.at(i, kCount)));
-  const T* source = from.at(valid ? j : 0, kCount);
+  const uint32_t address = uint32_t(__cvta_generic_to_shared(to.at(i, kTo)));
+  const From* source = from.at(valid ? j : 0, kFrom);
   const int size = valid ? Bytes : 0;
   if constexpr (Bytes == 16)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(source), "r"(size) : "memory");
@@ -33,8 +33,8 @@ __device__ __forceinline__ void cpAsync(const Shared<T>& to, int i, const Global
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(source), "n"(Bytes), "r"(size)
                  : "memory");
 #else
-  T* target = to.at(i, kCount);
-  const T* source = valid ? from.at(j, kCount) : nullptr;
+  To* target = to.at(i, kTo);
+  const From* source = valid ? from.at(j, kFrom) : nullptr;
   if (uintptr_t(target) % Bytes) host::misaligned(target, Bytes);
   if (uintptr_t(source) % Bytes) host::misaligned(source, Bytes);
   host::copyAsync(target, source, Bytes, valid ? Bytes : 0);
@@ -103,17 +103,6 @@ __device__ __forceinline__ Vec<float, 2> unpack(uint32_t word) {
 #endif
 }
 
-// To the nearest tf32 (8 bits of exponent, 10 of fraction), ties away from zero, in the bits of an f32.
-__device__ __forceinline__ uint32_t toTf32(float x) {
-#ifdef __CUDACC__
-  uint32_t bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-  return bits;
-#else
-  return (std::bit_cast<uint32_t>(x) + 0x1000) & 0xFFFFE000;
-#endif
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // Tensor cores. A warp computes together; `lane` is its number in the warp, g = lane / 4, t = lane % 4.
 
@@ -148,11 +137,9 @@ __device__ __forceinline__ Vec<uint32_t, 4> loadMatrices(const Shared<uint32_t>&
   return words;
 }
 
-// mma: d += a b with a 16 x K, b K x 8 and d 16 x 8 of f32. Of d a lane holds row g, columns 2 t and 2 t + 1, and the
-// same of row g + 8.
-//
-// m16n8k16, 16-bit operands. Words of a: row g, columns 2 t and 2 t + 1; row g + 8; row g, columns 2 t + 8 and on; row
-// g + 8. Words of b: rows 2 t and 2 t + 1 of column g; rows 2 t + 8 and on.
+// mma m16n8k16: d += a b with a 16 x 16 and b 16 x 8 of 16-bit numbers, d 16 x 8 of f32. Of d a lane holds row g,
+// columns 2 t and 2 t + 1, and the same of row g + 8. Words of a: row g, columns 2 t and 2 t + 1; row g + 8; row g,
+// columns 2 t + 8 and on; row g + 8. Words of b: rows 2 t and 2 t + 1 of column g; rows 2 t + 8 and on.
 template <class Format>
 __device__ __forceinline__ void multiplyAdd(Vec<float, 4>& d, const Vec<uint32_t, 4>& a, const Vec<uint32_t, 2>& b) {
 #ifdef __CUDACC__
@@ -167,23 +154,7 @@ __device__ __forceinline__ void multiplyAdd(Vec<float, 4>& d, const Vec<uint32_t
         : "+f"(d.v[0]), "+f"(d.v[1]), "+f"(d.v[2]), "+f"(d.v[3])
         : "r"(a.v[0]), "r"(a.v[1]), "r"(a.v[2]), "r"(a.v[3]), "r"(b.v[0]), "r"(b.v[1]));
 #else
-  host::multiplyAdd(d, a, b, 16, host::Where::current(),
-                    [](uint32_t word, int i) { return unpack<Format>(word).v[i]; });
-#endif
-}
-
-// m16n8k8, tf32 operands. Words of a: row g, column t; row g + 8; row g, column t + 4; row g + 8. Words of b: row t of
-// column g; row t + 4.
-__device__ __forceinline__ void multiplyAddTf32(Vec<float, 4>& d, const Vec<uint32_t, 4>& a,
-                                                const Vec<uint32_t, 2>& b) {
-#ifdef __CUDACC__
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
-      : "+f"(d.v[0]), "+f"(d.v[1]), "+f"(d.v[2]), "+f"(d.v[3])
-      : "r"(a.v[0]), "r"(a.v[1]), "r"(a.v[2]), "r"(a.v[3]), "r"(b.v[0]), "r"(b.v[1]));
-#else
-  host::multiplyAdd(d, a, b, 8, host::Where::current(),
-                    [](uint32_t word, int) { return std::bit_cast<float>(word & 0xFFFFE000); });
+  host::multiplyAdd(d, a, b, host::Where::current(), [](uint32_t word) { return unpack<Format>(word); });
 #endif
 }
 

@@ -15,6 +15,16 @@ const char* algorithm(ConvAlgo algo) {
       return "winograd4";
     case ConvAlgo::library:
       return "library";
+    case ConvAlgo::tile128x128:
+      return "tile128x128";
+    case ConvAlgo::tile128x64:
+      return "tile128x64";
+    case ConvAlgo::tile64x64:
+      return "tile64x64";
+    case ConvAlgo::tile32x64:
+      return "tile32x64";
+    case ConvAlgo::tile128x16:
+      return "tile128x16";
   }
   return "?";
 }
@@ -33,6 +43,8 @@ std::string describeStep(const Compiled& compiled, const Step& step) {
   std::visit(
       [&](auto& op) {
         if constexpr (requires { op.algo; }) line += std::string(" ") + algorithm(op.algo);
+        if constexpr (requires { op.splits; })
+          if (op.splits > 1) line += " in " + std::to_string(op.splits) + " parts";
         visitFields(op, [&](const char* name, auto& field, Access) {
           if (!pointerOf(field)) return;
           line += std::string(" ") + name;

@@ -37,6 +37,7 @@ function convCase(shape: Shape, views: boolean): OpCase {
     },
     build: (g, v) => g.conv2d(v.x, v.weight, v.bias, { stride, padding }),
     views: views ? ['x'] : undefined,
+    mixed: true,
     algorithms,
   }
 }

@@ -22,6 +22,7 @@ testOp(
         inputs: withBias ? { ...inputs, bias: normals(random, [1, 1, 1, out]) } : inputs,
         build: (g, v) => g.linear(v.x, v.weight, v.bias),
         views: withBias ? ['x'] : undefined,
+        mixed: true,
       }
     }),
   ),

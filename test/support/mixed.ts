@@ -76,11 +76,12 @@ export async function checkMixed(c: OpCase, wrt: readonly string[], outputDims: 
     const expected = await run('reference', { precision })
     assertCloseToScale(expected.y, exact.y, 4 * unit[precision], `y (reference, ${precision}, against fp32)`)
     for (const backend of devicesWith(precision)) {
-      for (const forceAlgo of [undefined, ...(c.algorithms ?? [])]) {
+      for (const forceAlgo of [undefined, ...(c.mixedAlgorithms ?? [])]) {
         const actual = await run(backend, { precision, forceAlgo })
         for (const name of Object.keys(expected)) {
           const isNarrow = name === 'y' ? variant.output : variant.inputs && variant.output
-          const what = `${name} (${backend}, ${precision}, ${isNarrow ? 'narrow' : 'wide'})`
+          const how = forceAlgo === undefined ? '' : `, algorithm ${forceAlgo}`
+          const what = `${name} (${backend}, ${precision}, ${isNarrow ? 'narrow' : 'wide'}${how})`
           const abs = (c.roundsInside ? unit[precision] : tolerance) * largestOf(expected[name])
           const rel = isNarrow || c.roundsInside ? unit[precision] : tolerance
           assertClose(actual[name], expected[name], { abs, rel }, what)

@@ -31,8 +31,10 @@ export interface OpCase {
   views?: readonly string[]
   /** Of the largest value of a tensor. Default 1e-5. */
   tolerance?: number
-  /** Convolution algorithms that are forced, beside the one that the backend chooses. */
+  /** Convolution algorithms that are forced in fp32, beside the one that the backend chooses. */
   algorithms?: readonly number[]
+  /** And those in mixed precision. */
+  mixedAlgorithms?: readonly number[]
   /** Also in mixed precision; see mixed.ts. */
   mixed?: boolean
   /**
@@ -217,7 +219,10 @@ export function testOp(title: string, cases: readonly OpCase[]): void {
     for (const c of cases) {
       testCase(c)
       if (c.mixed) testMixed(c)
-      if (c.views) testCase(withViews(c, c.views, new Random(23)))
+      if (!c.views) continue
+      const viewed = withViews(c, c.views, new Random(23))
+      testCase(viewed)
+      if (c.mixed) testMixed(viewed)
     }
   })
 }

@@ -5,29 +5,29 @@
 
 namespace ddpm::cuda::host {
 
-// mma.sync m16n8k<depth>; see ptx.cuh for who holds what. A word holds two numbers where depth is 16, one where it is
-// 8; value(word, i) is its number i. Products and sums in f32, in the order of k.
-template <class Value>
-void multiplyAdd(Vec<float, 4>& d, const Vec<uint32_t, 4>& a, const Vec<uint32_t, 2>& b, int depth, Where where,
-                 Value value) {
+// mma.sync m16n8k16; see ptx.cuh for who holds what. pair(word) gives the two numbers of a word. Products and sums in
+// f32, in the order of k.
+template <class Pair>
+void multiplyAdd(Vec<float, 4>& d, const Vec<uint32_t, 4>& a, const Vec<uint32_t, 2>& b, Where where, Pair pair) {
   struct Operands {
-    Vec<uint32_t, 4> a;
-    Vec<uint32_t, 2> b;
+    Vec<float, 2> a[4], b[2];  // unpacked once, by the lane that holds them
   };
-  const Operands mine = {a, b};
+  Operands mine;
+  for (int i = 0; i < 4; ++i) mine.a[i] = pair(a.v[i]);
+  for (int i = 0; i < 2; ++i) mine.b[i] = pair(b.v[i]);
   const std::byte* lanes = meetWarp(~0u, &mine, sizeof mine, false, where);
-  const int g = laneNumber() / 4, t = laneNumber() % 4, perWord = depth / 8;
-  for (int k = 0; k < depth; ++k) {
-    // Number k of a row of a, or of a column of b, is in word k / (depth / 2) of the lane that k names in its group of
-    // four.
-    const int holder = k % (depth / 2) / perWord, half = k / (depth / 2), i = k % perWord;
-    const Operands left = lanesValue<Operands>(lanes, g * 4 + holder);
-    for (int column = 0; column < 2; ++column) {
-      const float right = value(lanesValue<Operands>(lanes, (2 * t + column) * 4 + holder).b.v[half], i);
-      d.v[column] += value(left.a.v[2 * half], i) * right;
-      d.v[2 + column] += value(left.a.v[2 * half + 1], i) * right;
+  const int g = laneNumber() / 4, t = laneNumber() % 4;
+  const auto operands = [&](int lane) { return reinterpret_cast<const Operands*>(lanes + lane * Warp::kSlot); };
+  for (int half = 0; half < 2; ++half)
+    for (int holder = 0; holder < 4; ++holder) {  // of k = 8 * half + 2 * holder + i, in every group of four lanes
+      const Operands &left = *operands(g * 4 + holder), &right = *operands(2 * t * 4 + holder),
+                     &next = *operands((2 * t + 1) * 4 + holder);
+      for (int i = 0; i < 2; ++i)
+        for (int row = 0; row < 2; ++row) {
+          d.v[2 * row] += left.a[2 * half + row].v[i] * right.b[half].v[i];
+          d.v[2 * row + 1] += left.a[2 * half + row].v[i] * next.b[half].v[i];
+        }
     }
-  }
 }
 
 }  // namespace ddpm::cuda::host

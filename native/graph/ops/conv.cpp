@@ -65,9 +65,11 @@ void lowerConv(Lowering& l) {
             .residual = l.in(kResidual),
             .packed = nullptr,
             .shape = geometryOf(l.attributes()).shape(),
-            .algo = {}};
+            .algo = {},
+            .splits = 1};
   const ConvPlan plan = l.plan(op);
   op.algo = plan.algo;
+  op.splits = plan.splits;
   op.packed = l.packed(kWeight, op.shape, ConvPass::forward, plan);
   l.run(op);
 }
@@ -110,9 +112,11 @@ void lowerDgrad(Lowering& l) {
                  .residual = l.in(2),
                  .packed = nullptr,
                  .shape = geometryOf(l.attributes()).shape(),
-                 .algo = {}};
+                 .algo = {},
+                 .splits = 1};
   const ConvPlan plan = l.plan(op);
   op.algo = plan.algo;
+  op.splits = plan.splits;
   op.packed = l.packed(1, op.shape, ConvPass::dgrad, plan);
   l.run(op);
 }
