@@ -6,7 +6,7 @@
 
 namespace ddpm {
 
-constexpr int32_t kBackendAbi = 2;
+constexpr int32_t kBackendAbi = 3;
 
 enum class ErrorCode : int32_t { none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal };
 
@@ -28,6 +28,7 @@ struct DeviceInfo {
   char isa[32];    // CPU: portable, avx2, avx512
   int32_t threads;
   uint64_t memoryBytes;  // total memory of the device
+  uint64_t freeBytes;    // of it, what this process could still allocate
 };
 
 // Flags that choose algorithms when a program is compiled.
@@ -37,6 +38,7 @@ struct PlanOptions {
 };
 
 struct DeviceHandle;  // the backend's own
+struct Recording;     // the same
 
 // `run` computes one op; `scratch` says how much scratch memory it wants (null: none). All pointers of the op are
 // device pointers, except that `scratch` looks at shapes only.
@@ -67,6 +69,15 @@ struct Backend {
   bool (*copyOut)(DeviceHandle*, void* host, const void* device, size_t bytes, Error*);
   bool (*copy)(DeviceHandle*, void* to, const void* from, size_t bytes, Error*);
   bool (*synchronize)(DeviceHandle*, Error*);
+
+  // Recordings (CUDA graphs). Kernels and copies on the device that are issued between begin and end are kept instead
+  // of executed, with their addresses; nothing else may be called meanwhile. endRecording returns null when what was
+  // issued cannot be recorded; either way the recording is over. replay issues all of it as one piece of work. Closing
+  // the device releases them all. Null where the backend does not record.
+  bool (*beginRecording)(DeviceHandle*, Error*);
+  Recording* (*endRecording)(DeviceHandle*, Error*);
+  bool (*replay)(DeviceHandle*, Recording*, Error*);
+  void (*releaseRecording)(DeviceHandle*, Recording*);
 
   // Algorithm and packed size of a convolution; shapes only, data pointers may be null.
   ConvPlan (*planConv)(DeviceHandle*, const Conv2d&, const PlanOptions&);

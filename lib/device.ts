@@ -1,6 +1,6 @@
 /** Where things are computed. */
 import { DiffusionError, invalidArgument } from './errors'
-import { type NativeBuffer, type NativeDevice, native, type Precision } from './native'
+import { type DeviceInfo, type NativeBuffer, type NativeDevice, native } from './native'
 
 /** 'auto' is CUDA where it is, else the CPU. 'cuda:1' is the second GPU; 'reference' and 'cuda-host' are for tests. */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'reference' | 'cuda-host'
@@ -13,6 +13,8 @@ export interface DeviceOptions {
 export interface MemoryInfo {
   /** Bytes held on the device by buffers and programs of this process's thread. */
   inUse: number
+  /** Bytes that could still be allocated. */
+  free: number
   /** Bytes that the device has. */
   total: number
 }
@@ -31,18 +33,28 @@ export class Device {
     this.native = device
   }
 
-  /** Throws `device-unavailable` with what is missing when it can't be opened ('auto' falls back to the CPU). */
+  /**
+   * Throws `device-unavailable` with what is missing when it can't be opened. 'auto' falls back to the CPU; with DDPM_DEBUG
+   * set, to 'device' or whatever, it says on stderr what it chose and why.
+   */
   static open(name: DeviceName | Device = 'auto', options: DeviceOptions = {}): Device {
     if (name instanceof Device) return name
     const threads = options.threads ?? 0
     if (!Number.isInteger(threads) || threads < 0) throw invalidArgument('threads', 'an integer of at least 0', threads)
     if (name !== 'auto') return Device.#openNamed(name, threads)
+    let device: Device
+    let why = ''
     try {
-      return Device.#openNamed('cuda', threads)
+      device = Device.#openNamed('cuda', threads)
     } catch (error) {
-      if (process.env.DDPM_DEBUG) process.stderr.write(`ddpm-native: no CUDA: ${(error as Error).message}\n`)
-      return Device.#openNamed('cpu', threads)
+      device = Device.#openNamed('cpu', threads)
+      why = `; no CUDA: ${(error as Error).message}`
     }
+    if (process.env.DDPM_DEBUG) {
+      const { name: model, isa } = device.info()
+      process.stderr.write(`ddpm-native: device 'auto' is ${device.name}, ${model} (${isa})${why}\n`)
+    }
+    return device
   }
 
   static #openNamed(name: string, threads: number): Device {
@@ -69,12 +81,13 @@ export class Device {
     return this.native.backend
   }
 
-  info(): { name: string; isa: string; threads: number; memoryBytes: number; precisions: Precision[] } {
+  info(): DeviceInfo {
     return this.native.info()
   }
 
   memoryInfo(): MemoryInfo {
-    return { inUse: this.native.memoryInUse(), total: this.native.info().memoryBytes }
+    const { freeBytes: free, memoryBytes: total } = this.native.info()
+    return { inUse: this.native.memoryInUse(), free, total }
   }
 
   /** Memory for `elements` numbers, zeroed. */

@@ -17,12 +17,24 @@ export type ValueId = number
 
 export type Attributes = Record<string, number | boolean | string | readonly number[]>
 
+export interface DeviceInfo {
+  name: string
+  /** The instruction set of the CPU ('avx2'), the architecture of a GPU ('sm_90'). */
+  isa: string
+  /** Threads of the CPU, multiprocessors of a GPU. */
+  threads: number
+  memoryBytes: number
+  /** Of them, what this process could still allocate. */
+  freeBytes: number
+  precisions: Precision[]
+}
+
 /** A backend's device with a thread of its own, on which everything is executed in the order it was asked for. */
 export interface NativeDevice {
   readonly backend: string
   readonly index: number
-  /** E.g. { name: 'AMD EPYC', isa: 'avx2', threads: 2, memoryBytes: 25e9 }. */
-  info(): { name: string; isa: string; threads: number; memoryBytes: number; precisions: Precision[] }
+  /** E.g. { name: 'AMD EPYC', isa: 'avx2', threads: 2, memoryBytes: 25e9, freeBytes: 9e9, precisions: ['fp32'] }. */
+  info(): DeviceInfo
   /** Memory of `elements` 4-byte numbers, zeroed. Throws out-of-memory. */
   allocate(elements: number): NativeBuffer
   /** Bytes now held by buffers and programs of this device. */
@@ -77,6 +89,11 @@ export interface NativeProgram {
   run(bindings: Record<string, NativeBuffer>): Promise<void>
   /** The compiled steps, one line each, with chosen algorithms (DDPM_DEBUG=plan prints it). */
   describe(): string
+  /**
+   * How its runs were issued: op by op, or as one launch of what was recorded (a CUDA graph). The CPU's are all direct; a
+   * device that records does so when a program runs the second time with the same buffers.
+   */
+  launches(): { direct: number; recorded: number; replayed: number }
   release(): void
 }
 

@@ -36,7 +36,7 @@ export class Program {
       throw DiffusionError.from(error)
     }
     this.#device = device
-    if (process.env.DDPM_DEBUG === 'plan') process.stderr.write(`${this.#native.describe()}\n`)
+    if (process.env.DDPM_DEBUG?.split(',').includes('plan')) process.stderr.write(`${this.#native.describe()}\n`)
   }
 
   /**
@@ -87,6 +87,11 @@ export class Program {
     return { arena, packed, scratch, staging, total: total + staging }
   }
 
+  /** How its runs were issued; see NativeProgram. */
+  launches(): { direct: number; recorded: number; replayed: number } {
+    return this.#native.launches()
+  }
+
   describe(): string {
     return this.#native.describe()
   }
@@ -133,9 +138,11 @@ export class ProgramCache {
     this.#programs.delete(oldest[0])
   }
 
-  /** Bytes by program: its kind and key, and Program.memory(). */
-  memory(): Record<string, ReturnType<Program['memory']>> {
-    return Object.fromEntries([...this.#programs].map(([name, program]) => [name, program.memory()]))
+  /** By program, its kind and key: Program.memory() in bytes, and how its runs were issued. */
+  memory(): Record<string, ReturnType<Program['memory']> & { launches: ReturnType<Program['launches']> }> {
+    return Object.fromEntries(
+      [...this.#programs].map(([name, program]) => [name, { ...program.memory(), launches: program.launches() }]),
+    )
   }
 
   release(): void {

@@ -130,9 +130,9 @@ class UNet(nn.Module):
 
     def forward(self, x, t):
         half = self.base // 2
-        frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half)
+        frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=x.device) / half)
         angles = t[:, None].float() * frequencies
-        embedding = self.time_embed(torch.cat([torch.cos(angles), torch.sin(angles)], dim=1))
+        embedding = self.time_embed(torch.cat([torch.cos(angles), torch.sin(angles)], dim=1).to(self.out[0].weight.dtype))
 
         def run(block, h):
             for layer in block:

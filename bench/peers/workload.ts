@@ -73,7 +73,7 @@ export async function writeWorkload(folder: string): Promise<void> {
 }
 
 /** All layers have something to compute, also those that start from zero: z / sqrt(fan in), 1 + 0.1 z, 0.1 z. */
-function randomWeights(): StateDict {
+export function randomWeights(): StateDict {
   const dict: StateDict = {}
   for (const [index, { name, shape, initializer }] of new UNet(unetConfig).parameters.slots.entries()) {
     const z = normal(0, Purpose.user, index, 0, sizeOf(shape))

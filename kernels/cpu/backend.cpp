@@ -101,6 +101,19 @@ uint64_t physicalMemory() {
   return pages > 0 && size > 0 ? uint64_t(pages) * uint64_t(size) : 0;
 }
 
+// What Linux estimates could be allocated without swapping; elsewhere all there is.
+uint64_t availableMemory() {
+  unsigned long long kilobytes = 0;
+  bool found = false;
+  if (FILE* file = std::fopen("/proc/meminfo", "r")) {
+    char line[128];
+    while (!found && std::fgets(line, sizeof line, file))
+      found = std::sscanf(line, "MemAvailable: %llu", &kilobytes) == 1;
+    std::fclose(file);
+  }
+  return found ? uint64_t(kilobytes) * 1024 : physicalMemory();
+}
+
 // The processor's name as it gives it itself; "CPU" where it doesn't.
 std::string processorName() {
   char name[128] = "";
@@ -172,6 +185,7 @@ void info(DeviceHandle* handle, DeviceInfo* out) {
   snprintf(out->isa, sizeof out->isa, "%s", choice().isa.name);
   out->threads = deviceOf(handle).pool.threads();
   out->memoryBytes = physicalMemory();
+  out->freeBytes = availableMemory();
 }
 
 void* allocate(DeviceHandle*, size_t bytes, Error* error) {

@@ -64,9 +64,8 @@ void* allocate(DeviceHandle* handle, size_t bytes, Error* error) {
 }
 
 void release(DeviceHandle* handle, void* memory) {
-  Error error;
-  if (!onDevice(handle, &error, [&](CudaDevice& device) { device.release(memory); }))
-    std::fprintf(stderr, "ddpm-native: %s: %s\n", CudaDevice::backendName(), error.message);
+  Error ignored;  // of use(); the next call will report it
+  onDevice(handle, &ignored, [&](CudaDevice& device) { device.release(memory); });
 }
 
 bool copyIn(DeviceHandle* handle, void* to, const void* from, size_t bytes, Error* error) {
@@ -80,6 +79,22 @@ bool copy(DeviceHandle* handle, void* to, const void* from, size_t bytes, Error*
 }
 bool synchronize(DeviceHandle* handle, Error* error) {
   return onDevice(handle, error, [&](CudaDevice& device) { device.synchronize(); });
+}
+
+bool beginRecording(DeviceHandle* handle, Error* error) {
+  return onDevice(handle, error, [&](CudaDevice& device) { device.beginRecording(); });
+}
+Recording* endRecording(DeviceHandle* handle, Error* error) {
+  Recording* recording = nullptr;
+  onDevice(handle, error, [&](CudaDevice& device) { recording = device.endRecording(); });
+  return recording;
+}
+bool replay(DeviceHandle* handle, Recording* recording, Error* error) {
+  return onDevice(handle, error, [&](CudaDevice& device) { device.replay(recording); });
+}
+void releaseRecording(DeviceHandle* handle, Recording* recording) {
+  Error ignored;
+  onDevice(handle, &ignored, [&](CudaDevice& device) { device.release(recording); });
 }
 
 template <class Op>
@@ -107,6 +122,10 @@ Backend make() {
   b.copyOut = copyOut;
   b.copy = copy;
   b.synchronize = synchronize;
+  b.beginRecording = beginRecording;
+  b.endRecording = endRecording;
+  b.replay = replay;
+  b.releaseRecording = releaseRecording;
   b.planConv = [](DeviceHandle* d, const Conv2d& op, const PlanOptions& o) { return planConv(deviceOf(d), op, o); };
   b.planDgrad = [](DeviceHandle* d, const Conv2dDgrad& op, const PlanOptions& o) {
     return planDgrad(deviceOf(d), op, o);

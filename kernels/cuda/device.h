@@ -9,12 +9,16 @@
 // const Op&)`, which looks at shapes only. A launcher only puts kernels on the device's stream: it may be recorded into
 // a CUDA graph. It throws BackendError.
 #pragma once
+#include <atomic>
 #include <exception>
+#include <set>
 #include <string>
+#include <thread>
 
 #include "kernels/backend.h"
 
 struct CUstream_st;
+struct CUmemPoolHandle_st;
 
 namespace ddpm::cuda {
 
@@ -47,19 +51,30 @@ class CudaDevice {
   void describe(DeviceInfo* out) const;
 
   void* allocate(size_t bytes);
-  void release(void* memory);
+  void release(void* memory) noexcept;  // what goes wrong is thrown by the next synchronize()
   void copyIn(void* device, const void* host, size_t bytes);
   void copyOut(void* host, const void* device, size_t bytes);
   void copy(void* to, const void* from, size_t bytes);
   void synchronize();
 
-  Stream stream() const { return stream_; }
+  // See Backend::beginRecording.
+  void beginRecording();
+  Recording* endRecording();
+  void replay(Recording* recording);
+  void release(Recording* recording) noexcept;
+
+  // Where a launcher puts its kernels. Another one for the thread that records.
+  Stream stream() const { return recorder_ == std::this_thread::get_id() ? recordingStream_ : stream_; }
   int multiprocessors() const { return multiprocessors_; }
 
  private:
   int32_t index_;
-  Stream stream_ = nullptr;
+  Stream stream_ = nullptr, recordingStream_ = nullptr;
+  CUmemPoolHandle_st* pool_ = nullptr;  // null where the driver has no stream-ordered allocation
   int multiprocessors_ = 0;
+  std::atomic<std::thread::id> recorder_{};
+  std::set<Recording*> recordings_;
+  std::string deferred_;  // a failure of release(), for the next synchronize()
 };
 
 #define DDPM_DECLARE_RUN(Op) void run(CudaDevice& device, const Op& op, void* scratch);

@@ -15,7 +15,7 @@ namespace ddpm::cuda {
 void checkCuda(cudaError_t status, const char* expression, const char* file, int line);
 #define DDPM_CUDA(call) ::ddpm::cuda::checkCuda((call), #call, __FILE__, __LINE__)
 
-void checkLaunch(cudaError_t status, const std::string& kernel);
+void checkLaunch(cudaError_t status, const std::string& kernel, dim3 grid, dim3 block, size_t shared);
 
 template <class T>
 class Global {
@@ -91,10 +91,15 @@ template <auto kernel, class... Args>
 void launch(dim3 grid, dim3 block, size_t shared, Stream stream, const Args&... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   if (shared > (48 << 10))  // more has to be asked for
-    checkLaunch(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)),
-                kernelName<kernel>());
+    if (const cudaError_t status =
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
+        status != cudaSuccess) {
+      cudaGetLastError();
+      checkLaunch(status, kernelName<kernel>(), grid, block, shared);
+    }
   Launcher<decltype(kernel)>::template run<kernel>(grid, block, shared, stream, args...);
-  if (const cudaError_t status = cudaGetLastError(); status != cudaSuccess) checkLaunch(status, kernelName<kernel>());
+  if (const cudaError_t status = cudaGetLastError(); status != cudaSuccess)
+    checkLaunch(status, kernelName<kernel>(), grid, block, shared);
 }
 
 }  // namespace ddpm::cuda

@@ -22,6 +22,17 @@ __global__ void probeKernel() {}
 
 std::string version(int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); }
 
+// The version of the kernel module, "580.65.06", of which libcuda.so.1 is a part; empty where it is not told.
+std::string driverVersion() {
+  std::string text;
+  if (FILE* file = std::fopen("/sys/module/nvidia/version", "r")) {
+    char line[64] = {0};
+    if (std::fgets(line, sizeof line, file)) text = line;
+    std::fclose(file);
+  }
+  return text.substr(0, text.find('\n'));
+}
+
 std::string reason(cudaError_t status) {
   return std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status);
 }
@@ -34,11 +45,13 @@ std::string whyNoDevices(int* count) {
   dlclose(driver);
   const cudaError_t status = cudaGetDeviceCount(count);
   cudaGetLastError();  // an error here is not the next call's
-  int driverVersion = 0;
-  cudaDriverGetVersion(&driverVersion);
-  if (status == cudaErrorInsufficientDriver)
-    return "the NVIDIA driver is too old: it supports CUDA " + version(driverVersion) + ", this library needs CUDA " +
-           version(CUDART_VERSION / 1000 * 1000);
+  int supported = 0;
+  cudaDriverGetVersion(&supported);
+  if (status == cudaErrorInsufficientDriver) {
+    const std::string name = driverVersion();
+    return "the NVIDIA driver " + (name.empty() ? "" : name + " ") + "is too old: it supports CUDA " +
+           version(supported) + ", this library needs CUDA " + version(CUDART_VERSION / 1000 * 1000);
+  }
   const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
   if (status == cudaErrorNoDevice || (status == cudaSuccess && *count == 0))
     return std::string("the NVIDIA driver shows no GPU") +
@@ -74,11 +87,30 @@ void setError(Error* error, ErrorCode code, const std::string& message) {
   std::snprintf(error->message, sizeof error->message, "%s", message.c_str());
 }
 
-cudaMemPool_t memoryPool(int index) {
-  cudaMemPool_t pool;
-  DDPM_CUDA(cudaDeviceGetDefaultMemPool(&pool, index));
-  return pool;
+// After one of these every call fails: the process has lost the GPU.
+bool isLost(cudaError_t status) {
+  switch (status) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorHardwareStackError:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorAssert:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorContained:
+    case cudaErrorTensorMemoryLeak:
+    case cudaErrorMpsClientTerminated:
+    case cudaErrorExternalDevice:
+      return true;
+    default:
+      return false;
+  }
 }
+
+cudaGraphExec_t graphOf(Recording* recording) { return reinterpret_cast<cudaGraphExec_t>(recording); }
 
 }  // namespace
 
@@ -86,14 +118,22 @@ void checkCuda(cudaError_t status, const char* expression, const char* file, int
   if (status == cudaSuccess) return;
   cudaGetLastError();
   const char* name = std::strrchr(file, '/');
-  throw BackendError(
-      status == cudaErrorMemoryAllocation ? ErrorCode::outOfMemory : ErrorCode::internal,
-      reason(status) + " (" + (name ? name + 1 : file) + ":" + std::to_string(line) + ": " + expression + ")");
+  const std::string what =
+      reason(status) + " (" + (name ? name + 1 : file) + ":" + std::to_string(line) + ": " + expression + ")";
+  if (isLost(status))
+    throw BackendError(ErrorCode::deviceUnavailable,
+                       "a kernel failed and this process has lost the GPU, " + what + "; DDPM_DEBUG=sync names the op");
+  throw BackendError(status == cudaErrorMemoryAllocation ? ErrorCode::outOfMemory : ErrorCode::internal, what);
 }
 
-void checkLaunch(cudaError_t status, const std::string& kernel) {
+void checkLaunch(cudaError_t status, const std::string& kernel, dim3 grid, dim3 block, size_t shared) {
   if (status == cudaSuccess) return;
-  throw BackendError(ErrorCode::internal, "kernel " + kernel + " could not be launched: " + reason(status));
+  const auto extent = [](dim3 d) {
+    return std::to_string(d.x) + " x " + std::to_string(d.y) + " x " + std::to_string(d.z);
+  };
+  throw BackendError(isLost(status) ? ErrorCode::deviceUnavailable : ErrorCode::internal,
+                     "kernel " + kernel + " (" + extent(grid) + " blocks of " + extent(block) + " threads, " +
+                         std::to_string(shared) + " bytes of shared memory) could not be launched: " + reason(status));
 }
 
 const char* CudaDevice::backendName() { return "cuda"; }
@@ -122,18 +162,29 @@ CudaDevice::CudaDevice(int32_t index) : index_(index) {
   if (!problem.empty()) throw BackendError(ErrorCode::deviceUnavailable, problem);
   DDPM_CUDA(cudaSetDevice(index));
   DDPM_CUDA(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, index));
-  // Freed memory stays in the pool: the next program's arena is likely to be of the same size.
-  uint64_t keep = UINT64_MAX;
-  DDPM_CUDA(cudaMemPoolSetAttribute(memoryPool(index), cudaMemPoolAttrReleaseThreshold, &keep));
+  int pools = 0;
+  DDPM_CUDA(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, index));
+  if (pools) {
+    cudaMemPoolProps properties = {};
+    properties.allocType = cudaMemAllocationTypePinned;
+    properties.location.type = cudaMemLocationTypeDevice;
+    properties.location.id = index;
+    DDPM_CUDA(cudaMemPoolCreate(&pool_, &properties));
+    // Freed memory stays in the pool: the next program's arena is likely to be of the same size.
+    uint64_t keep = UINT64_MAX;
+    DDPM_CUDA(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep));
+  }
   DDPM_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  DDPM_CUDA(cudaStreamCreateWithFlags(&recordingStream_, cudaStreamNonBlocking));
 }
 
 CudaDevice::~CudaDevice() {
   cudaSetDevice(index_);
   cudaStreamSynchronize(stream_);
+  for (Recording* recording : recordings_) cudaGraphExecDestroy(graphOf(recording));
+  cudaStreamDestroy(recordingStream_);
   cudaStreamDestroy(stream_);
-  cudaMemPool_t pool;
-  if (cudaDeviceGetDefaultMemPool(&pool, index_) == cudaSuccess) cudaMemPoolTrimTo(pool, 0);
+  if (pool_) cudaMemPoolDestroy(pool_);
   cudaGetLastError();
 }
 
@@ -145,20 +196,36 @@ void CudaDevice::describe(DeviceInfo* out) const {
   std::snprintf(out->name, sizeof out->name, "%s", properties.name);
   std::snprintf(out->isa, sizeof out->isa, "sm_%d%d", properties.major, properties.minor);
   out->threads = properties.multiProcessorCount;
-  out->memoryBytes = properties.totalGlobalMem;
+  size_t available = 0, total = 0;
+  DDPM_CUDA(cudaMemGetInfo(&available, &total));
+  out->memoryBytes = total;
+  out->freeBytes = available;
+  if (!pool_) return;
+  uint64_t reserved = 0, used = 0;  // what the pool keeps is ours to allocate
+  DDPM_CUDA(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved));
+  DDPM_CUDA(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemCurrent, &used));
+  out->freeBytes += reserved - used;
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Memory, in the order of the stream where there is a pool
 
 void* CudaDevice::allocate(size_t bytes) {
   void* memory = nullptr;
-  cudaError_t status = cudaMallocAsync(&memory, bytes ? bytes : 1, stream_);
-  if (status == cudaErrorMemoryAllocation) {  // the pool may keep memory in pieces that do not fit
-    cudaGetLastError();
+  const auto attempt = [&] {
+    const size_t some = bytes ? bytes : 1;
+    const cudaError_t status =
+        pool_ ? cudaMallocFromPoolAsync(&memory, some, pool_, stream_) : cudaMalloc(&memory, some);
+    if (status == cudaErrorMemoryAllocation) cudaGetLastError();
+    return status;
+  };
+  cudaError_t status = attempt();
+  if (status == cudaErrorMemoryAllocation && pool_) {  // it may keep memory in pieces that do not fit
     DDPM_CUDA(cudaStreamSynchronize(stream_));
-    DDPM_CUDA(cudaMemPoolTrimTo(memoryPool(index_), 0));
-    status = cudaMallocAsync(&memory, bytes ? bytes : 1, stream_);
+    DDPM_CUDA(cudaMemPoolTrimTo(pool_, 0));
+    status = attempt();
   }
   if (status == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
     size_t available = 0, total = 0;
     DDPM_CUDA(cudaMemGetInfo(&available, &total));
     throw BackendError(ErrorCode::outOfMemory,
@@ -169,8 +236,12 @@ void* CudaDevice::allocate(size_t bytes) {
   return memory;
 }
 
-void CudaDevice::release(void* memory) {
-  if (memory) DDPM_CUDA(cudaFreeAsync(memory, stream_));
+void CudaDevice::release(void* memory) noexcept {
+  if (!memory) return;
+  const cudaError_t status = pool_ ? cudaFreeAsync(memory, stream_) : cudaFree(memory);  // which waits
+  if (status == cudaSuccess) return;
+  cudaGetLastError();
+  if (deferred_.empty() && !isLost(status)) deferred_ = "memory was not freed, " + reason(status);
 }
 
 // From pageable memory cudaMemcpyAsync returns when the source has been read.
@@ -184,9 +255,46 @@ void CudaDevice::copyOut(void* host, const void* device, size_t bytes) {
 }
 
 void CudaDevice::copy(void* to, const void* from, size_t bytes) {
-  DDPM_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_));
+  DDPM_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream()));
 }
 
-void CudaDevice::synchronize() { DDPM_CUDA(cudaStreamSynchronize(stream_)); }
+void CudaDevice::synchronize() {
+  DDPM_CUDA(cudaStreamSynchronize(stream_));
+  if (deferred_.empty()) return;
+  const std::string what = std::move(deferred_);
+  deferred_.clear();
+  throw BackendError(ErrorCode::internal, what);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Recordings: CUDA graphs, captured from a stream of their own, so that what another thread allocates meanwhile does
+// not become a part of them.
+
+void CudaDevice::beginRecording() {
+  DDPM_CUDA(cudaStreamBeginCapture(recordingStream_, cudaStreamCaptureModeThreadLocal));
+  recorder_ = std::this_thread::get_id();
+}
+
+Recording* CudaDevice::endRecording() {
+  recorder_ = std::thread::id();
+  cudaGraph_t graph = nullptr;
+  DDPM_CUDA(cudaStreamEndCapture(recordingStream_, &graph));
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  DDPM_CUDA(status);
+  const auto recording = reinterpret_cast<Recording*>(executable);
+  recordings_.insert(recording);
+  return recording;
+}
+
+void CudaDevice::replay(Recording* recording) { DDPM_CUDA(cudaGraphLaunch(graphOf(recording), stream_)); }
+
+// A graph that still runs is destroyed when it is done.
+void CudaDevice::release(Recording* recording) noexcept {
+  if (recordings_.erase(recording) == 0) return;
+  cudaGraphExecDestroy(graphOf(recording));
+  cudaGetLastError();
+}
 
 }  // namespace ddpm::cuda

@@ -51,6 +51,7 @@ void info(DeviceHandle*, DeviceInfo* out) {
   std::snprintf(out->isa, sizeof out->isa, "scalar");
   out->threads = 1;
   out->memoryBytes = uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGESIZE));
+  out->freeBytes = out->memoryBytes;  // nothing asks
 }
 
 // Filled with NaN (as i32: -1), so that a read of memory that nothing wrote shows in the result.

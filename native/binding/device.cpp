@@ -47,6 +47,7 @@ Napi::Value NativeDevice::info(const Napi::CallbackInfo& info) {
     object.Set("isa", std::string(d.isa));
     object.Set("threads", double(d.threads));
     object.Set("memoryBytes", double(d.memoryBytes));
+    object.Set("freeBytes", double(d.freeBytes));
     Napi::Array precisions = Napi::Array::New(info.Env());
     for (DType dtype : kPrecisions) {
       if (device_->backend().precisions & precisionBit(dtype))

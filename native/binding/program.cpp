@@ -9,7 +9,8 @@ Napi::Function NativeProgram::define(Napi::Env env) {
   return DefineClass(
       env, "NativeProgram",
       {InstanceMethod<&NativeProgram::memory>("memory"), InstanceMethod<&NativeProgram::run>("run"),
-       InstanceMethod<&NativeProgram::describe>("describe"), InstanceMethod<&NativeProgram::release>("release")});
+       InstanceMethod<&NativeProgram::describe>("describe"), InstanceMethod<&NativeProgram::launches>("launches"),
+       InstanceMethod<&NativeProgram::release>("release")});
 }
 
 NativeProgram::NativeProgram(const Napi::CallbackInfo& info) : ObjectWrap(info), program_(constructed<Program>(info)) {}
@@ -55,6 +56,17 @@ Napi::Value NativeProgram::run(const Napi::CallbackInfo& info) {
 
 Napi::Value NativeProgram::describe(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] { return Napi::String::New(info.Env(), ddpm::describe(program()->compiled())); });
+}
+
+Napi::Value NativeProgram::launches(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const Recordings::Counts counts = program()->launches();
+    Napi::Object object = Napi::Object::New(info.Env());
+    object.Set("direct", counts.direct);
+    object.Set("recorded", counts.recorded);
+    object.Set("replayed", counts.replayed);
+    return object;
+  });
 }
 
 Napi::Value NativeProgram::release(const Napi::CallbackInfo& info) {

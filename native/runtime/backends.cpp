@@ -59,7 +59,9 @@ const Backend& loadBackend(const std::string& name) {
   };
   std::string tried;
   const std::string path = findSidecar(name, tried);
-  if (path.empty()) throw unavailable("there is no " + tried);
+  if (path.empty())
+    throw unavailable("there is no " + tried +
+                      (name == "cuda" ? "; `npm run build:cuda` builds it in a checkout, with nvcc" : ""));
   // Never closed: other environments of the process may use it, too.
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) {

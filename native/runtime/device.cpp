@@ -1,11 +1,19 @@
 #include "native/runtime/device.h"
 
+#include <cstdlib>
 #include <new>
 
 #include "native/runtime/backends.h"
 
 namespace ddpm {
 namespace {
+
+Debug debugFromEnvironment() {
+  const char* value = std::getenv("DDPM_DEBUG");
+  const std::string words = "," + std::string(value ? value : "") + ",";
+  const auto has = [&](const char* word) { return words.find("," + std::string(word) + ",") != std::string::npos; };
+  return {has("sync"), !has("sync") && !has("direct")};
+}
 
 Failure closedFailure() { return {"closed", "the device was closed"}; }
 
@@ -38,7 +46,8 @@ std::shared_ptr<Device> Device::open(const std::string& name, int32_t index, int
   Error error;
   const int32_t count = backend.deviceCount(&error);
   if (index < 0 || index >= count) {
-    const std::string why = error.message[0] ? error.message : "there are " + std::to_string(count);
+    const std::string why =
+        error.message[0] ? error.message : (count == 1 ? "there is only " : "there are only ") + std::to_string(count);
     throw Failure("device-unavailable", "no device " + name + ":" + std::to_string(index) + ": " + why);
   }
   DeviceHandle* handle = backend.open({index, threads}, &error);
@@ -47,7 +56,7 @@ std::shared_ptr<Device> Device::open(const std::string& name, int32_t index, int
 }
 
 Device::Device(const Backend& backend, DeviceHandle* handle, int32_t index)
-    : backend_(backend), handle_(handle), index_(index), thread_([this] { loop(); }) {}
+    : backend_(backend), handle_(handle), index_(index), debug_(debugFromEnvironment()), thread_([this] { loop(); }) {}
 
 DeviceInfo Device::info() const {
   checkOpen();

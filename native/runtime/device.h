@@ -19,6 +19,12 @@ namespace ddpm {
 
 Failure toFailure(const Error& error);
 
+// Words of DDPM_DEBUG, separated by commas, that concern programs; read when a device is opened.
+struct Debug {
+  bool synchronizes = false;  // 'sync': waits for every op, so that an error of a kernel names its op
+  bool records = true;        // not with 'sync' or 'direct': every op is issued in every run
+};
+
 class Device {
  public:
   using Work = std::function<void()>;                // runs on the device's thread; may throw Failure
@@ -33,6 +39,7 @@ class Device {
   const Backend& backend() const { return backend_; }
   DeviceHandle* handle() const { return handle_; }
   int32_t index() const { return index_; }
+  const Debug& debug() const { return debug_; }
   DeviceInfo info() const;
 
   // Appends a job. Work without `done` that fails makes the next job with one fail. After close() work is dropped and
@@ -71,6 +78,7 @@ class Device {
   const Backend& backend_;
   DeviceHandle* const handle_;
   const int32_t index_;
+  const Debug debug_;
 
   mutable std::mutex mutex_;  // of the queue and the list of allocations
   std::condition_variable wake_;

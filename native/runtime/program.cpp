@@ -7,7 +7,8 @@ Program::Program(std::shared_ptr<Device> owner, Compiled compiled)
       compiled_(std::move(compiled)),
       steps_(compiled_.steps),
       written_(compiled_.storages.size()),
-      bases_(compiled_.storages.size()) {
+      bases_(compiled_.storages.size()),
+      recordings_(device) {
   findPatches();
   scratchOffset_ = compiled_.arenaBytes;  // a multiple of the arena's alignment
   workspaceBytes_ = compiled_.arenaBytes + compiled_.scratchBytes;
@@ -90,18 +91,23 @@ void Program::run(const Bindings& bindings) {
     }
   } touch{*this, bindings};
 
-  if (!steps_.prologue.empty()) {
-    const Buffer& weights = *bindings.at("weights");
-    if (packedId_ != weights.id || packedVersion_ != weights.version) {
-      packedId_ = 0;  // in case that it fails
-      execute(steps_.prologue);
-      packedId_ = weights.id;
-      packedVersion_ = weights.version;
-    }
-  }
-  execute(steps_.steps);
+  const Buffer* weights = steps_.prologue.empty() ? nullptr : bindings.at("weights").get();
+  const bool packs = weights && (packedId_ != weights->id || packedVersion_ != weights->version);
+  if (packs) packedId_ = 0;  // in case that it fails
+  // What the steps depend on beside the program itself: where its operands and the scratch are, and what is to be done.
+  Recordings::Key key(bases_.begin(), bases_.end());
+  key.push_back(device->workspace());
+  key.push_back(packs ? &steps_.prologue : nullptr);
+  recordings_.run(key, [&] {
+    if (packs) execute(steps_.prologue);
+    execute(steps_.steps);
+  });
   Error error;
   if (!device->backend().synchronize(device->handle(), &error)) throw toFailure(error);
+  if (packs) {
+    packedId_ = weights->id;
+    packedVersion_ = weights->version;
+  }
   if (compiled_.keepsMirror) packedVersion_ = bindings.at("weights")->version + 1;  // the version that `touch` makes
 }
 
@@ -112,15 +118,16 @@ void Program::execute(std::vector<Step>& steps) {
   for (Step& step : steps) {
     device->checkOpen();
     const bool ok = std::visit(
-        [&](const auto& op) {
-          using Op = std::decay_t<decltype(op)>;
+                        [&](const auto& op) {
+                          using Op = std::decay_t<decltype(op)>;
 #define DDPM_RUN(Name) \
   if constexpr (std::is_same_v<Op, Name>) return backend.k##Name.run(device->handle(), op, scratch, &error);
-          DDPM_OPS(DDPM_RUN)
+                          DDPM_OPS(DDPM_RUN)
 #undef DDPM_RUN
-          return true;
-        },
-        step);
+                          return true;
+                        },
+                        step) &&
+                    (!device->debug().synchronizes || backend.synchronize(device->handle(), &error));
     if (!ok) {
       Failure failure = toFailure(error);
       failure.message = std::string(opName(step)) + ": " + failure.message;

@@ -7,6 +7,7 @@
 
 #include "native/graph/compile.h"
 #include "native/runtime/buffer.h"
+#include "native/runtime/recordings.h"
 
 namespace ddpm {
 
@@ -29,6 +30,9 @@ class Program {
   // On the device's thread, after checkBindings. Throws what the backend reports, or closed.
   void run(const Bindings& bindings);
 
+  // How runs were issued. Any thread.
+  Recordings::Counts launches() const { return recordings_.counts(); }
+
  private:
   struct Patch {
     void** pointer;
@@ -46,6 +50,7 @@ class Program {
   std::vector<char*> bases_;   // of each storage: where it is in this run
   char* packed_ = nullptr;
   uint64_t packedId_ = 0, packedVersion_ = 0;  // the weights that packed_ was made of
+  Recordings recordings_;
   uint64_t scratchOffset_ = 0, workspaceBytes_ = 0;
 };
 

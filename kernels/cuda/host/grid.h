@@ -11,9 +11,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <source_location>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/device.h"
@@ -76,6 +78,14 @@ inline uint32_t epoch = 0;
 
 // Ends the kernel: throws an error that names it, the block, the running thread, and `what`.
 [[noreturn]] void fail(const std::string& what);
+
+// What a recording keeps: work to be done again, and the memory that it was recorded with.
+struct Recorded {
+  std::vector<std::function<void()>> work;
+  std::vector<std::pair<const void*, size_t>> memory;
+};
+// Of the thread that records; null otherwise.
+inline thread_local Recorded* recorded = nullptr;
 
 // Runs `body` for every thread of the grid. Throws std::runtime_error as fail() does.
 void runGrid(const std::string& kernel, dim3 grid, dim3 block, size_t dynamicShared, void (*body)(void*),
@@ -154,11 +164,16 @@ struct Launcher<void (*)(P...)> {
   }
 };
 
-// Runs the kernel over a grid; an empty grid is no work. Waits for its end. `shared`: bytes of dynamic shared memory.
+// Runs the kernel over a grid, or records that; an empty grid is no work. Waits for its end. `shared`: bytes of dynamic
+// shared memory.
 template <auto kernel, class... Args>
 void launch(dim3 grid, dim3 block, size_t shared, Stream, const Args&... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  Launcher<decltype(kernel)>::template run<kernel>(grid, block, shared, args...);
+  const auto work = [=] { Launcher<decltype(kernel)>::template run<kernel>(grid, block, shared, args...); };
+  if (host::recorded)
+    host::recorded->work.push_back(work);
+  else
+    work();
 }
 
 }  // namespace ddpm::cuda

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "kernels/cuda/host/memory.h"
 
@@ -47,10 +48,18 @@ void checkRange(const void* data, size_t bytes) {
                      "a tensor or copy of " + std::to_string(bytes) + " bytes is not all device memory");
 }
 
+// As in a stream that is captured: nothing that would have to be done now.
+void refuseRecording(const char* what) {
+  if (host::recorded) throw BackendError(ErrorCode::internal, std::string(what) + " while a program is recorded");
+}
+
 }  // namespace
 
 namespace host {
-void checkAllocated(const void* data, size_t bytes) { checkRange(data, bytes); }
+void checkAllocated(const void* data, size_t bytes) {
+  checkRange(data, bytes);
+  if (recorded) recorded->memory.emplace_back(data, bytes);
+}
 }  // namespace host
 
 const char* CudaDevice::backendName() { return "cuda-host"; }
@@ -60,7 +69,9 @@ int32_t CudaDevice::count(Error*) { return 1; }
 CudaDevice::CudaDevice(int32_t index) : index_(index), multiprocessors_(4) {
   if (index != 0) throw BackendError(ErrorCode::deviceUnavailable, "there is one cuda-host device, 0");
 }
-CudaDevice::~CudaDevice() = default;
+CudaDevice::~CudaDevice() {
+  while (!recordings_.empty()) release(*recordings_.begin());
+}
 void CudaDevice::use() const {}
 
 void CudaDevice::describe(DeviceInfo* out) const {
@@ -68,6 +79,7 @@ void CudaDevice::describe(DeviceInfo* out) const {
   std::snprintf(out->isa, sizeof out->isa, "host");
   out->threads = 1;
   out->memoryBytes = uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGESIZE));
+  out->freeBytes = out->memoryBytes;  // nothing asks
 }
 
 void* CudaDevice::allocate(size_t bytes) {
@@ -83,36 +95,75 @@ void* CudaDevice::allocate(size_t bytes) {
   return memory + kFence;
 }
 
-void CudaDevice::release(void* memory) {
+void CudaDevice::release(void* memory) noexcept {
   if (!memory) return;
-  const std::lock_guard guard(lock);
-  const auto found = allocations.find(uintptr_t(memory));
-  if (found == allocations.end()) throw BackendError(ErrorCode::internal, "what is released was not allocated");
-  const auto [at, bytes] = *found;
-  allocations.erase(found);
-  checkFences(at, bytes);
-  std::free(static_cast<unsigned char*>(memory) - kFence);
+  try {
+    const std::lock_guard guard(lock);
+    const auto found = allocations.find(uintptr_t(memory));
+    if (found == allocations.end()) throw BackendError(ErrorCode::internal, "what is released was not allocated");
+    const auto [at, bytes] = *found;
+    allocations.erase(found);
+    checkFences(at, bytes);
+    std::free(static_cast<unsigned char*>(memory) - kFence);
+  } catch (const BackendError& e) {
+    if (deferred_.empty()) deferred_ = e.what();
+  }
 }
 
 void CudaDevice::copyIn(void* device, const void* host, size_t bytes) {
+  refuseRecording("a copy from the host");
   checkRange(device, bytes);
   if (bytes) std::memcpy(device, host, bytes);
 }
 
 void CudaDevice::copyOut(void* host, const void* device, size_t bytes) {
+  refuseRecording("a copy to the host");
   checkRange(device, bytes);
   if (bytes) std::memcpy(host, device, bytes);
 }
 
 void CudaDevice::copy(void* to, const void* from, size_t bytes) {
-  checkRange(to, bytes);
-  checkRange(from, bytes);
-  if (bytes) std::memmove(to, from, bytes);
+  if (bytes == 0) return;
+  host::checkAllocated(to, bytes);
+  host::checkAllocated(from, bytes);
+  const auto work = [=] { std::memmove(to, from, bytes); };
+  if (host::recorded)
+    host::recorded->work.push_back(work);
+  else
+    work();
 }
 
 void CudaDevice::synchronize() {
+  refuseRecording("waiting");
+  if (!deferred_.empty()) throw BackendError(ErrorCode::internal, std::exchange(deferred_, ""));
   const std::lock_guard guard(lock);
   for (const auto& [at, bytes] : allocations) checkFences(at, bytes);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Recordings
+
+void CudaDevice::beginRecording() {
+  refuseRecording("another recording");
+  host::recorded = new host::Recorded;
+}
+
+Recording* CudaDevice::endRecording() {
+  if (!host::recorded) throw BackendError(ErrorCode::internal, "nothing is being recorded");
+  const auto recording = reinterpret_cast<Recording*>(std::exchange(host::recorded, nullptr));
+  recordings_.insert(recording);
+  return recording;
+}
+
+void CudaDevice::replay(Recording* recording) {
+  refuseRecording("a replay");
+  const auto& recorded = *reinterpret_cast<host::Recorded*>(recording);
+  for (const auto& [data, bytes] : recorded.memory) checkRange(data, bytes);  // it may have been released
+  for (const auto& work : recorded.work) work();
+}
+
+void CudaDevice::release(Recording* recording) noexcept {
+  if (recordings_.erase(recording)) delete reinterpret_cast<host::Recorded*>(recording);
 }
 
 }  // namespace ddpm::cuda
