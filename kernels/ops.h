@@ -320,6 +320,27 @@ struct GaussianNoise {
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Learned variances (Nichol & Dhariwal 2021, section 3.1), on flat samples {N,1,1,D}. Row t[n] of table {T,1,1,4} makes
+// of v, the second half of the network's output, the log variance row[0] + row[1]*v. row[2] is the log variance of the
+// true posterior; row[3] is 1 where the step ends in x_0, else 0.
+
+// y = x + (1 - row[3]) exp((row[0] + row[1]*v) / 2) noise. A noise with n == 1 is shared by all samples. y may be x.
+struct VarianceNoise {
+  Tensor x, v, table, t, noise, y;
+};
+
+// The terms of the variational bound in bits, a value a sample: loss[n] = mean over D of
+//   KL(N(trueMean, e^row[2]) || N(mean, e^logVar)) / ln 2, or where row[3] is 1, -log2 of what N(mean, e^logVar) gives
+//   to the interval x0 +- 1/255, open at -1 and 1 (Ho et al. 2020, eq. 5 and 13), its distribution function
+//   (1 + tanh(sqrt(2/pi) (u + 0.044715 u^3))) / 2 as in improved-diffusion.
+struct VariationalLoss {
+  Tensor mean, trueMean, x0, v, table, t, loss;
+};
+struct VariationalLossBackward {
+  Tensor mean, trueMean, x0, v, table, t, dLoss, dV;
+};  // of v alone; dLoss {N,1,1,1}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Optimizer, over flat buffers of all parameters {1,1,1,P} (several of these make a network of 2^31 parameters or
 // more).
 
@@ -369,6 +390,7 @@ struct Ema {
   X(Embedding) X(EmbeddingBackward) X(TimestepEmbedding) X(Dropout)                                 \
   X(Loss) X(ElementLoss) X(LossBackward) X(WeightedSum) X(WeightedSumBackward)                      \
   X(TimestepAffine) X(Extract) X(PosteriorStep) X(GaussianNoise)                                    \
+  X(VarianceNoise) X(VariationalLoss) X(VariationalLossBackward)                                    \
   X(SumSquares) X(AdamW) X(Ema)
 // clang-format on
 

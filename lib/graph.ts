@@ -213,6 +213,19 @@ export class Graph {
     return this.#one('gaussianNoise', [rng, sample, step], o)
   }
 
+  /** x with noise of a learned variance, on flat samples: kernels/ops.h VarianceNoise. table [T, 1, 1, 4]. */
+  varianceNoise(x: Value, v: Value, table: Value, t: Value, noise: Value): Value {
+    return this.#one('varianceNoise', [x, v, table, t, noise])
+  }
+
+  /**
+   * The variational bound's term of each sample in bits per dimension, [n, 1, 1, 1], with a gradient for v alone:
+   * kernels/ops.h VariationalLoss. All flat samples; table [T, 1, 1, 4].
+   */
+  variationalLoss(mean: Value, trueMean: Value, x0: Value, v: Value, table: Value, t: Value): Value {
+    return this.#one('variationalLoss', [mean, trueMean, x0, v, table, t])
+  }
+
   /** Appends the gradient nodes of a scalar; gradients of parameters go to the bank 'grads' with +=. */
   backward(loss: Value, wrt: readonly Value[] = []): (Value | undefined)[] {
     const ids = this.native.backward(

@@ -2,6 +2,7 @@
 import { type Shape, Tensor } from '../tensor'
 import { type Condition, kindOf } from './condition'
 import { type Core, checkTensor, extentOf } from './core'
+import { learnedLogVariance, trueVariance } from './learned-variance'
 import { drawNoise, qSample, type Stream } from './process'
 import { checkAborted } from './sampling/loop'
 import { noiseRow, startRow } from './step-tables'
@@ -43,8 +44,16 @@ export async function calcBpd(core: Core, x: Tensor, o: BitsPerDimOptions): Prom
     checkTensor(noise, 'noise', x.shape)
     const noisy = await qSample(core, x, t, noise)
     const state = await noisy.data()
-    const out = await denoise(core, state, t, x.shape, o.condition)
-    const terms = timestepTerms(core, { t, d, truth, noise: await noise.data(), state, out, clip: o.clipDenoised })
+    const output = await denoise(core, state, t, x.shape, o.condition)
+    const terms = timestepTerms(core, {
+      t,
+      d,
+      truth,
+      noise: await noise.data(),
+      state,
+      clip: o.clipDenoised,
+      ...output,
+    })
     for (let i = 0; i < n; i++) {
       vb[i * T + t] = terms.vb[i]
       xstartMse[i * T + t] = terms.xstartMse[i]
@@ -70,23 +79,23 @@ async function denoise(
   t: number,
   shape: Shape,
   condition: Condition,
-): Promise<Float32Array> {
+): Promise<Pick<Evaluated, 'out' | 'logVariance'>> {
   const { n, d } = extentOf(shape, 'x')
   const kind = kindOf(condition)
   const program = core.program('denoise', { shape: shape.join('x'), ...kind }, (g) => {
     const x = g.input('x', [n, 1, 1, d])
     const steps = g.input('t', [n, 1, 1, 1], 'i32')
-    return { prediction: core.denoiser.build(g, x, steps, shape, { train: false, ...kind }) }
+    return { ...core.denoiser.build(g, x, steps, shape, { train: false, ...kind }) }
   })
   const x = core.device.upload(state)
   try {
     const steps = new Int32Array(n).fill(t)
-    const { prediction } = await program.run({
+    const { prediction, variance } = await program.run({
       x,
       t: steps,
       ...(await core.denoiser.bindings(x, steps, shape, condition)),
     })
-    return prediction
+    return { out: prediction, logVariance: variance && learnedLogVariance(core, variance, steps) }
   } finally {
     x.release()
   }
@@ -99,6 +108,8 @@ interface Evaluated {
   readonly noise: Float32Array
   readonly state: Float32Array
   readonly out: Float32Array
+  /** Of each element, where it is learned. */
+  readonly logVariance?: Float32Array
   readonly clip: boolean
 }
 
@@ -110,8 +121,8 @@ function timestepTerms(core: Core, e: Evaluated): { vb: number[]; xstartMse: num
   const start = startRow(settings.parameterization, bar)
   const eps = noiseRow('x0', bar)
   const [ofStart, ofState] = [schedule.posteriorMeanCoef1[t], schedule.posteriorMeanCoef2[t]]
-  const trueLogVar = trueLogVariance(core, t)
-  const modelLogVar = modelLogVariance(core, t)
+  const trueLogVar = Math.log(trueVariance(schedule, t))
+  const fixedLogVar = modelLogVariance(core, t)
   const n = e.truth.length / d
   const [vb, xstartMse, mse] = [new Array<number>(n), new Array<number>(n), new Array<number>(n)]
   for (let i = 0; i < n; i++) {
@@ -119,6 +130,7 @@ function timestepTerms(core: Core, e: Evaluated): { vb: number[]; xstartMse: num
     for (let k = i * d; k < (i + 1) * d; k++) {
       let x0 = start[0] * e.state[k] + start[1] * e.out[k]
       if (e.clip) x0 = Math.min(Math.max(x0, -1), 1)
+      const modelLogVar = e.logVariance?.[k] ?? fixedLogVar
       const mean = ofStart * x0 + ofState * e.state[k]
       const trueMean = ofStart * e.truth[k] + ofState * e.state[k]
       term +=
@@ -135,17 +147,10 @@ function timestepTerms(core: Core, e: Evaluated): { vb: number[]; xstartMse: num
   return { vb, xstartMse, mse }
 }
 
-/** log beta_tilde; at t = 0, where that is 0, the next one's. */
-function trueLogVariance({ schedule }: Core, t: number): number {
-  const at = Math.max(t, 1)
-  const bar = schedule.alphasCumprod[at]
-  return Math.log((schedule.betas[at] * (1 - schedule.alphasCumprodPrev[at])) / (1 - bar))
-}
-
-/** Of the model's variance, by vPosterior; at t = 0 beta_tilde's part is the next one's, as improved-diffusion has it. */
+/** Of a fixed variance, by vPosterior; at t = 0 beta_tilde's part is the next one's, as improved-diffusion has it. */
 function modelLogVariance(core: Core, t: number): number {
   const { vPosterior } = core.settings
-  const tilde = Math.exp(trueLogVariance(core, t))
+  const tilde = trueVariance(core.schedule, t)
   const beta = t === 0 ? tilde : core.schedule.betas[t]
   return Math.log((1 - vPosterior) * tilde + vPosterior * beta)
 }

@@ -144,7 +144,7 @@ const unetImplied: Partial<UNetOptions> = {
   middleAttention: true,
 }
 /** DDPM's, the same. What is about training alone is left out of a configuration. */
-const modelImplied: DDPMOptions = { zeroTerminalSnr: false, timestepSpacing: 'linspace' }
+const modelImplied: DDPMOptions = { varianceType: 'fixed', zeroTerminalSnr: false, timestepSpacing: 'linspace' }
 
 /** The configuration of a model with these options. Throws `unsupported` for what ddpm.py or openaimodel can't express. */
 export function compVisConfig(options: DDPMOptions, unet: UNetOptions): JsonObject {

@@ -8,6 +8,7 @@ import { type Program, ProgramCache } from '../program'
 import { SeedSequence } from '../rng'
 import { type Shape, sameShape, sizeOf, Tensor } from '../tensor'
 import type { Denoiser } from './denoiser'
+import type { VarianceType } from './learned-variance'
 import type { Parameterization, Schedule, TimestepSpacing } from './schedule'
 
 /** Options that the formulas depend on. */
@@ -25,6 +26,8 @@ export interface Settings {
   readonly classDropout: number
   readonly minSnrGamma?: number
   readonly offsetNoise: number
+  readonly varianceType: VarianceType
+  readonly vlbWeight?: number
 }
 
 /** Samples as the ops see them: [n, 1, 1, d]. */

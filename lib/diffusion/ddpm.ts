@@ -200,8 +200,8 @@ export class DDPM extends DiffusionModel {
     if (o.weights === 'ema' && !averaged) {
       throw new DiffusionError('not-configured', 'the model has no averaged weights: useEma is false')
     }
-    const { vPosterior, clipDenoised, parameterization, timestepSpacing } = this.#settings
-    const scheduler = { betas: this.betas, vPosterior, clipDenoised, parameterization, timestepSpacing }
+    const { vPosterior, varianceType, clipDenoised, parameterization, timestepSpacing } = this.#settings
+    const scheduler = { betas: this.betas, vPosterior, varianceType, clipDenoised, parameterization, timestepSpacing }
     const settings = { ...scheduler, maxShardSize: o.maxShardSize, variant: o.variant }
     await writePretrained(folder, this.network, await this.stateDict(), { averaged, ...settings })
   }

@@ -16,7 +16,10 @@ import type { Bindings } from '../program'
 import { type Shape, sameShape, sizeOf, Tensor } from '../tensor'
 import type { Condition, ConditionKind } from './condition'
 
-/** x [n, c, h, w] and t int32 [n] to the prediction, of x's shape. x is only lent: it can't be used after the call. */
+/**
+ * x [n, c, h, w] and t int32 [n] to the prediction, of x's shape; with a learned variance that comes after it on the channels,
+ * [n, 2c, h, w]. x is only lent: it can't be used after the call.
+ */
 export type DenoiserFunction = (x: Tensor, t: Tensor) => Tensor | Promise<Tensor>
 
 /** What a graph of the denoiser depends on. */
@@ -25,12 +28,19 @@ export interface DenoiserMode extends ConditionKind {
   readonly train: boolean
 }
 
+export interface DenoiserOutput {
+  /** Of the noise, x_0 or v. */
+  readonly prediction: Value
+  /** What a learned variance is made of. */
+  readonly variance?: Value
+}
+
 export interface Denoiser {
   readonly network?: NetworkDenoiser
   /** Throws unless samples of this shape can be given to it. */
   check(shape: Shape, argument: string): void
   /** x as flat samples [n, 1, 1, d] and t i32 [n, 1, 1, 1] to the output as flat samples. */
-  build(graph: Graph, x: Value, t: Value, shape: Shape, mode: DenoiserMode): Value
+  build(graph: Graph, x: Value, t: Value, shape: Shape, mode: DenoiserMode): DenoiserOutput
   /** What `build` needs at run time, beyond x and t. */
   bindings(x: NativeBuffer, t: Int32Array, shape: Shape, condition: Condition): Promise<Bindings>
   /** True where it takes x's values from outside the graph, so that x has to be computed first. */
@@ -48,13 +58,23 @@ export class NetworkDenoiser implements Denoiser {
     device: Device,
     readonly module: Network,
     seed: Seed,
+    /** The second half of the output is a learned variance. */
+    readonly learned: boolean,
   ) {
-    if (module.inChannels !== module.outChannels) {
-      throw new DiffusionError(
-        'invalid-argument',
-        `model: expected as many output channels as input channels, got ${module.outChannels} and ${module.inChannels}`,
-        { argument: 'model', expected: `${module.inChannels} output channels`, received: String(module.outChannels) },
-      )
+    const { inChannels, outChannels } = module
+    if (outChannels !== (learned ? 2 : 1) * inChannels) {
+      const [expected, why] = learned
+        ? [
+            `${2 * inChannels} output channels`,
+            'twice as many output channels as input channels, for a learned variance',
+          ]
+        : [`${inChannels} output channels`, "as many output channels as input channels with varianceType 'fixed'"]
+      const message = `model: expected ${why}, got ${outChannels} and ${inChannels}`
+      throw new DiffusionError('invalid-argument', message, {
+        argument: 'model',
+        expected,
+        received: String(outChannels),
+      })
     }
     this.weights = new Weights(device, module.parameters, seed)
   }
@@ -87,13 +107,22 @@ export class NetworkDenoiser implements Denoiser {
     })
   }
 
-  build(graph: Graph, x: Value, t: Value, shape: Shape, { train, guided, contextLength }: DenoiserMode): Value {
+  build(
+    graph: Graph,
+    x: Value,
+    t: Value,
+    shape: Shape,
+    { train, guided, contextLength }: DenoiserMode,
+  ): DenoiserOutput {
     const [n, channels, height, width] = shape
     const rng = train ? graph.input('dropoutRng', [1, 1, 1, 4], 'i32') : undefined
     const images = graph.toNhwc(x, { channels, height, width })
     const { contextDim } = this.module
     const context = contextDim ? graph.input('context', [n, 1, contextLength, contextDim]) : undefined
-    const predict = (y?: Value) => graph.toNchw(this.module.build({ graph, train, rng }, images, t, { y, context }))
+    const predict = (y?: Value) => {
+      const out = graph.toNchw(this.module.build({ graph, train, rng }, images, t, { y, context }))
+      return this.learned ? halves(graph, out) : { prediction: out }
+    }
     const labels = (name: string) => graph.input(name, [n, 1, 1, 1], 'i32')
     if (this.module.numClasses === undefined) return predict()
     const conditional = predict(labels('labels'))
@@ -102,7 +131,9 @@ export class NetworkDenoiser implements Denoiser {
     const factor = (name: string) => graph.input(name, [1, 1, 1, 1])
     const unconditional = predict(labels('nullClass'))
     const first = labels('guidanceRow')
-    return graph.timestepAffine(conditional, factor('guidance'), first, unconditional, factor('1-guidance'))
+    const [c, u] = [conditional.prediction, unconditional.prediction]
+    // The variance is the conditional one.
+    return { ...conditional, prediction: graph.timestepAffine(c, factor('guidance'), first, u, factor('1-guidance')) }
   }
 
   async bindings(_x: NativeBuffer, _t: Int32Array, [n]: Shape, { y, guidance, context }: Condition): Promise<Bindings> {
@@ -130,6 +161,7 @@ export class FunctionDenoiser implements Denoiser {
   constructor(
     readonly device: Device,
     readonly fn: DenoiserFunction,
+    readonly learned: boolean,
   ) {}
 
   check(shape: Shape, argument: string): void {
@@ -137,8 +169,9 @@ export class FunctionDenoiser implements Denoiser {
     throw invalidArgument(argument, 'a shape of at least 2 dimensions, samples first', shape)
   }
 
-  build(graph: Graph, x: Value): Value {
-    return graph.input('out', x.dims)
+  build(graph: Graph, { dims: [n, , , d] }: Value): DenoiserOutput {
+    if (!this.learned) return { prediction: graph.input('out', [n, 1, 1, d]) }
+    return halves(graph, graph.input('out', [n, 1, 1, 2 * d]))
   }
 
   /** Calls the function. Whatever it does wrong becomes a DiffusionError. */
@@ -152,13 +185,23 @@ export class FunctionDenoiser implements Denoiser {
         const reason = cause instanceof Error ? cause.message : String(cause)
         throw new DiffusionError('denoiser-failed', `the denoiser threw: ${reason}`, { argument: 'model', cause })
       }
-      return { out: await checkOutput(out, shape) }
+      const [n, channels, ...rest] = shape
+      return { out: await checkOutput(out, this.learned ? [n, 2 * channels, ...rest] : shape) }
     } finally {
       lent.dispose()
     }
   }
 
   release(): void {}
+}
+
+/** Flat samples of twice the channels: the second half of the channels is the second half of the sample. */
+function halves(graph: Graph, out: Value): DenoiserOutput {
+  const count = out.dims[3] / 2
+  return {
+    prediction: graph.slice(out, { start: 0, count }),
+    variance: graph.slice(out, { start: count, count }),
+  }
 }
 
 async function checkOutput(out: unknown, shape: Shape): Promise<Float32Array> {

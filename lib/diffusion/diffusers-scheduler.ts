@@ -1,6 +1,7 @@
 /** diffusers' DDPMScheduler and DDIMScheduler in terms of DDPM's options, and DDPM's options as a DDPMScheduler. */
 import { DiffusionError, describe } from '../errors'
 import { array, boolean, integer, number, oneOf, parseOptions, string } from '../options'
+import type { VarianceType } from './learned-variance'
 import {
   type BetaSchedule,
   makeBetaSchedule,
@@ -17,6 +18,7 @@ export interface SchedulerSettings {
   readonly linearEnd?: number
   readonly givenBetas?: readonly number[] | Float64Array
   readonly vPosterior: number
+  readonly varianceType: VarianceType
   readonly parameterization: Parameterization
   readonly clipDenoised: boolean
   readonly timestepSpacing: TimestepSpacing
@@ -54,6 +56,7 @@ const variances: Readonly<Record<string, number>> = {
   fixed_small: 0,
   fixed_small_log: 0,
   fixed_large: 1,
+  learned_range: 0,
 }
 const predictions: Readonly<Record<string, Parameterization>> = { epsilon: 'eps', sample: 'x0', v_prediction: 'v' }
 
@@ -76,6 +79,7 @@ export function settingsOfScheduler(config: Readonly<Record<string, unknown>>): 
   return {
     ...betasOf(c),
     vPosterior: pick(variances, 'variance_type', c.variance_type),
+    varianceType: c.variance_type === 'learned_range' ? 'learned_range' : 'fixed',
     parameterization: pick(predictions, 'prediction_type', c.prediction_type),
     clipDenoised: c.clip_sample,
     timestepSpacing: c.timestep_spacing,
@@ -132,8 +136,15 @@ export function schedulerOfSettings(
     steps_offset: 0,
     thresholding: false,
     timestep_spacing: o.timestepSpacing,
-    variance_type: keyOf(variances, 'vPosterior', o.vPosterior),
+    variance_type: varianceOf(o),
   }
+}
+
+function varianceOf({ vPosterior, varianceType }: Pick<SchedulerSettings, 'vPosterior' | 'varianceType'>): string {
+  if (varianceType === 'fixed') return keyOf(variances, 'vPosterior', vPosterior)
+  if (varianceType === 'learned_range') return varianceType
+  // diffusers takes the output of its 'learned' for the variance itself, not for its logarithm.
+  throw unsupported('varianceType', ["'fixed'", "'learned_range'"], varianceType)
 }
 
 /** The schedule that makes these betas exactly, or else the betas themselves. */

@@ -13,6 +13,7 @@ import { type ClassLabels, checkClasses, conditionOf } from './condition'
 import { Core, checkTensor } from './core'
 import { type Denoiser, type DenoiserFunction, FunctionDenoiser, isNetwork, NetworkDenoiser } from './denoiser'
 import { LitEma } from './ema'
+import { checkVariance } from './learned-variance'
 import { getLoss, type LossResult, lossAndGradients, lossInput, pLosses, requireNetwork } from './losses'
 import {
   loopSchema,
@@ -156,9 +157,11 @@ export abstract class DiffusionModel implements Schedule {
     const device = Device.open(options.device)
     const model = modelOf(options)
     checkClasses(options, isNetwork(model) ? model : undefined)
+    checkVariance(options)
+    const learned = options.varianceType !== 'fixed'
     const denoiser: Denoiser = isNetwork(model)
-      ? new NetworkDenoiser(device, model, options.seed)
-      : new FunctionDenoiser(device, model)
+      ? new NetworkDenoiser(device, model, options.seed, learned)
+      : new FunctionDenoiser(device, model, learned)
     this.#core = new Core(device, denoiser, options, schedule, options.seed)
     if (denoiser.network) {
       if (options.useEma) {

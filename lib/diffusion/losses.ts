@@ -8,7 +8,8 @@ import { type Shape, Tensor } from '../tensor'
 import { type Condition, conditionOf, dropLabels, type GivenCondition, kindOf } from './condition'
 import { type Core, checkTensor, extentOf } from './core'
 import type { NetworkDenoiser } from './denoiser'
-import { drawNoise, negated, nextStream, noiseBindings, noiseInputs, qSample, type Stream, velocity } from './process'
+import { boundBindings, boundTerm, defaultVlbWeight } from './learned-variance'
+import { drawNoise, negated, nextStream, noiseBindings, noiseInputs, qSample, type Stream } from './process'
 import { parseTimesteps, type Timesteps } from './timesteps'
 
 /** ddpm.py's keys: 'train/loss_simple', 'train/loss_vlb', 'train/loss', or 'val/...'. */
@@ -55,15 +56,28 @@ function average(values: ArrayLike<number>): number {
   return sum / values.length
 }
 
-/** The dictionary from one loss a sample, [n]. loss_simple has no weights but those of importance sampling. */
-export function lossDictOf(core: Core, perSample: Float32Array, { t, train, importance }: LossInput): LossResult {
-  const { lSimpleWeight, originalElboWeight, minSnrGamma } = core.settings
+/** What a program computes of each sample, [n]. */
+export interface SampleLosses {
+  readonly loss: Float32Array
+  /** The bound's term in bits per dimension, where the variance is learned. */
+  readonly bound?: Float32Array
+}
+
+/**
+ * The dictionary from the losses of the samples. loss_simple has no weights but those of importance sampling. loss_vlb is
+ * ddpm.py's, or with a learned variance the estimate of the whole bound in bits per dimension.
+ */
+export function lossDictOf(core: Core, samples: SampleLosses, { t, train, importance }: LossInput): LossResult {
+  const { lSimpleWeight, originalElboWeight, minSnrGamma, vlbWeight = defaultVlbWeight } = core.settings
   const { lvlbWeights } = core.schedule
-  const losses = Float64Array.from(perSample, (loss, i) => loss * (importance?.[i] ?? 1))
+  const weigh = (values: Float32Array) => Float64Array.from(values, (value, i) => value * (importance?.[i] ?? 1))
+  const losses = weigh(samples.loss)
   const simple = average(losses)
-  const vlb = average(losses.map((loss, i) => lvlbWeights[t[i]] * loss))
+  const vlb = samples.bound
+    ? core.numTimesteps * average(weigh(samples.bound))
+    : average(losses.map((loss, i) => lvlbWeights[t[i]] * loss))
   const weighted = minSnrGamma === undefined ? simple : average(losses.map((loss, i) => snrWeight(core, t[i]) * loss))
-  const loss = weighted * lSimpleWeight + originalElboWeight * vlb
+  const loss = weighted * lSimpleWeight + (samples.bound ? vlbWeight : originalElboWeight) * vlb
   const prefix = train ? 'train' : 'val'
   return {
     loss,
@@ -71,13 +85,21 @@ export function lossDictOf(core: Core, perSample: Float32Array, { t, train, impo
   }
 }
 
-/** What the loss of sample i counts for in the total, so that its gradient needs one weighted sum. */
-export function lossWeights(core: Core, { t, importance }: LossInput): Float32Array {
-  const { lSimpleWeight, originalElboWeight } = core.settings
-  return Float32Array.from(t, (k, i) => {
-    const weight = snrWeight(core, k) * lSimpleWeight + originalElboWeight * core.schedule.lvlbWeights[k]
-    return (weight * (importance?.[i] ?? 1)) / t.length
-  })
+/** What the losses of sample i count for in the total, so that its gradient needs weighted sums: inputs of `backward`. */
+export function lossWeights(core: Core, { t, importance }: LossInput): Record<string, Float32Array> {
+  const { lSimpleWeight, originalElboWeight, varianceType, vlbWeight = defaultVlbWeight } = core.settings
+  const each = (weightAt: (k: number) => number) =>
+    Float32Array.from(t, (k, i) => (weightAt(k) * (importance?.[i] ?? 1)) / t.length)
+  const simple = each((k) => snrWeight(core, k) * lSimpleWeight + originalElboWeight * core.schedule.lvlbWeights[k])
+  if (varianceType === 'fixed') return { lossWeights: simple }
+  return { lossWeights: simple, boundWeights: each(() => vlbWeight * core.numTimesteps) }
+}
+
+/** The total of one sample, without what importance sampling makes of it. */
+export function totalLosses(core: Core, { loss, bound }: SampleLosses): Float32Array {
+  const { lSimpleWeight, vlbWeight = defaultVlbWeight } = core.settings
+  if (!bound) return loss
+  return loss.map((simple, i) => simple * lSimpleWeight + vlbWeight * core.numTimesteps * bound[i])
 }
 
 /** min(SNR, gamma) as the weight of the loss of x_0, in terms of what is predicted: Hang et al. 2023, section 3.4. */
@@ -90,8 +112,8 @@ function snrWeight({ settings, schedule }: Core, t: number): number {
   return parameterization === 'eps' ? Math.min(1, minSnrGamma / snr) : Math.min(snr, minSnrGamma) / (snr + 1)
 }
 
-/** q_sample, network and loss: one value a sample, [n, 1, 1, 1]. */
-export function buildLoss(core: Core, g: Graph, o: LossInput): Value {
+/** q_sample, network and losses: values [n, 1, 1, 1] by SampleLosses' names. */
+export function buildLoss(core: Core, g: Graph, o: LossInput): Record<string, Value> {
   const { shape } = o.x
   const { n, d } = extentOf(shape, 'xStart')
   const T = core.numTimesteps
@@ -100,11 +122,11 @@ export function buildLoss(core: Core, g: Graph, o: LossInput): Value {
   const noise = o.noise ? g.input('noise', [n, 1, 1, d]) : drawnNoise(g, shape, offsetOf(core, o.train))
   const a = g.input('sqrtAlphasCumprod', [T, 1, 1, 1])
   const b = g.input('sqrtOneMinusAlphasCumprod', [T, 1, 1, 1])
-  const pred = core.denoiser.build(g, g.timestepAffine(x, a, t, noise, b), t, shape, {
-    train: o.train,
-    ...kindOf(o.condition),
-  })
-  return g.loss(pred, target(core, g, { x, noise, t, a, b }), { type: core.settings.lossType })
+  const noisy = g.timestepAffine(x, a, t, noise, b)
+  const mode = { train: o.train, ...kindOf(o.condition) }
+  const { prediction, variance } = core.denoiser.build(g, noisy, t, shape, mode)
+  const loss = g.loss(prediction, target(core, g, { x, noise, t, a, b }), { type: core.settings.lossType })
+  return variance ? { loss, bound: boundTerm(core, g, { x, noisy, prediction, variance, t }) } : { loss }
 }
 
 /** What the network should predict. */
@@ -137,23 +159,26 @@ function offsetBindings(n: number, offset: number): Record<string, Binding> {
   return offset === 0 ? {} : { offset: Float32Array.of(offset), first: new Int32Array(n) }
 }
 
-/** Gradients of the total loss; the weights of the samples are the input lossWeights. */
-export function backward(g: Graph, loss: Value): void {
-  g.backward(g.weightedSum(loss, g.input('lossWeights', loss.dims)))
+/** Gradients of the total loss; the samples' weights are inputs, see lossWeights. */
+export function backward(g: Graph, { loss, bound }: Record<string, Value>): void {
+  const simple = g.weightedSum(loss, g.input('lossWeights', loss.dims))
+  g.backward(bound ? g.add(simple, g.weightedSum(bound, g.input('boundWeights', bound.dims))) : simple)
 }
 
-/** The inputs of buildLoss, for a network. */
-export async function lossBindings(core: Core, network: NetworkDenoiser, o: LossInput): Promise<Bindings> {
+/** The inputs of buildLoss, but for a function's output. */
+export async function lossBindings(core: Core, o: LossInput): Promise<Bindings> {
+  const { network } = core.denoiser
   const bindings: Record<string, Binding> = {
     x: await o.x.binding(core.device),
     t: o.t,
     sqrtAlphasCumprod: core.buffer('sqrtAlphasCumprod'),
     sqrtOneMinusAlphasCumprod: core.buffer('sqrtOneMinusAlphasCumprod'),
-    weights: network.activeWeights,
+    ...(network && { weights: network.activeWeights }),
   }
   if (core.settings.parameterization === 'v') {
     bindings['-sqrtOneMinusAlphasCumprod'] = negated(core, 'sqrtOneMinusAlphasCumprod')
   }
+  if (core.settings.varianceType !== 'fixed') Object.assign(bindings, boundBindings(core))
   const { y, context } = o.condition
   if (y) bindings.labels = y
   if (context) bindings.context = await context.binding(core.device)
@@ -162,7 +187,7 @@ export async function lossBindings(core: Core, network: NetworkDenoiser, o: Loss
     const offset = offsetBindings(o.t.length, offsetOf(core, o.train))
     Object.assign(bindings, noiseBindings(o.t.length, o.stream), offset)
   }
-  if (o.train) bindings.dropoutRng = dropoutRng(o.stream)
+  if (o.train && network) bindings.dropoutRng = dropoutRng(o.stream)
   return bindings
 }
 
@@ -210,14 +235,14 @@ export async function lossInput(
 /** ddpm.py's p_losses, the value alone. */
 export async function pLosses(core: Core, input: LossInput): Promise<LossResult> {
   const { network } = core.denoiser
-  let perSample: Float32Array
-  if (network) {
-    const program = core.program('loss', lossKey(core, input), (g) => ({ loss: buildLoss(core, g, input) }))
-    perSample = (await program.run(await lossBindings(core, network, input))).loss
-  } else {
-    perSample = await functionLoss(core, input)
-  }
-  return lossDictOf(core, perSample, input)
+  if (!network) return lossDictOf(core, await functionLoss(core, input), input)
+  const program = core.program('loss', lossKey(core, input), (g) => buildLoss(core, g, input))
+  return lossDictOf(core, samplesOf(await program.run(await lossBindings(core, input))), input)
+}
+
+/** From a program's outputs. */
+export function samplesOf({ loss, bound }: Record<string, Float32Array>): SampleLosses {
+  return { loss, bound }
 }
 
 async function trainingNoise(core: Core, shape: Shape, stream: Stream, offset: number): Promise<Tensor> {
@@ -227,21 +252,16 @@ async function trainingNoise(core: Core, shape: Shape, stream: Stream, offset: n
   return Tensor.wrap(y, shape)
 }
 
-/** The same with a function as denoiser: x_t first, then the function, then the loss. */
-async function functionLoss(core: Core, { x, t, noise, stream, train }: LossInput): Promise<Float32Array> {
-  const { n, d } = extentOf(x.shape, 'xStart')
-  const z = noise ?? (await trainingNoise(core, x.shape, stream, offsetOf(core, train)))
-  const xNoisy = await qSample(core, x, t, z)
-  const state = core.device.upload(await xNoisy.data())
+/** The same with a function as denoiser, which is given x_t first. */
+async function functionLoss(core: Core, input: LossInput): Promise<SampleLosses> {
+  const { x, t, stream, train } = input
+  const noise = input.noise ?? (await trainingNoise(core, x.shape, stream, offsetOf(core, train)))
+  const state = core.device.upload(await (await qSample(core, x, t, noise)).data())
   try {
-    const { out } = await core.denoiser.bindings(state, t, x.shape, {})
-    const type = core.settings.lossType
-    const program = core.program('lossOf', { n, d, type }, (g) => ({
-      loss: g.loss(g.input('pred', [n, 1, 1, d]), g.input('target', [n, 1, 1, d]), { type }),
-    }))
-    const { parameterization } = core.settings
-    const target = parameterization === 'v' ? await velocity(core, x, t, z) : parameterization === 'eps' ? z : x
-    return (await program.run({ pred: out, target: await target.binding(core.device) })).loss
+    const given = { ...input, noise }
+    const out = await core.denoiser.bindings(state, t, x.shape, {})
+    const program = core.program('loss', lossKey(core, given), (g) => buildLoss(core, g, given))
+    return samplesOf(await program.run({ ...(await lossBindings(core, given)), ...out }))
   } finally {
     state.release()
   }
@@ -252,16 +272,16 @@ export async function lossAndGradients(core: Core, input: LossInput): Promise<Lo
   const network = requireNetwork(core, 'lossAndGradients')
   const table = network.module.parameters
   const program = core.program('gradients', lossKey(core, input), (g) => {
-    const loss = buildLoss(core, g, input)
-    backward(g, loss)
-    return { loss }
+    const losses = buildLoss(core, g, input)
+    backward(g, losses)
+    return losses
   })
-  const bindings = await lossBindings(core, network, input)
+  const bindings = await lossBindings(core, input)
   const grads = core.device.allocate(table.count)
   try {
-    const run = program.run({ ...bindings, lossWeights: lossWeights(core, input), grads })
-    const [{ loss }, flat] = await Promise.all([run, grads.read()])
-    return { ...lossDictOf(core, loss, input), gradients: table.toStateDict(flat) }
+    const run = program.run({ ...bindings, ...lossWeights(core, input), grads })
+    const [losses, flat] = await Promise.all([run, grads.read()])
+    return { ...lossDictOf(core, samplesOf(losses), input), gradients: table.toStateDict(flat) }
   } finally {
     grads.release()
   }

@@ -6,6 +6,7 @@ import { array, boolean, func, integer, number, oneOf, type Parsed, seed, string
 import { Tensor } from '../tensor'
 import type { ClassLabels } from './condition'
 import { type DenoiserFunction, isNetwork } from './denoiser'
+import { varianceTypes } from './learned-variance'
 import { samplers } from './sampling/choose'
 import type { SchedulerConfig } from './sampling/diffusers'
 import type { LoopOptions, StepEvent } from './sampling/loop'
@@ -52,6 +53,13 @@ export const modelSchema = {
   /** v of the posterior's variance (1 - v) * beta_tilde + v * beta. */
   vPosterior: number(0, { min: 0, max: 1 }),
   lSimpleWeight: number(1),
+  /**
+   * Of sampling: 'fixed' is that of vPosterior. With 'learned' and 'learned_range' the network has twice as many output channels,
+   * the second half for the variance (Nichol & Dhariwal 2021, section 3.1), which the variational bound trains.
+   */
+  varianceType: oneOf(varianceTypes, 'fixed'),
+  /** lambda of the bound in the loss of a learned variance (eq. 16 there). Default 0.001. */
+  vlbWeight: number(undefined, { min: 0 }),
   parameterization: oneOf(parameterizations, 'eps'),
   learnLogvar: boolean(false),
   logvarInit: number(0),

@@ -2,9 +2,11 @@
 import type { Graph, Value } from '../graph'
 import type { Seed } from '../options'
 import type { Program } from '../program'
+import { Purpose } from '../rng'
 import { type Shape, Tensor } from '../tensor'
 import { type Condition, type ConditionKind, kindOf } from './condition'
 import { type Core, checkTensor, extentOf } from './core'
+import { learnedLogVariance, varianceInput, varianceTableOf } from './learned-variance'
 import { noiseBindings, noiseInputs, posteriorVariances } from './process'
 import { type Multistep, multistepNodes } from './sampling/multistep-nodes'
 import { posteriorTable, rowLength, tableRows } from './step-tables'
@@ -17,6 +19,10 @@ export interface StepKind extends ConditionKind {
   readonly noise: 'drawn' | 'given' | 'shared' | 'none'
   /** Also return the prediction of x_0. */
   readonly x0: boolean
+  /** The noise has the variance that the network learned: input variance, its table. */
+  readonly learned?: boolean
+  /** Also return what a learned variance is made of. */
+  readonly raw?: boolean
   readonly deterministic?: boolean
   /** What a multistep sampler adds to the fused step; see sampling/plan.ts. */
   readonly multistep?: Multistep
@@ -27,7 +33,7 @@ export interface StepKind extends ConditionKind {
  * x0. Multistep samplers have more of both; see multistepNodes.
  */
 export function stepProgram(core: Core, kind: StepKind): Program {
-  const { shape, clip, noise, x0, guided, contextLength, multistep } = kind
+  const { shape, clip, noise, x0, learned = false, raw = false, guided, contextLength, multistep } = kind
   const { n, d } = extentOf(shape, 'x')
   const rows = tableRows(core.numTimesteps)
   const { history = 0, corrects = false, starts = false } = multistep ?? {}
@@ -36,13 +42,17 @@ export function stepProgram(core: Core, kind: StepKind): Program {
     const row = g.input('row', [n, 1, 1, 1], 'i32')
     const table = g.input('table', [rows, 1, 1, rowLength])
     const t = g.input('t', [n, 1, 1, 1], 'i32')
-    const out = core.denoiser.build(g, x, t, shape, { train: false, guided, contextLength })
-    const next = g.posteriorStep(x, out, table, row, {
-      clip,
-      noise:
-        noise === 'given' || noise === 'shared' ? g.input('noise', [noise === 'given' ? n : 1, 1, 1, d]) : undefined,
-      draw: noise === 'drawn' ? noiseInputs(g, n) : undefined,
-    })
+    const { prediction, variance } = core.denoiser.build(g, x, t, shape, { train: false, guided, contextLength })
+    const given =
+      noise === 'given' || noise === 'shared' ? g.input('noise', [noise === 'given' ? n : 1, 1, 1, d]) : undefined
+    const draw = noise === 'drawn' ? noiseInputs(g, n) : undefined
+    if (learned && variance) {
+      const { y, x0: start } = g.posteriorStep(x, prediction, table, row, { clip })
+      const z = given ?? (draw && g.gaussianNoise(draw.rng, draw.sample, draw.step, { d, purpose: Purpose.posterior }))
+      const noisy = z ? g.varianceNoise(y, variance, varianceInput(core, g), row, z) : y
+      return { y: noisy, ...(x0 && { x0: start }), ...(raw && { raw: variance }) }
+    }
+    const next = g.posteriorStep(x, prediction, table, row, { clip, noise: given, draw })
     if (!multistep) return x0 ? next : { y: next.y }
     const nodes = multistepNodes(g, { ...multistep, x, row, rows, next })
     return {
@@ -52,7 +62,19 @@ export function stepProgram(core: Core, kind: StepKind): Program {
       ...(x0 && { x0: nodes.x0 }),
     }
   }
-  const key = { shape: shape.join('x'), clip, noise, x0, guided, contextLength, history, corrects, starts }
+  const key = {
+    shape: shape.join('x'),
+    clip,
+    noise,
+    x0,
+    learned,
+    raw,
+    guided,
+    contextLength,
+    history,
+    corrects,
+    starts,
+  }
   return core.program('step', key, build, kind.deterministic)
 }
 
@@ -67,7 +89,12 @@ export async function pMeanVariance(
   t: Timesteps,
   o: { clipDenoised: boolean; condition: Condition },
 ) {
-  const { y, steps } = await runStep(core, x, t, { ...o, noise: 'none', extra: {} })
+  const { y, raw, steps } = await runStep(core, x, t, { ...o, noise: 'none', extra: {} })
+  if (raw) {
+    const logVariance = learnedLogVariance(core, raw, steps)
+    const wrap = (values: Float32Array) => Tensor.wrap(values, x.shape)
+    return { modelMean: y, posteriorVariance: wrap(logVariance.map(Math.exp)), posteriorLogVariance: wrap(logVariance) }
+  }
   const { posteriorVariance, posteriorLogVarianceClipped } = posteriorVariances(core, steps, x.shape)
   return { modelMean: y, posteriorVariance, posteriorLogVariance: posteriorLogVarianceClipped }
 }
@@ -106,7 +133,7 @@ async function runStep(
     extra: Parameters<Program['run']>[0]
     condition: Condition
   },
-): Promise<{ y: Tensor; steps: Int32Array }> {
+): Promise<{ y: Tensor; raw?: Float32Array; steps: Int32Array }> {
   checkTensor(x, 'x')
   core.denoiser.check(x.shape, 'x')
   const steps = await parseTimesteps(t, x.shape[0], core.numTimesteps)
@@ -114,12 +141,23 @@ async function runStep(
   // A function sees x as a tensor on the device, as it does in a sampling loop.
   const state = ArrayBuffer.isView(binding) ? core.device.upload(binding) : binding
   try {
-    const kind = { shape: x.shape, clip: o.clipDenoised, noise: o.noise, x0: false, ...kindOf(o.condition) }
+    const learned = core.settings.varianceType !== 'fixed'
+    const raw = learned && o.noise === 'none'
+    const kind = {
+      shape: x.shape,
+      clip: o.clipDenoised,
+      noise: o.noise,
+      x0: false,
+      learned,
+      raw,
+      ...kindOf(o.condition),
+    }
     const program = stepProgram(core, kind)
     const denoiser = await core.denoiser.bindings(state, steps, x.shape, o.condition)
     const table = posteriorTableOf(core)
-    const { y } = await program.run({ x: state, t: steps, row: steps, table, ...o.extra, ...denoiser })
-    return { y: Tensor.wrap(y, x.shape), steps }
+    const variance = learned && !raw && { variance: varianceTableOf(core) }
+    const out = await program.run({ x: state, t: steps, row: steps, table, ...variance, ...o.extra, ...denoiser })
+    return { y: Tensor.wrap(out.y, x.shape), raw: out.raw, steps }
   } finally {
     if (state !== binding) state.release()
   }

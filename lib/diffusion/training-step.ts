@@ -16,6 +16,9 @@ import {
   lossDictOf,
   lossKey,
   lossWeights,
+  type SampleLosses,
+  samplesOf,
+  totalLosses,
 } from './losses'
 import { LossSecondMoment } from './timestep-sampler'
 
@@ -120,17 +123,16 @@ export class Training {
     const key = { ...lossKey(core, input), update: o.update, ema: ema !== undefined }
     const program = core.program('train', key, (g) => this.#build(g, input, o.update, ema !== undefined))
     const bindings = {
-      ...(await lossBindings(core, network, input)),
-      lossWeights: lossWeights(core, input),
+      ...(await lossBindings(core, input)),
+      ...lossWeights(core, input),
       weights: network.weights.bank('weights'),
       grads: network.weights.bank('grads'),
     }
     this.accumulated = o.update ? 0 : this.accumulated + input.t.length
     if (!o.update) {
-      const { loss } = await program.run(bindings)
-      return this.#checked(loss, input)
+      return this.#checked(samplesOf(await program.run(bindings)), input)
     }
-    const { loss, sumSquares } = await program.run({
+    const { sumSquares, ...losses } = await program.run({
       ...bindings,
       m: network.weights.bank('m'),
       v: network.weights.bank('v'),
@@ -138,19 +140,19 @@ export class Training {
       hyper: this.#hyper(this.#options, o, ema),
     })
     const gradNorm = Math.sqrt(sumSquares[0]) / o.accumulate
-    return { ...this.#checked(loss, input), gradNorm }
+    return { ...this.#checked(samplesOf(losses), input), gradNorm }
   }
 
   #build(g: Graph, input: LossInput, update: boolean, ema: boolean): Record<string, Value> {
     const count = { count: this.#count }
-    const loss = buildLoss(this.core, g, input)
-    backward(g, loss)
-    if (!update) return { loss }
+    const losses = buildLoss(this.core, g, input)
+    backward(g, losses)
+    if (!update) return losses
     const hyper = g.input('hyper', [1, 1, 1, hyperLength])
     const sumSquares = g.gradSumSquares(this.#count)
     g.adamw(hyper, sumSquares, { ...count, ema })
     g.zeroGrads(count)
-    return { loss, sumSquares }
+    return { ...losses, sumSquares }
   }
 
   /** kernels/ops.h Hyper. Counts the step. */
@@ -174,10 +176,10 @@ export class Training {
   }
 
   /** Training that went astray would only spoil the averages and the checkpoints. */
-  #checked(perSample: Float32Array, input: LossInput): LossResult {
-    const result = lossDictOf(this.core, perSample, input)
+  #checked(samples: SampleLosses, input: LossInput): LossResult {
+    const result = lossDictOf(this.core, samples, input)
     if (Number.isFinite(result.loss)) {
-      this.timesteps?.update(input.t, perSample)
+      this.timesteps?.update(input.t, totalLosses(this.core, samples))
       return result
     }
     throw new DiffusionError('not-finite', `the training loss is ${result.loss} at step ${this.step}`, {

@@ -78,6 +78,7 @@ const std::vector<OpDef>& layoutOps();
 const std::vector<OpDef>& embeddingOps();
 const std::vector<OpDef>& lossOps();
 const std::vector<OpDef>& diffusionOps();
+const std::vector<OpDef>& varianceOps();
 const std::vector<OpDef>& optimizerOps();
 
 }  // namespace ddpm

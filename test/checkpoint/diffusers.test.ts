@@ -195,6 +195,31 @@ describe('diffusers folders', () => {
     assert.deepEqual(await draw(ddpm), await draw(plain))
   })
 
+  it('a learned variance is variance_type learned_range', async () => {
+    const options = { channelMult: [1], attentionResolutions: [], outChannels: 6 }
+    const settings = {
+      unetConfig: { ...unetConfig, ...options },
+      timesteps: 20,
+      varianceType: 'learned_range',
+    } as const
+    using ddpm = new DDPM({ ...settings, useEma: false, device: 'cpu' })
+    await randomize(ddpm)
+    await ddpm.savePretrained(temporary)
+    using again = await open(temporary)
+    const draw = async (model: DDPM) => (await model.sample({ batchSize: 1, seed: 4 })).data()
+    assertClose(await draw(again), await draw(ddpm), { abs: 1e-5, rel: 1e-5 }, 'samples')
+    // The scheduler's own steps: the same where all timesteps are taken.
+    const scheduled = await again.sample({ batchSize: 1, seed: 4, scheduler: again.schedulerConfig, steps: 20 })
+    assertClose(await scheduled.data(), await draw(ddpm), { abs: 1e-4, rel: 1e-4 }, 'scheduler')
+    using fixed = await open(goldenFolder)
+    const wrong = fixed.sample({
+      batchSize: 1,
+      scheduler: { ...fixed.schedulerConfig, variance_type: 'learned_range' },
+      steps: 5,
+    })
+    await assert.rejects(wrong, { code: 'invalid-argument', argument: 'scheduler' })
+  })
+
   it('averaged weights are saved where there are any', async () => {
     const options = {
       unetConfig: { ...unetConfig, channelMult: [1], attentionResolutions: [] },
@@ -333,43 +358,50 @@ describe('diffusers folders', () => {
     await rejects({ code: 'not-found', message: /scheduler_config\.json/ })
   })
 
-  it('Python reads what was written', async function () {
-    const script = `
+  for (const maxShardSize of [undefined, 300_000]) {
+    it(`Python reads what was written${maxShardSize ? ', in shards' : ''}`, async function () {
+      const script = `
 import array, json, os, sys
 folder = sys.argv[1]
 def config(name):
     with open(os.path.join(folder, name), encoding='utf-8') as f: return json.load(f)
 index = config('model_index.json')
-with open(os.path.join(folder, 'unet', 'diffusion_pytorch_model.safetensors'), 'rb') as f:
-    header = json.loads(f.read(int.from_bytes(f.read(8), 'little')))
-    data = f.read()
-meta = header.pop('__metadata__')
+whole = 'diffusion_pytorch_model.safetensors'
+sharded = os.path.exists(os.path.join(folder, 'unet', whole + '.index.json'))
+where = config('unet/' + whole + '.index.json')['weight_map'] if sharded else {}
 sums = {}
-for name, entry in header.items():
-    begin, end = entry['data_offsets']
-    values = array.array('f', data[begin:end])
-    sums[name] = [entry['shape'], sum(values), len(values)]
+for file in sorted(set(where.values())) or [whole]:
+    with open(os.path.join(folder, 'unet', file), 'rb') as f:
+        header = json.loads(f.read(int.from_bytes(f.read(8), 'little')))
+        data = f.read()
+    meta = header.pop('__metadata__')
+    for name, entry in header.items():
+        assert where.get(name, whole) == file
+        begin, end = entry['data_offsets']
+        values = array.array('f', data[begin:end])
+        sums[name] = [entry['shape'], sum(values), len(values)]
 betas = config('scheduler/scheduler_config.json')
 print(json.dumps([index['unet'], index['scheduler'], config('unet/config.json')['sample_size'], betas['beta_end'], meta, sums]))
 `
-    using ddpm = await open(legacyFolder)
-    await ddpm.savePretrained(temporary)
-    const python = spawnSync('python3', ['-c', script, temporary], { encoding: 'utf8' })
-    if (python.error) {
-      console.log('      (skipped: there is no python3)')
-      this.skip()
-    }
-    assert.equal(python.status, 0, python.stderr)
-    const [unet, scheduler, size, betaEnd, metadata, sums] = JSON.parse(python.stdout)
-    const expected = [['diffusers', 'UNet2DModel'], ['diffusers', 'DDPMScheduler'], 8, 0.02, { format: 'pt' }]
-    assert.deepEqual([unet, scheduler, size, betaEnd, metadata], expected)
-    const { tensors } = await readSafetensors(path.join(goldenFolder, 'unet', 'diffusion_pytorch_model.safetensors'))
-    assert.deepEqual(Object.keys(sums).sort(), Object.keys(tensors).sort())
-    for (const [name, { shape, data }] of Object.entries(tensors)) {
-      const sum = Array.from(data, Number).reduce((a, b) => a + b, 0)
-      assert.deepEqual(sums[name], [shape, sum, data.length], name)
-    }
-  })
+      using ddpm = await open(legacyFolder)
+      await ddpm.savePretrained(temporary, { maxShardSize })
+      const python = spawnSync('python3', ['-c', script, temporary], { encoding: 'utf8' })
+      if (python.error) {
+        console.log('      (skipped: there is no python3)')
+        this.skip()
+      }
+      assert.equal(python.status, 0, python.stderr)
+      const [unet, scheduler, size, betaEnd, metadata, sums] = JSON.parse(python.stdout)
+      const expected = [['diffusers', 'UNet2DModel'], ['diffusers', 'DDPMScheduler'], 8, 0.02, { format: 'pt' }]
+      assert.deepEqual([unet, scheduler, size, betaEnd, metadata], expected)
+      const { tensors } = await readSafetensors(path.join(goldenFolder, 'unet', 'diffusion_pytorch_model.safetensors'))
+      assert.deepEqual(Object.keys(sums).sort(), Object.keys(tensors).sort())
+      for (const [name, { shape, data }] of Object.entries(tensors)) {
+        const sum = Array.from(data, Number).reduce((a, b) => a + b, 0)
+        assert.deepEqual(sums[name], [shape, sum, data.length], name)
+      }
+    })
+  }
 })
 
 describe("diffusers' DDPMScheduler", () => {
@@ -443,6 +475,7 @@ describe("diffusers' DDPMScheduler", () => {
       const config = schedulerOfSettings({
         betas: Float32Array.from(betas),
         vPosterior: 0,
+        varianceType: 'fixed',
         clipDenoised: true,
         parameterization: 'x0',
         timestepSpacing: 'trailing',

@@ -129,14 +129,14 @@ describe('DDPM.fromConfig', () => {
     assert.deepEqual(dict[`${prefix}time_embed.0.bias`], (await loaded.stateDict())[`${prefix}time_embed.0.bias`])
   })
 
-  it('improved-diffusion’s and guided-diffusion’s networks', async () => {
+  it('improved-diffusion’s and guided-diffusion’s networks, with the variance of options', async () => {
     const config = await changed({})
     config.model.params.unet_config = {
       target: 'improved_diffusion.unet.UNetModel',
-      params: { ...config.model.params.unet_config.params, image_size: undefined },
+      params: { ...config.model.params.unet_config.params, image_size: undefined, out_channels: 6 },
     } as never
-    using ddpm = await DDPM.fromConfig(config, { device: 'cpu' })
-    assert.deepEqual([ddpm.network?.imageSize, ddpm.network?.outChannels], [16, 3])
+    using ddpm = await DDPM.fromConfig(config, { device: 'cpu', varianceType: 'learned_range' })
+    assert.deepEqual([ddpm.network?.imageSize, ddpm.network?.outChannels], [16, 6])
   })
 
   it('unknown targets, keys and values are refused by their names', async () => {

@@ -34,7 +34,7 @@ describe('LitEma', () => {
       const fixture = await Fixture.load(name)
       const device = Device.open(testDevice)
       const network = new Parameters(fixture)
-      const denoiser = new NetworkDenoiser(device, network, 0)
+      const denoiser = new NetworkDenoiser(device, network, 0, false)
       const betas = makeBetaSchedule('linear', 10, { linearStart: 1e-4, linearEnd: 0.02, cosineS: 0 })
       const settings = {
         parameterization: 'eps',
@@ -48,6 +48,7 @@ describe('LitEma', () => {
         deterministic: false,
         classDropout: 0,
         offsetNoise: 0,
+        varianceType: 'fixed',
       } as const
       const core = new Core(device, denoiser, settings, makeSchedule(betas, settings), 0)
       const { weights } = denoiser

@@ -86,6 +86,7 @@ const defaults = {
   deterministic: false,
   classDropout: 0,
   offsetNoise: 0,
+  varianceType: 'fixed',
 } as const
 
 describe('respacing', () => {

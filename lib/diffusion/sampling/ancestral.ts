@@ -1,4 +1,5 @@
 /** Ancestral sampling: Ho et al. 2020, algorithm 2, through every timestep or fewer. */
+import { timestepVariance, type VarianceType, varianceRow } from '../learned-variance'
 import { type Parameterization, posteriorVariance, respacedTimesteps, type TimestepSpacing } from '../schedule'
 import { posteriorTable, rowLength, startRow } from '../step-tables'
 import { lastPart } from './image'
@@ -12,7 +13,9 @@ export function ancestralPlan(
   const table = posteriorTable(schedule, settings.parameterization)
   const evaluations = Array.from(schedule.betas, (_, t): Evaluation => {
     const [p, q, m, state, , noise] = table.subarray(t * rowLength, (t + 1) * rowLength)
-    return { t, prediction: [p, q], next: { state, m: [m], noise } }
+    const { varianceType } = settings
+    const variance = varianceType === 'fixed' ? undefined : timestepVariance(varianceType, schedule, t)
+    return { t, prediction: [p, q], next: { state, m: [m], noise }, ...(variance && { variance }) }
   })
   const clip = o.clipDenoised ?? settings.clipDenoised
   return makePlan(lastPart(evaluations.reverse(), o.strength), schedule.betas.length, { clip })
@@ -41,13 +44,23 @@ export function respacedPlan(
 /** From alpha_bar `bar` to `previous`, by the beta that leads from one to the other (Nichol & Dhariwal 2021, eq. 19). */
 export function ancestralStep(
   t: number,
-  o: { bar: number; previous: number; noisy: boolean; parameterization: Parameterization; vPosterior: number },
+  o: {
+    bar: number
+    previous: number
+    noisy: boolean
+    parameterization: Parameterization
+    vPosterior: number
+    varianceType?: VarianceType
+  },
 ): Evaluation {
   const { bar, previous } = o
   const alpha = bar / previous
   const beta = 1 - alpha
   const variance = Math.max(posteriorVariance(beta, bar, previous, o.vPosterior), 1e-20)
+  const { varianceType = 'fixed' } = o
+  const learned = varianceType !== 'fixed' && varianceRow(varianceType, { beta, posterior: variance, ends: !o.noisy })
   return {
+    ...(learned && { variance: learned }),
     t,
     prediction: startRow(o.parameterization, bar),
     next: {

@@ -46,7 +46,11 @@ const owners: Partial<Record<keyof SamplerChoice, readonly Sampler[]>> = {
 
 /** Throws `invalid-argument` for an option that the sampler does not have. */
 export function choosePlan(context: PlanContext, o: SamplerChoice): SamplingPlan {
-  if (o.scheduler) return schedulerPlan(o.scheduler, context.schedule.betas.length, schedulerCall(o))
+  if (o.scheduler) {
+    const plan = schedulerPlan(o.scheduler, context.schedule.betas.length, schedulerCall(o))
+    if (!plan.variance || context.settings.varianceType !== 'fixed') return plan
+    throw wrong('scheduler', "scheduler: its variance_type needs a model that learns it, not varianceType 'fixed'")
+  }
   const { sampler = 'ddpm', clipDenoised } = o
   if (o.timesteps) throw wrong('timesteps', 'timesteps goes with scheduler')
   for (const [name, allowed] of Object.entries(owners)) {

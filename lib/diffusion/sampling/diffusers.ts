@@ -57,7 +57,7 @@ const schemas = {
   DDPMScheduler: {
     ...common,
     ...clipping,
-    variance_type: oneOf(['fixed_small', 'fixed_small_log', 'fixed_large'], 'fixed_small'),
+    variance_type: oneOf(['fixed_small', 'fixed_small_log', 'fixed_large', 'learned_range'], 'fixed_small'),
   },
   DDIMScheduler: { ...common, ...clipping, set_alpha_to_one: boolean(true) },
   DPMSolverMultistepScheduler: {
@@ -176,6 +176,7 @@ function ddpmPlan(c: Parsed<(typeof schemas)['DDPMScheduler']>, o: SchedulerCall
       noisy: t > 0,
       parameterization: parameterizationOf[c.prediction_type],
       vPosterior: c.variance_type === 'fixed_large' ? 1 : 0,
+      varianceType: c.variance_type === 'learned_range' ? 'learned_range' : 'fixed',
     })
   })
   return clippedPlan(lastPart(steps, o.strength), c)

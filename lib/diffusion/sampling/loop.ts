@@ -7,7 +7,7 @@ import { Purpose } from '../../rng'
 import { type Shape, Tensor } from '../../tensor'
 import { type Condition, kindOf } from '../condition'
 import { type Core, checkTensor, extentOf } from '../core'
-import { stepProgram } from '../posterior-step'
+import { type StepKind, stepProgram } from '../posterior-step'
 import { noiseBindings, noiseProgram } from '../process'
 import { tableRows } from '../step-tables'
 import { checkImage, type ImageOptions, Inpainting, noiseImage } from './image'
@@ -61,6 +61,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     clip: plan.clip,
     noise,
     x0: o.returnIntermediates,
+    learned: plan.variance !== undefined,
     ...kindOf(o.condition),
     deterministic: o.deterministic,
     multistep: plan.history > 0 || plan.corrects || plan.starts ? plan : undefined,
@@ -72,7 +73,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
   }
   const allocate = () => hold(core.device.allocate(n * d))
   try {
-    const tables = holdTables(core, plan, hold)
+    const tables = holdTables(core, plan, noise, hold)
     let [x, next] = [allocate(), allocate()]
     const memory = new Memory(plan, allocate)
     const x0 = o.returnIntermediates ? allocate() : undefined
@@ -129,12 +130,25 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
 }
 
 /** The plan's tables on the device, by their names in the step's graph. */
-function holdTables(core: Core, plan: SamplingPlan, hold: (buffer: NativeBuffer) => NativeBuffer): Bindings {
+function holdTables(
+  core: Core,
+  plan: SamplingPlan,
+  noise: StepKind['noise'],
+  hold: (buffer: NativeBuffer) => NativeBuffer,
+): Bindings {
   const upload = (values: Float32Array) => hold(core.device.upload(values))
-  const table = upload(plan.table)
+  // A learned variance is needed where there is noise.
+  const table = {
+    table: upload(plan.table),
+    ...(plan.variance && noise !== 'none' && { variance: upload(plan.variance) }),
+  }
   const columns = Object.entries(plan.columns).map(([name, values]) => [name, upload(values)])
-  if (columns.length === 0) return { table }
-  return { table, ...Object.fromEntries(columns), one: upload(new Float32Array(tableRows(core.numTimesteps)).fill(1)) }
+  if (columns.length === 0) return table
+  return {
+    ...table,
+    ...Object.fromEntries(columns),
+    one: upload(new Float32Array(tableRows(core.numTimesteps)).fill(1)),
+  }
 }
 
 /** What a multistep sampler remembers: the last predictions, and the state that the corrector begins with. */

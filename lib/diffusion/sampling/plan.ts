@@ -1,6 +1,7 @@
 /** What distinguishes one sampler from another: where it evaluates the denoiser, and the coefficients of its steps. */
 import { DiffusionError } from '../../errors'
 import type { Settings } from '../core'
+import { type VarianceRow, varianceRowLength } from '../learned-variance'
 import type { Schedule } from '../schedule'
 import { type Row, rowLength, tableRows } from '../step-tables'
 
@@ -33,6 +34,8 @@ export interface Evaluation {
   }
   /** Where m_0 is not the prediction of x_0. */
   readonly start?: { readonly state: number; readonly m: readonly number[] }
+  /** The noise has the variance that the network learned, by this row; see learned-variance.ts. next.noise only says if. */
+  readonly variance?: VarianceRow
   /** The first of the two evaluations of one step. */
   readonly partial?: boolean
   /** Later steps don't see m_0. */
@@ -44,6 +47,8 @@ export interface SamplingPlan {
   readonly evaluations: readonly Evaluation[]
   /** The coefficients of the fused step, a row for each evaluation; see step-tables.ts. */
   readonly table: Float32Array
+  /** Rows of learned variances, where the steps have them. */
+  readonly variance?: Float32Array
   /** The other coefficients, a column for each that is used, [tableRows] each; names as in `columnName`. */
   readonly columns: Readonly<Record<string, Float32Array>>
   /** How many earlier predictions the steps use. */
@@ -100,6 +105,8 @@ export function makePlan(evaluations: readonly Evaluation[], numTimesteps: numbe
     const message = 'sampler: a step of it has no finite coefficients with this schedule (alpha_bar of 0 or 1)'
     throw new DiffusionError('invalid-argument', message, { argument: 'sampler' })
   }
+  const variance = evaluations.some((e) => e.variance) ? new Float32Array(rows * varianceRowLength) : undefined
+  for (const [row, e] of evaluations.entries()) variance?.set(e.variance ?? [], row * varianceRowLength)
   const noisy = evaluations.some(({ next }) => (next.noise ?? 0) !== 0)
-  return { evaluations, table, columns, history, corrects, starts, noisy, ...o }
+  return { evaluations, table, variance, columns, history, corrects, starts, noisy, ...o }
 }
