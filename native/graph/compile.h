@@ -24,4 +24,7 @@ Compiled compile(const Graph& graph, const std::map<std::string, ValueId>& outpu
 // One line a step: the op, its tensors and where they lie, algorithms.
 std::string describe(const Compiled& compiled);
 
+// A step's op, algorithm and shapes.
+std::string shapesOf(const Step& step);
+
 }  // namespace ddpm

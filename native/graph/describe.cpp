@@ -62,6 +62,22 @@ std::string describeStep(const Compiled& compiled, const Step& step) {
 
 }  // namespace
 
+std::string shapesOf(const Step& step) {
+  std::string line = opName(step);
+  Step copy = step;
+  std::visit(
+      [&](auto& op) {
+        if constexpr (requires { op.algo; }) line += std::string(" ") + algorithm(op.algo);
+        visitFields(op, [&](const char* name, auto& field, Access) {
+          if constexpr (std::is_same_v<std::decay_t<decltype(field)>, Tensor>) {
+            if (field.data) line += std::string(" ") + name + toString(Dims{field.n, field.h, field.w, field.c});
+          }
+        });
+      },
+      copy);
+  return line;
+}
+
 const char* opName(const Step& step) {
   static const char* const names[] = {"nothing",
 #define DDPM_NAME(Op) #Op,

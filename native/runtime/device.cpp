@@ -12,7 +12,8 @@ Debug debugFromEnvironment() {
   const char* value = std::getenv("DDPM_DEBUG");
   const std::string words = "," + std::string(value ? value : "") + ",";
   const auto has = [&](const char* word) { return words.find("," + std::string(word) + ",") != std::string::npos; };
-  return {has("sync"), !has("sync") && !has("direct")};
+  const bool synchronizes = has("sync") || has("time");
+  return {synchronizes, !synchronizes && !has("direct"), has("time")};
 }
 
 Failure closedFailure() { return {"closed", "the device was closed"}; }

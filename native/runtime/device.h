@@ -21,8 +21,9 @@ Failure toFailure(const Error& error);
 
 // Words of DDPM_DEBUG, separated by commas, that concern programs; read when a device is opened.
 struct Debug {
-  bool synchronizes = false;  // 'sync': waits for every op, so that an error of a kernel names its op
-  bool records = true;        // not with 'sync' or 'direct': every op is issued in every run
+  bool synchronizes = false;  // 'sync', 'time': waits for every op, so that an error of a kernel names its op
+  bool records = true;        // not with these or 'direct': every op is issued in every run
+  bool times = false;         // 'time': prints where a program's time went when it is released
 };
 
 class Device {

@@ -102,6 +102,7 @@ void Program::run(const Bindings& bindings) {
     if (packs) execute(steps_.prologue);
     execute(steps_.steps);
   });
+  if (device->debug().times) times_.endRun();
   Error error;
   if (!device->backend().synchronize(device->handle(), &error)) throw toFailure(error);
   if (packs) {
@@ -117,6 +118,7 @@ void Program::execute(std::vector<Step>& steps) {
   Error error;
   for (Step& step : steps) {
     device->checkOpen();
+    const auto start = std::chrono::steady_clock::now();
     const bool ok = std::visit(
                         [&](const auto& op) {
                           using Op = std::decay_t<decltype(op)>;
@@ -133,6 +135,7 @@ void Program::execute(std::vector<Step>& steps) {
       failure.message = std::string(opName(step)) + ": " + failure.message;
       throw failure;
     }
+    if (device->debug().times) times_.add(step, std::chrono::steady_clock::now() - start);
   }
 }
 

@@ -8,6 +8,7 @@
 #include "native/graph/compile.h"
 #include "native/runtime/buffer.h"
 #include "native/runtime/recordings.h"
+#include "native/runtime/step_times.h"
 
 namespace ddpm {
 
@@ -52,6 +53,7 @@ class Program {
   uint64_t packedId_ = 0, packedVersion_ = 0;  // the weights that packed_ was made of
   Recordings recordings_;
   uint64_t scratchOffset_ = 0, workspaceBytes_ = 0;
+  StepTimes times_;
 };
 
 }  // namespace ddpm
