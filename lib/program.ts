@@ -13,6 +13,8 @@ export interface CompileOptions {
   deterministic: boolean
   /** Default 'fp32'. Throws `unsupported` where the device does not have it. */
   precision?: Precision
+  /** A convolution algorithm wherever it is possible, by its number in kernels/ops.h: for tests and benchmarks. */
+  forceAlgo?: number
 }
 
 export class Program {

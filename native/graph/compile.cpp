@@ -107,7 +107,9 @@ Compiled compile(const Graph& source, const std::map<std::string, ValueId>& outp
   Region region = {graph, liveNodes(graph, outputs), outputs};
   if (target.precision != DType::f32) region.live = mixPrecision(graph, region, target.precision);
   Placement placement(region);
-  Lowering lowering(graph, placement, target, compiled.steps);
+  const bool changesWeights = std::any_of(region.live.begin(), region.live.end(),
+                                          [&](int32_t i) { return graph.node(i).op == findOp("adamw"); });
+  Lowering lowering(graph, placement, target, changesWeights, compiled.steps);
   for (int32_t i : region.live) lowering.lower(i);
   copyOutputs(region, placement, compiled.steps);
   if (const Tensor mirror = placement.mirror()) {

@@ -57,9 +57,9 @@ ConvAlgo Lowering::plan(const Conv2dWgrad& op) const {
 const void* Lowering::packed(size_t weight, const ConvShape& shape, ConvPass pass, const ConvPlan& plan) {
   if (plan.packedBytes == 0) return nullptr;
   const ValueId v = node_->inputs[weight];
-  const bool isParameter = graph_.isParameter(v);
+  const bool isKept = graph_.isParameter(v) && !changesWeights_;
   std::string key;
-  if (isParameter) {
+  if (isKept) {
     for (int64_t part : {int64_t(v), int64_t(pass), int64_t(plan.algo), int64_t(shape.stride), int64_t(shape.padTop),
                          int64_t(shape.padLeft), int64_t(plan.packedBytes)}) {
       key += std::to_string(part) + ",";
@@ -67,10 +67,10 @@ const void* Lowering::packed(size_t weight, const ConvShape& shape, ConvPass pas
     const auto found = packed_.find(key);
     if (found != packed_.end()) return found->second;
   }
-  const Storage::Kind kind = isParameter ? Storage::packed : Storage::arena;
+  const Storage::Kind kind = isKept ? Storage::packed : Storage::arena;
   void* memory = encode({placement_.addStorage({kind, plan.packedBytes, ""}), 0});
   const ConvPackWeights op = {placement_.tensor(v), memory, shape, pass, plan.algo};
-  if (isParameter) {
+  if (isKept) {
     out_.prologue.push_back(op);
     packed_[key] = memory;
   } else {

@@ -26,8 +26,9 @@ struct Steps {
 
 class Lowering {
  public:
-  Lowering(const Graph& graph, Placement& placement, const Target& target, Steps& out)
-      : graph_(graph), placement_(placement), target_(target), out_(out) {}
+  // `changesWeights`: every run of the program does, so that packing them in a prologue would save nothing.
+  Lowering(const Graph& graph, Placement& placement, const Target& target, bool changesWeights, Steps& out)
+      : graph_(graph), placement_(placement), target_(target), changesWeights_(changesWeights), out_(out) {}
 
   void lower(int32_t node);
 
@@ -49,8 +50,8 @@ class Lowering {
   ConvPlan plan(const Conv2d& op) const;
   ConvPlan plan(const Conv2dDgrad& op) const;
   ConvAlgo plan(const Conv2dWgrad& op) const;
-  // Memory with the packed weights of input `weight`: filled by the prologue for a parameter, else right before this
-  // step.
+  // Memory with the packed weights of input `weight`: filled by the prologue for a parameter that stays the same from
+  // run to run; else right before this step, and free again after it.
   const void* packed(size_t weight, const ConvShape& shape, ConvPass pass, const ConvPlan& plan);
 
   template <class Op>
@@ -62,6 +63,7 @@ class Lowering {
   const Graph& graph_;
   Placement& placement_;
   const Target& target_;
+  const bool changesWeights_;
   Steps& out_;
   const Node* node_ = nullptr;
   std::map<std::string, const void*> packed_;  // by weight, pass, algorithm and shape

@@ -191,6 +191,19 @@ describe('memory plan', () => {
     assertSameBits(await run(weights), await fresh(await weights.read()), 'after an optimizer step')
   })
 
+  it('a program that changes its weights packs them where they are used, others keep them packed', () => {
+    const device = Device.open('cpu')
+    const program = (updates: boolean) =>
+      compile(device, (g) => {
+        const w = g.parameter({ name: 'w', shape: [16, 8, 3, 3], offset: 0 })
+        const y = g.conv2d(g.input('x', dims), w, undefined, { stride: 1, padding: [1, 1, 1, 1] })
+        if (updates) g.adamw(g.input('hyper', [1, 1, 1, 16]), g.gradSumSquares(1152), { count: 1152 })
+        return { y }
+      }).describe()
+    assert.match(program(false), /\nwhen weights change: ConvPackWeights .* packed@packed/)
+    assert.match(program(true), /\nConvPackWeights .* packed@arena/)
+  })
+
   it('bindings are checked', () => {
     const device = Device.open('cpu')
     const program = compile(device, (g) => ({ y: g.silu(g.input('x', dims)) }))
