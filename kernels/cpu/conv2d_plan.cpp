@@ -17,8 +17,9 @@ struct Size {
 bool fitsWinograd(const Tensor& w, const ConvShape& shape) { return w.h == 3 && w.w == 3 && shape.stride == 1; }
 
 // Costs of one thread, in multiply-adds of the inner kernel. The constants are measured (AVX2, Zen 3, weights that come
-// from memory). Threads share tiles and weights alike, so the choice doesn't depend on their number.
-constexpr double kTransform = 14;  // of an element of an input or output tile, at each point
+// from memory; AVX-512, Zen 5). Threads share tiles and weights alike, so the choice doesn't depend on their number.
+constexpr double kWeightRead = kWidth / 8.0;  // memory is no faster where multiply-adds are
+constexpr double kTransform = 14;             // of an element of an input or output tile, at each point
 
 double points(int out) { return double((out + 2) * (out + 2)); }
 
@@ -27,13 +28,13 @@ double transformCost(const Size& s, int out) {
 }
 
 double directCost(const Size& s) {
-  constexpr double kStream = 11;  // a weight, read while nothing else is done
+  constexpr double kStream = 11 * kWeightRead;  // a weight, read while nothing else is done
   return 9 * s.weights() * (s.pixels() + kStream);
 }
 
 double winogradCost(const Size& s, int out) {
   // A weight is fetched ahead while the panel before it is multiplied, which takes that long at least.
-  constexpr double kStream = 14, kRest = 4;
+  constexpr double kStream = 14 * kWeightRead, kRest = 4;
   return points(out) * s.weights() * maxOf(s.tiles(out) + kRest, kStream) + transformCost(s, out);
 }
 

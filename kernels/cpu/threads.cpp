@@ -19,7 +19,8 @@ inline void pause() {
 #endif
 }
 
-constexpr auto kSpin = std::chrono::microseconds(30);
+// Longer than the steps that one thread does alone, since waking a thread takes tens of microseconds.
+constexpr auto kSpin = std::chrono::microseconds(200);
 
 // Spins until done() or the time is over; says whether it is done.
 template <class Done>

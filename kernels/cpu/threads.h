@@ -9,7 +9,7 @@ namespace ddpm::cpu {
 // others' shares. Which thread runs a task is therefore not fixed: a task must write only what is its own, and then
 // results depend neither on the number of threads nor on timing.
 //
-// Between two loops idle threads spin for some 30 us and then sleep. One thread at a time may call; loops do not nest;
+// Between two loops idle threads spin for some 200 us and then sleep. One thread at a time may call; loops do not nest;
 // a body does not throw.
 class ThreadPool {
  public:

@@ -109,13 +109,14 @@ void multiply(const float* v, int64_t vStride, const float* u, int depth, float*
     for (int j = 0; j < V; ++j) store(m + i * mStride + j * kWidth, acc[i][j]);
 }
 
-// Aᵀ m A of one tile, channels [first, first + count) of the output.
+// Aᵀ m A of one tile, channels [first, first + count) of the output. Meanwhile the pixels of the tile after it are
+// asked for: stores wait for one another, so that each that has to wait for memory holds up all of them.
 template <class F>
 void transformOutput(const Job& g, const Tiles<F>& tiles, int64_t t, const float* m, int64_t mPoint, int first,
                      int count) {
   const int32_t n = tiles.sample(t), h = tiles.row(t), w = tiles.column(t);
   const int rows = minOf(g.to.h - h, F::kOut), columns = minOf(g.to.w - w, F::kOut);
-  const int64_t corner = (int64_t(n) * g.to.h + h) * g.to.w + w;
+  const int64_t corner = tiles.corner(g.to, t), next = tiles.corner(g.to, t + 1) - corner;
   forChannels(count, [&](int64_t c, auto part) DDPM_LAMBDA_INLINE {
     vf half[F::kIn][F::kOut];
     for (int j = 0; j < F::kIn; ++j) {
@@ -139,8 +140,14 @@ void transformOutput(const Job& g, const Tiles<F>& tiles, int64_t t, const float
       for (int j = 0; j < F::kOut; ++j) {
         if (j >= columns) break;
         vf value = y[j] + bias + sampleBias;
-        if (g.residual) value = value + part.load(g.residual.f32() + (pixel + j) * g.residual.ld + k);
-        part.store(g.to.f32() + (pixel + j) * g.to.ld + k, value);
+        if (g.residual) {
+          const float* residual = g.residual.f32() + (pixel + j) * g.residual.ld + k;
+          __builtin_prefetch(residual + next * g.residual.ld);
+          value = value + part.load(residual);
+        }
+        float* to = g.to.f32() + (pixel + j) * g.to.ld + k;
+        __builtin_prefetch(to + next * g.to.ld, 1);
+        part.store(to, value);
       }
     }
   });

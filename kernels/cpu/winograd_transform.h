@@ -130,6 +130,8 @@ struct Tiles {
   int32_t row(int64_t t) const { return int32_t(t / columns % rows) * F::kOut; }
   int32_t column(int64_t t) const { return int32_t(t % columns) * F::kOut; }
   int32_t sample(int64_t t) const { return int32_t(t / columns / rows); }
+  // The pixel at the top left, as an index into the tensor's pixels.
+  int64_t corner(const Tensor& x, int64_t t) const { return (int64_t(sample(t)) * x.h + row(t)) * x.w + column(t); }
 };
 
 // A transform reads as many streams as there are points, more than the hardware follows; this is how far ahead it asks
@@ -171,7 +173,11 @@ DDPM_INLINE void transformInput(const Tensor& x, int32_t n, int32_t h, int32_t w
       vf d[F::kIn], r[F::kIn];
       for (int j = 0; j < F::kIn; ++j) d[j] = columns[j][i];
       F::input(d, r);
-      for (int j = 0; j < F::kIn; ++j) DDPM_ISA::store(v + (i * F::kIn + j) * pointStride, r[j]);
+      for (int j = 0; j < F::kIn; ++j) {
+        float* to = v + (i * F::kIn + j) * pointStride;
+        __builtin_prefetch(to + kTransformAhead, 1);
+        DDPM_ISA::store(to, r[j]);
+      }
     }
   });
 }
