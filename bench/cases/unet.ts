@@ -20,24 +20,32 @@ export const cifar10 = {
 /** 6.05 GMAC an image, convolutions, linear layers and attention. */
 export const cifar10Flops = 12.1e9
 
-function forward(batch: number): Case {
+/** At sizes other than 32 the arithmetic grows with the pixels, and attention's, a 36th of it at 32, with their square. */
+const attentionFlops = 5 * 4 * 256 ** 3 // five blocks of 256 tokens and 256 channels
+
+function flopsOf(size: number): number {
+  const pixels = (size / 32) ** 2
+  return (cifar10Flops - attentionFlops) * pixels + attentionFlops * pixels ** 2
+}
+
+function forward(batch: number, size = 32): Case {
   return {
-    name: `UNet forward batch ${batch}`,
-    flops: batch * cifar10Flops,
+    name: `UNet forward${size === 32 ? '' : ` ${size}x${size}`} batch ${batch}`,
+    flops: batch * flopsOf(size),
     items: batch,
     async prepare(): Promise<Prepared> {
       const device = Device.open('cpu')
       const unet = new UNet(cifar10)
       const weights = new Weights(device, unet.parameters, 0)
       const graph = new Graph()
-      const x = graph.input('x', [batch, 32, 32, 3])
+      const x = graph.input('x', [batch, size, size, 3])
       const t = graph.input('t', [batch, 1, 1, 1], 'i32')
       const y = unet.build({ graph, train: false }, x, t)
       const program = graph.native.compile(device.native, { y: y.id }, {})
       const bindings = {
-        x: device.upload(randomArray(batch * 3072)),
+        x: device.upload(randomArray(batch * 3 * size * size)),
         t: device.upload(Int32Array.from({ length: batch }, (_, i) => i)),
-        y: device.allocate(batch * 3072),
+        y: device.allocate(batch * 3 * size * size),
         weights: weights.bank('weights'),
       }
       return {
@@ -52,4 +60,8 @@ function forward(batch: number): Case {
   }
 }
 
-export const unetCases: readonly Case[] = [1, 4, 16].map(forward)
+/** The cost of an image, from one to many and from small to large: `npm run bench -- 'UNet forward'`. */
+export const unetCases: readonly Case[] = [
+  ...[1, 2, 4, 8, 16, 32, 64].map((batch) => forward(batch)),
+  ...[64, 128, 256].map((size) => forward(1, size)),
+]
