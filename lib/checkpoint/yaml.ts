@@ -3,8 +3,8 @@ import { type Document, parseDocument } from 'yaml'
 import { isObject, type JsonObject } from './json'
 import { type Source, withSource } from './source'
 
-/** Configurations are small; a node costs the parser up to a KiB. */
-const maxFileBytes = 64 * 2 ** 10
+/** Configurations are small; a node costs the parser up to 2 KiB. */
+const maxFileBytes = 32 * 2 ** 10
 /** The parser calls itself for each level. */
 const maxDepth = 100
 /** Of aliases, in nodes: what `&a [*b, *b]` and its like may unfold to. */
