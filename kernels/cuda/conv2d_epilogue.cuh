@@ -27,11 +27,19 @@ struct Epilogue {
         area(pixels(y)),
         eights(inEights({&y, &bias, &sampleBias, &residual})) {}
 
+  // What is added to a sum: bias? + sampleBias? + residual?.
+  template <int V>
+  __device__ __forceinline__ Vec<float, V> added(int64_t row, int k) const {
+    Vec<float, V> all = {};
+    if (bias) add(all, load<V>(bias, 0, k));
+    if (sampleBias) add(all, load<V>(sampleBias, unsigned(row) / unsigned(area), k));
+    if (residual) add(all, load<V>(residual, row, k));
+    return all;
+  }
+
   template <int V>
   __device__ __forceinline__ void write(int64_t row, int k, Vec<float, V> sum) const {
-    if (bias) add(sum, load<V>(bias, 0, k));
-    if (sampleBias) add(sum, load<V>(sampleBias, unsigned(row) / unsigned(area), k));
-    if (residual) add(sum, load<V>(residual, row, k));
+    add(sum, added<V>(row, k));
     store<V>(y, row, k, sum);
   }
 

@@ -29,7 +29,7 @@ inline Axis forwardAxis(int count, int taps, int stride, int pad) { return {coun
 inline Axis dgradAxis(int size, int taps, int stride, int pad, int phase) {
   const int tapStart = (phase + pad) % stride;
   const auto count = [&](int n, int start) { return start < n ? int(ceilDiv(n - start, stride)) : 0; };
-  return {count(size, phase), count(taps, tapStart), 1, (phase + pad - tapStart) / stride, -1, stride, phase, tapStart};
+  return {count(size, phase), count(taps, tapStart), 1, (phase + pad) / stride, -1, stride, phase, tapStart};
 }
 
 // A phase of a convolution.

@@ -175,10 +175,9 @@ __global__ void __launch_bounds__(kMmaThreads, Shape::kBlocksPerProcessor) convP
         }
       });
 
-  sums.drain([&](int row, int column, const Shared<float>& from, int i) {
+  sums.write(p.epilogue, k0, p.channels, [&](int row) -> int64_t {
     const int m = m0 + row;
-    if (m < p.gather.pixels)
-      writeEight(p.epilogue, blockIdx.z * p.rowsPerPart + p.gather.resultRow(m), k0 + column, p.channels, from, i);
+    return m < p.gather.pixels ? blockIdx.z * p.rowsPerPart + p.gather.resultRow(m) : -1;
   });
 }
 

@@ -78,24 +78,40 @@ struct MmaSums {
       }
   }
 
-  // Calls write(row, column, from, i) for all of the warp's, eight sums at a time, which are from[i] and on; row and
-  // column count within the block's tile. The shared memory must be free.
-  template <class Write>
-  __device__ void drain(const Write& write) const {
-    constexpr int kLanesPerRow = Shape::WN / 8, kRowsAtOnce = 32 / kLanesPerRow;
-    const int lane = threadIdx.x % 32;
+  // Writes the warp's sums: row i of the block's tile to row rowOf(i) of the result, where that is not negative, its
+  // columns to channels k0 and on, of which those below `channels` exist. The shared memory must be free.
+  template <class RowOf>
+  __device__ __forceinline__ void write(const Epilogue& epilogue, int k0, int channels, const RowOf& rowOf) const {
+    constexpr int kLanesPerRow = Shape::WN / 8, kRowsAtOnce = 32 / kLanesPerRow, kPasses = 16 / kRowsAtOnce;
+    const int lane = threadIdx.x % 32, column = lane % kLanesPerRow * 8;
+    const int k = k0 + Shape::warpColumn() + column;
     const Shared<float> mine =
         dynamicShared<float>(0, Shape::kResultWords) + int(threadIdx.x / 32) * 16 * Shape::kPitch;
-#pragma unroll 1  // `write` is long; once is enough of it
+#pragma unroll 1  // what follows is long; once is enough of it
     for (int i = 0; i < Shape::kDown; ++i) {
+      int64_t rows[kPasses];
+      Vec<float, 8> added[kPasses];
+#pragma unroll
+      for (int pass = 0; pass < kPasses;
+           ++pass) {  // all reads before the first write, so that they are under way at once
+        rows[pass] = k < channels ? rowOf(Shape::warpRow() + 16 * i + pass * kRowsAtOnce + lane / kLanesPerRow) : -1;
+        if (epilogue.eights && rows[pass] >= 0) added[pass] = epilogue.added<8>(rows[pass], k);
+      }
 #pragma unroll
       for (int block = 0; block < Shape::kDown; ++block)  // registers have no index
         if (block == i) putBlocks(mine, v[block]);
       __syncwarp();
+#pragma unroll
+      for (int pass = 0; pass < kPasses; ++pass) {
+        if (rows[pass] < 0) continue;
+        const int from = (pass * kRowsAtOnce + lane / kLanesPerRow) * Shape::kPitch + column;
+        if (epilogue.eights) {
+          Epilogue::add(added[pass], load<8>(mine, from));
+          store<8>(epilogue.y, rows[pass], k, added[pass]);
+        } else {
 #pragma unroll 1
-      for (int first = 0; first < 16; first += kRowsAtOnce) {
-        const int row = first + lane / kLanesPerRow, column = lane % kLanesPerRow * 8;
-        write(Shape::warpRow() + 16 * i + row, Shape::warpColumn() + column, mine, row * Shape::kPitch + column);
+          for (int e = 0; e < min(8, channels - k); ++e) epilogue.write(rows[pass], k + e, load<1>(mine, from + e));
+        }
       }
       __syncwarp();
     }
@@ -112,17 +128,6 @@ struct MmaSums {
               Vec<float, 2>{{blocks[j].v[2 * half], blocks[j].v[2 * half + 1]}});
   }
 };
-
-// Eight sums, from[i] and on, for channels k and on, of which those below `channels` exist.
-__device__ __forceinline__ void writeEight(const Epilogue& epilogue, int64_t row, int k, int channels,
-                                           const Shared<float>& from, int i) {
-  if (epilogue.eights) {
-    if (k < channels) epilogue.write(row, k, load<8>(from, i));
-    return;
-  }
-#pragma unroll 1
-  for (int e = 0; e < min(8, channels - k); ++e) epilogue.write(row, k + e, load<1>(from, i + e));
-}
 
 // The loop of a block over stages [first, last): load(t, stage) puts stage t into shared memory from word `stage` on,
 // multiply(stage) uses it.

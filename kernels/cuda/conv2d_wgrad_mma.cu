@@ -142,10 +142,8 @@ __global__ void __launch_bounds__(kMmaThreads, Shape::kBlocksPerProcessor) convW
       const int k = k0 + Shape::warpRow() + 8 * i + threadIdx.x % 32 / 4;
       if (k < p.K) p.biasParts[int64_t(blockIdx.z) * p.K + k] = bias[i / 2].v[i % 2 * 2];
     }
-  sums.drain([&](int row, int column, const Shared<float>& from, int i) {
-    if (k0 + row < p.K)
-      writeEight(p.epilogue, int64_t(blockIdx.z) * p.K + k0 + row, j0 + column, p.gather.reduction, from, i);
-  });
+  sums.write(p.epilogue, j0, p.gather.reduction,
+             [&](int row) -> int64_t { return k0 + row < p.K ? int64_t(blockIdx.z) * p.K + k0 + row : -1; });
 }
 
 using Tile128x128 = MmaShape<128, 128, 2, 2, 2>;
