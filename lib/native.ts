@@ -7,7 +7,8 @@ export type NativeDType = 'f32' | 'i32'
  * Of a program. fp32: every number is float32. fp16, bf16: mixed; operands of convolutions, linear layers and attention
  * have 16 bits, sums, weights and all else stay float32.
  */
-export type Precision = 'fp32' | 'fp16' | 'bf16'
+export const precisions = ['fp32', 'fp16', 'bf16'] as const
+export type Precision = (typeof precisions)[number]
 
 /** [n, h, w, c], as in kernels/ops.h. */
 export type Dims = readonly [number, number, number, number]

@@ -3,6 +3,7 @@ import { stat } from 'node:fs/promises'
 import path from 'node:path'
 import type { DeviceName } from '../device'
 import { DDPM } from '../diffusion/ddpm'
+import { precisions } from '../native'
 import { openCheckpoint, readWeights } from '../train/checkpoint'
 import { loadModel, modelFromWeights } from '../train/model-file'
 import { type OptionTable, UsageError, type Values } from './args'
@@ -18,6 +19,7 @@ export const modelOptions = {
   'no-ema': { kind: 'flag', help: "the checkpoint's plain weights instead of the averaged ones" },
   deterministic: { kind: 'flag', help: 'the same bits whatever the batch' },
   device: { kind: 'string', value: 'name', help: "'cpu', 'cuda', 'cuda:1', 'auto' (auto)" },
+  precision: { kind: 'string', choices: precisions, help: '16-bit operands where the device has them (fp32)' },
 } as const satisfies OptionTable
 
 type ModelValues = Values<typeof modelOptions> & { readonly seed?: number }
@@ -34,7 +36,8 @@ export function checkModelOptions(values: ModelValues): void {
 
 export async function openModel(values: ModelValues): Promise<DDPM> {
   const device = (values.device ?? 'auto') as DeviceName // checked where it is opened
-  const settings = { device, seed: values.seed ?? 0, deterministic: values.deterministic ?? false }
+  const { seed = 0, deterministic = false, precision } = values
+  const settings = { device, seed, deterministic, precision }
   if (values.checkpoint === undefined) {
     const model = values.model ?? shippedModel
     const isFolder = (await stat(model).catch(() => undefined))?.isDirectory()

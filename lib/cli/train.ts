@@ -1,3 +1,4 @@
+import { precisions } from '../native'
 import { lrSchedules } from '../train/lr-schedule'
 import type { StepMetrics } from '../train/metrics'
 import type { ModelConfig } from '../train/options'
@@ -57,6 +58,7 @@ const options = {
   keep: { kind: 'integer', min: 1, help: 'checkpoints to keep (2)' },
   seed: { kind: 'integer', min: 0, help: 'of weights, noise and order (0)' },
   device: { kind: 'string', value: 'name', help: "'cpu', 'cuda', 'cuda:1', 'auto' (auto)" },
+  precision: { kind: 'string', choices: precisions, help: '16-bit operands where the device has them (fp32)' },
 } as const satisfies OptionTable
 
 /** A line of progress every so often where there is no bar. */
@@ -108,6 +110,7 @@ metrics.jsonl (a line a step), event files for TensorBoard and, at the end, mode
       keep: values.keep,
       seed: values.seed,
       device: values.device,
+      precision: values.precision,
     })
     const view = new TrainView(output)
     const { result, exitCode } = await withSignals(

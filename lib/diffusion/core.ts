@@ -2,13 +2,14 @@
 import type { Device } from '../device'
 import { DiffusionError, describe, invalidArgument } from '../errors'
 import type { Graph, Value } from '../graph'
-import type { NativeBuffer } from '../native'
+import type { NativeBuffer, Precision } from '../native'
 import type { Seed } from '../options'
 import { type Program, ProgramCache } from '../program'
 import { SeedSequence } from '../rng'
 import { type Shape, sameShape, sizeOf, Tensor } from '../tensor'
 import type { Denoiser } from './denoiser'
 import type { VarianceType } from './learned-variance'
+import { LossScale } from './loss-scale'
 import type { Parameterization, Schedule, TimestepSpacing } from './schedule'
 
 /** Options that the formulas depend on. */
@@ -22,6 +23,7 @@ export interface Settings {
   readonly logEveryT: number
   readonly timestepSpacing: TimestepSpacing
   readonly deterministic: boolean
+  readonly precision: Precision
   readonly nullClass?: number
   readonly classDropout: number
   readonly minSnrGamma?: number
@@ -39,6 +41,8 @@ export interface Extent {
 export class Core {
   readonly programs: ProgramCache
   readonly seeds: SeedSequence
+  /** With fp16 only. */
+  readonly lossScale?: LossScale
   readonly #tables = new Map<string, NativeBuffer>()
   #schedule: Schedule
   #disposed = false
@@ -50,6 +54,8 @@ export class Core {
     schedule: Schedule,
     readonly seed: Seed,
   ) {
+    checkPrecision(device, settings.precision)
+    if (settings.precision === 'fp16') this.lossScale = new LossScale()
     this.programs = new ProgramCache(device)
     this.seeds = new SeedSequence(seed)
     this.#schedule = schedule
@@ -90,7 +96,10 @@ export class Core {
     deterministic = this.settings.deterministic,
   ): Program {
     this.alive()
-    return this.programs.get(kind, { T: this.numTimesteps, ...key }, build, { deterministic })
+    return this.programs.get(kind, { T: this.numTimesteps, ...key }, build, {
+      deterministic,
+      precision: this.settings.precision,
+    })
   }
 
   alive(): void {
@@ -115,6 +124,18 @@ export class Core {
     this.#releaseTables()
     this.denoiser.release()
   }
+}
+
+/** Throws `unsupported` where the device does not compute in it. */
+function checkPrecision(device: Device, precision: Precision): void {
+  const { precisions } = device.info()
+  if (precisions.includes(precision)) return
+  const expected = precisions.map((name) => `'${name}'`).join(' or ')
+  throw new DiffusionError('unsupported', `precision: ${device.name} has ${expected}, not '${precision}'`, {
+    argument: 'precision',
+    expected,
+    received: precision,
+  })
 }
 
 /** Flat extents of a tensor of samples. Throws for a tensor without samples. */

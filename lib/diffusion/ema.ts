@@ -25,6 +25,11 @@ export class LitEma {
     return Math.min(this.decay, (1 + this.numUpdates) / (10 + this.numUpdates))
   }
 
+  /** Takes an update back that was counted and not made. */
+  retreat(): void {
+    if (this.numUpdates > 0) this.numUpdates -= 1
+  }
+
   /** Averages the weights in once. */
   async update(core: Core, weights: Weights, count: number): Promise<void> {
     const program = core.program('ema', { count }, (g) => {

@@ -85,11 +85,13 @@ export function lossDictOf(core: Core, samples: SampleLosses, { t, train, import
   }
 }
 
-/** What the losses of sample i count for in the total, so that its gradient needs weighted sums: inputs of `backward`. */
-export function lossWeights(core: Core, { t, importance }: LossInput): Record<string, Float32Array> {
+/**
+ * What the losses of sample i count for in the total, times `scale`, so that its gradient needs weighted sums: inputs of `backward`.
+ */
+export function lossWeights(core: Core, { t, importance }: LossInput, scale = 1): Record<string, Float32Array> {
   const { lSimpleWeight, originalElboWeight, varianceType, vlbWeight = defaultVlbWeight } = core.settings
   const each = (weightAt: (k: number) => number) =>
-    Float32Array.from(t, (k, i) => (weightAt(k) * (importance?.[i] ?? 1)) / t.length)
+    Float32Array.from(t, (k, i) => (scale * weightAt(k) * (importance?.[i] ?? 1)) / t.length)
   const simple = each((k) => snrWeight(core, k) * lSimpleWeight + originalElboWeight * core.schedule.lvlbWeights[k])
   if (varianceType === 'fixed') return { lossWeights: simple }
   return { lossWeights: simple, boundWeights: each(() => vlbWeight * core.numTimesteps) }
@@ -279,9 +281,11 @@ export async function lossAndGradients(core: Core, input: LossInput): Promise<Lo
   const bindings = await lossBindings(core, input)
   const grads = core.device.allocate(table.count)
   try {
-    const run = program.run({ ...bindings, ...lossWeights(core, input), grads })
-    const [losses, flat] = await Promise.all([run, grads.read()])
-    return { ...lossDictOf(core, samplesOf(losses), input), gradients: table.toStateDict(flat) }
+    const scale = core.lossScale?.scale ?? 1
+    const run = program.run({ ...bindings, ...lossWeights(core, input, scale), grads })
+    const [losses, scaled] = await Promise.all([run, grads.read()])
+    const gradients = table.toStateDict(scale === 1 ? scaled : scaled.map((g) => g / scale))
+    return { ...lossDictOf(core, samplesOf(losses), input), gradients }
   } finally {
     grads.release()
   }

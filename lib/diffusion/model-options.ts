@@ -1,5 +1,6 @@
 /** Options of the diffusion classes: ddpm.py's keyword arguments camelCased, with its defaults, and a few of our own. */
 import { Device, type DeviceName } from '../device'
+import { precisions } from '../native'
 import type { Network } from '../nn/network'
 import type { UNet } from '../nn/unet'
 import { array, boolean, func, integer, number, oneOf, type Parsed, seed, string, value } from '../options'
@@ -77,6 +78,12 @@ export const modelSchema = {
   classNames: array(string()),
   /** 'auto', 'cpu', 'cuda' or 'cuda:1'. */
   device: value<DeviceName | Device>('a device name', (v) => typeof v === 'string' || v instanceof Device),
+  /**
+   * What the network is computed in. 'fp16', 'bf16': operands of convolutions, linear layers and attention have 16 bits; sums,
+   * weights and all else stay float32, and with 'fp16' the loss is scaled in training. Throws `unsupported` where the device has
+   * not got it: the CPU has 'fp32'.
+   */
+  precision: oneOf(precisions, 'fp32'),
   /** Of the initial weights, of training, and of calls that are given none. */
   seed: seed(0),
   /** Fix every algorithm, so that an image is the same bit for bit in any batch. */

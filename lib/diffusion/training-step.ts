@@ -7,6 +7,7 @@ import type { Tensor } from '../tensor'
 import type { Core } from './core'
 import type { NetworkDenoiser } from './denoiser'
 import { hyperLength, type LitEma } from './ema'
+import type { LossScaleState } from './loss-scale'
 import {
   backward,
   buildLoss,
@@ -49,6 +50,10 @@ export interface UpdateOptions {
 export interface TrainResult extends LossResult {
   /** Global L2 norm of the gradients before clipping; undefined without an update. */
   gradNorm?: number
+  /** With fp16: what the loss was multiplied by for its gradients. */
+  lossScale?: number
+  /** True where gradients in fp16 overflowed: the update was not made, and the next has half the scale. */
+  skipped?: boolean
 }
 
 /** Everything that a bit-exact resume needs of the model. */
@@ -64,6 +69,8 @@ export interface TrainingState {
   draws?: number
   /** LossSecondMoment's, [T, 11]; with timestepSampler 'loss-second-moment' only. */
   timestepLosses?: Tensor
+  /** With precision 'fp16' only. */
+  lossScale?: LossScaleState
 }
 
 export class Training {
@@ -71,6 +78,8 @@ export class Training {
   step = 0
   /** Samples whose gradients wait for the next update. */
   accumulated = 0
+  /** What the gradients that wait were multiplied by. */
+  #scale = 1
   #timesteps: LossSecondMoment | undefined
   #options: Parsed<typeof optimizerSchema> | undefined
 
@@ -122,9 +131,11 @@ export class Training {
     const ema = o.update && o.ema ? this.ema : undefined
     const key = { ...lossKey(core, input), update: o.update, ema: ema !== undefined }
     const program = core.program('train', key, (g) => this.#build(g, input, o.update, ema !== undefined))
+    if (this.accumulated === 0) this.#scale = core.lossScale?.scale ?? 1
+    const scale = this.#scale
     const bindings = {
       ...(await lossBindings(core, input)),
-      ...lossWeights(core, input),
+      ...lossWeights(core, input, scale),
       weights: network.weights.bank('weights'),
       grads: network.weights.bank('grads'),
     }
@@ -137,10 +148,16 @@ export class Training {
       m: network.weights.bank('m'),
       v: network.weights.bank('v'),
       ...(ema && { ema: network.weights.bank('ema') }),
-      hyper: this.#hyper(this.#options, o, ema),
+      hyper: this.#hyper(this.#options, o, ema, scale),
     })
-    const gradNorm = Math.sqrt(sumSquares[0]) / o.accumulate
-    return { ...this.#checked(samplesOf(losses), input), gradNorm }
+    const finite = Number.isFinite(sumSquares[0])
+    if (!finite) this.#uncount(ema)
+    const result = this.#checked(samplesOf(losses), input)
+    core.lossScale?.update(finite)
+    const scaled = core.lossScale && { lossScale: scale }
+    if (finite) return { ...result, gradNorm: Math.sqrt(sumSquares[0]) / (o.accumulate * scale), ...scaled }
+    if (scale > 1) return { ...result, skipped: true, ...scaled }
+    throw notFinite('the gradients are not finite', this.step + 1, 'finite gradients', sumSquares[0])
   }
 
   #build(g: Graph, input: LossInput, update: boolean, ema: boolean): Record<string, Value> {
@@ -155,8 +172,19 @@ export class Training {
     return { ...losses, sumSquares }
   }
 
+  /** adamw changes nothing where the gradients are not finite. */
+  #uncount(ema: LitEma | undefined): void {
+    this.step -= 1
+    ema?.retreat()
+  }
+
   /** kernels/ops.h Hyper. Counts the step. */
-  #hyper(options: Parsed<typeof optimizerSchema>, o: UpdateOptions, ema: LitEma | undefined): Float32Array {
+  #hyper(
+    options: Parsed<typeof optimizerSchema>,
+    o: UpdateOptions,
+    ema: LitEma | undefined,
+    scale: number,
+  ): Float32Array {
     this.step += 1
     const [beta1, beta2] = options.betas
     const hyper = new Float32Array(hyperLength)
@@ -169,24 +197,20 @@ export class Training {
       1 - beta1 ** this.step,
       1 - beta2 ** this.step,
       options.maxGradNorm,
-      1 / o.accumulate,
+      1 / (o.accumulate * scale),
       ema?.advance() ?? 1,
     ])
     return hyper
   }
 
-  /** Training that went astray would only spoil the averages and the checkpoints. */
+  /** A loss that is no number was not learned from: its gradients are none either. */
   #checked(samples: SampleLosses, input: LossInput): LossResult {
     const result = lossDictOf(this.core, samples, input)
     if (Number.isFinite(result.loss)) {
       this.timesteps?.update(input.t, totalLosses(this.core, samples))
       return result
     }
-    throw new DiffusionError('not-finite', `the training loss is ${result.loss} at step ${this.step}`, {
-      argument: 'loss',
-      expected: 'a finite loss',
-      received: String(result.loss),
-    })
+    throw notFinite(`the training loss is ${result.loss}`, this.step + 1, 'a finite loss', result.loss)
   }
 
   /** A snapshot of one moment: all reads are asked for before anything else can change the banks. */
@@ -200,7 +224,16 @@ export class Training {
       weights.read('m'),
       weights.read('v'),
     ])
-    return { weights: w, ...(ema && { ema }), m, v, ...counts, ...(losses && { timestepLosses: losses }) }
+    const lossScale = this.core.lossScale?.state
+    return {
+      weights: w,
+      ...(ema && { ema }),
+      m,
+      v,
+      ...counts,
+      ...(losses && { timestepLosses: losses }),
+      ...(lossScale && { lossScale }),
+    }
   }
 
   async loadState(state: TrainingState): Promise<void> {
@@ -228,6 +261,15 @@ export class Training {
     if (weights.has('grads')) weights.bank('grads').write(new Float32Array(this.#count))
     this.step = state.optimizerStep
     this.accumulated = 0
+    this.core.lossScale?.load(state.lossScale)
     this.core.seeds.drawn = state.draws ?? 0
   }
+}
+
+function notFinite(what: string, step: number, expected: string, received: number): DiffusionError {
+  return new DiffusionError('not-finite', `${what} at step ${step}`, {
+    argument: 'loss',
+    expected,
+    received: String(received),
+  })
 }

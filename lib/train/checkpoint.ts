@@ -9,6 +9,7 @@ import { randomUUID } from 'node:crypto'
 import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { atomicWrite, syncFolder } from '../checkpoint/atomic-write'
+import type { LossScaleState } from '../diffusion/loss-scale'
 import type { TrainingState } from '../diffusion/training-step'
 import { DiffusionError } from '../errors'
 import type { StateDict } from '../nn/weights'
@@ -28,6 +29,8 @@ export interface RunState {
   readonly emaUpdates: number
   /** Seeds drawn by the model so far. */
   readonly draws: number
+  /** With precision 'fp16' only. */
+  readonly lossScale?: LossScaleState
   readonly data: { readonly fingerprint: string; readonly images: number }
   readonly options: ResolvedTrainOptions
   /** ISO 8601. */
@@ -145,6 +148,7 @@ export async function readTrainingState(checkpoint: Checkpoint): Promise<Trainin
     optimizerStep: state.optimizerStep,
     emaUpdates: state.emaUpdates,
     draws: state.draws,
+    lossScale: state.lossScale,
   }
 }
 
@@ -176,10 +180,15 @@ async function readState(file: string): Promise<RunState> {
   for (const name of ['step', 'samples', 'optimizerStep', 'emaUpdates', 'draws'] as const) {
     if (!Number.isSafeInteger(state[name])) throw bad(`${name} is not an integer`)
   }
+  if (state.lossScale && !isLossScale(state.lossScale)) throw bad('lossScale is not a scale')
   if (typeof state.data?.fingerprint !== 'string' || typeof state.options?.model?.unetConfig !== 'object') {
     throw bad('data or options are missing')
   }
   return state as RunState
+}
+
+function isLossScale({ scale, goodUpdates }: Partial<LossScaleState>): boolean {
+  return Number.isSafeInteger(Math.log2(Number(scale))) && Number.isSafeInteger(goodUpdates)
 }
 
 function withPrefix(dict: StateDict, prefix: string): StateDict {

@@ -10,8 +10,10 @@ export interface StepMetrics {
   readonly loss: number
   readonly loss_simple: number
   readonly loss_vlb: number
-  /** Global L2 norm of the gradients before clipping. */
-  readonly gradNorm: number
+  /** Global L2 norm of the gradients before clipping; null where they overflowed in fp16 and the step changed nothing. */
+  readonly gradNorm: number | null
+  /** With fp16: what the loss was multiplied by for its gradients. */
+  readonly lossScale?: number
   readonly lr: number
   readonly imagesPerSecond: number
   /** ISO 8601. */

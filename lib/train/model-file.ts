@@ -19,7 +19,7 @@ export interface ModelInfo {
 }
 
 /** DDPM's options that do not belong to the model. */
-export type LoadModelOptions = Pick<DDPMOptions, 'device' | 'seed' | 'deterministic'>
+export type LoadModelOptions = Pick<DDPMOptions, 'device' | 'seed' | 'deterministic' | 'precision'>
 
 export interface ModelFile extends ModelInfo {
   readonly weights: StateDict

@@ -3,6 +3,7 @@ import { isDeepStrictEqual } from 'node:util'
 import type { ClassSource } from '../data/class-labels'
 import { modelSchema } from '../diffusion/model-options'
 import { DiffusionError, describe, invalidArgument } from '../errors'
+import { type Precision, precisions } from '../native'
 import {
   array,
   boolean,
@@ -79,6 +80,8 @@ export interface TrainOptions {
   seed?: Seed
   /** As for DDPM (default 'auto'). */
   device?: string
+  /** As for DDPM (default 'fp32'). */
+  precision?: Precision
   /** Batches decoded ahead of the step (default 4). */
   prefetch?: number
   /** Bytes of decoded images to keep in memory (default 512 MiB). */
@@ -111,6 +114,7 @@ const schema = {
   keep: integer(2, positive),
   seed: seed(0),
   device: string('auto'),
+  precision: oneOf(precisions, 'fp32'),
   prefetch: integer(4, positive),
   cacheBytes: integer(512 * 2 ** 20, { min: 0 }),
 }
@@ -171,7 +175,7 @@ export function resolveTrainOptions(
 }
 
 function completeModel(model: ModelConfig): ResolvedTrainOptions['model'] {
-  for (const name of ['device', 'seed', 'model', 'deterministic']) {
+  for (const name of ['device', 'seed', 'model', 'deterministic', 'precision']) {
     if (name in model) {
       throw new DiffusionError('invalid-argument', `model.${name}: a training has its own`, {
         argument: `model.${name}`,
@@ -185,7 +189,7 @@ function completeModel(model: ModelConfig): ResolvedTrainOptions['model'] {
 /** DDPM's defaults, so that a checkpoint says all that it was made with. */
 function diffusionDefaults(): Record<string, unknown> {
   const defaults = Object.entries(modelSchema).map(([name, { fallback }]) => [name, fallback])
-  const { seed: _seed, deterministic: _deterministic, ...own } = definedOnly(Object.fromEntries(defaults))
+  const { seed: _s, deterministic: _d, precision: _p, ...own } = definedOnly(Object.fromEntries(defaults))
   return own
 }
 

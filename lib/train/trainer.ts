@@ -112,8 +112,8 @@ export class Trainer {
     const named = data.classNames !== undefined && !checkpoint // a checkpoint's options have the names already
     const options = named ? withClasses(resolved, data.classNames!) : resolved
 
-    const { seed, device } = options
-    const ddpm = new DDPM({ ...options.model, seed, device } as unknown as DDPMOptions)
+    const { seed, device, precision } = options
+    const ddpm = new DDPM({ ...options.model, seed, device, precision } as unknown as DDPMOptions)
     try {
       const { lr, betas, eps, weightDecay, maxGradNorm } = options
       ddpm.configureOptimizers({ lr, betas, eps, weightDecay, maxGradNorm })
@@ -169,7 +169,7 @@ function scalarsOf(metrics: StepMetrics): Record<string, number> {
     'train/loss': metrics.loss,
     'train/loss_simple': metrics.loss_simple,
     'train/loss_vlb': metrics.loss_vlb,
-    'train/grad_norm': metrics.gradNorm,
+    ...(metrics.gradNorm !== null && { 'train/grad_norm': metrics.gradNorm }),
     lr_abs: metrics.lr,
     images_per_second: metrics.imagesPerSecond,
   }
@@ -225,7 +225,8 @@ class Run {
     const start = performance.now()
     const lr = learningRate(step, this.options)
     const sums = { loss: 0, loss_simple: 0, loss_vlb: 0 }
-    let gradNorm = 0
+    let gradNorm: number | null = null
+    let lossScale: number | undefined
     for (let i = 0; i < accumulate; i++) {
       const { images, labels } = await nextBatch()
       using x = Tensor.wrap(images, [batchSize, this.data.channels, this.data.size, this.data.size])
@@ -239,13 +240,15 @@ class Run {
       sums.loss += result.loss / accumulate
       sums.loss_simple += result.lossDict['train/loss_simple'] / accumulate
       sums.loss_vlb += result.lossDict['train/loss_vlb'] / accumulate
-      gradNorm = result.gradNorm ?? gradNorm
+      gradNorm = result.gradNorm ?? null
+      lossScale = result.lossScale
     }
     const seconds = (performance.now() - start) / 1000
     return {
       step: step + 1,
       ...sums,
       gradNorm,
+      ...(lossScale !== undefined && { lossScale }),
       lr,
       imagesPerSecond: (batchSize * accumulate) / seconds,
       time: new Date().toISOString(),
@@ -264,6 +267,7 @@ class Run {
       optimizerStep: training.optimizerStep,
       emaUpdates: training.emaUpdates,
       draws: training.draws ?? 0,
+      ...(training.lossScale && { lossScale: training.lossScale }),
       data: { fingerprint: data.fingerprint, images: data.length },
       options: { ...options, data: path.resolve(options.data), classes: absoluteClasses(options.classes) },
       time: new Date().toISOString(),

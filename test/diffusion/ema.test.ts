@@ -46,6 +46,7 @@ describe('LitEma', () => {
         logEveryT: 100,
         timestepSpacing: 'linspace',
         deterministic: false,
+        precision: 'fp32',
         classDropout: 0,
         offsetNoise: 0,
         varianceType: 'fixed',

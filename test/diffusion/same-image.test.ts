@@ -1,8 +1,8 @@
 // Image i of a seed is the same image however it is drawn.
 import assert from 'node:assert/strict'
-import { DDPM, Tensor } from '../../lib/index'
+import { DDPM, type DDPMOptions, Tensor } from '../../lib/index'
 import { assertClose, assertSameBits } from '../support/compare'
-import { testDevice } from '../support/devices'
+import { testDevice, testedBackends } from '../support/devices'
 import { Fixture, goldenModel } from './fixture'
 
 const size = 3 * 8 * 8
@@ -49,6 +49,17 @@ describe('image i of a seed', () => {
     const images = await draws(ddpm, (batch) => batch.samples)
     for (const [name, data] of Object.entries(images)) assertClose(data, images.alone, { abs: 1e-3, rel: 0 }, name)
   })
+
+  for (const device of testedBackends.filter((name) => name !== testDevice)) {
+    it(`is the same within 1e-3 on ${testDevice} and on ${device}, after 50 steps`, async () => {
+      const fixture = await Fixture.load('sampling_T50')
+      const draw = async (options: DDPMOptions) => {
+        using ddpm = await goldenModel(fixture, { ...shape, ...options })
+        return (await ddpm.sample({ batchSize: 1, sampleOffset: image, seed: 11 })).data()
+      }
+      assertClose(await draw({ device }), await draw({}), { abs: 1e-3, rel: 0 }, 'image')
+    })
+  }
 
   it('another seed draws another image', async () => {
     using ddpm = new DDPM({ ...shape, timesteps: 5, model: (x) => x })

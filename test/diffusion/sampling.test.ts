@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { DDPM, Tensor } from '../../lib/index'
 import { assertClose, assertCloseToScale, assertSameBits } from '../support/compare'
-import { testDevice } from '../support/devices'
+import { testDevice, testedBackends } from '../support/devices'
 import { camelCase, Fixture, goldenModel, settled } from './fixture'
 
 /** A list of tensors as one array, stacked. */
@@ -10,14 +10,21 @@ async function stacked(tensors: readonly Tensor[]): Promise<Float32Array> {
   return Float32Array.from(parts.flatMap((part) => [...part]))
 }
 
-for (const name of ['sampling_T50', 'sampling_T1000']) {
-  describe(name, () => {
+/** All chains on one backend, the first of 50 steps on every other. */
+const chains = [
+  { name: 'sampling_T50', device: testDevice, count: Number.POSITIVE_INFINITY },
+  { name: 'sampling_T1000', device: testDevice, count: Number.POSITIVE_INFINITY },
+  ...testedBackends.filter((name) => name !== testDevice).map((device) => ({ name: 'sampling_T50', device, count: 1 })),
+]
+
+for (const { name, device, count } of chains) {
+  describe(`${name} on ${device}`, () => {
     it('replayed chains end where the recorded ones do, intermediates included', async () => {
       const fixture = await Fixture.load(name)
       const tolerance = fixture.tolerance.suggest.final
-      for (const c of fixture.config.cases) {
+      for (const c of fixture.config.cases.slice(0, count)) {
         const { id, S, eta, clipDenoised, logEveryT = 1, parameterization = 'eps' } = camelCase(c)
-        using ddpm = await goldenModel(fixture, { parameterization, logEveryT, clipDenoised })
+        using ddpm = await goldenModel(fixture, { parameterization, logEveryT, clipDenoised, device })
         const sampler = c.kind === 'ddpm' ? {} : { sampler: c.kind, steps: S, eta }
         const { samples, intermediates, predX0 } = await ddpm.pSampleLoop(fixture.config.shape, {
           ...sampler,

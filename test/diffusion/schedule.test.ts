@@ -84,6 +84,7 @@ const defaults = {
   originalElboWeight: 0,
   logEveryT: 100,
   deterministic: false,
+  precision: 'fp32',
   classDropout: 0,
   offsetNoise: 0,
   varianceType: 'fixed',

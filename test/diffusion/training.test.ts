@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { DDPM, type DDPMOptions, type StateDict, Tensor } from '../../lib/index'
 import { assertClose, assertSameBits } from '../support/compare'
-import { testDevice } from '../support/devices'
+import { testDevice, testedBackends } from '../support/devices'
 import { Random } from '../support/random'
 import { camelCase, Fixture, goldenModel } from './fixture'
 
@@ -36,12 +36,15 @@ async function compareUpdates(
   }
 }
 
-for (const name of ['train_curve', 'train_curve_l1_x0']) {
-  describe(name, () => {
+const curves = ['train_curve', 'train_curve_l1_x0'].flatMap((name) =>
+  testedBackends.map((device) => ({ name, device })),
+)
+for (const { name, device } of curves) {
+  describe(`${name} on ${device}`, () => {
     it('losses, gradient norms, trained weights and averages are those of PyTorch', async () => {
       const fixture = await Fixture.load(name)
       const { optimizer, steps } = fixture.config
-      using ddpm = await goldenModel(fixture)
+      using ddpm = await goldenModel(fixture, { device })
       const { weightDecay, lr, betas, eps } = camelCase(optimizer)
       ddpm.configureOptimizers({ lr, betas, eps, weightDecay })
       const { weights: start } = await ddpm.trainingState()

@@ -1,130 +1,14 @@
 // UNets against PyTorch's: outputs, loss, all gradients, and the outputs of inner modules.
 import assert from 'node:assert/strict'
 import { unet2DConfig, unet2DWeights } from '../../lib/checkpoint/diffusers-unet'
-import type { DeviceName } from '../../lib/device'
 import type { Graph, Value } from '../../lib/graph'
-import type { StateDict } from '../../lib/nn/parameters'
 import { UNet } from '../../lib/nn/unet'
 import { renameLegacyDiffusers } from '../../lib/nn/unet-diffusers'
 import { Tensor } from '../../lib/tensor'
-import { assertClose } from '../support/compare'
+import { devicesWith } from '../support/mixed'
 import { type Feeds, runGraph, testedBackends, type Values } from '../support/run-graph'
+import { addUNet, assertScaled, checkGolden, feedsOf, goldenFiles, openUNet, tolerance } from './check-golden'
 import { Golden, readJson, stateDictOf } from './golden'
-
-/** Of a tensor's largest value. */
-const tolerance = { out: 1e-4, loss: 1e-5, gradient: 1e-3, gradientFloor: 1e-6 }
-
-const largest = (values: Float32Array) => values.reduce((max, v) => Math.max(max, Math.abs(v)), 0)
-
-function assertScaled(actual: Float32Array, expected: Float32Array, scale: number, floor: number, what: string): void {
-  assertClose(actual, expected, { abs: Math.max(scale * largest(expected), floor), rel: 0 }, what)
-}
-
-const dot = (a: Float32Array, b: Float32Array) => a.reduce((sum, v, i) => sum + v * b[i], 0)
-
-function feedsOf(golden: Golden): Feeds {
-  const shape = golden.tensors['in/x'].shape
-  const [n, ...rest] = shape
-  const d = rest.reduce((a, b) => a * b, 1)
-  const feeds: Record<string, Feeds[string]> = {
-    x: { dims: [n, 1, 1, d], data: golden.floats('in/x') },
-    t: { dims: [n, 1, 1, 1], data: golden.integers('in/t') },
-  }
-  if (golden.has('in/target')) feeds.target = { dims: [n, 1, 1, d], data: golden.floats('in/target') }
-  if (golden.has('in/y')) feeds.y = { dims: [n, 1, 1, 1], data: golden.integers('in/y') }
-  if (golden.has('in/context')) {
-    const [, length, channels] = golden.tensors['in/context'].shape
-    feeds.context = { dims: [n, 1, length, channels], data: golden.floats('in/context') }
-  }
-  return { ...feeds, mean: { dims: [n, 1, 1, 1], data: new Float32Array(n).fill(1 / n) } }
-}
-
-function addUNet(
-  graph: Graph,
-  unet: UNet,
-  inputs: Values,
-  shape: readonly number[],
-  observe?: (name: string, value: Value) => void,
-): Value {
-  const [, channels, height, width] = shape
-  const x = graph.toNhwc(inputs.x, { channels, height, width })
-  return graph.toNchw(
-    unet.build({ graph, train: false, observe }, x, inputs.t, { y: inputs.y, context: inputs.context }),
-  )
-}
-
-async function checkGolden(
-  backend: DeviceName,
-  golden: Golden,
-  unet: UNet,
-  weights: StateDict,
-  forceAlgo?: number,
-): Promise<void> {
-  const table = unet.parameters
-  const { flat } = await table.fromStateDict(weights)
-  const actual = await runGraph(
-    backend,
-    feedsOf(golden),
-    (graph, inputs) => {
-      const out = addUNet(graph, unet, inputs, golden.tensors['in/x'].shape)
-      const loss = graph.weightedSum(graph.loss(out, inputs.target, { type: 'l2' }), inputs.mean)
-      const wanted = inputs.context ? [inputs.x, inputs.context] : [inputs.x]
-      const [gradX, gradContext] = graph.backward(loss, wanted)
-      return { out, loss, gradX: gradX!, ...(gradContext && { gradContext }) }
-    },
-    { banks: { weights: flat, grads: new Float32Array(table.count) }, forceAlgo },
-  )
-  assertScaled(actual.out, golden.floats('out/out'), tolerance.out, 0, 'out')
-  assertScaled(actual.loss, golden.floats('out/loss'), tolerance.loss, 0, 'loss')
-  assertScaled(actual.gradX, golden.floats('grad_in/x'), tolerance.gradient, tolerance.gradientFloor, 'grad_in/x')
-
-  if (golden.has('grad_in/context')) {
-    const expected = golden.floats('grad_in/context')
-    assertScaled(actual.gradContext, expected, tolerance.gradient, tolerance.gradientFloor, 'grad_in/context')
-  }
-
-  const from = golden.config.grads_in ? await Golden.open(golden.config.grads_in) : golden
-  const gradients = table.toStateDict(actual.grads)
-  for (const [name, tensor] of Object.entries(gradients)) {
-    const gradient = await tensor.data()
-    const check = (values: Float32Array, expected: string) =>
-      assertScaled(values, from.floats(expected), tolerance.gradient, tolerance.gradientFloor, expected)
-    if (from.has(`grad/${name}`)) {
-      check(gradient, `grad/${name}`)
-      continue
-    }
-    const row = from.floats(`grad_row0/${name}`)
-    check(gradient.slice(0, row.length), `grad_row0/${name}`)
-    const norm = Math.sqrt(dot(gradient, gradient))
-    check(Float32Array.of(norm), `grad_norm/${name}`)
-    const parameter = await weights[name].data()
-    const size = norm * Math.sqrt(dot(parameter, parameter))
-    const product = Float32Array.of(dot(gradient, parameter))
-    assertClose(product, from.floats(`grad_dot/${name}`), { abs: 1e-4 * size, rel: 0 }, `grad_dot/${name}`)
-  }
-  // Nothing is left over that was not compared.
-  const known = new Set(Object.keys(gradients))
-  assert.deepEqual(
-    [...from.names('grad/'), ...from.names('grad_row0/')].filter((name) => !known.has(name)),
-    [],
-  )
-}
-
-async function openUNet(name: string, extra = {}): Promise<{ golden: Golden; unet: UNet; weights: StateDict }> {
-  const golden = await Golden.open(`${name}.safetensors`)
-  const unet = new UNet(golden.unetOptions(extra))
-  const weights = await golden.parameters((parameter) => unet.parameters.get(parameter) !== undefined)
-  return { golden, unet, weights }
-}
-
-const goldenFiles = [
-  'unet_basic',
-  'unet_crossattn',
-  'unet_improved_diffusion',
-  'unet_newattn_1ch',
-  'unet_noconvresample_nonsquare',
-  'unet_scaleshift_updown_class',
-]
 
 for (const backend of testedBackends) {
   describe(`UNet on ${backend}`, () => {
@@ -139,7 +23,7 @@ for (const backend of testedBackends) {
       for (const [forceAlgo, algorithm] of ['direct', 'F(2x2, 3x3)', 'F(4x4, 3x3)'].entries()) {
         it(`${name} with every convolution that can be ${algorithm}`, async () => {
           const { golden, unet, weights } = await openUNet(name, { imageSize: 16 })
-          await checkGolden(backend, golden, unet, weights, forceAlgo)
+          await checkGolden(backend, golden, unet, weights, { forceAlgo })
         })
       }
     }
@@ -218,6 +102,20 @@ for (const backend of testedBackends) {
       assertScaled(out, golden.floats('out/out'), tolerance.out, 0, 'out')
     })
   })
+}
+
+// The golden numbers are fp32's: tolerances are those of rounding operands to 11 and 8 bits (check-golden.ts).
+for (const precision of ['fp16', 'bf16'] as const) {
+  for (const backend of devicesWith(precision)) {
+    describe(`UNet in ${precision} on ${backend}`, () => {
+      for (const name of goldenFiles) {
+        it(`${name}: output, loss and gradients are near PyTorch's`, async () => {
+          const { golden, unet, weights } = await openUNet(name, { imageSize: 16 })
+          await checkGolden(backend, golden, unet, weights, { precision })
+        })
+      }
+    })
+  }
 }
 
 describe("diffusers' names", () => {

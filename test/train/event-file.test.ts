@@ -69,7 +69,7 @@ describe('event files', () => {
     assert.deepEqual(events.versions, Array(3).fill('brain.Event:2'))
     const metrics = readMetrics(out)
     const expected = (key: 'loss' | 'loss_simple' | 'loss_vlb' | 'gradNorm' | 'lr' | 'imagesPerSecond') =>
-      metrics.map((m) => [m.step, Math.fround(m[key])])
+      metrics.map((m) => [m.step, Math.fround(Number(m[key]))])
     assert.deepEqual(events.scalars, {
       'train/loss': expected('loss'),
       'train/loss_simple': expected('loss_simple'),

@@ -49,7 +49,7 @@ describe('Trainer', () => {
     )
     for (const m of metrics) {
       for (const key of ['loss', 'loss_simple', 'loss_vlb', 'gradNorm', 'lr', 'imagesPerSecond'] as const) {
-        assert.ok(Number.isFinite(m[key]) && m[key] > 0, `${key} is ${m[key]}`)
+        assert.ok(Number.isFinite(m[key]) && Number(m[key]) > 0, `${key} is ${m[key]}`)
       }
       assert.ok(Date.parse(m.time) > 0)
     }
