@@ -17,6 +17,9 @@ const chains = [
   ...testedBackends.filter((name) => name !== testDevice).map((device) => ({ name: 'sampling_T50', device, count: 1 })),
 ]
 
+/** Kernels of GPUs on a CPU: seconds where nothing else runs. */
+const slow = 600_000
+
 for (const { name, device, count } of chains) {
   describe(`${name} on ${device}`, () => {
     it('replayed chains end where the recorded ones do, intermediates included', async () => {
@@ -38,7 +41,7 @@ for (const { name, device, count } of chains) {
         if (!fixture.has(`out/${id}/pred_x0`)) continue
         assertCloseToScale(await stacked(predX0), fixture.numbers(`out/${id}/pred_x0`), tolerance, `${id} pred_x0`)
       }
-    })
+    }).timeout(slow)
   })
 }
 

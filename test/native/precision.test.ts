@@ -130,7 +130,7 @@ describe('the mirror of the weights', () => {
   const slot = { name: 'w', shape: [4, 16], offset: 0 }
   const x = normals(new Random(5), [3, 1, 1, 16])
 
-  for (const name of ['reference' as const]) {
+  for (const name of ['reference' as const, ...devicesWith('bf16')]) {
     it(`is made anew when the weights have changed (${name})`, async () => {
       const device = Device.open(name)
       const program = compileGraph(name, (g) => ({ y: g.linear(g.input('x', x.dims), g.parameter(slot)) }), {

@@ -112,7 +112,7 @@ for (const precision of ['fp16', 'bf16'] as const) {
         it(`${name}: output, loss and gradients are near PyTorch's`, async () => {
           const { golden, unet, weights } = await openUNet(name, { imageSize: 16 })
           await checkGolden(backend, golden, unet, weights, { precision })
-        })
+        }).timeout(600_000) // kernels of GPUs on a CPU: seconds where nothing else runs
       }
     })
   }

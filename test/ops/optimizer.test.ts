@@ -72,6 +72,50 @@ describe('op adamw', () => {
     }
   }
 
+  it('with ema, averages the new weights in', async () => {
+    const count = 1040
+    for (const backend of ['reference' as const, ...testedBackends]) {
+      const run = (fused: boolean) =>
+        runGraph(
+          backend,
+          hyper(settings[1]),
+          (g, v) => {
+            g.adamw(v.hyper, g.gradSumSquares(count), { count, ema: fused })
+            if (!fused) g.ema(v.hyper, { count })
+            return {}
+          },
+          { banks: banks(count) },
+        )
+      const [one, two] = [await run(true), await run(false)]
+      for (const name of Object.keys(two)) assertSameBits(one[name], two[name], `${name} (${backend})`)
+      assert.notDeepEqual(one.ema, banks(count).ema)
+    }
+  })
+
+  for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 1e20]) {
+    it(`changes nothing where a gradient is ${bad}`, async () => {
+      const count = 1040
+      const before = banks(count)
+      before.grads[777] = bad // 1e20: its square is beyond f32
+      for (const backend of ['reference' as const, ...testedBackends]) {
+        for (const o of settings) {
+          const after = await runGraph(
+            backend,
+            hyper(o),
+            (g, v) => {
+              g.adamw(v.hyper, g.gradSumSquares(count), { count, ema: true })
+              return {}
+            },
+            { banks: before },
+          )
+          for (const name of ['weights', 'm', 'v', 'ema'] as const) {
+            assertSameBits(after[name], before[name], `${name} (${backend})`)
+          }
+        }
+      }
+    })
+  }
+
   // torch.optim.AdamW's steps, one by one.
   it('is what torch computes', async () => {
     const count = 16
