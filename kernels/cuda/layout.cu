@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kTile = 32, kTileRows = 8;
 
-__global__ void __launch_bounds__(kTile* kTileRows)
+__global__ void __launch_bounds__(kTile* kTileRows, 4)
     transposeKernel(Global<const float> from, Matrices f, FeatureMap to, Matrices t, int rows, int columns) {
   DDPM_SHARED(float, tile, kTile*(kTile + 1));  // the extra column spreads a column over the banks
   const int n = blockIdx.z;

@@ -170,7 +170,7 @@ inline Extent flat(std::initializer_list<const Tensor*> tensors) {
 constexpr int kPointwiseThreads = 256;
 
 template <int V, class F>
-__global__ void __launch_bounds__(kPointwiseThreads) pointwiseKernel(F f, Extent extent) {
+__global__ void __launch_bounds__(kPointwiseThreads, 2) pointwiseKernel(F f, Extent extent) {
   for (int n = blockIdx.z; n < extent.n; n += gridDim.z)
     for (int64_t row = int64_t(blockIdx.y) * blockDim.y + threadIdx.y; row < extent.rows; row += gridDim.y * blockDim.y)
       for (int64_t c = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * V; c < extent.c;
