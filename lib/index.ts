@@ -1,5 +1,8 @@
 /** The public surface of the library. */
-export { ImageFolder, type ImageFolderOptions, type UnreadableFile } from './data/image-folder'
+export type { ClassSource } from './data/class-labels'
+export { readImage } from './data/image-file'
+export { type ImageBatch, ImageFolder, type ImageFolderOptions, type UnreadableFile } from './data/image-folder'
+export { type GridOptions, saveImages } from './data/image-grid'
 export { Device, type DeviceName, type DeviceOptions, type MemoryInfo } from './device'
 export type { BitsPerDim } from './diffusion/bits-per-dim'
 export { type CompVisConfig, readCompVisConfig } from './diffusion/compvis-config'
@@ -18,6 +21,7 @@ export {
 export type { DenoiserFunction } from './diffusion/denoiser'
 export {
   type CalcBpdOptions,
+  type ConditionOptions,
   DiffusionModel,
   type LossOptions,
   type PSampleOptions,
@@ -27,6 +31,7 @@ export type { LossDict, LossResult } from './diffusion/losses'
 export { makeGrid } from './diffusion/make-grid'
 export type {
   DiffusionModelOptions,
+  ModelSettings,
   PSampleLoopOptions,
   SamplingOptions,
   ScheduleOptions,
@@ -42,17 +47,20 @@ export type {
   TimestepSpacing,
 } from './diffusion/schedule'
 export type { LoadReport } from './diffusion/state'
-export type { Timesteps } from './diffusion/timesteps'
+export type { Integers, Timesteps } from './diffusion/timesteps'
 export type { OptimizerOptions, TrainingState, TrainResult } from './diffusion/training-step'
-export { DiffusionError, type DiffusionErrorCode } from './errors'
+export { DiffusionError, type DiffusionErrorCode, type DiffusionErrorDetails } from './errors'
 export type { OnnxOptions } from './export/onnx'
+export type { Precision } from './native'
+export type { Layout } from './nn/blocks'
 export type { Network } from './nn/network'
-export { UNet } from './nn/unet'
+export { UNet, type UNet2DConfig, type UNetOptions } from './nn/unet'
+export type { ResolvedUNetOptions } from './nn/unet-options'
 export type { StateDict } from './nn/weights'
 export type { Seed } from './options'
 export { type Shape, Tensor, type TensorDType } from './tensor'
 export { type EvaluateOptions, type Evaluation, evaluate } from './train/evaluate'
 export type { StepMetrics } from './train/metrics'
 export { type LoadModelOptions, loadModel, type ModelInfo, saveModel } from './train/model-file'
-export type { ModelConfig, TrainOptions } from './train/options'
+export type { ModelConfig, ResolvedTrainOptions, TrainOptions } from './train/options'
 export { type RunResult, Trainer, type TrainHooks, type TrainStart } from './train/trainer'

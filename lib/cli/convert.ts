@@ -16,7 +16,7 @@ const options = {
     value: 'variant',
     help: 'which weights of a diffusers folder, such as fp16 (those without a name)',
   },
-  variant: { kind: 'string', choices: ['fp16'], help: 'write a diffusers folder in half precision' },
+  variant: { kind: 'string', choices: ['fp16'], help: 'write a diffusers folder or a model file in half precision' },
   'max-shard-size': { kind: 'integer', min: 1, value: 'bytes', help: 'of the files of a diffusers folder (one file)' },
 } as const satisfies OptionTable
 

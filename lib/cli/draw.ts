@@ -1,6 +1,6 @@
 /** Drawing images by the options of `ddpm sample`: batch after batch, with a progress bar. */
 import { readFile } from 'node:fs/promises'
-import { decodeImage, toSigned } from '../data/image-file'
+import { readImage } from '../data/image-file'
 import { type ImageBytes, joinBytes, toBytes } from '../data/image-grid'
 import type { DDPM, SampleOptions } from '../diffusion/ddpm'
 import type { SchedulerConfig } from '../diffusion/sampling/diffusers'
@@ -132,7 +132,7 @@ export async function drawImages(ddpm: DDPM, values: DrawValues, signal: AbortSi
             seed: values.seed ?? 0,
             sampleOffset: first + b * batch,
           }))
-      parts.push(toBytes((await samples.data()) as Float32Array, samples.shape))
+      parts.push(toBytes(await samples.data(), samples.shape))
       labels.push(...(given.classLabels ?? []))
     }
   } finally {
@@ -186,38 +186,17 @@ async function startImage(ddpm: DDPM, values: DrawValues): Promise<((n: number) 
   const { 'init-image': file, mask: maskFile } = values
   if (file === undefined) return undefined
   const { imageSize: size, channels } = ddpm
-  const pixels = await readPixels(file, size, channels)
-  const mask = maskFile === undefined ? undefined : await readPixels(maskFile, size, 1)
+  const pixels = await (await readImage(file, { size, channels: channels === 1 ? 1 : 3 })).values()
+  const white = maskFile === undefined ? undefined : await readImage(maskFile, { size, channels: 1 })
+  const kept = white && (await white.values()).map((v) => (v >= 0 ? 1 : 0))
+  const mask = kept && Tensor.wrap(kept, white.shape)
   // Without a mask nothing would be left of the image unless the steps begin with it.
   const strength = values.strength ?? (mask ? undefined : defaultStrength)
   return (n) => {
     const image = new Float32Array(n * pixels.length)
     for (let i = 0; i < n; i++) image.set(pixels, i * pixels.length)
-    return {
-      image: Tensor.wrap(image, [n, channels, size, size]),
-      strength,
-      mask:
-        mask &&
-        Tensor.wrap(
-          mask.map((v) => (v >= 0 ? 1 : 0)),
-          [1, 1, size, size],
-        ),
-    }
+    return { image: Tensor.wrap(image, [n, channels, size, size]), strength, mask }
   }
-}
-
-/** [channels, size, size] in [-1, 1], scaled and cropped as in training. */
-async function readPixels(file: string, size: number, channels: number): Promise<Float32Array> {
-  const count = channels === 1 ? 1 : 3
-  const bytes = await decodeImage(file, { size, channels: count, background: 'white' }).catch((error) => {
-    throw new DiffusionError('bad-file', `cannot read the image ${file}: ${error.message}`, {
-      argument: 'image',
-      cause: error,
-    })
-  })
-  const pixels = new Float32Array(bytes.length)
-  toSigned(bytes, { size, channels: count, flip: false }, pixels)
-  return pixels
 }
 
 /** The labels of images [first, first + n): image i takes class i of those that are asked for, and then from the front again. */

@@ -20,6 +20,8 @@ export interface SourceModel {
   readonly ddpm: DDPM
   /** Of a checkpoint: global_step, epoch. */
   readonly counters: Readonly<Record<string, number>>
+  /** Of a model file: how it was trained. */
+  readonly training?: Record<string, unknown>
 }
 
 export interface SourceOptions {
@@ -44,8 +46,8 @@ export async function readSource(source: string, options: SourceOptions = {}): P
     case 'run':
       return { kind, ...(await fromRun(source)) }
     case 'model': {
-      const { config, weights } = await readModelFile(source)
-      return { kind, ddpm: await modelFromWeights(config, weights, { device: 'cpu' }), counters: {} }
+      const { config, weights, training } = await readModelFile(source)
+      return { kind, ddpm: await modelFromWeights(config, weights, { device: 'cpu' }), counters: {}, training }
     }
     case 'ckpt':
       return { kind, ...(await fromCkpt(source, options.config ?? (await configBeside(source)))) }

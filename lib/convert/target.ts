@@ -28,6 +28,7 @@ export interface TargetOptions {
   readonly weights?: WeightsChoice
   /** Of a diffusers folder; see DDPM.savePretrained. */
   readonly maxShardSize?: number
+  /** Half precision, in a diffusers folder or a model file. */
   readonly variant?: 'fp16'
 }
 
@@ -36,9 +37,11 @@ export async function writeTarget(source: SourceModel, target: string, o: Target
   const { ddpm } = source
   const averaged = ddpm.config.useEma === true
   if (o.weights === 'ema' && !averaged) throw new DiffusionError('not-configured', 'the model has no averaged weights')
-  if (o.to !== 'diffusers' && (o.maxShardSize ?? o.variant) !== undefined) {
-    throw invalidArgument(o.variant ? 'variant' : 'maxShardSize', 'nothing but for a diffusers folder', o.to)
+  if (o.to !== 'diffusers' && o.maxShardSize !== undefined) {
+    throw invalidArgument('maxShardSize', 'nothing but for a diffusers folder', o.to)
   }
+  if (o.to === 'ckpt' && o.variant !== undefined)
+    throw invalidArgument('variant', 'nothing for a checkpoint', o.variant)
   if (o.to === 'ckpt') return writeCkpt(source, target, o.weights ?? 'both')
   if (o.weights === 'both') throw invalidArgument('weights', `'ema' or 'model' for the target '${o.to}'`, 'both')
   const weights = o.weights ?? (averaged ? 'ema' : 'model')
@@ -46,7 +49,8 @@ export async function writeTarget(source: SourceModel, target: string, o: Target
     await ddpm.savePretrained(target, { weights, maxShardSize: o.maxShardSize, variant: o.variant })
   } else {
     const config = ddpm.config as ModelConfig
-    await writeModelFile(target, { config, training: {}, weights: await networkOf(ddpm, weights) })
+    const model = { config, training: source.training ?? {}, weights: await networkOf(ddpm, weights) }
+    await writeModelFile(target, model, o.variant === 'fp16' ? 'F16' : 'F32')
   }
   return [target]
 }

@@ -1,5 +1,7 @@
 /** One image file to pixels, whatever its size and mode. */
 import sharp from 'sharp'
+import { DiffusionError } from '../errors'
+import { Tensor } from '../tensor'
 
 export interface DecodeOptions {
   /** Height and width of the result. */
@@ -32,6 +34,24 @@ export async function decodeImage(file: string, options: DecodeOptions): Promise
     .toBuffer({ resolveWithObject: true })
   if (info.channels !== channels) throw new Error(`decoded to ${info.channels} channels instead of ${channels}`)
   return new Uint8Array(data.buffer, data.byteOffset, data.length)
+}
+
+/**
+ * An image file as [1, channels, size, size] in [-1, 1], scaled and cropped as training images are. Defaults: RGB, on white. Throws
+ * `bad-file` with what is wrong with it.
+ */
+export async function readImage(
+  file: string,
+  o: { size: number; channels?: 1 | 3; background?: string },
+): Promise<Tensor> {
+  const { size, channels = 3, background = 'white' } = o
+  const bytes = await decodeImage(file, { size, channels, background }).catch((error) => {
+    const message = `cannot read the image ${file}: ${error.message}`
+    throw new DiffusionError('bad-file', message, { argument: 'file', received: file, cause: error })
+  })
+  const pixels = new Float32Array(bytes.length)
+  toSigned(bytes, { size, channels, flip: false }, pixels)
+  return Tensor.wrap(pixels, [1, channels, size, size])
 }
 
 /** Reads the header only. Rejects where it is not that of an image. */

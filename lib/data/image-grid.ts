@@ -1,5 +1,8 @@
 /** Samples as 8-bit pictures. */
 import sharp from 'sharp'
+import { atomicWrite } from '../checkpoint/atomic-write'
+import { invalidArgument } from '../errors'
+import type { Tensor } from '../tensor'
 
 /** 8-bit pixels, [height, width, channels]. */
 export interface Pixels {
@@ -81,4 +84,16 @@ export function imageGrid(images: ImageBytes, options: GridOptions = {}): Pixels
 export async function encodePng(image: Pixels): Promise<Buffer> {
   const { width, height, channels } = image
   return sharp(image.data, { raw: { width, height, channels } }).png().toBuffer()
+}
+
+/** Samples [n, 1 or 3, h, w] in [-1, 1] as one PNG, side by side. Throws `io`. */
+export async function saveImages(file: string, samples: Tensor, options: GridOptions = {}): Promise<void> {
+  const images = toBytes(await floatsOf(samples), samples.shape)
+  await atomicWrite(file, await encodePng(imageGrid(images, options)))
+}
+
+export async function floatsOf(samples: Tensor): Promise<Float32Array> {
+  const values = await samples.data()
+  if (values instanceof Float32Array && samples.shape.length === 4) return values
+  throw invalidArgument('samples', 'a float32 Tensor of shape [n, c, h, w]', samples)
 }

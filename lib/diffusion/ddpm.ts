@@ -47,6 +47,11 @@ const ddpmSchema = {
   /** The tokens' name in a batch, for a network with cross-attention. */
   contextKey: string('context'),
 }
+
+/**
+ * Of DDPM.
+ * @interface
+ */
 export type DDPMOptions = Partial<Parsed<typeof ddpmSchema>>
 
 const sampleSchema = { ...samplingSchema, batchSize: integer(16, { min: 1 }) }
@@ -60,8 +65,17 @@ const interpolateSchema = {
   /** Which image of the two seeds. */
   sample: integer(0, { min: 0, max: 2 ** 31 - 1 }),
 }
+
+/**
+ * Of DDPM.interpolate.
+ * @interface
+ */
 export type InterpolateOptions = Partial<Parsed<typeof interpolateSchema>> & { seeds: readonly [Seed, Seed] }
 
+/**
+ * Of DDPM.sample.
+ * @interface
+ */
 export type SampleOptions = Partial<Parsed<typeof sampleSchema>>
 
 /** DDPM's options but for those that the files decide. */
@@ -77,6 +91,11 @@ const savePretrainedSchema = {
   /** 'fp16': weights rounded to half precision, in files of that name. Default: float32. */
   variant: oneOf(['fp16']),
 }
+
+/**
+ * Of DDPM.savePretrained.
+ * @interface
+ */
 export type SavePretrainedOptions = Partial<Parsed<typeof savePretrainedSchema>>
 
 const logImagesSchema = {
@@ -90,6 +109,11 @@ const logImagesSchema = {
   signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
   returnKeys: value<readonly (keyof LoggedImages)[]>('an array of names', Array.isArray),
 }
+
+/**
+ * Of DDPM.logImages.
+ * @interface
+ */
 export type LogImagesOptions = Partial<Parsed<typeof logImagesSchema>>
 
 /** Pictures to look at. Grids are [3, height, width]. */

@@ -29,6 +29,11 @@ export const scheduleSchema = {
   /** Nothing of the image is left at the last timestep: Lin et al. 2024, algorithm 1. Not with parameterization 'eps'. */
   zeroTerminalSnr: boolean(false),
 }
+
+/**
+ * Of registerSchedule.
+ * @interface
+ */
 export type ScheduleOptions = Partial<Parsed<typeof scheduleSchema>>
 
 export const modelSchema = {
@@ -90,7 +95,15 @@ export const modelSchema = {
   deterministic: boolean(false),
 }
 
+/**
+ * DiffusionModelOptions with all defaults filled in.
+ * @interface
+ */
 export type ModelSettings = Parsed<typeof modelSchema>
+/**
+ * Of all diffusion models.
+ * @interface
+ */
 export type DiffusionModelOptions = Partial<ModelSettings>
 
 /** How samples are drawn, whatever they begin with. */
@@ -152,6 +165,11 @@ export const samplingSchema = {
   /** Inpainting: 1 keeps the image's pixel, 0 draws it. [n or 1, c or 1, h, w]. Not for 'unipc'. */
   mask: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
 }
+
+/**
+ * How samples are drawn, and what they begin with.
+ * @interface
+ */
 export type SamplingOptions = Partial<Parsed<typeof samplingSchema>>
 
 export const loopSchema = {
@@ -161,4 +179,9 @@ export const loopSchema = {
   /** The noise of step i, counted from 0, in place of drawn noise. */
   noise: func<LoopOptions['noise']>(),
 }
+
+/**
+ * Of pSampleLoop.
+ * @interface
+ */
 export type PSampleLoopOptions = Partial<Parsed<typeof loopSchema>>

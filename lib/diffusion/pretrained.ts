@@ -85,6 +85,11 @@ export const initFromCkptSchema = {
   /** 'model': weights and averages as they are in the file; 'ema': the file's averages as the weights. */
   weights: oneOf(['model', 'ema'], 'model'),
 }
+
+/**
+ * Of DDPM.initFromCkpt.
+ * @interface
+ */
 export type InitFromCkptOptions = Partial<Parsed<typeof initFromCkptSchema>>
 
 export interface Checkpoint {

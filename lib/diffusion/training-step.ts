@@ -33,7 +33,10 @@ const optimizerSchema = {
   maxGradNorm: number(0, { min: 0 }),
 }
 
-/** AdamW (Loshchilov & Hutter 2019) with torch.optim.AdamW's defaults. */
+/**
+ * AdamW (Loshchilov & Hutter 2019) with torch.optim.AdamW's defaults.
+ * @interface
+ */
 export type OptimizerOptions = Partial<Parsed<typeof optimizerSchema>> & { lr: number }
 
 export interface UpdateOptions {

@@ -14,6 +14,11 @@ const onnxSchema = {
   /** Context tokens of a sample. Needed for a network with cross-attention. */
   contextLength: integer(undefined, { min: 1 }),
 }
+
+/**
+ * Of exportOnnx.
+ * @interface
+ */
 export type OnnxOptions = Partial<Parsed<typeof onnxSchema>>
 
 /** Of a protobuf message; larger models would have their weights in files beside the model's. */

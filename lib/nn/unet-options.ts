@@ -103,6 +103,10 @@ const schema = {
   middleNormGroups: options.integer(undefined, { min: 0 }),
 }
 
+/**
+ * UNetOptions with all defaults filled in.
+ * @interface
+ */
 export type ResolvedUNetOptions = Readonly<ReturnType<typeof resolveUNetOptions>>
 
 /** Options with their defaults. Throws `unknown-option` and `invalid-argument`. */

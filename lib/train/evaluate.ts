@@ -31,6 +31,11 @@ const schema = {
   onProgress: func<(event: { done: number; total: number; images: number }) => unknown>(),
   signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
 }
+
+/**
+ * Of evaluate.
+ * @interface
+ */
 export type EvaluateOptions = Partial<Parsed<typeof schema>>
 
 /**

@@ -31,12 +31,14 @@ export async function saveModel(file: string, ddpm: DDPM, info: ModelInfo): Prom
   await writeModelFile(file, { ...info, weights: state.ema ?? state.weights })
 }
 
-export async function writeModelFile(file: string, model: ModelFile): Promise<void> {
-  await writeStateDict(file, model.weights, {
+/** With dtype 'F16' in half precision: half the size, and 11 bits of each weight. */
+export async function writeModelFile(file: string, model: ModelFile, dtype?: 'F32' | 'F16'): Promise<void> {
+  const metadata = {
     format: modelFormat,
     config: JSON.stringify(model.config),
     training: JSON.stringify(model.training),
-  })
+  }
+  await writeStateDict(file, model.weights, metadata, dtype)
 }
 
 /** Throws `not-found`, `io` and, for a damaged file or one of another kind, `bad-file`. */

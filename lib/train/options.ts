@@ -119,6 +119,10 @@ const schema = {
   cacheBytes: integer(512 * 2 ** 20, { min: 0 }),
 }
 
+/**
+ * TrainOptions with all defaults filled in.
+ * @interface
+ */
 export type ResolvedTrainOptions = Omit<Parsed<typeof schema>, 'model' | 'seed'> & {
   model: ModelConfig & { unetConfig: Record<string, unknown> }
   seed: number

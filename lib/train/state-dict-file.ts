@@ -1,4 +1,4 @@
-/** State dicts as safetensors files of F32 tensors. */
+/** State dicts as safetensors files. */
 import { readSafetensors, type StoredTensor, writeSafetensors } from '../checkpoint/safetensors'
 import { DiffusionError } from '../errors'
 import type { StateDict } from '../nn/weights'
@@ -9,10 +9,11 @@ export async function writeStateDict(
   file: string,
   dict: Readonly<StateDict>,
   metadata: Readonly<Record<string, string>> = {},
+  dtype: 'F32' | 'F16' = 'F32',
 ): Promise<void> {
   const tensors: Record<string, StoredTensor> = {}
   for (const [name, tensor] of Object.entries(dict)) {
-    tensors[name] = { dtype: 'F32', shape: tensor.shape, data: await tensor.data() }
+    tensors[name] = { dtype, shape: tensor.shape, data: await tensor.data() }
   }
   await writeSafetensors(file, tensors, metadata)
 }

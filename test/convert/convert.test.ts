@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { copyFileSync, existsSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
+import { floatToHalf, halfToFloat } from '../../lib/checkpoint/dtypes'
 import { readSafetensors, writeSafetensors } from '../../lib/checkpoint/safetensors'
 import { readStateDictFile } from '../../lib/checkpoint/state-dict-file'
 import { writeTorchCheckpoint } from '../../lib/checkpoint/torch/write'
@@ -136,6 +137,22 @@ describe('conversion', () => {
     assert.deepEqual(after.tensors, before.tensors)
     // Norms of 8 groups and the like are nothing that openaimodel has an argument for.
     await assert.rejects(convert(source, at('golden.ckpt'), { to: 'ckpt' }), { code: 'unsupported' })
+  })
+
+  it('a model file in half precision, with how it was trained', async () => {
+    using ddpm = await trained({ useEma: false })
+    await saveModel(at('full.safetensors'), ddpm, { config: ddpm.config, training: { step: 7 } })
+    await convert(at('full.safetensors'), at('half.safetensors'), { to: 'model', variant: 'fp16' })
+    const [full, half] = await Promise.all(['full', 'half'].map((name) => readSafetensors(at(`${name}.safetensors`))))
+    assert.deepEqual(half.metadata, full.metadata)
+    for (const [name, { dtype, data }] of Object.entries(half.tensors)) {
+      assert.equal(dtype, 'F16', name)
+      const expected = Float32Array.from(full.tensors[name].data as Float32Array, (v) => halfToFloat(floatToHalf(v)))
+      assertSameBits(data as Float32Array, expected, name)
+    }
+    using loaded = await loadModel(at('half.safetensors'), { device: 'cpu' })
+    const image = await loaded.sample({ batchSize: 1, steps: 2, seed: 1 })
+    assert.ok((await image.data()).every(Number.isFinite))
   })
 
   it('what does not go together is refused', async () => {

@@ -77,8 +77,13 @@ export function numbers(metrics: readonly StepMetrics[]) {
 
 const cli = path.join(__dirname, '..', '..', 'lib', 'cli', 'main.js')
 
-export function startCli(args: readonly string[], env: Record<string, string> = {}): ChildProcess {
-  return spawn(process.execPath, [cli, ...args], {
+export function startCli(args: readonly string[], env: Record<string, string> = {}, cwd?: string): ChildProcess {
+  return startScript(cli, args, env, cwd)
+}
+
+function startScript(script: string, args: readonly string[], env: Record<string, string>, cwd?: string): ChildProcess {
+  return spawn(process.execPath, [script, ...args], {
+    cwd,
     env: { ...process.env, DDPM_NUM_THREADS: '1', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
@@ -108,6 +113,10 @@ export function ended(child: ChildProcess, onOutput: (stdout: string) => void = 
   })
 }
 
-export function runCli(args: readonly string[], env?: Record<string, string>): Promise<Ended> {
-  return ended(startCli(args, env))
+export function runCli(args: readonly string[], env?: Record<string, string>, cwd?: string): Promise<Ended> {
+  return ended(startCli(args, env, cwd))
+}
+
+export function runScript(script: string, args: readonly string[], cwd: string): Promise<Ended> {
+  return ended(startScript(script, args, {}, cwd))
 }

@@ -1,0 +1,139 @@
+// The commands of the documents and of the command line's own help work as they are printed, made short by further options.
+import assert from 'node:assert/strict'
+import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import sharp from 'sharp'
+import { runCli, runScript, temporaryFolder, writeImages } from './train/support'
+
+const root = path.join(__dirname, '..', '..')
+
+/** What makes a command short. Later options win, so that those that are printed are parsed but not waited for. */
+const shorter: Record<string, string> = {
+  train:
+    '--size 8 --model-channels 32 --channel-mult 1,1 --attention 2 --timesteps 20 --batch 2 --sample-every 0 --device cpu --steps 3',
+  sample: '--count 2 --device cpu --no-preview',
+  evaluate: '--limit 2 --device cpu',
+}
+
+function extraOf(command: string, args: readonly string[]): string[] {
+  const extra = (shorter[command] ?? '').split(' ').filter(Boolean)
+  if (command === 'train' && args.includes('--resume')) return ['--steps', '4', '--device', 'cpu']
+  // Of a model of 20 timesteps or of the one that is shipped: few, but as many as an order of 3 and a strength need.
+  return command === 'sample' ? [...extra, '--steps', args.includes('unipc') ? '6' : '4'] : extra
+}
+
+const fences = /^```sh\n([\s\S]*?)^```/gm
+const commandsOf = (text: string, prefix: RegExp) =>
+  text
+    .split('\n')
+    .filter((line) => prefix.test(line))
+    .map((line) =>
+      line
+        .replace(prefix, '')
+        .replace(/ {2,}\S.*$| +# .*$/, '')
+        .trim()
+        .split(' '),
+    )
+
+describe('commands as they are printed', function () {
+  this.timeout(120_000)
+  const folder = temporaryFolder()
+  const cwd = (...names: string[]) => path.join(folder, ...names)
+  const documents = ['docs/guide.md', 'README.md']
+  let at = folder
+
+  before(async () => {
+    for (const file of documents) await prepare(cwd(path.basename(file)))
+  })
+
+  async function prepare(own: string): Promise<void> {
+    at = own
+    const cwd = (...names: string[]) => path.join(own, ...names)
+    await writeImages(cwd('photos'), 6)
+    await writeImages(cwd('flowers', 'rose'), 3)
+    await writeImages(cwd('flowers', 'tulip'), 3)
+    cpSync(cwd('photos', '0003.png'), cwd('cat.png'))
+    await sharp(cwd('cat.png')).greyscale().negate().toFile(cwd('mask.png'))
+    const config = 'diffusers_ddpm/scheduler/scheduler_config.json'
+    const scheduler = JSON.parse(readFileSync(path.join(root, 'test', 'fixtures', config), 'utf8'))
+    const shipped = { num_train_timesteps: 1000, beta_schedule: 'squaredcos_cap_v2', prediction_type: 'v_prediction' }
+    writeFileSync(cwd('scheduler_config.json'), JSON.stringify({ ...scheduler, trained_betas: null, ...shipped }))
+    cpSync(path.join(root, 'models'), cwd('models'), { recursive: true })
+  }
+
+  const run = async (args: readonly string[]) => {
+    const { code, stderr } = await runCli([...args, ...extraOf(args[0], args)], {}, at)
+    assert.equal(code, 0, `ddpm ${args.join(' ')}: ${stderr}`)
+  }
+
+  for (const file of documents) {
+    const blocks = [...readFileSync(path.join(root, file), 'utf8').matchAll(fences)].map(([, body]) => body).join('\n')
+    for (const args of commandsOf(blocks, /^npx ddpm /)) {
+      it(`${file}: ddpm ${args.join(' ')}`, () => {
+        at = cwd(path.basename(file))
+        return run(args)
+      })
+    }
+  }
+
+  it('the help of each command', async () => {
+    at = cwd('guide.md')
+    cpSync(path.join(at, 'photos.ckpt'), path.join(at, 'last.ckpt'))
+    const { stdout } = await runCli(['--help'])
+    const names = [...stdout.matchAll(/^ {2}(\w+) .*$/gm)].map(([, name]) => name).filter((name) => name !== 'ddpm')
+    assert.deepEqual(names, ['train', 'sample', 'evaluate', 'export', 'convert', 'info'])
+    for (const name of names.filter((name) => name !== 'train')) {
+      const help = (await runCli([name, '--help'])).stdout
+      const commands = commandsOf(help.slice(help.indexOf('Options:')), /^ {2}ddpm /)
+      assert.ok(commands.length > 0, name)
+      for (const args of commands) await run(args)
+    }
+    const help = (await runCli(['train', '--help'])).stdout
+    for (const args of commandsOf(help, /^ {2}ddpm (?=train)/)) {
+      const out = args.indexOf('--out') + 1
+      await run(args.includes('--resume') ? args : args.with(out, `${args[out]}-of-help`))
+    }
+  }).timeout(300_000)
+})
+
+describe('examples', function () {
+  this.timeout(120_000)
+  const folder = temporaryFolder()
+  const at = (...names: string[]) => path.join(folder, ...names)
+  const run = async (name: string, ...args: string[]) => {
+    const { code, stderr } = await runScript(path.join(root, 'examples', `${name}.mjs`), args, folder)
+    assert.equal(code, 0, stderr)
+  }
+  const sizeOf = async (file: string) => {
+    const { width, height } = await sharp(at(file)).metadata()
+    return [width, height]
+  }
+
+  before(() => writeImages(at('photos'), 6))
+
+  it('sample', async () => {
+    await run('sample', 'samples.png', '3')
+    assert.deepEqual(await sizeOf('samples.png'), [4 * (4 * 34 + 2), 4 * (4 * 34 + 2)])
+  })
+
+  it('class-conditional', async () => {
+    await run('class-conditional', 'guidance.png', '3')
+    assert.deepEqual(await sizeOf('guidance.png'), [4 * (4 * 34 + 2), 4 * (4 * 34 + 2)])
+  })
+
+  it('inpaint', async () => {
+    await run('inpaint', at('photos', '0003.png'), 'inpainted.png', '3')
+    assert.deepEqual(await sizeOf('inpainted.png'), [4 * (4 * 34 + 2), 4 * 36])
+  })
+
+  it('train, and go on', async () => {
+    await run('train', 'photos', 'run', '2')
+    await run('train', 'photos', 'run', '3')
+    assert.ok(existsSync(at('run', 'checkpoints', 'step-00000003')) && existsSync(at('run', 'model.safetensors')))
+  })
+
+  it('convert', async () => {
+    await run('convert', path.join(root, 'test', 'fixtures', 'diffusers_ddpm'), 'converted', 'model.onnx')
+    assert.ok(existsSync(at('converted', 'model_index.json')) && existsSync(at('model.onnx')))
+  })
+})
