@@ -3,7 +3,7 @@ import { loadModel, saveImages, Tensor } from 'ddpm-native'
 
 const [file = 'guidance.png', steps = '25'] = process.argv.slice(2)
 
-using ddpm = await loadModel(new URL('../models/emoji-32.safetensors', import.meta.url).pathname)
+const ddpm = await loadModel(new URL('../models/emoji-32.safetensors', import.meta.url).pathname)
 const classes = ['food', 'flags', 'animals', 'smileys']
 const classLabels = classes.map((name) => ddpm.classLabel(name))
 const rows = []
@@ -15,3 +15,4 @@ for (const guidanceScale of [0, 1, 2, 4]) {
 const all = Tensor.from(rows, [4 * classes.length, ddpm.channels, ddpm.imageSize, ddpm.imageSize])
 await saveImages(file, all, { columns: classes.length, scale: 4 })
 console.log(file)
+ddpm.dispose()

@@ -4,8 +4,9 @@ import { DDPM } from 'ddpm-native'
 
 const [folder, target = 'converted', onnx = 'model.onnx'] = process.argv.slice(2)
 
-using ddpm = await DDPM.fromPretrained(folder)
+const ddpm = await DDPM.fromPretrained(folder)
 console.log(`${ddpm.parameterCount} parameters, ${ddpm.numTimesteps} timesteps`)
 await ddpm.savePretrained(target)
 await ddpm.exportOnnx(onnx)
 console.log(target, onnx)
+ddpm.dispose()

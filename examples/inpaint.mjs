@@ -5,7 +5,7 @@ import { loadModel, readImage, saveImages, Tensor } from 'ddpm-native'
 const [image, file = 'inpainted.png', steps = '100'] = process.argv.slice(2)
 const count = 4
 
-using ddpm = await loadModel(new URL('../models/emoji-32.safetensors', import.meta.url).pathname)
+const ddpm = await loadModel(new URL('../models/emoji-32.safetensors', import.meta.url).pathname)
 const size = ddpm.imageSize
 const pixels = await (await readImage(image, { size })).data()
 const left = Float32Array.from({ length: size * size }, (_, i) => (i % size < size / 2 ? 1 : 0))
@@ -19,3 +19,4 @@ const samples = await ddpm.sample({
 })
 await saveImages(file, samples, { columns: count, scale: 4 })
 console.log(file)
+ddpm.dispose()
