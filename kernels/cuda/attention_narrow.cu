@@ -12,7 +12,10 @@ namespace ddpm::cuda {
 namespace {
 
 constexpr int kRows = 64, kWarps = 4, kThreads = 32 * kWarps;
-constexpr int kForwardColumns = 64, kBackwardColumns = 32;
+constexpr int kForwardColumns = 64;
+// Wide heads leave fewer registers for scores.
+template <int W>
+constexpr int kBackwardColumns = W == 128 ? 16 : 32;
 constexpr float kLog2e = 1.44269504f, kLn2 = 0.69314718f;
 
 template <int W>
@@ -262,10 +265,10 @@ struct QueryStatistics {
 // are the columns themselves where the head is one chunk.
 template <int W>
 struct Tiles {
-  static constexpr size_t kBytes = (2 * kRows + 4 * kBackwardColumns) * kTokenBytes<W>;
+  static constexpr size_t kBytes = (2 * kRows + 4 * kBackwardColumns<W>) * kTokenBytes<W>;
   Shared<uint32_t> rows[2], columns[2], slices[2];
   __device__ explicit Tiles(bool single) {
-    constexpr int R = kRows * kPitch<W>, C = kBackwardColumns * kPitch<W>;
+    constexpr int R = kRows * kPitch<W>, C = kBackwardColumns<W> * kPitch<W>;
     const auto all = dynamicShared<uint32_t>(0, 2 * R + 4 * C);
     for (int i = 0; i < 2; ++i) {
       rows[i] = all + i * R;
@@ -275,27 +278,29 @@ struct Tiles {
   }
   // scores[i] = rows[i] columns[i]T. Afterwards the slices are there too.
   template <class Format>
-  __device__ void scores(Vec<float, 4> (&s)[2][kBackwardColumns / 8], const Place& at, const Head (&row)[2],
+  __device__ void scores(Vec<float, 4> (&s)[2][kBackwardColumns<W> / 8], const Place& at, const Head (&row)[2],
                          const Head (&column)[2], int token, const Shape& shape) const {
-    constexpr int C = kBackwardColumns;
+    constexpr int C = kBackwardColumns<W>;
     for (int i = 0; i < 2; ++i) clear(s[i]);
     for (int chunk = 0; chunk < at.chunks; ++chunk) {
       __syncthreads();  // what was there before has been read
+#pragma unroll  // else the heads are put into memory to be indexed
       for (int i = 0; i < 2; ++i) {
         if (at.chunks > 1 || token == 0) loadTile<kRows, W>(rows[i], row[i], at.token, chunk * W, shape);
         loadTile<C, W>(columns[i], column[i], token, chunk * W, shape);
         if (at.chunks > 1 && chunk == 0) loadTile<C, W>(slices[i], column[i], token, at.first, shape);
       }
       arrive();
+#pragma unroll
       for (int i = 0; i < 2; ++i) addScores<Format, W, C>(s[i], rows[i], columns[i], shape.headDim - chunk * W);
     }
   }
 };
 
 template <class Format, int W>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, W == 64 ? 3 : 2)
     narrowQueryGradientKernel(Heads q, Heads k, Heads v, Heads dy, QueryStatistics statistics, Output dq, Shape shape) {
-  constexpr int C = kBackwardColumns;
+  constexpr int C = kBackwardColumns<W>;
   const Place at = placeOf<W>(shape);
   const Tiles<W> tiles(at.chunks == 1);
   const Head rows[2] = {q.of(at.n, at.head), dy.of(at.n, at.head)};
@@ -329,7 +334,7 @@ template <class Format, int W>
 __global__ void __launch_bounds__(kThreads)
     narrowKeyGradientKernel(Heads q, Heads k, Heads v, Heads dy, QueryStatistics statistics, Output dk, Output dv,
                             Shape shape) {
-  constexpr int C = kBackwardColumns;
+  constexpr int C = kBackwardColumns<W>;
   const Place at = placeOf<W>(shape);
   const Tiles<W> tiles(at.chunks == 1);
   const Head rows[2] = {k.of(at.n, at.head), v.of(at.n, at.head)};
