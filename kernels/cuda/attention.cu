@@ -375,8 +375,9 @@ void backward(CudaDevice& device, const AttentionBackward& op, void* scratch) {
                       device.stream(), y, dy, delta, shape);
   launch<queryGradientKernel<kParts>>(gridOf(op.q, s, kParts), kThreads, 0, device.stream(), q, k, v, dy, statistics,
                                       outputOf(op.dq, s.qHead), shape);
-  launch<keyGradientKernel<kParts>>(gridOf(op.k, s, kParts), kThreads, 0, device.stream(), q, k, v, dy, statistics,
-                                    outputOf(op.dk, s.kHead), outputOf(op.dv, s.vHead), shape);
+  constexpr int kKeyParts = std::min(kParts, 2);  // of two results: more would not fit in registers
+  launch<keyGradientKernel<kKeyParts>>(gridOf(op.k, s, kKeyParts), kThreads, 0, device.stream(), q, k, v, dy,
+                                       statistics, outputOf(op.dk, s.kHead), outputOf(op.dv, s.vHead), shape);
 }
 
 }  // namespace

@@ -265,7 +265,7 @@ struct QueryStatistics {
 // are the columns themselves where the head is one chunk.
 template <int W>
 struct Tiles {
-  static constexpr size_t kBytes = (2 * kRows + 4 * kBackwardColumns<W>) * kTokenBytes<W>;
+  static constexpr size_t kBytes = (2 * kRows + 4 * kBackwardColumns<W>)*kTokenBytes<W>;
   Shared<uint32_t> rows[2], columns[2], slices[2];
   __device__ explicit Tiles(bool single) {
     constexpr int R = kRows * kPitch<W>, C = kBackwardColumns<W> * kPitch<W>;
@@ -284,7 +284,7 @@ struct Tiles {
     for (int i = 0; i < 2; ++i) clear(s[i]);
     for (int chunk = 0; chunk < at.chunks; ++chunk) {
       __syncthreads();  // what was there before has been read
-#pragma unroll  // else the heads are put into memory to be indexed
+#pragma unroll          // else the heads are put into memory to be indexed
       for (int i = 0; i < 2; ++i) {
         if (at.chunks > 1 || token == 0) loadTile<kRows, W>(rows[i], row[i], at.token, chunk * W, shape);
         loadTile<C, W>(columns[i], column[i], token, chunk * W, shape);
