@@ -5,13 +5,20 @@
 // Long sums with few tiles are split: each split writes its part to scratch memory, and a second kernel adds them up in
 // order. The order of additions within a split is the same for every tile, so that a sample's result depends on the
 // batch by the number of splits only, and not at all where they are those of one sample (PlanOptions::deterministic).
+#include "kernels/cuda/choose.h"
 #include "kernels/cuda/conv2d.cuh"
+#include "kernels/cuda/cudnn/cudnn.h"
 #include "kernels/cuda/transpose.cuh"
 
 namespace ddpm::cuda {
 namespace {
 
 bool isNarrow(const Tensor& t) { return t.dtype == DType::f16 || t.dtype == DType::bf16; }
+
+template <class Op>
+bool isLibrary(const Op& op) {
+  return op.algo == ConvAlgo::library;
+}
 
 // Operands are in one precision.
 bool narrowOperands(const Tensor& a, const Tensor& b) {
@@ -28,15 +35,22 @@ int splitsOf(const CudaDevice& device, const Tensor& y, int64_t reduction, const
   return int(std::max<int64_t>(1, std::min<int64_t>({8, wanted / tiles, reduction / 128})));
 }
 
-ConvPlan planProduct(const CudaDevice& device, const Tensor& source, const Tensor& w, const Tensor& y,
-                     const PlanOptions& options) {
+constexpr ConvAlgo kTiles[] = {ConvAlgo::tile128x128, ConvAlgo::tile128x64, ConvAlgo::tile64x64, ConvAlgo::tile32x64,
+                               ConvAlgo::tile128x16};
+
+// Best first, by shapes; those behind are for where they can be timed.
+std::vector<ConvPlan> planProduct(const CudaDevice& device, const Tensor& source, const Tensor& w, const Tensor& y,
+                                  const PlanOptions& options) {
   ConvPlan plan;
   plan.splits = splitsOf(device, y, int64_t(w.h) * w.w * source.c, options);
-  if (!narrowOperands(source, w)) return plan;
+  if (!narrowOperands(source, w)) return {plan};
   plan.algo = options.forceAlgo >= int(ConvAlgo::tile128x128) && options.forceAlgo <= int(ConvAlgo::tile128x16)
                   ? ConvAlgo(options.forceAlgo)
                   : chooseTile(device, y.rows(), y.c, plan.splits);
-  return plan;
+  std::vector<ConvPlan> plans = {plan};
+  for (const ConvAlgo tile : kTiles)
+    if (tile != plan.algo) plans.push_back({.algo = tile, .packedBytes = 0, .splits = plan.splits});
+  return plans;
 }
 
 size_t partsBytes(const Tensor& y, int splits) {
@@ -69,20 +83,20 @@ void runProduct(CudaDevice& device, const ConvProduct& p) {
 }  // namespace
 
 ConvPlan planConv(const CudaDevice& device, const Conv2d& op, const PlanOptions& options) {
-  return planProduct(device, op.x, op.w, op.y, options);
+  return choose(device, op, options, planProduct(device, op.x, op.w, op.y, options));
 }
 
 ConvPlan planDgrad(const CudaDevice& device, const Conv2dDgrad& op, const PlanOptions& options) {
-  ConvPlan plan = planProduct(device, op.dy, op.w, op.dx, options);
-  if (op.w.dtype == DType::f32) plan.packedBytes = size_t(op.w.elements()) * sizeof(float);
-  return plan;
+  std::vector<ConvPlan> plans = planProduct(device, op.dy, op.w, op.dx, options);
+  if (op.w.dtype == DType::f32) plans.front().packedBytes = size_t(op.w.elements()) * sizeof(float);
+  return choose(device, op, options, plans);
 }
 
-ConvAlgo planWgrad(const CudaDevice&, const Conv2dWgrad& op, const PlanOptions& options) {
-  if (!narrowOperands(op.x, op.dy)) return ConvAlgo::direct;
-  if (options.forceAlgo == int(ConvAlgo::tile64x64) || options.forceAlgo == int(ConvAlgo::tile128x128))
-    return ConvAlgo(options.forceAlgo);
-  return ConvAlgo::direct;
+ConvAlgo planWgrad(const CudaDevice& device, const Conv2dWgrad& op, const PlanOptions& options) {
+  ConvPlan plan;
+  const bool forced = options.forceAlgo == int(ConvAlgo::tile64x64) || options.forceAlgo == int(ConvAlgo::tile128x128);
+  if (narrowOperands(op.x, op.dy) && forced) plan.algo = ConvAlgo(options.forceAlgo);
+  return choose(device, op, options, {plan}).algo;
 }
 
 // KRSC to CRSK: each tap is a matrix.
@@ -95,13 +109,19 @@ void run(CudaDevice& device, const ConvPackWeights& op, void*) {
             {w.n, int64_t(taps) * w.n}, taps, w.n, w.c);
 }
 
-size_t scratch(const CudaDevice&, const Conv2d& op) { return partsBytes(op.y, op.splits); }
-size_t scratch(const CudaDevice&, const Conv2dDgrad& op) { return partsBytes(op.dx, op.splits); }
+size_t scratch(const CudaDevice& device, const Conv2d& op) {
+  return isLibrary(op) ? cudnn::scratch(device, problemOf(op)) : partsBytes(op.y, op.splits);
+}
+size_t scratch(const CudaDevice& device, const Conv2dDgrad& op) {
+  return isLibrary(op) ? cudnn::scratch(device, problemOf(op)) : partsBytes(op.dx, op.splits);
+}
 size_t scratch(const CudaDevice& device, const Conv2dWgrad& op) {
+  if (isLibrary(op)) return cudnn::scratch(device, problemOf(op));
   return isNarrow(op.x) ? wgradScratchMma(device, op) : wgradScratchF32(op);
 }
 
 void run(CudaDevice& device, const Conv2d& op, void* scratch) {
+  if (isLibrary(op)) return cudnn::run(device, problemOf(op), scratch);
   narrowOperands(op.x, op.w);
   const Epilogue epilogue(op.y, op.bias, op.sampleBias, op.residual);
   const Gather gather = forwardGather(op.x, op.y, op.w.h, op.w.w, op.shape);
@@ -112,6 +132,7 @@ void run(CudaDevice& device, const Conv2d& op, void* scratch) {
 }
 
 void run(CudaDevice& device, const Conv2dDgrad& op, void* scratch) {
+  if (isLibrary(op)) return cudnn::run(device, problemOf(op), scratch);
   if (!narrowOperands(op.dy, op.w) && !op.packed)
     throw BackendError(ErrorCode::invalidArgument, "dgrad in fp32 reads packed weights; see planDgrad");
   const Epilogue epilogue(op.dx, {}, {}, op.residual);
@@ -124,6 +145,7 @@ void run(CudaDevice& device, const Conv2dDgrad& op, void* scratch) {
 }
 
 void run(CudaDevice& device, const Conv2dWgrad& op, void* scratch) {
+  if (isLibrary(op)) return cudnn::run(device, problemOf(op), scratch);
   if (narrowOperands(op.x, op.dy))
     wgradMma(device, op, scratch);
   else

@@ -63,6 +63,7 @@ class CudaDevice {
   void replay(Recording* recording);
   void release(Recording* recording) noexcept;
 
+  int32_t index() const { return index_; }
   // Where a launcher puts its kernels. Another one for the thread that records.
   Stream stream() const { return recorder_ == std::this_thread::get_id() ? recordingStream_ : stream_; }
   int multiprocessors() const { return multiprocessors_; }

@@ -5,6 +5,7 @@ import type { Graph, Value } from '../../lib/graph'
 import { UNet } from '../../lib/nn/unet'
 import { renameLegacyDiffusers } from '../../lib/nn/unet-diffusers'
 import { Tensor } from '../../lib/tensor'
+import { libraryAlgo } from '../support/fake-cudnn'
 import { devicesWith } from '../support/mixed'
 import { type Feeds, runGraph, testedBackends, type Values } from '../support/run-graph'
 import { addUNet, assertScaled, checkGolden, feedsOf, goldenFiles, openUNet, tolerance } from './check-golden'
@@ -18,6 +19,13 @@ for (const backend of testedBackends) {
         const { golden, unet, weights } = await openUNet(name, { imageSize: 16 })
         await checkGolden(backend, golden, unet, weights)
       })
+
+      if (backend === 'cuda-host' && name === 'unet_basic') {
+        it(`${name} with every convolution by cuDNN, or what stands in for it`, async () => {
+          const { golden, unet, weights } = await openUNet(name, { imageSize: 16 })
+          await checkGolden(backend, golden, unet, weights, { forceAlgo: libraryAlgo })
+        })
+      }
 
       if (backend !== 'cpu') continue
       for (const [forceAlgo, algorithm] of ['direct', 'F(2x2, 3x3)', 'F(4x4, 3x3)'].entries()) {

@@ -1,9 +1,12 @@
+import assert from 'node:assert/strict'
 import type { Dims } from '../../lib/native'
+import { libraryAlgo } from '../support/fake-cudnn'
 import { Random } from '../support/random'
-import { normals } from '../support/run-graph'
+import { addInputs, compileGraph, normals } from '../support/run-graph'
 import { type OpCase, testOp, titleOf } from '../support/test-op'
 
-const algorithms = [0, 1, 2] // direct, F(2x2, 3x3), F(4x4, 3x3); those that a shape does not have are direct
+// direct, F(2x2, 3x3), F(4x4, 3x3), cuDNN; those that a shape or a backend does not have are direct
+const algorithms = [0, 1, 2, libraryAlgo]
 
 /** x, [out, kernel h, kernel w], stride, padding [top, left, bottom, right]. */
 type Shape = [x: Dims, out: number, kernel: [number, number], stride: number, padding: number[]]
@@ -65,3 +68,27 @@ testOp('conv2d', [
     build: (g, v) => g.add(noBias.build(g, v), g.conv2d(v.x, v.weight, v.bias, { stride: 1, padding: [1, 1, 1, 1] })),
   },
 ])
+
+describe('op conv2d', () => {
+  it('has the library compute every shape that is asked of it, views too, on cuda-host', () => {
+    for (const shape of shapes) {
+      const { title, inputs, build } = convCase(shape, false)
+      for (const [start, wider] of [
+        [0, 0],
+        [1, 3],
+      ]) {
+        const program = compileGraph(
+          'cuda-host',
+          (g) => {
+            const { x, ...rest } = addInputs(g, inputs)
+            const wide = g.input('wide', [x.dims[0], x.dims[1], x.dims[2], x.dims[3] + wider], 'f32')
+            return { y: build(g, { ...rest, x: g.slice(wide, { start, count: x.dims[3] }) }) }
+          },
+          { forceAlgo: libraryAlgo },
+        )
+        assert.match(program.describe(), /^Conv2d library/m, title)
+        program.release()
+      }
+    }
+  })
+})

@@ -1,0 +1,43 @@
+// Which algorithm computes a convolution: the fastest of our own and the plans of cuDNN, timed once for each shape when
+// a program is compiled. The choice is kept for the process; times vary, so that another process may choose otherwise.
+// With `deterministic` nothing is timed, and cuDNN, whose choice of a kernel depends on the batch size, does not count.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/conv_problem.h"
+#include "kernels/cuda/device.h"
+
+namespace ddpm::cuda {
+
+// An algorithm of our own: what it is planned as, the scratch memory it wants, and how it is put on a device's stream.
+struct OwnAlgorithm {
+  ConvPlan plan;
+  size_t scratch;
+  std::function<void(CudaDevice&, const ConvProblem&, const void* packed, void* scratch)> run;
+};
+
+ConvPlan choose(const CudaDevice& device, const ConvProblem& problem, const PlanOptions& options,
+                const std::vector<OwnAlgorithm>& own);
+
+// For the three ops of convolutions. `own` are the plans that scratch() and run() of the op serve, the first of them
+// the one to take where nothing is timed.
+template <class Op>
+ConvPlan choose(const CudaDevice& device, const Op& op, const PlanOptions& options, const std::vector<ConvPlan>& own) {
+  const ConvProblem problem = problemOf(op);
+  std::vector<OwnAlgorithm> algorithms;
+  for (const ConvPlan& plan : own) {
+    Op planned;
+    setOp(planned, problem, plan, nullptr);
+    algorithms.push_back({plan, scratch(device, planned),
+                          [plan](CudaDevice& on, const ConvProblem& p, const void* packed, void* memory) {
+                            Op trial;
+                            setOp(trial, p, plan, packed);
+                            run(on, trial, memory);
+                          }});
+  }
+  return choose(device, problem, options, algorithms);
+}
+
+}  // namespace ddpm::cuda

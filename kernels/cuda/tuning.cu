@@ -1,0 +1,54 @@
+// Timing on a GPU, by events on the stream.
+#include <algorithm>
+#include <cstdlib>
+
+#include "kernels/cuda/gpu.cuh"
+#include "kernels/cuda/tuning.h"
+
+namespace ddpm::cuda {
+namespace {
+
+constexpr int kRuns = 3;
+
+class Event {
+ public:
+  Event() { DDPM_CUDA(cudaEventCreate(&event_)); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+}  // namespace
+
+std::string cudnnPlace() {
+  const char* place = std::getenv("DDPM_CUDNN");
+  return place ? place : "";
+}
+
+void issue(const std::function<void()>& work) { work(); }
+
+bool Stopwatch::works() { return true; }
+
+Stopwatch::Stopwatch(const CudaDevice& device) : device_(device.index()) {}
+
+float Stopwatch::time(const std::string&, const std::function<void()>& work) {
+  work();  // loads code, fills caches
+  float best = 0;
+  for (int i = 0; i < kRuns; ++i) {
+    const Event begin, end;
+    DDPM_CUDA(cudaEventRecord(begin.get(), device_.stream()));
+    work();
+    DDPM_CUDA(cudaEventRecord(end.get(), device_.stream()));
+    DDPM_CUDA(cudaEventSynchronize(end.get()));
+    float milliseconds = 0;
+    DDPM_CUDA(cudaEventElapsedTime(&milliseconds, begin.get(), end.get()));
+    best = i == 0 ? milliseconds : std::min(best, milliseconds);
+  }
+  return best;
+}
+
+}  // namespace ddpm::cuda

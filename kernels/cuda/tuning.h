@@ -1,0 +1,36 @@
+// What libraries and the choice of algorithms need of the device and of the machine. Two files implement it: tuning.cu
+// for GPUs, and host/tuning.cpp for tests.
+#pragma once
+#include <functional>
+#include <string>
+
+#include "kernels/cuda/device.h"
+
+namespace ddpm::cuda {
+
+// Where cuDNN is looked for: a folder, "off", or "" for where the system's loader finds it. On GPUs DDPM_CUDNN; on the
+// CPU, where the real one can't run, DDPM_HOST_CUDNN, and "off" by default.
+std::string cudnnPlace();
+
+// Does the work, which puts something on the device's stream by way of a library. On the CPU, which has no streams to
+// record from, a recording keeps the work itself.
+void issue(const std::function<void()>& work);
+
+// Times work on a stream of its own, beside whatever the device is doing.
+class Stopwatch {
+ public:
+  // Whether times mean anything on this device.
+  static bool works();
+
+  explicit Stopwatch(const CudaDevice& device);
+
+  // The device to allocate on and to give to the work.
+  CudaDevice& device() { return device_; }
+  // Milliseconds that the work of a candidate takes, the best of a few.
+  float time(const std::string& candidate, const std::function<void()>& work);
+
+ private:
+  CudaDevice device_;
+};
+
+}  // namespace ddpm::cuda

@@ -1,0 +1,13 @@
+/** The stand-in for cuDNN (test/fake-cudnn) becomes the library of cuda-host in this process. */
+import path from 'node:path'
+
+const release = path.join(__dirname, '..', '..', '..', 'build', 'Release')
+
+export const fakeCudnn = path.join(release, 'fake-cudnn')
+/** The same without cudnnBackendExecute. */
+export const incompleteCudnn = path.join(release, 'fake-cudnn-incomplete')
+
+process.env.DDPM_HOST_CUDNN = fakeCudnn
+
+/** ConvAlgo::library of kernels/ops.h. */
+export const libraryAlgo = 3
