@@ -25,12 +25,18 @@ export interface ChainOptions {
 /** Images in [-1, 1], all convolutions by one algorithm where that is possible. */
 export async function drawChain(forceAlgo: number | undefined, { batch, steps }: ChainOptions): Promise<Float32Array> {
   const { weights: state, config } = await readModelFile(file)
-  const { unetConfig, ...settings } = config as unknown as { unetConfig: ConstructorParameters<typeof UNet>[0] }
+  // The model is a function to DDPM, and classes are its own affair.
+  const { unetConfig, nullClass, classDropout, classNames, ...settings } = config as unknown as {
+    unetConfig: ConstructorParameters<typeof UNet>[0]
+    [classOption: string]: unknown
+  }
   const unet = new UNet(unetConfig)
   const device = Device.open('cpu')
   const weights = new Weights(device, unet.parameters, 0)
   await weights.write('weights', state)
   const { imageSize: size, inChannels: channels } = unet
+  const classes = unetConfig.numClasses ?? 0
+  const labels = classes > 0 && { labels: Int32Array.from({ length: batch }, (_, i) => i % classes) }
   const elements = channels * size * size
   const program = new Program(
     device,
@@ -38,12 +44,13 @@ export async function drawChain(forceAlgo: number | undefined, { batch, steps }:
       const x = graph.input('x', [batch, 1, 1, elements])
       const t = graph.input('t', [batch, 1, 1, 1], 'i32')
       const images = graph.toNhwc(x, { channels, height: size, width: size })
-      return { y: graph.toNchw(unet.build({ graph, train: false }, images, t)) }
+      const y = classes > 0 ? graph.input('labels', [batch, 1, 1, 1], 'i32') : undefined
+      return { y: graph.toNchw(unet.build({ graph, train: false }, images, t, { y })) }
     },
     { deterministic: false, forceAlgo },
   )
   const model = async (x: Tensor, t: Tensor) => {
-    const data = { x: (await x.data()) as Float32Array, t: Int32Array.from(await t.data()) }
+    const data = { ...labels, x: (await x.data()) as Float32Array, t: Int32Array.from(await t.data()) }
     return Tensor.wrap((await program.run({ ...data, weights: weights.bank('weights') })).y, x.shape)
   }
   try {

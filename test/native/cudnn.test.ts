@@ -44,7 +44,14 @@ describe('cuDNN', () => {
       [path.join(__dirname, 'cudnn-child.js'), JSON.stringify(scenario)],
       {
         encoding: 'utf8',
-        env: { ...process.env, DDPM_HOST_CUDNN: fakeCudnn, DDPM_FAKE_CUDNN_LOG: logFile, DDPM_DEBUG: debug, ...env },
+        env: {
+          ...process.env,
+          DDPM_TEST_DEVICE: 'cuda-host', // no other is looked for, which might be told on stdout
+          DDPM_HOST_CUDNN: fakeCudnn,
+          DDPM_FAKE_CUDNN_LOG: logFile,
+          DDPM_DEBUG: debug,
+          ...env,
+        },
       },
     )
     const notes = [...stderr.matchAll(/^ddpm-native: (.*)$/gm)].map(([, note]) => note)
