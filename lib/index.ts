@@ -27,6 +27,8 @@ export {
   type PSampleOptions,
   type TrainBatchOptions,
 } from './diffusion/diffusion-model'
+export type { VarianceType } from './diffusion/learned-variance'
+export type { LossScaleState } from './diffusion/loss-scale'
 export type { LossDict, LossResult } from './diffusion/losses'
 export { makeGrid } from './diffusion/make-grid'
 export type {
@@ -51,7 +53,7 @@ export type { Integers, Timesteps } from './diffusion/timesteps'
 export type { OptimizerOptions, TrainingState, TrainResult } from './diffusion/training-step'
 export { DiffusionError, type DiffusionErrorCode, type DiffusionErrorDetails } from './errors'
 export type { OnnxOptions } from './export/onnx'
-export type { Precision } from './native'
+export type { DeviceInfo, Precision } from './native'
 export type { Layout } from './nn/blocks'
 export type { Network } from './nn/network'
 export { UNet, type UNet2DConfig, type UNetOptions } from './nn/unet'

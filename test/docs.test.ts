@@ -5,7 +5,7 @@ import path from 'node:path'
 
 const root = path.join(__dirname, '..', '..')
 const read = (file: string) => readFileSync(path.join(root, file), 'utf8')
-const skipped = ['build', 'dist', 'data', 'runs', 'prebuilds']
+const skipped = ['build', 'dist', 'data', 'runs', 'prebuilds', 'docs/api/html']
 
 /** Every document of the repository, and none of what is built, installed or downloaded. */
 function documents(folder = ''): string[] {
