@@ -49,6 +49,7 @@ struct Cut {
   int64_t blockTiles;      // the most in a block
   int32_t groupChannels;   // the most in a group, of whole panels
   int32_t depth;           // floats of a tile in V
+  bool near;               // whether U is fetched into L1
   int64_t vPoint, mPoint;  // floats from one point to the next; a cache line more than needed, lest all points of a
                            // tile compete for the same cache sets
 };
@@ -71,6 +72,10 @@ Cut cutOf(const Job& g, int threads) {
     cut.blocks = cut.blocks / threads * threads;
   else
     cut.groups = int32_t(minOf<int64_t>(cut.panels, ceilDiv<int64_t>(threads, cut.blocks)));
+  // More loads can be under way to L1 than to L2 (measured), which tells where U comes from memory, read once a run.
+  // Where it comes from a cache, the panel that is being multiplied should stay in L1.
+  constexpr int64_t kNearBytes = 16 << 10;
+  cut.near = cut.blocks <= threads || int64_t(kPanel) * g.from.c * 4 <= kNearBytes;
   cut.blockTiles = ceilDiv(tiles.count, cut.blocks);
   cut.groupChannels = ceilDiv(cut.panels, cut.groups) * kPanel;
   cut.vPoint = cut.blockTiles * cut.depth + kCacheLine / 4;
@@ -85,9 +90,9 @@ int64_t threadFloats(const Cut& cut) {
   return roundUp<int64_t>(F::kPoints * (cut.vPoint + cut.mPoint), kCacheLine / 4);
 }
 
-// m[row][..] = sum_c v[row][c] * u[c][..]; meanwhile `ahead` floats a step are fetched from `next` on into the L2
-// cache.
-template <int M, int V>
+// m[row][..] = sum_c v[row][c] * u[c][..]; meanwhile `ahead` floats a step are fetched from `next` on into the cache
+// kLevel.
+template <int M, int V, int kLevel>
 void multiply(const float* v, int64_t vStride, const float* u, int depth, float* m, int64_t mStride, const float* next,
               int64_t ahead) {
   vf acc[M][V];
@@ -95,7 +100,7 @@ void multiply(const float* v, int64_t vStride, const float* u, int depth, float*
     for (int j = 0; j < V; ++j) acc[i][j] = zero();
 #pragma GCC unroll 4
   for (int c = 0; c < depth; ++c) {
-    __builtin_prefetch(next, 0, 2);
+    __builtin_prefetch(next, 0, 4 - kLevel);
     next += ahead;
     vf column[V];
     for (int j = 0; j < V; ++j) column[j] = load(u + j * kWidth);
@@ -186,10 +191,12 @@ void runTask(const Job& g, const Cut& cut, int64_t task, const float* zeros, flo
         const float* fetch = next + r * ahead * g.from.c;
         float* out = to + row * cut.groupChannels + channel - first;
         withRows(int(end - row), [&]<int M>() {
-          if (whole)
-            multiply<M, kTileVectors>(a, cut.depth, u, g.from.c, out, cut.groupChannels, fetch, ahead);
+          if (!whole)
+            multiply<M, 1, 2>(a, cut.depth, u, g.from.c, out, cut.groupChannels, fetch, ahead);
+          else if (cut.near)
+            multiply<M, kTileVectors, 1>(a, cut.depth, u, g.from.c, out, cut.groupChannels, fetch, ahead);
           else
-            multiply<M, 1>(a, cut.depth, u, g.from.c, out, cut.groupChannels, fetch, ahead);
+            multiply<M, kTileVectors, 2>(a, cut.depth, u, g.from.c, out, cut.groupChannels, fetch, ahead);
         });
       }
     }
