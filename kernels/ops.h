@@ -59,6 +59,30 @@ enum class ConvAlgo : int32_t {
   tile128x16 = 8,
 };
 
+inline const char* nameOf(ConvAlgo algo) {
+  switch (algo) {
+    case ConvAlgo::direct:
+      return "direct";
+    case ConvAlgo::winograd2:
+      return "winograd2";
+    case ConvAlgo::winograd4:
+      return "winograd4";
+    case ConvAlgo::library:
+      return "library";
+    case ConvAlgo::tile128x128:
+      return "tile128x128";
+    case ConvAlgo::tile128x64:
+      return "tile128x64";
+    case ConvAlgo::tile64x64:
+      return "tile64x64";
+    case ConvAlgo::tile32x64:
+      return "tile32x64";
+    case ConvAlgo::tile128x16:
+      return "tile128x16";
+  }
+  return "?";
+}
+
 // Which of the three convolutions of a layer weights are packed for.
 enum class ConvPass : int32_t { forward = 0, dgrad = 1 };
 

@@ -20,30 +20,6 @@ constexpr double kMaxSeconds = 30;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-const char* nameOf(ConvAlgo algo) {
-  switch (algo) {
-    case ConvAlgo::direct:
-      return "direct";
-    case ConvAlgo::winograd2:
-      return "winograd2";
-    case ConvAlgo::winograd4:
-      return "winograd4";
-    case ConvAlgo::library:
-      return "library";
-    case ConvAlgo::tile128x128:
-      return "tile128x128";
-    case ConvAlgo::tile128x64:
-      return "tile128x64";
-    case ConvAlgo::tile64x64:
-      return "tile64x64";
-    case ConvAlgo::tile32x64:
-      return "tile32x64";
-    case ConvAlgo::tile128x16:
-      return "tile128x16";
-  }
-  return "?";
-}
-
 // Memory that the candidates of a problem are tried on. Its contents don't matter.
 class Trial {
  public:

@@ -210,7 +210,9 @@ function refuseChanges(given: Record<string, unknown>, saved: ResolvedTrainOptio
   const { model, ...rest } = given as { model?: ModelConfig }
   for (const [name, now] of Object.entries(rest)) {
     const fixed = name === 'steps' ? !sameRates(saved, Number(now), step) : !free.includes(name)
-    if (fixed) refuse(name, saved[name as keyof ResolvedTrainOptions], now)
+    // A checkpoint from before there was the option was made with its default.
+    const before = saved[name as keyof ResolvedTrainOptions] ?? schema[name as keyof typeof schema].fallback
+    if (fixed) refuse(name, before, now)
   }
   const { unetConfig, ...diffusion } = model ?? {}
   for (const [name, now] of Object.entries(definedOnly(diffusion))) refuse(`model.${name}`, saved.model[name], now)

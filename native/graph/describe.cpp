@@ -5,30 +5,6 @@
 namespace ddpm {
 namespace {
 
-const char* algorithm(ConvAlgo algo) {
-  switch (algo) {
-    case ConvAlgo::direct:
-      return "direct";
-    case ConvAlgo::winograd2:
-      return "winograd2";
-    case ConvAlgo::winograd4:
-      return "winograd4";
-    case ConvAlgo::library:
-      return "library";
-    case ConvAlgo::tile128x128:
-      return "tile128x128";
-    case ConvAlgo::tile128x64:
-      return "tile128x64";
-    case ConvAlgo::tile64x64:
-      return "tile64x64";
-    case ConvAlgo::tile32x64:
-      return "tile32x64";
-    case ConvAlgo::tile128x16:
-      return "tile128x16";
-  }
-  return "?";
-}
-
 std::string place(const Compiled& compiled, const void* pointer) {
   const Address a = decode(pointer);
   const Storage& s = compiled.storages[a.storage];
@@ -42,7 +18,7 @@ std::string describeStep(const Compiled& compiled, const Step& step) {
   Step copy = step;
   std::visit(
       [&](auto& op) {
-        if constexpr (requires { op.algo; }) line += std::string(" ") + algorithm(op.algo);
+        if constexpr (requires { op.algo; }) line += std::string(" ") + nameOf(op.algo);
         if constexpr (requires { op.splits; })
           if (op.splits > 1) line += " in " + std::to_string(op.splits) + " parts";
         visitFields(op, [&](const char* name, auto& field, Access) {
@@ -67,7 +43,7 @@ std::string shapesOf(const Step& step) {
   Step copy = step;
   std::visit(
       [&](auto& op) {
-        if constexpr (requires { op.algo; }) line += std::string(" ") + algorithm(op.algo);
+        if constexpr (requires { op.algo; }) line += std::string(" ") + nameOf(op.algo);
         visitFields(op, [&](const char* name, auto& field, Access) {
           if constexpr (std::is_same_v<std::decay_t<decltype(field)>, Tensor>) {
             if (field.data) line += std::string(" ") + name + toString(Dims{field.n, field.h, field.w, field.c});

@@ -148,6 +148,23 @@ describe('Trainer', () => {
     await rejects(resume({ data: other }), 'invalid-argument', /21 readable images then, 5 now/)
   })
 
+  it('takes an option that a checkpoint is too old to have for its default', async () => {
+    const run = newRun()
+    await train(tinyTraining(data, run, { steps: 2 }))
+    const file = path.join(run, 'checkpoints', 'step-00000002', 'state.json')
+    const { options, ...state } = JSON.parse(readFileSync(file, 'utf8'))
+    const { precision, ...old } = options
+    assert.equal(precision, 'fp32')
+    writeFileSync(file, JSON.stringify({ ...state, options: old }))
+    await rejects(
+      train({ data, out: run, resume: true, precision: 'bf16' }),
+      'invalid-argument',
+      /precision is 'fp32' in the checkpoint/,
+    )
+    const { step } = await train({ data, out: run, resume: true, precision: 'fp32', steps: 3 })
+    assert.equal(step, 3)
+  })
+
   it('changes its length on resume as long as no learning rate depended on it', async () => {
     const stop = (at: number) => {
       const controller = new AbortController()
