@@ -1,399 +1,222 @@
-// Softmax attention in blocks (Dao et al. 2022, FlashAttention; Rabe & Staats 2021): the scores of kBlock queries by
-// kSuper keys stand in L2, the softmax is carried on from one block of keys to the next.
+// Softmax attention, forward: in blocks of keys, the softmax carried on from one block to the next (Dao et al. 2022,
+// FlashAttention; Rabe & Staats 2021).
 //
-// The operands that a product's inner loop reads as vectors are packed into panels first: once a head, for some heads
-// at a time, so that scratch memory doesn't grow with the batch. A panel is [depth][kCols], zero-padded at its right.
-#include "kernels/cpu/rows.h"
+// A task takes some panels of queries of one head through all keys. Of a block of keys and a panel it computes the
+// scores, scale q kᵀ transposed: [key][query]. What the softmax needs of a query is then a vector of kWidth queries,
+// and the weights are the panel that the product with the values wants. All memory is a thread's own, and its size does
+// not depend on the number of tokens.
+#include "kernels/cpu/attention_tiles.h"
 
 namespace ddpm::cpu::DDPM_ISA {
 
 namespace {
 
-// ---- product of a strided matrix and panels -----------------------------------------------------------------------
+constexpr int kKeys = 128;             // a block: the weights of one panel and the tiles of a product stay in L1
+constexpr int kMaxQueries = 256;       // a task: enough that packing keys and values costs little
+constexpr int kMaxFloats = 256 * 256;  // of a task's queries: they and the sums stay in L2
+constexpr int kTogether = 2;           // keys whose exponentials are computed at once
+constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
 
-// A tile of kRows x kCols accumulators fills the registers, all but those for one row of B and one element of A.
-constexpr int kRows = kWidth == 16 ? 14 : 6;
-constexpr int kCols = 2 * kWidth;
-constexpr int kBlock = kWidth == 16 ? 56 : 48;  // queries (or, in the backward pass, keys) a task: whole tiles
-constexpr int kSuper = 288;                     // keys whose scores are held at once; a panel of that depth stays in L1
-constexpr int kScoreLd = kSuper + 16;           // rows of scores begin in different sets of L1
+// How the queries are cut into tasks. No result depends on it.
+struct Tasks {
+  int64_t queries, keys, dim, heads;
+  int64_t panels, blocks, blockPanels;  // panels and tasks of a head; the most panels in a task
+  int64_t count;
 
-struct Matrix {
-  const float* data;
-  int64_t row, step;  // distances from one row to the next and from one element of the depth to the next
+  Tasks(const Attention& op, int threads)
+      : queries(int64_t(op.q.h) * op.q.w),
+        keys(int64_t(op.k.h) * op.k.w),
+        dim(op.shape.headDim),
+        heads(op.shape.heads) {
+    panels = ceilDiv<int64_t>(queries, kCols);
+    // Four tasks a thread or more, to share them evenly.
+    const int64_t all = op.q.n * heads, share = all * panels / (4 * threads);
+    const int64_t most = minOf<int64_t>(kMaxQueries, kMaxFloats / dim) / kCols;
+    blocks = ceilDiv(panels, maxOf<int64_t>(minOf(share, most), 1));
+    blockPanels = ceilDiv(panels, blocks);
+    count = all * blocks;
+  }
 };
 
-// out[r][0..cols) = or += sum_k a[r][k] * panel[k][...], cols <= kCols.
-template <int Rows>
-inline void tile(int64_t depth, Matrix a, const float* panel, float* out, int64_t ld, int cols, bool add) {
-  vf sums[Rows][2];
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = zero();
-  const float* at = a.data;
-  for (int64_t k = 0; k < depth; ++k) {
-    const vf b0 = load(panel), b1 = load(panel + kWidth);
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-      const vf x = broadcast(at[r * a.row]);
-      sums[r][0] += x * b0;
-      sums[r][1] += x * b1;
-    }
-    panel += kCols;
-    at += a.step;
-  }
-  if (cols == kCols) {
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-      float* y = out + r * ld;
-      store(y, add ? load(y) + sums[r][0] : sums[r][0]);
-      store(y + kWidth, add ? load(y + kWidth) + sums[r][1] : sums[r][1]);
-    }
-    return;
-  }
-  const int first = cols < kWidth ? cols : kWidth, second = cols - first;
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) {
-    float* y = out + r * ld;
-    storePart(y, add ? loadPart(y, first) + sums[r][0] : sums[r][0], first);
-    if (second > 0) storePart(y + kWidth, add ? loadPart(y + kWidth, second) + sums[r][1] : sums[r][1], second);
-  }
-}
-
-template <int Rows>
-inline void lastTile(int64_t rows, int64_t depth, Matrix a, const float* panel, float* out, int64_t ld, int cols,
-                     bool add) {
-  if (rows == Rows) return tile<Rows>(depth, a, panel, out, ld, cols, add);
-  if constexpr (Rows > 1) lastTile<Rows - 1>(rows, depth, a, panel, out, ld, cols, add);
-}
-
-// out[rows][cols] = (or += if `add`) a[rows][depth] * b[depth][cols], b in panels `panelStride` apart.
-void multiply(int64_t rows, int64_t cols, int64_t depth, Matrix a, const float* b, int64_t panelStride, float* out,
-              int64_t ld, bool add) {
-  for (int64_t k = 0; k < depth; k += kSuper) {
-    const int64_t part = depth - k < kSuper ? depth - k : kSuper;
-    for (int64_t j = 0; j < cols; j += kCols) {
-      const float* panel = b + j / kCols * panelStride + k * kCols;
-      const int width = cols - j < kCols ? int(cols - j) : kCols;
-      int64_t r = 0;
-      Matrix at = {a.data + k * a.step, a.row, a.step};
-      for (; r + kRows <= rows; r += kRows, at.data += kRows * a.row)
-        tile<kRows>(part, at, panel, out + r * ld + j, ld, width, add);
-      if (r < rows) lastTile<kRows - 1>(rows - r, part, at, panel, out + r * ld + j, ld, width, add);
-    }
-    add = true;
-  }
-}
-
-// ---- packing ------------------------------------------------------------------------------------------------------
-
-inline int64_t roundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
-
-// Tokens [begin, end) of a head as the depth of panels: to[c / kCols][token][c % kCols] = from[token][c]; panels of all
-// tokens.
-void packRows(const float* from, int64_t ld, int64_t tokens, int64_t begin, int64_t end, int64_t dim, float scale,
-              float* to) {
-  const vf s = broadcast(scale);
-  for (int64_t j = 0; j < dim; j += kCols) {
-    float* panel = to + j / kCols * tokens * kCols;
-    for (int64_t t = begin; t < end; ++t)
-      for (int half = 0; half < 2; ++half) {
-        const int64_t c = j + half * kWidth, left = dim - c;
-        const float* x = from + t * ld + c;
-        store(panel + t * kCols + half * kWidth, left >= kWidth ? load(x) * s
-                                                 : left > 0     ? loadPart(x, int(left)) * s
-                                                                : zero());
-      }
-  }
-}
-
-// Tokens [begin, end) of a head as the columns of panels: to[token / kCols][c][token % kCols] = from[token][c]. begin
-// is a multiple of kCols.
-void packColumns(const float* from, int64_t ld, int64_t begin, int64_t end, int64_t dim, float scale, float* to) {
-  for (int64_t t = begin; t < end; t += kCols) {
-    float* panel = to + t * dim;
-    const int64_t columns = end - t < kCols ? end - t : kCols;
-    for (int64_t i = 0; i < kCols; ++i) {
-      const float* x = from + (t + i) * ld;
-      if (i < columns)
-        for (int64_t c = 0; c < dim; ++c) panel[c * kCols + i] = x[c] * scale;
-      else
-        for (int64_t c = 0; c < dim; ++c) panel[c * kCols + i] = 0.0f;
-    }
-  }
-}
-
-// ---- what forward and backward share ------------------------------------------------------------------------------
-
-// One head of one sample.
-struct Head {
-  int64_t n, head;
-};
-
-float* headData(const Tensor& t, Head h, int64_t tokens, int64_t headDistance) {
-  return t.f32() + h.n * tokens * t.ld + h.head * headDistance;
-}
-
-// How the heads of all samples are worked off: `wave` of them at a time, packed first and then used by all threads.
-// About 1 MiB of packed data, but at least enough blocks to keep the threads busy.
-struct Waves {
-  int64_t queries, keys, dim, heads, total, wave;
-  Waves(const Tensor& q, const Tensor& k, const AttentionShape& shape, int threads, int64_t floatsPerHead)
-      : queries(int64_t(q.h) * q.w),
-        keys(int64_t(k.h) * k.w),
-        dim(shape.headDim),
-        heads(shape.heads),
-        total(q.n * heads) {
-    const int64_t fit = (int64_t(1) << 20) / int64_t(sizeof(float)) / floatsPerHead;
-    const int64_t blocks = (queries + kBlock - 1) / kBlock, busy = (2 * threads + blocks - 1) / blocks;
-    wave = fit > busy ? fit : busy;
-    if (wave > total) wave = total;
-  }
-  Head at(int64_t i) const { return {i / heads, i % heads}; }
-};
-
-// parallelFor over `count` heads and pieces [begin, end) of `length` tokens: body(head of the wave, begin, end,
-// thread).
-template <class Body>
-void forBlocks(CpuDevice& device, int64_t count, int64_t length, int64_t block, const Body& body) {
-  const int64_t blocks = (length + block - 1) / block;
-  device.pool.parallelFor(count * blocks, [&](int64_t task, int thread) {
-    const int64_t begin = task % blocks * block;
-    body(task / blocks, begin, begin + block < length ? begin + block : length, thread);
-  });
-}
-
-constexpr int kPackBlock = 4 * 16;  // tokens a packing task; a multiple of kCols
-static_assert(kPackBlock % kCols == 0 && kSuper % kCols == 0);
-
-// ---- forward ------------------------------------------------------------------------------------------------------
-
-struct ForwardScratch {
-  int64_t keyFloats, valueFloats, dimLd;
-  float *keys, *values;  // panels of the heads of a wave: columns of scale*k, rows of v
-  float *scores, *sums;  // a thread's: {kBlock, kScoreLd} and {kBlock, dimLd}
+// A thread's memory.
+struct Scratch {
+  float *queries, *sums;         // panels: log2(e) scale q; the weighted sum of the values
+  float *maximum, *denominator;  // of the panels' queries; the scores' maximum in base 2
+  float *keys, *values;          // rows of the block
+  float* scores;                 // [kKeys][kCols]
   size_t bytes;
 
-  static int64_t keySize(const Attention& op) { return roundUp(int64_t(op.k.h) * op.k.w, kCols) * op.shape.headDim; }
-  static int64_t valueSize(const Attention& op) { return int64_t(op.k.h) * op.k.w * roundUp(op.shape.headDim, kCols); }
-  static int64_t headSize(const Attention& op) { return keySize(op) + valueSize(op); }
-
-  ForwardScratch(const Attention& op, const Waves& w, int threads, void* base)
-      : keyFloats(keySize(op)), valueFloats(valueSize(op)), dimLd(roundUp(op.shape.headDim, kCols)) {
+  Scratch(const Tasks& t, int thread, void* base) {
     ScratchCutter cut(base);
-    keys = cut.take<float>(w.wave * keyFloats);
-    values = cut.take<float>(w.wave * valueFloats);
-    scores = cut.take<float>(int64_t(threads) * kBlock * kScoreLd);
-    sums = cut.take<float>(int64_t(threads) * kBlock * dimLd);
+    for (int i = 0; i <= thread; ++i) {
+      queries = cut.take<float>(t.blockPanels * t.dim * kCols);
+      sums = cut.take<float>(t.blockPanels * t.dim * kCols);
+      maximum = cut.take<float>(t.blockPanels * kCols);
+      denominator = cut.take<float>(t.blockPanels * kCols);
+      keys = cut.take<float>(rowFloats(kKeys, t.dim));
+      values = cut.take<float>(rowFloats(kKeys, t.dim));
+      scores = cut.take<float>(kKeys * kCols);
+    }
     bytes = cut.bytes();
   }
 };
 
-// Takes one block of a query's scores into its running softmax: they become exp(score - maximum). Returns by how much
-// what was summed before has to be multiplied, since the maximum may have grown.
-float carryOn(float* scores, int64_t count, float& maximum, float& denominator) {
-  vf most = broadcast(maximum);
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) most = max(most, load(scores + i));
-  float next = maxElement(most);
-  for (; i < count; ++i) next = scores[i] > next ? scores[i] : next;
-  const vf shift = broadcast(next);
-  vf total = zero();
-  forChannels(count, [&](int64_t j, auto part) DDPM_LAMBDA_INLINE {
-    const vf e = part.keep(expClamped(part.load(scores + j) - shift));
-    part.store(scores + j, e);
-    total += e;
-  });
-  const float factor = exp(broadcast(maximum - next))[0];
-  maximum = next;
-  denominator = denominator * factor + sum(total);
-  return factor;
+// scores[r][..] = rows r of the keys times the panel; `most` becomes the maximum of itself and them.
+template <int Rows, int Vectors>
+void scoreTile(const float* keys, int64_t chunk, const float* panel, int64_t dim, float* scores, vf* most) {
+  vf sums[Rows][Vectors] = {};
+  for (int64_t c = 0; c < dim; c += kChunk, keys += chunk)
+    multiplyAdd<kChunk, 1>(sums, minOf<int64_t>(dim - c, kChunk), keys, panel + c * kCols);
+#pragma GCC unroll 2
+  for (int v = 0; v < Vectors; ++v) {
+    vf m = most[v];
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      store(scores + r * kCols + v * kWidth, sums[r][v]);
+      m = max(m, sums[r][v]);
+    }
+    most[v] = m;
+  }
 }
+
+// out[r][..] = factors * out[r][..] + columns r of the values times the weights.
+template <int Rows, int Vectors>
+void valueTile(const float* values, const float* weights, int64_t keys, const vf* factors, float* out) {
+  vf sums[Rows][Vectors] = {};
+  multiplyAdd<1, kChunk>(sums, keys, values, weights);
+#pragma GCC unroll 2
+  for (int v = 0; v < Vectors; ++v) {
+    const vf factor = factors[v];
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      float* y = out + r * kCols + v * kWidth;
+      store(y, load(y) * factor + sums[r][v]);
+    }
+  }
+}
+
+// The scores of `Keys` keys become their weights, which are added to the totals.
+template <int Keys, int Vectors>
+DDPM_INLINE void weigh(float* scores, const vf (&most)[Vectors], vf (&totals)[Vectors]) {
+  vf x[Keys * Vectors];
+  for (int i = 0; i < Keys * Vectors; ++i)
+    x[i] = load(scores + i / Vectors * kCols + i % Vectors * kWidth) - most[i % Vectors];
+  exp2All(x);
+  for (int i = 0; i < Keys * Vectors; ++i) {
+    store(scores + i / Vectors * kCols + i % Vectors * kWidth, x[i]);
+    totals[i % Vectors] += x[i];
+  }
+}
+
+// Carries one panel on by the block of `count` keys.
+template <int Vectors>
+void attend(const Scratch& s, int64_t panel, int64_t dim, int64_t count, Ahead& nextKeys, Ahead& nextValues) {
+  const float* queries = s.queries + panel * dim * kCols;
+  float *sums = s.sums + panel * dim * kCols, *maximum = s.maximum + panel * kCols,
+        *denominator = s.denominator + panel * kCols;
+
+  vf most[Vectors], factors[Vectors], totals[Vectors];
+  for (int v = 0; v < Vectors; ++v) most[v] = load(maximum + v * kWidth);
+  const Pieces tiles(count);
+  for (int i = 0; i < tiles.pieces; ++i) {
+    nextKeys.step();
+    nextValues.step();
+    withTileRows(tiles.size(i), [&]<int Rows>() {
+      scoreTile<Rows, Vectors>(s.keys + tiles.begin(i) * kChunk, count * kChunk, queries, dim,
+                               s.scores + tiles.begin(i) * kCols, most);
+    });
+  }
+
+  for (int v = 0; v < Vectors; ++v) {
+    factors[v] = load(maximum + v * kWidth) - most[v];
+    store(maximum + v * kWidth, most[v]);
+    totals[v] = zero();
+  }
+  exp2All(factors);
+  int64_t key = 0;
+  for (; key + kTogether <= count; key += kTogether) weigh<kTogether>(s.scores + key * kCols, most, totals);
+  for (; key < count; ++key) weigh<1>(s.scores + key * kCols, most, totals);
+  for (int v = 0; v < Vectors; ++v) {
+    float* d = denominator + v * kWidth;
+    store(d, load(d) * factors[v] + totals[v]);
+  }
+
+  for (int64_t c = 0; c < dim; c += kChunk) {
+    const Pieces channels(minOf<int64_t>(dim - c, kChunk));
+    for (int i = 0; i < channels.pieces; ++i)
+      withTileRows(channels.size(i), [&]<int Rows>() {
+        valueTile<Rows, Vectors>(s.values + c * count + channels.begin(i), s.scores, count, factors,
+                                 sums + (c + channels.begin(i)) * kCols);
+      });
+  }
+}
+
+// A task's tensors, from its first query or its first key on.
+struct Work {
+  const float *q, *k, *v;
+  float *y, *lse;
+  int64_t queries;
+
+  Work(const Attention& op, const Tasks& t, int64_t task) {
+    const int64_t n = task / t.blocks / t.heads, head = task / t.blocks % t.heads, block = task % t.blocks;
+    const int64_t first = t.panels * block / t.blocks * kCols, end = t.panels * (block + 1) / t.blocks * kCols;
+    const AttentionShape& shape = op.shape;
+    queries = minOf(end, t.queries) - first;
+    q = op.q.f32() + (n * t.queries + first) * op.q.ld + head * shape.qHead;
+    k = op.k.f32() + n * t.keys * op.k.ld + head * shape.kHead;
+    v = op.v.f32() + n * t.keys * op.v.ld + head * shape.vHead;
+    y = op.y.f32() + (n * t.queries + first) * op.y.ld + head * t.dim;
+    lse = op.lse.f32() + n * op.lse.ld + head * t.queries + first;
+  }
+};
 
 }  // namespace
 
 size_t scratch(const CpuDevice& device, const Attention& op) {
   const int threads = device.pool.threads();
-  return ForwardScratch(op, Waves(op.q, op.k, op.shape, threads, ForwardScratch::headSize(op)), threads, nullptr).bytes;
+  return Scratch(Tasks(op, threads), threads - 1, nullptr).bytes;
 }
 
 void run(CpuDevice& device, const Attention& op, void* memory) {
-  const int threads = device.pool.threads();
-  const AttentionShape& shape = op.shape;
-  const Waves w(op.q, op.k, shape, threads, ForwardScratch::headSize(op));
-  const ForwardScratch s(op, w, threads, memory);
+  const Tasks t(op, device.pool.threads());
+  const int64_t qLd = op.q.ld, kLd = op.k.ld, vLd = op.v.ld;
+  device.pool.parallelFor(t.count, [&](int64_t task, int thread) {
+    const Scratch s(t, thread, memory);
+    const Work w(op, t, task);
+    const int64_t panels = ceilDiv<int64_t>(w.queries, kCols);
+    const auto queriesOf = [&](int64_t panel) { return int(minOf<int64_t>(w.queries - panel * kCols, kCols)); };
 
-  for (int64_t first = 0; first < w.total; first += w.wave) {
-    const int64_t count = w.total - first < w.wave ? w.total - first : w.wave;
+    for (int64_t i = 0; i < panels; ++i)
+      packPanel(w.q + i * kCols * qLd, qLd, queriesOf(i), int(t.dim), op.shape.scale * kLog2e,
+                s.queries + i * t.dim * kCols);
+    for (int64_t i = 0; i < panels * t.dim * kCols; ++i) s.sums[i] = 0.0f;
+    for (int64_t i = 0; i < panels * kCols; ++i) {
+      s.maximum[i] = -__builtin_inff();
+      s.denominator[i] = 0.0f;
+    }
 
-    forBlocks(device, count, w.keys, kPackBlock, [&](int64_t i, int64_t begin, int64_t end, int) {
-      const Head h = w.at(first + i);
-      packColumns(headData(op.k, h, w.keys, shape.kHead), op.k.ld, begin, end, w.dim, shape.scale,
-                  s.keys + i * s.keyFloats);
-      packRows(headData(op.v, h, w.keys, shape.vHead), op.v.ld, w.keys, begin, end, w.dim, 1.0f,
-               s.values + i * s.valueFloats);
-    });
-
-    forBlocks(device, count, w.queries, kBlock, [&](int64_t i, int64_t begin, int64_t end, int thread) {
-      const Head h = w.at(first + i);
-      const int64_t rows = end - begin;
-      float *scores = s.scores + int64_t(thread) * kBlock * kScoreLd,
-            *sums = s.sums + int64_t(thread) * kBlock * s.dimLd;
-      float maximum[kBlock], denominator[kBlock];
-      for (int64_t r = 0; r < rows; ++r) {
-        maximum[r] = -__builtin_inff();
-        denominator[r] = 0.0f;
-      }
-      const float* q = headData(op.q, h, w.queries, shape.qHead) + begin * op.q.ld;
-      for (int64_t key = 0; key < w.keys; key += kSuper) {
-        const int64_t columns = w.keys - key < kSuper ? w.keys - key : kSuper;
-        multiply(rows, columns, w.dim, {q, op.q.ld, 1}, s.keys + i * s.keyFloats + key * w.dim, w.dim * kCols, scores,
-                 kScoreLd, false);
-        for (int64_t r = 0; r < rows; ++r) {
-          const float factor = carryOn(scores + r * kScoreLd, columns, maximum[r], denominator[r]);
-          float* row = sums + r * s.dimLd;
-          if (key > 0 && factor != 1.0f)
-            forChannels(w.dim, [=](int64_t c, auto part) { part.store(row + c, part.load(row + c) * factor); });
-        }
-        multiply(rows, w.dim, columns, {scores, kScoreLd, 1}, s.values + i * s.valueFloats + key * kCols,
-                 w.keys * kCols, sums, s.dimLd, key > 0);
-      }
-      float* lse = op.lse.f32() + h.n * op.lse.ld + h.head * w.queries + begin;
-      for (int64_t r = 0; r < rows; ++r) {
-        lse[r] = maximum[r] + __builtin_logf(denominator[r]);
-        const float* row = sums + r * s.dimLd;
-        float* y = headData(op.y, h, w.queries, w.dim) + (begin + r) * op.y.ld;
-        const vf share = broadcast(1.0f / denominator[r]);
-        forChannels(w.dim, [=](int64_t c, auto part) { part.store(y + c, part.load(row + c) * share); });
-      }
-    });
-  }
-}
-
-// ---- backward -----------------------------------------------------------------------------------------------------
-//
-// With p = exp(scale q kᵀ - lse), D = sum over channels of dy*y (Dao et al. 2022, appendix B.4):
-//   dv = pᵀ dy;  dp = dy vᵀ;  ds = p*(dp - D);  dq = scale ds k;  dk = scale dsᵀ q.
-// p and ds of kSuper queries by kSuper keys are held at a time. Threads first share the queries, for p, ds and dq, and
-// then the keys, for dv and dk: each product is computed once, and each sum in one order.
-
-namespace {
-
-struct BackwardScratch {
-  int64_t columnsK, rowsK, rowsQ;              // floats a head of each kind of panel
-  float *keyColumns, *keyRows, *valueColumns;  // of scale*k, scale*k, v
-  float *queryRows, *dyRows;                   // of scale*q, dy
-  float *p, *ds;                               // {wave, kSuper or less, kScoreLd}
-  float* dots;                                 // D, {wave, queries}
-  int64_t square;                              // floats a head of p and of ds
-  size_t bytes;
-
-  static int64_t columnSize(int64_t tokens, int64_t dim) { return roundUp(tokens, kCols) * dim; }
-  static int64_t rowSize(int64_t tokens, int64_t dim) { return tokens * roundUp(dim, kCols); }
-  static int64_t squareSize(int64_t queries) { return (queries < kSuper ? queries : kSuper) * kScoreLd; }
-  static int64_t headSize(const AttentionBackward& op) {
-    const int64_t queries = int64_t(op.q.h) * op.q.w, keys = int64_t(op.k.h) * op.k.w, dim = op.shape.headDim;
-    return 2 * columnSize(keys, dim) + rowSize(keys, dim) + 2 * rowSize(queries, dim) + 2 * squareSize(queries);
-  }
-
-  BackwardScratch(const Waves& w, void* base)
-      : columnsK(columnSize(w.keys, w.dim)),
-        rowsK(rowSize(w.keys, w.dim)),
-        rowsQ(rowSize(w.queries, w.dim)),
-        square(squareSize(w.queries)) {
-    ScratchCutter cut(base);
-    keyColumns = cut.take<float>(w.wave * columnsK);
-    keyRows = cut.take<float>(w.wave * rowsK);
-    valueColumns = cut.take<float>(w.wave * columnsK);
-    queryRows = cut.take<float>(w.wave * rowsQ);
-    dyRows = cut.take<float>(w.wave * rowsQ);
-    p = cut.take<float>(w.wave * square);
-    ds = cut.take<float>(w.wave * square);
-    dots = cut.take<float>(w.wave * w.queries);
-    bytes = cut.bytes();
-  }
-};
-
-float dot(const float* a, const float* b, int64_t count) {
-  vf total = zero();
-  forChannels(count, [&](int64_t i, auto part) DDPM_LAMBDA_INLINE { total += part.load(a + i) * part.load(b + i); });
-  return sum(total);
-}
-
-}  // namespace
-
-size_t scratch(const CpuDevice& device, const AttentionBackward& op) {
-  return BackwardScratch(Waves(op.q, op.k, op.shape, device.pool.threads(), BackwardScratch::headSize(op)), nullptr)
-      .bytes;
-}
-
-void run(CpuDevice& device, const AttentionBackward& op, void* memory) {
-  const AttentionShape& shape = op.shape;
-  const Waves w(op.q, op.k, shape, device.pool.threads(), BackwardScratch::headSize(op));
-  const BackwardScratch s(w, memory);
-  const int64_t dim = w.dim;
-
-  for (int64_t first = 0; first < w.total; first += w.wave) {
-    const int64_t count = w.total - first < w.wave ? w.total - first : w.wave;
-
-    forBlocks(device, count, w.keys, kPackBlock, [&](int64_t i, int64_t begin, int64_t end, int) {
-      const Head h = w.at(first + i);
-      const float *k = headData(op.k, h, w.keys, shape.kHead), *v = headData(op.v, h, w.keys, shape.vHead);
-      packColumns(k, op.k.ld, begin, end, dim, shape.scale, s.keyColumns + i * s.columnsK);
-      packRows(k, op.k.ld, w.keys, begin, end, dim, shape.scale, s.keyRows + i * s.rowsK);
-      packColumns(v, op.v.ld, begin, end, dim, 1.0f, s.valueColumns + i * s.columnsK);
-    });
-    forBlocks(device, count, w.queries, kPackBlock, [&](int64_t i, int64_t begin, int64_t end, int) {
-      const Head h = w.at(first + i);
-      const float *q = headData(op.q, h, w.queries, shape.qHead), *y = headData(op.y, h, w.queries, dim);
-      const float* dy = headData(op.dy, h, w.queries, dim);
-      packRows(q, op.q.ld, w.queries, begin, end, dim, shape.scale, s.queryRows + i * s.rowsQ);
-      packRows(dy, op.dy.ld, w.queries, begin, end, dim, 1.0f, s.dyRows + i * s.rowsQ);
-      for (int64_t t = begin; t < end; ++t) s.dots[i * w.queries + t] = dot(dy + t * op.dy.ld, y + t * op.y.ld, dim);
-    });
-
-    for (int64_t query = 0; query < w.queries; query += kSuper) {
-      const int64_t queries = w.queries - query < kSuper ? w.queries - query : kSuper;
-      for (int64_t key = 0; key < w.keys; key += kSuper) {
-        const int64_t keys = w.keys - key < kSuper ? w.keys - key : kSuper;
-
-        forBlocks(device, count, queries, kBlock, [&](int64_t i, int64_t begin, int64_t end, int) {
-          const Head h = w.at(first + i);
-          const int64_t rows = end - begin, row = query + begin;
-          float *p = s.p + i * s.square + begin * kScoreLd, *ds = s.ds + i * s.square + begin * kScoreLd;
-          const float* q = headData(op.q, h, w.queries, shape.qHead) + row * op.q.ld;
-          const float* dy = headData(op.dy, h, w.queries, dim) + row * op.dy.ld;
-          multiply(rows, keys, dim, {q, op.q.ld, 1}, s.keyColumns + i * s.columnsK + key * dim, dim * kCols, p,
-                   kScoreLd, false);
-          multiply(rows, keys, dim, {dy, op.dy.ld, 1}, s.valueColumns + i * s.columnsK + key * dim, dim * kCols, ds,
-                   kScoreLd, false);
-          const float* lse = op.lse.f32() + h.n * op.lse.ld + h.head * w.queries + row;
-          for (int64_t r = 0; r < rows; ++r) {
-            const vf shift = broadcast(lse[r]), d = broadcast(s.dots[i * w.queries + row + r]);
-            float *pRow = p + r * kScoreLd, *dsRow = ds + r * kScoreLd;
-            forChannels(keys, [=](int64_t j, auto part) {
-              const vf e = expClamped(part.load(pRow + j) - shift);
-              part.store(pRow + j, e);
-              part.store(dsRow + j, e * (part.load(dsRow + j) - d));
-            });
-          }
-          float* dq = headData(op.dq, h, w.queries, shape.qHead) + row * op.dq.ld;
-          multiply(rows, dim, keys, {ds, kScoreLd, 1}, s.keyRows + i * s.rowsK + key * kCols, w.keys * kCols, dq,
-                   op.dq.ld, key > 0);
-        });
-
-        forBlocks(device, count, keys, kBlock, [&](int64_t i, int64_t begin, int64_t end, int) {
-          const Head h = w.at(first + i);
-          const float *p = s.p + i * s.square + begin, *ds = s.ds + i * s.square + begin;
-          float* dv = headData(op.dv, h, w.keys, shape.vHead) + (key + begin) * op.dv.ld;
-          float* dk = headData(op.dk, h, w.keys, shape.kHead) + (key + begin) * op.dk.ld;
-          multiply(end - begin, dim, queries, {p, 1, kScoreLd}, s.dyRows + i * s.rowsQ + query * kCols,
-                   w.queries * kCols, dv, op.dv.ld, query > 0);
-          multiply(end - begin, dim, queries, {ds, 1, kScoreLd}, s.queryRows + i * s.rowsQ + query * kCols,
-                   w.queries * kCols, dk, op.dk.ld, query > 0);
-        });
+    for (int64_t key = 0; key < t.keys; key += kKeys) {
+      const int64_t count = minOf<int64_t>(kKeys, t.keys - key), next = key + count;
+      packRows(w.k + key * kLd, kLd, count, t.dim, s.keys);
+      packRows(w.v + key * vLd, vLd, count, t.dim, s.values);
+      const int64_t ahead = minOf<int64_t>(kKeys, t.keys - next), steps = panels * Pieces(count).pieces;
+      Ahead keys(w.k + next * kLd, kLd, ahead, t.dim, steps), values(w.v + next * vLd, vLd, ahead, t.dim, steps);
+      for (int64_t i = 0; i < panels; ++i) {
+        if (queriesOf(i) > kWidth)
+          attend<2>(s, i, t.dim, count, keys, values);
+        else
+          attend<1>(s, i, t.dim, count, keys, values);
       }
     }
-  }
+
+    for (int64_t i = 0; i < w.queries; ++i) {
+      w.lse[i] = s.maximum[i] * kLn2 + __builtin_logf(s.denominator[i]);
+      s.denominator[i] = 1.0f / s.denominator[i];
+    }
+    for (int64_t i = 0; i < panels; ++i)
+      unpackPanel(s.sums + i * t.dim * kCols, s.denominator + i * kCols, queriesOf(i), int(t.dim),
+                  w.y + i * kCols * op.y.ld, op.y.ld);
+  });
 }
 
 }  // namespace ddpm::cpu::DDPM_ISA

@@ -86,6 +86,38 @@ DDPM_INLINE void storePart(float* p, vf v, int n) {
 #endif
 }
 
+// ---- transposition
+// ----------------------------------------------------------------------------------------------------
+
+// Element i is element from[i] of a and b, counted through; `from` is constant.
+DDPM_INLINE vf pick(vf a, vf b, vi from) {
+#if defined(__clang__)
+  vf v;
+  for (int i = 0; i < kWidth; ++i) v[i] = from[i] < kWidth ? a[from[i]] : b[from[i] - kWidth];
+  return v;
+#else
+  return __builtin_shuffle(a, b, from);
+#endif
+}
+
+// rows[i][j] becomes rows[j][i]: of squares of 2 * Step, the two squares of Step off the diagonal change places.
+template <int Step = 1>
+DDPM_INLINE void transpose(vf (&rows)[kWidth]) {
+  vi upper, lower;
+  for (int i = 0; i < kWidth; ++i) {
+    upper[i] = i & Step ? kWidth + i - Step : i;
+    lower[i] = i & Step ? kWidth + i : i + Step;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; ++i)
+    if (!(i & Step)) {
+      const vf a = rows[i], b = rows[i + Step];
+      rows[i] = pick(a, b, upper);
+      rows[i + Step] = pick(a, b, lower);
+    }
+  if constexpr (2 * Step < kWidth) transpose<2 * Step>(rows);
+}
+
 // ---- elementwise --------------------------------------------------------------------------------------------------
 
 DDPM_INLINE vf fma(vf a, vf b, vf c) { return a * b + c; }
@@ -168,6 +200,35 @@ DDPM_INLINE vf expClamped(vf x, vf addend = vf{}) {
   const vf high = (0.00139504559f * r2) + (0.00836888755f * r + 0.0416662064f);
   const vf p = (high * r2 + (0.166665189f * r + 0.5f)) * r2 + (r + 1.0f);
   return p * asFloat((asInt(shifted) << 23) + 0x3F800000) + addend;
+}
+
+// 2^x for x <= 127; below -126 it is nearly 0. Several at once, since one alone is a long chain.
+template <int Count>
+DDPM_INLINE void exp2All(vf (&x)[Count]) {
+  vf n[Count], p[Count];
+  for (int i = 0; i < Count; ++i) {
+#if defined(__AVX512DQ__)
+    const vf f = (vf)_mm512_maskz_reduce_ps(0xFFFF, (__m512)x[i], 0);  // x less the nearest integer
+    n[i] = x[i] - f;
+    x[i] = f;
+#else
+    x[i] = max(broadcast(-126.0f), x[i]);  // keeps NaN
+    n[i] = x[i] + 12582912.0f;
+    x[i] = x[i] - (n[i] - 12582912.0f);
+#endif
+  }
+  for (int i = 0; i < Count; ++i) p[i] = 0.000154697320f * x[i] + 0.0013410001f;
+  for (int i = 0; i < Count; ++i) p[i] = p[i] * x[i] + 0.00961803078f;
+  for (int i = 0; i < Count; ++i) p[i] = p[i] * x[i] + 0.0555029731f;
+  for (int i = 0; i < Count; ++i) p[i] = p[i] * x[i] + 0.240226511f;
+  for (int i = 0; i < Count; ++i) p[i] = p[i] * x[i] + 0.693147225f;
+  for (int i = 0; i < Count; ++i) p[i] = p[i] * x[i] + 1.0f;
+  for (int i = 0; i < Count; ++i)
+#if defined(__AVX512DQ__)
+    x[i] = (vf)_mm512_maskz_scalef_ps(0xFFFF, (__m512)p[i], (__m512)n[i]);
+#else
+    x[i] = p[i] * asFloat((asInt(n[i]) << 23) + 0x3F800000);
+#endif
 }
 
 DDPM_INLINE vf sigmoid(vf x) { return 1.0f / expClamped(-x, broadcast(1.0f)); }

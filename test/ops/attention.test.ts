@@ -11,6 +11,7 @@ const shapes: readonly [q: Dims, keys: [number, number], heads: number][] = [
   [[2, 1, 1, 6], [4, 5], 1],
   [[2, 8, 8, 32], [8, 8], 4],
   [[1, 9, 11, 40], [9, 11], 1],
+  [[1, 12, 12, 72], [11, 13], 1], // more than a block of queries, of keys and of channels
 ]
 
 /** Head dims and lengths about the tiles of the tensor cores' kernels: 64 tokens, 64 or 128 channels of a head. */
