@@ -2,6 +2,7 @@
 // one tap.
 #include "kernels/cpu/conv2d.h"
 
+#include "kernels/cpu/rows.h"
 #include "kernels/cpu/winograd.h"
 
 namespace ddpm::cpu::DDPM_ISA {
@@ -40,6 +41,13 @@ struct Gemm {
 
   int64_t pixels() const { return int64_t(to.n) * rows.count * columns.count; }
   int32_t taps() const { return rows.taps * columns.taps; }
+
+  // Weights of a tap, of the panel whose channels start at `first` and are `width`.
+  const float* weights(int first, int width, int tap) const {
+    const int r = rows.firstTap + tap / columns.taps * rows.tapStep;
+    const int s = columns.firstTap + tap % columns.taps * columns.tapStep;
+    return packed + (int64_t(first) * filterRows * filterColumns + int64_t(r * filterColumns + s) * width) * from.c;
+  }
 };
 
 // What a thread needs to know of the output pixels of a task, in tiles of kTileRows.
@@ -47,6 +55,7 @@ struct Chunk {
   const float** source;  // [tile][tap][kTileRows]
   int64_t* pixel;        // [tile][kTileRows], index in the destination
   int32_t* sample;       // [tile][kTileRows]
+  float* sums;           // [tile][kTileRows][kPanel], of few tiles
 };
 
 // How the output is cut into tasks. No result depends on it.
@@ -57,27 +66,47 @@ struct Cut {
   int64_t chunkTiles;  // the most in a chunk
 };
 
+// So few tiles share the time to read a panel of weights from memory that it shows.
+constexpr int64_t kFewTiles = 3;
+
 Cut cutOf(const Gemm& g, int threads) {
   // A chunk's input (its own pixels; halos come on top) and one panel of weights stay in the L2 cache.
   constexpr int64_t kChunkBytes = 96 << 10, kMinChunkTiles = 4, kMaxChunkTiles = 64;
+  constexpr int64_t kOneChunk = 8;       // tiles that are not worth reading all weights once more
   constexpr int64_t kSmall = 256 << 10;  // multiply-adds that are not worth waking a thread for
   Cut cut;
   cut.tiles = ceilDiv<int64_t>(g.pixels(), kTileRows);
   const int64_t pixelBytes = 4 * int64_t(g.from.c) * g.rows.sourceStep * g.columns.sourceStep;
   const int64_t most = minOf(maxOf(kChunkBytes / (pixelBytes * kTileRows), kMinChunkTiles), kMaxChunkTiles);
-  cut.chunks = maxOf<int64_t>(ceilDiv(cut.tiles, most), 1);
-  cut.chunkTiles = ceilDiv(cut.tiles, cut.chunks);
   const int32_t panels = ceilDiv(g.to.c, kPanel);
   const int64_t work = g.pixels() * g.to.c * maxOf(g.taps(), 1) * g.from.c;
   const int64_t tasks = threads == 1 || work < kSmall ? 1 : 8 * int64_t(threads);
+  // Where there are few panels, chunks are what threads share.
+  const int64_t least = minOf(ceilDiv<int64_t>(tasks, panels), cut.tiles / kMinChunkTiles);
+  cut.chunks = cut.tiles <= kOneChunk ? 1 : maxOf(ceilDiv(cut.tiles, most), least);
+  cut.chunkTiles = ceilDiv(cut.tiles, cut.chunks);
   cut.groups = int32_t(minOf<int64_t>(panels, ceilDiv(tasks, cut.chunks)));
   return cut;
 }
 
-size_t chunkBytes(const Cut& cut, int32_t taps) {
-  const size_t rows = size_t(cut.chunkTiles) * kTileRows;
-  return roundUp<size_t>(rows * (taps * sizeof(float*) + sizeof(int64_t) + sizeof(int32_t)), kCacheLine);
-}
+// Memory of a thread, in the order of Chunk.
+struct ChunkLayout {
+  size_t source, pixel, sample, bytes;
+
+  ChunkLayout(const Gemm& g, const Cut& cut) {
+    const size_t rows = size_t(cut.chunkTiles) * kTileRows;
+    source = roundUp<size_t>(rows * g.taps() * sizeof(float*), kCacheLine);
+    pixel = roundUp<size_t>(rows * sizeof(int64_t), kCacheLine);
+    sample = roundUp<size_t>(rows * sizeof(int32_t), kCacheLine);
+    bytes = source + pixel + sample + size_t(minOf(cut.chunkTiles, kFewTiles)) * kTileRows * kPanel * sizeof(float);
+  }
+
+  Chunk chunk(char* memory) const {
+    return {reinterpret_cast<const float**>(memory), reinterpret_cast<int64_t*>(memory + source),
+            reinterpret_cast<int32_t*>(memory + source + pixel),
+            reinterpret_cast<float*>(memory + source + pixel + sample)};
+  }
+};
 
 // First of the pixels of tile t: tiles are of equal size, or differ by one pixel.
 int64_t tileBegin(const Gemm& g, const Cut& cut, int64_t t) { return g.pixels() * t / cut.tiles; }
@@ -118,14 +147,17 @@ void describe(const Gemm& g, const Cut& cut, int64_t firstTile, int64_t endTile,
 // Weights stream from the L2 cache, once a tile; the distance in floats at which they are asked for (measured).
 constexpr int kAhead = 256;
 
-// acc[m][v] += sum_c a[m][c] * b[c][v]
+// Largest panel that is fetched while the one before it is multiplied: both fit the L2 cache beside the input.
+constexpr int64_t kNextFloats = 16 << 10;
+
+// acc[m][v] += sum_c a[m][c] * b[c][v]; asks for weights at the distance `ahead`, one cache line a step.
 template <int M, int V>
-DDPM_INLINE void multiply(vf (&acc)[M][V], const float* const* a, const float* b, int64_t depth) {
+DDPM_INLINE void multiply(vf (&acc)[M][V], const float* const* a, const float* b, int64_t depth, int64_t ahead) {
   const float* row[M];
   for (int m = 0; m < M; ++m) row[m] = a[m];
 #pragma GCC unroll 4
   for (int64_t c = 0; c < depth; ++c) {
-    __builtin_prefetch(b + c * V * kWidth + kAhead);
+    __builtin_prefetch(b + c * V * kWidth + (V == 1 ? kAhead : ahead));
     vf column[V];
     for (int v = 0; v < V; ++v) column[v] = load(b + (c * V + v) * kWidth);
     for (int m = 0; m < M; ++m) {
@@ -135,10 +167,11 @@ DDPM_INLINE void multiply(vf (&acc)[M][V], const float* const* a, const float* b
   }
 }
 
-// One tile: M pixels x V vectors of channels from `first` on, `valid` of them there.
+// One tile: M pixels x V vectors of channels from `first` on, `valid` of them there. Not inlined: among other tiles,
+// GCC finds no registers for its sums.
 template <int M, int V>
-void tile(const Gemm& g, const float* const* source, const int64_t* pixel, const int32_t* sample, int first,
-          int valid) {
+__attribute__((noinline)) void tile(const Gemm& g, const float* const* source, const int64_t* pixel,
+                                    const int32_t* sample, int first, int valid, int64_t ahead) {
   constexpr int width = V * kWidth;
   const int32_t depth = g.from.c;
   const float* panel = g.packed + int64_t(first) * g.filterRows * g.filterColumns * depth;
@@ -149,7 +182,7 @@ void tile(const Gemm& g, const float* const* source, const int64_t* pixel, const
   for (int r = 0; r < g.rows.taps; ++r) {
     const int64_t line = int64_t(g.rows.firstTap + r * g.rows.tapStep) * g.filterColumns;
     for (int s = 0; s < g.columns.taps; ++s, source += kTileRows)
-      multiply(acc, source, panel + (line + g.columns.firstTap + s * g.columns.tapStep) * depth * width, depth);
+      multiply(acc, source, panel + (line + g.columns.firstTap + s * g.columns.tapStep) * depth * width, depth, ahead);
   }
   for (int v = 0; v < V; ++v) {
     const int c = first + v * kWidth, n = minOf(valid - v * kWidth, kWidth);
@@ -166,26 +199,139 @@ void tile(const Gemm& g, const float* const* source, const int64_t* pixel, const
   }
 }
 
+// ---- few tiles ----------------------------------------------------------------------------------------------------
+// Their weights come from memory, so they go together over a panel, part by part: a part stays in the L1 cache, and the
+// one after it is fetched meanwhile. Between the parts the sums are in memory.
+
+constexpr int kPartDepth = 4096 / kPanel, kLine = kCacheLine / 4;
+constexpr int64_t kFewFloats = 8192;  // of a panel, which would stay in the L1 cache as a whole
+
+// Lines are fetched at every kFetchSteps steps, each of them once: a prefetch of a line that is under way costs as much
+// as one of another.
+constexpr int kFetchSteps = 4;
+
+// Steps [c, endC) of a tap. Each tile fetches `lines` lines at a time, the first of them from `next` on.
+struct Part {
+  int32_t tap, c, endC;
+  const float* next;
+  int lines;
+
+  int depth() const { return endC - c; }
+};
+
+// sums [M][V] (+)= the part of M pixels and V vectors of channels from `first` on. The loops are unrolled by name: left
+// to itself, GCC keeps the sums in memory.
+template <int M, int V>
+__attribute__((noinline)) void sumPart(const Gemm& g, const Part& part, const float* next, const float* const* source,
+                                       int first, float* sums) {
+  constexpr int width = V * kWidth;
+  const float* row[M];
+  for (int m = 0; m < M; ++m) row[m] = source[part.tap * kTileRows + m];
+  const float* b = g.weights(first, width, part.tap);
+  vf acc[M][V];
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) acc[m][v] = zero();
+  if (part.tap > 0 || part.c > 0) {
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[m][v] = load(sums + (m * V + v) * kWidth);
+  }
+  const auto step = [&](int64_t c) DDPM_LAMBDA_INLINE {
+    vf column[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) column[v] = load(b + (c * V + v) * kWidth);
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+      const vf x = broadcast(row[m][c]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[m][v] = x * column[v] + acc[m][v];
+    }
+  };
+  int64_t c = part.c;
+  for (; c + kFetchSteps <= part.endC; c += kFetchSteps, next += part.lines * kLine) {
+    for (int i = 0; i < part.lines; ++i) __builtin_prefetch(next + i * kLine);
+#pragma GCC unroll 4
+    for (int i = 0; i < kFetchSteps; ++i) step(c + i);
+  }
+  for (; c < part.endC; ++c) step(c);
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(sums + (m * V + v) * kWidth, acc[m][v]);
+}
+
+// Writes the channels [first, first + valid) of m pixels from their sums [m][width].
+void finish(const Gemm& g, int m, const float* sums, int width, const int64_t* pixel, const int32_t* sample, int first,
+            int valid) {
+  forChannels(valid, [&](int64_t i, auto part) DDPM_LAMBDA_INLINE {
+    const int64_t c = first + i;
+    const vf bias = g.bias ? part.load(g.bias.f32() + c) : zero();
+    for (int row = 0; row < m; ++row) {
+      vf y = load(sums + row * width + i) + bias;
+      if (g.sampleBias) y = y + part.load(g.sampleBias.f32() + int64_t(sample[row]) * g.sampleBias.ld + c);
+      if (g.residual) y = y + part.load(g.residual.f32() + pixel[row] * g.residual.ld + c);
+      part.store(g.to.f32() + pixel[row] * g.to.ld + c, y);
+    }
+  });
+}
+
+// Panel `first` of the tiles; pixels(t) of tile t.
+template <class Pixels>
+void runFewTiles(const Gemm& g, const Chunk& chunk, int tiles, int first, const Pixels& pixels) {
+  const int taps = g.taps(), depth = g.from.c, width = panelWidth(g.to.c, first);
+  for (int tap = 0; tap < taps; ++tap) {
+    const float* weights = g.weights(first, width, tap);
+    for (int c = 0; c < depth; c += kPartDepth) {
+      const int end = minOf(depth, c + kPartDepth);
+      const Part part = {tap, c, end, weights + int64_t(end) * width, ceilDiv(kFetchSteps * width / kLine, tiles)};
+      for (int t = 0; t < tiles; ++t) {
+        const float* next = part.next + t * (part.depth() / kFetchSteps) * part.lines * kLine;
+        const float* const* source = chunk.source + t * kTileRows * taps;
+        float* sums = chunk.sums + t * kTileRows * kPanel;
+        withRows(pixels(t), [&]<int M>() {
+          if (width == kPanel)
+            sumPart<M, kTileVectors>(g, part, next, source, first, sums);
+          else
+            sumPart<M, 1>(g, part, next, source, first, sums);
+        });
+      }
+    }
+  }
+  for (int t = 0; t < tiles; ++t)
+    finish(g, pixels(t), chunk.sums + t * kTileRows * kPanel, width, chunk.pixel + t * kTileRows,
+           chunk.sample + t * kTileRows, first, minOf(width, g.to.c - first));
+}
+
 void runTask(const Gemm& g, const Cut& cut, int64_t task, const float* zeros, char* memory) {
   const int32_t taps = g.taps(), panels = ceilDiv(g.to.c, kPanel);
   const int64_t c = task / cut.groups, group = task % cut.groups;
   const int64_t firstTile = cut.tiles * c / cut.chunks, endTile = cut.tiles * (c + 1) / cut.chunks;
-  const size_t slots = size_t(cut.chunkTiles) * kTileRows;
-  Chunk chunk;
-  chunk.source = reinterpret_cast<const float**>(memory);
-  chunk.pixel = reinterpret_cast<int64_t*>(memory + slots * taps * sizeof(float*));
-  chunk.sample = reinterpret_cast<int32_t*>(chunk.pixel + slots);
+  const auto pixels = [&](int64_t t) {
+    return int(tileBegin(g, cut, firstTile + t + 1) - tileBegin(g, cut, firstTile + t));
+  };
+  Chunk chunk = ChunkLayout(g, cut).chunk(memory);
   describe(g, cut, firstTile, endTile, zeros, chunk);
   for (int p = int(panels * group / cut.groups); p < int(panels * (group + 1) / cut.groups); ++p) {
     const int first = p * kPanel, width = panelWidth(g.to.c, first), valid = minOf(width, g.to.c - first);
-    for (int64_t t = firstTile; t < endTile; ++t) {
-      const int64_t slot = (t - firstTile) * kTileRows;
+    const int64_t tiles = endTile - firstTile, floats = int64_t(g.filterRows) * g.filterColumns * g.from.c * width;
+    if (taps > 0 && tiles > 1 && tiles <= kFewTiles && floats > kFewFloats) {
+      runFewTiles(g, chunk, int(tiles), first, pixels);
+      continue;
+    }
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t slot = t * kTileRows;
       const float* const* source = chunk.source + slot * taps;
-      withRows(int(tileBegin(g, cut, t + 1) - tileBegin(g, cut, t)), [&]<int M>() {
+      // The first tiles fetch the next panel, each of them one line a step.
+      const bool next = t < width / kLine && tiles > kFewTiles && floats <= kNextFloats;
+      const int64_t ahead = next ? floats + t * kLine : kAhead;
+      withRows(pixels(t), [&]<int M>() {
         if (width == kPanel)
-          tile<M, kTileVectors>(g, source, chunk.pixel + slot, chunk.sample + slot, first, valid);
+          tile<M, kTileVectors>(g, source, chunk.pixel + slot, chunk.sample + slot, first, valid, ahead);
         else
-          tile<M, 1>(g, source, chunk.pixel + slot, chunk.sample + slot, first, valid);
+          tile<M, 1>(g, source, chunk.pixel + slot, chunk.sample + slot, first, valid, ahead);
       });
     }
   }
@@ -194,7 +340,7 @@ void runTask(const Gemm& g, const Cut& cut, int64_t task, const float* zeros, ch
 size_t zeroBytes(const Gemm& g) { return roundUp<size_t>(size_t(g.from.c) * sizeof(float), kCacheLine); }
 
 size_t scratchOf(const CpuDevice& device, const Gemm& g) {
-  return zeroBytes(g) + device.pool.threads() * chunkBytes(cutOf(g, device.pool.threads()), g.taps());
+  return zeroBytes(g) + device.pool.threads() * ChunkLayout(g, cutOf(g, device.pool.threads())).bytes;
 }
 
 void runGemm(CpuDevice& device, const Gemm& g, void* scratch) {
@@ -203,7 +349,7 @@ void runGemm(CpuDevice& device, const Gemm& g, void* scratch) {
   float* zeros = static_cast<float*>(scratch);
   for (int32_t c = 0; c < g.from.c; ++c) zeros[c] = 0;
   char* memory = static_cast<char*>(scratch) + zeroBytes(g);
-  const size_t bytes = chunkBytes(cut, g.taps());
+  const size_t bytes = ChunkLayout(g, cut).bytes;
   device.pool.parallelFor(cut.chunks * cut.groups,
                           [&](int64_t task, int thread) { runTask(g, cut, task, zeros, memory + thread * bytes); });
 }

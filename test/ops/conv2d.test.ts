@@ -26,6 +26,7 @@ const shapes: readonly Shape[] = [
   [[2, 6, 7, 33], 18, [1, 1], 1, [0, 0, 0, 0]],
   [[1, 6, 7, 5], 3, [5, 2], 3, [2, 0, 1, 1]],
   [[1, 5, 5, 2], 3, [1, 1], 2, [0, 0, 0, 0]], // pixels that no tap reads
+  [[1, 8, 7, 8], 1040, [1, 1], 2, [0, 0, 0, 0]], // the same, of so many channels that the sum goes in parts
 ]
 
 function convCase(shape: Shape, views: boolean): OpCase {
@@ -47,6 +48,7 @@ function convCase(shape: Shape, views: boolean): OpCase {
 
 const random = new Random(4)
 const noBias = convCase(shapes[2], false)
+const inParts = convCase([[1, 4, 4, 130], 20, [3, 3], 1, [1, 1, 1, 1]], false)
 
 testOp('conv2d', [
   ...shapes.map((shape, i) => convCase(shape, i % 3 === 2)),
@@ -61,6 +63,12 @@ testOp('conv2d', [
     title: 'with a per-sample bias and a residual, fused',
     inputs: { ...noBias.inputs, e: normals(random, [3, 1, 1, 7]), residual: normals(random, [3, 5, 4, 7]) },
     build: (g, v) => g.add(g.addSample(noBias.build(g, v), v.e), v.residual),
+  },
+  {
+    ...inParts,
+    title: 'with a per-sample bias and a residual, summed in parts',
+    inputs: { ...inParts.inputs, e: normals(random, [1, 1, 1, 20]), residual: normals(random, [1, 4, 4, 20]) },
+    build: (g, v) => g.add(g.addSample(inParts.build(g, v), v.e), v.residual),
   },
   {
     ...noBias,
