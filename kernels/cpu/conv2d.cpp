@@ -146,18 +146,19 @@ void describe(const Gemm& g, const Cut& cut, int64_t firstTile, int64_t endTile,
 
 // Weights stream from the L2 cache, once a tile; the distance in floats at which they are asked for (measured).
 constexpr int kAhead = 256;
+constexpr int kLine = kCacheLine / 4;
 
 // Largest panel that is fetched while the one before it is multiplied: both fit the L2 cache beside the input.
 constexpr int64_t kNextFloats = 16 << 10;
 
-// acc[m][v] += sum_c a[m][c] * b[c][v]; asks for weights at the distance `ahead`, one cache line a step.
+// acc[m][v] += sum_c a[m][c] * b[c][v]; asks for a cache line from `fetch` on at each step.
 template <int M, int V>
-DDPM_INLINE void multiply(vf (&acc)[M][V], const float* const* a, const float* b, int64_t depth, int64_t ahead) {
+DDPM_INLINE void multiply(vf (&acc)[M][V], const float* const* a, const float* b, int64_t depth, const float* fetch) {
   const float* row[M];
   for (int m = 0; m < M; ++m) row[m] = a[m];
 #pragma GCC unroll 4
   for (int64_t c = 0; c < depth; ++c) {
-    __builtin_prefetch(b + c * V * kWidth + (V == 1 ? kAhead : ahead));
+    __builtin_prefetch((V == 1 ? b + kAhead : fetch) + c * V * kWidth);
     vf column[V];
     for (int v = 0; v < V; ++v) column[v] = load(b + (c * V + v) * kWidth);
     for (int m = 0; m < M; ++m) {
@@ -171,18 +172,25 @@ DDPM_INLINE void multiply(vf (&acc)[M][V], const float* const* a, const float* b
 // GCC finds no registers for its sums.
 template <int M, int V>
 __attribute__((noinline)) void tile(const Gemm& g, const float* const* source, const int64_t* pixel,
-                                    const int32_t* sample, int first, int valid, int64_t ahead) {
+                                    const int32_t* sample, int first, int valid, const float* fetch) {
   constexpr int width = V * kWidth;
   const int32_t depth = g.from.c;
   const float* panel = g.packed + int64_t(first) * g.filterRows * g.filterColumns * depth;
-  for (int m = 0; m < M; ++m) __builtin_prefetch(g.to.f32() + pixel[m] * g.to.ld + first, 1);
+  for (int m = 0; m < M; ++m)
+    for (int i = 0; i < width; i += kLine) __builtin_prefetch(g.to.f32() + pixel[m] * g.to.ld + first + i, 1);
+  if (g.residual)
+    for (int m = 0; m < M; ++m)
+      for (int i = 0; i < width; i += kLine)
+        __builtin_prefetch(g.residual.f32() + pixel[m] * g.residual.ld + first + i);
   vf acc[M][V];
   for (int m = 0; m < M; ++m)
     for (int v = 0; v < V; ++v) acc[m][v] = zero();
   for (int r = 0; r < g.rows.taps; ++r) {
     const int64_t line = int64_t(g.rows.firstTap + r * g.rows.tapStep) * g.filterColumns;
-    for (int s = 0; s < g.columns.taps; ++s, source += kTileRows)
-      multiply(acc, source, panel + (line + g.columns.firstTap + s * g.columns.tapStep) * depth * width, depth, ahead);
+    for (int s = 0; s < g.columns.taps; ++s, source += kTileRows) {
+      const int64_t at = (line + g.columns.firstTap + s * g.columns.tapStep) * depth * width;
+      multiply(acc, source, panel + at, depth, fetch + at);
+    }
   }
   for (int v = 0; v < V; ++v) {
     const int c = first + v * kWidth, n = minOf(valid - v * kWidth, kWidth);
@@ -203,7 +211,7 @@ __attribute__((noinline)) void tile(const Gemm& g, const float* const* source, c
 // Their weights come from memory, so they go together over a panel, part by part: a part stays in the L1 cache, and the
 // one after it is fetched meanwhile. Between the parts the sums are in memory.
 
-constexpr int kPartDepth = 4096 / kPanel, kLine = kCacheLine / 4;
+constexpr int kPartDepth = 4096 / kPanel;
 constexpr int64_t kFewFloats = 8192;  // of a panel, which would stay in the L1 cache as a whole
 
 // Lines are fetched at every kFetchSteps steps, each of them once: a prefetch of a line that is under way costs as much
@@ -314,6 +322,9 @@ void runTask(const Gemm& g, const Cut& cut, int64_t task, const float* zeros, ch
   };
   Chunk chunk = ChunkLayout(g, cut).chunk(memory);
   describe(g, cut, firstTile, endTile, zeros, chunk);
+  // The input of the next chunk, where that is the next task and each pixel's input is its own.
+  const float* input = g.from.f32() + g.from.rows() * endTile / cut.tiles * g.from.ld;
+  const int64_t inputFloats = cut.groups == 1 && taps == 1 ? cut.chunkTiles * kTileRows * g.from.ld : 0;
   for (int p = int(panels * group / cut.groups); p < int(panels * (group + 1) / cut.groups); ++p) {
     const int first = p * kPanel, width = panelWidth(g.to.c, first), valid = minOf(width, g.to.c - first);
     const int64_t tiles = endTile - firstTile, floats = int64_t(g.filterRows) * g.filterColumns * g.from.c * width;
@@ -321,17 +332,24 @@ void runTask(const Gemm& g, const Cut& cut, int64_t task, const float* zeros, ch
       runFewTiles(g, chunk, int(tiles), first, pixels);
       continue;
     }
+    const float* panel = g.packed + int64_t(first) * g.filterRows * g.filterColumns * g.from.c;
+    const int64_t lines = width / kLine, piece = int64_t(first) * g.from.c;
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t slot = t * kTileRows;
       const float* const* source = chunk.source + slot * taps;
-      // The first tiles fetch the next panel, each of them one line a step.
-      const bool next = t < width / kLine && tiles > kFewTiles && floats <= kNextFloats;
-      const int64_t ahead = next ? floats + t * kLine : kAhead;
+      const float* fetch = panel + kAhead;
+      // One line a step: the first tiles fetch the next panel, those after them a piece of the next chunk's input.
+      if (tiles > kFewTiles && floats <= kNextFloats) {
+        if (t < lines)
+          fetch = panel + floats + t * kLine;
+        else if (t < 2 * lines && piece < inputFloats)
+          fetch = input + piece + (t - lines) * kLine;
+      }
       withRows(pixels(t), [&]<int M>() {
         if (width == kPanel)
-          tile<M, kTileVectors>(g, source, chunk.pixel + slot, chunk.sample + slot, first, valid, ahead);
+          tile<M, kTileVectors>(g, source, chunk.pixel + slot, chunk.sample + slot, first, valid, fetch);
         else
-          tile<M, 1>(g, source, chunk.pixel + slot, chunk.sample + slot, first, valid, ahead);
+          tile<M, 1>(g, source, chunk.pixel + slot, chunk.sample + slot, first, valid, fetch);
       });
     }
   }
