@@ -151,14 +151,14 @@ constexpr int kLine = kCacheLine / 4;
 // Largest panel that is fetched while the one before it is multiplied: both fit the L2 cache beside the input.
 constexpr int64_t kNextFloats = 16 << 10;
 
-// acc[m][v] += sum_c a[m][c] * b[c][v]; asks for a cache line from `fetch` on at each step.
+// acc[m][v] += sum_c a[m][c] * b[c][v]; asks for a cache line at the distance `ahead` at each step.
 template <int M, int V>
-DDPM_INLINE void multiply(vf (&acc)[M][V], const float* const* a, const float* b, int64_t depth, const float* fetch) {
+DDPM_INLINE void multiply(vf (&acc)[M][V], const float* const* a, const float* b, int64_t depth, int64_t ahead) {
   const float* row[M];
   for (int m = 0; m < M; ++m) row[m] = a[m];
 #pragma GCC unroll 4
   for (int64_t c = 0; c < depth; ++c) {
-    __builtin_prefetch((V == 1 ? b + kAhead : fetch) + c * V * kWidth);
+    __builtin_prefetch(b + c * V * kWidth + (V == 1 ? kAhead : ahead));
     vf column[V];
     for (int v = 0; v < V; ++v) column[v] = load(b + (c * V + v) * kWidth);
     for (int m = 0; m < M; ++m) {
@@ -172,7 +172,7 @@ DDPM_INLINE void multiply(vf (&acc)[M][V], const float* const* a, const float* b
 // GCC finds no registers for its sums.
 template <int M, int V>
 __attribute__((noinline)) void tile(const Gemm& g, const float* const* source, const int64_t* pixel,
-                                    const int32_t* sample, int first, int valid, const float* fetch) {
+                                    const int32_t* sample, int first, int valid, int64_t ahead) {
   constexpr int width = V * kWidth;
   const int32_t depth = g.from.c;
   const float* panel = g.packed + int64_t(first) * g.filterRows * g.filterColumns * depth;
@@ -187,10 +187,8 @@ __attribute__((noinline)) void tile(const Gemm& g, const float* const* source, c
     for (int v = 0; v < V; ++v) acc[m][v] = zero();
   for (int r = 0; r < g.rows.taps; ++r) {
     const int64_t line = int64_t(g.rows.firstTap + r * g.rows.tapStep) * g.filterColumns;
-    for (int s = 0; s < g.columns.taps; ++s, source += kTileRows) {
-      const int64_t at = (line + g.columns.firstTap + s * g.columns.tapStep) * depth * width;
-      multiply(acc, source, panel + at, depth, fetch + at);
-    }
+    for (int s = 0; s < g.columns.taps; ++s, source += kTileRows)
+      multiply(acc, source, panel + (line + g.columns.firstTap + s * g.columns.tapStep) * depth * width, depth, ahead);
   }
   for (int v = 0; v < V; ++v) {
     const int c = first + v * kWidth, n = minOf(valid - v * kWidth, kWidth);
@@ -313,6 +311,11 @@ void runFewTiles(const Gemm& g, const Chunk& chunk, int tiles, int first, const 
            chunk.sample + t * kTileRows, first, minOf(width, g.to.c - first));
 }
 
+// In floats; of different arrays.
+int64_t distance(const float* from, const float* to) {
+  return (reinterpret_cast<intptr_t>(to) - reinterpret_cast<intptr_t>(from)) / int64_t(sizeof(float));
+}
+
 void runTask(const Gemm& g, const Cut& cut, int64_t task, const float* zeros, char* memory) {
   const int32_t taps = g.taps(), panels = ceilDiv(g.to.c, kPanel);
   const int64_t c = task / cut.groups, group = task % cut.groups;
@@ -337,19 +340,19 @@ void runTask(const Gemm& g, const Cut& cut, int64_t task, const float* zeros, ch
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t slot = t * kTileRows;
       const float* const* source = chunk.source + slot * taps;
-      const float* fetch = panel + kAhead;
+      int64_t ahead = kAhead;
       // One line a step: the first tiles fetch the next panel, those after them a piece of the next chunk's input.
       if (tiles > kFewTiles && floats <= kNextFloats) {
         if (t < lines)
-          fetch = panel + floats + t * kLine;
+          ahead = floats + t * kLine;
         else if (t < 2 * lines && piece < inputFloats)
-          fetch = input + piece + (t - lines) * kLine;
+          ahead = distance(panel, input + piece + (t - lines) * kLine);
       }
       withRows(pixels(t), [&]<int M>() {
         if (width == kPanel)
-          tile<M, kTileVectors>(g, source, chunk.pixel + slot, chunk.sample + slot, first, valid, fetch);
+          tile<M, kTileVectors>(g, source, chunk.pixel + slot, chunk.sample + slot, first, valid, ahead);
         else
-          tile<M, 1>(g, source, chunk.pixel + slot, chunk.sample + slot, first, valid, fetch);
+          tile<M, 1>(g, source, chunk.pixel + slot, chunk.sample + slot, first, valid, ahead);
       });
     }
   }
