@@ -24,7 +24,10 @@ Cut cutOf(const Conv2dWgrad& op, int threads) {
   cut.columns = op.dWeight.h * op.dWeight.w * op.dWeight.c;
   cut.panels = ceilDiv(cut.columns, kPanel);
   cut.rowGroups = ceilDiv(op.dy.c, kMaxRows);
-  const int32_t tasks = threads == 1 ? 1 : 4 * threads;
+  // Every task packs all its rows of dY, which must be worth it.
+  constexpr int32_t kTaskColumns = 256;
+  const int32_t most = threads == 1 ? 1 : 4 * threads;
+  const int32_t tasks = maxOf(minOf(most, cut.rowGroups * cut.columns / kTaskColumns), int32_t(threads));
   cut.panelGroups = minOf(cut.panels, ceilDiv(tasks, cut.rowGroups));
   // Few columns: cut the rows further.
   if (cut.panelGroups * cut.rowGroups < tasks)
