@@ -11,11 +11,10 @@ namespace ddpm::cpu::DDPM_ISA {
 
 namespace {
 
-constexpr int kKeys = 128;             // a block: the weights of one panel and the tiles of a product stay in L1
 constexpr int kMaxQueries = 256;       // a task: enough that packing keys and values costs little
 constexpr int kMaxFloats = 256 * 256;  // of a task's queries: they and the sums stay in L2
 constexpr int kTogether = 2;           // keys whose exponentials are computed at once
-constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
+constexpr float kLn2 = 0.693147181f;
 
 // How the queries are cut into tasks. No result depends on it.
 struct Tasks {
@@ -60,40 +59,6 @@ struct Scratch {
     bytes = cut.bytes();
   }
 };
-
-// scores[r][..] = rows r of the keys times the panel; `most` becomes the maximum of itself and them.
-template <int Rows, int Vectors>
-void scoreTile(const float* keys, int64_t chunk, const float* panel, int64_t dim, float* scores, vf* most) {
-  vf sums[Rows][Vectors] = {};
-  for (int64_t c = 0; c < dim; c += kChunk, keys += chunk)
-    multiplyAdd<kChunk, 1>(sums, minOf<int64_t>(dim - c, kChunk), keys, panel + c * kCols);
-#pragma GCC unroll 2
-  for (int v = 0; v < Vectors; ++v) {
-    vf m = most[v];
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-      store(scores + r * kCols + v * kWidth, sums[r][v]);
-      m = max(m, sums[r][v]);
-    }
-    most[v] = m;
-  }
-}
-
-// out[r][..] = factors * out[r][..] + columns r of the values times the weights.
-template <int Rows, int Vectors>
-void valueTile(const float* values, const float* weights, int64_t keys, const vf* factors, float* out) {
-  vf sums[Rows][Vectors] = {};
-  multiplyAdd<1, kChunk>(sums, keys, values, weights);
-#pragma GCC unroll 2
-  for (int v = 0; v < Vectors; ++v) {
-    const vf factor = factors[v];
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-      float* y = out + r * kCols + v * kWidth;
-      store(y, load(y) * factor + sums[r][v]);
-    }
-  }
-}
 
 // The scores of `Keys` keys become their weights, which are added to the totals.
 template <int Keys, int Vectors>

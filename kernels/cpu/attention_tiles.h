@@ -14,6 +14,8 @@ namespace ddpm::cpu::DDPM_ISA {
 constexpr int kRows = kWidth == 16 ? 14 : 6;
 constexpr int kCols = 2 * kWidth;
 constexpr int kChunk = 64;
+constexpr int kKeys = 128;  // a block: the weights of one panel and the tiles of a product stay in L1
+constexpr float kLog2e = 1.44269504f;
 
 template <class T>
 constexpr T minOf(T a, T b) {
@@ -63,6 +65,40 @@ DDPM_INLINE void multiplyAdd(vf (&sums)[Rows][Vectors], int64_t depth, const flo
     }
     panel += kCols;
     a += DepthStep;
+  }
+}
+
+// scores[r][..] = rows r of the keys (or values) times the panel; `most` becomes the maximum of itself and them.
+template <int Rows, int Vectors>
+void scoreTile(const float* keys, int64_t chunk, const float* panel, int64_t dim, float* scores, vf* most) {
+  vf sums[Rows][Vectors] = {};
+  for (int64_t c = 0; c < dim; c += kChunk, keys += chunk)
+    multiplyAdd<kChunk, 1>(sums, minOf<int64_t>(dim - c, kChunk), keys, panel + c * kCols);
+#pragma GCC unroll 2
+  for (int v = 0; v < Vectors; ++v) {
+    vf m = most[v];
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      store(scores + r * kCols + v * kWidth, sums[r][v]);
+      m = max(m, sums[r][v]);
+    }
+    most[v] = m;
+  }
+}
+
+// out[r][..] = factors * out[r][..] + channels r of the values (or keys) times the weights.
+template <int Rows, int Vectors>
+void valueTile(const float* values, const float* weights, int64_t keys, const vf* factors, float* out) {
+  vf sums[Rows][Vectors] = {};
+  multiplyAdd<1, kChunk>(sums, keys, values, weights);
+#pragma GCC unroll 2
+  for (int v = 0; v < Vectors; ++v) {
+    const vf factor = factors[v];
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      float* y = out + r * kCols + v * kWidth;
+      store(y, load(y) * factor + sums[r][v]);
+    }
   }
 }
 
