@@ -71,4 +71,6 @@ export const opCases: readonly Case[] = [
   attention(16, 16, 256, 1, false),
   attention(16, 16, 256, 4, false),
   attention(16, 16, 256, 4, true),
+  attention(1, 64, 256, 4, false),
+  attention(1, 64, 256, 4, true),
 ]
