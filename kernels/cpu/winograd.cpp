@@ -49,7 +49,6 @@ struct Cut {
   int64_t blockTiles;      // the most in a block
   int32_t groupChannels;   // the most in a group, of whole panels
   int32_t depth;           // floats of a tile in V
-  bool near;               // whether U is fetched into L1
   int64_t vPoint, mPoint;  // floats from one point to the next; a cache line more than needed, lest all points of a
                            // tile compete for the same cache sets
 };
@@ -62,8 +61,9 @@ Cut cutOf(const Job& g, int threads) {
   cut.panels = ceilDiv(g.to.c, kPanel);
   cut.depth = roundUp(g.from.c, kWidth);
   // A multiply-add costs 1 / tiles of reading U and 1 / depth + 1 / channels of writing and reading V and M, so larger
-  // layers want larger blocks (measured: 24 tiles for 128 -> 128 channels, 48 to 96 for 256 and 512).
-  const int64_t most = minOf(maxOf((int64_t(cut.depth) + g.to.c) * 3 / 32, kMinTiles), kMaxTiles);
+  // layers want larger blocks (measured; of 128 -> 128 channels, 24 tiles, or 18 with AVX-512).
+  constexpr double kTilesPerChannel = kWidth == 16 ? 0.07 : 0.094;
+  const int64_t most = minOf(maxOf(int64_t(kTilesPerChannel * (cut.depth + g.to.c)), kMinTiles), kMaxTiles);
   cut.blocks = maxOf<int64_t>(ceilDiv(tiles.count, most), 1);
   // An even share for every thread. Where there are too few blocks for that, cutting the channels costs less than
   // cutting the blocks: it transforms the input again, but does not read U again.
@@ -72,10 +72,6 @@ Cut cutOf(const Job& g, int threads) {
     cut.blocks = cut.blocks / threads * threads;
   else
     cut.groups = int32_t(minOf<int64_t>(cut.panels, ceilDiv<int64_t>(threads, cut.blocks)));
-  // More loads can be under way to L1 than to L2 (measured), which tells where U comes from memory, read once a run.
-  // Where it comes from a cache, the panel that is being multiplied should stay in L1.
-  constexpr int64_t kNearBytes = 16 << 10;
-  cut.near = cut.blocks <= threads || int64_t(kPanel) * g.from.c * 4 <= kNearBytes;
   cut.blockTiles = ceilDiv(tiles.count, cut.blocks);
   cut.groupChannels = ceilDiv(cut.panels, cut.groups) * kPanel;
   cut.vPoint = cut.blockTiles * cut.depth + kCacheLine / 4;
@@ -90,9 +86,9 @@ int64_t threadFloats(const Cut& cut) {
   return roundUp<int64_t>(F::kPoints * (cut.vPoint + cut.mPoint), kCacheLine / 4);
 }
 
-// m[row][..] = sum_c v[row][c] * u[c][..]; meanwhile `ahead` floats a step are fetched from `next` on into the cache
-// kLevel.
-template <int M, int V, int kLevel>
+// m[row][..] = sum_c v[row][c] * u[c][..]; meanwhile `ahead` floats a step are fetched from `next` on: into L1,
+// since more loads can be under way to it than to L2 (measured).
+template <int M, int V>
 void multiply(const float* v, int64_t vStride, const float* u, int depth, float* m, int64_t mStride, const float* next,
               int64_t ahead) {
   vf acc[M][V];
@@ -100,7 +96,7 @@ void multiply(const float* v, int64_t vStride, const float* u, int depth, float*
     for (int j = 0; j < V; ++j) acc[i][j] = zero();
 #pragma GCC unroll 4
   for (int c = 0; c < depth; ++c) {
-    __builtin_prefetch(next, 0, 4 - kLevel);
+    __builtin_prefetch(next);
     next += ahead;
     vf column[V];
     for (int j = 0; j < V; ++j) column[j] = load(u + j * kWidth);
@@ -191,12 +187,10 @@ void runTask(const Job& g, const Cut& cut, int64_t task, const float* zeros, flo
         const float* fetch = next + r * ahead * g.from.c;
         float* out = to + row * cut.groupChannels + channel - first;
         withRows(int(end - row), [&]<int M>() {
-          if (!whole)
-            multiply<M, 1, 2>(a, cut.depth, u, g.from.c, out, cut.groupChannels, fetch, ahead);
-          else if (cut.near)
-            multiply<M, kTileVectors, 1>(a, cut.depth, u, g.from.c, out, cut.groupChannels, fetch, ahead);
+          if (whole)
+            multiply<M, kTileVectors>(a, cut.depth, u, g.from.c, out, cut.groupChannels, fetch, ahead);
           else
-            multiply<M, kTileVectors, 2>(a, cut.depth, u, g.from.c, out, cut.groupChannels, fetch, ahead);
+            multiply<M, 1>(a, cut.depth, u, g.from.c, out, cut.groupChannels, fetch, ahead);
         });
       }
     }
