@@ -6,7 +6,7 @@
 
 namespace ddpm {
 
-constexpr int32_t kBackendAbi = 3;
+constexpr int32_t kBackendAbi = 4;
 
 enum class ErrorCode : int32_t { none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal };
 
@@ -53,7 +53,8 @@ struct Kernel {
 struct Backend {
   int32_t abi;
   const char* name;
-  int32_t precisions;  // of programs, a precisionBit() each
+  int32_t precisions;       // of programs, a precisionBit() each
+  int32_t upsamplesInConv;  // whether Conv2d takes ConvShape::upsample
 
   // Devices that can be opened; 0 with the reason in `why` (what is missing, what was tried).
   int32_t (*deviceCount)(Error* why);

@@ -57,6 +57,7 @@ enum class ConvAlgo : int32_t {
   tile64x64 = 6,
   tile32x64 = 7,
   tile128x16 = 8,
+  winogradUpsample = 9,  // of an input that is upsampled
 };
 
 inline const char* nameOf(ConvAlgo algo) {
@@ -79,6 +80,8 @@ inline const char* nameOf(ConvAlgo algo) {
       return "tile32x64";
     case ConvAlgo::tile128x16:
       return "tile128x16";
+    case ConvAlgo::winogradUpsample:
+      return "winogradUpsample";
   }
   return "?";
 }
@@ -88,6 +91,9 @@ enum class ConvPass : int32_t { forward = 0, dgrad = 1 };
 
 struct ConvShape {
   int32_t stride = 1, padTop = 0, padLeft = 0;  // padding at the bottom and right follows from the output's size
+  // 2: each pixel of the input stands for 2 x 2 (UpsampleNearest). 1 but in a Conv2d, of a backend that
+  // says so (Backend::upsamplesInConv).
+  int32_t upsample = 1;
 };
 
 struct ConvPlan {
@@ -105,7 +111,7 @@ struct ConvPackWeights {
   ConvAlgo algo;
 };
 
-// y[n,p,q,k] = sum_{r,s,c} w[k,r,s,c] x[n, p*stride - padTop + r, q*stride - padLeft + s, c]
+// y[n,p,q,k] = sum_{r,s,c} w[k,r,s,c] x[n, (p*stride - padTop + r) / upsample, (q*stride - padLeft + s) / upsample, c]
 //              + bias?[k] + sampleBias?[n,k] + residual?[n,p,q,k]
 // Operands: x and w; of the gradients dy and w, x and dy. Narrow weights are never packed: packedBytes is 0 for them.
 struct Conv2d {

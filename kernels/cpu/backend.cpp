@@ -220,6 +220,7 @@ Backend make() {
   b.abi = kBackendAbi;
   b.name = "cpu";
   b.precisions = precisionBit(DType::f32);
+  b.upsamplesInConv = 1;
   b.deviceCount = deviceCount;
   b.open = open;
   b.close = close;

@@ -10,16 +10,17 @@ namespace {
 
 // One spatial axis. Output i of `count` lies at start + i*step of the destination; its tap j of `taps` has the weights
 // of filter position firstTap + j*tapStep and reads position i*sourceStep + sourceFirst + j*sourceTapStep of the
-// source, which is padding where it is not in [0, source).
+// source, which is padding where it is not in [0, source); where the source is upsampled, its pixel p / 2.
 struct Axis {
   int32_t count, start, step;
   int32_t taps, firstTap, tapStep;
   int32_t source, sourceStep, sourceFirst, sourceTapStep;
+  int32_t halve;  // 1 where the source is upsampled, else 0
 };
 
-// Forward: y_i reads x[i*stride - pad + r].
-Axis forwardAxis(int32_t out, int32_t in, int32_t filter, int32_t stride, int32_t pad) {
-  return {out, 0, 1, filter, 0, 1, in, stride, -pad, 1};
+// Forward: y_i reads x[(i*stride - pad + r) / upsample].
+Axis forwardAxis(int32_t out, int32_t in, int32_t filter, const ConvShape& shape, int32_t pad) {
+  return {out, 0, 1, filter, 0, 1, in * shape.upsample, shape.stride, -pad, 1, shape.upsample - 1};
 }
 
 // Gradient of the input: dx_h gets dy[(h + pad - r) / stride] for those r that divide. They are the same for all h of
@@ -29,7 +30,7 @@ Axis dgradAxis(int32_t in, int32_t out, int32_t filter, int32_t stride, int32_t 
   const int32_t start = ((phase - pad) % stride + stride) % stride;
   const int32_t count = start < in ? (in - start + stride - 1) / stride : 0;
   const int32_t taps = phase < filter ? (filter - phase + stride - 1) / stride : 0;
-  return {count, start, stride, taps, phase, stride, out, 1, (start + pad - phase) / stride, -1};
+  return {count, start, stride, taps, phase, stride, out, 1, (start + pad - phase) / stride, -1, 0};
 }
 
 struct Gemm {
@@ -129,9 +130,10 @@ void describe(const Gemm& g, const Cut& cut, int64_t firstTile, int64_t endTile,
       int32_t h = i * rows.sourceStep + rows.sourceFirst;
       for (int r = 0; r < rows.taps; ++r, h += rows.sourceTapStep) {
         const bool inside = uint32_t(h) < uint32_t(rows.source);
-        const float* line = g.from.f32() + (int64_t(n) * rows.source + h) * columns.source * g.from.ld;
+        const float* line = g.from.f32() + (int64_t(n) * g.from.h + (h >> rows.halve)) * g.from.w * g.from.ld;
         for (int s = 0, ws = w; s < columns.taps; ++s, ws += columns.sourceTapStep, source += kTileRows)
-          *source = inside && uint32_t(ws) < uint32_t(columns.source) ? line + int64_t(ws) * g.from.ld : zeros;
+          *source = inside && uint32_t(ws) < uint32_t(columns.source) ? line + int64_t(ws >> columns.halve) * g.from.ld
+                                                                      : zeros;
       }
       if (++j == columns.count) {
         j = 0;
@@ -377,8 +379,8 @@ void runGemm(CpuDevice& device, const Gemm& g, void* scratch) {
 
 Gemm gemmOf(const Conv2d& op) {
   const ConvShape& s = op.shape;
-  return {forwardAxis(op.y.h, op.x.h, op.w.h, s.stride, s.padTop),
-          forwardAxis(op.y.w, op.x.w, op.w.w, s.stride, s.padLeft),
+  return {forwardAxis(op.y.h, op.x.h, op.w.h, s, s.padTop),
+          forwardAxis(op.y.w, op.x.w, op.w.w, s, s.padLeft),
           op.x,
           op.y,
           op.bias,

@@ -1,4 +1,6 @@
 // Which algorithm computes a convolution.
+#include <initializer_list>
+
 #include "kernels/cpu/conv2d.h"
 #include "kernels/cpu/winograd.h"
 
@@ -21,10 +23,18 @@ bool fitsWinograd(const Tensor& w, const ConvShape& shape) { return w.h == 3 && 
 constexpr double kWeightRead = kWidth / 8.0;  // memory is no faster where multiply-adds are
 constexpr double kTransform = 14;             // of an element of an input or output tile, at each point
 
-double points(int out) { return double((out + 2) * (out + 2)); }
+// A Winograd algorithm: a tile of out x out outputs takes so many points of the transformed input, and products.
+struct Winograd {
+  ConvAlgo algo;
+  int out;
+  double inputs, products;
+};
+constexpr Winograd kWinograd2 = {ConvAlgo::winograd2, 2, 16, 16};
+constexpr Winograd kWinograd4 = {ConvAlgo::winograd4, 4, 36, 36};
+constexpr Winograd kWinogradUpsample = {ConvAlgo::winogradUpsample, 4, 16, 25};
 
-double transformCost(const Size& s, int out) {
-  return points(out) * s.tiles(out) * kTransform * double(s.depth + s.channels);
+double transformCost(const Size& s, const Winograd& f) {
+  return s.tiles(f.out) * kTransform * (f.inputs * double(s.depth) + f.products * double(s.channels));
 }
 
 double directCost(const Size& s) {
@@ -32,10 +42,10 @@ double directCost(const Size& s) {
   return 9 * s.weights() * (s.pixels() + kStream);
 }
 
-double winogradCost(const Size& s, int out) {
+double winogradCost(const Size& s, const Winograd& f) {
   // A weight is fetched ahead while the panel before it is multiplied, which takes that long at least.
   constexpr double kStream = 14 * kWeightRead, kRest = 4;
-  return points(out) * s.weights() * maxOf(s.tiles(out) + kRest, kStream) + transformCost(s, out);
+  return f.products * s.weights() * maxOf(s.tiles(f.out) + kRest, kStream) + transformCost(s, f);
 }
 
 double directWgradCost(const Size& s) {
@@ -43,27 +53,38 @@ double directWgradCost(const Size& s) {
   return s.weights() * (9 * s.pixels() + kAdd);
 }
 
-double winogradWgradCost(const Size& s, int out) {
+double winogradWgradCost(const Size& s, const Winograd& f) {
   constexpr double kAdd = 14;  // to transform a point's sum and add it to dW, once a block
   constexpr int64_t kBlockTiles = 128;
-  const double blocks = double(ceilDiv<int64_t>(int64_t(s.tiles(out)), kBlockTiles));
-  return points(out) * s.weights() * (s.tiles(out) + kAdd * blocks) + transformCost(s, out);
+  const double blocks = double(ceilDiv<int64_t>(int64_t(s.tiles(f.out)), kBlockTiles));
+  return f.products * s.weights() * (s.tiles(f.out) + kAdd * blocks) + transformCost(s, f);
 }
 
-template <class Direct, class Winograd>
-ConvAlgo cheapest(Size s, const PlanOptions& options, const Direct& directCost, const Winograd& winogradCost) {
-  if (options.forceAlgo == int(ConvAlgo::direct) || options.forceAlgo == int(ConvAlgo::winograd2) ||
-      options.forceAlgo == int(ConvAlgo::winograd4))
-    return ConvAlgo(options.forceAlgo);
+using Candidates = std::initializer_list<Winograd>;
+
+// Of direct convolution and the candidates.
+ConvAlgo cheapest(Size s, const PlanOptions& options, Candidates candidates, double (*directCost)(const Size&),
+                  double (*winogradCost)(const Size&, const Winograd&)) {
+  if (options.forceAlgo == int(ConvAlgo::direct)) return ConvAlgo::direct;
   if (options.deterministic) s.n = 4;  // the same whatever the batch: as for a small one
-  const double direct = directCost(s), two = winogradCost(s, 2), four = winogradCost(s, 4);
-  if (four < direct && four < two) return ConvAlgo::winograd4;
-  return two < direct ? ConvAlgo::winograd2 : ConvAlgo::direct;
+  ConvAlgo best = ConvAlgo::direct;
+  double least = directCost(s);
+  for (const Winograd& f : candidates) {
+    if (options.forceAlgo == int(f.algo)) return f.algo;
+    const double cost = winogradCost(s, f);
+    if (cost >= least) continue;
+    best = f.algo;
+    least = cost;
+  }
+  return best;
 }
 
 // Of the forward pass or the gradient of the input.
 ConvAlgo chooseAlgo(const Tensor& w, const ConvShape& shape, const Size& size, const PlanOptions& options) {
-  return fitsWinograd(w, shape) ? cheapest(size, options, directCost, winogradCost) : ConvAlgo::direct;
+  if (!fitsWinograd(w, shape)) return ConvAlgo::direct;
+  if (shape.upsample == 2 && shape.padTop == 1 && shape.padLeft == 1)
+    return cheapest(size, options, {kWinograd2, kWinograd4, kWinogradUpsample}, directCost, winogradCost);
+  return cheapest(size, options, {kWinograd2, kWinograd4}, directCost, winogradCost);
 }
 
 ConvPlan planOf(ConvAlgo algo, const Tensor& w, int channels, int depth) {
@@ -87,7 +108,7 @@ ConvPlan planDgrad(const CpuDevice&, const Conv2dDgrad& op, const PlanOptions& o
 ConvAlgo planWgrad(const CpuDevice&, const Conv2dWgrad& op, const PlanOptions& options) {
   if (!fitsWinograd(op.dWeight, op.shape)) return ConvAlgo::direct;
   const Size size = {op.dy.n, op.dy.h, op.dy.w, op.dWeight.n, op.dWeight.c};
-  return cheapest(size, options, directWgradCost, winogradWgradCost);
+  return cheapest(size, options, {kWinograd2, kWinograd4}, directWgradCost, winogradWgradCost);
 }
 
 }  // namespace ddpm::cpu::DDPM_ISA

@@ -7,6 +7,8 @@
 // the block: the result depends neither on the batch nor on the number of threads.
 #include "kernels/cpu/winograd.h"
 
+#include <type_traits>
+
 #include "kernels/cpu/winograd_transform.h"
 
 namespace ddpm::cpu::DDPM_ISA {
@@ -16,7 +18,7 @@ struct Job {
   Tensor from, to;
   Tensor bias, sampleBias, residual;
   const float* packed;
-  int32_t padTop, padLeft;
+  int32_t padTop, padLeft, upsample;
 };
 
 Job jobOf(const Conv2d& op) {
@@ -27,7 +29,8 @@ Job jobOf(const Conv2d& op) {
           op.residual,
           static_cast<const float*>(op.packed),
           op.shape.padTop,
-          op.shape.padLeft};
+          op.shape.padLeft,
+          op.shape.upsample};
 }
 
 // dx_h = sum_r w_r dy_{h + pad - r}; with the filter turned, r' = 2 - r, it is a convolution of padding 2 - pad.
@@ -39,7 +42,16 @@ Job jobOf(const Conv2dDgrad& op) {
           op.residual,
           static_cast<const float*>(op.packed),
           2 - op.shape.padTop,
-          2 - op.shape.padLeft};
+          2 - op.shape.padLeft,
+          1};
+}
+
+// Of the input of an output tile. WinogradUpsample reads what is not yet upsampled.
+template <class F>
+Corner cornerOf(const Job& g, const Tiles<F>& tiles, int64_t t) {
+  const int32_t n = tiles.sample(t), h = tiles.row(t), w = tiles.column(t);
+  if (std::is_same_v<F, WinogradUpsample>) return {n, h / 2 - 1, w / 2 - 1};
+  return {n, h - g.padTop, w - g.padLeft, g.upsample - 1};
 }
 
 // How the work is cut into tasks. No result depends on it.
@@ -83,7 +95,7 @@ int64_t zeroFloats(const Cut& cut) { return roundUp(cut.depth, kCacheLine / 4); 
 
 template <class F>
 int64_t threadFloats(const Cut& cut) {
-  return roundUp<int64_t>(F::kPoints * (cut.vPoint + cut.mPoint), kCacheLine / 4);
+  return roundUp<int64_t>(F::kIn * F::kIn * cut.vPoint + F::kPoints * cut.mPoint, kCacheLine / 4);
 }
 
 // m[row][..] = sum_c v[row][c] * u[c][..]; meanwhile `ahead` floats a step are fetched from `next` on: into L1,
@@ -119,11 +131,11 @@ void transformOutput(const Job& g, const Tiles<F>& tiles, int64_t t, const float
   const int rows = minOf(g.to.h - h, F::kOut), columns = minOf(g.to.w - w, F::kOut);
   const int64_t corner = tiles.corner(g.to, t), next = tiles.corner(g.to, t + 1) - corner;
   forChannels(count, [&](int64_t c, auto part) DDPM_LAMBDA_INLINE {
-    vf half[F::kIn][F::kOut];
-    for (int j = 0; j < F::kIn; ++j) {
-      vf column[F::kIn];
-      for (int i = 0; i < F::kIn; ++i) {
-        const float* from = m + (i * F::kIn + j) * mPoint + c;
+    vf half[F::kSide][F::kOut];
+    for (int j = 0; j < F::kSide; ++j) {
+      vf column[F::kSide];
+      for (int i = 0; i < F::kSide; ++i) {
+        const float* from = m + (i * F::kSide + j) * mPoint + c;
         column[i] = load(from);
         __builtin_prefetch(from + kTransformAhead);
       }
@@ -134,8 +146,8 @@ void transformOutput(const Job& g, const Tiles<F>& tiles, int64_t t, const float
     const vf sampleBias = g.sampleBias ? part.load(g.sampleBias.f32() + int64_t(n) * g.sampleBias.ld + k) : zero();
     for (int i = 0; i < F::kOut; ++i) {
       if (i >= rows) break;
-      vf row[F::kIn], y[F::kOut];
-      for (int j = 0; j < F::kIn; ++j) row[j] = half[j][i];
+      vf row[F::kSide], y[F::kOut];
+      for (int j = 0; j < F::kSide; ++j) row[j] = half[j][i];
       F::output(row, y);
       const int64_t pixel = corner + int64_t(i) * g.to.w;
       for (int j = 0; j < F::kOut; ++j) {
@@ -161,16 +173,17 @@ void runTask(const Job& g, const Cut& cut, int64_t task, const float* zeros, flo
   const int64_t firstTile = tiles.count * block / cut.blocks, endTile = tiles.count * (block + 1) / cut.blocks;
   const int firstPanel = int(cut.panels * group / cut.groups), endPanel = int(cut.panels * (group + 1) / cut.groups);
   const int first = firstPanel * kPanel, count = minOf(endPanel * kPanel, g.to.c) - first;
-  float *const v = memory, *const m = memory + F::kPoints * cut.vPoint;
+  float *const v = memory, *const m = memory + F::kIn * F::kIn * cut.vPoint;
 
   for (int64_t t = firstTile; t < endTile; ++t)
-    transformInput<F>(g.from, tiles.sample(t), tiles.row(t) - g.padTop, tiles.column(t) - g.padLeft, zeros, cut.vPoint,
+    transformInput<F>(g.from, cornerOf(g, tiles, t), zeros, cut.vPoint,
                       [&](int64_t c) { return v + (t - firstTile) * cut.depth + c; });
 
   const int rowTiles = int(ceilDiv<int64_t>(endTile - firstTile, kTileRows));
   const int64_t pointFloats = packedFloats(g.to.c, 1, g.from.c);
   for (int point = 0; point < F::kPoints; ++point) {
-    const float* from = v + point * cut.vPoint;
+    const int input = F::inputOf(point / F::kSide) * F::kIn + F::inputOf(point % F::kSide);
+    const float* from = v + input * cut.vPoint;
     float* to = m + point * cut.mPoint;
     for (int p = firstPanel; p < endPanel; ++p) {
       const int channel = p * kPanel;
@@ -198,6 +211,13 @@ void runTask(const Job& g, const Cut& cut, int64_t task, const float* zeros, flo
 
   for (int64_t t = firstTile; t < endTile; ++t)
     transformOutput<F>(g, tiles, t, m + (t - firstTile) * cut.groupChannels, cut.mPoint, first, count);
+}
+
+// f.operator()<F>() for the algorithm's F.
+template <class Function>
+auto withAlgorithm(ConvAlgo algo, const Function& f) {
+  if (algo == ConvAlgo::winogradUpsample) return f.template operator()<WinogradUpsample>();
+  return algo == ConvAlgo::winograd4 ? f.template operator()<Winograd4>() : f.template operator()<Winograd2>();
 }
 
 template <class F>
@@ -236,16 +256,16 @@ void packPanel(const ConvPackWeights& op, int first, int begin, int end, float* 
       }
     }
     for (int v = 0; v < kVectors; ++v) {
-      vf columns[3][F::kIn];
+      vf columns[3][F::kSide];
       for (int j = 0; j < 3; ++j) {
         const vf g[3] = {load(taps[j] + v * kWidth), load(taps[3 + j] + v * kWidth), load(taps[6 + j] + v * kWidth)};
         F::weight(g, columns[j]);
       }
-      for (int i = 0; i < F::kIn; ++i) {
+      for (int i = 0; i < F::kSide; ++i) {
         const vf g[3] = {columns[0][i], columns[1][i], columns[2][i]};
-        vf u[F::kIn];
+        vf u[F::kSide];
         F::weight(g, u);
-        for (int j = 0; j < F::kIn; ++j) store(to + (i * F::kIn + j) * pointFloats + v * kWidth, u[j]);
+        for (int j = 0; j < F::kSide; ++j) store(to + (i * F::kSide + j) * pointFloats + v * kWidth, u[j]);
       }
     }
   }
@@ -272,28 +292,25 @@ void pack(CpuDevice& device, const ConvPackWeights& op) {
 }  // namespace
 
 size_t winogradPackedFloats(ConvAlgo algo, int channels, int depth) {
-  return size_t(packedFloats(channels, algo == ConvAlgo::winograd4 ? Winograd4::kPoints : Winograd2::kPoints, depth));
+  const int points = withAlgorithm(algo, []<class F>() { return F::kPoints; });
+  return size_t(packedFloats(channels, points, depth));
 }
 
 void packWinograd(CpuDevice& device, const ConvPackWeights& op) {
-  op.algo == ConvAlgo::winograd4 ? pack<Winograd4>(device, op) : pack<Winograd2>(device, op);
+  withAlgorithm(op.algo, [&]<class F>() { pack<F>(device, op); });
 }
 
 size_t winogradScratch(const CpuDevice& device, const Conv2d& op) {
-  return op.algo == ConvAlgo::winograd4 ? scratchOf<Winograd4>(device, jobOf(op))
-                                        : scratchOf<Winograd2>(device, jobOf(op));
+  return withAlgorithm(op.algo, [&]<class F>() { return scratchOf<F>(device, jobOf(op)); });
 }
 void runWinograd(CpuDevice& device, const Conv2d& op, void* scratch) {
-  op.algo == ConvAlgo::winograd4 ? runJob<Winograd4>(device, jobOf(op), scratch)
-                                 : runJob<Winograd2>(device, jobOf(op), scratch);
+  withAlgorithm(op.algo, [&]<class F>() { runJob<F>(device, jobOf(op), scratch); });
 }
 size_t winogradScratch(const CpuDevice& device, const Conv2dDgrad& op) {
-  return op.algo == ConvAlgo::winograd4 ? scratchOf<Winograd4>(device, jobOf(op))
-                                        : scratchOf<Winograd2>(device, jobOf(op));
+  return withAlgorithm(op.algo, [&]<class F>() { return scratchOf<F>(device, jobOf(op)); });
 }
 void runWinograd(CpuDevice& device, const Conv2dDgrad& op, void* scratch) {
-  op.algo == ConvAlgo::winograd4 ? runJob<Winograd4>(device, jobOf(op), scratch)
-                                 : runJob<Winograd2>(device, jobOf(op), scratch);
+  withAlgorithm(op.algo, [&]<class F>() { runJob<F>(device, jobOf(op), scratch); });
 }
 
 }  // namespace ddpm::cpu::DDPM_ISA

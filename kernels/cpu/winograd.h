@@ -1,12 +1,15 @@
 // Winograd convolution as the convolution's files call it: the algorithm of Conv2d, Conv2dDgrad, Conv2dWgrad and
-// ConvPackWeights where `algo` is winograd4 or winograd2. It does 3x3 filters of stride 1 with any padding. What it
-// computes is in winograd_transform.h.
+// ConvPackWeights where `algo` is winograd4 or winograd2, which do 3x3 filters of stride 1 with any padding, or
+// winogradUpsample, which does them forward with padding 1 where the input is upsampled. What they compute is in
+// winograd_transform.h.
 #pragma once
 #include "kernels/cpu/conv2d.h"
 
 namespace ddpm::cpu::DDPM_ISA {
 
-inline bool isWinograd(ConvAlgo algo) { return algo == ConvAlgo::winograd4 || algo == ConvAlgo::winograd2; }
+inline bool isWinograd(ConvAlgo algo) {
+  return algo == ConvAlgo::winograd4 || algo == ConvAlgo::winograd2 || algo == ConvAlgo::winogradUpsample;
+}
 
 size_t winogradPackedFloats(ConvAlgo algo, int channels, int depth);
 void packWinograd(CpuDevice& device, const ConvPackWeights& op);

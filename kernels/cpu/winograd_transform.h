@@ -24,6 +24,15 @@
 //
 // F(2x2): points 0, 1, -1.
 //
+// After nearest upsampling by 2, with padding 1 (WinogradUpsample): with x before upsampling and i counting its pixels,
+//
+//     y_2i = w_0 x_(i-1) + (w_1 + w_2) x_i,    y_2i+1 = (w_0 + w_1) x_i + w_2 x_(i+1),
+//
+// are filters (w_0, w_1 + w_2, 0) and (0, w_0 + w_1, w_2) over the same x. F(2x2) of the first has nothing at infinity,
+// of the second nothing at 0, and at 1 both have w_0 + w_1 + w_2. That leaves the points 0 and -1 of the first, -1 and
+// infinity of the second and 1 of both: five products for four outputs. In two dimensions it is 25 for 16, where F(4x4)
+// of the upsampled map has 36, and so have its four phases by F(2x2, 2x2).
+//
 // Gradients. Of the input: the same convolution of dY with the filters turned by 180 degrees and K and C exchanged. Of
 // the weights: the adjoint, dg = Gᵀ [ sum over tiles (A dY Aᵀ) ⊙ (Bᵀ d B) ] G.
 #pragma once
@@ -32,9 +41,11 @@
 
 namespace ddpm::cpu::DDPM_ISA {
 
-// The one-dimensional transforms; a two-dimensional one is that of all columns, then of all rows.
+// The one-dimensional transforms; a two-dimensional one is that of all columns, then of all rows. From kIn inputs
+// they make kSide products, of which product j reads the transformed input inputOf(j), and of those kOut outputs.
 struct Winograd4 {
-  static constexpr int kOut = 4, kIn = 6, kPoints = kIn * kIn;
+  static constexpr int kOut = 4, kIn = 6, kSide = kIn, kPoints = kSide * kSide;
+  static constexpr int inputOf(int product) { return product; }
 
   // Bᵀ d
   static DDPM_INLINE void input(const vf (&d)[kIn], vf (&v)[kIn]) {
@@ -84,7 +95,8 @@ struct Winograd4 {
 };
 
 struct Winograd2 {
-  static constexpr int kOut = 2, kIn = 4, kPoints = kIn * kIn;
+  static constexpr int kOut = 2, kIn = 4, kSide = kIn, kPoints = kSide * kSide;
+  static constexpr int inputOf(int product) { return product; }
 
   static DDPM_INLINE void input(const vf (&d)[kIn], vf (&v)[kIn]) {
     v[0] = d[0] - d[2];
@@ -117,6 +129,26 @@ struct Winograd2 {
   }
 };
 
+struct WinogradUpsample {
+  static constexpr int kOut = 4, kIn = 4, kSide = 5, kPoints = kSide * kSide;
+  static constexpr int inputOf(int product) { return product < 3 ? product : product - 1; }
+
+  static DDPM_INLINE void input(const vf (&d)[kIn], vf (&v)[kIn]) { Winograd2::input(d, v); }
+  static DDPM_INLINE void output(const vf (&m)[kSide], vf (&y)[kOut]) {
+    y[0] = m[0] + (m[1] + m[2]);
+    y[1] = m[1] + m[3];
+    y[2] = m[1] - m[2];
+    y[3] = (m[1] - m[3]) + m[4];
+  }
+  static DDPM_INLINE void weight(const vf (&g)[3], vf (&u)[kSide]) {
+    u[0] = g[0];
+    u[1] = 0.5f * (g[0] + g[1] + g[2]);
+    u[2] = 0.5f * (g[0] - g[1] - g[2]);
+    u[3] = 0.5f * (g[2] - g[1] - g[0]);
+    u[4] = g[2];
+  }
+};
+
 // The tiles of a tensor {n,h,w,c}: tile t covers m x m pixels of it, fewer at the right and bottom edges.
 template <class F>
 struct Tiles {
@@ -138,26 +170,35 @@ struct Tiles {
 // for them, in floats (measured).
 constexpr int kTransformAhead = 2 * kCacheLine / int(sizeof(float));
 
-// Where the pixels of a square of x are, of which the one at the top left is (h, w); `zeros`, a row of them, for those
-// that are not there.
+// A tile's square of pixels in x: the one at the top left is (h, w) of sample n. With halve = 1 they are those of x
+// upsampled, of which pixel (h, w) is (h/2, w/2) of x.
+struct Corner {
+  int32_t n, h, w;
+  int32_t halve = 0;
+};
+
+// Where they are; `zeros`, a row of them, for those that are not there.
 template <int kSize>
-DDPM_INLINE void findPixels(const Tensor& x, int32_t n, int32_t h, int32_t w, const float* zeros,
+DDPM_INLINE void findPixels(const Tensor& x, const Corner& at, const float* zeros,
                             const float* (&source)[kSize][kSize]) {
   for (int i = 0; i < kSize; ++i) {
-    const bool inside = uint32_t(h + i) < uint32_t(x.h);
-    const float* line = x.f32() + (int64_t(n) * x.h + h + i) * x.w * x.ld;
-    for (int j = 0; j < kSize; ++j)
-      source[i][j] = inside && uint32_t(w + j) < uint32_t(x.w) ? line + int64_t(w + j) * x.ld : zeros;
+    const int32_t h = (at.h + i) >> at.halve;
+    const bool inside = uint32_t(h) < uint32_t(x.h);
+    const float* line = x.f32() + (int64_t(at.n) * x.h + h) * x.w * x.ld;
+    for (int j = 0; j < kSize; ++j) {
+      const int32_t w = (at.w + j) >> at.halve;
+      source[i][j] = inside && uint32_t(w) < uint32_t(x.w) ? line + int64_t(w) * x.ld : zeros;
+    }
   }
 }
 
-// Bᵀ d B of the tile of x of which the pixel at the top left is (h, w), to at(c)[point * pointStride] for the channels
-// c of x. Whole vectors are written, 0 beyond the last channel.
+// Bᵀ d B of a tile of x, to at(c)[point * pointStride] for the channels c of x. Whole vectors are written, 0 beyond the
+// last channel.
 template <class F, class At>
-DDPM_INLINE void transformInput(const Tensor& x, int32_t n, int32_t h, int32_t w, const float* zeros,
-                                int64_t pointStride, const At& at) {
+DDPM_INLINE void transformInput(const Tensor& x, const Corner& corner, const float* zeros, int64_t pointStride,
+                                const At& at) {
   const float* source[F::kIn][F::kIn];
-  findPixels(x, n, h, w, zeros, source);
+  findPixels(x, corner, zeros, source);
   forChannels(x.c, [&](int64_t c, auto part) DDPM_LAMBDA_INLINE {
     vf columns[F::kIn][F::kIn];
     for (int j = 0; j < F::kIn; ++j) {

@@ -59,10 +59,9 @@ struct Memory {
 
 // A dY Aᵀ of one tile, to at(k)[point * pointStride].
 template <class F, class At>
-void transformGradient(const Tensor& dy, int32_t n, int32_t h, int32_t w, const float* zeros, int64_t pointStride,
-                       const At& at) {
+void transformGradient(const Tensor& dy, const Corner& corner, const float* zeros, int64_t pointStride, const At& at) {
   const float* source[F::kOut][F::kOut];
-  findPixels(dy, n, h, w, zeros, source);
+  findPixels(dy, corner, zeros, source);
   forChannels(dy.c, [&](int64_t k, auto part) DDPM_LAMBDA_INLINE {
     vf columns[F::kOut][F::kIn];
     for (int j = 0; j < F::kOut; ++j) {
@@ -142,8 +141,8 @@ void transformTile(const Conv2dWgrad& op, const Cut& cut, const Memory<F>& memor
   const auto place = [&](float* base) {
     return [=](int64_t c) { return base + (c / kPanel * count + slot) * kPanel + c % kPanel; };
   };
-  transformInput<F>(op.x, n, h - op.shape.padTop, w - op.shape.padLeft, memory.zeros, cut.vPoint, place(memory.v));
-  transformGradient<F>(op.dy, n, h, w, memory.zeros, cut.zPoint, place(memory.z));
+  transformInput<F>(op.x, {n, h - op.shape.padTop, w - op.shape.padLeft}, memory.zeros, cut.vPoint, place(memory.v));
+  transformGradient<F>(op.dy, {n, h, w}, memory.zeros, cut.zPoint, place(memory.z));
 }
 
 template <class F>

@@ -11,6 +11,18 @@ bool is(const Node& node, const char* op) { return std::strcmp(node.op->name, op
 
 ValueId inputOf(const Node& node, size_t i) { return i < node.inputs.size() ? node.inputs[i] : kAbsent; }
 
+// How often the live nodes and the outputs read each value.
+std::vector<int32_t> usesIn(const Graph& graph, const Region& region) {
+  std::vector<int32_t> uses(graph.values().size());
+  for (int32_t i : region.live) {
+    for (ValueId v : graph.node(i).inputs) {
+      if (v != kAbsent) ++uses[v];
+    }
+  }
+  for (const auto& [name, v] : region.outputs) ++uses[v];
+  return uses;
+}
+
 // --------------------------------------------------------------------------------------------------------------------
 
 // Whether v is a group norm that nobody else reads and that a node can still be fused into.
@@ -45,6 +57,18 @@ Attributes convAttributes(const Node& conv) {
   if (!is(conv, "linear")) return conv.attributes;
   return {{"stride", 1.0}, {"padding", std::vector<double>{0, 0, 0, 0}}};
 }
+
+void fuseUpsample(Graph& graph, const std::vector<int32_t>& uses, int32_t i) {
+  const Node& conv = graph.node(i);
+  if (!is(conv, "conv2d") || conv.attributes.integer("stride") != 1 || uses[conv.inputs[0]] != 1) return;
+  const Node& upsample = graph.producer(conv.inputs[0]);
+  if (!is(upsample, "upsampleNearest") || upsample.attributes.integer("factor") != 2) return;
+  Attributes attributes = conv.attributes;
+  attributes.set("upsample", 2.0);
+  graph.rewrite(i, opNamed("conv2dSum"), {upsample.inputs[0], conv.inputs[1], inputOf(conv, 2)}, attributes);
+}
+
+// --------------------------------------------------------------------------------------------------------------------
 
 void fuseSampleBias(Graph& graph, const std::vector<int32_t>& uses, int32_t i) {
   const Node& node = graph.node(i);
@@ -95,14 +119,13 @@ void fuseNorms(Graph& graph) {
   for (int32_t i = 0; i < count; ++i) fuseIntoNorm(graph, uses, i);
 }
 
+void fuseUpsampling(Graph& graph, const Region& region) {
+  const std::vector<int32_t> uses = usesIn(graph, region);
+  for (int32_t i : region.live) fuseUpsample(graph, uses, i);
+}
+
 void fuseSums(Graph& graph, const Region& region) {
-  std::vector<int32_t> uses(graph.values().size());
-  for (int32_t i : region.live) {
-    for (ValueId v : graph.node(i).inputs) {
-      if (v != kAbsent) ++uses[v];
-    }
-  }
-  for (const auto& [name, v] : region.outputs) ++uses[v];
+  const std::vector<int32_t> uses = usesIn(graph, region);
   for (int32_t i : region.live) {
     fuseSampleBias(graph, uses, i);
     fuseResidual(graph, uses, i);

@@ -7,6 +7,7 @@ import { type OpCase, testOp, titleOf } from '../support/test-op'
 
 // direct, F(2x2, 3x3), F(4x4, 3x3), cuDNN; those that a shape or a backend does not have are direct
 const algorithms = [0, 1, 2, libraryAlgo]
+const winogradUpsample = 9
 
 /** x, [out, kernel h, kernel w], stride, padding [top, left, bottom, right]. */
 type Shape = [x: Dims, out: number, kernel: [number, number], stride: number, padding: number[]]
@@ -46,7 +47,31 @@ function convCase(shape: Shape, views: boolean): OpCase {
   }
 }
 
+/** Of which the input is upsampled. With `wrt` x alone, nothing reads the upsampled map but the convolution. */
+const upsampledShapes: readonly Shape[] = [
+  [[1, 1, 1, 1], 1, [3, 3], 1, [1, 1, 1, 1]],
+  [[3, 5, 4, 6], 7, [3, 3], 1, [1, 1, 1, 1]],
+  [[1, 3, 7, 35], 65, [3, 3], 1, [1, 1, 1, 1]],
+  [[2, 8, 8, 32], 16, [3, 3], 1, [1, 1, 1, 1]],
+  [[1, 9, 6, 5], 6, [3, 3], 1, [1, 1, 0, 2]],
+  [[2, 4, 5, 9], 12, [3, 3], 1, [0, 2, 1, 0]],
+  [[2, 5, 3, 7], 4, [1, 2], 1, [0, 1, 0, 0]],
+]
+
+function upsampledCase(shape: Shape, views: boolean): OpCase {
+  const plain = convCase(shape, views)
+  return {
+    ...plain,
+    title: `upsampled by 2: ${plain.title}`,
+    wrt: ['x'],
+    build: (g, v) => plain.build(g, { ...v, x: g.upsampleNearest(v.x, { factor: 2 }) }),
+    mixed: false, // two ops there, each of which rounds
+    algorithms: [...algorithms, winogradUpsample],
+  }
+}
+
 const random = new Random(4)
+const upsampled = upsampledCase(upsampledShapes[1], false)
 const noBias = convCase(shapes[2], false)
 const inParts = convCase([[1, 4, 4, 130], 20, [3, 3], 1, [1, 1, 1, 1]], false)
 
@@ -70,6 +95,14 @@ testOp('conv2d', [
     inputs: { ...inParts.inputs, e: normals(random, [1, 1, 1, 20]), residual: normals(random, [1, 4, 4, 20]) },
     build: (g, v) => g.add(g.addSample(inParts.build(g, v), v.e), v.residual),
   },
+  ...upsampledShapes.map((shape, i) => upsampledCase(shape, i % 3 === 2)),
+  {
+    ...upsampled,
+    title: 'upsampled by 2, with a per-sample bias and a residual, fused',
+    inputs: { ...upsampled.inputs, e: normals(random, [3, 1, 1, 7]), residual: normals(random, [3, 10, 8, 7]) },
+    build: (g, v) => g.add(g.addSample(upsampled.build(g, v), v.e), v.residual),
+  },
+  { ...upsampled, title: 'upsampled by 2, with the gradient of the weights', wrt: undefined },
   {
     ...noBias,
     title: 'two that read one input: their gradients are summed',
@@ -78,6 +111,38 @@ testOp('conv2d', [
 ])
 
 describe('op conv2d', () => {
+  it('upsamples as it reads, on cpu, where nobody else wants the upsampled map', () => {
+    const plan = (wrt: string, factor: number, forceAlgo?: number) => {
+      const program = compileGraph(
+        'cpu',
+        (g) => {
+          const v = addInputs(g, { ...upsampled.inputs, weight: normals(random, [7, 3, 3, 6]) })
+          const y = g.conv2d(g.upsampleNearest(v.x, { factor }), v.weight, v.bias, { stride: 1, padding: [1, 1, 1, 1] })
+          const target = g.loss(y, g.silu(y), { type: 'l2' })
+          const loss = g.weightedSum(target, g.input('w', [3, 1, 1, 1]))
+          const [gradient] = g.backward(loss, [v[wrt]])
+          assert.ok(gradient)
+          return { y, gradient }
+        },
+        { forceAlgo },
+      )
+      const text = program.describe()
+      program.release()
+      return text
+    }
+    for (const [algo, name] of [
+      [0, 'direct'],
+      [1, 'winograd2'],
+      [2, 'winograd4'],
+      [winogradUpsample, 'winogradUpsample'],
+    ] as const) {
+      assert.match(plan('x', 2, algo), new RegExp(`^Conv2d ${name} x\\[3, 5, 4, 6\\].* y\\[3, 10, 8, 7\\]`, 'm'))
+    }
+    assert.doesNotMatch(plan('x', 2), /^UpsampleNearest /m)
+    assert.match(plan('weight', 2), /^UpsampleNearest /m)
+    assert.match(plan('x', 3), /^UpsampleNearest /m)
+  })
+
   it('has the library compute every shape that is asked of it, views too, on cuda-host', () => {
     for (const shape of shapes) {
       const { title, inputs, build } = convCase(shape, false)

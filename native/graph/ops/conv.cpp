@@ -8,14 +8,15 @@ namespace {
 enum Input : size_t { kX, kWeight, kBias, kSampleBias, kResidual };
 
 struct Geometry {
-  int32_t stride = 1, top = 0, left = 0, bottom = 0, right = 0;
-  ConvShape shape() const { return {stride, top, left}; }
+  int32_t stride = 1, top = 0, left = 0, bottom = 0, right = 0, upsample = 1;
+  ConvShape shape() const { return {stride, top, left, upsample}; }
 };
 
 Geometry geometryOf(const Attributes& attributes) {
   if (!attributes.has("stride")) return {};  // linear
   const std::vector<double>& p = attributes.list("padding");
-  return {int32_t(attributes.integer("stride")), int32_t(p[0]), int32_t(p[1]), int32_t(p[2]), int32_t(p[3])};
+  const int32_t upsample = attributes.has("upsample") ? int32_t(attributes.integer("upsample")) : 1;
+  return {int32_t(attributes.integer("stride")), int32_t(p[0]), int32_t(p[1]), int32_t(p[2]), int32_t(p[3]), upsample};
 }
 
 Geometry checkedGeometry(const Call& call) {
@@ -39,7 +40,8 @@ std::vector<ValueType> inferWith(const Call& call, const Geometry& g) {
   requireF32(call);
   const Dims &x = call.dims(kX), &w = call.dims(kWeight);
   call.requireDims(kWeight, {kAny, kAny, kAny, x[3]});
-  const int64_t h = int64_t(x[1]) + g.top + g.bottom - w[1], v = int64_t(x[2]) + g.left + g.right - w[2];
+  const int64_t h = int64_t(x[1]) * g.upsample + g.top + g.bottom - w[1];
+  const int64_t v = int64_t(x[2]) * g.upsample + g.left + g.right - w[2];
   call.require(h >= 0 && v >= 0, "x", "a padded map of at least " + std::to_string(w[1]) + " x " + std::to_string(w[2]),
                toString(x));
   const Dims y = {x[0], int32_t(h / g.stride) + 1, int32_t(v / g.stride) + 1, w[0]};
@@ -157,10 +159,11 @@ const std::vector<OpDef>& convOps() {
        .lower = lowerConv,
        .takes = "nn",
        .gives = "e"},
-      // What fuse.cpp makes of a convolution and what is added to its result. Made after the gradients: it has none.
+      // What fuse.cpp makes of a convolution, the upsampling of its input and what is added to its result. Made after
+      // the gradients: it has none.
       {.name = "conv2dSum",
        .inputs = {"x", "weight", "bias?", "sampleBias?", "residual?"},
-       .attributes = {"stride", "padding"},
+       .attributes = {"stride", "padding", "upsample"},
        .infer = inferConv,
        .lower = lowerConv,
        .takes = "nn",
