@@ -22,6 +22,12 @@ export interface ParameterSlot {
   readonly offset: number
 }
 
+/** The parameters of a linear layer. */
+export interface LinearSlots {
+  readonly weight: ParameterSlot
+  readonly bias?: ParameterSlot
+}
+
 export class Graph {
   readonly native: NativeGraph = native.createGraph()
   readonly #parameters = new Map<string, Value>()
@@ -66,6 +72,25 @@ export class Graph {
   /** y[..., k] = sum_c x[..., c] weight[k, c] + bias[k]. */
   linear(x: Value, weight: Value, bias?: Value): Value {
     return this.#one('linear', [x, weight, bias])
+  }
+
+  /** Several linear layers of one x: one product, and slices of it, where their parameters lie side by side. */
+  linears(x: Value, layers: readonly LinearSlots[]): Value[] {
+    const weight = joined(layers.map((layer) => layer.weight))
+    const biases = layers.flatMap(({ bias }) => bias ?? [])
+    const bias = joined(biases)
+    if (!weight || (biases.length > 0 && (!bias || biases.length < layers.length))) {
+      return layers.map((layer) => {
+        return this.linear(x, this.parameter(layer.weight), layer.bias && this.parameter(layer.bias))
+      })
+    }
+    const all = this.linear(x, this.parameter(weight), bias && this.parameter(bias))
+    let start = 0
+    return layers.map((layer) => {
+      const count = layer.weight.shape[0]
+      start += count
+      return this.slice(all, { start: start - count, count })
+    })
   }
 
   groupNorm(x: Value, gamma: Value, beta: Value, o: { groups: number; eps: number }): Value {
@@ -257,4 +282,18 @@ export class Graph {
   zeroGrads(o: { count: number }): void {
     this.#add('zeroGrads', [], o)
   }
+}
+
+/** Slots that lie side by side as one, whose outputs are those of all; undefined where they don't. */
+function joined(slots: readonly ParameterSlot[]): ParameterSlot | undefined {
+  if (slots.length === 0) return undefined
+  const [{ shape, offset }] = slots
+  const inner = shape.slice(1)
+  let [outs, end] = [0, offset]
+  for (const slot of slots) {
+    if (slot.offset !== end || String(slot.shape.slice(1)) !== String(inner)) return undefined
+    outs += slot.shape[0]
+    end += slot.shape.reduce((a, b) => a * b, 1)
+  }
+  return { name: slots.map(({ name }) => name).join(', '), shape: [outs, ...inner], offset }
 }

@@ -4,7 +4,7 @@
  * The number of samples stays open: `dims` has a 1 for it.
  */
 import { DiffusionError } from '../errors'
-import type { ParameterSlot, Value } from '../graph'
+import type { LinearSlots, ParameterSlot, Value } from '../graph'
 import type { Dims } from '../native'
 import type { NetworkGraph } from '../nn/network'
 import type { Attribute, ElementType, Initializer, OnnxNode, Port } from './onnx-model'
@@ -92,6 +92,11 @@ export class OnnxGraph implements NetworkGraph {
     if (bias) inputs.push(this.#parameter(bias))
     const y = flat ? this.#node('Gemm', inputs, { transB: 1 }) : this.#node('Conv', inputs, { kernel_shape: [1, 1] })
     return this.#value(y, [n, h, w, outs], this.#form(x))
+  }
+
+  /** One by one, by the names that they have in the state_dict. */
+  linears(x: Value, layers: readonly LinearSlots[]): Value[] {
+    return layers.map(({ weight, bias }) => this.linear(x, this.parameter(weight), bias && this.parameter(bias)))
   }
 
   /** The groups are taken for the channels of an instance norm, which has no scale and shift of its own. */

@@ -39,8 +39,8 @@ const resBlockNames = {
 
 /** What the blocks are given besides x. */
 export interface BlockInputs {
-  /** [n, 1, 1, embeddingChannels]: the time embedding after its SiLU, which all blocks share. */
-  readonly embedding: Value
+  /** What the residual blocks' layers `embedding` make of the time embedding, [n, 1, 1, c]. */
+  readonly embeddings: ReadonlyMap<Linear, Value>
   /** Of cross-attention, [n, 1, l, contextDim]. */
   readonly tokens?: Value
 }
@@ -61,7 +61,8 @@ export interface ResBlockOptions {
 export class ResBlock {
   readonly #norm1: GroupNorm
   readonly #conv1: Conv2d
-  readonly #embedding: Linear
+  /** Of the time embedding after its SiLU, which all blocks share. */
+  readonly embedding: Linear
   readonly #norm2: GroupNorm
   readonly #dropout: Dropout
   readonly #conv2: Conv2d
@@ -79,7 +80,7 @@ export class ResBlock {
     this.#norm1 = new GroupNorm(scope.at(names.norm1), inChannels, norm)
     this.#conv1 = new Conv2d(scope.at(names.conv1), inChannels, outChannels, { kernel: 3, padding: 1 })
     const embedded = o.scaleShift ? 2 * outChannels : outChannels
-    this.#embedding = new Linear(scope.at(names.embedding), o.embeddingChannels, embedded)
+    this.embedding = new Linear(scope.at(names.embedding), o.embeddingChannels, embedded)
     this.#norm2 = new GroupNorm(scope.at(names.norm2), outChannels, norm)
     this.#dropout = new Dropout(o.dropout)
     const zero = o.layout === 'openai'
@@ -88,11 +89,11 @@ export class ResBlock {
       this.#skip = new Conv2d(scope.at(names.skip), inChannels, outChannels, { kernel: 1 })
   }
 
-  build(context: BuildContext, x: Value, { embedding }: Pick<BlockInputs, 'embedding'>): Value {
+  build(context: BuildContext, x: Value, { embeddings }: Pick<BlockInputs, 'embeddings'>): Value {
     const { graph } = context
     const resample = (value: Value) => this.#resample?.build(context, value) ?? value
     let h = this.#conv1.build(context, resample(graph.silu(this.#norm1.build(context, x))))
-    const e = this.#embedding.build(context, embedding)
+    const e = embeddings.get(this.embedding)!
     if (this.o.scaleShift) h = graph.scaleShift(this.#norm2.build(context, h), e)
     else h = this.#norm2.build(context, graph.addSample(h, e))
     h = this.#conv2.build(context, this.#dropout.build(context, graph.silu(h)))
@@ -141,6 +142,7 @@ export class AttentionBlock implements Layer {
       this.#out = new Linear(scope.at('proj_out'), channels, channels, { conv1d: true, zero: true })
     } else {
       this.#projections = ['to_q', 'to_k', 'to_v'].map((name) => new Linear(scope.at(name), channels, channels))
+      Linear.placeTogether(scope.table, this.#projections)
       this.#out = new Linear(scope.at('to_out.0'), channels, channels)
     }
   }
@@ -150,7 +152,7 @@ export class AttentionBlock implements Layer {
     const { heads, order, channels } = this.o
     const shape = { heads, scale: 1 / Math.sqrt(channels / heads) }
     const h = this.#norm?.build(context, x) ?? x
-    const [q, k, v] = this.#projections.map((projection) => projection.build(context, h))
+    const [q, k, v] = Linear.buildAll(context, h, this.#projections)
     const y = k === undefined ? graph.attentionQkv(q, { ...shape, order }) : graph.attention(q, k, v, shape)
     return observed(context, this.scope.prefix, graph.add(x, this.#out.build(context, y)))
   }

@@ -5,7 +5,15 @@
 import { DiffusionError, invalidArgument } from '../errors'
 import type { Value } from '../graph'
 import type { BuildContext } from './network'
-import { ones, type Parameter, type Scope, standardNormal, uniformFanIn, zeros } from './parameters'
+import {
+  ones,
+  type Parameter,
+  type ParameterTable,
+  type Scope,
+  standardNormal,
+  uniformFanIn,
+  zeros,
+} from './parameters'
 
 /** A node of one input, named by `scope` in the reports to `BuildContext.observe`. */
 export interface Layer {
@@ -48,8 +56,7 @@ export class Conv2d implements Layer {
  * [out, in, 1].
  */
 export class Linear implements Layer {
-  readonly #weight: Parameter
-  readonly #bias?: Parameter
+  readonly slots: { readonly weight: Parameter; readonly bias?: Parameter }
 
   constructor(
     scope: Scope,
@@ -58,12 +65,28 @@ export class Linear implements Layer {
     o: { conv1d?: boolean; zero?: boolean; bias?: boolean } = {},
   ) {
     const init = o.zero ? zeros : uniformFanIn(inChannels)
-    this.#weight = scope.parameter('weight', o.conv1d ? [outChannels, inChannels, 1] : [outChannels, inChannels], init)
-    if (o.bias ?? true) this.#bias = scope.parameter('bias', [outChannels], init)
+    const shape = o.conv1d ? [outChannels, inChannels, 1] : [outChannels, inChannels]
+    const weight = scope.parameter('weight', shape, init)
+    this.slots = (o.bias ?? true) ? { weight, bias: scope.parameter('bias', [outChannels], init) } : { weight }
   }
 
   build({ graph }: BuildContext, x: Value): Value {
-    return graph.linear(x, graph.parameter(this.#weight), this.#bias && graph.parameter(this.#bias))
+    const { weight, bias } = this.slots
+    return graph.linear(x, graph.parameter(weight), bias && graph.parameter(bias))
+  }
+
+  /** Has the parameters of layers lie side by side, so that `buildAll` computes them as one. */
+  static placeTogether(table: ParameterTable, layers: readonly Linear[]): void {
+    table.place(layers.map(({ slots }) => slots.weight))
+    table.place(layers.flatMap(({ slots }) => slots.bias ?? []))
+  }
+
+  /** What each of the layers makes of x. */
+  static buildAll({ graph }: BuildContext, x: Value, layers: readonly Linear[]): Value[] {
+    return graph.linears(
+      x,
+      layers.map(({ slots }) => slots),
+    )
   }
 }
 

@@ -8,6 +8,7 @@ export type NetworkGraph = Pick<
   | 'parameter'
   | 'conv2d'
   | 'linear'
+  | 'linears'
   | 'groupNorm'
   | 'layerNorm'
   | 'attention'

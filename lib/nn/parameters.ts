@@ -45,10 +45,18 @@ export interface LoadResult {
 /** Slots start at multiples of a cache line, so that a vector load never crosses from one into the next. */
 const alignment = 16
 
+interface Layout {
+  readonly offsets: ReadonlyMap<Parameter, number>
+  readonly count: number
+}
+
 export class ParameterTable {
   readonly #slots: Parameter[] = []
   readonly #byName = new Map<string, Parameter>()
-  #count = 0
+  /** By each of their members. */
+  readonly #groups = new Map<Parameter, readonly Parameter[]>()
+  /** Made when the first offset is asked for. */
+  #layout?: Layout
 
   get slots(): readonly Parameter[] {
     return this.#slots
@@ -56,7 +64,7 @@ export class ParameterTable {
 
   /** Elements of a bank, the gaps between slots included: a multiple of 16. */
   get count(): number {
-    return this.#count
+    return this.#layOut().count
   }
 
   /** The number of trainable numbers, without gaps. */
@@ -70,11 +78,46 @@ export class ParameterTable {
 
   add(name: string, shape: readonly number[], initializer: Initializer): Parameter {
     if (this.#byName.has(name)) throw new DiffusionError('internal', `parameter '${name}' is defined twice`)
-    const slot: Parameter = Object.freeze({ name, shape: Object.freeze([...shape]), offset: this.#count, initializer })
+    this.#checkOpen(name)
+    const offsetOf = (slot: Parameter) => this.#layOut().offsets.get(slot)!
+    const slot: Parameter = Object.freeze({
+      name,
+      shape: Object.freeze([...shape]),
+      initializer,
+      get offset() {
+        return offsetOf(this)
+      },
+    })
     this.#slots.push(slot)
     this.#byName.set(name, slot)
-    this.#count += Math.ceil(sizeOf(shape) / alignment) * alignment
     return slot
+  }
+
+  /** Has these lie side by side in a bank, in this order, with no gap between those of a multiple of 16 elements. */
+  place(group: readonly Parameter[]): void {
+    for (const slot of group) {
+      this.#checkOpen(slot.name)
+      if (this.#groups.has(slot)) throw new DiffusionError('internal', `parameter '${slot.name}' is in two groups`)
+      this.#groups.set(slot, group)
+    }
+  }
+
+  /** Where the slots lie: in their order, each with its group. */
+  #layOut(): Layout {
+    if (this.#layout) return this.#layout
+    const offsets = new Map<Parameter, number>()
+    let count = 0
+    for (const slot of this.#slots.flatMap((first) => this.#groups.get(first) ?? [first])) {
+      if (offsets.has(slot)) continue
+      offsets.set(slot, count)
+      count += Math.ceil(sizeOf(slot.shape) / alignment) * alignment
+    }
+    this.#layout = { offsets, count }
+    return this.#layout
+  }
+
+  #checkOpen(name: string): void {
+    if (this.#layout) throw new DiffusionError('internal', `parameter '${name}' comes after the bank was laid out`)
   }
 
   /**

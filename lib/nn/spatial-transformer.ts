@@ -93,11 +93,15 @@ class CrossAttention {
     this.#k = new Linear(scope.at('to_k'), o.contextDim, inner, { bias: false })
     this.#v = new Linear(scope.at('to_v'), o.contextDim, inner, { bias: false })
     this.#out = new Linear(scope.at('to_out.0'), inner, o.dim)
+    Linear.placeTogether(scope.table, [this.#q, this.#k, this.#v])
   }
 
   build(context: BuildContext, x: Value, tokens: Value): Value {
     const { heads, headChannels } = this.o
-    const [q, k, v] = [this.#q.build(context, x), this.#k.build(context, tokens), this.#v.build(context, tokens)]
+    const [q, k, v] =
+      x === tokens
+        ? Linear.buildAll(context, x, [this.#q, this.#k, this.#v])
+        : [this.#q.build(context, x), ...Linear.buildAll(context, tokens, [this.#k, this.#v])]
     const y = context.graph.attention(q, k, v, { heads, scale: 1 / Math.sqrt(headChannels) })
     return this.#out.build(context, y)
   }

@@ -5,7 +5,17 @@
 import { invalidArgument } from '../errors'
 import type { Value } from '../graph'
 import { AttentionBlock, type BlockInputs, ResBlock } from './blocks'
-import { Conv2d, Downsample, Embedding, GroupNorm, type Layer, observed, TimestepEmbedding, Upsample } from './layers'
+import {
+  Conv2d,
+  Downsample,
+  Embedding,
+  GroupNorm,
+  type Layer,
+  Linear,
+  observed,
+  TimestepEmbedding,
+  Upsample,
+} from './layers'
 import type { BuildContext, Conditioning, Network } from './network'
 import { ParameterTable, Scope } from './parameters'
 import { SpatialTransformer } from './spatial-transformer'
@@ -44,6 +54,8 @@ export class UNet implements Network {
   readonly #up: Block[]
   readonly #normOut: GroupNorm
   readonly #convOut: Conv2d
+  /** The projections of the time embedding in all residual blocks. */
+  readonly #embeddings: Linear[] = []
   readonly #levelChannels: readonly number[]
   #dropouts = 0
 
@@ -79,6 +91,7 @@ export class UNet implements Network {
       padding: 1,
       zero: o.layout === 'openai',
     })
+    Linear.placeTogether(this.parameters, this.#embeddings)
   }
 
   /**
@@ -92,8 +105,10 @@ export class UNet implements Network {
   build(context: BuildContext, x: Value, t: Value, conditioning: Conditioning = {}): Value {
     const { graph } = context
     this.#check(x, conditioning)
+    const embedding = graph.silu(this.#embed(context, t, conditioning))
+    const projected = Linear.buildAll(context, embedding, this.#embeddings)
     const inputs: BlockInputs = {
-      embedding: graph.silu(this.#embed(context, t, conditioning)),
+      embeddings: new Map(this.#embeddings.map((layer, i) => [layer, projected[i]])),
       tokens: conditioning.context,
     }
     const { lists } = this.#names
@@ -219,7 +234,7 @@ export class UNet implements Network {
   }
 
   #resBlock(name: string, inChannels: number, outChannels: number, resample?: 'up' | 'down'): ResBlock {
-    return new ResBlock(this.#root.at(name), {
+    const block = new ResBlock(this.#root.at(name), {
       layout: this.options.layout,
       inChannels,
       outChannels,
@@ -229,6 +244,8 @@ export class UNet implements Network {
       scaleShift: this.options.useScaleShiftNorm,
       resample,
     })
+    this.#embeddings.push(block.embedding)
+    return block
   }
 
   #attention(

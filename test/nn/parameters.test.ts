@@ -33,6 +33,27 @@ describe('ParameterTable', () => {
     assert.throws(() => table.add('out.bias', [1], zeros), { code: 'internal' })
   })
 
+  it('groups lie side by side where their first one would, in the order of the group; the order of names stays', () => {
+    const table = new ParameterTable()
+    const add = (name: string, size: number) => table.add(name, [size], zeros)
+    const [, b, , d] = [add('a', 3), add('b', 32), add('c', 5), add('d', 16)]
+    table.place([d, b])
+    assert.throws(() => table.place([b]), { code: 'internal' })
+    add('e', 1)
+    assert.deepEqual(
+      table.slots.map(({ name, offset }) => [name, offset]),
+      [
+        ['a', 0],
+        ['b', 32],
+        ['c', 64],
+        ['d', 16],
+        ['e', 80],
+      ],
+    )
+    assert.equal(table.count, 96)
+    assert.throws(() => add('late', 1), { code: 'internal' })
+  })
+
   it("PyTorch's [out, in, kh, kw] lies as [out, kh, kw, in]", async () => {
     const table = smallTable()
     const conv = Tensor.from(
