@@ -213,13 +213,6 @@ void runTask(const Job& g, const Cut& cut, int64_t task, const float* zeros, flo
     transformOutput<F>(g, tiles, t, m + (t - firstTile) * cut.groupChannels, cut.mPoint, first, count);
 }
 
-// f.operator()<F>() for the algorithm's F.
-template <class Function>
-auto withAlgorithm(ConvAlgo algo, const Function& f) {
-  if (algo == ConvAlgo::winogradUpsample) return f.template operator()<WinogradUpsample>();
-  return algo == ConvAlgo::winograd4 ? f.template operator()<Winograd4>() : f.template operator()<Winograd2>();
-}
-
 template <class F>
 size_t scratchOf(const CpuDevice& device, const Job& g) {
   const Cut cut = cutOf<F>(g, device.pool.threads());
@@ -236,69 +229,7 @@ void runJob(CpuDevice& device, const Job& g, void* scratch) {
   });
 }
 
-// U = G w Gᵀ for one panel: to[point * pointFloats + d * width] for each d of the depth [begin, end).
-template <class F, int kVectors>
-void packPanel(const ConvPackWeights& op, int first, int begin, int end, float* to, int64_t pointFloats) {
-  constexpr int kWide = kVectors * kWidth;
-  const bool forward = op.pass == ConvPass::forward;
-  const int channels = forward ? op.w.n : op.w.c, valid = minOf(kWide, channels - first);
-  const int64_t row = 9 * int64_t(op.w.c);  // from one output channel of w to the next
-  for (int d = begin; d < end; ++d, to += kWide) {
-    // The filters of the panel's channels, side by side; turned by 180 degrees for the gradient of the input.
-    float taps[9][kWide] = {};
-    for (int tap = 0; tap < 9; ++tap) {
-      if (forward) {
-        const float* w = op.w.f32() + first * row + tap * op.w.c + d;
-        for (int i = 0; i < valid; ++i) taps[tap][i] = w[i * row];
-      } else {
-        const float* w = op.w.f32() + d * row + (8 - tap) * op.w.c + first;
-        for (int i = 0; i < valid; ++i) taps[tap][i] = w[i];
-      }
-    }
-    for (int v = 0; v < kVectors; ++v) {
-      vf columns[3][F::kSide];
-      for (int j = 0; j < 3; ++j) {
-        const vf g[3] = {load(taps[j] + v * kWidth), load(taps[3 + j] + v * kWidth), load(taps[6 + j] + v * kWidth)};
-        F::weight(g, columns[j]);
-      }
-      for (int i = 0; i < F::kSide; ++i) {
-        const vf g[3] = {columns[0][i], columns[1][i], columns[2][i]};
-        vf u[F::kSide];
-        F::weight(g, u);
-        for (int j = 0; j < F::kSide; ++j) store(to + (i * F::kSide + j) * pointFloats + v * kWidth, u[j]);
-      }
-    }
-  }
-}
-
-template <class F>
-void pack(CpuDevice& device, const ConvPackWeights& op) {
-  constexpr int kGrain = 32;  // of the depth in a task
-  const bool forward = op.pass == ConvPass::forward;
-  const int channels = forward ? op.w.n : op.w.c, depth = forward ? op.w.c : op.w.n;
-  const int64_t pointFloats = packedFloats(channels, 1, depth);
-  const int pieces = ceilDiv(depth, kGrain);
-  device.pool.parallelFor(int64_t(ceilDiv(channels, kPanel)) * pieces, [&](int64_t task, int) {
-    const int first = int(task / pieces) * kPanel, width = panelWidth(channels, first);
-    const int begin = int(task % pieces) * kGrain, end = minOf(begin + kGrain, depth);
-    float* to = static_cast<float*>(op.packed) + int64_t(first) * depth + int64_t(begin) * width;
-    if (width == kPanel)
-      packPanel<F, kTileVectors>(op, first, begin, end, to, pointFloats);
-    else
-      packPanel<F, 1>(op, first, begin, end, to, pointFloats);
-  });
-}
-
 }  // namespace
-
-size_t winogradPackedFloats(ConvAlgo algo, int channels, int depth) {
-  const int points = withAlgorithm(algo, []<class F>() { return F::kPoints; });
-  return size_t(packedFloats(channels, points, depth));
-}
-
-void packWinograd(CpuDevice& device, const ConvPackWeights& op) {
-  withAlgorithm(op.algo, [&]<class F>() { pack<F>(device, op); });
-}
 
 size_t winogradScratch(const CpuDevice& device, const Conv2d& op) {
   return withAlgorithm(op.algo, [&]<class F>() { return scratchOf<F>(device, jobOf(op)); });

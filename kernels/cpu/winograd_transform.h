@@ -149,6 +149,13 @@ struct WinogradUpsample {
   }
 };
 
+// f.operator()<F>() for the algorithm's F.
+template <class Function>
+auto withAlgorithm(ConvAlgo algo, const Function& f) {
+  if (algo == ConvAlgo::winogradUpsample) return f.template operator()<WinogradUpsample>();
+  return algo == ConvAlgo::winograd4 ? f.template operator()<Winograd4>() : f.template operator()<Winograd2>();
+}
+
 // The tiles of a tensor {n,h,w,c}: tile t covers m x m pixels of it, fewer at the right and bottom edges.
 template <class F>
 struct Tiles {
