@@ -147,6 +147,24 @@ export async function checkGolden(
   )
 }
 
+/** The output alone, by a program that keeps nothing for gradients, as sampling has. */
+export async function checkGoldenOutput(
+  backend: DeviceName,
+  golden: Golden,
+  unet: UNet,
+  weights: StateDict,
+  forceAlgo?: number,
+): Promise<void> {
+  const { flat } = await unet.parameters.fromStateDict(weights)
+  const { out } = await runGraph(
+    backend,
+    feedsOf(golden),
+    (graph, inputs) => ({ out: addUNet(graph, unet, inputs, golden.tensors['in/x'].shape) }),
+    { banks: { weights: flat }, forceAlgo },
+  )
+  assertScaled(out, golden.floats('out/out'), tolerance.out, 0, 'out')
+}
+
 export async function openUNet(name: string, extra = {}): Promise<{ golden: Golden; unet: UNet; weights: StateDict }> {
   const golden = await Golden.open(`${name}.safetensors`)
   const unet = new UNet(golden.unetOptions(extra))

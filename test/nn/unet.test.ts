@@ -8,7 +8,16 @@ import { Tensor } from '../../lib/tensor'
 import { libraryAlgo } from '../support/fake-cudnn'
 import { devicesWith } from '../support/mixed'
 import { type Feeds, runGraph, testedBackends, type Values } from '../support/run-graph'
-import { addUNet, assertScaled, checkGolden, feedsOf, goldenFiles, openUNet, tolerance } from './check-golden'
+import {
+  addUNet,
+  assertScaled,
+  checkGolden,
+  checkGoldenOutput,
+  feedsOf,
+  goldenFiles,
+  openUNet,
+  tolerance,
+} from './check-golden'
 import { Golden, readJson, stateDictOf } from './golden'
 
 for (const backend of testedBackends) {
@@ -32,6 +41,18 @@ for (const backend of testedBackends) {
         it(`${name} with every convolution that can be ${algorithm}`, async () => {
           const { golden, unet, weights } = await openUNet(name, { imageSize: 16 })
           await checkGolden(backend, golden, unet, weights, { forceAlgo })
+        })
+      }
+      for (const [forceAlgo, algorithm] of [
+        [undefined, 'algorithms that are chosen'],
+        [0, 'direct convolution'],
+        [1, 'F(2x2, 3x3)'],
+        [2, 'F(4x4, 3x3)'],
+        [9, 'Winograd for upsampled maps'],
+      ] as const) {
+        it(`${name} without gradients, by ${algorithm}`, async () => {
+          const { golden, unet, weights } = await openUNet(name, { imageSize: 16 })
+          await checkGoldenOutput(backend, golden, unet, weights, forceAlgo)
         })
       }
     }
