@@ -100,7 +100,7 @@ Compiled compile(const Graph& source, const std::map<std::string, ValueId>& outp
   checkPrecision(target);
   Graph graph = source;
   fuseNorms(graph);
-  if (target.backend->upsamplesInConv) fuseUpsampling(graph, {graph, liveNodes(graph, outputs), outputs});
+  if (target.backend->upsamplesInConv) fuseUpsampling(graph);
   fuseSums(graph, {graph, liveNodes(graph, outputs), outputs});
 
   Compiled compiled;

@@ -11,20 +11,6 @@ bool is(const Node& node, const char* op) { return std::strcmp(node.op->name, op
 
 ValueId inputOf(const Node& node, size_t i) { return i < node.inputs.size() ? node.inputs[i] : kAbsent; }
 
-// How often the live nodes and the outputs read each value.
-std::vector<int32_t> usesIn(const Graph& graph, const Region& region) {
-  std::vector<int32_t> uses(graph.values().size());
-  for (int32_t i : region.live) {
-    for (ValueId v : graph.node(i).inputs) {
-      if (v != kAbsent) ++uses[v];
-    }
-  }
-  for (const auto& [name, v] : region.outputs) ++uses[v];
-  return uses;
-}
-
-// --------------------------------------------------------------------------------------------------------------------
-
 // Whether v is a group norm that nobody else reads and that a node can still be fused into.
 bool isOpenNorm(const Graph& graph, const std::vector<int32_t>& uses, ValueId v) {
   const Node& norm = graph.producer(v);
@@ -58,9 +44,9 @@ Attributes convAttributes(const Node& conv) {
   return {{"stride", 1.0}, {"padding", std::vector<double>{0, 0, 0, 0}}};
 }
 
-void fuseUpsample(Graph& graph, const std::vector<int32_t>& uses, int32_t i) {
+void fuseUpsample(Graph& graph, int32_t i) {
   const Node& conv = graph.node(i);
-  if (!is(conv, "conv2d") || conv.attributes.integer("stride") != 1 || uses[conv.inputs[0]] != 1) return;
+  if (!is(conv, "conv2d") || conv.attributes.integer("stride") != 1) return;
   const Node& upsample = graph.producer(conv.inputs[0]);
   if (!is(upsample, "upsampleNearest") || upsample.attributes.integer("factor") != 2) return;
   Attributes attributes = conv.attributes;
@@ -119,13 +105,19 @@ void fuseNorms(Graph& graph) {
   for (int32_t i = 0; i < count; ++i) fuseIntoNorm(graph, uses, i);
 }
 
-void fuseUpsampling(Graph& graph, const Region& region) {
-  const std::vector<int32_t> uses = usesIn(graph, region);
-  for (int32_t i : region.live) fuseUpsample(graph, uses, i);
+void fuseUpsampling(Graph& graph) {
+  const int32_t count = int32_t(graph.nodes().size());
+  for (int32_t i = 0; i < count; ++i) fuseUpsample(graph, i);
 }
 
 void fuseSums(Graph& graph, const Region& region) {
-  const std::vector<int32_t> uses = usesIn(graph, region);
+  std::vector<int32_t> uses(graph.values().size());
+  for (int32_t i : region.live) {
+    for (ValueId v : graph.node(i).inputs) {
+      if (v != kAbsent) ++uses[v];
+    }
+  }
+  for (const auto& [name, v] : region.outputs) ++uses[v];
   for (int32_t i : region.live) {
     fuseSampleBias(graph, uses, i);
     fuseResidual(graph, uses, i);
