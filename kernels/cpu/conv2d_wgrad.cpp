@@ -58,6 +58,7 @@ void packRows(const Conv2dWgrad& op, int64_t pixel, int count, int first, int en
         // Whole vectors; the next pixel overwrites what is too much.
         for (int v = 0; v < m; v += kWidth) {
           const int n = op.dy.c - begin - v;
+          __builtin_prefetch(from + kPixels * op.dy.ld + v);
           store(out + v, whole || n >= kWidth ? load(from + v) : loadPart(from + v, n));
         }
       }

@@ -82,14 +82,17 @@ void transformGradient(const Tensor& dy, const Corner& corner, const float* zero
   });
 }
 
-// sums[k][..] = sum over the tiles z[tile][k] * v[tile][..]
+// sums[k][..] = sum over the tiles z[tile][k] * v[tile][..]; meanwhile `ahead` floats a step are fetched from `next`
+// on.
 template <int M, int V>
-void multiply(const float* z, const float* v, int64_t tiles, float* sums) {
+void multiply(const float* z, const float* v, int64_t tiles, float* sums, const float* next, int64_t ahead) {
   vf acc[M][V];
   for (int i = 0; i < M; ++i)
     for (int j = 0; j < V; ++j) acc[i][j] = zero();
 #pragma GCC unroll 4
   for (int64_t t = 0; t < tiles; ++t) {
+    __builtin_prefetch(next);
+    next += ahead;
     vf column[V];
     for (int j = 0; j < V; ++j) column[j] = load(v + t * kPanel + j * kWidth);
     for (int i = 0; i < M; ++i) {
@@ -153,14 +156,15 @@ void multiplyTask(const Conv2dWgrad& op, const Cut& cut, const Memory<F>& memory
   const int endInput = int(cut.inputPanels * (inputGroup + 1) / cut.inputGroups);
   const int firstOutput = int(cut.outputPanels * outputGroup / cut.outputGroups);
   const int endOutput = int(cut.outputPanels * (outputGroup + 1) / cut.outputGroups);
-  for (int q = firstOutput; q < endOutput; ++q) {
-    const int k = q * kPanel, rows = minOf(kPanel, op.dy.c - k), rowTiles = ceilDiv(rows, kTileRows);
-    const float* z = memory.z + q * count * kPanel;
-    if (op.dBias && inputGroup == 0) addToBias(z + (F::kIn + 1) * cut.zPoint, count, op.dBias.f32() + k, rows);
-    for (int p = firstInput; p < endInput; ++p) {
-      const int c = p * kPanel;
-      const float* v = memory.v + p * count * kPanel;
-      const bool whole = panelWidth(op.x.c, c) == kPanel;
+  constexpr int64_t kLine = kCacheLine / sizeof(float);
+  for (int p = firstInput; p < endInput; ++p) {
+    const int c = p * kPanel;
+    const float* v = memory.v + p * count * kPanel;
+    const bool whole = panelWidth(op.x.c, c) == kPanel;
+    for (int q = firstOutput; q < endOutput; ++q) {
+      const int k = q * kPanel, rows = minOf(kPanel, op.dy.c - k), rowTiles = ceilDiv(rows, kTileRows);
+      const float* z = memory.z + q * count * kPanel;
+      if (op.dBias && p == 0) addToBias(z + (F::kIn + 1) * cut.zPoint, count, op.dBias.f32() + k, rows);
       for (int point = 0; point < F::kPoints; ++point) {
         // What addToWeights will want.
         for (int row = rows * point / F::kPoints; row < rows * (point + 1) / F::kPoints; ++row)
@@ -168,10 +172,17 @@ void multiplyTask(const Conv2dWgrad& op, const Cut& cut, const Memory<F>& memory
             __builtin_prefetch(op.dWeight.f32() + (int64_t(k + row) * 9 + tap) * op.dWeight.c + c, 1);
         for (int r = 0; r < rowTiles; ++r) {
           const int row = rows * r / rowTiles, end = rows * (r + 1) / rowTiles;
+          const float *a = z + point * cut.zPoint, *b = v + point * cut.vPoint;
+          // A line a step of the next point's Z, then of its V.
+          const int64_t fetched = r * count * kLine, panel = count * kPanel;
+          const float* next = fetched < panel       ? a + cut.zPoint + fetched
+                              : fetched < 2 * panel ? b + cut.vPoint + fetched - panel
+                                                    : b;
+          const int64_t ahead = fetched < 2 * panel ? kLine : 0;
+          float* to = sums + point * kSumPoint + row * kPanel;
           withRows(end - row, [&]<int M>() {
-            const float *a = z + point * cut.zPoint + row, *b = v + point * cut.vPoint;
-            float* to = sums + point * kSumPoint + row * kPanel;
-            whole ? multiply<M, kTileVectors>(a, b, count, to) : multiply<M, 1>(a, b, count, to);
+            whole ? multiply<M, kTileVectors>(a + row, b, count, to, next, ahead)
+                  : multiply<M, 1>(a + row, b, count, to, next, ahead);
           });
         }
       }
