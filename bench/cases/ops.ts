@@ -38,6 +38,15 @@ const convs: readonly Conv[] = [
   { n: 16, size: 16, c: 512, k: 256, r: 1, stride: 1 },
 ]
 
+/** Nearest upsampling by 2 and the 3x3 convolution after it; `size` is that of the result. */
+function upsampledConv(n: number, size: number, c: number): Case {
+  const build = (b: GraphBuilder) => {
+    const x = b.graph.upsampleNearest(b.input([n, size / 2, size / 2, c]), { factor: 2 })
+    return b.graph.conv2d(x, b.parameter(c, c, 3, 3), b.parameter(c), { stride: 1, padding: [1, 1, 1, 1] })
+  }
+  return graphCase(`upsample + conv 3x3 ${c}->${c} ${size}x${size} batch ${n}`, 18 * n * size ** 2 * c ** 2, build)
+}
+
 function groupNormSilu(n: number, size: number, c: number, backward: boolean): Case {
   const build = (b: GraphBuilder) => {
     const x = b.input([n, size, size, c])
@@ -63,6 +72,8 @@ function attention(n: number, size: number, c: number, heads: number, backward: 
 export const opCases: readonly Case[] = [
   ...convs.map((c) => conv(c, false)),
   ...convs.map((c) => conv(c, true)),
+  upsampledConv(1, 32, 256),
+  upsampledConv(16, 32, 256),
   graphCase('linear 512->512 batch 16', 2 * 16 * 512 * 512, (b) =>
     b.graph.linear(b.input([16, 1, 1, 512]), b.parameter(512, 512), b.parameter(512)),
   ),

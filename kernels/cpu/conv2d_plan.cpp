@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/conv2d.h"
 #include "kernels/cpu/winograd.h"
+#include "kernels/cpu/winograd_transform.h"
 
 namespace ddpm::cpu::DDPM_ISA {
 namespace {
@@ -20,8 +21,7 @@ bool fitsWinograd(const Tensor& w, const ConvShape& shape) { return w.h == 3 && 
 
 // Costs of one thread, in multiply-adds of the inner kernel. The constants are measured (AVX2, Zen 3, weights that come
 // from memory; AVX-512, Zen 5). Threads share tiles and weights alike, so the choice doesn't depend on their number.
-constexpr double kWeightRead = kWidth / 8.0;  // memory is no faster where multiply-adds are
-constexpr double kTransform = 14;             // of an element of an input or output tile, at each point
+constexpr double kTransform = 14;  // of an element of an input or output tile, at each point
 
 // A Winograd algorithm: a tile of out x out outputs takes so many points of the transformed input, and products.
 struct Winograd {
@@ -29,9 +29,13 @@ struct Winograd {
   int out;
   double inputs, products;
 };
-constexpr Winograd kWinograd2 = {ConvAlgo::winograd2, 2, 16, 16};
-constexpr Winograd kWinograd4 = {ConvAlgo::winograd4, 4, 36, 36};
-constexpr Winograd kWinogradUpsample = {ConvAlgo::winogradUpsample, 4, 16, 25};
+template <class F>
+constexpr Winograd winograd(ConvAlgo algo) {
+  return {algo, F::kOut, F::kIn * F::kIn, F::kPoints};
+}
+constexpr Winograd kWinograd2 = winograd<Winograd2>(ConvAlgo::winograd2);
+constexpr Winograd kWinograd4 = winograd<Winograd4>(ConvAlgo::winograd4);
+constexpr Winograd kWinogradUpsample = winograd<WinogradUpsample>(ConvAlgo::winogradUpsample);
 
 double transformCost(const Size& s, const Winograd& f) {
   return s.tiles(f.out) * kTransform * (f.inputs * double(s.depth) + f.products * double(s.channels));
@@ -43,8 +47,9 @@ double directCost(const Size& s) {
 }
 
 double winogradCost(const Size& s, const Winograd& f) {
-  // A weight is fetched ahead while the panel before it is multiplied, which takes that long at least.
-  constexpr double kStream = 14 * kWeightRead, kRest = 4;
+  // A weight is fetched ahead while the panel before it is multiplied, which takes that long at least: memory is no
+  // faster where vectors are wider.
+  constexpr double kStream = 14 * kWidth / 8.0, kRest = 4;
   return f.products * s.weights() * maxOf(s.tiles(f.out) + kRest, kStream) + transformCost(s, f);
 }
 

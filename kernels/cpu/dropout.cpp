@@ -6,14 +6,31 @@
 namespace ddpm::cpu::DDPM_ISA {
 namespace {
 
-constexpr int64_t kChunk = 1024;  // a multiple of 4: chunks start with a block
+constexpr int64_t kChunk = 1024;  // a multiple of what kWidth blocks give: chunks start with a block
 
+// The uniform numbers of kChunk elements: philox4x32 and uniform01 of kernels/philox.h, kWidth blocks at a time.
 void fillUniform(const Dropout& op, int64_t begin, float* u) {
   const uint32_t* rng = static_cast<const uint32_t*>(op.rng.data);
-  for (int64_t i = 0; i < kChunk; i += 4) {
-    const Philox4 words =
-        philox4x32(rng[0], rng[1], uint32_t((begin + i) / 4), rng[2], uint32_t(op.layer), uint32_t(Purpose::dropout));
-    for (int j = 0; j < 4; ++j) u[i + j] = uniform01(words.v[j]);
+  const auto uniform = [](vu word) { return toFloat((vi)(word >> 9)) * 0x1p-23f + 0x1p-24f; };
+  for (int64_t i = 0; i < kChunk; i += 4 * kWidth) {
+    uint32_t k0 = rng[0], k1 = rng[1];
+    vu c0 = uint32_t((begin + i) / 4) + (vu)iota(), c1 = rng[2] - vu{};
+    vu c2 = uint32_t(op.layer) - vu{}, c3 = uint32_t(Purpose::dropout) - vu{};
+    for (int round = 0; round < 10; ++round) {
+      const Product a = multiplyWide(c0, 0xD2511F53u), b = multiplyWide(c2, 0xCD9E8D57u);
+      c0 = b.high ^ c1 ^ k0;
+      c2 = a.high ^ c3 ^ k1;
+      c1 = b.low;
+      c3 = a.low;
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    const vf first = uniform(c0), second = uniform(c1), third = uniform(c2), fourth = uniform(c3);
+    for (int half = 0; half < 2; ++half) {
+      const vf even = interleave(first, third, half), odd = interleave(second, fourth, half);
+      store(u + i + 2 * half * kWidth, interleave(even, odd, false));
+      store(u + i + (2 * half + 1) * kWidth, interleave(even, odd, true));
+    }
   }
 }
 

@@ -24,6 +24,7 @@ constexpr int kWidth = 4;  // SSE2, NEON
 
 typedef float vf __attribute__((vector_size(kWidth * 4)));
 typedef int32_t vi __attribute__((vector_size(kWidth * 4)));
+typedef uint32_t vu __attribute__((vector_size(kWidth * 4)));
 
 // ---- load and store; nothing need be aligned
 // --------------------------------------------------------------------------
@@ -118,6 +119,13 @@ DDPM_INLINE void transpose(vf (&rows)[kWidth]) {
   if constexpr (2 * Step < kWidth) transpose<2 * Step>(rows);
 }
 
+// a[0], b[0], a[1], b[1] ... of the first halves of a and b, or of the second.
+DDPM_INLINE vf interleave(vf a, vf b, bool second) {
+  vi from;
+  for (int i = 0; i < kWidth; ++i) from[i] = (second ? kWidth / 2 : 0) + i / 2 + (i % 2) * kWidth;
+  return pick(a, b, from);
+}
+
 // ---- elementwise --------------------------------------------------------------------------------------------------
 
 DDPM_INLINE vf fma(vf a, vf b, vf c) { return a * b + c; }
@@ -131,6 +139,37 @@ DDPM_INLINE vf copySign(vf magnitude, vf sign) {
 }
 DDPM_INLINE vf toFloat(vi a) { return __builtin_convertvector(a, vf); }
 DDPM_INLINE vi toInt(vf a) { return __builtin_convertvector(a, vi); }  // towards zero
+
+// The lower and upper words of the products a[i] * m.
+struct Product {
+  vu low, high;
+};
+DDPM_INLINE Product multiplyWide(vu a, uint32_t m) {
+#if defined(__SSE2__)
+  typedef uint64_t vw __attribute__((vector_size(kWidth * 4)));
+  const vw factor = m - vw{}, even = (vw)a, odd = even >> 32;
+#if defined(__AVX512F__)
+  const vw p = (vw)_mm512_maskz_mul_epu32(0xFF, (__m512i)even, (__m512i)factor);
+  const vw q = (vw)_mm512_maskz_mul_epu32(0xFF, (__m512i)odd, (__m512i)factor);
+#elif defined(__AVX2__)
+  const vw p = (vw)_mm256_mul_epu32((__m256i)even, (__m256i)factor);
+  const vw q = (vw)_mm256_mul_epu32((__m256i)odd, (__m256i)factor);
+#else
+  const vw p = (vw)_mm_mul_epu32((__m128i)even, (__m128i)factor);
+  const vw q = (vw)_mm_mul_epu32((__m128i)odd, (__m128i)factor);
+#endif
+  constexpr uint64_t kLow = 0xFFFFFFFF;
+  return {(vu)((p & kLow) | (q << 32)), (vu)((p >> 32) | (q & ~kLow))};
+#else
+  Product r;
+  for (int i = 0; i < kWidth; ++i) {
+    const uint64_t p = uint64_t(a[i]) * m;
+    r.low[i] = uint32_t(p);
+    r.high[i] = uint32_t(p >> 32);
+  }
+  return r;
+#endif
+}
 
 DDPM_INLINE vf sqrt(vf a) {
 #if defined(__AVX512F__)
