@@ -173,7 +173,7 @@ DDPM_INLINE Product multiplyWide(vu a, uint32_t m) {
 
 DDPM_INLINE vf sqrt(vf a) {
 #if defined(__AVX512F__)
-  return (vf)_mm512_sqrt_ps((__m512)a);
+  return (vf)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)a);
 #elif defined(__AVX2__)
   return (vf)_mm256_sqrt_ps((__m256)a);
 #elif defined(__SSE2__)

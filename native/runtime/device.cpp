@@ -10,8 +10,11 @@ namespace {
 
 Debug debugFromEnvironment() {
   const char* value = std::getenv("DDPM_DEBUG");
-  const std::string words = "," + std::string(value ? value : "") + ",";
-  const auto has = [&](const char* word) { return words.find("," + std::string(word) + ",") != std::string::npos; };
+  std::string words = ",";
+  words.append(value ? value : "").append(",");
+  const auto has = [&](const char* word) {
+    return words.find(std::string(",").append(word).append(",")) != std::string::npos;
+  };
   const bool synchronizes = has("sync") || has("time");
   return {synchronizes, !synchronizes && !has("direct"), has("time")};
 }

@@ -435,7 +435,7 @@ Status giveValues(const std::vector<T>& values, int64_t asked, int64_t* count, v
   return ok;
 }
 
-Status execute(const Descriptor& p, const Descriptor& pack) {
+[[maybe_unused]] Status execute(const Descriptor& p, const Descriptor& pack) {
   const auto ids = pack.all<int64_t>(1000);
   const auto pointers = pack.all<void*>(1001);
   std::map<int64_t, void*> byId;
