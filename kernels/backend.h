@@ -54,7 +54,7 @@ struct Backend {
   int32_t abi;
   const char* name;
   int32_t precisions;       // of programs, a precisionBit() each
-  int32_t upsamplesInConv;  // whether Conv2d takes ConvShape::upsample
+  int32_t upsamplesInConv;  // whether Conv2d and Conv2dWgrad take ConvShape::upsample
 
   // Devices that can be opened; 0 with the reason in `why` (what is missing, what was tried).
   int32_t (*deviceCount)(Error* why);

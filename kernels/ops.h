@@ -91,8 +91,8 @@ enum class ConvPass : int32_t { forward = 0, dgrad = 1 };
 
 struct ConvShape {
   int32_t stride = 1, padTop = 0, padLeft = 0;  // padding at the bottom and right follows from the output's size
-  // 2: each pixel of the input stands for 2 x 2 (UpsampleNearest). 1 but in a Conv2d, of a backend that
-  // says so (Backend::upsamplesInConv).
+  // 2: each pixel of x stands for 2 x 2 (UpsampleNearest), in Conv2d and Conv2dWgrad of a backend that takes it
+  // (Backend::upsamplesInConv). 1 in all others.
   int32_t upsample = 1;
 };
 

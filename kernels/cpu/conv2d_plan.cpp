@@ -17,8 +17,6 @@ struct Size {
   double weights() const { return double(depth * roundUp<int64_t>(channels, kWidth)); }  // at one tap or point
 };
 
-bool fitsWinograd(const Tensor& w, const ConvShape& shape) { return w.h == 3 && w.w == 3 && shape.stride == 1; }
-
 // Costs of one thread, in multiply-adds of the inner kernel. The constants are measured (AVX2, Zen 3, weights that come
 // from memory; AVX-512, Zen 5). Threads share tiles and weights alike, so the choice doesn't depend on their number.
 constexpr double kTransform = 14;  // of an element of an input or output tile, at each point
@@ -65,16 +63,16 @@ double winogradWgradCost(const Size& s, const Winograd& f) {
   return f.products * s.weights() * (s.tiles(f.out) + kAdd * blocks) + transformCost(s, f);
 }
 
-using Candidates = std::initializer_list<Winograd>;
-
-// Of direct convolution and the candidates.
-ConvAlgo cheapest(Size s, const PlanOptions& options, Candidates candidates, double (*directCost)(const Size&),
-                  double (*winogradCost)(const Size&, const Winograd&)) {
-  if (options.forceAlgo == int(ConvAlgo::direct)) return ConvAlgo::direct;
+// Of direct convolution and Winograd's that can compute it.
+ConvAlgo cheapest(const Tensor& w, const ConvShape& shape, Size s, const PlanOptions& options,
+                  double (*directCost)(const Size&), double (*winogradCost)(const Size&, const Winograd&)) {
+  if (w.h != 3 || w.w != 3 || shape.stride != 1 || options.forceAlgo == int(ConvAlgo::direct)) return ConvAlgo::direct;
+  const bool upsamples = shape.upsample == 2 && shape.padTop == 1 && shape.padLeft == 1;
   if (options.deterministic) s.n = 4;  // the same whatever the batch: as for a small one
   ConvAlgo best = ConvAlgo::direct;
   double least = directCost(s);
-  for (const Winograd& f : candidates) {
+  for (const Winograd& f : {kWinograd2, kWinograd4, kWinogradUpsample}) {
+    if (f.algo == ConvAlgo::winogradUpsample && !upsamples) continue;
     if (options.forceAlgo == int(f.algo)) return f.algo;
     const double cost = winogradCost(s, f);
     if (cost >= least) continue;
@@ -82,14 +80,6 @@ ConvAlgo cheapest(Size s, const PlanOptions& options, Candidates candidates, dou
     least = cost;
   }
   return best;
-}
-
-// Of the forward pass or the gradient of the input.
-ConvAlgo chooseAlgo(const Tensor& w, const ConvShape& shape, const Size& size, const PlanOptions& options) {
-  if (!fitsWinograd(w, shape)) return ConvAlgo::direct;
-  if (shape.upsample == 2 && shape.padTop == 1 && shape.padLeft == 1)
-    return cheapest(size, options, {kWinograd2, kWinograd4, kWinogradUpsample}, directCost, winogradCost);
-  return cheapest(size, options, {kWinograd2, kWinograd4}, directCost, winogradCost);
 }
 
 ConvPlan planOf(ConvAlgo algo, const Tensor& w, int channels, int depth) {
@@ -101,19 +91,18 @@ ConvPlan planOf(ConvAlgo algo, const Tensor& w, int channels, int depth) {
 }  // namespace
 
 ConvPlan planConv(const CpuDevice&, const Conv2d& op, const PlanOptions& options) {
-  const ConvAlgo algo = chooseAlgo(op.w, op.shape, {op.y.n, op.y.h, op.y.w, op.w.c, op.w.n}, options);
-  return planOf(algo, op.w, op.w.n, op.w.c);
+  const Size size = {op.y.n, op.y.h, op.y.w, op.w.c, op.w.n};
+  return planOf(cheapest(op.w, op.shape, size, options, directCost, winogradCost), op.w, op.w.n, op.w.c);
 }
 
 ConvPlan planDgrad(const CpuDevice&, const Conv2dDgrad& op, const PlanOptions& options) {
-  const ConvAlgo algo = chooseAlgo(op.w, op.shape, {op.dx.n, op.dx.h, op.dx.w, op.w.n, op.w.c}, options);
-  return planOf(algo, op.w, op.w.c, op.w.n);
+  const Size size = {op.dx.n, op.dx.h, op.dx.w, op.w.n, op.w.c};
+  return planOf(cheapest(op.w, op.shape, size, options, directCost, winogradCost), op.w, op.w.c, op.w.n);
 }
 
 ConvAlgo planWgrad(const CpuDevice&, const Conv2dWgrad& op, const PlanOptions& options) {
-  if (!fitsWinograd(op.dWeight, op.shape)) return ConvAlgo::direct;
   const Size size = {op.dy.n, op.dy.h, op.dy.w, op.dWeight.n, op.dWeight.c};
-  return cheapest(size, options, {kWinograd2, kWinograd4}, directWgradCost, winogradWgradCost);
+  return cheapest(op.dWeight, op.shape, size, options, directWgradCost, winogradWgradCost);
 }
 
 }  // namespace ddpm::cpu::DDPM_ISA

@@ -85,20 +85,21 @@ void addBias(const Conv2dWgrad& op, int64_t pixel, int count, int first, int end
 template <class CopyRow, class ClearRow>
 DDPM_INLINE void eachPixel(const Conv2dWgrad& op, int64_t pixel, int count, int r, int s, int c, const CopyRow& copyRow,
                            const ClearRow& clearRow) {
-  const int stride = op.shape.stride, columns = op.dy.w;
+  const int stride = op.shape.stride, columns = op.dy.w, halve = op.shape.upsample - 1;
+  const int32_t rowsOfX = op.x.h << halve, columnsOfX = op.x.w << halve;
   int q = int(pixel % columns), p = int(pixel / columns % op.dy.h);
   int64_t n = pixel / columns / op.dy.h;
   for (int i = 0; i < count;) {
     const int end = minOf(columns, q + count - i);  // of this row of pixels
     const int h = p * stride - op.shape.padTop + r;
-    if (uint32_t(h) >= uint32_t(op.x.h)) {
+    if (uint32_t(h) >= uint32_t(rowsOfX)) {
       for (; q < end; ++q, ++i) clearRow(i);
     } else {
-      const float* line = op.x.f32() + (n * op.x.h + h) * op.x.w * op.x.ld + c;
+      const float* line = op.x.f32() + (n * op.x.h + (h >> halve)) * op.x.w * op.x.ld + c;
       for (; q < end; ++q, ++i) {
         const int w = q * stride - op.shape.padLeft + s;
-        if (uint32_t(w) < uint32_t(op.x.w))
-          copyRow(i, line + int64_t(w) * op.x.ld);
+        if (uint32_t(w) < uint32_t(columnsOfX))
+          copyRow(i, line + int64_t(w >> halve) * op.x.ld);
         else
           clearRow(i);
       }

@@ -7,8 +7,6 @@
 // the block: the result depends neither on the batch nor on the number of threads.
 #include "kernels/cpu/winograd.h"
 
-#include <type_traits>
-
 #include "kernels/cpu/winograd_transform.h"
 
 namespace ddpm::cpu::DDPM_ISA {
@@ -18,19 +16,11 @@ struct Job {
   Tensor from, to;
   Tensor bias, sampleBias, residual;
   const float* packed;
-  int32_t padTop, padLeft, upsample;
+  ConvShape shape;
 };
 
 Job jobOf(const Conv2d& op) {
-  return {op.x,
-          op.y,
-          op.bias,
-          op.sampleBias,
-          op.residual,
-          static_cast<const float*>(op.packed),
-          op.shape.padTop,
-          op.shape.padLeft,
-          op.shape.upsample};
+  return {op.x, op.y, op.bias, op.sampleBias, op.residual, static_cast<const float*>(op.packed), op.shape};
 }
 
 // dx_h = sum_r w_r dy_{h + pad - r}; with the filter turned, r' = 2 - r, it is a convolution of padding 2 - pad.
@@ -41,17 +31,7 @@ Job jobOf(const Conv2dDgrad& op) {
           {},
           op.residual,
           static_cast<const float*>(op.packed),
-          2 - op.shape.padTop,
-          2 - op.shape.padLeft,
-          1};
-}
-
-// Of the input of an output tile. WinogradUpsample reads what is not yet upsampled.
-template <class F>
-Corner cornerOf(const Job& g, const Tiles<F>& tiles, int64_t t) {
-  const int32_t n = tiles.sample(t), h = tiles.row(t), w = tiles.column(t);
-  if (std::is_same_v<F, WinogradUpsample>) return {n, h / 2 - 1, w / 2 - 1};
-  return {n, h - g.padTop, w - g.padLeft, g.upsample - 1};
+          {1, 2 - op.shape.padTop, 2 - op.shape.padLeft}};
 }
 
 // How the work is cut into tasks. No result depends on it.
@@ -176,14 +156,13 @@ void runTask(const Job& g, const Cut& cut, int64_t task, const float* zeros, flo
   float *const v = memory, *const m = memory + F::kIn * F::kIn * cut.vPoint;
 
   for (int64_t t = firstTile; t < endTile; ++t)
-    transformInput<F>(g.from, cornerOf(g, tiles, t), zeros, cut.vPoint,
+    transformInput<F>(g.from, inputCorner(tiles, t, g.shape), zeros, cut.vPoint,
                       [&](int64_t c) { return v + (t - firstTile) * cut.depth + c; });
 
   const int rowTiles = int(ceilDiv<int64_t>(endTile - firstTile, kTileRows));
   const int64_t pointFloats = packedFloats(g.to.c, 1, g.from.c);
   for (int point = 0; point < F::kPoints; ++point) {
-    const int input = F::inputOf(point / F::kSide) * F::kIn + F::inputOf(point % F::kSide);
-    const float* from = v + input * cut.vPoint;
+    const float* from = v + inputPoint<F>(point) * cut.vPoint;
     float* to = m + point * cut.mPoint;
     for (int p = firstPanel; p < endPanel; ++p) {
       const int channel = p * kPanel;

@@ -1,7 +1,6 @@
 // Winograd convolution as the convolution's files call it: the algorithm of Conv2d, Conv2dDgrad, Conv2dWgrad and
-// ConvPackWeights where `algo` is winograd4 or winograd2, which do 3x3 filters of stride 1 with any padding, or
-// winogradUpsample, which does them forward with padding 1 where the input is upsampled. What they compute is in
-// winograd_transform.h.
+// ConvPackWeights where `algo` is winograd4 or winograd2, which do 3x3 filters of stride 1 with any padding, or, where
+// the input is upsampled and the padding is 1, winogradUpsample. What they compute is in winograd_transform.h.
 #pragma once
 #include "kernels/cpu/conv2d.h"
 

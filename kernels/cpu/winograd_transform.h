@@ -37,6 +37,8 @@
 // Gradients. Of the input: the same convolution of dY with the filters turned by 180 degrees and K and C exchanged. Of
 // the weights: the adjoint, dg = Gᵀ [ sum over tiles (A dY Aᵀ) ⊙ (Bᵀ d B) ] G.
 #pragma once
+#include <type_traits>
+
 #include "kernels/cpu/conv2d.h"
 #include "kernels/cpu/rows.h"
 
@@ -141,6 +143,13 @@ struct WinogradUpsample {
     y[2] = m[1] - m[2];
     y[3] = (m[1] - m[3]) + m[4];
   }
+  static DDPM_INLINE void outputAdjoint(const vf (&y)[kOut], vf (&m)[kSide]) {
+    m[0] = y[0];
+    m[1] = (y[0] + y[1]) + (y[2] + y[3]);
+    m[2] = y[0] - y[2];
+    m[3] = y[1] - y[3];
+    m[4] = y[3];
+  }
   static DDPM_INLINE void weight(const vf (&g)[3], vf (&u)[kSide]) {
     u[0] = g[0];
     u[1] = 0.5f * (g[0] + g[1] + g[2]);
@@ -148,7 +157,19 @@ struct WinogradUpsample {
     u[3] = 0.5f * (g[2] - g[1] - g[0]);
     u[4] = g[2];
   }
+  static DDPM_INLINE void weightAdjoint(const vf (&u)[kSide], vf (&g)[3]) {
+    const vf even = 0.5f * (u[1] - u[3]), odd = 0.5f * (u[1] - u[2]);
+    g[0] = u[0] + (even + 0.5f * u[2]);
+    g[1] = odd - 0.5f * u[3];
+    g[2] = (odd + 0.5f * u[3]) + u[4];
+  }
 };
+
+// The point of the transformed input that a product reads.
+template <class F>
+constexpr int inputPoint(int product) {
+  return F::inputOf(product / F::kSide) * F::kIn + F::inputOf(product % F::kSide);
+}
 
 // f.operator()<F>() for the algorithm's F.
 template <class Function>
@@ -184,6 +205,14 @@ struct Corner {
   int32_t n, h, w;
   int32_t halve = 0;
 };
+
+// The input of an output tile. WinogradUpsample reads what is not yet upsampled.
+template <class F>
+Corner inputCorner(const Tiles<F>& tiles, int64_t t, const ConvShape& shape) {
+  const int32_t n = tiles.sample(t), h = tiles.row(t), w = tiles.column(t);
+  if (std::is_same_v<F, WinogradUpsample>) return {n, h / 2 - 1, w / 2 - 1};
+  return {n, h - shape.padTop, w - shape.padLeft, shape.upsample - 1};
+}
 
 // Where they are; `zeros`, a row of them, for those that are not there.
 template <int kSize>

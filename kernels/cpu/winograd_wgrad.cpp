@@ -30,7 +30,7 @@ Cut cutOf(const Conv2dWgrad& op, int threads) {
   const Tiles<F> tiles(op.dy);
   cut.inputPanels = ceilDiv(op.x.c, kPanel);
   cut.outputPanels = ceilDiv(op.dy.c, kPanel);
-  const int64_t tileBytes = int64_t(F::kPoints) * kPanel * 4 * (cut.inputPanels + cut.outputPanels);
+  const int64_t tileBytes = kPanel * 4 * (int64_t(F::kIn * F::kIn) * cut.inputPanels + F::kPoints * cut.outputPanels);
   const int64_t most = minOf(maxOf(kBlockBytes / tileBytes, kMinTiles), kMaxTiles);
   cut.blocks = maxOf<int64_t>(ceilDiv(tiles.count, most), 1);
   cut.blockTiles = ceilDiv(tiles.count, cut.blocks);
@@ -50,7 +50,7 @@ struct Memory {
   Memory(const Conv2dWgrad& op, const Cut& cut, int threads, void* scratch) {
     ScratchCutter cutter(scratch);
     zeros = cutter.take<float>(roundUp(maxOf(op.x.c, op.dy.c), kWidth));
-    v = cutter.take<float>(F::kPoints * cut.vPoint);
+    v = cutter.take<float>(F::kIn * F::kIn * cut.vPoint);
     z = cutter.take<float>(F::kPoints * cut.zPoint);
     sums = cutter.take<float>(int64_t(threads) * F::kPoints * kSumPoint);
     bytes = cutter.bytes();
@@ -63,7 +63,7 @@ void transformGradient(const Tensor& dy, const Corner& corner, const float* zero
   const float* source[F::kOut][F::kOut];
   findPixels(dy, corner, zeros, source);
   forChannels(dy.c, [&](int64_t k, auto part) DDPM_LAMBDA_INLINE {
-    vf columns[F::kOut][F::kIn];
+    vf columns[F::kOut][F::kSide];
     for (int j = 0; j < F::kOut; ++j) {
       vf y[F::kOut];
       for (int i = 0; i < F::kOut; ++i) {
@@ -73,11 +73,11 @@ void transformGradient(const Tensor& dy, const Corner& corner, const float* zero
       F::outputAdjoint(y, columns[j]);
     }
     float* z = at(k);
-    for (int i = 0; i < F::kIn; ++i) {
-      vf y[F::kOut], r[F::kIn];
+    for (int i = 0; i < F::kSide; ++i) {
+      vf y[F::kOut], r[F::kSide];
       for (int j = 0; j < F::kOut; ++j) y[j] = columns[j][i];
       F::outputAdjoint(y, r);
-      for (int j = 0; j < F::kIn; ++j) store(z + (i * F::kIn + j) * pointStride, r[j]);
+      for (int j = 0; j < F::kSide; ++j) store(z + (i * F::kSide + j) * pointStride, r[j]);
     }
   });
 }
@@ -109,15 +109,15 @@ template <class F>
 void addToWeights(const float* sums, const Tensor& dW, int k, int first, int count) {
   float* to = dW.f32() + int64_t(k) * 9 * dW.c + first;
   forChannels(count, [&](int64_t c, auto part) DDPM_LAMBDA_INLINE {
-    vf columns[F::kIn][3];
-    for (int j = 0; j < F::kIn; ++j) {
-      vf u[F::kIn];
-      for (int i = 0; i < F::kIn; ++i) u[i] = load(sums + (i * F::kIn + j) * kSumPoint + c);
+    vf columns[F::kSide][3];
+    for (int j = 0; j < F::kSide; ++j) {
+      vf u[F::kSide];
+      for (int i = 0; i < F::kSide; ++i) u[i] = load(sums + (i * F::kSide + j) * kSumPoint + c);
       F::weightAdjoint(u, columns[j]);
     }
     for (int r = 0; r < 3; ++r) {
-      vf u[F::kIn], g[3];
-      for (int j = 0; j < F::kIn; ++j) u[j] = columns[j][r];
+      vf u[F::kSide], g[3];
+      for (int j = 0; j < F::kSide; ++j) u[j] = columns[j][r];
       F::weightAdjoint(u, g);
       for (int s = 0; s < 3; ++s) {
         float* p = to + (3 * r + s) * int64_t(dW.c) + c;
@@ -140,12 +140,12 @@ template <class F>
 void transformTile(const Conv2dWgrad& op, const Cut& cut, const Memory<F>& memory, int64_t tile, int64_t slot,
                    int64_t count) {
   const Tiles<F> tiles(op.dy);
-  const int32_t n = tiles.sample(tile), h = tiles.row(tile), w = tiles.column(tile);
   const auto place = [&](float* base) {
     return [=](int64_t c) { return base + (c / kPanel * count + slot) * kPanel + c % kPanel; };
   };
-  transformInput<F>(op.x, {n, h - op.shape.padTop, w - op.shape.padLeft}, memory.zeros, cut.vPoint, place(memory.v));
-  transformGradient<F>(op.dy, {n, h, w}, memory.zeros, cut.zPoint, place(memory.z));
+  transformInput<F>(op.x, inputCorner(tiles, tile, op.shape), memory.zeros, cut.vPoint, place(memory.v));
+  const Corner corner = {tiles.sample(tile), tiles.row(tile), tiles.column(tile)};
+  transformGradient<F>(op.dy, corner, memory.zeros, cut.zPoint, place(memory.z));
 }
 
 template <class F>
@@ -164,7 +164,7 @@ void multiplyTask(const Conv2dWgrad& op, const Cut& cut, const Memory<F>& memory
     for (int q = firstOutput; q < endOutput; ++q) {
       const int k = q * kPanel, rows = minOf(kPanel, op.dy.c - k), rowTiles = ceilDiv(rows, kTileRows);
       const float* z = memory.z + q * count * kPanel;
-      if (op.dBias && p == 0) addToBias(z + (F::kIn + 1) * cut.zPoint, count, op.dBias.f32() + k, rows);
+      if (op.dBias && p == 0) addToBias(z + (F::kSide + 1) * cut.zPoint, count, op.dBias.f32() + k, rows);
       for (int point = 0; point < F::kPoints; ++point) {
         // What addToWeights will want.
         for (int row = rows * point / F::kPoints; row < rows * (point + 1) / F::kPoints; ++row)
@@ -172,11 +172,12 @@ void multiplyTask(const Conv2dWgrad& op, const Cut& cut, const Memory<F>& memory
             __builtin_prefetch(op.dWeight.f32() + (int64_t(k + row) * 9 + tap) * op.dWeight.c + c, 1);
         for (int r = 0; r < rowTiles; ++r) {
           const int row = rows * r / rowTiles, end = rows * (r + 1) / rowTiles;
-          const float *a = z + point * cut.zPoint, *b = v + point * cut.vPoint;
+          const float *a = z + point * cut.zPoint, *b = v + inputPoint<F>(point) * cut.vPoint;
           // A line a step of the next point's Z, then of its V.
           const int64_t fetched = r * count * kLine, panel = count * kPanel;
-          const float* next = fetched < panel       ? a + cut.zPoint + fetched
-                              : fetched < 2 * panel ? b + cut.vPoint + fetched - panel
+          const int nextPoint = minOf(point + 1, F::kPoints - 1);
+          const float* next = fetched < panel       ? z + nextPoint * cut.zPoint + fetched
+                              : fetched < 2 * panel ? v + inputPoint<F>(nextPoint) * cut.vPoint + fetched - panel
                                                     : b;
           const int64_t ahead = fetched < 2 * panel ? kLine : 0;
           float* to = sums + point * kSumPoint + row * kPanel;
@@ -219,11 +220,11 @@ void runOp(CpuDevice& device, const Conv2dWgrad& op, void* scratch) {
 }  // namespace
 
 size_t winogradScratch(const CpuDevice& device, const Conv2dWgrad& op) {
-  return op.algo == ConvAlgo::winograd4 ? scratchOf<Winograd4>(device, op) : scratchOf<Winograd2>(device, op);
+  return withAlgorithm(op.algo, [&]<class F>() { return scratchOf<F>(device, op); });
 }
 
 void runWinograd(CpuDevice& device, const Conv2dWgrad& op, void* scratch) {
-  op.algo == ConvAlgo::winograd4 ? runOp<Winograd4>(device, op, scratch) : runOp<Winograd2>(device, op, scratch);
+  withAlgorithm(op.algo, [&]<class F>() { runOp<F>(device, op, scratch); });
 }
 
 }  // namespace ddpm::cpu::DDPM_ISA

@@ -45,13 +45,16 @@ Attributes convAttributes(const Node& conv) {
 }
 
 void fuseUpsample(Graph& graph, int32_t i) {
-  const Node& conv = graph.node(i);
-  if (!is(conv, "conv2d") || conv.attributes.integer("stride") != 1) return;
-  const Node& upsample = graph.producer(conv.inputs[0]);
+  const Node& node = graph.node(i);
+  const bool wgrad = is(node, "conv2dWgrad");
+  if ((!wgrad && !is(node, "conv2d")) || node.attributes.integer("stride") != 1) return;
+  const Node& upsample = graph.producer(node.inputs[0]);
   if (!is(upsample, "upsampleNearest") || upsample.attributes.integer("factor") != 2) return;
-  Attributes attributes = conv.attributes;
+  std::vector<ValueId> inputs = node.inputs;
+  inputs[0] = upsample.inputs[0];
+  Attributes attributes = node.attributes;
   attributes.set("upsample", 2.0);
-  graph.rewrite(i, opNamed("conv2dSum"), {upsample.inputs[0], conv.inputs[1], inputOf(conv, 2)}, attributes);
+  graph.rewrite(i, opNamed(wgrad ? "conv2dWgrad" : "conv2dSum"), inputs, attributes);
 }
 
 // --------------------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ namespace ddpm {
 // norm's result nor the SiLU's input is kept for the backward pass.
 void fuseNorms(Graph& graph);
 
-// conv(upsampleNearest(x)): the convolution reads x itself, for a backend that can (Backend::upsamplesInConv). In
-// training the gradient of the weights still reads the upsampled map.
+// conv(upsampleNearest(x)) and its gradient of the weights read x itself, for a backend that can
+// (Backend::upsamplesInConv).
 void fuseUpsampling(Graph& graph);
 
 // conv(x) + e, conv(x) + r and dgrad(dy) + r: the sum in the convolution's epilogue.

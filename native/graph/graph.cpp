@@ -88,14 +88,16 @@ std::vector<ValueId> Graph::append(const OpDef& op, std::vector<ValueId> inputs,
 void Graph::rewrite(int32_t index, const OpDef& op, std::vector<ValueId> inputs, Attributes attributes) {
   const std::vector<ValueType> types = infer(op, inputs, attributes);
   Node& node = nodes_[index];
-  const Value& first = values_[node.outputs[0]];
-  if (types[0].dims != first.dims || types[0].dtype != first.dtype) {
-    throw Failure("internal", std::string("rewriting ") + node.op->name + " as " + op.name + " changes its value");
-  }
-  node.outputs.resize(1);
-  for (size_t i = 1; i < types.size(); ++i) {
-    node.outputs.push_back(ValueId(values_.size()));
-    values_.push_back({types[i].dims, types[i].dtype, index});
+  node.outputs.resize(std::min(node.outputs.size(), types.size()));
+  for (size_t i = 0; i < types.size(); ++i) {
+    if (i == node.outputs.size()) {
+      node.outputs.push_back(ValueId(values_.size()));
+      values_.push_back({types[i].dims, types[i].dtype, index});
+    }
+    const Value& value = values_[node.outputs[i]];
+    if (types[i].dims != value.dims || types[i].dtype != value.dtype) {
+      throw Failure("internal", std::string("rewriting ") + node.op->name + " as " + op.name + " changes its values");
+    }
   }
   node.op = &op;
   node.inputs = std::move(inputs);

@@ -45,7 +45,7 @@ class Graph {
   // The same for the compiler's own ops too; returns all values.
   std::vector<ValueId> append(const OpDef& op, std::vector<ValueId> inputs, Attributes attributes);
 
-  // Turns a node into one of another op that gives the same first value.
+  // Turns a node into one that gives the same values: as many of them as its new op has.
   void rewrite(int32_t node, const OpDef& op, std::vector<ValueId> inputs, Attributes attributes);
 
   // For the choice of precision (precision.h).

@@ -181,7 +181,7 @@ const std::vector<OpDef>& convOps() {
        .internal = true},
       {.name = "conv2dWgrad",
        .inputs = {"x", "dy", "weight", "bias?"},
-       .attributes = {"stride", "padding"},
+       .attributes = {"stride", "padding", "upsample"},
        .infer = inferWgrad,
        .lower = lowerWgrad,
        .takes = "nnee",
