@@ -158,10 +158,10 @@ struct WinogradUpsample {
     u[4] = g[2];
   }
   static DDPM_INLINE void weightAdjoint(const vf (&u)[kSide], vf (&g)[3]) {
-    const vf even = 0.5f * (u[1] - u[3]), odd = 0.5f * (u[1] - u[2]);
-    g[0] = u[0] + (even + 0.5f * u[2]);
-    g[1] = odd - 0.5f * u[3];
-    g[2] = (odd + 0.5f * u[3]) + u[4];
+    const vf a = 0.5f * u[1], b = 0.5f * u[2], c = 0.5f * u[3];
+    g[0] = u[0] + (a + (b - c));
+    g[1] = a - (b + c);
+    g[2] = (a - (b - c)) + u[4];
   }
 };
 
