@@ -19,18 +19,18 @@ export {
   type SavePretrainedOptions,
 } from './diffusion/ddpm'
 export type { DenoiserFunction } from './diffusion/denoiser'
-export {
-  type CalcBpdOptions,
-  type ConditionOptions,
-  DiffusionModel,
-  type LossOptions,
-  type PSampleOptions,
-  type TrainBatchOptions,
-} from './diffusion/diffusion-model'
+export { DiffusionModel } from './diffusion/diffusion-model'
 export type { VarianceType } from './diffusion/learned-variance'
 export type { LossScaleState } from './diffusion/loss-scale'
 export type { LossDict, LossResult } from './diffusion/losses'
 export { makeGrid } from './diffusion/make-grid'
+export type {
+  CalcBpdOptions,
+  ConditionOptions,
+  LossOptions,
+  PSampleOptions,
+  TrainBatchOptions,
+} from './diffusion/method-options'
 export type {
   DiffusionModelOptions,
   ModelSettings,

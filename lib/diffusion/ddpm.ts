@@ -18,9 +18,10 @@ import {
 import { checkShape, Tensor } from '../tensor'
 import { checkClassNames, classLabel } from './class-names'
 import { readCompVisConfig } from './compvis-config'
-import { DiffusionModel, type TrainBatchOptions } from './diffusion-model'
+import { DiffusionModel } from './diffusion-model'
 import type { LossDict, LossResult } from './losses'
 import { imageRows } from './make-grid'
+import type { TrainBatchOptions } from './method-options'
 import { modelSchema, pathSchema, samplingSchema } from './model-options'
 import {
   type CheckpointReport,

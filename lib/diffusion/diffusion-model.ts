@@ -5,16 +5,28 @@ import { exportOnnx, type OnnxOptions } from '../export/onnx'
 import type { Network } from '../nn/network'
 import { UNet } from '../nn/unet'
 import type { StateDict } from '../nn/weights'
-import { boolean, func, integer, number, parseOptions, type Seed, seed, value } from '../options'
+import { boolean, parseOptions, type Seed } from '../options'
 import { drawTimesteps } from '../rng'
 import { checkShape, type Shape, sizeOf, Tensor } from '../tensor'
 import { type BitsPerDim, calcBpd } from './bits-per-dim'
-import { type ClassLabels, checkClasses, conditionOf } from './condition'
+import { checkClasses, conditionOf } from './condition'
 import { Core, checkTensor } from './core'
 import { type Denoiser, type DenoiserFunction, FunctionDenoiser, isNetwork, NetworkDenoiser } from './denoiser'
 import { LitEma } from './ema'
 import { checkVariance } from './learned-variance'
 import { getLoss, type LossResult, lossAndGradients, lossInput, pLosses, requireNetwork } from './losses'
+import {
+  type CalcBpdOptions,
+  type ConditionOptions,
+  calcBpdSchema,
+  clipSchema,
+  conditionSchema,
+  type LossOptions,
+  type PSampleOptions,
+  pSampleSchema,
+  type TrainBatchOptions,
+  trainBatchSchema,
+} from './method-options'
 import {
   loopSchema,
   type ModelSettings,
@@ -38,90 +50,6 @@ import {
 import { type LoadReport, loadStateDict, type Stateful, stateDict } from './state'
 import type { Timesteps } from './timesteps'
 import { type OptimizerOptions, Training, type TrainingState, type TrainResult } from './training-step'
-
-const isTensor = (v: unknown) => v instanceof Tensor
-
-/** Checked against the network. */
-const conditionSchema = {
-  y: value<ClassLabels>('class labels', () => true),
-  context: value<Tensor>('a Tensor', isTensor),
-}
-const clipSchema = { clipDenoised: boolean(), ...conditionSchema }
-const pSampleSchema = {
-  ...clipSchema,
-  repeatNoise: boolean(false),
-  noise: value<Tensor>('a Tensor', isTensor),
-  seed: seed(),
-}
-const calcBpdSchema = {
-  ...clipSchema,
-  noise: func<(t: number) => Tensor | Promise<Tensor>>(),
-  seed: seed(),
-  sampleOffset: integer(0, { min: 0, max: 2 ** 31 - 1 }),
-  onStep: func<NonNullable<CalcBpdOptions['onStep']>>(),
-  signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
-}
-const trainBatchSchema = {
-  step: integer(undefined, { min: 0, max: 2 ** 31 - 1 }),
-  sampleOffset: integer(undefined, { min: 0, max: 2 ** 31 - 1 }),
-  update: boolean(true),
-  accumulate: integer(1, { min: 1 }),
-  lr: number(undefined, { min: 0 }),
-  t: value<Timesteps>('timesteps', () => true),
-  ...conditionSchema,
-  noise: value<Tensor>('a Tensor', isTensor),
-}
-
-/** What a conditional network is told. */
-export interface ConditionOptions {
-  /** Class labels, for a class-conditional network. */
-  y?: ClassLabels
-  /** Tokens [n, l, contextDim], for a network with cross-attention. */
-  context?: Tensor
-}
-
-export interface PSampleOptions extends ConditionOptions {
-  clipDenoised?: boolean
-  /** The same noise for all samples (default false). */
-  repeatNoise?: boolean
-  /** In place of drawn noise: of x's shape, or with `repeatNoise` of one sample's, [1, ...]. */
-  noise?: Tensor
-  /** Default: the next of the model's own. */
-  seed?: Seed
-}
-
-export interface TrainBatchOptions extends ConditionOptions {
-  /** Names the drawn timesteps and noise, with `sampleOffset`; default: the number of updates so far. */
-  step?: number
-  /** Index of the first sample among those of this step; default: as many as were accumulated for it so far. */
-  sampleOffset?: number
-  /** Change the weights after this batch (default), or only add to the gradients. */
-  update?: boolean
-  /** How many batches the gradients are the mean of (default 1). */
-  accumulate?: number
-  /** In place of the optimizer's. */
-  lr?: number
-  /** In place of drawn ones. */
-  t?: Timesteps
-  noise?: Tensor
-}
-
-export interface CalcBpdOptions extends ConditionOptions {
-  /** Default: the model's. */
-  clipDenoised?: boolean
-  /** The noise of timestep t, of x's shape, in place of drawn noise. */
-  noise?: (t: number) => Tensor | Promise<Tensor>
-  /** Default: the next of the model's own. */
-  seed?: Seed
-  /** Index of the first image: image i alone gets the noise of image i of a batch. */
-  sampleOffset?: number
-  /** After each timestep; `step` counts them from 1 to `total`. */
-  onStep?: (event: { t: number; step: number; total: number }) => unknown
-  signal?: AbortSignal
-}
-
-/** Of losses. */
-export type LossOptions = ConditionOptions
 
 export abstract class DiffusionModel implements Schedule {
   /** The schedule's buffers, [T] each; not to be written to (see registerSchedule). */
