@@ -47,20 +47,25 @@ enum class Purpose : int32_t {
   user = 7,     // randn for the user
 };
 
+// The multipliers, and what is added to the key after each of the ten rounds.
+constexpr uint32_t kPhiloxM0 = 0xD2511F53u, kPhiloxM1 = 0xCD9E8D57u;
+constexpr uint32_t kPhiloxW0 = 0x9E3779B9u, kPhiloxW1 = 0xBB67AE85u;
+constexpr int kPhiloxRounds = 10;
+
 struct Philox4 {
   uint32_t v[4];
 };
 
 DDPM_HD Philox4 philox4x32(uint32_t k0, uint32_t k1, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t a = uint64_t(0xD2511F53u) * c0, b = uint64_t(0xCD9E8D57u) * c2;
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    const uint64_t a = uint64_t(kPhiloxM0) * c0, b = uint64_t(kPhiloxM1) * c2;
     const uint32_t d0 = uint32_t(b >> 32) ^ c1 ^ k0, d2 = uint32_t(a >> 32) ^ c3 ^ k1;
     c1 = uint32_t(b);
     c3 = uint32_t(a);
     c0 = d0;
     c2 = d2;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    k0 += kPhiloxW0;
+    k1 += kPhiloxW1;
   }
   return {{c0, c1, c2, c3}};
 }

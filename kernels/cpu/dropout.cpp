@@ -16,14 +16,14 @@ void fillUniform(const Dropout& op, int64_t begin, float* u) {
     uint32_t k0 = rng[0], k1 = rng[1];
     vu c0 = uint32_t((begin + i) / 4) + (vu)iota(), c1 = rng[2] - vu{};
     vu c2 = uint32_t(op.layer) - vu{}, c3 = uint32_t(Purpose::dropout) - vu{};
-    for (int round = 0; round < 10; ++round) {
-      const Product a = multiplyWide(c0, 0xD2511F53u), b = multiplyWide(c2, 0xCD9E8D57u);
+    for (int round = 0; round < kPhiloxRounds; ++round) {
+      const Product a = multiplyWide(c0, kPhiloxM0), b = multiplyWide(c2, kPhiloxM1);
       c0 = b.high ^ c1 ^ k0;
       c2 = a.high ^ c3 ^ k1;
       c1 = b.low;
       c3 = a.low;
-      k0 += 0x9E3779B9u;
-      k1 += 0xBB67AE85u;
+      k0 += kPhiloxW0;
+      k1 += kPhiloxW1;
     }
     const vf first = uniform(c0), second = uniform(c1), third = uniform(c2), fourth = uniform(c3);
     for (int half = 0; half < 2; ++half) {

@@ -13,8 +13,8 @@
 //     Bᵀ  row j: coefficients of prod_{i != j} (x - p_i), constant first;  infinity: of prod_i (x - p_i)
 //
 // F(4x4): points 0, 1, -1, 1/2, -2. The usual 0, +-1, +-2 have twice the error in fp32 (Barabasz et al. 2020); relative
-// to the output's RMS it is 1.0e-6, 1.5e-6 and 2.0e-6 here for 128, 256 and 512 input channels; 2.5e-7, 3.5e-7
-// and 4.8e-7 for F(2x2).
+// to the output's RMS it is 1.5e-6, 2.1e-6 and 2.9e-6 here for 128, 256 and 512 input channels; 3.7e-7, 5.0e-7
+// and 7.0e-7 for F(2x2) (test/ops/conv2d.test.ts).
 //         | 1 -3/2  -2   3/2  1  0 |        |  1                     |        | 1  1  1   1   1  0 |
 //         | 0  -1   1/2  5/2  1  0 |        |  1/3    1/3    1/3     |   Aᵀ = | 0  1 -1  1/2 -2  0 |
 //    Bᵀ = | 0   1  -5/2  1/2  1  0 |    G = | -1/3    1/3   -1/3     |        | 0  1  1  1/4  4  0 |

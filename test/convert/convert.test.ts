@@ -14,24 +14,14 @@ import { compVisConfig } from '../../lib/diffusion/compvis-config'
 import { DDPM, type DDPMOptions, loadModel, saveModel, Tensor, Trainer, type UNet } from '../../lib/index'
 import { camelCase, Fixture, randomize } from '../diffusion/fixture'
 import { assertSameBits } from '../support/compare'
+import { smallUNet } from '../support/small-unet'
 import { runCli, temporaryFolder, tinyTraining, writeImages } from '../train/support'
 
 const fixtures = path.join(__dirname, '..', '..', '..', 'test', 'fixtures')
 
-const unetConfig = {
-  imageSize: 8,
-  inChannels: 3,
-  outChannels: 3,
-  modelChannels: 32,
-  channelMult: [1, 2],
-  numResBlocks: 1,
-  attentionResolutions: [2],
-  numHeadChannels: 16,
-}
-
 /** With averages other than the weights. */
 async function trained(options: Partial<DDPMOptions> = {}): Promise<DDPM> {
-  const ddpm = new DDPM({ unetConfig, timesteps: 30, linearEnd: 0.3, device: 'cpu', seed: 3, ...options })
+  const ddpm = new DDPM({ unetConfig: smallUNet, timesteps: 30, linearEnd: 0.3, device: 'cpu', seed: 3, ...options })
   await randomize(ddpm)
   ddpm.configureOptimizers({ lr: 0.01 })
   await ddpm.trainBatch(Tensor.randn([2, 3, 8, 8]))
@@ -112,7 +102,7 @@ describe('conversion', () => {
   it('a run of this project, and a model file', async () => {
     await writeImages(at('images'), 4, 8)
     const trainer = new Trainer(
-      tinyTraining(at('images'), at('run'), { steps: 2, model: { timesteps: 20, unetConfig } }),
+      tinyTraining(at('images'), at('run'), { steps: 2, model: { timesteps: 20, unetConfig: smallUNet } }),
     )
     await trainer.run()
     await convert(at('run'), at('run.ckpt'), { to: 'ckpt' })

@@ -7,6 +7,7 @@ import { UNet } from '../../lib/nn/unet'
 import { assertCloseToScale, assertSameBits } from '../support/compare'
 import { Random } from '../support/random'
 import { compileGraph, normals, runGraph, testedBackends } from '../support/run-graph'
+import { smallUNet } from '../support/small-unet'
 
 const [ins, outs] = [24, [16, 32, 48]]
 
@@ -78,15 +79,7 @@ describe('linear layers of one input', () => {
   })
 
   it('a UNet projects its time embedding once', () => {
-    const unet = new UNet({
-      imageSize: 8,
-      inChannels: 3,
-      outChannels: 3,
-      modelChannels: 32,
-      channelMult: [1, 2],
-      numResBlocks: 1,
-      attentionResolutions: [],
-    })
+    const unet = new UNet(smallUNet)
     const program = compileGraph('cpu', (graph) => {
       const [x, t] = [graph.input('x', [1, 8, 8, 3]), graph.input('t', [1, 1, 1, 1], 'i32')]
       return { y: unet.build({ graph, train: false }, x, t) }

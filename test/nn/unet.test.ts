@@ -7,7 +7,7 @@ import { renameLegacyDiffusers } from '../../lib/nn/unet-diffusers'
 import { Tensor } from '../../lib/tensor'
 import { libraryAlgo } from '../support/fake-cudnn'
 import { devicesWith } from '../support/mixed'
-import { type Feeds, runGraph, testedBackends, type Values } from '../support/run-graph'
+import { type Feeds, runGraph, testedBackends, type Values, winogradUpsample } from '../support/run-graph'
 import {
   addUNet,
   assertScaled,
@@ -48,7 +48,7 @@ for (const backend of testedBackends) {
         [0, 'direct convolution'],
         [1, 'F(2x2, 3x3)'],
         [2, 'F(4x4, 3x3)'],
-        [9, 'Winograd for upsampled maps'],
+        [winogradUpsample, 'Winograd for upsampled maps'],
       ] as const) {
         it(`${name} without gradients, by ${algorithm}`, async () => {
           const { golden, unet, weights } = await openUNet(name, { imageSize: 16 })

@@ -2,12 +2,11 @@ import assert from 'node:assert/strict'
 import type { Dims } from '../../lib/native'
 import { libraryAlgo } from '../support/fake-cudnn'
 import { Random } from '../support/random'
-import { addInputs, compileGraph, normals } from '../support/run-graph'
+import { addInputs, compileGraph, normals, runGraph, winogradUpsample } from '../support/run-graph'
 import { type OpCase, testOp, titleOf } from '../support/test-op'
 
 // direct, F(2x2, 3x3), F(4x4, 3x3), cuDNN; those that a shape or a backend does not have are direct
 const algorithms = [0, 1, 2, libraryAlgo]
-const winogradUpsample = 9
 
 /** x, [out, kernel h, kernel w], stride, padding [top, left, bottom, right]. */
 type Shape = [x: Dims, out: number, kernel: [number, number], stride: number, padding: number[]]
@@ -141,6 +140,45 @@ describe('op conv2d', () => {
     assert.doesNotMatch(plan('weight', 2), /^UpsampleNearest /m)
     assert.match(plan('x', 3), /^UpsampleNearest /m)
   })
+
+  // kernels/cpu/winograd_transform.h states these; they vary by some percent with weights and instruction set.
+  for (const [channels, two, four, upsampling] of [
+    [128, 3.7e-7, 1.5e-6, 2.9e-7],
+    [256, 5.0e-7, 2.1e-6, 4.0e-7],
+  ]) {
+    it(`Winograd's relative errors with ${channels} channels`, async () => {
+      const random = new Random(6)
+      const inputs = {
+        x: normals(random, [1, 8, 8, channels]),
+        weight: normals(random, [channels, 3, 3, channels], 1 / Math.sqrt(9 * channels)),
+      }
+      const options = { stride: 1, padding: [1, 1, 1, 1] }
+      const errorOf = async (forceAlgo: number, upsamples: boolean) => {
+        const [actual, expected] = await Promise.all(
+          (['cpu', 'reference'] as const).map((device) =>
+            runGraph(
+              device,
+              inputs,
+              (g, v) => ({
+                y: g.conv2d(upsamples ? g.upsampleNearest(v.x, { factor: 2 }) : v.x, v.weight, undefined, options),
+              }),
+              { forceAlgo },
+            ),
+          ),
+        )
+        const squares = (values: Float32Array) => values.reduce((sum, v) => sum + v * v, 0)
+        return Math.sqrt(squares(actual.y.map((v, i) => v - expected.y[i])) / squares(expected.y))
+      }
+      for (const [algorithm, stated, upsamples] of [
+        [1, two, false],
+        [2, four, false],
+        [winogradUpsample, upsampling, true],
+      ] as const) {
+        const error = await errorOf(algorithm, upsamples)
+        assert.ok(error < 1.2 * stated, `algorithm ${algorithm}: ${error}, stated ${stated}`)
+      }
+    })
+  }
 
   it('has the library compute every shape that is asked of it, views too, on cuda-host', () => {
     for (const shape of shapes) {

@@ -7,6 +7,9 @@ import type { Random } from './random'
 
 export { testedBackends } from './devices'
 
+/** ConvAlgo::winogradUpsample of kernels/ops.h. */
+export const winogradUpsample = 9
+
 /** What an input is fed with. Int32Array makes it an i32 input. */
 export interface Feed {
   readonly dims: Dims
