@@ -2,9 +2,9 @@
  * diffusers' folders: model_index.json, unet/config.json with the weights beside it, scheduler/scheduler_config.json. Only the
  * files; what the configurations mean is said elsewhere.
  */
-import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import { DiffusionError } from '../errors'
+import { makeFolder } from '../make-folder'
 import { atomicWrite } from './atomic-write'
 import { readWeights, type Weights, type WeightsOptions, writeWeights } from './diffusers-weights'
 import { type JsonObject, readJsonFile } from './json'
@@ -57,15 +57,6 @@ export async function writeDiffusersFolder(
   await write(schedulerConfigFile, 'DDPMScheduler', contents.schedulerConfig)
   const parts = { scheduler: ['diffusers', 'DDPMScheduler'], unet: ['diffusers', 'UNet2DModel'] }
   await write(indexFile, 'DDPMPipeline', parts)
-}
-
-async function makeFolder(folder: string): Promise<void> {
-  try {
-    await mkdir(folder, { recursive: true })
-  } catch (error) {
-    const message = `cannot make ${folder}: ${(error as Error).message}`
-    throw new DiffusionError('io', message, { argument: 'path', received: folder, cause: error })
-  }
 }
 
 function bad(file: string, problem: string): DiffusionError {

@@ -3,7 +3,6 @@ import { spawnSync } from 'node:child_process'
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
-import { atomicWrite } from '../../lib/checkpoint/atomic-write'
 import { halfToFloat } from '../../lib/checkpoint/dtypes'
 import {
   readSafetensors,
@@ -238,48 +237,5 @@ describe('safetensors', () => {
     } finally {
       spawnSync('umount', [disk])
     }
-  })
-})
-
-describe('atomicWrite', () => {
-  let folder: string
-  before(async () => {
-    folder = await mkdtemp(path.join(os.tmpdir(), 'ddpm-atomic-'))
-  })
-  after(() => rm(folder, { recursive: true }))
-
-  it('replaces a file, and leaves it when writing fails in the middle', async () => {
-    const file = path.join(folder, 'state.json')
-    await atomicWrite(file, 'first')
-    await atomicWrite(file, Buffer.from('second'))
-    const failing = atomicWrite(file, async (handle) => {
-      await handle.writeFile('half of the thi')
-      throw Object.assign(new Error('no space left'), { code: 'ENOSPC' })
-    })
-    await assert.rejects(failing, { name: 'DiffusionError', code: 'io', message: /state\.json: the disk is full/ })
-    assert.equal(await readFile(file, 'utf8'), 'second')
-    assert.deepEqual(await readdir(folder), ['state.json'])
-  })
-
-  it('removes what killed writers left, but not what others are writing', async () => {
-    const file = path.join(folder, 'state.json')
-    const dead = spawnSync(process.execPath, ['--version']).pid
-    await writeFile(path.join(folder, `.state.json.${dead}.0123abcd.tmp`), '')
-    await writeFile(path.join(folder, `.state.json.${process.pid}.0123abcd.tmp`), '')
-    await writeFile(path.join(folder, `.other.json.${dead}.0123abcd.tmp`), '')
-    await atomicWrite(file, 'third')
-    const left = await readdir(folder)
-    assert.deepEqual(left.sort(), [
-      `.other.json.${dead}.0123abcd.tmp`,
-      `.state.json.${process.pid}.0123abcd.tmp`,
-      'state.json',
-    ])
-  })
-
-  it('many at once leave one whole file', async () => {
-    const file = path.join(folder, 'raced')
-    const texts = Array.from({ length: 20 }, (_, i) => String(i).repeat(10_000))
-    await Promise.all(texts.map((text) => atomicWrite(file, text)))
-    assert.ok(texts.includes(await readFile(file, 'utf8')))
   })
 })
