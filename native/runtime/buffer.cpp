@@ -1,5 +1,7 @@
 #include "native/runtime/buffer.h"
 
+#include <cmath>
+
 #include <atomic>
 
 namespace ddpm {
@@ -57,7 +59,7 @@ void Buffer::copyFrom(const Buffer& source, int64_t sourceOffset, int64_t offset
 }
 
 void Buffer::checkRange(const char* where, double offset, double length) const {
-  const bool whole = offset == double(int64_t(offset)) && length == double(int64_t(length));
+  const bool whole = offset == std::trunc(offset) && length == std::trunc(length);  // not through integers, for NaN
   if (!whole || !(offset >= 0) || !(length >= 0) || !(offset + length <= double(elements))) {
     throw Failure::argumentOf(where, "offset", "a range within " + std::to_string(elements) + " elements",
                               std::to_string(offset) + " + " + std::to_string(length));

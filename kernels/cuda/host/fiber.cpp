@@ -15,10 +15,17 @@ FiberStacks::FiberStacks(int count, size_t bytes) : count_(count) {
   void* memory = mmap(nullptr, stride_ * size_t(count), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   memory_ = static_cast<char*>(memory);
-  for (int i = 0; i < count; ++i) mprotect(memory_ + size_t(i) * stride_, page, PROT_NONE);
+  for (int i = 0; i < count; ++i) {
+    char* const guard = memory_ + size_t(i) * stride_;
+    mprotect(guard, page, PROT_NONE);
+    sanitized_.emplace_back(guard + page, stride_ - page);
+  }
 }
 
-FiberStacks::~FiberStacks() { munmap(memory_, stride_ * size_t(count_)); }
+FiberStacks::~FiberStacks() {
+  for (SanitizedStack& stack : sanitized_) stack.destroy();
+  munmap(memory_, stride_ * size_t(count_));
+}
 
 void* FiberStacks::top(int i) const { return memory_ + size_t(i + 1) * stride_; }
 
@@ -51,15 +58,13 @@ ddpmSwitchContext:
 
 namespace ddpm::cuda::host {
 
-Context makeContext(void* stackTop, void (*entry)()) {
-  // Six registers, the address that `ret` goes to, and a null return address: on entry rsp is 8 below a multiple of 16.
+// Six registers, the address that `ret` goes to, and a null return address: on entry rsp is 8 below a multiple of 16.
+static void* firstFrame(void* stackTop, void (*entry)()) {
   void** frame = static_cast<void**>(stackTop) - 8;
   std::memset(frame, 0, 8 * sizeof(void*));
   frame[6] = reinterpret_cast<void*>(entry);
   return frame;
 }
-
-void switchContext(Context* from, Context to) { ddpmSwitchContext(from, to); }
 
 }  // namespace ddpm::cuda::host
 
@@ -100,17 +105,50 @@ ddpmSwitchContext:
 
 namespace ddpm::cuda::host {
 
-Context makeContext(void* stackTop, void (*entry)()) {
+static void* firstFrame(void* stackTop, void (*entry)()) {
   uint64_t* frame = static_cast<uint64_t*>(stackTop) - 20;
   std::memset(frame, 0, 20 * sizeof(uint64_t));
   frame[11] = reinterpret_cast<uint64_t>(entry);  // x30, where `ret` goes
   return frame;
 }
 
-void switchContext(Context* from, Context to) { ddpmSwitchContext(from, to); }
-
 }  // namespace ddpm::cuda::host
 
 #else
 #error "kernels/cuda/host/fiber.cpp has a context switch for x86-64 and AArch64 only"
 #endif
+
+namespace ddpm::cuda::host {
+namespace {
+
+// The one that was entered last on this thread.
+thread_local Context* running = nullptr;
+
+DDPM_SWITCHES_STACKS void enter() {
+  SanitizedStack::after(running->stack);
+  running->entry();
+}
+
+}  // namespace
+
+Context makeContext(const FiberStacks& stacks, int i, void (*entry)()) {
+  stacks.sanitized(i).renew();
+  return {firstFrame(stacks.top(i), enter), entry, stacks.sanitized(i)};
+}
+
+DDPM_SWITCHES_STACKS void switchContext(Context& from, Context& to) {
+  running = &to;
+  SanitizedStack::before(&from.stack, to.stack);
+  ddpmSwitchContext(&from.stackPointer, to.stackPointer);
+  SanitizedStack::after(from.stack);
+}
+
+DDPM_SWITCHES_STACKS void leaveContext(Context& to) {
+  void* left;
+  running = &to;
+  SanitizedStack::before(nullptr, to.stack);
+  ddpmSwitchContext(&left, to.stackPointer);
+  __builtin_unreachable();
+}
+
+}  // namespace ddpm::cuda::host

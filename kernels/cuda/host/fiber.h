@@ -2,6 +2,9 @@
 // would enter the kernel for the signal mask.
 #pragma once
 #include <cstddef>
+#include <vector>
+
+#include "kernels/cuda/host/sanitized_stack.h"
 
 namespace ddpm::cuda::host {
 
@@ -17,20 +20,29 @@ class FiberStacks {
   int count() const { return count_; }
   // One past the highest byte of stack i.
   void* top(int i) const;
+  const SanitizedStack& sanitized(int i) const { return sanitized_[size_t(i)]; }
 
  private:
   int count_;
   size_t stride_;
   char* memory_;
+  std::vector<SanitizedStack> sanitized_;
 };
 
-// A suspended context: its stack pointer.
-using Context = void*;
+// A suspended context.
+struct Context {
+  void* stackPointer = nullptr;
+  void (*entry)() = nullptr;
+  SanitizedStack stack = {};
+};
 
-// A context that will call `entry` when it is switched to. `entry` must not return.
-Context makeContext(void* stackTop, void (*entry)());
+// A context that will call `entry` on stack i when it is switched to. `entry` must not return; it ends by leaveContext.
+Context makeContext(const FiberStacks& stacks, int i, void (*entry)());
 
 // Suspends the running context into `from` and resumes `to`.
-void switchContext(Context* from, Context to);
+void switchContext(Context& from, Context& to);
+
+// Resumes `to`, and the running context never again.
+[[noreturn]] void leaveContext(Context& to);
 
 }  // namespace ddpm::cuda::host

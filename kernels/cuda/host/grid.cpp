@@ -55,7 +55,7 @@ bool samePlace(Where a, Where b) {
 }
 
 // The first thing that a fiber runs.
-void enterThread() {
+DDPM_SWITCHES_STACKS void enterThread() {
   try {
     body(argument);
     for (const AsyncCopy& copy : thread->copies)
@@ -64,21 +64,20 @@ void enterThread() {
     failure = e.what();
   }
   thread->state = Thread::State::done;
-  Context dead;
-  switchContext(&dead, scheduler);
+  leaveContext(scheduler);
 }
 
 void wait(Thread::State state, Where where) {
   thread->state = state;
   thread->where = where;
-  switchContext(&thread->context, scheduler);
+  switchContext(thread->context, scheduler);
 }
 
 void resume(Thread& t) {
   thread = &t;
   warp = &warps[t.number / kWarp];
   threadIdx = t.index;
-  switchContext(&scheduler, t.context);
+  switchContext(scheduler, t.context);
   if (!failure.empty()) throw std::runtime_error(failure);
 }
 
@@ -200,7 +199,7 @@ void runGrid(const std::string& kernel, dim3 grid, dim3 block, size_t dynamicSha
           Thread& t = threads[size_t(i)];
           t.number = i;
           t.index = {unsigned(i) % block.x, unsigned(i) / block.x % block.y, unsigned(i) / (block.x * block.y)};
-          t.context = makeContext(stacks.top(i), enterThread);
+          t.context = makeContext(stacks, i, enterThread);
         }
         runBlock(count);
       }

@@ -1,0 +1,180 @@
+/** Every reader of files that are not trusted, by name: what the fuzzers of this folder feed with damaged files. */
+import { readFileSync } from 'node:fs'
+import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { readJsonFile } from '../../lib/checkpoint/json'
+import { readSafetensors, readSafetensorsHeader } from '../../lib/checkpoint/safetensors'
+import { withSource } from '../../lib/checkpoint/source'
+import { TorchTensor, withTorchFile } from '../../lib/checkpoint/torch/checkpoint'
+import { readZipDirectory } from '../../lib/checkpoint/torch/zip'
+import { readYaml } from '../../lib/checkpoint/yaml'
+import { readSource } from '../../lib/convert/source'
+import { classLabels } from '../../lib/data/class-labels'
+import { readCompVisConfig } from '../../lib/diffusion/compvis-config'
+import { readPretrained } from '../../lib/diffusion/pretrained'
+import { DiffusionError, type DiffusionErrorCode } from '../../lib/errors'
+import * as seeds from './seeds'
+
+export interface Reader {
+  /** Good files, to be damaged. */
+  readonly seeds: readonly Uint8Array[]
+  /** What is put into them, besides noise. */
+  readonly snippets: readonly string[]
+  /** Of the errors that a damaged file may end in. */
+  readonly codes: readonly DiffusionErrorCode[]
+  /** Inputs of a short run. */
+  readonly rounds: number
+  /** @returns bytes of what was read */
+  read(bytes: Uint8Array): Promise<number>
+  dispose?(): Promise<void>
+}
+
+/** What may be read beyond twice the file's size. */
+const allowance = 64 * 2 ** 20
+
+/** 'read', or the code it was refused with. Throws for any other outcome. */
+export async function outcome(reader: Reader, bytes: Uint8Array): Promise<'read' | DiffusionErrorCode> {
+  try {
+    const size = await reader.read(bytes)
+    if (size > 2 * bytes.length + allowance) throw new Error(`${size} bytes from ${bytes.length}`)
+    return 'read'
+  } catch (error) {
+    if (error instanceof DiffusionError && reader.codes.includes(error.code)) return error.code
+    throw error
+  }
+}
+
+/** Of a configuration: it is no such file, or asks for what is not there. */
+const configCodes: readonly DiffusionErrorCode[] = [
+  ...(['bad-file', 'invalid-argument', 'unknown-option', 'unsupported', 'state-mismatch', 'not-found'] as const),
+]
+
+export const readers: Record<string, () => Promise<Reader>> = {
+  safetensors: async () => ({
+    seeds: seeds.load('ema.safetensors', 'ema_constant.safetensors'),
+    snippets: [...seeds.jsonSnippets, 'F64', 'BF16', 'I64'],
+    codes: ['bad-file'],
+    rounds: 4000,
+    read: async (bytes) => {
+      const { tensors } = await readSafetensors(bytes)
+      return Object.values(tensors).reduce((sum, { data }) => sum + data.byteLength, 0)
+    },
+  }),
+  safetensorsHeader: async () => ({
+    seeds: seeds.load('ema.safetensors', 'schedules_given.safetensors'),
+    snippets: [...seeds.jsonSnippets, 'F64', 'BF16', 'I64'],
+    codes: ['bad-file'],
+    rounds: 4000,
+    read: async (bytes) => {
+      const { entries, metadata } = await readSafetensorsHeader(bytes)
+      return JSON.stringify([entries, metadata]).length
+    },
+  }),
+  zip: async () => torchReader('bare_tensor.pt', 'views_zip.ckpt', 'trainer_like.ckpt', 'bare_state_dict_proto4.ckpt'),
+  legacy: async () => torchReader('views_legacy.ckpt', 'ddpm_tiny_legacy.ckpt'),
+  zipDirectory: async () => ({
+    ...torchReader('bare_tensor.pt', 'views_zip.ckpt'),
+    read: (bytes) => withSource(bytes, 'zip archive', async (source) => (await readZipDirectory(source)).size),
+  }),
+  yaml: async () => ({
+    seeds: [Buffer.from(seeds.compVisYaml), Buffer.from(seeds.aliasYaml)],
+    snippets: seeds.yamlSnippets,
+    codes: configCodes,
+    rounds: 4000,
+    read: async (bytes) => {
+      await readCompVisConfig(await readYaml(bytes))
+      return 0
+    },
+  }),
+  json: () =>
+    fileReader({
+      ...{ file: 'some.json', seeds: seeds.load('diffusers_ddpm/unet/config.json'), codes: ['bad-file'] },
+      read: (_, file) => readJsonFile(file),
+    }),
+  unetConfig: () => diffusersReader('unet/config.json'),
+  schedulerConfig: () => diffusersReader('scheduler/scheduler_config.json'),
+  classLabels: () =>
+    fileReader({
+      ...{ file: 'classes.json', codes: ['bad-file', 'invalid-argument'] },
+      seeds: [Buffer.from('{"a/b.png": "Cats", "c.png": "Dogs", "__proto__": "\\u00e9"}')],
+      read: (_, file) => classLabels(['a/b.png', 'c.png'], file),
+    }),
+  modelFile: () =>
+    fileReader({
+      ...{ file: 'model.safetensors', codes: configCodes },
+      prepare: async (folder) => [readFileSync((await seeds.writeModelAndRun(folder)).model)],
+      read: async (_, file) => (await readSource(file)).ddpm.dispose(),
+    }),
+  runState: () =>
+    fileReader({
+      ...{ file: 'run/checkpoints/step-00000002/state.json', codes: configCodes },
+      prepare: async (folder) => [
+        readFileSync(path.join((await seeds.writeModelAndRun(folder)).checkpoint, 'state.json')),
+      ],
+      read: async (folder) => (await readSource(path.join(folder, 'run'))).ddpm.dispose(),
+    }),
+}
+
+function torchReader(...names: string[]): Reader {
+  return {
+    seeds: seeds.load(...names.map((name) => `checkpoints/${name}`)),
+    snippets: seeds.torchSnippets,
+    codes: ['bad-file'],
+    rounds: 4000,
+    read: readTorch,
+  }
+}
+
+function readTorch(bytes: Uint8Array): Promise<number> {
+  return withTorchFile(bytes, async ({ value, load }) => {
+    const seen = new Set<unknown>([value])
+    let size = 0
+    for (const item of seen) {
+      if (item instanceof TorchTensor) {
+        const { data } = await load(item)
+        if (data.byteLength > 2 * bytes.length + allowance) throw new Error(`a tensor of ${data.byteLength} bytes`)
+        size = Math.max(size, data.byteLength)
+      } else if (item instanceof Map) for (const pair of item) for (const part of pair) seen.add(part)
+      else if (Array.isArray(item) || item instanceof Set) for (const part of item) seen.add(part)
+    }
+    return size
+  })
+}
+
+/** A diffusers folder in which one file is damaged. */
+function diffusersReader(file: string): Promise<Reader> {
+  return fileReader({
+    ...{ file, codes: configCodes, seeds: seeds.load(`diffusers_ddpm/${file}`) },
+    prepare: async (folder) => {
+      await cp(seeds.fixture('diffusers_ddpm'), folder, { recursive: true })
+      return seeds.load(`diffusers_ddpm/${file}`)
+    },
+    read: (folder) => readPretrained(folder),
+  })
+}
+
+interface FileReader {
+  /** The damaged one, in a folder of its own. */
+  readonly file: string
+  readonly codes: readonly DiffusionErrorCode[]
+  readonly seeds?: readonly Uint8Array[]
+  /** Fills the folder with what belongs beside the file; its result are the seeds. */
+  prepare?(folder: string): Promise<readonly Uint8Array[]>
+  read(folder: string, file: string): Promise<unknown>
+}
+
+/** A reader that takes paths. */
+async function fileReader({ file, codes, seeds: given = [], prepare, read }: FileReader): Promise<Reader> {
+  const folder = await mkdtemp(path.join(os.tmpdir(), 'ddpm-fuzz-'))
+  const damaged = path.join(folder, file)
+  return {
+    ...{ seeds: (await prepare?.(folder)) ?? given, snippets: seeds.jsonSnippets, codes, rounds: 500 },
+    read: async (bytes) => {
+      await writeFile(damaged, bytes)
+      await read(folder, damaged)
+      return 0
+    },
+    dispose: () => rm(folder, { recursive: true }),
+  }
+}

@@ -1,0 +1,95 @@
+/** Good files, and what is put into them, for readers that have no fixture. */
+import { readFileSync } from 'node:fs'
+import path from 'node:path'
+import { DDPM } from '../../lib/diffusion/ddpm'
+import { saveCheckpoint } from '../../lib/train/checkpoint'
+import { saveModel } from '../../lib/train/model-file'
+import { resolveTrainOptions } from '../../lib/train/options'
+
+const fixtures = path.join(__dirname, '..', '..', '..', 'test', 'fixtures')
+
+export const fixture = (name: string) => path.join(fixtures, ...name.split('/'))
+export const load = (...names: string[]) => names.map((name) => readFileSync(fixture(name)))
+
+export const jsonSnippets = [
+  ...['"', '{', '}', '[', ']', ',', ':', '9', '-', 'e9', '0', 'null', 'true', '\\', '1e15', '[[[[', '""'],
+]
+export const yamlSnippets = [
+  ...jsonSnippets,
+  ...[': ', '- ', '\n', '&a ', '*a', '? ', '| \n', '!!binary ', '<<: *a', '%YAML 1.1\n---\n', '#', "'"],
+]
+const pickleSnippets = [
+  ...['(', ')', 't', 'R', '\x81', 'b', 'Q', '.', '}', ']', 'u', 'e', 's', 'a', '\x85', 'h\0', 'q\0', '2', '0'],
+]
+export const torchSnippets = [
+  ...pickleSnippets,
+  ...['PK\x03\x04', 'PK\x01\x02', 'PK\x05\x06', 'cos\nsystem\n', '\x8a\xff', 'X\xff\xff\xff\x7f', 'K\xff'],
+]
+
+/** As latent-diffusion's. */
+export const compVisYaml = `model:
+  base_learning_rate: 2.0e-06
+  target: ldm.models.diffusion.ddpm.DDPM
+  params:
+    linear_start: 0.0015
+    linear_end: 0.0195
+    timesteps: 1000
+    log_every_t: 200
+    loss_type: l1
+    first_stage_key: image
+    image_size: 64
+    channels: 3
+    monitor: val/loss_simple_ema
+    unet_config:
+      target: ldm.modules.diffusionmodules.openaimodel.UNetModel
+      params:
+        image_size: 64
+        in_channels: 3
+        out_channels: 3
+        model_channels: 224
+        attention_resolutions: # downsampling rates
+        - 8
+        - 4
+        - 2
+        num_res_blocks: 2
+        channel_mult: [1, 2, 3, 4]
+        num_head_channels: 32
+data: { target: main.DataModuleFromConfig, params: { batch_size: 48 } }
+`
+export const aliasYaml = `data: &a { x: [1, 2, "three"], y: &b [*a2, ~, true] }
+lightning: [&a2 "t", *b, { <<: *a, k: |
+  text
+  }]
+`
+
+const model = {
+  timesteps: 20,
+  unetConfig: {
+    ...{ imageSize: 8, inChannels: 3, outChannels: 3, modelChannels: 4, channelMult: [1], numResBlocks: 1 },
+    ...{ attentionResolutions: [], normGroups: 2 },
+  },
+}
+
+/** A model file and the newest checkpoint of a run, in `folder`. */
+export async function writeModelAndRun(folder: string): Promise<{ model: string; run: string; checkpoint: string }> {
+  const ddpm = new DDPM({ ...model, device: 'cpu', seed: 1 })
+  try {
+    const file = path.join(folder, 'model.safetensors')
+    await saveModel(file, ddpm, { config: model, training: { step: 1 } })
+    const run = path.join(folder, 'run')
+    const counts = { step: 2, samples: 8, optimizerStep: 2, emaUpdates: 2, draws: 0 }
+    const checkpoint = await saveCheckpoint(
+      run,
+      {
+        ...{ format: 'ddpm-native checkpoint', version: 1, ...counts, time: '2026-01-01T00:00:00.000Z' },
+        data: { fingerprint: '9b6ef50507a60709', images: 4 },
+        options: resolveTrainOptions({ data: 'images', out: 'run', model }),
+      },
+      await ddpm.trainingState(),
+      { keep: 1 },
+    )
+    return { model: file, run, checkpoint }
+  } finally {
+    ddpm.dispose()
+  }
+}
