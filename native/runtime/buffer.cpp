@@ -1,8 +1,7 @@
 #include "native/runtime/buffer.h"
 
-#include <cmath>
-
 #include <atomic>
+#include <cmath>
 
 namespace ddpm {
 namespace {
