@@ -2,6 +2,7 @@
 import sharp from 'sharp'
 import { DiffusionError } from '../errors'
 import { Tensor } from '../tensor'
+import { isFailureToRead, readImageBytes } from './image-bytes'
 
 export interface DecodeOptions {
   /** Height and width of the result. */
@@ -19,11 +20,21 @@ export const imageExtensions: ReadonlySet<string> = new Set(
 /**
  * Decodes to 8-bit pixels, [size, size, channels] (HWC). Upright by its EXIF orientation, converted to sRGB (or to grey for one
  * channel), flattened onto the background, then scaled to cover the square and cropped at the centre.
- * Rejects for anything that cannot be decoded whole; of an animation the first frame counts.
+ * Of an animation the first frame counts. Rejects for anything that cannot be decoded whole; where it can't be read (`io`,
+ * `not-found`) or the memory is short (`out-of-memory`), the image is not to blame.
  */
 export async function decodeImage(file: string, options: DecodeOptions): Promise<Uint8Array> {
+  const bytes = await readImageBytes(file)
+  return await decodeBytes(bytes, options).catch((error) => {
+    if (!/out of memory|alloc|too many open files|create thread/i.test(error.message)) throw error
+    const message = `cannot decode the image ${file}: ${error.message}`
+    throw new DiffusionError('out-of-memory', message, { argument: 'file', received: file, cause: error })
+  })
+}
+
+async function decodeBytes(bytes: Buffer, options: DecodeOptions): Promise<Uint8Array> {
   const { size, channels, background } = options
-  const { data, info } = await sharp(file, { failOn: 'truncated' })
+  const { data, info } = await sharp(bytes, { failOn: 'truncated' })
     // Before everything else: flattening 16-bit pixels onto an 8-bit colour would leave white at 254.
     .pipelineColourspace('srgb')
     .autoOrient()
@@ -38,7 +49,7 @@ export async function decodeImage(file: string, options: DecodeOptions): Promise
 
 /**
  * An image file as [1, channels, size, size] in [-1, 1], scaled and cropped as training images are. Defaults: RGB, on white. Throws
- * `bad-file` with what is wrong with it.
+ * `not-found`, `io`, and `bad-file` with what is wrong with it.
  */
 export async function readImage(
   file: string,
@@ -46,6 +57,7 @@ export async function readImage(
 ): Promise<Tensor> {
   const { size, channels = 3, background = 'white' } = o
   const bytes = await decodeImage(file, { size, channels, background }).catch((error) => {
+    if (isFailureToRead(error)) throw error
     const message = `cannot read the image ${file}: ${error.message}`
     throw new DiffusionError('bad-file', message, { argument: 'file', received: file, cause: error })
   })
@@ -54,9 +66,16 @@ export async function readImage(
   return Tensor.wrap(pixels, [1, channels, size, size])
 }
 
-/** Reads the header only. Rejects where it is not that of an image. */
+/**
+ * Reads the header only. Rejects where it is not that of an image: with `io` or `not-found` where the file can't be read, which
+ * sharp does not tell from damage.
+ */
 export async function checkImageHeader(file: string): Promise<void> {
-  await sharp(file).metadata()
+  try {
+    await sharp(file).metadata()
+  } catch {
+    await sharp(await readImageBytes(file)).metadata()
+  }
 }
 
 /** [size, size, channels] bytes to [channels, size, size] floats in [-1, 1], mirrored left to right where `flip`. */

@@ -5,6 +5,7 @@ import path from 'node:path'
 import { DiffusionError } from '../errors'
 import type { Seed } from '../options'
 import { type ClassLabelling, type ClassSource, classLabels } from './class-labels'
+import { isFailureToRead, withRetries } from './image-bytes'
 import { checkImageHeader, type DecodeOptions, decodeImage, imageExtensions, toSigned } from './image-file'
 import { flipped, permutation } from './order'
 import { Prefetcher } from './prefetch'
@@ -93,7 +94,7 @@ export class ImageFolder {
 
   /**
    * Lists the images below `folder` (recursively, by file extension, without hidden ones) and checks their headers.
-   * Throws `not-found` and `io` for a folder that cannot be read, `invalid-argument` for one without a readable image or, with
+   * Throws `not-found` and `io` for a folder or a file that cannot be read, `invalid-argument` for one without a readable image or, with
    * `classes`, with one that has no class.
    */
   static async open(folder: string, options: ImageFolderOptions): Promise<ImageFolder> {
@@ -105,6 +106,7 @@ export class ImageFolder {
         await checkImageHeader(path.join(folder, file))
         return undefined
       } catch (error) {
+        if (isFailureToRead(error)) throw error
         return reasonOf(error)
       }
     })
@@ -139,7 +141,10 @@ export class ImageFolder {
     return this.files[this.#indexOf(g)]
   }
 
-  /** Samples [first, first + count). */
+  /**
+   * Samples [first, first + count). Throws `io`, `not-found` and `out-of-memory` for an image that can't be read now, after some
+   * tries: it is not left out, so that a position always means the same image.
+   */
   async batch(first: number, count: number): Promise<ImageBatch> {
     const { size, channels } = this.#decode
     const length = channels * size * size
@@ -189,6 +194,7 @@ export class ImageFolder {
         }
         return { pixels, index: i }
       } catch (error) {
+        if (isFailureToRead(error)) throw error
         if (!this.#damaged.has(i)) {
           this.#damaged.add(i)
           this.#report({ file, reason: reasonOf(error) })
@@ -206,31 +212,43 @@ export class ImageFolder {
 
 /** Symbolic links to files are followed, those to folders are not (they may form loops); the folder itself may be one. */
 async function listImages(folder: string): Promise<string[]> {
-  const entries = await readdir(folder, { recursive: true, withFileTypes: true }).catch((error) => {
-    const problem =
-      { ENOENT: 'there is no such folder', ENOTDIR: 'it is a file, not a folder' }[error.code as string] ??
-      error.message
-    throw new DiffusionError(
-      error.code === 'ENOENT' ? 'not-found' : 'io',
-      `cannot read images from ${folder}: ${problem}`,
-      {
-        argument: 'folder',
-        expected: 'a folder of images',
-        received: folder,
-        cause: error,
-      },
-    )
-  })
+  // Once more, should it have been a hiccup: it is not known which folder it was.
+  const list = () => readdir(folder, { recursive: true, withFileTypes: true })
+  const entries = await list()
+    .catch(list)
+    .catch((error) => {
+      const problem =
+        { ENOENT: 'there is no such folder', ENOTDIR: 'it is a file, not a folder' }[error.code as string] ??
+        error.message
+      throw new DiffusionError(
+        error.code === 'ENOENT' ? 'not-found' : 'io',
+        `cannot read images from ${folder}: ${problem}`,
+        {
+          argument: 'folder',
+          expected: 'a folder of images',
+          received: folder,
+          cause: error,
+        },
+      )
+    })
   const files: string[] = []
   for (const entry of entries) {
     const file = path.join(entry.parentPath, entry.name)
     const relative = path.relative(folder, file).split(path.sep).join('/')
     if (relative.split('/').some((part) => part.startsWith('.'))) continue
     if (!imageExtensions.has(path.extname(entry.name).toLowerCase())) continue
-    const isFile = entry.isSymbolicLink() ? (await stat(file).catch(() => undefined))?.isFile() : entry.isFile()
-    if (isFile) files.push(relative)
+    if (entry.isSymbolicLink() ? await pointsToFile(file) : entry.isFile()) files.push(relative)
   }
   return files.sort() // by code units: the same order whatever the locale
+}
+
+/** False for a link that points nowhere. */
+async function pointsToFile(file: string): Promise<boolean> {
+  const nowhere = (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT' && error.code !== 'ELOOP') throw error
+    return undefined
+  }
+  return (await withRetries(file, () => stat(file).catch(nowhere)))?.isFile() === true
 }
 
 function emptyDataset(folder: string, unreadable: readonly UnreadableFile[]): DiffusionError {
@@ -254,7 +272,12 @@ async function mapConcurrently<T, R>(items: readonly T[], limit: number, fn: (it
   const work = async () => {
     while (next < items.length) {
       const i = next++
-      results[i] = await fn(items[i])
+      try {
+        results[i] = await fn(items[i])
+      } catch (error) {
+        next = items.length // nothing is begun any more
+        throw error
+      }
     }
   }
   await Promise.all(Array.from({ length: Math.min(limit, items.length) }, work))

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, renameSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import sharp from 'sharp'
 import { ImageFolder } from '../../lib/data/image-folder'
@@ -155,6 +156,48 @@ describe('ImageFolder', () => {
     await assert.rejects(open(own), expectCode('invalid-argument', /all 1 are unreadable, first a\.png/))
     await assert.rejects(open(path.join(own, 'a.png')), expectCode('io', /it is a file/))
     await assert.rejects(open(path2('nowhere')), expectCode('not-found', /no such folder/))
+  })
+
+  describe('files that can not be read for a while', () => {
+    const own = path2('unreadable')
+    before(() => writeImages(own, 12, 64))
+
+    it('are tried again, and left out in no case', async () => {
+      const dataset = await ImageFolder.open(own, { size: 8, cacheBytes: 0 })
+      const whole = await dataset.batch(0, 12)
+      const first = path.join(own, dataset.fileOf(0))
+      renameSync(first, `${first}.away`)
+      const back = setTimeout(() => renameSync(`${first}.away`, first), 50)
+      assert.deepEqual(await dataset.batch(0, 12), whole)
+      clearTimeout(back)
+      renameSync(first, `${first}.away`)
+      const named = expectCode(
+        'not-found',
+        new RegExp(`cannot read the image .*${dataset.fileOf(0)}: there is no such file`),
+      )
+      await assert.rejects(dataset.batch(0, 1), named)
+      renameSync(`${first}.away`, first)
+      assert.deepEqual(await dataset.batch(0, 12), whole)
+      assert.deepEqual(dataset.unreadable, [])
+    })
+
+    it('end it with io where files can not be opened at all', () => {
+      const script = `
+        const { ImageFolder } = require(${JSON.stringify(require.resolve('../../lib/data/image-folder'))})
+        const fs = require('node:fs')
+        const told = []
+        const say = (text) => fs.writeSync(1, text + ' skipped ' + told.length)
+        const open = () => ImageFolder.open(${JSON.stringify(own)}, { size: 8, onUnreadable: (f) => told.push(f) })
+        open().then((dataset) => {
+          const taken = []
+          try { for (;;) taken.push(fs.openSync('/dev/null')) } catch {}
+          return dataset.batch(0, 12).then(() => say('read'), ({ code, message }) => say(code + ' ' + message))
+        })`
+      const { stdout } = spawnSync('bash', ['-c', 'ulimit -n 64; exec "$0" -e "$1"', process.execPath, script], {
+        encoding: 'utf8',
+      })
+      assert.match(stdout, /^io cannot read the image .*\.png: too many files are open in this process skipped 0$/)
+    })
   })
 
   describe('order', () => {
