@@ -38,44 +38,108 @@ export interface Extent {
   readonly d: number
 }
 
-export class Core {
+/** What all cores of a model share. */
+interface Parts {
+  readonly device: Device
+  readonly denoiser: Denoiser
+  readonly settings: Settings
+  readonly seed: Seed
   readonly programs: ProgramCache
   readonly seeds: SeedSequence
-  /** With fp16 only. */
   readonly lossScale?: LossScale
+  disposed: boolean
+}
+
+/**
+ * A model with one schedule, which never changes: another schedule is another core. A call takes the core of its start and so
+ * keeps its schedule, whatever is registered meanwhile; see `call`.
+ */
+export class Core {
+  readonly #parts: Parts
   readonly #tables = new Map<string, NativeBuffer>()
-  #schedule: Schedule
-  #disposed = false
+  /** Calls that are on their way. */
+  #calls = 0
+  /** Another schedule has taken this one's place. */
+  #replaced = false
 
-  constructor(
-    readonly device: Device,
-    readonly denoiser: Denoiser,
-    readonly settings: Settings,
-    schedule: Schedule,
-    readonly seed: Seed,
+  private constructor(
+    parts: Parts,
+    readonly schedule: Schedule,
   ) {
+    this.#parts = parts
+  }
+
+  static create(device: Device, denoiser: Denoiser, settings: Settings, schedule: Schedule, seed: Seed): Core {
     checkPrecision(device, settings.precision)
-    if (settings.precision === 'fp16') this.lossScale = new LossScale()
-    this.programs = new ProgramCache(device)
-    this.seeds = new SeedSequence(seed)
-    this.#schedule = schedule
+    const parts = {
+      device,
+      denoiser,
+      settings,
+      seed,
+      programs: new ProgramCache(device),
+      seeds: new SeedSequence(seed),
+      lossScale: settings.precision === 'fp16' ? new LossScale() : undefined,
+      disposed: false,
+    }
+    return new Core(parts, schedule)
   }
 
-  get schedule(): Schedule {
-    return this.#schedule
+  /** The core that takes this one's place. Tables of this one stay as long as calls use them. */
+  withSchedule(schedule: Schedule): Core {
+    this.#replaced = true
+    if (this.#calls === 0) this.#releaseTables()
+    return new Core(this.#parts, schedule)
   }
 
-  set schedule(schedule: Schedule) {
-    this.#schedule = schedule
-    this.#releaseTables()
+  get device(): Device {
+    return this.#parts.device
+  }
+
+  get denoiser(): Denoiser {
+    return this.#parts.denoiser
+  }
+
+  get settings(): Settings {
+    return this.#parts.settings
+  }
+
+  get seed(): Seed {
+    return this.#parts.seed
+  }
+
+  get programs(): ProgramCache {
+    return this.#parts.programs
+  }
+
+  /** For calls that are given none. */
+  get seeds(): SeedSequence {
+    return this.#parts.seeds
+  }
+
+  /** With fp16 only. */
+  get lossScale(): LossScale | undefined {
+    return this.#parts.lossScale
   }
 
   get numTimesteps(): number {
-    return this.#schedule.betas.length
+    return this.schedule.betas.length
+  }
+
+  /** Runs a call of the user's with this core, whose tables stay until it ends. Throws `disposed`. */
+  async call<T>(fn: (core: Core) => T | Promise<T>): Promise<T> {
+    this.alive()
+    this.#calls++
+    try {
+      return await fn(this)
+    } finally {
+      this.#calls--
+      if (this.#replaced && this.#calls === 0) this.#releaseTables()
+    }
   }
 
   /** A table that follows from the schedule, on the device. */
   table(name: string, make: () => Float32Array): NativeBuffer {
+    this.alive()
     let buffer = this.#tables.get(name)
     if (!buffer) {
       buffer = this.device.upload(make())
@@ -86,7 +150,7 @@ export class Core {
 
   /** A buffer of the schedule on the device. */
   buffer(name: keyof Schedule): NativeBuffer {
-    return this.table(name, () => this.#schedule[name])
+    return this.table(name, () => this.schedule[name])
   }
 
   program(
@@ -103,7 +167,7 @@ export class Core {
   }
 
   alive(): void {
-    if (this.#disposed) throw new DiffusionError('disposed', 'the model was used after dispose()')
+    if (this.#parts.disposed) throw new DiffusionError('disposed', 'the model was used after dispose()')
   }
 
   memoryInfo() {
@@ -118,8 +182,8 @@ export class Core {
   }
 
   dispose(): void {
-    if (this.#disposed) return
-    this.#disposed = true
+    if (this.#parts.disposed) return
+    this.#parts.disposed = true
     this.programs.release()
     this.#releaseTables()
     this.denoiser.release()

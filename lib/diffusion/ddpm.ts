@@ -18,6 +18,7 @@ import {
 import { checkShape, Tensor } from '../tensor'
 import { checkClassNames, classLabel } from './class-names'
 import { readCompVisConfig } from './compvis-config'
+import type { Core } from './core'
 import { DiffusionModel } from './diffusion-model'
 import type { LossDict, LossResult } from './losses'
 import { imageRows } from './make-grid'
@@ -30,6 +31,7 @@ import {
   readPretrained,
   writePretrained,
 } from './pretrained'
+import { drawNoise, nextStream, qSample } from './process'
 import type { SchedulerConfig } from './sampling/diffusers'
 import { interpolatedNoise } from './sampling/interpolate'
 import type { LoopResult } from './sampling/loop'
@@ -301,7 +303,8 @@ export class DDPM extends DiffusionModel {
   }
 
   async sharedStep(batch: Batch): Promise<LossResult> {
-    return this.forward(await this.getInput(batch, this.firstStageKey), this.#condition(batch))
+    const given = { ...this.#condition(batch), train: this.training }
+    return this.call(async (core) => this.drawnLoss(core, await this.getInput(batch, this.firstStageKey), given))
   }
 
   /** What the network takes of it. */
@@ -319,17 +322,21 @@ export class DDPM extends DiffusionModel {
    */
   async trainingStep(batch: Batch, options: TrainBatchOptions = {}): Promise<TrainResult> {
     const given = { ...this.#condition(batch), ...options }
-    return this.optimize(await this.getInput(batch, this.firstStageKey), given, { ema: false })
+    return this.call(async (core) => {
+      return this.optimize(core, await this.getInput(batch, this.firstStageKey), given, { ema: false })
+    })
   }
 
   /** Losses 'val/...' with the trained weights, and 'val/..._ema' with the averaged ones. */
   async validationStep(batch: Batch): Promise<LossDict> {
-    const x = await this.getInput(batch, this.firstStageKey)
     const settings = { ...this.#condition(batch), train: false }
-    const { lossDict } = await this.drawnLoss(x, settings)
-    const averaged = await this.emaScope(() => this.drawnLoss(x, settings))
-    const renamed = Object.entries(averaged.lossDict).map(([key, loss]) => [`${key}_ema`, loss])
-    return { ...lossDict, ...Object.fromEntries(renamed) }
+    return this.call(async (core) => {
+      const x = await this.getInput(batch, this.firstStageKey)
+      const { lossDict } = await this.drawnLoss(core, x, settings)
+      const averaged = await this.emaScope(() => this.drawnLoss(core, x, settings))
+      const renamed = Object.entries(averaged.lossDict).map(([key, loss]) => [`${key}_ema`, loss])
+      return { ...lossDict, ...Object.fromEntries(renamed) }
+    })
   }
 
   /**
@@ -339,36 +346,39 @@ export class DDPM extends DiffusionModel {
    */
   async logImages(batch: Batch, options: LogImagesOptions = {}): Promise<Partial<LoggedImages>> {
     const o = parseOptions('logImages', options, logImagesSchema)
+    const log = await this.call((core) => this.#pictures(core, batch, o))
+    const wanted = o.returnKeys?.filter((key) => key in log) ?? []
+    if (wanted.length === 0) return log
+    return Object.fromEntries(wanted.map((key) => [key, log[key]]))
+  }
+
+  async #pictures(core: Core, batch: Batch, o: Parsed<typeof logImagesSchema>): Promise<LoggedImages> {
     const x = await this.getInput(batch, this.firstStageKey)
     const n = Math.min(x.shape[0], o.N)
     const inputs = await firstImages(x, n)
     const xStart = await firstImages(x, Math.min(x.shape[0], o.nRow))
     const noisy: Tensor[] = []
-    for (let t = 0; t < this.numTimesteps; t++) {
-      if (t % this.logEveryT === 0 || t === this.numTimesteps - 1) {
-        noisy.push(await this.qSample(xStart, t, await this.seededNoise(xStart.shape, o.seed, t)))
-      }
+    const last = core.numTimesteps - 1
+    for (let t = 0; t <= last; t++) {
+      if (t % this.logEveryT !== 0 && t !== last) continue
+      const stream = o.seed === undefined ? nextStream(core) : { seed: o.seed, sampleOffset: 0, step: t }
+      noisy.push(await qSample(core, xStart, t, await drawNoise(core, xStart.shape, stream)))
     }
     const log: LoggedImages = { inputs, diffusionRow: await imageRows(noisy) }
-    if (o.sample) {
-      const { y, context } = this.#condition(batch)
-      const classLabels = (await y?.data())?.slice(0, n)
-      const given = {
-        classLabels: classLabels && [...classLabels],
-        context: context && (await firstImages(context, n)),
-      }
-      const { steps, seed, signal } = o
-      const share = (steps ?? this.numTimesteps) / this.numTimesteps
-      const logEveryT = Math.max(1, Math.round(this.logEveryT * share))
-      const drawn = await this.emaScope(() =>
-        this.sample({ batchSize: n, returnIntermediates: true, steps, seed, signal, logEveryT, ...given }),
-      )
-      log.samples = drawn.samples
-      log.denoiseRow = await imageRows(drawn.intermediates)
+    if (!o.sample) return log
+    const { y, context } = this.#condition(batch)
+    const classLabels = (await y?.data())?.slice(0, n)
+    const given = {
+      classLabels: classLabels && [...classLabels],
+      context: context && (await firstImages(context, n)),
     }
-    const wanted = o.returnKeys?.filter((key) => key in log) ?? []
-    if (wanted.length === 0) return log
-    return Object.fromEntries(wanted.map((key) => [key, log[key]]))
+    const { steps, seed, signal } = o
+    const share = (steps ?? core.numTimesteps) / core.numTimesteps
+    const logEveryT = Math.max(1, Math.round(this.logEveryT * share))
+    const shape = [n, this.channels, this.imageSize, this.imageSize]
+    const options = { returnIntermediates: true, steps, seed, signal, logEveryT, ...given } as const
+    const drawn = (await this.emaScope(() => this.loop(core, shape, options))) as LoopResult
+    return { ...log, samples: drawn.samples, denoiseRow: await imageRows(drawn.intermediates) }
   }
 }
 

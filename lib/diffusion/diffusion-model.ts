@@ -36,7 +36,7 @@ import {
   scheduleSchema,
 } from './model-options'
 import { pMeanVariance, pSample } from './posterior-step'
-import { drawNoise, nhwcToNchw, predictStartFromNoise, qMeanVariance, qPosterior, qSample } from './process'
+import { nhwcToNchw, predictStartFromNoise, qMeanVariance, qPosterior, qSample } from './process'
 import { choosePlan } from './sampling/choose'
 import { type LoopResult, samplingLoop } from './sampling/loop'
 import {
@@ -73,7 +73,7 @@ export abstract class DiffusionModel implements Schedule {
   /** Dropout is active and losses are called 'train/...', as with torch's Module.training. Sampling never has dropout. */
   training = true
 
-  readonly #core: Core
+  #core: Core
   readonly #training: Training | undefined
   readonly #ema: LitEma | undefined
   readonly #options: ModelSettings
@@ -90,21 +90,21 @@ export abstract class DiffusionModel implements Schedule {
     const denoiser: Denoiser = isNetwork(model)
       ? new NetworkDenoiser(device, model, options.seed, learned)
       : new FunctionDenoiser(device, model, learned)
-    this.#core = new Core(device, denoiser, options, schedule, options.seed)
+    this.#core = Core.create(device, denoiser, options, schedule, options.seed)
     if (denoiser.network) {
       if (options.useEma) {
         this.#ema = new LitEma(options.emaDecay)
         denoiser.network.weights.copy('weights', 'ema')
       }
-      this.#training = new Training(this.#core, denoiser.network, this.#ema, options.timestepSampler)
+      this.#training = new Training(denoiser.network, this.#ema, options.timestepSampler)
     }
     this.logvar = new Float32Array(this.numTimesteps).fill(options.logvarInit)
-    this.#publish(schedule)
+    Object.assign(this, schedule)
   }
 
   // ---- schedule ----------------------------------------------------------------------------------------------------
 
-  /** ddpm.py's register_schedule, with its defaults for what is left out. */
+  /** ddpm.py's register_schedule, with its defaults for what is left out. Calls that are on their way keep the schedule they began with. */
   registerSchedule(options: ScheduleOptions = {}): void {
     this.#core.alive()
     const schedule = this.#makeSchedule(parseOptions('registerSchedule', options, scheduleSchema))
@@ -133,8 +133,13 @@ export abstract class DiffusionModel implements Schedule {
   }
 
   #publish(schedule: Schedule): void {
-    this.#core.schedule = schedule
+    this.#core = this.#core.withSchedule(schedule)
     Object.assign(this, schedule)
+  }
+
+  /** @internal Runs `fn` with the schedule of now, which it keeps whatever is registered meanwhile. */
+  protected call<T>(fn: (core: Core) => T | Promise<T>): Promise<T> {
+    return this.#core.call(fn)
   }
 
   get numTimesteps(): number {
@@ -182,22 +187,17 @@ export abstract class DiffusionModel implements Schedule {
 
   /** q(x_t | x_0): Ho et al. 2020, eq. 4. mean has xStart's shape, variance and logVariance [n, 1, ...]. */
   async qMeanVariance(xStart: Tensor, t: Timesteps): Promise<{ mean: Tensor; variance: Tensor; logVariance: Tensor }> {
-    return qMeanVariance(this.#core, xStart, t)
+    return this.call((core) => qMeanVariance(core, xStart, t))
   }
 
   /** x_t from x_0. noise: of xStart's shape; default: the next of the model's own. */
   async qSample(xStart: Tensor, t: Timesteps, noise?: Tensor): Promise<Tensor> {
-    return qSample(this.#core, xStart, t, noise)
-  }
-
-  /** The noise of a seed's step, or undefined without a seed. */
-  protected async seededNoise(shape: Shape, seed: Seed | undefined, step: number): Promise<Tensor | undefined> {
-    return seed === undefined ? undefined : drawNoise(this.#core, shape, { seed, sampleOffset: 0, step })
+    return this.call((core) => qSample(core, xStart, t, noise))
   }
 
   /** x_0 from x_t and its noise. */
   async predictStartFromNoise(xT: Tensor, t: Timesteps, noise: Tensor): Promise<Tensor> {
-    return predictStartFromNoise(this.#core, xT, t, noise)
+    return this.call((core) => predictStartFromNoise(core, xT, t, noise))
   }
 
   /** q(x_{t-1} | x_t, x_0): Ho et al. 2020, eq. 6 and 7. */
@@ -206,7 +206,7 @@ export abstract class DiffusionModel implements Schedule {
     xT: Tensor,
     t: Timesteps,
   ): Promise<{ posteriorMean: Tensor; posteriorVariance: Tensor; posteriorLogVarianceClipped: Tensor }> {
-    return qPosterior(this.#core, xStart, xT, t)
+    return this.call((core) => qPosterior(core, xStart, xT, t))
   }
 
   // ---- the reverse process -----------------------------------------------------------------------------------------
@@ -218,21 +218,25 @@ export abstract class DiffusionModel implements Schedule {
     options: ConditionOptions & { clipDenoised?: boolean } = {},
   ): Promise<{ modelMean: Tensor; posteriorVariance: Tensor; posteriorLogVariance: Tensor }> {
     const { clipDenoised, ...given } = parseOptions('pMeanVariance', options, clipSchema)
-    const condition = await this.#condition(x, given)
-    return pMeanVariance(this.#core, x, t, { clipDenoised: clipDenoised ?? this.#options.clipDenoised, condition })
+    return this.call(async (core) => {
+      const condition = await this.#condition(core, x, given)
+      return pMeanVariance(core, x, t, { clipDenoised: clipDenoised ?? this.#options.clipDenoised, condition })
+    })
   }
 
-  async #condition(x: Tensor, { y, context }: ConditionOptions) {
+  async #condition(core: Core, x: Tensor, { y, context }: ConditionOptions) {
     checkTensor(x, 'x')
-    return conditionOf(this.#core, x.shape[0], { labels: y, argument: 'y', context })
+    return conditionOf(core, x.shape[0], { labels: y, argument: 'y', context })
   }
 
   /** One step: x_{t-1} from x_t. */
   async pSample(x: Tensor, t: Timesteps, options: PSampleOptions = {}): Promise<Tensor> {
     const o = parseOptions('pSample', options, pSampleSchema)
     const clipDenoised = o.clipDenoised ?? this.#options.clipDenoised
-    const condition = await this.#condition(x, o)
-    return pSample(this.#core, x, t, { ...o, condition, clipDenoised, seed: o.seed ?? this.#core.seeds.next() })
+    return this.call(async (core) => {
+      const condition = await this.#condition(core, x, o)
+      return pSample(core, x, t, { ...o, condition, clipDenoised, seed: o.seed ?? core.seeds.next() })
+    })
   }
 
   /**
@@ -243,10 +247,13 @@ export abstract class DiffusionModel implements Schedule {
   async pSampleLoop(shape: Shape, options: PSampleLoopOptions & { returnIntermediates: true }): Promise<LoopResult>
   async pSampleLoop(shape: Shape, options?: PSampleLoopOptions): Promise<Tensor | LoopResult>
   async pSampleLoop(shape: Shape, options?: PSampleLoopOptions): Promise<Tensor | LoopResult> {
+    return this.call((core) => this.loop(core, shape, options))
+  }
+
+  /** @internal pSampleLoop with a core. */
+  protected async loop(core: Core, shape: Shape, options?: PSampleLoopOptions): Promise<Tensor | LoopResult> {
     checkShape(shape)
     const o = parseOptions('pSampleLoop', options, loopSchema)
-    const core = this.#core
-    core.alive()
     const { classLabels: labels, guidanceScale, context } = o
     const condition = await conditionOf(core, shape[0], { labels, argument: 'classLabels', guidanceScale, context })
     const result = await samplingLoop(core, shape, choosePlan(core, o), {
@@ -267,13 +274,14 @@ export abstract class DiffusionModel implements Schedule {
 
   /** l1 or l2 by lossType: the mean (a Tensor of shape []), or with `mean` false every element's. */
   async getLoss(pred: Tensor, target: Tensor, mean = true): Promise<Tensor> {
-    return getLoss(this.#core, pred, target, mean)
+    return this.call((core) => getLoss(core, pred, target, mean))
   }
 
   /** The training loss of xStart noised to t. noise: default the next of the model's own. */
   async pLosses(xStart: Tensor, t: Timesteps, noise?: Tensor, options: LossOptions = {}): Promise<LossResult> {
     const given = parseOptions('pLosses', options, conditionSchema)
-    return pLosses(this.#core, await lossInput(this.#core, { xStart, t, ...given, noise, train: this.training }))
+    const { training: train } = this
+    return this.call(async (core) => pLosses(core, await lossInput(core, { xStart, t, ...given, noise, train })))
   }
 
   /** The loss, and its gradients by state_dict name. Changes nothing. `unsupported` where the denoiser is a function. */
@@ -285,17 +293,20 @@ export abstract class DiffusionModel implements Schedule {
   ): Promise<LossResult & { gradients: StateDict }> {
     requireNetwork(this.#core, 'lossAndGradients')
     const given = parseOptions('lossAndGradients', options, conditionSchema)
-    const input = await lossInput(this.#core, { xStart, t, ...given, noise, train: this.training })
-    return lossAndGradients(this.#core, input)
+    const { training: train } = this
+    return this.call(async (core) => {
+      return lossAndGradients(core, await lossInput(core, { xStart, t, ...given, noise, train }))
+    })
   }
 
   /** pLosses at timesteps drawn evenly from all. */
   async forward(x: Tensor, options: LossOptions = {}): Promise<LossResult> {
-    return this.drawnLoss(x, { ...parseOptions('forward', options, conditionSchema), train: this.training })
+    const given = parseOptions('forward', options, conditionSchema)
+    return this.call((core) => this.drawnLoss(core, x, { ...given, train: this.training }))
   }
 
-  protected async drawnLoss(xStart: Tensor, o: ConditionOptions & { train: boolean }): Promise<LossResult> {
-    const core = this.#core
+  /** @internal */
+  protected async drawnLoss(core: Core, xStart: Tensor, o: ConditionOptions & { train: boolean }): Promise<LossResult> {
     checkTensor(xStart, 'x')
     const [batchSize] = xStart.shape
     const { numTimesteps } = core
@@ -309,15 +320,17 @@ export abstract class DiffusionModel implements Schedule {
    */
   async calcBpd(x: Tensor, options: CalcBpdOptions = {}): Promise<BitsPerDim> {
     const { seed, sampleOffset, ...o } = parseOptions('calcBpd', options, calcBpdSchema)
-    const core = this.#core
-    const condition = await this.#condition(x, o)
-    const stream = { seed: seed ?? core.seeds.next(), sampleOffset, step: 0 }
-    return calcBpd(core, x, { ...o, clipDenoised: o.clipDenoised ?? this.#options.clipDenoised, condition, stream })
+    const clipDenoised = o.clipDenoised ?? this.#options.clipDenoised
+    return this.call(async (core) => {
+      const condition = await this.#condition(core, x, o)
+      const stream = { seed: seed ?? core.seeds.next(), sampleOffset, step: 0 }
+      return calcBpd(core, x, { ...o, clipDenoised, condition, stream })
+    })
   }
 
   /** [n, h, w, c] or [n, h, w] to float32 [n, c, h, w]. */
   protected nhwcToNchw(x: Tensor): Promise<Tensor> {
-    return nhwcToNchw(this.#core, x)
+    return this.call((core) => nhwcToNchw(core, x))
   }
 
   // ---- training ----------------------------------------------------------------------------------------------------
@@ -337,11 +350,12 @@ export abstract class DiffusionModel implements Schedule {
    * has the network's own size. Needs configureOptimizers. Throws `not-finite` when the loss is not a number.
    */
   async trainBatch(x: Tensor | Float32Array, options: TrainBatchOptions = {}): Promise<TrainResult> {
-    return this.optimize(x, options, { ema: true })
+    return this.call((core) => this.optimize(core, x, options, { ema: true }))
   }
 
-  /** trainBatch, with the choice of leaving the averages to onTrainBatchEnd. */
+  /** @internal trainBatch, with the choice of leaving the averages to onTrainBatchEnd. */
   protected async optimize(
+    core: Core,
     x: Tensor | Float32Array,
     options: TrainBatchOptions,
     { ema }: { ema: boolean },
@@ -352,22 +366,18 @@ export abstract class DiffusionModel implements Schedule {
     checkTensor(xStart, 'x')
     const step = o.step ?? training.step
     const sampleOffset = o.sampleOffset ?? training.accumulated
-    const { numTimesteps } = this
-    const draw = { batchSize: xStart.shape[0], numTimesteps, sampleOffset }
-    const drawn = o.t === undefined ? training.timesteps?.draw(this.seed, step, draw) : undefined
-    const t = o.t ?? drawn?.t ?? drawTimesteps(this.seed, step, draw)
-    const stream = { seed: this.seed, step, sampleOffset }
-    const input = await lossInput(this.#core, {
-      xStart,
-      t,
-      y: o.y,
-      context: o.context,
-      noise: o.noise,
-      stream,
+    const timesteps = training.timesteps(core)
+    const draw = { batchSize: xStart.shape[0], numTimesteps: core.numTimesteps, sampleOffset }
+    const drawn = o.t === undefined ? timesteps?.draw(this.seed, step, draw) : undefined
+    const { y, context, noise } = o
+    const input = await lossInput(core, {
+      ...{ xStart, y, context, noise },
+      t: o.t ?? drawn?.t ?? drawTimesteps(this.seed, step, draw),
+      stream: { seed: this.seed, step, sampleOffset },
       importance: drawn?.weights,
       train: true,
     })
-    return training.batch(input, { update, accumulate, lr, ema })
+    return training.batch(core, input, { update, accumulate, lr, ema, timesteps })
   }
 
   #images(data: Float32Array): Tensor {
@@ -388,17 +398,19 @@ export abstract class DiffusionModel implements Schedule {
   /** ddpm.py's on_train_batch_end: averages the weights in. For use with trainingStep; trainBatch does it itself. */
   async onTrainBatchEnd(): Promise<void> {
     const { network } = this.#core.denoiser
-    if (this.#ema && network) await this.#ema.update(this.#core, network.weights, network.module.parameters.count)
+    if (!this.#ema || !network) return
+    const { count } = network.module.parameters
+    await this.call((core) => this.#ema?.update(core, network.weights, count))
   }
 
   /** Everything that a bit-exact resume needs of the model. */
   async trainingState(): Promise<TrainingState> {
-    return this.#requireTraining('trainingState').state()
+    return this.#requireTraining('trainingState').state(this.#core)
   }
 
   /** After configureOptimizers. */
   async loadTrainingState(state: TrainingState): Promise<void> {
-    await this.#requireTraining('loadTrainingState').loadState(state)
+    await this.#requireTraining('loadTrainingState').loadState(this.#core, state)
   }
 
   /**
@@ -436,7 +448,7 @@ export abstract class DiffusionModel implements Schedule {
     const { strict } = parseOptions('loadStateDict', options, { strict: boolean(true) })
     const { schedule, logvar, missing, unexpected } = await loadStateDict(this.#stateful, dict, strict)
     if (logvar) this.logvar = logvar
-    this.#publish(schedule)
+    if (schedule) this.#publish(schedule)
     return { missing, unexpected }
   }
 

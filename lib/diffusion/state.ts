@@ -85,7 +85,7 @@ export async function loadStateDict(
   model: Stateful,
   dict: StateDict,
   strict: boolean,
-): Promise<LoadReport & { schedule: Schedule; logvar?: Float32Array }> {
+): Promise<LoadReport & { schedule?: Schedule; logvar?: Float32Array }> {
   const expected = expectedShapes(model)
   const names = isBare(model, dict)
     ? Object.fromEntries(Object.keys(dict).map((k) => [modelPrefix + k, dict[k]]))
@@ -159,7 +159,7 @@ function sortDict(model: Stateful, dict: StateDict): Sorted {
   return sorted
 }
 
-async function apply(model: Stateful, sorted: Sorted): Promise<{ schedule: Schedule; logvar?: Float32Array }> {
+async function apply(model: Stateful, sorted: Sorted): Promise<{ schedule?: Schedule; logvar?: Float32Array }> {
   const schedule = { ...model.schedule }
   for (const [key, tensor] of sorted.buffers) schedule[key] = await tensor.data()
   const logvar = sorted.logvar ? await sorted.logvar.data() : model.logvar
@@ -176,5 +176,5 @@ async function apply(model: Stateful, sorted: Sorted): Promise<{ schedule: Sched
     if (sorted.decay) ema.decay = (await sorted.decay.data())[0]
     if (sorted.numUpdates) ema.numUpdates = (await sorted.numUpdates.data())[0]
   }
-  return { schedule, logvar }
+  return { schedule: sorted.buffers.size > 0 ? schedule : undefined, logvar }
 }

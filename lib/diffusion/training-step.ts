@@ -48,6 +48,8 @@ export interface UpdateOptions {
   lr?: number
   /** Average the new weights in. */
   ema: boolean
+  /** What the batch's timesteps were drawn by, and what learns their losses. */
+  timesteps?: LossSecondMoment
 }
 
 export interface TrainResult extends LossResult {
@@ -87,16 +89,14 @@ export class Training {
   #options: Parsed<typeof optimizerSchema> | undefined
 
   constructor(
-    readonly core: Core,
     readonly network: NetworkDenoiser,
     readonly ema: LitEma | undefined,
     readonly timestepSampler: 'uniform' | 'loss-second-moment',
   ) {}
 
-  /** Where timesteps are drawn by their losses. Another schedule begins anew. */
-  get timesteps(): LossSecondMoment | undefined {
+  /** Where timesteps are drawn by their losses. Another number of them begins anew. */
+  timesteps({ numTimesteps }: Core): LossSecondMoment | undefined {
     if (this.timestepSampler === 'uniform') return undefined
-    const { numTimesteps } = this.core
     if (this.#timesteps?.numTimesteps !== numTimesteps) this.#timesteps = new LossSecondMoment(numTimesteps)
     return this.#timesteps
   }
@@ -124,8 +124,8 @@ export class Training {
     return this.network.module.parameters.count
   }
 
-  async batch(input: LossInput, o: UpdateOptions): Promise<TrainResult> {
-    const { core, network } = this
+  async batch(core: Core, input: LossInput, o: UpdateOptions): Promise<TrainResult> {
+    const { network } = this
     if (!this.#options) {
       throw new DiffusionError('not-configured', 'call configureOptimizers({ lr }) before training', {
         argument: 'configureOptimizers',
@@ -133,7 +133,7 @@ export class Training {
     }
     const ema = o.update && o.ema ? this.ema : undefined
     const key = { ...lossKey(core, input), update: o.update, ema: ema !== undefined }
-    const program = core.program('train', key, (g) => this.#build(g, input, o.update, ema !== undefined))
+    const program = core.program('train', key, (g) => this.#build(core, g, input, o.update, ema !== undefined))
     if (this.accumulated === 0) this.#scale = core.lossScale?.scale ?? 1
     const scale = this.#scale
     const bindings = {
@@ -144,7 +144,7 @@ export class Training {
     }
     this.accumulated = o.update ? 0 : this.accumulated + input.t.length
     if (!o.update) {
-      return this.#checked(samplesOf(await program.run(bindings)), input)
+      return this.#checked(core, samplesOf(await program.run(bindings)), input, o.timesteps)
     }
     const { sumSquares, ...losses } = await program.run({
       ...bindings,
@@ -155,7 +155,7 @@ export class Training {
     })
     const finite = Number.isFinite(sumSquares[0])
     if (!finite) this.#uncount(ema)
-    const result = this.#checked(samplesOf(losses), input)
+    const result = this.#checked(core, samplesOf(losses), input, o.timesteps)
     core.lossScale?.update(finite)
     const scaled = core.lossScale && { lossScale: scale }
     if (finite) return { ...result, gradNorm: Math.sqrt(sumSquares[0]) / (o.accumulate * scale), ...scaled }
@@ -163,9 +163,9 @@ export class Training {
     throw notFinite('the gradients are not finite', this.step + 1, 'finite gradients', sumSquares[0])
   }
 
-  #build(g: Graph, input: LossInput, update: boolean, ema: boolean): Record<string, Value> {
+  #build(core: Core, g: Graph, input: LossInput, update: boolean, ema: boolean): Record<string, Value> {
     const count = { count: this.#count }
-    const losses = buildLoss(this.core, g, input)
+    const losses = buildLoss(core, g, input)
     backward(g, losses)
     if (!update) return losses
     const hyper = g.input('hyper', [1, 1, 1, hyperLength])
@@ -207,27 +207,27 @@ export class Training {
   }
 
   /** A loss that is no number was not learned from: its gradients are none either. */
-  #checked(samples: SampleLosses, input: LossInput): LossResult {
-    const result = lossDictOf(this.core, samples, input)
+  #checked(core: Core, samples: SampleLosses, input: LossInput, timesteps?: LossSecondMoment): LossResult {
+    const result = lossDictOf(core, samples, input)
     if (Number.isFinite(result.loss)) {
-      this.timesteps?.update(input.t, totalLosses(this.core, samples))
+      timesteps?.update(input.t, totalLosses(core, samples))
       return result
     }
     throw notFinite(`the training loss is ${result.loss}`, this.step + 1, 'a finite loss', result.loss)
   }
 
   /** A snapshot of one moment: all reads are asked for before anything else can change the banks. */
-  async state(): Promise<TrainingState> {
+  async state(core: Core): Promise<TrainingState> {
     const { weights } = this.network
-    const counts = { optimizerStep: this.step, emaUpdates: this.ema?.numUpdates ?? 0, draws: this.core.seeds.drawn }
-    const losses = this.timesteps?.state
+    const counts = { optimizerStep: this.step, emaUpdates: this.ema?.numUpdates ?? 0, draws: core.seeds.drawn }
+    const losses = this.timesteps(core)?.state
     const [w, ema, m, v] = await Promise.all([
       weights.read('weights'),
       this.ema ? weights.read('ema') : undefined,
       weights.read('m'),
       weights.read('v'),
     ])
-    const lossScale = this.core.lossScale?.state
+    const lossScale = core.lossScale?.state
     return {
       weights: w,
       ...(ema && { ema }),
@@ -239,8 +239,9 @@ export class Training {
     }
   }
 
-  async loadState(state: TrainingState): Promise<void> {
+  async loadState(core: Core, state: TrainingState): Promise<void> {
     const { weights } = this.network
+    const timesteps = this.timesteps(core)
     if (this.ema && !state.ema) {
       throw new DiffusionError('state-mismatch', 'the training state has no averages (ema), but the model keeps them', {
         argument: 'ema',
@@ -248,12 +249,12 @@ export class Training {
         received: 'nothing',
       })
     }
-    if (this.timesteps && !state.timestepLosses) {
+    if (timesteps && !state.timestepLosses) {
       throw new DiffusionError('state-mismatch', 'the training state has no timestepLosses, by which the model draws', {
         argument: 'timestepLosses',
       })
     }
-    if (this.timesteps && state.timestepLosses) await this.timesteps.load(state.timestepLosses)
+    if (timesteps && state.timestepLosses) await timesteps.load(state.timestepLosses)
     await weights.write('weights', state.weights, { strict: true })
     await weights.write('m', state.m, { strict: true })
     await weights.write('v', state.v, { strict: true })
@@ -264,8 +265,8 @@ export class Training {
     if (weights.has('grads')) weights.bank('grads').write(new Float32Array(this.#count))
     this.step = state.optimizerStep
     this.accumulated = 0
-    this.core.lossScale?.load(state.lossScale)
-    this.core.seeds.drawn = state.draws ?? 0
+    core.lossScale?.load(state.lossScale)
+    core.seeds.drawn = state.draws ?? 0
   }
 }
 

@@ -51,7 +51,7 @@ describe('LitEma', () => {
         offsetNoise: 0,
         varianceType: 'fixed',
       } as const
-      const core = new Core(device, denoiser, settings, makeSchedule(betas, settings), 0)
+      const core = Core.create(device, denoiser, settings, makeSchedule(betas, settings), 0)
       const { weights } = denoiser
       const names = fixture.names('in/init/')
       const dictOf = (prefix: string, i: number) =>
