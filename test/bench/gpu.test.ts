@@ -1,10 +1,9 @@
-// What npm run bench:gpu and npm run test:gpu make of results; the measurements need a GPU.
+// What npm run bench:gpu makes of results; the measurements need a GPU.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { pathToFileURL } from 'node:url'
 import {
   bandwidthTable,
   difference,
@@ -105,31 +104,12 @@ describe('bench:gpu', () => {
       rmSync(folder, { recursive: true })
     }
   })
-})
 
-describe('without a GPU', () => {
   // A device that no machine has, so that the answer is the same where there is a GPU.
-  for (const [name, file] of [
-    ['test:gpu', 'scripts/test-gpu.mjs'],
-    ['bench:gpu', 'dist/bench/gpu/run.js'],
-  ]) {
-    it(`${name} says what is missing and fails`, () => {
-      const args = [path.join(root, file), '--device', 'cuda:99']
-      const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' })
-      assert.equal(status, 1, stdout + stderr)
-      assert.match(stderr, new RegExp(`^${name} needs a GPU\\. .*cuda`))
-    })
-  }
-
-  it('the sanitizer is found, or it is said where it was looked for; its summaries are added up', async () => {
-    const { findSanitizer, sanitizerSummary } = await import(
-      pathToFileURL(path.join(root, 'scripts/sanitizer.mjs')).href
-    )
-    const found = findSanitizer({ PATH: '/nowhere' })
-    assert.ok(found.sanitizer?.startsWith('/usr/local/cuda') || /neither in PATH/.test(found.why))
-    const summary = (...lines: string[]) => sanitizerSummary(lines.join('\n')).errors
-    assert.equal(summary('========= ERROR SUMMARY: 0 errors', '========= ERROR SUMMARY: 3 errors'), 3)
-    assert.equal(summary('========= RACECHECK SUMMARY: 2 hazards displayed (1 error, 1 warning)'), 1)
-    assert.equal(summary('nothing'), undefined)
+  it('says what is missing and fails without a GPU', () => {
+    const args = [path.join(root, 'dist/bench/gpu/run.js'), '--device', 'cuda:99']
+    const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' })
+    assert.equal(status, 1, stdout + stderr)
+    assert.match(stderr, /^bench:gpu needs a GPU\. .*cuda/)
   })
 })

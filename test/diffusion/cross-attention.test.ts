@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { DDPM, type DDPMOptions, Tensor } from '../../lib/index'
 import { assertCloseToScale, assertSameBits } from '../support/compare'
+import { testDevice } from '../support/devices'
 import { camelCase, Fixture, randomize } from './fixture'
 
 const tinyUnet = {
@@ -18,13 +19,19 @@ const tinyUnet = {
 }
 
 const tiny = (options: Partial<DDPMOptions> = {}) =>
-  randomize(new DDPM({ unetConfig: tinyUnet, timesteps: 10, device: 'cpu', useEma: false, ...options }))
+  randomize(new DDPM({ unetConfig: tinyUnet, timesteps: 10, device: testDevice, useEma: false, ...options }))
 
 describe('models with cross-attention', () => {
   it('the recorded output', async () => {
     const fixture = await Fixture.load('unet_crossattn')
     const unetConfig = camelCase(fixture.config.unet)
-    using ddpm = new DDPM({ unetConfig, parameterization: 'x0', clipDenoised: false, useEma: false, device: 'cpu' })
+    using ddpm = new DDPM({
+      unetConfig,
+      parameterization: 'x0',
+      clipDenoised: false,
+      useEma: false,
+      device: testDevice,
+    })
     await ddpm.loadStateDict(fixture.params())
     const context = fixture.tensor('in/context')
     const [x, t] = [fixture.tensor('in/x'), fixture.integers('in/t')]
@@ -85,7 +92,7 @@ describe('models with cross-attention', () => {
     await refused(ddpm.pSample(x, 3, { context: Tensor.randn([2, 3, 4]) }))
     await refused(ddpm.pSample(x, 3, { context: Tensor.randn([2, 3]) }))
     const { useSpatialTransformer: _, contextDim: __, ...unetConfig } = tinyUnet
-    using plain = new DDPM({ unetConfig, timesteps: 10, device: 'cpu', useEma: false })
+    using plain = new DDPM({ unetConfig, timesteps: 10, device: testDevice, useEma: false })
     await refused(plain.pLosses(x, 3, undefined, { context: Tensor.randn([2, 3, 5]) }))
   })
 })

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { DDPM, type DDPMOptions, Tensor, type UNet } from '../../lib/index'
 import { assertClose, assertCloseToScale } from '../support/compare'
+import { testDevice } from '../support/devices'
 import { Random } from '../support/random'
 import { runGraph } from '../support/run-graph'
 import { randomize } from './fixture'
@@ -16,7 +17,13 @@ const tensor = (values: Float32Array) => Tensor.from(values, shape)
 
 /** Predicts `eps` and `v`, whatever it is given. */
 const constant = (eps: Float32Array, v: Float32Array | number, options: Partial<DDPMOptions> = {}) =>
-  new DDPM({ ...schedule, model: (x) => stacked(x.shape[0], eps, v), clipDenoised: false, device: 'cpu', ...options })
+  new DDPM({
+    ...schedule,
+    model: (x) => stacked(x.shape[0], eps, v),
+    clipDenoised: false,
+    device: testDevice,
+    ...options,
+  })
 
 /** [n, 2c, h, w]: the one on the first half of the channels, the other on the second. */
 function stacked(n: number, first: Float32Array, second: Float32Array | number): Tensor {
@@ -67,7 +74,7 @@ describe('learned variances', () => {
     const v = numbers(3, 0.7)
     using range = constant(eps, v, { varianceType: 'learned_range' })
     using free = constant(eps, v, { varianceType: 'learned' })
-    using fixed = new DDPM({ ...schedule, model: () => tensor(eps), clipDenoised: false, device: 'cpu' })
+    using fixed = new DDPM({ ...schedule, model: () => tensor(eps), clipDenoised: false, device: testDevice })
     const ranged = await range.pMeanVariance(x, t)
     const expected = v.map((value, i) => {
       const [low, high] = logVariances(range, t[Math.floor(i / d)])
@@ -98,7 +105,13 @@ describe('learned variances', () => {
   ]) {
     it(`v = ${v} is the fixed variance of vPosterior ${vPosterior}: samples of all steps and of 6, bits/dim`, async () => {
       using learned = constant(eps, v, { varianceType: 'learned_range' })
-      using fixed = new DDPM({ ...schedule, model: () => tensor(eps), vPosterior, clipDenoised: false, device: 'cpu' })
+      using fixed = new DDPM({
+        ...schedule,
+        model: () => tensor(eps),
+        vPosterior,
+        clipDenoised: false,
+        device: testDevice,
+      })
       for (const options of [{}, { steps: 6 }, { steps: 6, timestepSpacing: 'trailing' as const }, { steps: 1 }]) {
         const draw = async (ddpm: DDPM) => (await ddpm.pSampleLoop(shape, { seed: 3, ...options })).data()
         assertCloseToScale(await draw(learned), await draw(fixed), 1e-5, JSON.stringify(options))
@@ -170,7 +183,13 @@ describe('networks that learn their variance', () => {
     attentionResolutions: [],
   }
   const tiny = (options: Partial<DDPMOptions> = {}) => {
-    const defaults = { ...schedule, unetConfig, varianceType: 'learned_range', useEma: false, device: 'cpu' } as const
+    const defaults = {
+      ...schedule,
+      unetConfig,
+      varianceType: 'learned_range',
+      useEma: false,
+      device: testDevice,
+    } as const
     return randomize(new DDPM({ ...defaults, ...options }))
   }
   const [x, noise] = [tensor(pixelValues()), tensor(numbers(9))]
@@ -191,7 +210,7 @@ describe('networks that learn their variance', () => {
       const images = g.toNhwc(v.x, { channels, height, width })
       return { out: g.toNchw((ddpm.network as UNet).build({ graph: g, train: false }, images, v.t)) }
     }
-    return (await runGraph('cpu', feeds, build, { banks: { weights } })).out
+    return (await runGraph(testDevice, feeds, build, { banks: { weights } })).out
   }
 
   it('gradients: the bound trains the variance through every layer, and leaves the mean alone', async () => {
@@ -254,7 +273,7 @@ describe('networks that learn their variance', () => {
 
   it('must have twice as many output channels, and no other option for the variance', () => {
     const refused = (options: object, argument: string) =>
-      assert.throws(() => new DDPM({ ...schedule, unetConfig, device: 'cpu', ...options }), {
+      assert.throws(() => new DDPM({ ...schedule, unetConfig, device: testDevice, ...options }), {
         code: 'invalid-argument',
         argument,
       })

@@ -1,0 +1,50 @@
+// The tests that a GPU has to pass: those of one device, which DDPM_TEST_DEVICE names.
+
+const diffusion = [
+  'bits-per-dim',
+  'class-conditional',
+  'cross-attention',
+  'ema',
+  'gaussian',
+  'learned-variance',
+  'losses',
+  'mixed',
+  'objectives',
+  'operations',
+  'same-image',
+  'samplers',
+  'sampling',
+  'schedulers',
+  'state',
+  'training',
+]
+
+const ops = [
+  'activation',
+  'attention',
+  'conv2d',
+  'diffusion',
+  'dropout',
+  'elementwise',
+  'embedding',
+  'group-norm',
+  'layer-norm',
+  'layout',
+  'linear',
+  'loss',
+  'optimizer',
+  'resample',
+  'variance',
+]
+
+const compiled = (folder) => (name) => `dist/test/${folder}/${name}.test.js`
+
+export const opTests = ops.map(compiled('ops'))
+
+/** Ops first: what fails there fails everywhere. */
+export const gpuTests = [
+  ...opTests,
+  ...['precision', 'recordings'].map(compiled('native')),
+  ...['unet', 'joined-linears'].map(compiled('nn')),
+  ...diffusion.map(compiled('diffusion')),
+]
