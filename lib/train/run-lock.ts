@@ -1,117 +1,201 @@
-/** One training a run folder: a file `lock` that names the process, removed when it ends. */
-import { randomUUID } from 'node:crypto'
-import { readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import os from 'node:os'
+/**
+ * One training a run folder: a file `lock` that names the process, removed when it ends.
+ *
+ * A lock L whose process is gone is never removed, only succeeded. Its successor is made under a name that follows from L's token,
+ * by link(2), which only one process can do and which makes a complete file. Who made it and then still finds L in `lock` holds the
+ * folder, and renames its file onto `lock`. So no two can hold it: up to that rename the name is taken, and who gets the name
+ * after it finds another lock in `lock`, as no token comes twice. A successor that died before its rename is succeeded likewise.
+ * (Whoever deletes `lock` by hand must know that its process is gone.)
+ */
+import { createHash, randomUUID } from 'node:crypto'
+import {
+  closeSync,
+  fsyncSync,
+  linkSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import path from 'node:path'
+import { forgetTemporary, temporaryFile } from '../checkpoint/temporary-file'
 import { DiffusionError } from '../errors'
+import { ioError, systemCode } from '../file-errors'
+import { mayBeAlive, ownProcess, type ProcessId } from '../process-id'
 
-interface Owner {
+interface Owner extends ProcessId {
   readonly token: string
-  readonly pid: number
-  readonly host: string
-  /** When the process started, where the system tells: a pid alone may belong to another process by now. */
-  readonly started?: string
+}
+
+/** What is in a lock's file. */
+interface Found {
+  /** The token; of half a file, what tells it from another one. */
+  readonly id: string
+  /** Undefined for half a file: where links can't be made it is there before it is written, and a full disk may leave it so. */
+  readonly owner?: Owner
+  readonly alive: boolean
 }
 
 /** An owner that has not finished writing its lock file gets this long. */
 const writingGraceMs = 10_000
+/** Each further one means that another process has come first meanwhile. */
+const attempts = 100
 
 export class RunLock {
-  readonly #file: string
+  readonly #folder: string
   readonly #owner: Owner
 
-  private constructor(file: string, owner: Owner) {
-    this.#file = file
+  private constructor(folder: string, owner: Owner) {
+    this.#folder = folder
     this.#owner = owner
   }
 
-  /** Takes the lock of `folder`; one that a dead process left is taken over. Throws `busy`. */
+  /** Takes the lock of `folder`; one that a dead process left is taken over. Throws `busy`, and `io`. */
   static acquire(folder: string): RunLock {
-    const file = path.join(folder, 'lock')
-    const owner: Owner = {
-      token: randomUUID(),
-      pid: process.pid,
-      host: os.hostname(),
-      started: processStart(process.pid),
-    }
-    for (let attempt = 0; attempt < 5; attempt++) {
-      try {
-        writeFileSync(file, JSON.stringify(owner), { flag: 'wx' })
-        return new RunLock(file, owner)
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+    const owner: Owner = { token: randomUUID(), ...ownProcess() }
+    const own = temporaryFile(folder)
+    try {
+      writeWhole(own, owner)
+      for (let attempt = 0; attempt < attempts; attempt++) {
+        if (!take(folder, own)) continue
+        removeOutdated(folder)
+        return new RunLock(folder, owner)
       }
-      const other = readOwner(file)
-      if (other === 'gone') continue
-      if (other === 'writing' || isAlive(other)) throw locked(folder, file, other)
-      takeAway(file, other)
+      throw locked(folder, undefined)
+    } catch (error) {
+      throw ioError(`cannot lock ${folder}`, error, { path: folder, argument: 'out' })
+    } finally {
+      rmSync(own, { force: true })
+      forgetTemporary(own)
     }
-    throw locked(folder, file, 'writing')
   }
 
-  release(): void {
-    const owner = readOwner(this.#file)
-    if (typeof owner === 'object' && owner.token === this.#owner.token) rmSync(this.#file, { force: true })
+  /** `folder`: where it is now. A lock that can't be removed is one of a dead process soon. */
+  release(folder = this.#folder): void {
+    const file = path.join(folder, 'lock')
+    try {
+      if (find(file)?.id === this.#owner.token) rmSync(file, { force: true })
+    } catch {
+      // what the training did is done
+    }
   }
 }
 
-function readOwner(file: string): Owner | 'gone' | 'writing' {
-  try {
-    const text = readFileSync(file, 'utf8')
-    try {
-      const owner = JSON.parse(text)
-      if (Number.isInteger(owner?.pid) && typeof owner.token === 'string') return owner
-    } catch {
-      // handled below: half a file
+/** One attempt. False where others have changed something under way. Throws `busy`. */
+function take(folder: string, own: string): boolean {
+  const file = path.join(folder, 'lock')
+  if (make(file, own)) return true
+  const first = find(file)
+  if (!first) return false
+  for (let last: Found = first; ; ) {
+    if (last.alive) throw locked(folder, last.owner)
+    const next = path.join(folder, successorName(last.id))
+    if (make(next, own)) {
+      const holds = find(file)?.id === first.id
+      try {
+        if (holds) renameSync(next, file)
+      } finally {
+        rmSync(next, { force: true }) // not there any more if it has been renamed
+      }
+      return holds
     }
-    const age = Date.now() - statSync(file).mtimeMs
-    return age < writingGraceMs ? 'writing' : { token: '', pid: 0, host: os.hostname() }
+    const found = find(next)
+    if (!found) return false
+    last = found
+  }
+}
+
+function successorName(id: string): string {
+  return `lock.${createHash('sha256').update(id).digest('hex').slice(0, 16)}` // a file's token may hold anything
+}
+
+function writeWhole(file: string, owner: Owner): void {
+  const fd = openSync(file, 'wx')
+  try {
+    writeFileSync(fd, JSON.stringify(owner))
+    fsyncSync(fd)
+  } finally {
+    closeSync(fd)
+  }
+}
+
+/** Gives the file `own` the name `file` as well, unless that is taken. */
+function make(file: string, own: string): boolean {
+  try {
+    linkSync(own, file)
+    return true
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return 'gone'
+    const code = systemCode(error) ?? ''
+    // A network file system may have done it, lost its answer, and been asked again.
+    if (code === 'EEXIST') return lstatSync(own).nlink === 2
+    if (!['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK'].includes(code)) throw error
+  }
+  return makeWithoutLinks(file, readFileSync(own))
+}
+
+/** On file systems without links (FAT, some network shares) the file is there a moment before its contents. */
+function makeWithoutLinks(file: string, contents: Buffer): boolean {
+  let fd: number
+  try {
+    fd = openSync(file, 'wx')
+  } catch (error) {
+    if (systemCode(error) === 'EEXIST') return false
+    throw error
+  }
+  try {
+    writeFileSync(fd, contents)
+    fsyncSync(fd)
+    return true
+  } catch (error) {
+    rmSync(file, { force: true })
+    throw error
+  } finally {
+    closeSync(fd)
+  }
+}
+
+/** Undefined where there is none. */
+function find(file: string): Found | undefined {
+  try {
+    const stats = lstatSync(file)
+    const { ino, mtimeMs, size } = stats
+    if (!stats.isFile()) throw new Error(`${file} is not a file; delete it`)
+    const owner = size < 65_536 ? parse(readFileSync(file, 'utf8')) : undefined
+    if (owner) return { id: owner.token, owner, alive: mayBeAlive(owner) }
+    return { id: `half ${ino} ${mtimeMs}`, alive: Math.abs(Date.now() - mtimeMs) < writingGraceMs }
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return undefined
     throw error
   }
 }
 
-/** A process on another host can't be asked, so it counts as alive. */
-function isAlive(owner: Owner): boolean {
-  if (owner.host !== os.hostname()) return true
-  if (owner.pid <= 0) return false
+function parse(text: string): Owner | undefined {
   try {
-    process.kill(owner.pid, 0)
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
-  }
-  const started = processStart(owner.pid)
-  return owner.started === undefined || started === undefined || owner.started === started
-}
-
-/** Field 22 of /proc/<pid>/stat (after the name, which may hold spaces); undefined where there is no /proc. */
-function processStart(pid: number): string | undefined {
-  try {
-    const text = readFileSync(`/proc/${pid}/stat`, 'utf8')
-    return text.slice(text.lastIndexOf(')') + 2).split(' ')[19]
+    const owner = JSON.parse(text)
+    const whole = Number.isInteger(owner?.pid) && typeof owner.token === 'string' && typeof owner.host === 'string'
+    return whole ? owner : undefined
   } catch {
     return undefined
   }
 }
 
-/** Removes a stale lock, unless another process has replaced it in the meantime. */
-function takeAway(file: string, stale: Owner): void {
-  const aside = `${file}.stale-${randomUUID()}`
+/** Successors that nobody will look for again, now that another lock is in `lock`. What can't be removed does no harm. */
+function removeOutdated(folder: string): void {
   try {
-    renameSync(file, aside)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return
-    throw error
+    for (const name of readdirSync(folder)) {
+      if (/^lock\.[0-9a-f]{16}$/.test(name)) rmSync(path.join(folder, name), { force: true })
+    }
+  } catch {
+    // the next holder's
   }
-  const moved = readOwner(aside)
-  if (typeof moved === 'object' && moved.token === stale.token) rmSync(aside, { force: true })
-  else renameSync(aside, file)
 }
 
-function locked(folder: string, file: string, owner: Owner | 'writing'): DiffusionError {
-  const by = typeof owner === 'object' ? `process ${owner.pid} on ${owner.host}` : 'another process'
-  const hint = `if that process is gone, delete ${file}`
+function locked(folder: string, owner: Owner | undefined): DiffusionError {
+  const by = owner ? `process ${owner.pid} on ${owner.host}` : 'another process'
+  const hint = `if that process is gone, delete ${path.join(folder, 'lock')}`
   return new DiffusionError('busy', `${folder} is in use by another training (${by}; ${hint})`, {
     argument: 'out',
     expected: 'a run folder that no other training is using',
