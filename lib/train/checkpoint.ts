@@ -9,9 +9,11 @@ import { randomUUID } from 'node:crypto'
 import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { atomicWrite, syncFolder } from '../checkpoint/atomic-write'
+import { removeAbandoned } from '../checkpoint/temporary-file'
 import type { LossScaleState } from '../diffusion/loss-scale'
 import type { TrainingState } from '../diffusion/training-step'
 import { DiffusionError } from '../errors'
+import { ioError, reasonOf } from '../file-errors'
 import type { StateDict } from '../nn/weights'
 import type { ResolvedTrainOptions } from './options'
 import { readStateDict, writeStateDict } from './state-dict-file'
@@ -56,20 +58,22 @@ export function checkpointsFolder(run: string): string {
 
 /**
  * Writes the checkpoint of `state.step`, then removes all but the newest `keep`. Returns its folder. When it throws (`io`, e.g.
- * for a full disk), the checkpoints that were there are still there and nothing of the new one is left.
+ * for a full disk), the checkpoints that were there are still there and nothing of the new one is left. What goes wrong once the
+ * new one is complete is told to `onWarning`.
  */
 export async function saveCheckpoint(
   run: string,
   state: RunState,
   training: TrainingState,
-  options: { keep: number },
+  options: { keep: number; onWarning?: (warning: DiffusionError) => unknown },
 ): Promise<string> {
   const parent = checkpointsFolder(run)
   const name = `step-${String(state.step).padStart(8, '0')}`
   const folder = path.join(parent, name)
   const temporary = path.join(parent, `.writing-${name}-${randomUUID()}`)
   try {
-    await mkdir(temporary, { recursive: true })
+    await mkdir(parent).catch(unlessThere) // not recursively: a run that was moved away must not begin anew in its old place
+    await mkdir(temporary)
     await writeStateDict(path.join(temporary, 'model.safetensors'), training.weights)
     if (training.ema) await writeStateDict(path.join(temporary, 'ema.safetensors'), training.ema)
     await writeStateDict(path.join(temporary, 'optimizer.safetensors'), {
@@ -80,17 +84,34 @@ export async function saveCheckpoint(
     await atomicWrite(path.join(temporary, 'state.json'), `${JSON.stringify(state, null, 2)}\n`)
     await syncFolder(temporary)
     await replaceFolder(temporary, folder)
-    await syncFolder(parent)
-    await atomicWrite(path.join(parent, 'latest'), `${name}\n`)
   } catch (error) {
     await rm(temporary, { recursive: true, force: true }).catch(() => {})
-    const failure = ioError(`cannot write the checkpoint ${folder}`, error)
-    // The temporary name would tell nobody anything.
-    throw new DiffusionError(failure.code, failure.message.replaceAll(temporary, folder), { cause: error })
+    throw await notSaved(run, folder, error)
   }
-  const old = (await listCheckpoints(run)).slice(options.keep)
-  for (const folder of old) await removeFolder(folder)
+  const warnings: unknown[] = []
+  const warn = (error: unknown) => void warnings.push(error)
+  await syncFolder(parent).catch(warn)
+  await atomicWrite(path.join(parent, 'latest'), `${name}\n`).catch(warn)
+  // What is not known to be on the disk replaces nothing.
+  const old = warnings.length > 0 ? [] : await listCheckpoints(run).catch(() => [])
+  for (const folder of old.slice(options.keep)) await removeFolder(folder).catch(warn)
+  for (const error of warnings) {
+    await options.onWarning?.(ioError(`after the checkpoint ${folder} was saved`, error, { path: folder }))
+  }
   return folder
+}
+
+/** Names the checkpoint, as the temporary name would tell nobody anything, and those that are left. */
+async function notSaved(run: string, folder: string, error: unknown): Promise<DiffusionError> {
+  const kept = (await listCheckpoints(run).catch(() => [])).map((other) => path.basename(other))
+  const what = `cannot write the checkpoint ${folder} (${kept.length > 0 ? `kept: ${kept.join(', ')}` : 'there is none yet'})`
+  if (error instanceof DiffusionError && error.code !== 'io') return error
+  const cause = error instanceof DiffusionError ? (error.cause ?? error) : error
+  return new DiffusionError('io', `${what}: ${reasonOf(cause)}`, { argument: 'out', received: folder, cause: error })
+}
+
+function unlessThere(error: NodeJS.ErrnoException): void {
+  if (error.code !== 'EEXIST') throw error
 }
 
 /** Folders of the run's checkpoints, newest first. */
@@ -98,7 +119,7 @@ export async function listCheckpoints(run: string): Promise<string[]> {
   const parent = checkpointsFolder(run)
   const names = await readdir(parent).catch((error) => {
     if (error.code === 'ENOENT') return []
-    throw ioError(`cannot list ${parent}`, error)
+    throw ioError(`cannot list ${parent}`, error, { path: parent })
   })
   const step = (name: string) => Number(folderName.exec(name)![1])
   return names
@@ -107,13 +128,14 @@ export async function listCheckpoints(run: string): Promise<string[]> {
     .map((name) => path.join(parent, name))
 }
 
-/** Removes what killed processes left half written. Only for the holder of the run's lock. */
+/** Removes what killed processes left half written. Only for the holder of the run's lock. What can't be removed is left. */
 export async function removeLeftovers(run: string): Promise<void> {
   const parent = checkpointsFolder(run)
   const names = await readdir(parent).catch(() => [])
   for (const name of names) {
-    if (leftoverName.test(name)) await rm(path.join(parent, name), { recursive: true, force: true })
+    if (leftoverName.test(name)) await rm(path.join(parent, name), { recursive: true, force: true }).catch(() => {})
   }
+  for (const folder of [run, parent, path.join(run, 'samples')]) await removeAbandoned(folder)
 }
 
 /**
@@ -167,7 +189,7 @@ async function readState(file: string): Promise<RunState> {
   const bad = (problem: string, cause?: unknown) =>
     new DiffusionError('bad-file', `${file}: ${problem}`, { argument: 'checkpoint', received: file, cause })
   const text = await readFile(file, 'utf8').catch((error) => {
-    throw ioError(`cannot read ${file}`, error)
+    throw ioError(`cannot read ${file}`, error, { path: file, argument: 'checkpoint' })
   })
   let state: Partial<RunState>
   try {
@@ -200,25 +222,32 @@ function withoutPrefix(dict: StateDict, prefix: string): StateDict {
   return Object.fromEntries(own.map(([name, tensor]) => [name.slice(prefix.length), tensor]))
 }
 
-/** Renames onto `folder`; one that is there already is moved aside first. */
+/** Renames onto `folder`; one that is there already is moved aside first, and back where that fails. */
 async function replaceFolder(temporary: string, folder: string): Promise<void> {
-  await removeFolder(folder)
-  await rename(temporary, folder)
+  const aside = await moveAside(folder)
+  try {
+    await rename(temporary, folder)
+  } catch (error) {
+    if (aside) await rename(aside, folder)
+    throw error
+  }
+  if (aside) await rm(aside, { recursive: true, force: true }).catch(() => {}) // a leftover
 }
 
 /** Under another name first, so that no half-removed folder is ever seen as a checkpoint. */
 async function removeFolder(folder: string): Promise<void> {
+  const aside = await moveAside(folder)
+  if (aside) await rm(aside, { recursive: true, force: true })
+}
+
+/** Undefined where there is nothing. */
+async function moveAside(folder: string): Promise<string | undefined> {
   const aside = path.join(path.dirname(folder), `.removed-${path.basename(folder)}-${randomUUID()}`)
   try {
     await rename(folder, aside)
+    return aside
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
     throw error
   }
-  await rm(aside, { recursive: true, force: true })
-}
-
-function ioError(what: string, cause: unknown): DiffusionError {
-  if (cause instanceof DiffusionError) return cause
-  return new DiffusionError('io', `${what}: ${(cause as Error).message}`, { cause })
 }

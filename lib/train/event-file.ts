@@ -2,9 +2,10 @@
  * TensorBoard's event files: records of TensorFlow's TFRecord format, each an Event message
  * (https://www.tensorflow.org/tutorials/load_data/tfrecord; tensorboard/compat/proto/event.proto and summary.proto).
  */
-import { closeSync, openSync, readdirSync, writeSync } from 'node:fs'
+import { closeSync, ftruncateSync, openSync, readdirSync, writeSync } from 'node:fs'
 import path from 'node:path'
 import { Message } from '../export/protobuf'
+import { ioError } from '../file-errors'
 import { crc32c } from './crc32c'
 
 /** Fields of event.proto and summary.proto. */
@@ -25,26 +26,37 @@ export interface EventImage {
 }
 
 export class EventFile {
+  readonly #file: string
   readonly #fd: number
+  /** Of the whole records. */
+  #bytes = 0
 
-  private constructor(fd: number) {
+  private constructor(file: string, fd: number) {
+    this.#file = file
     this.#fd = fd
   }
 
   /**
    * A new file in `folder`, beside those that are there: a reader goes through them in the order of their names. What they hold
    * beyond `step` counts no more, as with purge_step of PyTorch's SummaryWriter: a resumed training takes these steps again.
+   * This method and those that write throw `io`; of a record that could not be written nothing is in the file.
    */
   static open(folder: string, step: number): EventFile {
-    const earlier = readdirSync(folder).filter((name) => name.startsWith(namePrefix))
-    const number = Math.max(-1, ...earlier.map((name) => Number.parseInt(name.slice(namePrefix.length), 10) || 0)) + 1
-    const file = path.join(folder, `${namePrefix}${String(number).padStart(10, '0')}.ddpm-native`)
-    const events = new EventFile(openSync(file, 'ax'))
-    events.#write(eventAt(0).string(event.fileVersion, 'brain.Event:2'))
-    if (earlier.length > 0) {
-      events.#write(eventAt(step + 1).message(event.sessionLog, new Message().int(session.status, session.start)))
+    let events: EventFile | undefined
+    try {
+      const earlier = readdirSync(folder).filter((name) => name.startsWith(namePrefix))
+      const number = earlier.reduce((most, name) => Math.max(most, numberOf(name)), -1) + 1
+      const file = path.join(folder, `${namePrefix}${String(number).padStart(10, '0')}.ddpm-native`)
+      events = new EventFile(file, openSync(file, 'ax'))
+      events.#write(eventAt(0).string(event.fileVersion, 'brain.Event:2'))
+      if (earlier.length > 0) {
+        events.#write(eventAt(step + 1).message(event.sessionLog, new Message().int(session.status, session.start)))
+      }
+      return events
+    } catch (error) {
+      events?.close()
+      throw ioError(`cannot make an event file in ${folder}`, error, { path: folder })
     }
-    return events
   }
 
   scalars(step: number, values: Readonly<Record<string, number>>): void {
@@ -72,10 +84,34 @@ export class EventFile {
     closeSync(this.#fd)
   }
 
+  [Symbol.dispose](): void {
+    this.close()
+  }
+
   #write(message: Message): void {
     const record = framed(Buffer.concat([...message.chunks()]))
-    for (let at = 0; at < record.length; ) at += writeSync(this.#fd, record, at)
+    try {
+      for (let at = 0; at < record.length; ) at += writeSync(this.#fd, record, at)
+      this.#bytes += record.length
+    } catch (error) {
+      this.#cutBack()
+      throw ioError(`cannot write ${this.#file}`, error, { path: this.#file, kept: 'its events so far are kept' })
+    }
   }
+
+  #cutBack(): void {
+    try {
+      ftruncateSync(this.#fd, this.#bytes)
+    } catch {
+      // a reader ends at half a record
+    }
+  }
+}
+
+/** 0 where somebody else named it. */
+function numberOf(name: string): number {
+  const number = Number.parseInt(name.slice(namePrefix.length), 10)
+  return number < 1e10 ? number : 0
 }
 
 function eventAt(step: number): Message {

@@ -1,11 +1,12 @@
 /** A training run: images in, checkpoints, metrics and pictures out. */
-import { mkdir, rmdir } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { type ImageBatch, ImageFolder, type UnreadableFile } from '../data/image-folder'
 import { encodePng } from '../data/image-grid'
 import { DDPM, type DDPMOptions } from '../diffusion/ddpm'
 import { DiffusionError } from '../errors'
+import { ioError } from '../file-errors'
 import { Tensor } from '../tensor'
 import {
   type Checkpoint,
@@ -22,7 +23,7 @@ import { MetricsLog, type StepMetrics } from './metrics'
 import { saveModel } from './model-file'
 import { type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions, withClasses } from './options'
 import { drawPictures } from './pictures'
-import { RunLock } from './run-lock'
+import { RunFolder } from './run-folder'
 
 export interface TrainStart {
   /** Steps that are done already: not 0 after a resume. */
@@ -41,8 +42,13 @@ export interface TrainHooks {
   onStep?(metrics: StepMetrics): unknown
   onCheckpoint?(o: { step: number; folder: string }): unknown
   onSamples?(o: { step: number; file: string }): unknown
-  /** At once for each file that can't be read; the training goes on without it. */
+  /** At once for each file that is no readable image; the training goes on without it. */
   onUnreadable?(file: UnreadableFile): unknown
+  /**
+   * Something went wrong that does not end the training: a picture or events that could not be written, an old checkpoint that can't
+   * be removed, a run folder that was renamed.
+   */
+  onWarning?(warning: DiffusionError): unknown
   /** Ends the training after the step under way, with a checkpoint. */
   signal?: AbortSignal
 }
@@ -68,33 +74,29 @@ export interface RunResult {
 export class Trainer {
   readonly #given: TrainOptions
 
-  /** Throws `unknown-option` and `invalid-argument`. */
+  /** Paths are those of now, wherever the working directory is later. Throws `unknown-option` and `invalid-argument`. */
   constructor(options: TrainOptions) {
-    this.#given = { ...options }
+    this.#given = withAbsolutePaths(options)
     if (!options.resume) resolveTrainOptions(options)
     else if (typeof options.out !== 'string') resolveTrainOptions(options)
   }
 
   /**
-   * Throws `busy` where another training uses the run folder, `io` and `bad-file` for files, `not-finite` when the loss is no
-   * number any more. What was saved before stays.
+   * Throws `busy` where another training uses the run folder, `io`, `not-found` and `bad-file` for files, `not-finite` when the loss
+   * is no number any more, and what a hook throws. What was saved before stays; where the steps since then are whole, they are saved
+   * before it throws.
    */
   async run(hooks: TrainHooks = {}): Promise<RunResult> {
-    const { out } = this.#given
-    const created = await mkdir(out, { recursive: true }).catch((error) => {
-      throw new DiffusionError('io', `cannot create ${out}: ${error.message}`, { argument: 'out', cause: error })
-    })
-    const lock = RunLock.acquire(out)
+    const folder = await RunFolder.open(this.#given.out)
     try {
-      await removeLeftovers(out)
-      return await this.#locked(hooks)
+      await removeLeftovers(folder.path)
+      return await this.#locked(folder, hooks)
     } finally {
-      lock.release()
-      if (created !== undefined) await rmdir(out).catch(() => {}) // stays if anything was written
+      await folder.close()
     }
   }
 
-  async #locked(hooks: TrainHooks): Promise<RunResult> {
+  async #locked(folder: RunFolder, hooks: TrainHooks): Promise<RunResult> {
     const checkpoint = await this.#checkpointToResume()
     const resolved = resolveTrainOptions(this.#given, checkpoint?.state)
     const { unetConfig } = resolved.model
@@ -126,7 +128,7 @@ export class Trainer {
         parameters: ddpm.parameterCount,
         device: ddpm.device.name,
       })
-      return await new Run(ddpm, data, options, hooks).train(checkpoint)
+      return await new Run(ddpm, data, options, hooks, folder).train(checkpoint)
     } finally {
       ddpm.dispose()
     }
@@ -149,8 +151,13 @@ export class Trainer {
   }
 }
 
-function absoluteClasses(source: string | undefined): string | undefined {
-  return source === undefined || source === 'folders' ? source : path.resolve(source)
+function withAbsolutePaths(options: TrainOptions): TrainOptions {
+  const absolute = (file: string) => (typeof file === 'string' ? path.resolve(file) : file) // others are refused later
+  const given = { ...options }
+  for (const name of ['data', 'out', 'classes'] as const) {
+    if (given[name] !== undefined && given[name] !== 'folders') given[name] = absolute(given[name])
+  }
+  return given
 }
 
 function refuseOtherData(data: ImageFolder, state: RunState): void {
@@ -161,6 +168,10 @@ function refuseOtherData(data: ImageFolder, state: RunState): void {
       'and not under the same names or not in the same classes; a resumed run would not continue the same training',
     { argument: 'data', expected: `${state.data.images} images`, received: `${data.length} images` },
   )
+}
+
+function isIo(error: unknown): error is DiffusionError {
+  return error instanceof DiffusionError && error.code === 'io'
 }
 
 /** By ddpm.py's names, where it has one. */
@@ -179,42 +190,47 @@ function scalarsOf(metrics: StepMetrics): Record<string, number> {
 class Run {
   #checkpoint: string | undefined
   #savedStep = -1
+  /** False while a step is under way, and after one that failed: what is in memory then is no state to go on from. */
+  #whole = true
+  #eventsFail = false
 
   constructor(
     readonly ddpm: DDPM,
     readonly data: ImageFolder,
     readonly options: ResolvedTrainOptions,
     readonly hooks: TrainHooks,
+    readonly folder: RunFolder,
   ) {}
 
   async train(from: Checkpoint | undefined): Promise<RunResult> {
-    const { options, hooks } = this
-    const { steps, batchSize, accumulate, out } = options
+    const { options, hooks, folder } = this
+    const { steps, batchSize, accumulate } = options
     let step = from?.state.step ?? 0
     this.#checkpoint = from?.folder
     this.#savedStep = from?.state.step ?? -1
+    using log = MetricsLog.open(path.join(folder.path, 'metrics.jsonl'), step)
+    using events = EventFile.open(folder.path, step)
     const batches = this.data.batches(step * accumulate * batchSize, batchSize, options.prefetch)
-    const log = await MetricsLog.open(path.join(out, 'metrics.jsonl'), step)
-    const events = EventFile.open(out, step)
     let metrics: StepMetrics | undefined
     try {
       while (step < steps && !hooks.signal?.aborted) {
         metrics = await this.#step(step, () => batches.next())
         step++
         log.write(metrics)
-        events.scalars(step, scalarsOf(metrics))
+        await this.#writeEvents(() => events.scalars(step, scalarsOf(metrics!)))
         await hooks.onStep?.(metrics)
-        if (step % options.checkpointEvery === 0) await this.#save(step)
+        if (step % options.checkpointEvery === 0) await this.#save(step, log)
         if (options.sampleEvery > 0 && (step % options.sampleEvery === 0 || step === steps))
           await this.#sample(step, events)
       }
-      await this.#save(step)
+      await this.#save(step, log)
+    } catch (error) {
+      await this.#rescue(step, log)
+      throw error
     } finally {
-      log.close()
-      events.close()
       await batches.stop()
     }
-    const model = step >= steps ? path.join(out, 'model.safetensors') : undefined
+    const model = step >= steps ? path.join(await this.#here(), 'model.safetensors') : undefined
     if (model) await saveModel(model, this.ddpm, { config: options.model, training: this.#summary(step, metrics) })
     return { step, stopped: step < steps, checkpoint: this.#checkpoint!, model, metrics }
   }
@@ -227,8 +243,11 @@ class Run {
     const sums = { loss: 0, loss_simple: 0, loss_vlb: 0 }
     let gradNorm: number | null = null
     let lossScale: number | undefined
-    for (let i = 0; i < accumulate; i++) {
-      const { images, labels } = await nextBatch()
+    // All of them first: an image that can't be read then leaves the state as it was.
+    const batches: ImageBatch[] = []
+    while (batches.length < accumulate) batches.push(await nextBatch())
+    this.#whole = false
+    for (const [i, { images, labels }] of batches.entries()) {
       using x = Tensor.wrap(images, [batchSize, this.data.channels, this.data.size, this.data.size])
       const result = await this.ddpm.trainBatch(x, {
         y: labels,
@@ -243,6 +262,7 @@ class Run {
       gradNorm = result.gradNorm ?? null
       lossScale = result.lossScale
     }
+    this.#whole = true
     const seconds = (performance.now() - start) / 1000
     return {
       step: step + 1,
@@ -255,9 +275,16 @@ class Run {
     }
   }
 
-  async #save(step: number): Promise<void> {
+  async #save(step: number, log: MetricsLog): Promise<void> {
     if (step === this.#savedStep) return
-    const { ddpm, data, options } = this
+    log.sync() // so that no checkpoint is ahead of its metrics, not even after a power failure
+    const folder = await this.#write(step)
+    await this.hooks.onCheckpoint?.({ step, folder })
+  }
+
+  async #write(step: number): Promise<string> {
+    const { ddpm, data, options, hooks } = this
+    const out = await this.#here()
     const training = await ddpm.trainingState()
     const state: RunState = {
       format: 'ddpm-native checkpoint',
@@ -269,33 +296,85 @@ class Run {
       draws: training.draws ?? 0,
       ...(training.lossScale && { lossScale: training.lossScale }),
       data: { fingerprint: data.fingerprint, images: data.length },
-      options: { ...options, data: path.resolve(options.data), classes: absoluteClasses(options.classes) },
+      options: { ...options, out },
       time: new Date().toISOString(),
     }
-    const folder = await saveCheckpoint(options.out, state, training, { keep: options.keep })
+    const { keep } = options
+    const folder = await saveCheckpoint(out, state, training, { keep, onWarning: (w) => hooks.onWarning?.(w) })
     this.#checkpoint = folder
     this.#savedStep = step
-    await this.hooks.onCheckpoint?.({ step, folder })
+    return folder
   }
 
-  /** Pictures as files and as events; sampling changes nothing in the training. */
+  /** After an error, whichever: the steps since the last checkpoint, where they are whole. The error is what is reported. */
+  async #rescue(step: number, log: MetricsLog): Promise<void> {
+    if (!this.#whole || step === this.#savedStep || step === 0) return
+    try {
+      const folder = await this.#write(step)
+      await this.hooks.onCheckpoint?.({ step, folder })
+    } catch {
+      // as much as could be done
+    }
+    try {
+      log.sync()
+    } catch {
+      // the line of this step is lost, which the error that is reported says
+    }
+  }
+
+  /** The run folder, wherever it is now. */
+  async #here(): Promise<string> {
+    const before = this.folder.path
+    const now = this.folder.locate()
+    if (now !== before)
+      await this.#warn(new DiffusionError('io', `${before} was renamed: the training goes on in ${now}`))
+    return now
+  }
+
+  async #warn(warning: DiffusionError): Promise<void> {
+    await this.hooks.onWarning?.(warning)
+  }
+
+  /** What is in TensorBoard's events is in metrics.jsonl and samples/, too: where they can't be written, that is told once. */
+  async #writeEvents(write: () => void): Promise<void> {
+    try {
+      write()
+      this.#eventsFail = false
+    } catch (error) {
+      if (!isIo(error)) throw error
+      if (!this.#eventsFail) await this.#warn(error)
+      this.#eventsFail = true
+    }
+  }
+
+  /** Pictures as files and as events. Sampling changes nothing in the training, and neither does a picture that can't be written. */
   async #sample(step: number, events: EventFile): Promise<void> {
+    const folder = path.join(await this.#here(), 'samples')
+    const file = path.join(folder, `step-${String(step).padStart(8, '0')}.png`)
+    try {
+      await this.#writePictures(step, file, events)
+    } catch (error) {
+      if (error instanceof DiffusionError && error.code === 'aborted') return
+      if (!isIo(error)) throw error
+      return await this.#warn(error)
+    }
+    await this.hooks.onSamples?.({ step, file })
+  }
+
+  async #writePictures(step: number, file: string, events: EventFile): Promise<void> {
     const { ddpm, data, options, hooks } = this
-    const pictures = await drawPictures(ddpm, data, options, hooks.signal).catch((error) => {
-      if (error instanceof DiffusionError && error.code === 'aborted') return undefined
-      throw error
+    const pictures = await drawPictures(ddpm, data, options, hooks.signal)
+    const folder = path.dirname(file)
+    await mkdir(folder).catch((error) => {
+      if (error.code !== 'EEXIST') throw ioError(`cannot make the folder ${folder}`, error, { path: folder })
     })
-    if (!pictures) return
-    const file = path.join(options.out, 'samples', `step-${String(step).padStart(8, '0')}.png`)
-    await mkdir(path.dirname(file), { recursive: true })
     const images: Record<string, EventImage> = {}
     for (const [name, pixels] of Object.entries(pictures)) {
       const png = await encodePng(pixels)
       images[name] = { png, width: pixels.width, height: pixels.height, channels: pixels.channels }
       await atomicWrite(name === 'samples' ? file : file.replace(/png$/, `${name}.png`), png)
     }
-    events.images(step, images)
-    await hooks.onSamples?.({ step, file })
+    await this.#writeEvents(() => events.images(step, images))
   }
 
   #summary(step: number, metrics: StepMetrics | undefined): Record<string, unknown> {

@@ -1,5 +1,16 @@
 import assert from 'node:assert/strict'
-import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import path from 'node:path'
 import sharp from 'sharp'
 import { DiffusionError } from '../../lib/errors'
@@ -266,4 +277,164 @@ describe('Trainer', () => {
     await rejects(train({ data, out: run, resume: true, steps: 50 }), 'not-finite', /loss/)
     assert.ok((await openCheckpoint(run)).state.step >= 1)
   })
+
+  describe('loses nothing', () => {
+    const checkpointOf = async (run: string) => (await openCheckpoint(run)).state.step
+
+    it('when the working directory changes', async () => {
+      const before = process.cwd()
+      const run = newRun()
+      const elsewhere = path.join(folder, 'elsewhere')
+      mkdirSync(elsewhere)
+      process.chdir(folder)
+      try {
+        const options = tinyTraining('images', path.basename(run), { steps: 3, checkpointEvery: 1, cacheBytes: 0 })
+        await train(options, { onStep: () => process.chdir(elsewhere) })
+      } finally {
+        process.chdir(before)
+      }
+      assert.deepEqual(readdirSync(elsewhere), [])
+      assert.ok(existsSync(path.join(run, 'model.safetensors')))
+      assert.ok(!existsSync(path.join(run, 'lock')))
+    })
+
+    it('when the run folder is renamed: it goes on there', async function () {
+      if (!existsSync('/proc/self/fd')) {
+        console.log('      not shown: the system does not tell the names of open folders')
+        return this.skip()
+      }
+      const run = newRun()
+      const moved = `${run}-moved`
+      const warnings: string[] = []
+      const options = tinyTraining(data, run, { ...plan, steps: 4, checkpointEvery: 2, sampleEvery: 4 })
+      const result = await train(options, {
+        onStep: ({ step }) => step === 2 && renameSync(run, moved),
+        onWarning: ({ message }) => warnings.push(message),
+      })
+      assert.deepEqual(warnings, [`${run} was renamed: the training goes on in ${moved}`])
+      assert.equal(result.model, path.join(moved, 'model.safetensors'))
+      assert.ok(!existsSync(run))
+      assert.equal(await checkpointOf(moved), 4)
+      assert.deepEqual(numbers(readMetrics(moved)), numbers(readMetrics(unstopped)).slice(0, 4))
+      assert.ok(existsSync(path.join(moved, 'samples', 'step-00000004.png')))
+      assert.ok(!existsSync(path.join(moved, 'lock')))
+    })
+
+    it('but does not begin anew where the run folder was removed', async () => {
+      const run = newRun()
+      const removed = train(tinyTraining(data, run, { steps: 4, checkpointEvery: 2 }), {
+        onStep: ({ step }) => step === 1 && rmSync(run, { recursive: true }),
+      })
+      await rejects(removed, 'io', /is not the folder any more that this training began in/)
+      assert.ok(!existsSync(run))
+    })
+
+    it('when a hook throws', async () => {
+      const run = newRun()
+      const broken = new Error('a broken hook')
+      const failing = train(tinyTraining(data, run, plan), {
+        onStep: ({ step }) => {
+          if (step === 5) throw broken
+        },
+      })
+      await assert.rejects(failing, broken)
+      assert.equal(await checkpointOf(run), 5)
+      await train({ data, out: run, resume: true })
+      assert.deepEqual(numbers(readMetrics(run)), numbers(readMetrics(unstopped)))
+    })
+
+    for (const timestepSampler of ['uniform', 'loss-second-moment']) {
+      it(`when the images vanish, and go on when they are back (${timestepSampler})`, async () => {
+        const own = path.join(folder, `vanishing-${timestepSampler}`)
+        await writeImages(own, 21)
+        const model = { ...tinyModel, timestepSampler }
+        const options = { ...plan, sampleEvery: 0, prefetch: 1, cacheBytes: 0, model }
+        const run = newRun()
+        const failing = train(tinyTraining(own, run, options), {
+          onStep: ({ step }) => step === 5 && renameSync(own, `${own}-away`),
+        })
+        await rejects(failing, 'not-found', /cannot read the image .*\.png: there is no such file/)
+        renameSync(`${own}-away`, own)
+        assert.ok((await checkpointOf(run)) >= 5)
+        await train({ data: own, out: run, resume: true })
+        const straight = newRun()
+        await train(tinyTraining(own, straight, options))
+        assert.deepEqual(numbers(readMetrics(run)), numbers(readMetrics(straight)))
+      })
+    }
+
+    it('when pictures can not be written: they are left out', async () => {
+      const run = newRun()
+      mkdirSync(run)
+      writeFileSync(path.join(run, 'samples'), 'in the way')
+      const warnings: DiffusionError[] = []
+      const hooks = { onWarning: (warning: DiffusionError) => warnings.push(warning) }
+      const { step } = await train(tinyTraining(data, run, plan), hooks)
+      assert.equal(step, 12)
+      assert.deepEqual(
+        warnings.map(({ code }) => code),
+        ['io', 'io'],
+      )
+      assert.match(warnings[0].message, /samples.*step-00000006\.inputs\.png: a part of its path is a file/)
+      assert.deepEqual(numbers(readMetrics(run)), numbers(readMetrics(unstopped)))
+    })
+
+    it('when metrics can not be written: it saves, and ends', async function () {
+      const disk = path.join(folder, 'disk')
+      mkdirSync(disk)
+      if (!mount(disk, 65_536)) return this.skip()
+      try {
+        const run = newRun()
+        mkdirSync(run)
+        symlinkSync(path.join(disk, 'metrics.jsonl'), path.join(run, 'metrics.jsonl'))
+        let last = 0
+        const failing = train(tinyTraining(data, run, { steps: 100 }), {
+          onStep: ({ step }) => {
+            last = step
+            if (step > 1) return
+            try {
+              writeFileSync(path.join(disk, 'filler'), Buffer.alloc(65_536))
+            } catch {
+              // full, as it should be
+            }
+          },
+        })
+        await rejects(failing, 'io', /cannot write .*metrics\.jsonl: the disk is full/)
+        assert.ok(last > 1 && last < 99)
+        assert.equal(await checkpointOf(run), last + 1)
+        assert.equal(readMetrics(run).length, last) // whole lines
+      } finally {
+        execFileSync('umount', [disk])
+      }
+    })
+
+    it('when an old checkpoint can not be removed: that is told', async function () {
+      const run = newRun()
+      await train(tinyTraining(data, run, { steps: 2, checkpointEvery: 1 }))
+      const old = path.join(run, 'checkpoints', 'step-00000001')
+      if (!mount(old, 4096)) return this.skip() // what is mounted on can't be renamed
+      try {
+        const warnings: string[] = []
+        const hooks = { onWarning: ({ message }: DiffusionError) => warnings.push(message) }
+        const { step } = await train({ data, out: run, resume: true, steps: 3 }, hooks)
+        assert.equal(step, 3)
+        assert.equal(warnings.length, 1)
+        assert.match(warnings[0], /after the checkpoint .*step-00000003 was saved: .*busy/)
+        assert.equal(await checkpointOf(run), 3)
+      } finally {
+        execFileSync('umount', [old])
+      }
+    })
+  })
 })
+
+/** A file system of limited size, where the tests may mount one. */
+function mount(folder: string, bytes: number): boolean {
+  try {
+    execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${bytes}`, 'tmpfs', folder], { stdio: 'pipe' })
+    return true
+  } catch (error) {
+    console.log(`      not shown: nothing can be mounted (${(error as Error).message.trim()})`)
+    return false
+  }
+}
