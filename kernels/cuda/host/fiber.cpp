@@ -22,10 +22,7 @@ FiberStacks::FiberStacks(int count, size_t bytes) : count_(count) {
   }
 }
 
-FiberStacks::~FiberStacks() {
-  for (SanitizedStack& stack : sanitized_) stack.destroy();
-  munmap(memory_, stride_ * size_t(count_));
-}
+FiberStacks::~FiberStacks() { munmap(memory_, stride_ * size_t(count_)); }
 
 void* FiberStacks::top(int i) const { return memory_ + size_t(i + 1) * stride_; }
 
@@ -124,7 +121,7 @@ namespace {
 // The one that was entered last on this thread.
 thread_local Context* running = nullptr;
 
-DDPM_SWITCHES_STACKS void enter() {
+void enter() {
   SanitizedStack::after(running->stack);
   running->entry();
 }
@@ -136,14 +133,14 @@ Context makeContext(const FiberStacks& stacks, int i, void (*entry)()) {
   return {firstFrame(stacks.top(i), enter), entry, stacks.sanitized(i)};
 }
 
-DDPM_SWITCHES_STACKS void switchContext(Context& from, Context& to) {
+void switchContext(Context& from, Context& to) {
   running = &to;
   SanitizedStack::before(&from.stack, to.stack);
   ddpmSwitchContext(&from.stackPointer, to.stackPointer);
   SanitizedStack::after(from.stack);
 }
 
-DDPM_SWITCHES_STACKS void leaveContext(Context& to) {
+void leaveContext(Context& to) {
   void* left;
   running = &to;
   SanitizedStack::before(nullptr, to.stack);

@@ -55,7 +55,7 @@ bool samePlace(Where a, Where b) {
 }
 
 // The first thing that a fiber runs.
-DDPM_SWITCHES_STACKS void enterThread() {
+void enterThread() {
   try {
     body(argument);
     for (const AsyncCopy& copy : thread->copies)
@@ -182,6 +182,7 @@ const std::byte* meetWarp(uint32_t mask, const void* mine, size_t bytes, bool or
 void runGrid(const std::string& kernel, dim3 grid, dim3 block, size_t dynamicShared, void (*f)(void*), void* a) {
   static FiberStacks stacks(kMaxThreads, kStackBytes);
   const std::lock_guard guard(lock);
+  const SanitizedGrid sanitized;
   kernelInRun = kernel;
   checkConfiguration(grid, block, dynamicShared);
   body = f;

@@ -7,19 +7,24 @@
 #else
 #define DDPM_CLANG_SANITIZES(what) 0
 #endif
-
 #if defined(__SANITIZE_ADDRESS__) || DDPM_CLANG_SANITIZES(address_sanitizer)
+#define DDPM_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
+#elif defined(__SANITIZE_THREAD__) || DDPM_CLANG_SANITIZES(thread_sanitizer)
+#define DDPM_TSAN
+#include <sanitizer/tsan_interface.h>
+#endif
 
 namespace ddpm::cuda::host {
 
+#ifdef DDPM_ASAN
+// AddressSanitizer knows the bounds of the stack that is in use.
 class SanitizedStack {
  public:
   // Of the thread itself; where it lies is known once it has been left.
   SanitizedStack() = default;
   SanitizedStack(const void* bottom, size_t bytes) : bottom_(bottom), bytes_(bytes) {}
-  void destroy() {}
   // Frames of an earlier fiber, which never returned, have left their redzones.
   void renew() const { __asan_unpoison_memory_region(bottom_, bytes_); }
 
@@ -43,51 +48,38 @@ class SanitizedStack {
   size_t bytes_ = 0;
   void* fakeStack_ = nullptr;
 };
-
-}  // namespace ddpm::cuda::host
-
-#elif defined(__SANITIZE_THREAD__) || DDPM_CLANG_SANITIZES(thread_sanitizer)
-#include <sanitizer/tsan_interface.h>
-
-// Where fibers begin and change: entered and left unequally often, which ThreadSanitizer's call stack would not bear.
-#define DDPM_SWITCHES_STACKS __attribute__((no_sanitize("thread")))
-
-namespace ddpm::cuda::host {
-
-class SanitizedStack {
- public:
-  SanitizedStack() = default;
-  SanitizedStack(const void*, size_t) : fiber_(__tsan_create_fiber(0)) {}
-  void destroy() { __tsan_destroy_fiber(fiber_); }
-  void renew() const {}
-
-  DDPM_SWITCHES_STACKS static void before(SanitizedStack* from, const SanitizedStack& to) {
-    if (from) from->fiber_ = __tsan_get_current_fiber();
-    __tsan_switch_to_fiber(to.fiber_, 0);
-  }
-  static void after(const SanitizedStack&) {}
-
- private:
-  void* fiber_ = nullptr;
-};
-
-}  // namespace ddpm::cuda::host
-
 #else
-namespace ddpm::cuda::host {
-
 struct SanitizedStack {
   SanitizedStack() = default;
   SanitizedStack(const void*, size_t) {}
-  void destroy() {}
   void renew() const {}
   static void before(SanitizedStack*, const SanitizedStack&) {}
   static void after(const SanitizedStack&) {}
 };
+#endif
+
+#ifdef DDPM_TSAN
+// To ThreadSanitizer the fibers of a grid are the one thread that they are: a fiber of its own for each would cost a
+// vector of a thousand clocks at every switch. Calls of all of them lie mixed on its call stack, and some never return:
+// each grid has a call stack of its own.
+class SanitizedGrid {
+ public:
+  __attribute__((no_sanitize("thread"))) SanitizedGrid() { __tsan_switch_to_fiber(own_, 0); }
+  __attribute__((no_sanitize("thread"))) ~SanitizedGrid() {
+    __tsan_switch_to_fiber(outer_, 0);
+    __tsan_destroy_fiber(own_);
+  }
+  SanitizedGrid(const SanitizedGrid&) = delete;
+  SanitizedGrid& operator=(const SanitizedGrid&) = delete;
+
+ private:
+  void* const outer_ = __tsan_get_current_fiber();
+  void* const own_ = __tsan_create_fiber(0);
+};
+#else
+struct SanitizedGrid {
+  SanitizedGrid() {}  // not trivial: it is declared for its scope
+};
+#endif
 
 }  // namespace ddpm::cuda::host
-#endif
-
-#ifndef DDPM_SWITCHES_STACKS
-#define DDPM_SWITCHES_STACKS
-#endif

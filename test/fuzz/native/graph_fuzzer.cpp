@@ -1,0 +1,111 @@
+// libFuzzer: graphs from bytes are refused with a Failure, or compiled for every backend that is beside the program,
+// and small ones are run there. Whatever else happens is a finding: a crash, what the sanitizers report, an 'internal'
+// failure.
+#include <cstdio>
+#include <cstring>
+#include <future>
+
+#include "native/runtime/backends.h"
+#include "native/runtime/program.h"
+#include "test/fuzz/native/graph_builder.h"
+
+namespace ddpm::fuzz {
+namespace {
+
+// Of all values of a graph that is run.
+constexpr int64_t kMaxElements = 1 << 16;
+
+const std::vector<std::shared_ptr<Device>>& devices() {
+  static const std::vector<std::shared_ptr<Device>> opened = [] {
+    std::vector<std::shared_ptr<Device>> all;
+    for (const std::string& name : backendNames()) {
+      try {
+        all.push_back(Device::open(name, 0, 2));
+        std::fprintf(stderr, "backend %s (%s)\n", name.c_str(), all.back()->info().isa);
+      } catch (const Failure& failure) {
+        std::fprintf(stderr, "%s\n", failure.what());
+      }
+    }
+    return all;
+  }();
+  return opened;
+}
+
+std::shared_ptr<Buffer> filled(const std::shared_ptr<Device>& device, const Storage& storage, Bytes& bytes) {
+  static const float kNumbers[] = {0, 1, -1, 0.5f, 3, 1e30f, -1e-30f, __builtin_nanf(""), __builtin_inff()};
+  static const int32_t kIntegers[] = {0, 1, 2, 4, -1, 1000, INT32_MAX, INT32_MIN};
+  const int64_t count = std::max<int64_t>(1, int64_t((storage.bytes + 3) / 4));
+  const auto buffer = Buffer::allocate(device, count);
+  std::vector<char> content(size_t(count) * 4);
+  for (int64_t i = 0; i < count; ++i) {
+    const bool number = i % 16 ? bytes.below(4) : true;
+    const float x = bytes.one(kNumbers);
+    const int32_t n = bytes.one(kIntegers);
+    std::memcpy(&content[size_t(i) * 4], number ? static_cast<const void*>(&x) : &n, 4);
+  }
+  buffer->copyIn(content.data(), 0, count);
+  return buffer;
+}
+
+void run(const std::shared_ptr<Device>& device, const std::shared_ptr<Program>& program, Bytes& bytes) {
+  std::promise<void> done;
+  std::shared_ptr<Failure> failure;
+  device->submit(
+      [&] {
+        Program::Bindings bindings;
+        for (const Storage& s : program->compiled().storages)
+          if (s.kind == Storage::external) bindings[s.name] = filled(device, s, bytes);
+        program->checkBindings(bindings);
+        program->run(bindings);
+        program->run(bindings);  // recorded, where the backend records
+      },
+      [&](const Failure* f) {
+        if (f) failure = std::make_shared<Failure>(*f);
+        done.set_value();
+      });
+  done.get_future().wait();
+  if (failure && failure->code == "internal") throw *failure;
+}
+
+void compileAndRun(const GraphBuilder& builder, const std::map<std::string, ValueId>& outputs, Bytes bytes) {
+  const Graph& graph = builder.graph();
+  int64_t size = builder.weights();
+  for (const Value& v : graph.values()) size += elements(v.dims);
+  const DType precision = kPrecisions[bytes.below(std::size(kPrecisions))];
+  PlanOptions options;
+  options.deterministic = bytes.below(2);
+  options.forceAlgo = bytes.below(8) ? -1 : bytes.below(12);
+  for (const auto& device : devices()) {
+    try {
+      const Target target = {&device->backend(), device->handle(), options, precision};
+      Compiled compiled = compile(graph, outputs, target);
+      describe(compiled);
+      if (size > kMaxElements || compiled.scratchBytes > (1 << 24) || compiled.packedBytes > (1 << 24)) continue;
+      run(device, std::make_shared<Program>(device, std::move(compiled)), bytes);
+    } catch (const Failure& failure) {
+      if (failure.code == "internal") throw;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ddpm::fuzz
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace ddpm::fuzz;
+  Bytes bytes(data, size);
+  GraphBuilder builder(bytes);
+  try {
+    for (int nodes = 1 + bytes.below(24); nodes > 0 && !bytes.empty(); --nodes) {
+      builder.addNode();
+      if (bytes.byte() < 16) builder.differentiate();
+    }
+    std::map<std::string, ddpm::ValueId> outputs;
+    for (int n = 1 + bytes.below(3); n > 0; --n) outputs["y" + std::to_string(n)] = builder.anyValue();
+    compileAndRun(builder, outputs, bytes);
+  } catch (const ddpm::Failure& failure) {
+    std::fprintf(stderr, "internal: %s\n", failure.what());
+    std::abort();
+  }
+  return 0;
+}
