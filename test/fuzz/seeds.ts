@@ -1,5 +1,5 @@
 /** Good files, and what is put into them, for readers that have no fixture. */
-import { readFileSync } from 'node:fs'
+import { mkdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { DDPM } from '../../lib/diffusion/ddpm'
 import { saveCheckpoint } from '../../lib/train/checkpoint'
@@ -77,6 +77,7 @@ export async function writeModelAndRun(folder: string): Promise<{ model: string;
     const file = path.join(folder, 'model.safetensors')
     await saveModel(file, ddpm, { config: model, training: { step: 1 } })
     const run = path.join(folder, 'run')
+    mkdirSync(run)
     const counts = { step: 2, samples: 8, optimizerStep: 2, emaUpdates: 2, draws: 0 }
     const checkpoint = await saveCheckpoint(
       run,
