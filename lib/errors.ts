@@ -55,11 +55,11 @@ export class DiffusionError extends Error {
   readonly received?: string
 
   constructor(code: DiffusionErrorCode, message: string, details: DiffusionErrorDetails = {}) {
-    super(message, 'cause' in details ? { cause: details.cause } : undefined)
+    super(printable(message), 'cause' in details ? { cause: details.cause } : undefined)
     this.code = code
-    this.argument = details.argument
-    this.expected = details.expected
-    this.received = details.received
+    this.argument = shown(details.argument)
+    this.expected = shown(details.expected)
+    this.received = shown(details.received)
   }
 
   /** The error itself, or what the addon threw as a DiffusionError that has it as `cause`. */
@@ -99,18 +99,50 @@ export function invalidArgument(argument: string, expected: string, value: unkno
   })
 }
 
-/** A value in a few words, for messages. */
+/** Characters of a message or of a field of an error: what a file or a caller says may be as long as it likes. */
+const maxShown = 2000
+const maxQuoted = 60
+// Controls but newline and tab, and what turns the direction of text: they would do something to a terminal or a log.
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are the ones
+const unprintable = /[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g
+
+function escaped(character: string): string {
+  return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
+}
+
+/** The text without control characters, and cut where it is longer than `limit`. */
+export function printable(text: string, limit = maxShown): string {
+  const cut = text.length > limit ? `${text.slice(0, limit - 3)}...` : text
+  return cut.replace(unprintable, escaped)
+}
+
+function shown(text: string | undefined): string | undefined {
+  return typeof text === 'string' ? printable(text) : text
+}
+
+/** A text from elsewhere as a part of a message: short, on one line, in quotes. */
+export function quote(text: string): string {
+  return `'${printable(text, maxQuoted).replace(/[\n\t]/g, escaped)}'`
+}
+
+/** A value in a few words, for messages. It may be anything that JSON can hold, however deep. */
 export function describe(value: unknown): string {
-  if (typeof value === 'string') return value.length > 60 ? `'${value.slice(0, 57)}...'` : `'${value}'`
+  if (Array.isArray(value) && value.length <= 8) return `[${value.map(inner).join(', ')}]`
+  return inner(value)
+}
+
+/** The same without what is in an array. */
+function inner(value: unknown): string {
+  if (typeof value === 'string') return quote(value)
   if (typeof value === 'function') return 'a function'
-  if (Array.isArray(value))
-    return value.length > 8 ? `an array of ${value.length}` : `[${value.map(describe).join(', ')}]`
+  if (Array.isArray(value)) return `an array of ${value.length}`
   if (ArrayBuffer.isView(value))
     return `${value.constructor.name}(${(value as Float32Array).length ?? value.byteLength})`
   if (typeof value === 'object' && value !== null) {
-    const { shape } = value as { shape?: unknown }
-    const name = value.constructor?.name ?? 'object'
-    return Array.isArray(shape) ? `${name} of shape [${shape.join(', ')}]` : `an object (${name})`
+    const { shape, constructor: kind } = value as { shape?: unknown; constructor?: unknown }
+    const name = typeof kind === 'function' ? kind.name : 'object'
+    const extents = Array.isArray(shape) && shape.length <= 8 && shape.every((extent) => typeof extent === 'number')
+    return extents ? `${name} of shape [${shape.join(', ')}]` : `an object (${name})`
   }
-  return typeof value === 'bigint' ? `${value}n` : String(value)
+  return typeof value === 'bigint' ? `${printable(String(value), maxQuoted)}n` : String(value)
 }

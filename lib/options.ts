@@ -1,5 +1,5 @@
 /** Declarative checking of option objects: one schema says names, types, ranges and defaults. */
-import { DiffusionError, describe, invalidArgument } from './errors'
+import { DiffusionError, describe, invalidArgument, quote } from './errors'
 
 /** One option: how it is checked, and its value when it is left out (undefined without one). */
 export interface Field<T> {
@@ -39,15 +39,19 @@ export function parseOptions<S extends Schema>(owner: string, options: unknown, 
 export function unknownOption(owner: string, name: string, known: readonly string[]): DiffusionError {
   const likely = closest(name, known)
   const hint = likely ? `; did you mean '${likely}'?` : `; known are ${known.join(', ')}`
-  return new DiffusionError('unknown-option', `${owner} has no option '${name}'${hint}`, {
+  return new DiffusionError('unknown-option', `${owner} has no option ${quote(name)}${hint}`, {
     argument: name,
     expected: likely ?? known.join(', '),
     received: name,
   })
 }
 
+/** The distance takes time with the product of the lengths, and no option has a name like that. */
+const longestName = 100
+
 /** The name nearest to `name` by edit distance, if one is near enough to be meant. */
 export function closest(name: string, known: readonly string[]): string | undefined {
+  if (name.length > longestName) return undefined
   const plain = (s: string) => s.toLowerCase().replace(/[^a-z0-9]/g, '')
   const limit = Math.max(1, Math.floor(name.length / 3))
   const ranked = known
@@ -145,15 +149,25 @@ export function oneOf<const T extends string>(values: readonly T[], fallback?: T
   return { fallback, check: check as Field<T>['check'] }
 }
 
-/** An array whose items pass `item`, e.g. `array(integer(undefined, { min: 1 }), [1, 2])`. */
-export function array<T>(item: Field<T>, fallback: readonly NonNullable<T>[]): Field<readonly NonNullable<T>[]>
-export function array<T>(item: Field<T>): Field<readonly NonNullable<T>[] | undefined>
+/** An array of up to `max` items that pass `item`, e.g. `array(integer(undefined, { min: 1 }), [1, 2])`. */
+export function array<T>(
+  item: Field<T>,
+  fallback: readonly NonNullable<T>[],
+  max?: number,
+): Field<readonly NonNullable<T>[]>
+export function array<T>(
+  item: Field<T>,
+  fallback?: undefined,
+  max?: number,
+): Field<readonly NonNullable<T>[] | undefined>
 export function array<T>(
   item: Field<T>,
   fallback?: readonly NonNullable<T>[],
+  max = Infinity,
 ): Field<readonly NonNullable<T>[] | undefined> {
   const check = (value: unknown, name: string): readonly NonNullable<T>[] => {
     if (!Array.isArray(value)) throw invalidArgument(name, 'an array', value)
+    if (value.length > max) throw invalidArgument(name, `an array of at most ${max}`, value)
     return value.map((v, i) => item.check(v, `${name}[${i}]`))
   }
   return { fallback, check }

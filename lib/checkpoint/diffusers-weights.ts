@@ -4,10 +4,11 @@
  */
 import { access, readdir, unlink } from 'node:fs/promises'
 import path from 'node:path'
-import { DiffusionError } from '../errors'
+import { DiffusionError, quote } from '../errors'
 import { atomicWrite } from './atomic-write'
 import { elementBytes } from './dtypes'
 import { isObject, readJsonFile } from './json'
+import { type NumberTensor, plainNumbers } from './plain-numbers'
 import { type StoredTensor, writeSafetensors } from './safetensors'
 import { readStateDictFile } from './state-dict-file'
 
@@ -28,7 +29,7 @@ const fileName = (variant: string | undefined, extension: string, suffix = '') =
   `${stem}${variant === undefined ? '' : `.${variant}`}${suffix}.${extension}`
 
 /** Throws `not-found`, `io` and `bad-file`. */
-export async function readWeights(folder: string, variant?: string): Promise<Record<string, StoredTensor>> {
+export async function readWeights(folder: string, variant?: string): Promise<Record<string, NumberTensor>> {
   const names = extensions.map((extension) => fileName(variant, extension))
   for (const name of names) {
     if (await exists(path.join(folder, name))) return wholeFile(path.join(folder, name))
@@ -39,27 +40,27 @@ export async function readWeights(folder: string, variant?: string): Promise<Rec
   throw new DiffusionError('not-found', message, { argument: 'path', received: folder })
 }
 
-async function wholeFile(file: string): Promise<Record<string, StoredTensor>> {
-  const { tensors, others } = await readStateDictFile(file)
-  if (others.length > 0) throw bad(file, `'${others[0]}' is not a tensor`)
-  return tensors
+async function wholeFile(file: string): Promise<Record<string, NumberTensor>> {
+  const { tensors, others, budget } = await readStateDictFile(file)
+  if (others.length > 0) throw bad(file, `${quote(others[0])} is not a tensor`)
+  return plainNumbers(tensors, budget)
 }
 
-async function shards(folder: string, index: string): Promise<Record<string, StoredTensor>> {
+async function shards(folder: string, index: string): Promise<Record<string, NumberTensor>> {
   const { weight_map: map } = await readJsonFile(index)
   if (!isObject(map)) throw bad(index, "it has no 'weight_map'")
-  const tensors: Record<string, StoredTensor> = Object.create(null)
+  const tensors: Record<string, NumberTensor> = Object.create(null)
   for (const file of new Set(Object.values(map))) {
     // A name, not a path: nothing outside of the folder is read.
     if (typeof file !== 'string' || !/^[\w-][\w.-]*$/.test(file)) throw bad(index, 'it names a file that is none')
     const shard = await wholeFile(path.join(folder, file))
     for (const [name, tensor] of Object.entries(shard)) {
-      if (map[name] !== file) throw bad(index, `it does not have '${name}' in ${file}`)
+      if (map[name] !== file) throw bad(index, `it does not have ${quote(name)} in ${file}`)
       tensors[name] = tensor
     }
   }
   const missing = Object.keys(map).find((name) => !(name in tensors))
-  if (missing !== undefined) throw bad(index, `'${missing}' is not where it says`)
+  if (missing !== undefined) throw bad(index, `${quote(missing)} is not where it says`)
   return tensors
 }
 

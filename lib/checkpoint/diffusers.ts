@@ -8,6 +8,7 @@ import { makeFolder } from '../make-folder'
 import { atomicWrite } from './atomic-write'
 import { readWeights, type Weights, type WeightsOptions, writeWeights } from './diffusers-weights'
 import { type JsonObject, readJsonFile } from './json'
+import type { NumberTensor } from './plain-numbers'
 
 export interface DiffusersFolder {
   /** UNet2DModel's. */
@@ -28,7 +29,7 @@ const diffusersVersion = '0.27.2'
 export async function readDiffusersFolder(
   folder: string,
   variant?: string,
-): Promise<Omit<DiffusersFolder, 'weights'> & { readWeights(): Promise<Weights> }> {
+): Promise<Omit<DiffusersFolder, 'weights'> & { readWeights(): Promise<Record<string, NumberTensor>> }> {
   const index = await readJsonFile(path.join(folder, indexFile))
   for (const part of ['unet', 'scheduler']) {
     if (!Array.isArray(index[part])) throw bad(path.join(folder, indexFile), `it has no '${part}'`)

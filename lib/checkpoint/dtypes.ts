@@ -1,4 +1,5 @@
 /** The number formats of checkpoint files, and the arrays that they become. */
+import type { Budget } from './budget'
 
 export type TensorData = Float32Array | BigInt64Array | Int32Array | Int16Array | Int8Array | Uint8Array
 
@@ -23,11 +24,18 @@ export function encode(dtype: ReadableDType, data: TensorData): Uint8Array {
   return new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength)
 }
 
-type ArrayOf = new (length: number) => TensorData
+type ArrayOf = (new (length: number) => TensorData) & { readonly BYTES_PER_ELEMENT: number }
 
 /** undefined for a dtype that is converted to float32. */
 export function directArray(dtype: ReadableDType): ArrayOf | undefined {
   return (writableArrays as Partial<Record<ReadableDType, ArrayOf>>)[dtype]
+}
+
+/** An array for `n` elements of a dtype, charged before it is allocated. */
+export function allocate(dtype: ReadableDType, n: number, budget: Budget): TensorData {
+  const Direct = directArray(dtype) ?? Float32Array
+  budget.memory(n * Direct.BYTES_PER_ELEMENT)
+  return new Direct(n)
 }
 
 /** Fills the target with bytes of the tensor from `offset`. */
@@ -37,33 +45,40 @@ export type ReadBytes = (target: Uint8Array, offset: number) => Promise<void>
 const chunk = 1 << 18
 
 /** `n` elements. F16, BF16 and F64 become float32: the first two exactly, the last rounded to nearest. */
-export async function readNumbers(dtype: ReadableDType, n: number, read: ReadBytes): Promise<TensorData> {
-  const Direct = directArray(dtype)
-  if (Direct) {
-    const data = new Direct(n)
-    await read(new Uint8Array(data.buffer), 0)
-    return data
-  }
-  const data = new Float32Array(n)
-  for (let start = 0; start < n; start += chunk) {
-    const part = data.subarray(start, start + chunk)
-    const raw = new Uint8Array(part.length * elementBytes[dtype])
-    await read(raw, start * elementBytes[dtype])
-    convert(dtype, raw.buffer, part)
-  }
+export async function readNumbers(
+  dtype: ReadableDType,
+  n: number,
+  { read, budget }: { read: ReadBytes; budget: Budget },
+): Promise<TensorData> {
+  const data = allocate(dtype, n, budget)
+  await fill(dtype, data, read)
   return data
 }
 
+/** Fills an array of `allocate` with as many elements. */
+export async function fill(dtype: ReadableDType, data: TensorData, read: ReadBytes): Promise<void> {
+  if (directArray(dtype)) return read(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), 0)
+  const width = elementBytes[dtype]
+  // One piece of memory for all chunks: what is thrown away is only collected some time later.
+  const raw = new Uint8Array(Math.min(data.length, chunk) * width)
+  for (let start = 0; start < data.length; start += chunk) {
+    const part = (data as Float32Array).subarray(start, start + chunk)
+    await read(raw.subarray(0, part.length * width), start * width)
+    convert(dtype, raw.buffer, part)
+  }
+}
+
 function convert(dtype: ReadableDType, raw: ArrayBuffer, target: Float32Array): void {
-  if (dtype === 'F64') target.set(new Float64Array(raw))
+  const n = target.length
+  if (dtype === 'F64') target.set(new Float64Array(raw, 0, n))
   else if (dtype === 'BF16') {
     // bfloat16 is the upper half of a float32.
-    new Uint32Array(target.buffer, target.byteOffset, target.length).set(
-      Uint32Array.from(new Uint16Array(raw), (v) => v << 16),
-    )
+    const halves = new Uint16Array(raw, 0, n)
+    const bits = new Uint32Array(target.buffer, target.byteOffset, n)
+    for (let i = 0; i < n; i++) bits[i] = halves[i] << 16
   } else {
-    const halves = new Uint16Array(raw)
-    for (let i = 0; i < halves.length; i++) target[i] = halfToFloat(halves[i])
+    const halves = new Uint16Array(raw, 0, n)
+    for (let i = 0; i < n; i++) target[i] = halfToFloat(halves[i])
   }
 }
 

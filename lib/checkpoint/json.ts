@@ -1,27 +1,32 @@
 /** JSON from files that are not trusted: an object, without duplicate keys, in bounded memory. */
+import { quote } from '../errors'
+import type { Budget } from './budget'
 import { findDuplicateKey } from './json-keys'
-import { type Source, withSource } from './source'
+import { type Source, type SourceOptions, withSource } from './source'
 
 export type JsonObject = Record<string, unknown>
 
-/** Configurations are small. */
-const maxFileBytes = 16 * 2 ** 20
-const allowance = 48 * 2 ** 20
+/** Nothing that is read here is larger. */
+const maxFileBytes = 256 * 2 ** 20
+/** What goes through such objects calls itself. No configuration comes near. */
+const maxDepth = 64
 
 /** Reads a JSON file. Throws `not-found`, `io` and `bad-file`. */
-export function readJsonFile(path: string): Promise<JsonObject> {
-  return withSource(path, 'JSON file', async (source) => {
-    if (source.size > maxFileBytes) throw source.bad(`it has more than ${maxFileBytes} bytes`)
-    const bytes = new Uint8Array(source.size)
-    await source.read(bytes, 0)
-    return parseJsonObject(bytes, source.size, source.bad, 'it')
-  })
+export function readJsonFile(path: string, options: SourceOptions = {}): Promise<JsonObject> {
+  return withSource(path, 'JSON file', readJson, options)
 }
 
-/** `fileSize` bounds the memory; `what` names the text in messages: 'its header'. */
-export function parseJsonObject(bytes: Uint8Array, fileSize: number, bad: Source['bad'], what: string): JsonObject {
-  if (parsedSize(bytes) > fileSize + allowance)
-    throw bad(`${what} unfolds to far more than a file of this size can hold`)
+async function readJson(source: Source): Promise<JsonObject> {
+  if (source.size > maxFileBytes) throw source.bad(`it has more than ${maxFileBytes} bytes`)
+  const bytes = new Uint8Array(source.size)
+  await source.read(bytes, 0)
+  return parseJsonObject(bytes, source.budget, 'it')
+}
+
+/** `what` names the text in messages: 'its header'. */
+export function parseJsonObject(bytes: Uint8Array, budget: Budget, what: string): JsonObject {
+  const { bad } = budget
+  chargeJson(bytes, budget, what)
   let text: string
   let value: unknown
   try {
@@ -32,7 +37,7 @@ export function parseJsonObject(bytes: Uint8Array, fileSize: number, bad: Source
   }
   if (!isObject(value)) throw bad(`${what} is not a JSON object`)
   const duplicate = findDuplicateKey(text)
-  if (duplicate !== undefined) throw bad(`${what} has '${duplicate}' twice`)
+  if (duplicate !== undefined) throw bad(`${what} has ${quote(duplicate)} twice`)
   return value
 }
 
@@ -40,12 +45,37 @@ export function isObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/** Roughly what V8 will make of it: each object, array and key takes up to 160 bytes, each other value 16. */
-function parsedSize(bytes: Uint8Array): number {
-  let size = 3 * bytes.length
-  for (const byte of bytes) {
-    if (byte === 0x5b || byte === 0x7b || byte === 0x3a) size += 160
-    else if (byte === 0x2c) size += 16
+// Bytes that V8 makes of an object or an array, of a key (in the object, and among those that are looked through for
+// duplicates), and of another value.
+const containerCost = 96
+const keyCost = 160
+const valueCost = 16
+
+/** Charges what JSON.parse will make of it, roughly. Throws for what is nested too deeply. */
+function chargeJson(bytes: Uint8Array, budget: Budget, what: string): void {
+  budget.work(bytes.length)
+  let memory = 3 * bytes.length
+  let depth = 0
+  for (let i = 0; i < bytes.length; i++) {
+    switch (bytes[i]) {
+      case 0x22: // a string, up to the next quote
+        for (i++; i < bytes.length && bytes[i] !== 0x22; i++) if (bytes[i] === 0x5c) i++
+        break
+      case 0x5b:
+      case 0x7b:
+        memory += containerCost
+        if (++depth > maxDepth) throw budget.bad(`${what} is nested more than ${maxDepth} deep`)
+        break
+      case 0x5d:
+      case 0x7d:
+        depth--
+        break
+      case 0x3a:
+        memory += keyCost
+        break
+      case 0x2c:
+        memory += valueCost
+    }
   }
-  return size
+  budget.memory(memory)
 }

@@ -6,6 +6,7 @@
 import { endianness } from 'node:os'
 import { DiffusionError, invalidArgument } from '../errors'
 import { atomicWrite } from './atomic-write'
+import type { Budget } from './budget'
 import {
   directArray,
   elementBytes,
@@ -35,6 +36,8 @@ export interface SafetensorsFile {
   /** Without a prototype, so that no name has a meaning of its own. */
   readonly tensors: Record<string, StoredTensor>
   readonly metadata: Record<string, string>
+  /** What is left, for what is made of them. */
+  readonly budget: Budget
 }
 
 /** What a file says it holds. */
@@ -53,10 +56,10 @@ export function readSafetensors(pathOrBytes: string | Uint8Array): Promise<Safet
     const tensors: Record<string, StoredTensor> = Object.create(null)
     for (const { name, dtype, shape, begin, end } of entries) {
       const read = (target: Uint8Array, offset: number) => source.read(target, dataStart + begin + offset)
-      const data = await readNumbers(dtype, (end - begin) / elementBytes[dtype], read)
+      const data = await readNumbers(dtype, (end - begin) / elementBytes[dtype], { read, budget: source.budget })
       tensors[name] = { dtype, shape, data }
     }
-    return { tensors, metadata }
+    return { tensors, metadata, budget: source.budget }
   })
 }
 
@@ -133,7 +136,7 @@ async function readHeader(source: Source) {
   const text = new Uint8Array(Number(length))
   await source.read(text, 8)
   const dataStart = 8 + text.length
-  return { ...parseHeader(text, source.size - dataStart, bad), dataStart }
+  return { ...parseHeader(text, source.size - dataStart, source.budget), dataStart }
 }
 
 /** The limit of the reference implementation. */

@@ -1,15 +1,25 @@
 /** Files and bytes to read from at any position. */
-import { type FileHandle, open } from 'node:fs/promises'
-import { DiffusionError, describe, invalidArgument } from '../errors'
+import { DiffusionError, invalidArgument, printable, quote } from '../errors'
+import { Budget } from './budget'
+import { ioError, openRegularFile, readFully } from './regular-file'
 
 /** Bytes at a position, wherever they come from. */
 export interface Source {
   readonly name: string
   readonly size: number
-  /** Fills the target, which must lie within `size`, or throws. */
+  /** What reading it may cost. */
+  readonly budget: Budget
+  /** Fills the target, which must lie within `size`, or throws. Charges the work, not the target's memory. */
   read(target: Uint8Array, position: number): Promise<void>
   /** The `bad-file` error for a problem. */
   bad(problem: string): DiffusionError
+}
+
+export interface SourceOptions {
+  /** What the caller calls the path. */
+  readonly argument?: string
+  /** Bytes of memory that a byte of the file may take, beside a constant (default 2). */
+  readonly memoryOfByte?: number
 }
 
 /**
@@ -20,65 +30,49 @@ export async function withSource<T>(
   pathOrBytes: string | Uint8Array,
   format: string,
   use: (source: Source) => Promise<T>,
+  { argument = 'path', memoryOfByte }: SourceOptions = {},
 ): Promise<T> {
-  if (pathOrBytes instanceof Uint8Array) return use(fromBytes(pathOrBytes, format))
-  if (typeof pathOrBytes !== 'string') throw invalidArgument('pathOrBytes', 'a path or a Uint8Array', pathOrBytes)
-  let file: FileHandle | undefined
+  const isBytes = pathOrBytes instanceof Uint8Array
+  if (!isBytes && typeof pathOrBytes !== 'string') {
+    throw invalidArgument('pathOrBytes', 'a path or a Uint8Array', pathOrBytes)
+  }
+  const name = isBytes ? 'the bytes' : pathOrBytes
+  const bad = (problem: string) =>
+    new DiffusionError('bad-file', `${name} is not a ${format}: ${printable(problem, maxProblem)}`, {
+      argument,
+      received: quote(name),
+    })
+  const file = isBytes ? undefined : await openRegularFile(pathOrBytes, argument)
+  const size = file?.size ?? pathOrBytes.length
+  const budget = new Budget(size, bad, memoryOfByte)
   try {
-    file = await open(pathOrBytes, 'r')
-    const stat = await file.stat()
-    if (!stat.isFile()) throw badFile(pathOrBytes, format, 'it is not a regular file')
-    return await use(fromFile(pathOrBytes, format, file, stat.size))
+    return await use({
+      name,
+      size,
+      budget,
+      bad,
+      async read(target, position) {
+        budget.work(target.length + readCost)
+        if (isBytes) target.set(pathOrBytes.subarray(position, position + target.length))
+        else if (!(await readFully(file!.handle, target, position))) throw bad('it became shorter while it was read')
+      },
+    })
   } catch (error) {
-    if (error instanceof DiffusionError) throw error
-    const { code, message } = error as NodeJS.ErrnoException
-    const details = { argument: 'path', received: pathOrBytes, cause: error }
-    if (code === 'ENOENT') throw new DiffusionError('not-found', `${pathOrBytes} does not exist`, details)
-    if (error instanceof RangeError) {
-      throw new DiffusionError('out-of-memory', `no memory for the tensors of ${pathOrBytes}: ${message}`, details)
-    }
-    if (code) throw new DiffusionError('io', `cannot read ${pathOrBytes}: ${message}`, details)
-    throw error
+    if (error instanceof RangeError) throw rangeError(error, name, bad, argument)
+    throw ioError(name, error, argument)
   } finally {
-    await file?.close()
+    await file?.handle.close()
   }
 }
 
-/** Node reads at most 2 GiB at once. */
-const maxReadBytes = 2 ** 30
+/** Characters of what is said to be wrong. */
+const maxProblem = 500
+/** Of a read, however short, in bytes of work. */
+const readCost = 256
 
-function fromFile(name: string, format: string, file: FileHandle, size: number): Source {
-  return {
-    name,
-    size,
-    async read(target, position) {
-      let done = 0
-      while (done < target.length) {
-        const length = Math.min(target.length - done, maxReadBytes)
-        const { bytesRead } = await file.read(target, done, length, position + done)
-        if (bytesRead === 0) throw badFile(name, format, 'it became shorter while it was read')
-        done += bytesRead
-      }
-    },
-    bad: (problem) => badFile(name, format, problem),
-  }
-}
-
-function fromBytes(bytes: Uint8Array, format: string): Source {
-  const name = 'the bytes'
-  return {
-    name,
-    size: bytes.length,
-    async read(target, position) {
-      target.set(bytes.subarray(position, position + target.length))
-    },
-    bad: (problem) => badFile(name, format, problem),
-  }
-}
-
-function badFile(name: string, format: string, problem: string): DiffusionError {
-  return new DiffusionError('bad-file', `${name} is not a ${format}: ${problem}`, {
-    argument: 'path',
-    received: describe(name),
-  })
+/** What V8 has for a stack that is too deep, and for an array that is too large. */
+function rangeError(error: RangeError, name: string, bad: Source['bad'], argument: string): DiffusionError {
+  if (/call stack/.test(error.message)) return bad('it is nested too deeply')
+  const details = { argument, received: name, cause: error }
+  return new DiffusionError('out-of-memory', `no memory for what ${name} holds: ${error.message}`, details)
 }

@@ -1,6 +1,6 @@
 /** State dicts from any file that PyTorch users have: safetensors, .ckpt, .pt, .bin. */
-import { open } from 'node:fs/promises'
-import { elementBytes } from './dtypes'
+import type { Budget } from './budget'
+import { openRegularFile } from './regular-file'
 import { readSafetensors, type StoredTensor } from './safetensors'
 import { type TorchFile, TorchTensor, type TorchValue, withTorchFile } from './torch/checkpoint'
 
@@ -11,10 +11,9 @@ export interface StateDictFile {
   readonly others: readonly string[]
   /** Numbers of a checkpoint beside its state_dict, such as global_step and epoch. */
   readonly counters: Readonly<Record<string, number>>
+  /** What is left, for what is made of the tensors. */
+  readonly budget: Budget
 }
-
-/** Beyond twice the file's size, for tensors that share a storage. */
-const allowance = 32 * 2 ** 20
 
 /**
  * The file's state_dict: what it calls so, or else the whole. Names for which `wanted` is false are left out. Throws
@@ -25,9 +24,9 @@ export async function readStateDictFile(
   wanted: (name: string) => boolean = () => true,
 ): Promise<StateDictFile> {
   if (await isTorch(path)) return withTorchFile(path, (file) => fromTorch(file, wanted))
-  const { tensors } = await readSafetensors(path)
+  const { tensors, budget } = await readSafetensors(path)
   for (const name of Object.keys(tensors)) if (!wanted(name)) delete tensors[name]
-  return { tensors, others: [], counters: {} }
+  return { tensors, others: [], counters: {}, budget }
 }
 
 /**
@@ -36,9 +35,9 @@ export async function readStateDictFile(
  */
 async function isTorch(path: string): Promise<boolean> {
   const bytes = new Uint8Array(9)
-  const file = await open(path, 'r').catch(() => undefined) // what is wrong is reported by the reader
-  await file?.read(bytes, 0, bytes.length, 0).catch(() => undefined)
-  await file?.close()
+  const file = await openRegularFile(path).catch(() => undefined) // what is wrong is reported by the reader
+  await file?.handle.read(bytes, 0, bytes.length, 0).catch(() => undefined)
+  await file?.handle.close()
   const safetensors = bytes.subarray(4, 8).every((byte) => byte === 0) && bytes[8] === 0x7b
   const zip = bytes[0] === 0x50 && bytes[1] === 0x4b
   return !safetensors && (zip || bytes[0] === 0x80)
@@ -49,19 +48,27 @@ async function fromTorch(file: TorchFile, wanted: (name: string) => boolean): Pr
   if (!(root instanceof Map)) throw file.bad('it holds no dict')
   const inner: TorchValue = root.get('state_dict')
   const dict = inner instanceof Map ? inner : root
-  const tensors: Record<string, StoredTensor> = Object.create(null)
+  const found: [string, TorchTensor][] = []
   const others: string[] = []
-  let bytes = 0
   for (const [name, value] of dict) {
     if (typeof name !== 'string') throw file.bad('its state_dict has a name that is no string')
     if (!wanted(name)) continue
-    if (!(value instanceof TorchTensor)) others.push(name)
-    else {
-      bytes += value.size * elementBytes[value.dtype]
-      if (bytes > 2 * file.size + allowance) throw file.bad('its tensors are far more than the file')
-      tensors[name] = await file.load(value)
-    }
+    if (value instanceof TorchTensor) found.push([name, value])
+    else others.push(name)
   }
+  const tensors: Record<string, StoredTensor> = Object.create(null)
+  for (const [name] of found) tensors[name] = none // their order in the file stays
+  for (const [name, tensor] of byStorage(found)) tensors[name] = await file.load(tensor)
   const counters = [...root].filter(([name, value]) => typeof name === 'string' && Number.isSafeInteger(value))
-  return { tensors, others, counters: Object.fromEntries(dict === root ? [] : counters) }
+  return { tensors, others, counters: Object.fromEntries(dict === root ? [] : counters), budget: file.budget }
+}
+
+const none: StoredTensor = { dtype: 'U8', shape: [0], data: new Uint8Array() }
+
+/** Those of one storage side by side, from its begin on: it is opened once, and read once. */
+function byStorage(tensors: readonly [string, TorchTensor][]): [string, TorchTensor][] {
+  const order = new Map<string, number>()
+  for (const [, { storage }] of tensors) if (!order.has(storage.key)) order.set(storage.key, order.size)
+  const rank = ({ storage }: TorchTensor) => order.get(storage.key)!
+  return [...tensors].sort(([, a], [, b]) => rank(a) - rank(b) || a.offset - b.offset)
 }

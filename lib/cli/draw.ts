@@ -1,10 +1,9 @@
 /** Drawing images by the options of `ddpm sample`: batch after batch, with a progress bar. */
-import { readFile } from 'node:fs/promises'
+import { readJsonFile } from '../checkpoint/json'
 import { readImage } from '../data/image-file'
 import { type ImageBytes, joinBytes, toBytes } from '../data/image-grid'
 import type { DDPM, SampleOptions } from '../diffusion/ddpm'
 import type { SchedulerConfig } from '../diffusion/sampling/diffusers'
-import { DiffusionError } from '../errors'
 import { Tensor } from '../tensor'
 import { type OptionTable, UsageError, type Values } from './args'
 import { Progress } from './progress'
@@ -150,7 +149,7 @@ async function pathOptions(ddpm: DDPM, values: DrawValues): Promise<PathOptions>
   const shared = { guidanceScale: guidance, clipDenoised: clip && clip === 'yes' }
   const limited = (steps: number) => values.steps ?? Math.min(steps, ddpm.numTimesteps)
   if (values.scheduler !== undefined) {
-    const scheduler = await readScheduler(values.scheduler)
+    const scheduler: SchedulerConfig = await readJsonFile(values.scheduler, { argument: 'scheduler' })
     return { ...shared, clipDenoised: undefined, scheduler, steps: limited(defaultSteps) }
   }
   if (interpolate && given === undefined) return { ...shared, steps: values.steps, timestepSpacing: spacing }
@@ -163,21 +162,6 @@ async function pathOptions(ddpm: DDPM, values: DrawValues): Promise<PathOptions>
     ddimDiscretize: discretize,
     solverOrder: order,
     ...(sampler === 'ddim' ? { eta: eta ?? 0 } : {}),
-  }
-}
-
-async function readScheduler(file: string): Promise<SchedulerConfig> {
-  const text = await readFile(file, 'utf8').catch((error) => {
-    const code = error.code === 'ENOENT' ? 'not-found' : 'io'
-    throw new DiffusionError(code, `cannot read the scheduler: ${error.message}`, {
-      argument: 'scheduler',
-      cause: error,
-    })
-  })
-  try {
-    return JSON.parse(text)
-  } catch (error) {
-    throw new DiffusionError('bad-file', `${file}: not JSON`, { argument: 'scheduler', received: file, cause: error })
   }
 }
 

@@ -1,6 +1,6 @@
 /** Which class each image of a folder is of. */
-import { readFile } from 'node:fs/promises'
-import { DiffusionError, describe } from '../errors'
+import { readJsonFile } from '../checkpoint/json'
+import { DiffusionError, describe, quote } from '../errors'
 
 /** 'folders': the first folder of an image's path is its class. Otherwise a JSON file, { "path of an image": "class" }. */
 export type ClassSource = 'folders' | (string & {})
@@ -39,27 +39,22 @@ function firstFolder(file: string): string | undefined {
 }
 
 async function readLabels(source: string): Promise<(file: string) => string | undefined> {
-  const text = await readFile(source, 'utf8').catch((error) => {
-    const code = error.code === 'ENOENT' ? 'not-found' : 'io'
-    throw new DiffusionError(code, `cannot read the classes: ${error.message}`, { argument: 'classes', cause: error })
-  })
-  const bad = (problem: string, cause?: unknown) =>
-    new DiffusionError('bad-file', `${source}: ${problem}`, {
-      argument: 'classes',
-      expected: '{ "path of an image": "class", ... }',
-      received: source,
-      cause,
-    })
-  let labels: unknown
-  try {
-    labels = JSON.parse(text)
-  } catch (error) {
-    throw bad('not JSON', error)
-  }
-  if (typeof labels !== 'object' || labels === null || Array.isArray(labels)) throw bad('not a JSON object')
+  const labels = await readJsonFile(source, { argument: 'classes', memoryOfByte })
+  const byFile = new Map<string, string>()
   for (const [file, name] of Object.entries(labels)) {
-    if (typeof name !== 'string' || name === '') throw bad(`the class of ${file} is ${describe(name)}`)
+    if (typeof name !== 'string' || name === '') throw badClass(source, file, name)
+    byFile.set(file, name)
   }
-  const byFile = new Map(Object.entries(labels as Record<string, string>))
   return (file) => byFile.get(file)
+}
+
+/** A line for each image of a data set is much text, and a few times as much in memory. */
+const memoryOfByte = 12
+
+function badClass(source: string, file: string, name: unknown): DiffusionError {
+  return new DiffusionError('bad-file', `${source}: the class of ${quote(file)} is ${describe(name)}`, {
+    argument: 'classes',
+    expected: '{ "path of an image": "class", ... }',
+    received: source,
+  })
 }

@@ -5,6 +5,7 @@ import type { VarianceType } from './learned-variance'
 import {
   type BetaSchedule,
   makeBetaSchedule,
+  maxTimesteps,
   type Parameterization,
   type TimestepSpacing,
   timestepSpacings,
@@ -25,7 +26,6 @@ export interface SchedulerSettings {
 }
 
 const betaSchedules = ['linear', 'scaled_linear', 'squaredcos_cap_v2', 'sigmoid'] as const
-const maxTimesteps = 1_000_000
 
 /** DDPMScheduler.__init__'s keyword arguments and defaults (diffusers 0.0.4 to 0.27). */
 const schema = {
@@ -33,7 +33,7 @@ const schema = {
   beta_start: number(1e-4, { min: 0, max: 1 }),
   beta_end: number(2e-2, { min: 0, max: 1 }),
   beta_schedule: oneOf(betaSchedules, 'linear'),
-  trained_betas: array(number()),
+  trained_betas: array(number(), undefined, maxTimesteps),
   variance_type: string('fixed_small'),
   prediction_type: string('epsilon'),
   clip_sample: boolean(true),

@@ -11,7 +11,7 @@ import { varianceTypes } from './learned-variance'
 import { samplers } from './sampling/choose'
 import type { SchedulerConfig } from './sampling/diffusers'
 import type { LoopOptions, StepEvent } from './sampling/loop'
-import { betaSchedules, parameterizations, timestepSpacings } from './schedule'
+import { betaSchedules, maxTimesteps, parameterizations, timestepSpacings } from './schedule'
 
 const isObject = (v: unknown) => typeof v === 'object' && v !== null && !Array.isArray(v)
 const isIntegers = (v: unknown) => typeof v === 'number' || isList(v) || v instanceof Tensor
@@ -22,7 +22,7 @@ export const scheduleSchema = {
   /** Betas in place of a schedule's. */
   givenBetas: value<readonly number[] | Float32Array | Float64Array>('an array of numbers', isList),
   betaSchedule: oneOf(betaSchedules, 'linear'),
-  timesteps: integer(1000, { min: 2 }),
+  timesteps: integer(1000, { min: 2, max: maxTimesteps }),
   linearStart: number(1e-4, { min: 0, max: 1 }),
   linearEnd: number(2e-2, { min: 0, max: 1 }),
   cosineS: number(8e-3, { min: 0 }),
@@ -135,7 +135,7 @@ export const pathSchema = {
    */
   scheduler: value<SchedulerConfig>('an object of scheduler_config.json', isObject),
   /** Descending timesteps in place of `steps`, for a DDPMScheduler. */
-  timesteps: array(integer(undefined, { min: 0 })),
+  timesteps: array(integer(undefined, { min: 0 }), undefined, maxTimesteps),
   /** For a class-conditional network: one label for all samples, or one for each. */
   classLabels: value<ClassLabels>('a number, an array, an Int32Array or a Tensor', isIntegers),
   /** For a network with cross-attention: tokens [n, l, contextDim]. */

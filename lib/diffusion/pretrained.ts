@@ -2,12 +2,13 @@
 import { readDiffusersFolder, writeDiffusersFolder } from '../checkpoint/diffusers'
 import { unet2DConfig, unet2DWeights } from '../checkpoint/diffusers-unet'
 import type { WeightsOptions } from '../checkpoint/diffusers-weights'
-import type { StoredTensor } from '../checkpoint/safetensors'
+import { type NumberTensor, plainNumbers } from '../checkpoint/plain-numbers'
 import { readStateDictFile } from '../checkpoint/state-dict-file'
-import { DiffusionError } from '../errors'
+import { DiffusionError, quote } from '../errors'
 import type { Network } from '../nn/network'
 import { UNet } from '../nn/unet'
 import { diffusersOptions, renameLegacyDiffusers } from '../nn/unet-diffusers'
+import { checkUNetFits } from '../nn/unet-fit'
 import type { StateDict } from '../nn/weights'
 import { array, boolean, oneOf, type Parsed, parseOptions, string } from '../options'
 import { Tensor } from '../tensor'
@@ -27,32 +28,9 @@ export async function readPretrained(folder: string, variant?: string): Promise<
   const { unetConfig, schedulerConfig, readWeights } = await readDiffusersFolder(folder, variant)
   const settings = settingsOfScheduler(schedulerConfig)
   const options = diffusersOptions(unetConfig)
-  const dict = renameLegacyDiffusers(tensorsOf(folder, await readWeights()))
-  const count = Object.keys(dict).length
-  // A configuration of more layers than there are tensors could keep the UNet's constructor busy for ever.
-  const layers = options.numResBlocks * (options.channelMult?.length ?? 0)
-  if (layers > count) {
-    throw new DiffusionError(
-      'state-mismatch',
-      `${folder}: config.json has ${layers} layers, the weights ${count} tensors`,
-      {
-        argument: 'layers_per_block',
-      },
-    )
-  }
-  // Throws where they do not fit, before anything of that size is allocated.
-  checkShapes(folder, new UNet(options), dict)
+  const dict = renameLegacyDiffusers(wrapped(await readWeights()))
+  checkUNetFits(options, dict, folder)
   return { settings: { ...settings, unetConfig: options }, weights: dict, schedulerConfig }
-}
-
-function checkShapes(folder: string, network: Network, dict: StateDict): void {
-  const { slots } = network.parameters
-  const wrong = slots.find(({ name, shape }) => dict[name]?.shape.join() !== shape.join())
-  if (!wrong) return
-  const { name, shape } = wrong
-  const received = dict[name] ? `[${dict[name].shape.join(', ')}]` : 'nothing'
-  const message = `${folder}: expected ${name} of shape [${shape.join(', ')}] by config.json, got ${received}`
-  throw new DiffusionError('state-mismatch', message, { argument: name, expected: `[${shape.join(', ')}]`, received })
 }
 
 /** Writes a folder of what the model's state dict has for its network. Throws `io` and `unsupported`. */
@@ -110,11 +88,11 @@ export async function readCheckpoint(
   options: unknown,
 ): Promise<Checkpoint> {
   const o = parseOptions('initFromCkpt', options, initFromCkptSchema)
-  const { tensors, others, counters } = await readStateDictFile(path, (name) => {
+  const { tensors, others, counters, budget } = await readStateDictFile(path, (name) => {
     return !o.ignoreKeys.some((prefix) => name.startsWith(prefix))
   })
-  if (others.length > 0) throw bad(path, `'${others[0]}' of its state_dict is not a tensor`)
-  let dict = tensorsOf(path, tensors)
+  if (others.length > 0) throw bad(path, `${quote(others[0])} of its state_dict is not a tensor`)
+  let dict = wrapped(plainNumbers(tensors, budget))
   if (network instanceof UNet && network.options.layout === 'diffusers') dict = renameLegacyDiffusers(dict)
   if (o.weights === 'ema') dict = withAverages(path, dict, network)
   if (o.onlyModel) dict = networkOnly(dict)
@@ -140,18 +118,9 @@ function networkOnly(dict: StateDict): StateDict {
   return dict
 }
 
-/** Floating-point tensors, and integers that fit into 32 bits. */
-function tensorsOf(path: string, stored: Readonly<Record<string, StoredTensor>>): StateDict {
+function wrapped(numbers: Readonly<Record<string, NumberTensor>>): StateDict {
   const dict: StateDict = Object.create(null)
-  for (const [name, { data, shape }] of Object.entries(stored)) {
-    if (data instanceof Float32Array || data instanceof Int32Array) dict[name] = Tensor.wrap(data, shape)
-    else {
-      const integers = Array.from(data as ArrayLike<number | bigint>, Number)
-      const wide = integers.find((value) => value !== (value | 0))
-      if (wide !== undefined) throw bad(path, `'${name}' has an integer beyond 32 bits, ${wide}`)
-      dict[name] = Tensor.wrap(Int32Array.from(integers), shape)
-    }
-  }
+  for (const [name, { data, shape }] of Object.entries(numbers)) dict[name] = Tensor.wrap(data, shape)
   return dict
 }
 

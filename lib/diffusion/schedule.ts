@@ -7,6 +7,9 @@ import { DiffusionError, invalidArgument } from '../errors'
 export type BetaSchedule = 'linear' | 'cosine' | 'sqrt_linear' | 'sqrt'
 export const betaSchedules: readonly BetaSchedule[] = ['linear', 'cosine', 'sqrt_linear', 'sqrt']
 
+/** Far more than anybody trains; a schedule is some 100 bytes a timestep. */
+export const maxTimesteps = 100_000
+
 /** What the network predicts: the noise, the clean image, or v = sqrt(a)*noise - sqrt(1-a)*x_0 (Salimans & Ho 2022). */
 export type Parameterization = 'eps' | 'x0' | 'v'
 export const parameterizations: readonly Parameterization[] = ['eps', 'x0', 'v']
@@ -76,11 +79,12 @@ export function rescaleZeroTerminalSnr(betas: Float64Array): Float64Array {
   return bars.map((v, t) => 1 - (t === 0 ? v : v / bars[t - 1]))
 }
 
-/** Betas as they must be: 2 or more of them, each between 0 and 1. `argument` is to blame if they are not. */
+/** Betas as they must be: 2 to maxTimesteps of them, each between 0 and 1. `argument` is to blame if they are not. */
 export function checkBetas(betas: unknown, argument = 'givenBetas'): Float64Array {
-  const list = ArrayBuffer.isView(betas) || Array.isArray(betas) ? Array.from(betas as ArrayLike<number>) : []
-  if (list.length < 2 || !list.every((beta) => typeof beta === 'number' && beta > 0 && beta < 1)) {
-    throw invalidArgument(argument, 'at least 2 betas between 0 and 1', betas)
+  const list = ArrayBuffer.isView(betas) || Array.isArray(betas) ? (betas as ArrayLike<number>) : []
+  const valid = (beta: unknown) => typeof beta === 'number' && beta > 0 && beta < 1
+  if (list.length < 2 || list.length > maxTimesteps || !Array.prototype.every.call(list, valid)) {
+    throw invalidArgument(argument, `2 to ${maxTimesteps} betas between 0 and 1`, betas)
   }
   return Float64Array.from(list)
 }

@@ -2,7 +2,7 @@
 import { DiffusionError, describe, invalidArgument } from '../errors'
 import * as options from '../options'
 import type { StateDict } from './parameters'
-import type { UNetOptions } from './unet-options'
+import { limits, type UNetOptions } from './unet-options'
 
 /** config.json of a UNet2DModel (diffusers 0.0.4 to 0.28); names that begin with an underscore are about the file. */
 export type UNet2DConfig = Readonly<Record<string, unknown>>
@@ -23,10 +23,10 @@ const schema = {
   time_embedding_type: only('positional'),
   freq_shift: options.number(0),
   flip_sin_to_cos: options.boolean(true),
-  down_block_types: options.array(options.oneOf(downBlocks), ['DownBlock2D', ...Array(3).fill('AttnDownBlock2D')]),
-  up_block_types: options.array(options.oneOf(upBlocks), [...Array(3).fill('AttnUpBlock2D'), 'UpBlock2D']),
-  block_out_channels: options.array(options.integer(undefined, oneOrMore), [224, 448, 672, 896]),
-  layers_per_block: options.integer(2, oneOrMore),
+  down_block_types: blockTypes(downBlocks, ['DownBlock2D', ...Array(3).fill('AttnDownBlock2D')]),
+  up_block_types: blockTypes(upBlocks, [...Array(3).fill('AttnUpBlock2D'), 'UpBlock2D']),
+  block_out_channels: options.array(options.integer(undefined, oneOrMore), [224, 448, 672, 896], limits.levels),
+  layers_per_block: options.integer(2, { min: 1, max: limits.numResBlocks }),
   mid_block_type: only('UNetMidBlock2D'),
   mid_block_scale_factor: only(1),
   downsample_padding: options.integer(1, { min: 0, max: 1 }) as options.Field<0 | 1>,
@@ -46,6 +46,10 @@ const schema = {
   num_class_embeds: options.integer(undefined, oneOrMore),
   // Only used by time_embedding_type 'learned'.
   num_train_timesteps: options.integer(undefined, oneOrMore),
+}
+
+function blockTypes<T extends string>(known: readonly T[], fallback: readonly T[]) {
+  return options.array(options.oneOf(known), fallback as readonly NonNullable<T>[], limits.levels)
 }
 
 function only<T>(value: T): options.Field<T> {

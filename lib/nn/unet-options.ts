@@ -65,7 +65,29 @@ export interface UNetOptions {
   middleNormGroups?: number
 }
 
-const count = (fallback?: number) => options.integer(fallback as number, { min: 1 })
+/**
+ * Beyond any network that was trained. Within these it takes moments to find out what layers a configuration means, and whether
+ * a file has them.
+ */
+export const limits = {
+  imageSize: 2 ** 14,
+  channels: 2 ** 14,
+  levels: 12,
+  /** A level's channels in multiples of the first's. */
+  mult: 64,
+  numResBlocks: 128,
+  transformerDepth: 128,
+  /** Residual blocks on the way down, each with as many blocks as its transformer is deep. */
+  blocks: 4096,
+  numClasses: 2 ** 20,
+  contextDim: 2 ** 16,
+  /** All numbers that are trained: 16 GiB. */
+  parameters: 2 ** 32,
+}
+
+const count = (fallback?: number, max: number = limits.channels) => {
+  return options.integer(fallback as number, { min: 1, max })
+}
 /** -1 means "not given" in Python's configurations. */
 const optionalCount = () => ({
   fallback: undefined as number | undefined,
@@ -73,16 +95,16 @@ const optionalCount = () => ({
 })
 
 const schema = {
-  imageSize: options.required(count()),
+  imageSize: options.required(count(undefined, limits.imageSize)),
   inChannels: options.required(count()),
   modelChannels: options.required(count()),
   outChannels: options.required(count()),
-  numResBlocks: options.required(count()),
-  attentionResolutions: options.required(options.array(count())),
+  numResBlocks: options.required(count(undefined, limits.numResBlocks)),
+  attentionResolutions: options.required(options.array(count(), undefined, limits.levels)),
   dropout: options.number(0, { min: 0, max: 1 }),
-  channelMult: options.array(options.number(undefined, { min: 0 }), [1, 2, 4, 8]),
+  channelMult: options.array(options.number(undefined, { min: 0, max: limits.mult }), [1, 2, 4, 8], limits.levels),
   convResample: options.boolean(true),
-  numClasses: options.integer(undefined, { min: 1 }),
+  numClasses: options.integer(undefined, { min: 1, max: limits.numClasses }),
   numHeads: optionalCount(),
   numHeadChannels: optionalCount(),
   numHeadsUpsample: optionalCount(),
@@ -91,8 +113,8 @@ const schema = {
   useNewAttentionOrder: options.boolean(false),
   legacy: options.boolean(true),
   useSpatialTransformer: options.boolean(false),
-  transformerDepth: count(1),
-  contextDim: options.integer(undefined, { min: 1 }),
+  transformerDepth: count(1, limits.transformerDepth),
+  contextDim: options.integer(undefined, { min: 1, max: limits.contextDim }),
   layout: options.oneOf<Layout>(['openai', 'diffusers'], 'openai'),
   normGroups: count(32),
   normEps: options.number(1e-5, { min: 0 }),
@@ -100,7 +122,7 @@ const schema = {
   flipSinToCos: options.boolean(true),
   downsamplePadding: options.integer(1, { min: 0, max: 1 }) as options.Field<0 | 1>,
   middleAttention: options.boolean(true),
-  middleNormGroups: options.integer(undefined, { min: 0 }),
+  middleNormGroups: options.integer(undefined, { min: 0, max: limits.channels }),
 }
 
 /**
@@ -115,6 +137,10 @@ export function resolveUNetOptions(given: UNetOptions) {
   if (o.dropout === 1) throw invalidArgument('dropout', 'a number from 0 and below 1', o.dropout)
   const levels = o.channelMult.length
   if (levels === 0) throw invalidArgument('channelMult', 'an entry for each level', o.channelMult)
+  if (levels * o.numResBlocks * o.transformerDepth > limits.blocks) {
+    const expected = `at most ${limits.blocks} blocks in ${levels} levels, with those of their transformers`
+    throw invalidArgument('numResBlocks', expected, o.numResBlocks)
+  }
   // The last norm and convolution work on the first level's channels: openaimodel declares them with model_channels.
   if (o.channelMult[0] !== 1) throw invalidArgument('channelMult[0]', '1', o.channelMult[0])
   for (const [i, channels] of levelChannels(o).entries()) {

@@ -21,7 +21,7 @@ import { ParameterTable, Scope } from './parameters'
 import { SpatialTransformer } from './spatial-transformer'
 import { diffusersOptions, type UNet2DConfig } from './unet-diffusers'
 import { namesOf, type UNetNames } from './unet-names'
-import { levelChannels, type ResolvedUNetOptions, resolveUNetOptions, type UNetOptions } from './unet-options'
+import { levelChannels, limits, type ResolvedUNetOptions, resolveUNetOptions, type UNetOptions } from './unet-options'
 
 export type { UNet2DConfig } from './unet-diffusers'
 export type { UNetOptions } from './unet-options'
@@ -92,6 +92,8 @@ export class UNet implements Network {
       zero: o.layout === 'openai',
     })
     Linear.placeTogether(this.parameters, this.#embeddings)
+    const { size } = this.parameters
+    if (size > limits.parameters) throw invalidArgument('modelChannels', `at most ${limits.parameters} weights`, size)
   }
 
   /**

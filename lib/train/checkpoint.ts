@@ -6,38 +6,22 @@
  * complete, whenever the process was killed.
  */
 import { randomUUID } from 'node:crypto'
-import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
+import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { atomicWrite, syncFolder } from '../checkpoint/atomic-write'
+import { readJsonFile } from '../checkpoint/json'
+import { readSafetensorsHeader, type SafetensorsHeader } from '../checkpoint/safetensors'
 import { removeAbandoned } from '../checkpoint/temporary-file'
-import type { LossScaleState } from '../diffusion/loss-scale'
 import type { TrainingState } from '../diffusion/training-step'
 import { DiffusionError } from '../errors'
 import { ioError, reasonOf } from '../file-errors'
+import { checkUNetFits, type Shapes } from '../nn/unet-fit'
+import type { UNetOptions } from '../nn/unet-options'
 import type { StateDict } from '../nn/weights'
-import type { ResolvedTrainOptions } from './options'
+import { type RunState, runState } from './run-state'
 import { readStateDict, writeStateDict } from './state-dict-file'
 
-/** state.json. Random numbers and the data's order follow from the seed and the position, so these are all their state. */
-export interface RunState {
-  readonly format: 'ddpm-native checkpoint'
-  readonly version: 1
-  /** Completed optimizer steps. */
-  readonly step: number
-  /** Samples drawn from the data so far: the position in its order. */
-  readonly samples: number
-  readonly optimizerStep: number
-  /** -1 where the decay is constant. */
-  readonly emaUpdates: number
-  /** Seeds drawn by the model so far. */
-  readonly draws: number
-  /** With precision 'fp16' only. */
-  readonly lossScale?: LossScaleState
-  readonly data: { readonly fingerprint: string; readonly images: number }
-  readonly options: ResolvedTrainOptions
-  /** ISO 8601. */
-  readonly time: string
-}
+export type { RunState } from './run-state'
 
 export interface Checkpoint {
   readonly folder: string
@@ -140,7 +124,8 @@ export async function removeLeftovers(run: string): Promise<void> {
 
 /**
  * A run folder's newest checkpoint, or the checkpoint that `folder` itself is. A damaged one is an error, never passed over.
- * Throws `not-found` where there is none and `bad-file` for a damaged state.json.
+ * Throws `not-found` where there is none, `bad-file` for a damaged state.json,
+ * and `state-mismatch` for weights of another network than it says.
  */
 export async function openCheckpoint(folder: string): Promise<Checkpoint> {
   const exists = async (name: string) => (await stat(path.join(folder, name)).catch(() => undefined)) !== undefined
@@ -153,7 +138,9 @@ export async function openCheckpoint(folder: string): Promise<Checkpoint> {
       received: folder,
     })
   }
-  return { folder: newest, state: await readState(path.join(newest, 'state.json')) }
+  const state = await readState(path.join(newest, 'state.json'))
+  await checkWeights(newest, state)
+  return { folder: newest, state }
 }
 
 /** Everything that a training needs to go on. Throws `bad-file` for a truncated or damaged file. */
@@ -188,29 +175,18 @@ function usesEma(state: RunState): boolean {
 async function readState(file: string): Promise<RunState> {
   const bad = (problem: string, cause?: unknown) =>
     new DiffusionError('bad-file', `${file}: ${problem}`, { argument: 'checkpoint', received: file, cause })
-  const text = await readFile(file, 'utf8').catch((error) => {
-    throw ioError(`cannot read ${file}`, error, { path: file, argument: 'checkpoint' })
-  })
-  let state: Partial<RunState>
-  try {
-    state = JSON.parse(text)
-  } catch (error) {
-    throw bad('not JSON', error)
-  }
-  if (state?.format !== 'ddpm-native checkpoint') throw bad('not the state of a ddpm-native checkpoint')
-  if (state.version !== 1) throw bad(`version ${state.version} is not known to this release`)
-  for (const name of ['step', 'samples', 'optimizerStep', 'emaUpdates', 'draws'] as const) {
-    if (!Number.isSafeInteger(state[name])) throw bad(`${name} is not an integer`)
-  }
-  if (state.lossScale && !isLossScale(state.lossScale)) throw bad('lossScale is not a scale')
-  if (typeof state.data?.fingerprint !== 'string' || typeof state.options?.model?.unetConfig !== 'object') {
-    throw bad('data or options are missing')
-  }
-  return state as RunState
+  return runState(await readJsonFile(file, { argument: 'checkpoint' }), bad)
 }
 
-function isLossScale({ scale, goodUpdates }: Partial<LossScaleState>): boolean {
-  return Number.isSafeInteger(Math.log2(Number(scale))) && Number.isSafeInteger(goodUpdates)
+/** Throws `state-mismatch` before anything is made of the options. */
+async function checkWeights(folder: string, { options }: RunState): Promise<void> {
+  const file = path.join(folder, 'model.safetensors')
+  const { entries } = await readSafetensorsHeader(file)
+  checkUNetFits(options.model.unetConfig as unknown as UNetOptions, shapesOf(entries), file)
+}
+
+function shapesOf(entries: SafetensorsHeader['entries']): Shapes {
+  return Object.fromEntries(entries.map(({ name, shape }) => [name, { shape }]))
 }
 
 function withPrefix(dict: StateDict, prefix: string): StateDict {

@@ -2,8 +2,11 @@
  * A model to ship: one safetensors file with the network's weights (averaged ones where there are any) under their bare names,
  * and in its `__metadata__` the JSON that rebuilds the model.
  */
+import { isObject, parseJsonObject } from '../checkpoint/json'
 import { DDPM, type DDPMOptions } from '../diffusion/ddpm'
 import { DiffusionError } from '../errors'
+import { checkUNetFits } from '../nn/unet-fit'
+import type { UNetOptions } from '../nn/unet-options'
 import type { StateDict } from '../nn/weights'
 import type { ModelConfig } from './options'
 import { readStateDict, writeStateDict } from './state-dict-file'
@@ -43,7 +46,7 @@ export async function writeModelFile(file: string, model: ModelFile, dtype?: 'F3
 
 /** Throws `not-found`, `io` and, for a damaged file or one of another kind, `bad-file`. */
 export async function readModelFile(file: string): Promise<ModelFile> {
-  const { dict: weights, metadata } = await readStateDict(file)
+  const { dict: weights, metadata, budget } = await readStateDict(file)
   if (metadata.format !== modelFormat) {
     throw new DiffusionError(
       'bad-file',
@@ -55,25 +58,17 @@ export async function readModelFile(file: string): Promise<ModelFile> {
       },
     )
   }
-  return { weights, config: parse(file, metadata, 'config'), training: parse(file, metadata, 'training') }
+  const parse = (key: string) => parseJsonObject(Buffer.from(metadata[key] ?? ''), budget, `'${key}' of its metadata`)
+  return { weights, config: parse('config'), training: parse('training') }
 }
 
-function parse(file: string, metadata: Record<string, string>, key: string): Record<string, unknown> {
-  try {
-    const value = JSON.parse(metadata[key])
-    if (typeof value === 'object' && value !== null) return value
-  } catch {
-    // reported below
-  }
-  throw new DiffusionError('bad-file', `${file}: '${key}' of its metadata is not a JSON object`, { argument: 'model' })
-}
-
-/** A model for sampling with these weights. */
+/** A model for sampling with these weights. Throws `state-mismatch` before it is made where they are not those of its network. */
 export async function modelFromWeights(
   config: ModelConfig,
   weights: StateDict,
   options: LoadModelOptions = {},
 ): Promise<DDPM> {
+  if (isObject(config.unetConfig)) checkUNetFits(config.unetConfig as unknown as UNetOptions, weights, 'the model')
   const ddpm = new DDPM({ ...config, ...options, useEma: false } as unknown as DDPMOptions)
   try {
     await ddpm.loadStateDict(weights, { strict: true })

@@ -178,6 +178,13 @@ export function resolveTrainOptions(
   return { ...options, seed: options.seed, model: saved?.model ?? completeModel(given.model ?? {}) }
 }
 
+/** Those of a checkpoint, which is not trusted: checked, and those that it is too old to have with their defaults. */
+export function savedTrainOptions(saved: Record<string, unknown>): ResolvedTrainOptions {
+  const options = parseOptions('Trainer', saved, schema)
+  if (options.betas.length !== 2) throw invalidArgument('betas', 'two numbers', options.betas)
+  return options as ResolvedTrainOptions
+}
+
 function completeModel(model: ModelConfig): ResolvedTrainOptions['model'] {
   for (const name of ['device', 'seed', 'model', 'deterministic', 'precision']) {
     if (name in model) {

@@ -1,6 +1,7 @@
 /** State dicts as safetensors files. */
+import type { Budget } from '../checkpoint/budget'
 import { readSafetensors, type StoredTensor, writeSafetensors } from '../checkpoint/safetensors'
-import { DiffusionError } from '../errors'
+import { DiffusionError, quote } from '../errors'
 import type { StateDict } from '../nn/weights'
 import { Tensor } from '../tensor'
 
@@ -18,15 +19,25 @@ export async function writeStateDict(
   await writeSafetensors(file, tensors, metadata)
 }
 
+/** What a file holds, and what may still be made of it. */
+export interface StateDictFile {
+  readonly dict: StateDict
+  readonly metadata: Record<string, string>
+  readonly budget: Budget
+}
+
 /** Throws `not-found`, `io`, and `bad-file` for a file that is damaged or holds anything but floating-point tensors. */
-export async function readStateDict(file: string): Promise<{ dict: StateDict; metadata: Record<string, string> }> {
-  const { tensors, metadata } = await readSafetensors(file)
+export async function readStateDict(file: string): Promise<StateDictFile> {
+  const { tensors, metadata, budget } = await readSafetensors(file)
   const dict: StateDict = {}
   for (const [name, { data, shape }] of Object.entries(tensors)) {
     if (!(data instanceof Float32Array)) {
-      throw new DiffusionError('bad-file', `${file}: ${name} is not floating point`, { argument: name, received: file })
+      throw new DiffusionError('bad-file', `${file}: ${quote(name)} is not floating point`, {
+        argument: name,
+        received: file,
+      })
     }
     dict[name] = Tensor.wrap(data, shape)
   }
-  return { dict, metadata }
+  return { dict, metadata, budget }
 }

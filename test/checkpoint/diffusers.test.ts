@@ -324,7 +324,8 @@ describe('diffusers folders', () => {
       [schedulerFile, 'betas', [1], 'unknown-option'],
       [unetFile, 'act_fn', 'gelu', 'unsupported'],
       [unetFile, '_class_name', 'UNet2DConditionModel', 'unsupported'],
-      [unetFile, 'layers_per_block', 1e12, 'state-mismatch'],
+      [unetFile, 'layers_per_block', 1e12, 'invalid-argument'],
+      [unetFile, 'layers_per_block', 100, 'state-mismatch'],
       [unetFile, 'block_out_channels', [16, 64], 'state-mismatch'],
       [unetFile, 'in_channels', 4, 'state-mismatch'],
     ]

@@ -126,7 +126,7 @@ describe('safetensors', () => {
     await bad(fileOf(' {}'), /not a JSON object/)
     await bad(Uint8Array.of(4, 0, 0, 0, 0, 0, 0, 0, 0x7b, 0x22, 0xff, 0x7d), /not JSON/)
     await bad(fileOf({ a: 1 }), /'a' is not an object/)
-    await bad(fileOf({ a: { dtype: 'F33', shape: [1], data_offsets: [0, 4] } }, 4), /dtype of 'a' is "F33"/)
+    await bad(fileOf({ a: { dtype: 'F33', shape: [1], data_offsets: [0, 4] } }, 4), /dtype of 'a' is 'F33'/)
     await bad(fileOf({ a: { dtype: 'toString', shape: [1], data_offsets: [0, 4] } }, 4), /dtype of 'a'/)
     await bad(fileOf({ a: f32([-1], 0, 4) }, 4), /shape of 'a'/)
     await bad(fileOf({ a: f32([1.5], 0, 6) }, 6), /shape of 'a'/)
@@ -152,7 +152,8 @@ describe('safetensors', () => {
   })
 
   it('a header that would unfold to much memory is refused', async () => {
-    await bad(fileOf(`{"a":${'['.repeat(1_000_000)}`), /unfolds/)
+    await bad(fileOf(`{"a":[${'{},'.repeat(1_000_000)}0]}`), /unfolds/)
+    await bad(fileOf(`{"a":${'['.repeat(1_000_000)}`), /nested more than 64 deep/)
   })
 
   it('every truncation is refused', async () => {

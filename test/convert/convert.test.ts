@@ -253,7 +253,8 @@ print(json.dumps([root['epoch'], root['global_step'], archive.read('archive/vers
     const { tensors, counters } = await readStateDictFile(original)
     const file = path.join(folder, 'again.ckpt')
     await writeTorchCheckpoint(file, { stateDict: tensors, counters })
-    assert.deepEqual(await readStateDictFile(file), { tensors, others: [], counters })
+    const { budget: _, ...again } = await readStateDictFile(file)
+    assert.deepEqual(again, { tensors, others: [], counters })
     const fixture = await Fixture.load('checkpoints/ddpm_unet.expected')
     const yaml = path.join(folder, 'again.yaml')
     const options = { ...camelCase(fixture.config.ddpm), unetConfig: camelCase(fixture.config.unet) } as DDPMOptions

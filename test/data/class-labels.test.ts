@@ -66,7 +66,7 @@ describe('classes of images', () => {
   it('have a clear error where they are missing or unreadable', async () => {
     await writeImages(at('flat'), 2)
     await rejects('folders', 'invalid-argument', /^2 images lie in no sub-folder.*first 0000\.png/, at('flat'))
-    await rejects(at('nowhere.json'), 'not-found', /cannot read the classes/)
+    await rejects(at('nowhere.json'), 'not-found', /nowhere\.json does not exist/)
     const cases: [string, RegExp, string?][] = [
       ['{', /not JSON/],
       ['[]', /not a JSON object/],

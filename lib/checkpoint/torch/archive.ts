@@ -1,12 +1,13 @@
 /** The two containers of torch.save: a zip archive (PyTorch 1.6 and later), and pickles followed by raw storages. */
 import { promisify } from 'node:util'
 import { inflateRaw } from 'node:zlib'
+import { quote } from '../../errors'
 import { elementBytes, type ReadBytes } from '../dtypes'
 import type { Source } from '../source'
 import { torchHost } from './globals'
-import { type MemoryBudget, type PickleHost, PickleTruncated, unpickle } from './pickle'
+import { type PickleHost, PickleTruncated, unpickle } from './pickle'
 import { TorchStorage } from './tensor'
-import { readZipDirectory, type ZipEntry } from './zip'
+import { dataBegin, readZipDirectory, type ZipEntry } from './zip'
 
 /** The root object of a checkpoint, and a way to its storages' bytes. */
 export interface Archive {
@@ -14,8 +15,6 @@ export interface Archive {
   open(storage: TorchStorage): Promise<ReadBytes>
 }
 
-/** Beyond the file's own size, what may be made of a pickle or unpacked. */
-const allowance = 32 * 2 ** 20
 const pickleStart = 0x80
 const zipStart = 0x50 // 'P' of 'PK'
 
@@ -32,7 +31,7 @@ export async function readArchive(source: Source): Promise<Archive> {
 // ---- zip -------------------------------------------------------------------------------------------------------------
 
 async function readZip(source: Source): Promise<Archive> {
-  const { bad } = source
+  const { bad, budget } = source
   const entries = await readZipDirectory(source)
   const pickles = [...entries.keys()].filter((name) => /^[^/]+\/data\.pkl$/.test(name))
   if (pickles.length !== 1) throw bad(`it has ${pickles.length} entries data.pkl instead of one`)
@@ -43,42 +42,77 @@ async function readZip(source: Source): Promise<Archive> {
   }
   const entryOf = (key: string) => {
     const entry = entries.get(`${folder}data/${key}`)
-    if (!entry) throw bad(`the storage '${key}' is missing`)
+    if (!entry) throw bad(`the storage ${quote(key)} is missing`)
     return entry
   }
-  const host = torchHost(bad, (key, dtype, size) => {
+  const host = torchHost(budget, (key, dtype, size) => {
     const { size: bytes } = entryOf(key)
     if (bytes < size * elementBytes[dtype]) {
-      throw bad(`the storage '${key}' has ${bytes} bytes, but its ${size} elements of ${dtype} need more`)
+      throw bad(`the storage ${quote(key)} has ${bytes} bytes, but its ${size} elements of ${dtype} need more`)
     }
     return new TorchStorage(key, dtype, size)
   })
   const pickle = await readEntry(source, entries.get(pickles[0])!)
-  const value = complete(() => unpickle(pickle, host, budgetOf(source)).value, bad)
-  return { value, open: async ({ key }) => entryReader(source, entryOf(key)) }
+  const value = complete(() => unpickle(pickle, host, budget).value, bad)
+  budget.release(pickle.length)
+  const storages = new ZipStorages(source)
+  return { value, open: ({ key }) => storages.open(entryOf(key)) }
 }
 
-async function entryReader(source: Source, entry: ZipEntry): Promise<ReadBytes> {
-  if (entry.method === 'stored') return (target, offset) => source.read(target, entry.begin + offset)
-  const bytes = await readEntry(source, entry)
-  return async (target, offset) => target.set(bytes.subarray(offset, offset + target.length))
+/** Keeps what was opened last: tensors that share a storage come one after the other, and unpacking it for each would have no end. */
+class ZipStorages {
+  #last?: { readonly entry: ZipEntry; readonly read: ReadBytes; readonly held: number }
+
+  constructor(private readonly source: Source) {}
+
+  async open(entry: ZipEntry): Promise<ReadBytes> {
+    if (this.#last?.entry === entry) return this.#last.read
+    this.source.budget.release(this.#last?.held ?? 0)
+    this.#last = undefined
+    this.#last = entry.method === 'stored' ? await this.#stored(entry) : await this.#unpacked(entry)
+    return this.#last.read
+  }
+
+  async #stored(entry: ZipEntry) {
+    const begin = await dataBegin(this.source, entry)
+    const read: ReadBytes = (target, offset) => this.source.read(target, begin + offset)
+    return { entry, read, held: 0 }
+  }
+
+  async #unpacked(entry: ZipEntry) {
+    const bytes = await readEntry(this.source, entry)
+    const read: ReadBytes = async (target, offset) => {
+      this.source.budget.work(target.length)
+      target.set(bytes.subarray(offset, offset + target.length))
+    }
+    return { entry, read, held: bytes.length }
+  }
 }
 
-const unpack = promisify<Uint8Array, { maxOutputLength: number }, Buffer>(inflateRaw)
+const unpack = promisify<Uint8Array, { maxOutputLength: number; chunkSize: number }, Buffer>(inflateRaw)
+const minChunk = 64
 
+/** All of an entry, charged as memory. */
 async function readEntry(source: Source, entry: ZipEntry): Promise<Uint8Array> {
-  const { name, method, begin, packedSize, size } = entry
+  const { method, packedSize, size } = entry
+  const { budget } = source
+  budget.memory(packedSize)
   const packed = new Uint8Array(packedSize)
-  await source.read(packed, begin)
+  await source.read(packed, await dataBegin(source, entry))
   if (method === 'stored') return packed
-  if (size > source.size + allowance) throw source.bad(`'${name}' unpacks to ${size} bytes, far more than the file has`)
+  budget.memory(size)
+  budget.work(size)
   try {
-    const bytes = await unpack(packed, { maxOutputLength: Math.max(size, 1) })
-    if (bytes.length === size) return bytes
+    // In one piece, with room for a byte that would be too many: zlib would put several together, in twice the memory.
+    const bytes = await unpack(packed, { maxOutputLength: Math.max(size, 1), chunkSize: Math.max(size + 1, minChunk) })
+    if (bytes.length === size) {
+      budget.release(packedSize)
+      return bytes
+    }
   } catch {
     // refused below
   }
-  throw source.bad(`'${name}' can't be unpacked to its ${size} bytes`)
+  throw source.bad(`${quote(entry.name)} can't be unpacked to its ${size} bytes`)
 }
 
 // ---- pickles and raw storages ----------------------------------------------------------------------------------------
@@ -91,15 +125,15 @@ const protocol = 1001
  * for each key the number of elements and the elements.
  */
 async function readLegacy(source: Source): Promise<Archive> {
-  const { bad } = source
+  const { bad, budget } = source
   const used = new Map<string, TorchStorage>()
-  const plain = torchHost(bad, () => {
+  const plain = torchHost(budget, () => {
     throw bad('its first pickles refer to storages')
   })
-  const host = torchHost(bad, (key, dtype, size) => {
+  const host = torchHost(budget, (key, dtype, size) => {
     const known = used.get(key)
     if (known && (known.dtype !== dtype || known.size !== size))
-      throw bad(`the storage '${key}' has two types or sizes`)
+      throw bad(`the storage ${quote(key)} has two types or sizes`)
     const storage = known ?? new TorchStorage(key, dtype, size)
     used.set(key, storage)
     return storage
@@ -119,7 +153,7 @@ async function readLegacy(source: Source): Promise<Archive> {
     value,
     async open({ key }) {
       const begin = positions.get(key)
-      if (begin === undefined) throw bad(`the storage '${key}' is missing`)
+      if (begin === undefined) throw bad(`the storage ${quote(key)} is missing`)
       return (target, offset) => source.read(target, begin + offset)
     },
   }
@@ -142,37 +176,37 @@ async function locateStorages(
     await source.read(count, position)
     const size = new DataView(count.buffer).getBigUint64(0, true)
     if (size !== BigInt(storage.size))
-      throw bad(`the storage '${storage.key}' has ${size} elements, not ${storage.size}`)
+      throw bad(`the storage ${quote(storage.key)} has ${size} elements, not ${storage.size}`)
     positions.set(storage.key, position + count.length)
     position += count.length + storage.size * elementBytes[storage.dtype]
     if (position > source.size) throw bad('its storages are truncated')
   }
-  for (const key of used.keys()) if (!positions.has(key)) throw bad(`the storage '${key}' is missing`)
+  for (const key of used.keys()) if (!positions.has(key)) throw bad(`the storage ${quote(key)} is missing`)
   return positions
 }
 
 /** Pickles one after the other. None says how long it is, so each is tried with more and more bytes. */
 class PickleSequence {
   position = 0
-  readonly #budget: MemoryBudget
 
-  constructor(private readonly source: Source) {
-    this.#budget = budgetOf(source)
-  }
+  constructor(private readonly source: Source) {}
 
   async next(host: PickleHost): Promise<unknown> {
     const { source } = this
     for (let window = 1 << 16; ; window *= 4) {
       const rest = source.size - this.position
+      source.budget.memory(Math.min(window, rest))
       const bytes = new Uint8Array(Math.min(window, rest))
       await source.read(bytes, this.position)
       try {
-        const { value, length } = unpickle(bytes, host, { ...this.#budget })
+        const { value, length } = unpickle(bytes, host, source.budget)
         this.position += length
         return value
       } catch (error) {
         if (!(error instanceof PickleTruncated)) throw error
         if (bytes.length === rest) throw source.bad('its pickle ends too early')
+      } finally {
+        source.budget.release(bytes.length)
       }
     }
   }
@@ -184,8 +218,4 @@ function complete<T>(run: () => T, bad: Source['bad']): T {
   } catch (error) {
     throw error instanceof PickleTruncated ? bad('its pickle ends too early') : error
   }
-}
-
-function budgetOf(source: Source): MemoryBudget {
-  return { left: source.size + allowance }
 }

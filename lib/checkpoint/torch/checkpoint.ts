@@ -2,7 +2,7 @@
  * Files of torch.save: .ckpt, .pt, .bin. Their pickle can put plain data together and nothing else (pickle.ts, globals.ts); a
  * file that asks for more is refused.
  */
-import { elementBytes } from '../dtypes'
+import type { Budget } from '../budget'
 import type { StoredTensor } from '../safetensors'
 import { type Source, withSource } from '../source'
 import { readArchive } from './archive'
@@ -30,17 +30,14 @@ export type TorchValue =
   | ReadonlyMap<TorchValue, TorchValue>
 
 export interface TorchFile {
-  /** Of the file, in bytes. */
-  readonly size: number
   readonly value: TorchValue
-  /** Reads one tensor. Throws `bad-file` for one whose elements, repeated by strides of 0, are far more than the file. */
+  /** What all that is read and loaded may cost. */
+  readonly budget: Budget
+  /** Reads one tensor. Throws `bad-file` where those that were read, with repeated elements, are far more than the file. */
   load(tensor: TorchTensor): Promise<StoredTensor>
   /** The `bad-file` error for a problem. */
   readonly bad: Source['bad']
 }
-
-/** Beyond twice the file's size. */
-const allowance = 32 * 2 ** 20
 
 /**
  * Opens a file, or its bytes, for the duration of `use`. Throws `not-found`, `io`, and `bad-file` for anything that is damaged,
@@ -49,13 +46,15 @@ const allowance = 32 * 2 ** 20
 export function withTorchFile<T>(pathOrBytes: string | Uint8Array, use: (file: TorchFile) => Promise<T>): Promise<T> {
   return withSource(pathOrBytes, 'PyTorch checkpoint that can be read', async (source) => {
     const archive = await readArchive(source)
+    const { budget, bad } = source
     const load = async (tensor: TorchTensor): Promise<StoredTensor> => {
-      const { shape, dtype, storage, size } = tensor
-      if (size * elementBytes[dtype] > 2 * source.size + allowance) {
-        throw source.bad(`a tensor of shape [${shape.join(', ')}] repeats few elements to very many`)
-      }
-      return { shape, dtype, data: await readView(tensor, await archive.open(storage)) }
+      const { shape, dtype, storage } = tensor
+      budget.memory(arrayCost)
+      return { shape, dtype, data: await readView(tensor, await archive.open(storage), budget) }
     }
-    return use({ size: source.size, value: archive.value as TorchValue, load, bad: source.bad })
+    return use({ value: archive.value as TorchValue, budget, load, bad })
   })
 }
+
+/** Bytes of an array without its elements. */
+const arrayCost = 512

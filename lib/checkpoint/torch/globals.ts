@@ -2,8 +2,10 @@
  * What the pickles of torch.save may name, and the few names whose calls have a meaning here. Every other name is kept as a
  * Global, which nothing can call.
  */
-import type { DiffusionError } from '../../errors'
+import { type DiffusionError, quote } from '../../errors'
+import type { Budget } from '../budget'
 import type { ReadableDType } from '../dtypes'
+import { addItem, setItem } from './containers'
 import type { PickleHost } from './pickle'
 import { TorchStorage, TorchTensor, viewProblem } from './tensor'
 
@@ -42,47 +44,55 @@ const storages: Readonly<Record<string, ReadableDType>> = {
 
 const maxDimensions = 64
 
+/** 'cuda' and the like. */
+const maxDeviceName = 32
+// Bytes of what a call makes, beside what the interpreter charges for any call.
+const containerCost = 256
+const extentCost = 16
+
 type Bad = (problem: string) => DiffusionError
-type Callable = (args: readonly unknown[], bad: Bad) => unknown
+/** What a call makes may be as large as its arguments, which may be given to any number of calls: each charges its own. */
+type Callable = (args: readonly unknown[], budget: Budget) => unknown
 
 /** By module and name, as in a pickle's GLOBAL. */
 const callables: Readonly<Record<string, Callable>> = {
-  'collections OrderedDict': ([pairs = []], bad) => dictOf(pairs, bad),
+  'collections OrderedDict': ([pairs = []], budget) => dictOf(pairs, budget),
   // Its factory is not called: a dict.
-  'collections defaultdict': ([, pairs = []], bad) => dictOf(pairs, bad),
-  'builtins set': ([items = []], bad) => new Set(arrayOf(items, bad)),
-  '__builtin__ set': ([items = []], bad) => new Set(arrayOf(items, bad)),
-  'builtins frozenset': ([items = []], bad) => new Set(arrayOf(items, bad)),
-  '__builtin__ frozenset': ([items = []], bad) => new Set(arrayOf(items, bad)),
-  'torch Size': ([extents = []], bad) => arrayOf(extents, bad),
-  'torch device': ([type, index], bad) => {
-    if (typeof type !== 'string') throw bad('a torch.device in it has no type')
+  'collections defaultdict': ([, pairs = []], budget) => dictOf(pairs, budget),
+  'builtins set': ([items = []], budget) => setOf(items, budget),
+  '__builtin__ set': ([items = []], budget) => setOf(items, budget),
+  'builtins frozenset': ([items = []], budget) => setOf(items, budget),
+  '__builtin__ frozenset': ([items = []], budget) => setOf(items, budget),
+  'torch Size': ([extents = []], budget) => arrayOf(extents, budget.bad),
+  'torch device': ([type, index], { bad }) => {
+    if (typeof type !== 'string' || type.length > maxDeviceName) throw bad('a torch.device in it has no type')
     return typeof index === 'number' ? `${type}:${index}` : type
   },
-  'torch._utils _rebuild_tensor': (args, bad) => tensorOf(args, bad),
-  'torch._utils _rebuild_tensor_v2': (args, bad) => tensorOf(args, bad),
-  'torch._utils _rebuild_parameter': ([tensor], bad) => parameterOf(tensor, bad),
-  'torch._utils _rebuild_parameter_with_state': ([tensor], bad) => parameterOf(tensor, bad),
-  '_codecs encode': ([text, encoding], bad) => bytesOf(text, encoding, bad),
-  'numpy dtype': ([code], bad) => {
+  'torch._utils _rebuild_tensor': tensorOf,
+  'torch._utils _rebuild_tensor_v2': tensorOf,
+  'torch._utils _rebuild_parameter': ([tensor], { bad }) => parameterOf(tensor, bad),
+  'torch._utils _rebuild_parameter_with_state': ([tensor], { bad }) => parameterOf(tensor, bad),
+  '_codecs encode': ([text, encoding], budget) => bytesOf(text, encoding, budget),
+  'numpy dtype': ([code], { bad }) => {
     if (typeof code !== 'string') throw bad('a numpy.dtype in it has no name')
     return new NumpyDType(code)
   },
-  'numpy.core.multiarray scalar': ([dtype, bytes], bad) => numpyScalar(dtype, bytes, bad),
-  'numpy._core.multiarray scalar': ([dtype, bytes], bad) => numpyScalar(dtype, bytes, bad),
+  'numpy.core.multiarray scalar': ([dtype, bytes], { bad }) => numpyScalar(dtype, bytes, bad),
+  'numpy._core.multiarray scalar': ([dtype, bytes], { bad }) => numpyScalar(dtype, bytes, bad),
 }
 
 /** The host of a checkpoint's pickle. `storage` receives what a persistent id says and may refuse it. */
 export function torchHost(
-  bad: Bad,
+  budget: Budget,
   storage: (key: string, dtype: ReadableDType, size: number) => TorchStorage,
 ): PickleHost {
+  const { bad } = budget
   return {
     bad,
     global: (module, name) => new Global(module, name),
     call(callee, args) {
       const name = callee instanceof Global ? `${callee.module} ${callee.name}` : undefined
-      if (name !== undefined && Object.hasOwn(callables, name)) return callables[name](args, bad)
+      if (name !== undefined && Object.hasOwn(callables, name)) return callables[name](args, budget)
       throw bad(
         `its pickle would call ${callee instanceof Global ? callee : 'what is not a name'}, which is not allowed`,
       )
@@ -112,22 +122,31 @@ function arrayOf(value: unknown, bad: Bad): readonly unknown[] {
   throw bad('a sequence in it is something else')
 }
 
-function dictOf(pairs: unknown, bad: Bad): Map<unknown, unknown> {
-  if (pairs instanceof Map) return new Map(pairs)
-  return new Map(
-    arrayOf(pairs, bad).map((pair) => {
-      const [key, value, ...more] = arrayOf(pair, bad)
-      if (value === undefined || more.length > 0) throw bad('an item of a dict in it is not a pair')
-      return [key, value]
-    }),
-  )
+function dictOf(pairs: unknown, budget: Budget): Map<unknown, unknown> {
+  const dict = new Map()
+  for (const pair of pairs instanceof Map ? pairs : arrayOf(pairs, budget.bad)) {
+    const item = arrayOf(pair, budget.bad)
+    if (item.length !== 2) throw budget.bad('an item of a dict in it is not a pair')
+    setItem(dict, item[0], item[1], budget)
+  }
+  return dict
+}
+
+function setOf(items: unknown, budget: Budget): Set<unknown> {
+  const set = new Set()
+  for (const item of arrayOf(items, budget.bad)) addItem(set, item, budget)
+  return set
 }
 
 /** (storage, offset, shape, strides, ...): what follows, requires_grad and hooks, has no meaning in a file. */
-function tensorOf([storage, offset, shape, strides]: readonly unknown[], bad: Bad): TorchTensor {
+function tensorOf([storage, offset, shape, strides]: readonly unknown[], budget: Budget): TorchTensor {
+  const { bad } = budget
   if (!(storage instanceof TorchStorage)) throw bad('a tensor in it has no storage')
   if (!Array.isArray(shape) || !Array.isArray(strides)) throw bad('a tensor in it has no shape')
-  if (shape.length > maxDimensions) throw bad(`a tensor in it has ${shape.length} dimensions`)
+  if (Math.max(shape.length, strides.length) > maxDimensions) {
+    throw bad(`a tensor in it has ${shape.length} dimensions and ${strides.length} strides`)
+  }
+  budget.memory(extentCost * (shape.length + strides.length))
   const tensor = new TorchTensor(storage, offset as number, [...shape], [...strides])
   const problem = viewProblem(tensor)
   if (problem) throw bad(`a tensor in it ${problem}`)
@@ -140,9 +159,11 @@ function parameterOf(tensor: unknown, bad: Bad): TorchTensor {
 }
 
 /** How protocol 2 writes bytes. */
-function bytesOf(text: unknown, encoding: unknown, bad: Bad): Uint8Array {
-  if (typeof text !== 'string' || encoding !== 'latin1') throw bad('bytes in it are not encoded as latin1')
-  for (let i = 0; i < text.length; i++) if (text.charCodeAt(i) > 0xff) throw bad('bytes in it are above 255')
+function bytesOf(text: unknown, encoding: unknown, budget: Budget): Uint8Array {
+  if (typeof text !== 'string' || encoding !== 'latin1') throw budget.bad('bytes in it are not encoded as latin1')
+  budget.work(text.length)
+  budget.memory(containerCost + 2 * text.length)
+  if (/[^\0-\xff]/.test(text)) throw budget.bad('bytes in it are above 255')
   return Uint8Array.from(Buffer.from(text, 'latin1'))
 }
 
@@ -165,7 +186,8 @@ function numpyScalar(dtype: unknown, bytes: unknown, bad: Bad): number | bigint 
   const { code, bigEndian } = dtype
   if (code === 'b1' && bytes.length === 1) return bytes[0] !== 0
   const reader = Object.hasOwn(scalarReaders, code) ? scalarReaders[code] : undefined
-  if (!reader || reader[0] !== bytes.length) throw bad(`a numpy scalar of ${code} in it has ${bytes.length} bytes`)
+  if (!reader || reader[0] !== bytes.length)
+    throw bad(`a numpy scalar of ${quote(code)} in it has ${bytes.length} bytes`)
   const value = reader[1](new DataView(bytes.buffer, bytes.byteOffset, bytes.length), !bigEndian)
   return typeof value === 'bigint' && Number.isSafeInteger(Number(value)) ? Number(value) : value
 }

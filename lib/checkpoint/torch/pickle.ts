@@ -4,6 +4,8 @@
  * never writes are refused.
  */
 import type { DiffusionError } from '../../errors'
+import type { Budget } from '../budget'
+import { addItem, setItem } from './containers'
 
 /** What a pickle may refer to, and what of it may be called. Each may throw what the reading then ends with. */
 export interface PickleHost {
@@ -21,25 +23,17 @@ export interface PickleHost {
 /** The bytes ended before the pickle did. */
 export class PickleTruncated extends Error {}
 
-/** What may still be made of memory, in bytes, roughly. */
-export interface MemoryBudget {
-  left: number
-}
-
 // Rough sizes of V8's objects, for the budget.
 const opCost = 32 // the slot on the stack and the number in it
 const memoCost = 64
 const containerCost = 256
-const itemCost = 96 // of a dict or set
 const maxLongBytes = 1024
 const maxNameLength = 512
+/** Python counts its memo up from 0, so that no index is beyond the number of opcodes. */
+const freeMemo = 1 << 16
 
 /** A tuple is a frozen array, a list one that isn't; a dict is a Map; integers beyond 2^53 are bigints. */
-export function unpickle(
-  bytes: Uint8Array,
-  host: PickleHost,
-  budget: MemoryBudget,
-): { value: unknown; length: number } {
+export function unpickle(bytes: Uint8Array, host: PickleHost, budget: Budget): { value: unknown; length: number } {
   const machine = new Machine(bytes, host, budget)
   return { value: machine.run(), length: machine.position }
 }
@@ -57,7 +51,7 @@ class Machine {
   constructor(
     private readonly bytes: Uint8Array,
     readonly host: PickleHost,
-    private readonly budget: MemoryBudget,
+    private readonly budget: Budget,
   ) {
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   }
@@ -66,6 +60,7 @@ class Machine {
     for (;;) {
       const op = this.#uint8()
       if (op === 0x2e) return this.#stop()
+      this.budget.items(1)
       this.#charge(opCost)
       const run = opcodes[op]
       if (!run) throw this.host.bad(`its pickle has the opcode 0x${op.toString(16)}, which is not allowed`)
@@ -79,8 +74,7 @@ class Machine {
   }
 
   #charge(bytes: number): void {
-    this.budget.left -= bytes
-    if (this.budget.left < 0) throw this.host.bad('its pickle unfolds to far more than a file of this size can hold')
+    this.budget.memory(bytes)
   }
 
   // ---- bytes -------------------------------------------------------------------------------------------------------
@@ -120,10 +114,11 @@ class Machine {
   long(size: number): number | bigint {
     if (size > maxLongBytes) throw this.host.bad(`its pickle has an integer of ${size} bytes`)
     const at = this.#take(size)
-    let value = 0n
-    for (let i = size - 1; i >= 0; i--) value = (value << 8n) | BigInt(this.bytes[at + i])
-    if (size > 0) value = BigInt.asIntN(8 * size, value)
-    this.#charge(size)
+    this.#charge(2 * size)
+    const hex = Buffer.from(this.bytes.subarray(at, at + size))
+      .reverse()
+      .toString('hex')
+    const value = BigInt.asIntN(8 * size, BigInt(`0x0${hex}`))
     const number = Number(value)
     return Number.isSafeInteger(number) ? number : value
   }
@@ -225,8 +220,7 @@ class Machine {
     const dict = this.top()
     if (!(dict instanceof Map)) throw this.host.bad('its pickle sets an item of what is not a dict')
     if (items.length % 2 !== 0) throw this.host.bad('its pickle has a key without a value')
-    this.#charge((items.length / 2) * itemCost)
-    for (let i = 0; i < items.length; i += 2) dict.set(items[i], items[i + 1])
+    for (let i = 0; i < items.length; i += 2) setItem(dict, items[i], items[i + 1], this.budget)
   }
 
   emptySet(): void {
@@ -237,13 +231,13 @@ class Machine {
   add(items: readonly unknown[]): void {
     const set = this.top()
     if (!(set instanceof Set)) throw this.host.bad('its pickle adds to what is not a set')
-    this.#charge(items.length * itemCost)
-    for (const item of items) set.add(item)
+    for (const item of items) addItem(set, item, this.budget)
   }
 
   // ---- memo, names, calls ------------------------------------------------------------------------------------------
 
   put(index: number = this.#memo.size): void {
+    if (index > this.bytes.length + freeMemo) throw this.host.bad(`its pickle keeps a value as number ${index}`)
     this.#charge(memoCost)
     this.#memo.set(index, this.top())
   }

@@ -1,5 +1,14 @@
 /** Tensors of a PyTorch checkpoint: a view of a storage, by element offset and strides. */
-import { elementBytes, type ReadableDType, type ReadBytes, readNumbers, type TensorData } from '../dtypes'
+import type { Budget } from '../budget'
+import {
+  allocate,
+  elementBytes,
+  fill,
+  type ReadableDType,
+  type ReadBytes,
+  readNumbers,
+  type TensorData,
+} from '../dtypes'
 
 /** One of the file's blocks of numbers; several tensors may share it. */
 export class TorchStorage {
@@ -43,13 +52,13 @@ export function viewProblem({ storage, offset, shape, strides }: TorchTensor): s
 }
 
 /** The elements in row-major order; `read` gives bytes of the storage. */
-export async function readView(tensor: TorchTensor, read: ReadBytes): Promise<TensorData> {
+export async function readView(tensor: TorchTensor, read: ReadBytes, budget: Budget): Promise<TensorData> {
   const { dtype, offset, shape, strides, size } = tensor
-  const from = (first: number, n: number) =>
-    readNumbers(dtype, n, (target, position) => read(target, first * elementBytes[dtype] + position))
-  if (size === 0 || isContiguous(shape, strides)) return from(offset, size)
-  const span = shape.reduce((sum, extent, i) => sum + (extent - 1) * strides[i], 1)
-  return gather(await from(offset, span), tensor)
+  const from = (first: number): ReadBytes => {
+    return (target, position) => read(target, first * elementBytes[dtype] + position)
+  }
+  if (size === 0 || isContiguous(shape, strides)) return readNumbers(dtype, size, { read: from(offset), budget })
+  return gather(tensor, from, budget)
 }
 
 function isContiguous(shape: readonly number[], strides: readonly number[]): boolean {
@@ -61,19 +70,45 @@ function isContiguous(shape: readonly number[], strides: readonly number[]): boo
   return true
 }
 
-function gather<T extends TensorData>(source: T, { shape, strides, size }: TorchTensor): T {
-  const target = new (source.constructor as new (length: number) => T)(size)
-  const index = new Array<number>(shape.length).fill(0)
-  let position = 0
+/** Elements of a storage that are held at a time. */
+const windowLength = 1 << 14
+
+/**
+ * Goes through the storage from its begin to its end, whatever the order of the axes: what lies between the elements is not read
+ * where it is wide, and nothing is read twice unless the strides overlap.
+ */
+async function gather(tensor: TorchTensor, from: (first: number) => ReadBytes, budget: Budget): Promise<TensorData> {
+  const { dtype, offset, shape, strides, size } = tensor
+  const target = allocate(dtype, size, budget)
+  const steps = shape.map((_, axis) => shape.slice(axis + 1).reduce((a, b) => a * b, 1))
+  const axes = shape
+    .map((extent, axis) => ({ extent, stride: strides[axis], step: steps[axis] }))
+    .sort((a, b) => b.stride - a.stride)
+  const end = 1 + axes.reduce((sum, { extent, stride }) => sum + (extent - 1) * stride, offset)
+  const window = allocate(dtype, windowLength, budget)
+  let begin = 0
+  let length = 0
+  const index = new Array<number>(axes.length).fill(0)
+  let position = offset
+  let to = 0
   for (let i = 0; i < size; i++) {
-    target[i] = source[position]
+    if (position < begin || position >= begin + length) {
+      begin = position
+      length = Math.min(windowLength, end - begin)
+      await fill(dtype, window.subarray(0, length), from(begin))
+    }
+    target[to] = window[position - begin]
     // The next index, like an odometer.
-    for (let axis = shape.length - 1; axis >= 0; axis--) {
-      position += strides[axis]
-      if (++index[axis] < shape[axis]) break
-      position -= strides[axis] * shape[axis]
-      index[axis] = 0
+    for (let a = axes.length - 1; a >= 0; a--) {
+      const { extent, stride, step } = axes[a]
+      position += stride
+      to += step
+      if (++index[a] < extent) break
+      position -= stride * extent
+      to -= step * extent
+      index[a] = 0
     }
   }
+  budget.release(window.byteLength)
   return target
 }

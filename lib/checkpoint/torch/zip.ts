@@ -1,18 +1,20 @@
 /** The zip container of torch.save: where its entries lie (PKWARE APPNOTE 6.3, with zip64). Nothing is unpacked here. */
+import { quote } from '../../errors'
 import type { Source } from '../source'
 
 export interface ZipEntry {
   readonly name: string
   readonly method: 'stored' | 'deflated'
-  /** Where its bytes begin in the file, and how many there are. */
-  readonly begin: number
+  /** Where its own header is in the file; see dataBegin. */
+  readonly header: number
+  /** Bytes in the file. */
   readonly packedSize: number
   /** Once unpacked, by its own account. */
   readonly size: number
 }
 
-/** An entry costs its writer 46 bytes and us about 300: this bounds what a directory can make of memory. */
-const maxEntries = 100_000
+/** Bytes that an entry takes in our map, beside its name. */
+const entryCost = 320
 const endLength = 22
 const end64LocatorLength = 20
 const end64Length = 56
@@ -20,22 +22,23 @@ const entryLength = 46
 const localLength = 30
 const maxCommentLength = 0xffff
 
-/** Every entry by its name. Throws `bad-file` unless the directory and all entries lie within the file. */
+/** Every entry by its name. Throws `bad-file` unless the directory lies within the file. */
 export async function readZipDirectory(source: Source): Promise<Map<string, ZipEntry>> {
   const { count, begin, length } = await findDirectory(source)
-  const { bad } = source
-  if (count > maxEntries) throw bad(`its directory has ${count} entries, more than ${maxEntries}`)
+  const { bad, budget } = source
   if (length < count * entryLength || length > count * (entryLength + 3 * 0xffff)) {
     throw bad(`its directory of ${count} entries can't have ${length} bytes`)
   }
+  budget.memory(length + count * entryCost)
+  budget.items(count)
   const bytes = await readAt(source, begin, length, 'directory')
   const entries = new Map<string, ZipEntry>()
   let position = 0
   for (let i = 0; i < count; i++) {
     const { entry, next } = parseEntry(bytes, position, source)
     position = next
-    if (entries.has(entry.name)) throw bad(`its directory has '${entry.name}' twice`)
-    entries.set(entry.name, { ...entry, begin: await dataBegin(source, entry, begin) })
+    if (entries.has(entry.name)) throw bad(`its directory has ${quote(entry.name)} twice`)
+    entries.set(entry.name, entry)
   }
   return entries
 }
@@ -82,9 +85,7 @@ function checkDirectory(directory: Directory, end: number, { bad }: Source): Dir
   throw bad('its zip directory lies outside of it')
 }
 
-type Located = ZipEntry & { readonly localBegin: number }
-
-function parseEntry(bytes: DataView, at: number, source: Source): { entry: Located; next: number } {
+function parseEntry(bytes: DataView, at: number, source: Source): { entry: ZipEntry; next: number } {
   const { bad } = source
   if (at + entryLength > bytes.byteLength) throw bad('its directory is truncated')
   if (bytes.getUint32(at, true) !== 0x02014b50) throw bad('its directory is damaged')
@@ -95,12 +96,13 @@ function parseEntry(bytes: DataView, at: number, source: Source): { entry: Locat
   const next = extra + extraLength + commentLength
   if (next > bytes.byteLength) throw bad('its directory is truncated')
   const name = utf8(new Uint8Array(bytes.buffer, bytes.byteOffset + at + entryLength, nameLength), source)
-  if (flags & 1) throw bad(`'${name}' is encrypted`)
-  if (method !== 0 && method !== 8) throw bad(`'${name}' is packed by method ${method}, which is not supported`)
+  if (flags & 1) throw bad(`${quote(name)} is encrypted`)
+  if (method !== 0 && method !== 8) throw bad(`${quote(name)} is packed by method ${method}, which is not supported`)
   const fields = [bytes.getUint32(at + 24, true), bytes.getUint32(at + 20, true), bytes.getUint32(at + 42, true)]
-  const [size, packedSize, localBegin] = widen(fields, bytes, extra, extraLength, source)
-  if (method === 0 && size !== packedSize) throw bad(`'${name}' is stored, but in ${packedSize} bytes and not ${size}`)
-  const entry = { name, size, packedSize, begin: 0, localBegin, method: method === 0 ? 'stored' : 'deflated' } as const
+  const [size, packedSize, header] = widen(fields, bytes, extra, extraLength, source)
+  if (method === 0 && size !== packedSize)
+    throw bad(`${quote(name)} is stored, but in ${packedSize} bytes and not ${size}`)
+  const entry = { name, size, packedSize, header, method: method === 0 ? 'stored' : 'deflated' } as const
   return { entry, next }
 }
 
@@ -124,12 +126,15 @@ function widen(fields: number[], bytes: DataView, extra: number, extraLength: nu
   throw source.bad('a zip64 field is missing')
 }
 
-/** Behind the local header, whose name and extra field may be longer or shorter than the directory's. */
-async function dataBegin(source: Source, entry: Located, limit: number): Promise<number> {
-  const header = await readAt(source, entry.localBegin, localLength, `header of '${entry.name}'`)
-  if (header.getUint32(0, true) !== 0x04034b50) throw source.bad(`'${entry.name}' is not where its directory says`)
-  const begin = entry.localBegin + localLength + header.getUint16(26, true) + header.getUint16(28, true)
-  if (begin + entry.packedSize > limit) throw source.bad(`'${entry.name}' does not lie within it`)
+/**
+ * Where an entry's bytes begin: behind its own header, whose name and extra field may be longer or shorter than the directory's.
+ * Throws `bad-file` unless they lie within the file.
+ */
+export async function dataBegin(source: Source, { name, header, packedSize }: ZipEntry): Promise<number> {
+  const local = await readAt(source, header, localLength, `header of ${quote(name)}`)
+  if (local.getUint32(0, true) !== 0x04034b50) throw source.bad(`${quote(name)} is not where its directory says`)
+  const begin = header + localLength + local.getUint16(26, true) + local.getUint16(28, true)
+  if (begin + packedSize > source.size) throw source.bad(`${quote(name)} does not lie within it`)
   return begin
 }
 
@@ -148,9 +153,11 @@ function uint64(view: DataView, at: number, source: Source): number {
   return Number(value)
 }
 
+const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+
 function utf8(bytes: Uint8Array, source: Source): string {
   try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
+    return decoder.decode(bytes)
   } catch {
     throw source.bad('the name of an entry is not UTF-8')
   }

@@ -7,6 +7,7 @@ import { DiffusionError, describe, invalidArgument } from '../../errors'
 import { array, boolean, integer, number, oneOf, type Parsed, parseOptions, string } from '../../options'
 import {
   makeBetaSchedule,
+  maxTimesteps,
   type Parameterization,
   rescaleZeroTerminalSnr,
   roundToEven,
@@ -35,11 +36,11 @@ export interface SchedulerCall {
 }
 
 const common = {
-  num_train_timesteps: integer(1000, { min: 2, max: 1_000_000 }),
+  num_train_timesteps: integer(1000, { min: 2, max: maxTimesteps }),
   beta_start: number(1e-4, { min: 0, max: 1 }),
   beta_end: number(2e-2, { min: 0, max: 1 }),
   beta_schedule: oneOf(['linear', 'scaled_linear', 'squaredcos_cap_v2'], 'linear'),
-  trained_betas: array(number()),
+  trained_betas: array(number(), undefined, maxTimesteps),
   prediction_type: oneOf(['epsilon', 'sample', 'v_prediction'], 'epsilon'),
   steps_offset: integer(0, { min: 0 }),
   thresholding: boolean(false),

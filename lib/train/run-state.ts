@@ -1,0 +1,75 @@
+/** state.json of a checkpoint: what it says, and its check. */
+import { isObject, type JsonObject } from '../checkpoint/json'
+import type { LossScaleState } from '../diffusion/loss-scale'
+import { DiffusionError, describe } from '../errors'
+import { resolveUNetOptions, type UNetOptions } from '../nn/unet-options'
+import { type ResolvedTrainOptions, savedTrainOptions } from './options'
+
+/** Random numbers and the data's order follow from the seed and the position, so these are all their state. */
+export interface RunState {
+  readonly format: 'ddpm-native checkpoint'
+  readonly version: 1
+  /** Completed optimizer steps. */
+  readonly step: number
+  /** Samples drawn from the data so far: the position in its order. */
+  readonly samples: number
+  readonly optimizerStep: number
+  /** -1 where the decay is constant. */
+  readonly emaUpdates: number
+  /** Seeds drawn by the model so far. */
+  readonly draws: number
+  /** With precision 'fp16' only. */
+  readonly lossScale?: LossScaleState
+  readonly data: { readonly fingerprint: string; readonly images: number }
+  readonly options: ResolvedTrainOptions
+  /** ISO 8601. */
+  readonly time: string
+}
+
+/** Of any JSON object. Throws `bad(problem)`, and what it does not check is not used. */
+export function runState(json: JsonObject, bad: (problem: string, cause?: unknown) => DiffusionError): RunState {
+  if (json.format !== 'ddpm-native checkpoint') throw bad('not the state of a ddpm-native checkpoint')
+  if (json.version !== 1) throw bad(`version ${describe(json.version)} is not known to this release`)
+  const integer = (name: string, min = 0): number => {
+    const value = json[name]
+    if (Number.isSafeInteger(value) && (value as number) >= min) return value as number
+    throw bad(`${name} is not an integer of at least ${min}`)
+  }
+  const { data, options, lossScale, time } = json
+  if (lossScale !== undefined && !isLossScale(lossScale)) throw bad('lossScale is not a scale')
+  if (!isObject(data) || typeof data.fingerprint !== 'string' || !Number.isSafeInteger(data.images)) {
+    throw bad('data or options are missing')
+  }
+  return {
+    format: json.format,
+    version: json.version,
+    step: integer('step'),
+    samples: integer('samples'),
+    optimizerStep: integer('optimizerStep'),
+    emaUpdates: integer('emaUpdates', -1),
+    draws: integer('draws'),
+    ...(lossScale !== undefined && { lossScale }),
+    data: { fingerprint: data.fingerprint, images: data.images as number },
+    options: runOptions(options, bad),
+    time: typeof time === 'string' ? time : '',
+  }
+}
+
+function runOptions(options: unknown, bad: (problem: string, cause?: unknown) => DiffusionError): ResolvedTrainOptions {
+  if (!isObject(options) || !isObject(options.model) || !isObject(options.model.unetConfig)) {
+    throw bad('data or options are missing')
+  }
+  try {
+    resolveUNetOptions(options.model.unetConfig as unknown as UNetOptions)
+    return savedTrainOptions(options)
+  } catch (error) {
+    if (error instanceof DiffusionError) throw bad(`its options are not those of a training: ${error.message}`, error)
+    throw error
+  }
+}
+
+function isLossScale(value: unknown): value is LossScaleState {
+  if (!isObject(value)) return false
+  const { scale, goodUpdates } = value
+  return typeof scale === 'number' && Number.isSafeInteger(Math.log2(scale)) && Number.isSafeInteger(goodUpdates)
+}
