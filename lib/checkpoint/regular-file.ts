@@ -4,7 +4,8 @@
  */
 import { constants } from 'node:fs'
 import { type FileHandle, open, stat } from 'node:fs/promises'
-import { DiffusionError, quote } from '../errors'
+import { DiffusionError } from '../errors'
+import { ioError } from '../file-errors'
 
 export interface RegularFile {
   readonly handle: FileHandle
@@ -30,7 +31,7 @@ export async function openRegularFile(path: string, argument = 'path'): Promise<
     }
   } catch (error) {
     await handle?.close()
-    throw ioError(path, error, argument)
+    throw readError(path, error, argument)
   }
   await handle?.close()
   const message = `${path} can't be read: it is not a regular file`
@@ -38,15 +39,14 @@ export async function openRegularFile(path: string, argument = 'path'): Promise<
 }
 
 /** `not-found` or `io` for what the file system said; other errors as they are. */
-export function ioError(path: string, error: unknown, argument = 'path'): unknown {
+export function readError(path: string, error: unknown, argument = 'path'): unknown {
   if (error instanceof DiffusionError) return error
-  const { code, message } = error as NodeJS.ErrnoException
+  const { code } = error as NodeJS.ErrnoException
   const details = { argument, received: path, cause: error }
   if (code === 'ENOENT') return new DiffusionError('not-found', `${path} does not exist`, details)
-  if (code === 'ERR_INVALID_ARG_VALUE') {
-    return new DiffusionError('not-found', `${quote(path)} is not the name of a file`, details)
-  }
-  return code ? new DiffusionError('io', `cannot read ${path}: ${message}`, details) : error
+  // A name with a zero byte.
+  if (code === 'ERR_INVALID_ARG_VALUE') return new DiffusionError('not-found', `${path} is no file's name`, details)
+  return code ? ioError(`cannot read ${path}`, error, { path, argument }) : error
 }
 
 /** Node reads at most 2 GiB at once. */

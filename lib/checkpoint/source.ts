@@ -1,7 +1,7 @@
 /** Files and bytes to read from at any position. */
 import { DiffusionError, invalidArgument, printable, quote } from '../errors'
 import { Budget } from './budget'
-import { ioError, openRegularFile, readFully } from './regular-file'
+import { openRegularFile, readError, readFully } from './regular-file'
 
 /** Bytes at a position, wherever they come from. */
 export interface Source {
@@ -59,7 +59,7 @@ export async function withSource<T>(
     })
   } catch (error) {
     if (error instanceof RangeError) throw rangeError(error, name, bad, argument)
-    throw ioError(name, error, argument)
+    throw readError(name, error, argument)
   } finally {
     await file?.handle.close()
   }

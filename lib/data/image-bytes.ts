@@ -1,9 +1,9 @@
 /** The bytes of image files, with the system's own word on what went wrong: a file that can't be read just now is not a damaged one. */
-import { constants } from 'node:fs'
-import { open } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { openRegularFile, readFully } from '../checkpoint/regular-file'
 import { DiffusionError } from '../errors'
 import { ioError, systemCode } from '../file-errors'
+import { bad } from './image-limits'
 
 /** Before each further try, in milliseconds. */
 const pauses = [20, 100, 500]
@@ -17,7 +17,7 @@ export async function withRetries<T>(file: string, read: () => Promise<T>): Prom
     try {
       return await read()
     } catch (error) {
-      const code = error instanceof DiffusionError ? undefined : systemCode(error)
+      const code = error instanceof DiffusionError && error.code !== 'io' ? undefined : systemCode(error)
       if (code === undefined) throw error
       if (tries < pauses.length) {
         await sleep(pauses[tries])
@@ -30,17 +30,21 @@ export async function withRetries<T>(file: string, read: () => Promise<T>): Prom
   }
 }
 
-/** Throws `not-found` and `io`, after some tries, and `bad-file` for a pipe, a device or a folder. */
-export function readImageBytes(file: string): Promise<Buffer> {
+/**
+ * All of a file, or with `part` its first bytes. Throws `not-found` and `io`, after some tries, and `bad-file` for a pipe, a device or
+ * a folder, and where it has more than `most` bytes.
+ */
+export function readImageBytes(file: string, most: number, { part = false } = {}): Promise<Uint8Array> {
   return withRetries(file, async () => {
-    const handle = await open(file, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)) // a pipe would wait for its writer
+    const { handle, size } = await openRegularFile(file, 'file')
     try {
-      if ((await handle.stat()).isFile()) return await handle.readFile()
+      if (size > most && !part) throw bad(file, `it has ${size} bytes, more than ${most}`)
+      const bytes = new Uint8Array(Math.min(size, most))
+      if (await readFully(handle, bytes, 0)) return bytes
     } finally {
       await handle.close()
     }
-    const message = `cannot read the image ${file}: it is not a regular file`
-    throw new DiffusionError('bad-file', message, { argument: 'file', received: file })
+    throw bad(file, 'it became shorter while it was read')
   })
 }
 

@@ -1,8 +1,10 @@
-/** One image file to pixels, whatever its size and mode. */
-import sharp from 'sharp'
+/** One image file to pixels, whatever its size and mode. Files are not trusted: image-limits.ts. */
+import sharp, { type Sharp } from 'sharp'
 import { DiffusionError } from '../errors'
 import { Tensor } from '../tensor'
-import { isFailureToRead, readImageBytes } from './image-bytes'
+import { withDecodeRoom } from './decode-room'
+import { readImageBytes } from './image-bytes'
+import { bad, decodeCost, formatOf, headLength, maxDecodeBytes, maxDecodeSeconds, maxPixels } from './image-limits'
 
 export interface DecodeOptions {
   /** Height and width of the result. */
@@ -12,70 +14,91 @@ export interface DecodeOptions {
   readonly background: string
 }
 
+export interface FileOptions {
+  /** SVGs are read too; what they do is not bounded (default false). */
+  readonly svg?: boolean
+}
+
 /** What sharp reads; other files of a folder are not images. */
 export const imageExtensions: ReadonlySet<string> = new Set(
   '.png .jpg .jpeg .webp .gif .tif .tiff .avif .heic .heif .svg'.split(' '),
 )
 
+const inputOptions = { failOn: 'truncated', limitInputPixels: maxPixels } as const
+
 /**
  * Decodes to 8-bit pixels, [size, size, channels] (HWC). Upright by its EXIF orientation, converted to sRGB (or to grey for one
- * channel), flattened onto the background, then scaled to cover the square and cropped at the centre.
- * Of an animation the first frame counts. Rejects for anything that cannot be decoded whole; where it can't be read (`io`,
+ * channel), flattened onto the background, then scaled to cover the square and cropped at the centre. Of an animation the first
+ * frame counts. Throws `bad-file` for what can't be decoded whole or is beyond the limits; where it can't be read (`io`,
  * `not-found`) or the memory is short (`out-of-memory`), the image is not to blame.
  */
-export async function decodeImage(file: string, options: DecodeOptions): Promise<Uint8Array> {
-  const bytes = await readImageBytes(file)
-  return await decodeBytes(bytes, options).catch((error) => {
-    if (!/out of memory|alloc|too many open files|create thread/i.test(error.message)) throw error
-    const message = `cannot decode the image ${file}: ${error.message}`
-    throw new DiffusionError('out-of-memory', message, { argument: 'file', received: file, cause: error })
-  })
-}
-
-async function decodeBytes(bytes: Buffer, options: DecodeOptions): Promise<Uint8Array> {
+export async function decodeImage(file: string, options: DecodeOptions, o: FileOptions = {}): Promise<Uint8Array> {
   const { size, channels, background } = options
-  const { data, info } = await sharp(bytes, { failOn: 'truncated' })
-    // Before everything else: flattening 16-bit pixels onto an 8-bit colour would leave white at 254.
-    .pipelineColourspace('srgb')
-    .autoOrient()
-    .flatten({ background })
-    .resize(size, size, { fit: 'cover', position: 'centre' })
-    .toColourspace(channels === 1 ? 'b-w' : 'srgb')
-    .raw({ depth: 'uchar' })
-    .toBuffer({ resolveWithObject: true })
-  if (info.channels !== channels) throw new Error(`decoded to ${info.channels} channels instead of ${channels}`)
+  const bytes = await readImageBytes(file, maxDecodeBytes)
+  const image = sharp(bytes, inputOptions)
+  const cost = await costOf(image, bytes, file, o)
+  const { data, info } = await withDecodeRoom(cost, () =>
+    image
+      // Before everything else: flattening 16-bit pixels onto an 8-bit colour would leave white at 254.
+      .pipelineColourspace('srgb')
+      .autoOrient()
+      .flatten({ background })
+      .resize(size, size, { fit: 'cover', position: 'centre' })
+      .toColourspace(channels === 1 ? 'b-w' : 'srgb')
+      .raw({ depth: 'uchar' })
+      .timeout({ seconds: maxDecodeSeconds })
+      .toBuffer({ resolveWithObject: true }),
+  ).catch((error) => {
+    throw failure(file, error)
+  })
+  if (info.channels !== channels) throw bad(file, `decoded to ${info.channels} channels instead of ${channels}`)
   return new Uint8Array(data.buffer, data.byteOffset, data.length)
 }
 
 /**
- * An image file as [1, channels, size, size] in [-1, 1], scaled and cropped as training images are. Defaults: RGB, on white. Throws
- * `not-found`, `io`, and `bad-file` with what is wrong with it.
+ * An image file as [1, channels, size, size] in [-1, 1], scaled and cropped as training images are. Defaults: RGB, on white, no
+ * SVGs. Throws `bad-file` with what is wrong with it, or the limit that it is beyond; `not-found` and `io`.
  */
 export async function readImage(
   file: string,
-  o: { size: number; channels?: 1 | 3; background?: string },
+  o: { size: number; channels?: 1 | 3; background?: string; svg?: boolean },
 ): Promise<Tensor> {
-  const { size, channels = 3, background = 'white' } = o
-  const bytes = await decodeImage(file, { size, channels, background }).catch((error) => {
-    if (isFailureToRead(error)) throw error
-    const message = `cannot read the image ${file}: ${error.message}`
-    throw new DiffusionError('bad-file', message, { argument: 'file', received: file, cause: error })
-  })
+  const { size, channels = 3, background = 'white', svg } = o
+  const bytes = await decodeImage(file, { size, channels, background }, { svg })
   const pixels = new Float32Array(bytes.length)
   toSigned(bytes, { size, channels, flip: false }, pixels)
   return Tensor.wrap(pixels, [1, channels, size, size])
 }
 
-/**
- * Reads the header only. Rejects where it is not that of an image: with `io` or `not-found` where the file can't be read, which
- * sharp does not tell from damage.
- */
-export async function checkImageHeader(file: string): Promise<void> {
-  try {
-    await sharp(file).metadata()
-  } catch {
-    await sharp(await readImageBytes(file)).metadata()
+/** Reads the header only. Throws as decodeImage does where it is not that of an image which may be decoded. */
+export async function checkImageHeader(file: string, o: FileOptions = {}): Promise<void> {
+  const format = formatOf(await readImageBytes(file, headLength, { part: true }), file, o)
+  const metadata = await sharp(file, inputOptions)
+    .metadata()
+    .catch(() => undefined)
+  if (metadata) decodeCost(metadata, format, file)
+  else {
+    // Damaged, or it can't be read just now, which sharp does not tell apart.
+    const bytes = await readImageBytes(file, maxDecodeBytes)
+    await costOf(sharp(bytes, inputOptions), bytes, file, o)
   }
+}
+
+async function costOf(image: Sharp, bytes: Uint8Array, file: string, o: FileOptions): Promise<number> {
+  const format = formatOf(bytes.subarray(0, headLength), file, o)
+  const metadata = await image.metadata().catch((error) => {
+    throw failure(file, error)
+  })
+  return decodeCost(metadata, format, file)
+}
+
+/** What libvips says, which is the image's fault unless the machine has run out of something. */
+function failure(file: string, error: Error): DiffusionError {
+  if (!/out of memory|alloc|too many open files|create thread/i.test(error.message)) {
+    return bad(file, error.message.split('\n')[0], error)
+  }
+  const message = `cannot decode the image ${file}: ${error.message}`
+  return new DiffusionError('out-of-memory', message, { argument: 'file', received: file, cause: error })
 }
 
 /** [size, size, channels] bytes to [channels, size, size] floats in [-1, 1], mirrored left to right where `flip`. */

@@ -25,6 +25,8 @@ export interface ImageFolderOptions {
   readonly seed?: Seed
   /** Decoded images are kept in memory up to this many bytes (default 512 MiB); what does not fit is decoded again. */
   readonly cacheBytes?: number
+  /** SVGs are read too; what they do is not bounded (default false: they are unreadable). */
+  readonly svg?: boolean
   /** Called once for each file that turns out to be unreadable. */
   readonly onUnreadable?: (file: UnreadableFile) => void
 }
@@ -59,6 +61,7 @@ export class ImageFolder {
 
   readonly #labels: Int32Array | undefined
   readonly #decode: DecodeOptions
+  readonly #svg: boolean
   readonly #flip: boolean
   readonly #seed: Seed
   readonly #onUnreadable: (file: UnreadableFile) => void
@@ -82,6 +85,7 @@ export class ImageFolder {
       channels: options.channels ?? 3,
       background: options.background ?? 'white',
     }
+    this.#svg = options.svg ?? false
     this.#flip = options.flip ?? false
     this.#seed = options.seed ?? 0
     this.#cacheRoom = options.cacheBytes ?? 512 * 2 ** 20
@@ -103,7 +107,7 @@ export class ImageFolder {
     const readable: string[] = []
     const problems = await mapConcurrently(candidates, 8, async (file) => {
       try {
-        await checkImageHeader(path.join(folder, file))
+        await checkImageHeader(path.join(folder, file), { svg: options.svg })
         return undefined
       } catch (error) {
         if (isFailureToRead(error)) throw error
@@ -187,7 +191,7 @@ export class ImageFolder {
       if (this.#damaged.has(i)) continue
       const file = this.files[i]
       try {
-        const pixels = await decodeImage(path.join(this.folder, file), this.#decode)
+        const pixels = await decodeImage(path.join(this.folder, file), this.#decode, { svg: this.#svg })
         if (pixels.length <= this.#cacheRoom && !this.#cache.has(i)) {
           this.#cacheRoom -= pixels.length
           this.#cache.set(i, pixels)
