@@ -17,15 +17,16 @@ export async function withRetries<T>(file: string, read: () => Promise<T>): Prom
     try {
       return await read()
     } catch (error) {
-      const code = error instanceof DiffusionError && error.code !== 'io' ? undefined : systemCode(error)
+      const code = isFailureToRead(error) || !(error instanceof DiffusionError) ? systemCode(error) : undefined
       if (code === undefined) throw error
       if (tries < pauses.length) {
         await sleep(pauses[tries])
         continue
       }
-      const failure = ioError(`cannot read the image ${file}`, error, { path: file, argument: 'file' })
+      const cause = error instanceof DiffusionError ? error.cause : error
+      const failure = ioError(`cannot read the image ${file}`, cause, { path: file, argument: 'file' })
       if (code !== 'ENOENT') throw failure
-      throw new DiffusionError('not-found', failure.message, { argument: 'file', received: file, cause: error })
+      throw new DiffusionError('not-found', failure.message, { argument: 'file', received: file, cause })
     }
   }
 }

@@ -94,6 +94,7 @@ async function costOf(image: Sharp, bytes: Uint8Array, file: string, o: FileOpti
 
 /** What libvips says, which is the image's fault unless the machine has run out of something. */
 function failure(file: string, error: Error): DiffusionError {
+  if (/exceeds pixel limit/.test(error.message)) return bad(file, `it has more than maxPixels (${maxPixels})`, error)
   if (!/out of memory|alloc|too many open files|create thread/i.test(error.message)) {
     return bad(file, error.message.split('\n')[0], error)
   }

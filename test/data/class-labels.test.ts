@@ -70,7 +70,7 @@ describe('classes of images', () => {
     const cases: [string, RegExp, string?][] = [
       ['{', /not JSON/],
       ['[]', /not a JSON object/],
-      ['{"tulip/0000.png":3}', /the class of tulip\/0000\.png is 3/],
+      ['{"tulip/0000.png":3}', /the class of 'tulip\/0000\.png' is 3/],
       ['{"tulip/0000.png":"tulip"}', /^4 images are not in /, 'invalid-argument'],
     ]
     for (const [text, pattern, code = 'bad-file'] of cases) {
