@@ -6,6 +6,7 @@ import type { DDPM, SampleOptions } from '../diffusion/ddpm'
 import type { SchedulerConfig } from '../diffusion/sampling/diffusers'
 import { Tensor } from '../tensor'
 import { type OptionTable, UsageError, type Values } from './args'
+import { stderr } from './output'
 import { Progress } from './progress'
 
 export const drawOptions = {
@@ -113,7 +114,7 @@ export async function drawImages(ddpm: DDPM, values: DrawValues, signal: AbortSi
         signal,
         onStep: ({ step, total }: { step: number; total: number }) => {
           // `total` is not always `steps`: DDIM's steps are spread evenly, and there may be some more.
-          bar ??= new Progress(process.stderr, { label: 'sample', total: batches * total })
+          bar ??= new Progress(stderr, { label: 'sample', total: batches * total })
           bar.update(b * total + step, `${b * batch} of ${count} images`)
         },
       }

@@ -1,12 +1,13 @@
-import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { ImageFolder } from '../data/image-folder'
+import { makeFolder } from '../make-folder'
 import { type Evaluation, evaluate as evaluateModel } from '../train/evaluate'
 import { type Command, type OptionTable, UsageError, type Values } from './args'
 import { checkModelOptions, modelOptions, openModel } from './open-model'
-import { createOutput, withSignals } from './output'
+import { createOutput, note, stderr } from './output'
 import { Progress } from './progress'
+import { stoppable } from './stop'
 
 const options = {
   ...modelOptions,
@@ -46,12 +47,12 @@ network an image. Images are scaled and cropped to the model's size.
     if (folder === undefined) throw new UsageError('the folder of images is missing')
     checkModelOptions(values)
     const output = createOutput(values.json === true)
-    const { exitCode } = await withSignals(async (signal) => {
+    const { exitCode } = await stoppable(async (signal) => {
       const evaluation = await evaluateFolder(folder, values, output, signal)
       for (const line of report(evaluation)) output.say(line)
       output.event('done', { ...evaluation })
       if (values.output !== undefined) {
-        await mkdir(path.dirname(values.output), { recursive: true })
+        await makeFolder(path.dirname(values.output))
         await atomicWrite(values.output, `${JSON.stringify(evaluation, null, 2)}\n`)
       }
     })
@@ -76,7 +77,7 @@ async function evaluateFolder(
       seed: values.seed,
       onUnreadable: ({ file, reason }) => {
         output.event('unreadable', { file, reason })
-        if (!output.json) process.stderr.write(`skipped, can't be read: ${file} (${reason})\n`)
+        if (!output.json) note(`skipped, can't be read: ${file} (${reason})`)
       },
     })
     return await evaluateModel(ddpm, data, {
@@ -85,7 +86,7 @@ async function evaluateFolder(
       seed: values.seed,
       signal,
       onProgress: ({ done, total, images }) => {
-        bar ??= new Progress(process.stderr, { label: 'evaluate', total })
+        bar ??= new Progress(stderr, { label: 'evaluate', total })
         bar.update(done, `${images} images`)
       },
     })

@@ -54,10 +54,16 @@ function parameterCount(weights: StateDict): number {
   return Object.values(weights).reduce((sum, { size }) => sum + size, 0)
 }
 
+/** Levels of an object that are shown: a file's metadata may be as deep as they like. */
+const maxDepth = 6
+
 /** Objects as 'name: value' lists, one level inside another in braces. */
-function text(fact: unknown): string {
+function text(fact: unknown, depth = 0): string {
   if (typeof fact !== 'object' || fact === null) return String(fact)
+  if (depth === maxDepth) return '...'
+  const shown = (v: unknown) => (typeof v === 'object' && v !== null ? `{ ${text(v, depth + 1)} }` : String(v))
+  if (Array.isArray(fact)) return fact.map(shown).join(',')
   return Object.entries(fact)
-    .map(([name, v]) => `${name}: ${Array.isArray(v) ? v.join(',') : typeof v === 'object' ? `{ ${text(v)} }` : v}`)
+    .map(([name, v]) => `${name}: ${Array.isArray(v) ? text(v, depth + 1) : shown(v)}`)
     .join('  ')
 }

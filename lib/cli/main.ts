@@ -1,11 +1,21 @@
 #!/usr/bin/env node
-/** The `ddpm` command. Exit codes: 0 done, 1 failed, 2 wrong use, 130 and 143 ended by SIGINT and SIGTERM. */
+/**
+ * The `ddpm` command. Exit codes:
+ *
+ * - 0 done. A stdout whose reader went away (`ddpm info ... | head -1`) is no failure.
+ * - 1 failed, or stdout or stderr could not be written
+ * - 2 wrong use
+ * - 128 + n asked to stop by signal n: 129 SIGHUP, 130 SIGINT, 143 SIGTERM and so on. A training saves first; its own stdout or
+ *   stderr counts as such a request when it fails, a closed one with 141 as for SIGPIPE, a full disk with 1.
+ */
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
+import { removeTemporaryFiles } from '../checkpoint/temporary-file'
 import { DiffusionError } from '../errors'
 import { closest } from '../options'
 import { type Command, helpOf, parseCommand, UsageError } from './args'
-import { Interrupted } from './output'
+import { createOutput, note, stderr, stdout } from './output'
+import { Interrupted, listenToSignals } from './stop'
 
 /** Loaded when used: `ddpm --help` and --version need no addon. */
 const commands: Readonly<Record<string, () => Promise<Command>>> = {
@@ -40,11 +50,11 @@ async function main(argv: readonly string[]): Promise<number> {
   const [name, ...rest] = argv
   if (name === '--version' || name === '-v') {
     const file = path.join(__dirname, '..', '..', '..', 'package.json')
-    process.stdout.write(`${JSON.parse(readFileSync(file, 'utf8')).version}\n`)
+    stdout.write(`${JSON.parse(readFileSync(file, 'utf8')).version}\n`)
     return 0
   }
   if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
-    ;(name === undefined ? process.stderr : process.stdout).write(help)
+    ;(name === undefined ? stderr : stdout).write(help)
     return name === undefined ? 2 : 0
   }
   const load = Object.hasOwn(commands, name) ? commands[name] : undefined
@@ -57,7 +67,7 @@ async function main(argv: readonly string[]): Promise<number> {
     const command = await load()
     const { values, positionals } = parseCommand(command, rest)
     if (values.help) {
-      process.stdout.write(helpOf(command))
+      stdout.write(helpOf(command))
       return 0
     }
     return await command.run(values, positionals)
@@ -68,7 +78,7 @@ async function main(argv: readonly string[]): Promise<number> {
 }
 
 function usage(who: string, message: string): number {
-  process.stderr.write(`${who}: ${message}\n`)
+  note(`${who}: ${message}`)
   return 2
 }
 
@@ -76,19 +86,24 @@ function failure(who: string, error: unknown, json: boolean): number {
   if (error instanceof DiffusionError && error.cause instanceof Interrupted) return error.cause.exitCode
   const known = error instanceof DiffusionError
   const message = error instanceof Error ? error.message : String(error)
-  process.stderr.write(`${who}: ${message.split('\n').join(' ')}\n`)
-  if (!known && process.env.DDPM_DEBUG && error instanceof Error) process.stderr.write(`${error.stack}\n`)
-  if (json)
-    process.stdout.write(`${JSON.stringify({ event: 'error', code: known ? error.code : 'internal', message })}\n`)
+  note(`${who}: ${message.split('\n').join(' ')}`)
+  if (!known && process.env.DDPM_DEBUG && error instanceof Error) stderr.write(`${error.stack}\n`)
+  createOutput(json).event('error', { code: known ? error.code : 'internal', message })
   return 1
 }
 
-// A reader that went away (`ddpm info ... | head -1`) is no failure.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(0)
-  throw error
-})
+const lastLinesMs = 5000
 
+process.on('exit', (code) => {
+  removeTemporaryFiles()
+  const lost = [stdout, stderr].map((channel) => channel.lost).find((lost) => lost && !lost.closed)
+  if (code !== 0 || !lost) return
+  note(`ddpm: cannot write to ${lost.name}: ${lost.reason}`)
+  process.exitCode = 1
+})
+listenToSignals()
 main(process.argv.slice(2)).then((code) => {
   process.exitCode = code
+  // What was asked to stop does not wait for ever for somebody to read its last lines.
+  if (code !== 0) setTimeout(() => process.exit(), lastLinesMs).unref()
 })

@@ -1,4 +1,9 @@
-/** What goes where: results on stdout, everything else on stderr; with --json, JSON lines on stdout. */
+/**
+ * The only writer to stdout and stderr: results on stdout, everything else on stderr; with --json, JSON lines on stdout. What can't
+ * be written any more (its reader has gone, the disk is full, the terminal is closed) is dropped from then on, and remembered.
+ */
+import { reasonOf, systemCode } from '../file-errors'
+import { jsonLine, printable } from './printable'
 
 export interface Output {
   readonly json: boolean
@@ -11,38 +16,72 @@ export interface Output {
 export function createOutput(json: boolean): Output {
   return {
     json,
-    event: (name, fields) => void (json && process.stdout.write(`${JSON.stringify({ event: name, ...fields })}\n`)),
-    say: (text) => void (json || process.stdout.write(`${text}\n`)),
+    event: (name, fields) => void (json && stdout.write(`${jsonLine({ event: name, ...fields })}\n`)),
+    say: (text) => void (json || stdout.write(`${printable(text)}\n`)),
   }
 }
 
-/** Runs `work` with a signal that the first SIGINT or SIGTERM fires; the second one ends the process at once. */
-export async function withSignals<T>(
-  work: (signal: AbortSignal) => Promise<T>,
-  onSignal: (name: NodeJS.Signals) => void = () => {},
-): Promise<{ result: T; exitCode: number }> {
-  const controller = new AbortController()
-  let exitCode = 0
-  const handler = (name: NodeJS.Signals) => {
-    const code = name === 'SIGINT' ? 130 : 143 // 128 + the signal's number, as shells report it
-    if (exitCode !== 0) process.exit(code)
-    exitCode = code
-    onSignal(name)
-    controller.abort(new Interrupted(code))
+/** A line on stderr. */
+export function note(text: string): void {
+  stderr.write(`${printable(text)}\n`)
+}
+
+/** An output that failed. */
+export interface LostOutput {
+  readonly name: 'stdout' | 'stderr'
+  readonly reason: string
+  /** Its reader has gone, as that of a pipe into `head` does. */
+  readonly closed: boolean
+}
+
+/** Bytes that wait for a reader which takes nothing. */
+const maxQueued = 64 * 2 ** 20
+
+class Channel {
+  lost: LostOutput | undefined
+  readonly #name: LostOutput['name']
+
+  constructor(name: LostOutput['name']) {
+    this.#name = name
+    this.stream.on('error', (error) => this.#lose(error))
   }
-  process.on('SIGINT', handler)
-  process.on('SIGTERM', handler)
-  try {
-    return { result: await work(controller.signal), exitCode }
-  } finally {
-    process.off('SIGINT', handler)
-    process.off('SIGTERM', handler)
+
+  get stream(): NodeJS.WriteStream {
+    return process[this.#name]
+  }
+
+  get isTTY(): boolean {
+    return this.stream.isTTY === true
+  }
+
+  get columns(): number | undefined {
+    return this.stream.columns
+  }
+
+  /** As it is, control characters included. */
+  write(text: string): void {
+    if (this.lost) return
+    try {
+      this.stream.write(text)
+      if (this.stream.writableLength > maxQueued) this.#lose(new Error('its reader takes nothing'))
+    } catch (error) {
+      this.#lose(error)
+    }
+  }
+
+  #lose(error: unknown): void {
+    if (this.lost) return
+    this.lost = { name: this.#name, reason: reasonOf(error), closed: systemCode(error) === 'EPIPE' }
+    for (const listener of listeners) listener(this.lost)
   }
 }
 
-/** The reason of the signal above, so that whoever catches the abort knows the exit code. */
-export class Interrupted extends Error {
-  constructor(readonly exitCode: number) {
-    super('interrupted')
-  }
+const listeners: ((lost: LostOutput) => void)[] = []
+export const stdout = new Channel('stdout')
+export const stderr = new Channel('stderr')
+
+/** Called for each output that fails, also for one that has failed already. */
+export function onLostOutput(listener: (lost: LostOutput) => void): void {
+  listeners.push(listener)
+  for (const { lost } of [stdout, stderr]) if (lost) listener(lost)
 }

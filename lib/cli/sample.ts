@@ -1,13 +1,14 @@
-import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { encodePng, type ImageBytes, imageAt, imageGrid } from '../data/image-grid'
 import { writeNpz } from '../data/npz'
+import { makeFolder } from '../make-folder'
 import type { Command, OptionTable, Values } from './args'
 import { checkDrawOptions, type Drawn, drawImages, drawOptions } from './draw'
 import { checkModelOptions, modelOptions, openModel } from './open-model'
-import { createOutput, withSignals } from './output'
+import { createOutput, stdout } from './output'
 import { preview } from './preview'
+import { stoppable } from './stop'
 
 const options = {
   ...modelOptions,
@@ -45,7 +46,7 @@ export const sample: Command<typeof options> = {
     checkModelOptions(values)
     checkDrawOptions(values)
     const output = createOutput(values.json === true)
-    const { exitCode } = await withSignals((signal) => draw(values, output, signal))
+    const { exitCode } = await stoppable((signal) => draw(values, output, signal))
     return exitCode
   },
 }
@@ -59,9 +60,9 @@ async function draw(values: SampleValues, output: ReturnType<typeof createOutput
     const drawn = await drawImages(ddpm, values, signal)
     const seconds = (performance.now() - start) / 1000
     const files = await write(values, drawn)
-    if (process.stdout.isTTY && !output.json && !values['no-preview'] && !process.env.NO_COLOR) {
+    if (stdout.isTTY && !output.json && !values['no-preview'] && !process.env.NO_COLOR) {
       const small = imageGrid(drawn.images, { columns: values.columns, gap: 1 })
-      output.say(await preview(small, process.stdout.columns ?? 80))
+      stdout.write(`${await preview(small, stdout.columns ?? 80)}\n`)
     }
     const [count] = drawn.images.shape
     const written = files.length > 1 ? `${files.length} files` : files[0]
@@ -77,7 +78,7 @@ async function write(values: SampleValues, { images, labels }: Drawn): Promise<s
   const files: string[] = []
   if (values.separate !== undefined) files.push(...(await writeSeparate(values.separate, images, values.first ?? 0)))
   if (values.npz !== undefined) {
-    await mkdir(path.dirname(values.npz), { recursive: true })
+    await makeFolder(path.dirname(values.npz))
     const arr_1 = labels && { data: BigInt64Array.from(labels, BigInt), shape: [labels.length] }
     await writeNpz(values.npz, { arr_0: images, ...(arr_1 && { arr_1 }) })
     files.push(values.npz)
@@ -85,7 +86,7 @@ async function write(values: SampleValues, { images, labels }: Drawn): Promise<s
   const grid = values.output ?? (files.length === 0 ? 'samples.png' : undefined)
   if (grid !== undefined) {
     const scale = values.scale ?? Math.max(1, Math.floor(128 / images.shape[1]))
-    await mkdir(path.dirname(grid), { recursive: true })
+    await makeFolder(path.dirname(grid))
     await atomicWrite(grid, await encodePng(imageGrid(images, { columns: values.columns, scale })))
     files.push(grid)
   }
@@ -93,7 +94,7 @@ async function write(values: SampleValues, { images, labels }: Drawn): Promise<s
 }
 
 async function writeSeparate(folder: string, images: ImageBytes, first: number): Promise<string[]> {
-  await mkdir(folder, { recursive: true })
+  await makeFolder(folder)
   const files: string[] = []
   for (let i = 0; i < images.shape[0]; i++) {
     const file = path.join(folder, `${String(first + i).padStart(5, '0')}.png`)

@@ -4,8 +4,9 @@ import type { StepMetrics } from '../train/metrics'
 import type { ModelConfig } from '../train/options'
 import { Trainer, type TrainHooks } from '../train/trainer'
 import { type Command, type OptionTable, UsageError, type Values } from './args'
-import { createOutput, withSignals } from './output'
+import { createOutput, note, stderr } from './output'
 import { Progress } from './progress'
+import { stoppable } from './stop'
 
 const options = {
   out: { kind: 'string', short: 'o', value: 'run', help: 'run folder for checkpoints, samples and metrics (required)' },
@@ -71,8 +72,9 @@ export const train: Command<typeof options> = {
   positionals: 1,
   options,
   notes: `
-Images of any size and mode are read, also in sub-folders. Ctrl-C ends the training after the step under way and saves;
-the same command with --resume goes on as if it had never stopped. What is computed can't be changed on resume; steps,
+Images of any size and mode are read, also in sub-folders. Ctrl-C ends the training after the step under way and saves, and
+so do SIGTERM, SIGHUP and SIGUSR1, and a closed stdout or stderr; the third Ctrl-C, each 2 seconds after the one before, quits
+without that. The same command with --resume goes on as if it had never stopped. What is computed can't be changed on resume; steps,
 pictures, checkpoints and the device can, and the number of steps as long as no learning rate so far depended on it.
 
 The run folder: checkpoints/step-*/, samples/step-*.png (with .inputs, .diffusion_row and .denoise_row beside them),
@@ -113,11 +115,16 @@ metrics.jsonl (a line a step), event files for TensorBoard and, at the end, mode
       precision: values.precision,
     })
     const view = new TrainView(output)
-    const { result, exitCode } = await withSignals(
-      (signal) => trainer.run({ ...view.hooks, signal }),
-      () => view.message('stopping after this step; once more to quit without saving'),
-    )
-    view.end()
+    const { result, exitCode } = await stoppable((signal) => trainer.run({ ...view.hooks, signal }), {
+      quitAt: 3,
+      onRequest: (what, count) =>
+        view.message(
+          count === 1
+            ? `${what}: stopping after this step, and saving`
+            : `${what}: still finishing the step or saving; once more to quit without that`,
+        ),
+      lostOutput: true,
+    }).finally(() => view.end())
     output.event('done', { ...result })
     if (result.stopped)
       output.say(`stopped at step ${result.step}; go on with: ddpm train --resume --out ${values.out}`)
@@ -164,7 +171,7 @@ class TrainView {
   readonly hooks: TrainHooks = {
     onStart: ({ step, options, images, unreadable, parameters, device }) => {
       this.#total = options.steps
-      this.#bar = new Progress(process.stderr, { label: 'train', total: options.steps, done: step })
+      this.#bar = new Progress(stderr, { label: 'train', total: options.steps, done: step })
       this.output.event('start', {
         step,
         steps: options.steps,
@@ -183,7 +190,7 @@ class TrainView {
       this.output.event('step', { ...metrics })
       const note = `loss ${metrics.loss.toFixed(4)}  ${metrics.imagesPerSecond.toFixed(1)} images/s`
       this.#bar?.update(metrics.step, note)
-      if (!process.stderr.isTTY) this.#line(metrics, note)
+      if (!stderr.isTTY) this.#line(metrics, note)
     },
     onCheckpoint: ({ step, folder }) => {
       this.output.event('checkpoint', { step, folder })
@@ -197,11 +204,15 @@ class TrainView {
       this.output.event('unreadable', { file, reason })
       if (!this.output.json) this.message(`skipped, can't be read: ${file} (${reason})`)
     },
+    onWarning: ({ message }) => {
+      this.output.event('warning', { message })
+      if (!this.output.json) this.message(`warning: ${message}`)
+    },
   }
 
   message(text: string): void {
     if (this.#bar) this.#bar.print(text)
-    else process.stderr.write(`${text}\n`)
+    else note(text)
   }
 
   end(): void {

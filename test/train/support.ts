@@ -75,7 +75,7 @@ export function numbers(metrics: readonly StepMetrics[]) {
   ])
 }
 
-const cli = path.join(__dirname, '..', '..', 'lib', 'cli', 'main.js')
+export const cli = path.join(__dirname, '..', '..', 'lib', 'cli', 'main.js')
 
 export function startCli(args: readonly string[], env: Record<string, string> = {}, cwd?: string): ChildProcess {
   return startScript(cli, args, env, cwd)
