@@ -1,0 +1,69 @@
+/** Hostile calls of the addon and graphs that lie, in processes of their own: whatever they throw, none ends. */
+import { spawn } from 'node:child_process'
+import path from 'node:path'
+import { native as addon } from '../../lib/native'
+import type { Attack, Figures, Part } from './support/attack'
+
+const script = path.join(__dirname, 'native-child.js')
+const kinds = ['hostile calls', 'random graphs']
+/** Of one process. */
+const count = 50
+const hang = 120_000
+/** Of address space: what is asked for beyond it is an error, not the machine's memory. */
+const limitKiB = 8 * 2 ** 20
+
+interface Ended {
+  /** The number that it was at; undefined where it came to its end. */
+  readonly at?: number
+  readonly how: string
+}
+
+function start(kind: string, backend: string, first: number, count: number): Promise<Ended> {
+  const command = `ulimit -v ${limitKiB}; exec "$0" "$@"`
+  const child = spawn('sh', ['-c', command, process.execPath, script, kind, backend, String(first), String(count)], {
+    stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
+  })
+  const outputs = ['', '']
+  for (const i of [2, 3]) {
+    child.stdio[i]!.on('data', (data) => {
+      outputs[i - 2] += data
+    })
+  }
+  const timer = setTimeout(() => child.kill('SIGKILL'), hang)
+  return new Promise((resolve, reject) => {
+    child.once('error', reject)
+    child.once('close', (code, signal) => {
+      clearTimeout(timer)
+      const [stderr, numbers] = outputs
+      const last = numbers.trimEnd().split('\n').at(-1)
+      if (code === 0 && last === 'done') return resolve({ how: 'done' })
+      const how = child.killed ? `busy after ${hang / 1000} s` : `ended by ${signal ?? `exit code ${code}`}`
+      resolve({ at: last === 'done' ? first : Number(last), how: `${how} ${stderr.slice(0, 400).trim()}` })
+    })
+  })
+}
+
+async function run(attack: Attack): Promise<readonly Figures[]> {
+  const backends = addon.backends()
+  const base = Math.floor(attack.random('first').uniform() * 2 ** 30)
+  const done = new Map<string, number>()
+  for (let round = 0; !attack.over && round < 1e5; round++) {
+    for (const backend of backends) {
+      for (const kind of kinds) {
+        if (attack.over) break
+        const first = base + round * count
+        const key = `${kind}, ${backend}`
+        // A case is one number of a process' numbers.
+        const wanted = Array.from({ length: count }, (_, i) => first + i).filter((n) => attack.wants(`${key} ${n}`))
+        if (wanted.length === 0) continue
+        const { at, how } = await start(kind, backend, wanted[0], wanted.length)
+        if (at !== undefined) attack.fail(`${key} ${at}`, how)
+        done.set(key, (done.get(key) ?? 0) + (at === undefined ? wanted.length : at - wanted[0] + 1))
+      }
+    }
+    attack.log(`round ${round}`)
+  }
+  return [...done].map(([what, sequences]) => ({ what, sequences }))
+}
+
+export const native: Part = { name: 'native', share: 3, run }

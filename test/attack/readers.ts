@@ -1,0 +1,64 @@
+/** Everything of the library that opens a file which somebody else may have made, by name. */
+import { readdirSync } from 'node:fs'
+import path from 'node:path'
+import { readJsonFile } from '../../lib/checkpoint/json'
+import { readSafetensors, readSafetensorsHeader } from '../../lib/checkpoint/safetensors'
+import { readStateDictFile } from '../../lib/checkpoint/state-dict-file'
+import { withTorchFile } from '../../lib/checkpoint/torch/checkpoint'
+import { readYaml } from '../../lib/checkpoint/yaml'
+import { readSource } from '../../lib/convert/source'
+import { classLabels } from '../../lib/data/class-labels'
+import { readImage } from '../../lib/data/image-file'
+import { ImageFolder } from '../../lib/data/image-folder'
+import { readCompVisConfig } from '../../lib/diffusion/compvis-config'
+import { DDPM } from '../../lib/diffusion/ddpm'
+import { readPretrained } from '../../lib/diffusion/pretrained'
+import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers'
+import { openCheckpoint, readTrainingState } from '../../lib/train/checkpoint'
+import { MetricsLog } from '../../lib/train/metrics'
+import { loadModel } from '../../lib/train/model-file'
+import { RunLock } from '../../lib/train/run-lock'
+import { Trainer } from '../../lib/train/trainer'
+import { tinyModel } from '../train/support'
+
+/** Reads what the path is of. What it makes is dropped. */
+type Reader = (file: string) => Promise<unknown>
+
+const unetConfig = { inChannels: 3, outChannels: 3, ...tinyModel.unetConfig }
+
+export const readers: Readonly<Record<string, Reader>> = {
+  safetensors: readSafetensors,
+  'safetensors-header': readSafetensorsHeader,
+  'state-dict': (file) => readStateDictFile(file),
+  torch: (file) => withTorchFile(file, async ({ value }) => value),
+  'init-from-ckpt': async (file) => {
+    using ddpm = new DDPM({ ...tinyModel, unetConfig, device: 'cpu' })
+    await ddpm.initFromCkpt(file)
+  },
+  json: readJsonFile,
+  yaml: readYaml,
+  'compvis-config': (file) => readCompVisConfig(file),
+  'from-config': async (file) => (await DDPM.fromConfig(file, { device: 'cpu' })).dispose(),
+  scheduler: async (file) => schedulerPlan(await readJsonFile(file), 1000, { steps: 20 }),
+  pretrained: (folder) => readPretrained(folder),
+  'from-pretrained': async (folder) => (await DDPM.fromPretrained(folder, { device: 'cpu' })).dispose(),
+  model: async (file) => (await loadModel(file, { device: 'cpu' })).dispose(),
+  source: async (file) => (await readSource(file)).ddpm.dispose(),
+  checkpoint: async (folder) => readTrainingState(await openCheckpoint(folder)),
+  // Everything that a resumed training reads; it ends before its first step.
+  resume: (folder) =>
+    new Trainer({ data: undefined as never, out: folder, resume: true }).run({ signal: AbortSignal.abort() }),
+  'class-labels': (file) => classLabels(['a/0.png', 'b/1.png'], file),
+  image: (file) => readImage(file, { size: 32 }),
+  'image-folder': async (file) => {
+    const images = await ImageFolder.open(path.dirname(file), { size: 8 })
+    await images.batches(0, 2, 1).next()
+  },
+  metrics: async (file) => (await MetricsLog.open(file, 3)).close(),
+  lock: async (file) => {
+    const lock = await RunLock.acquire(path.dirname(file))
+    lock.release()
+    const left = readdirSync(path.dirname(file))
+    if (left.length > 0) throw new Error(`after the release there are ${left.join(', ')}`)
+  },
+}
