@@ -6,7 +6,7 @@
 
 namespace ddpm {
 
-constexpr int32_t kBackendAbi = 4;
+constexpr int32_t kBackendAbi = 5;
 
 enum class ErrorCode : int32_t { none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal };
 
@@ -48,8 +48,8 @@ struct Kernel {
   size_t (*scratch)(DeviceHandle*, const Op&) = nullptr;
 };
 
-// A device is used by one thread, except that info, allocate, plan* and the kernels' scratch may be called by another
-// thread at any time, also while a kernel runs.
+// A device is used by one thread, except that info, libraries, allocate, plan* and the kernels' scratch may be called
+// by another thread at any time, also while a kernel runs.
 struct Backend {
   int32_t abi;
   const char* name;
@@ -61,6 +61,9 @@ struct Backend {
   DeviceHandle* (*open)(const DeviceOptions&, Error*);
   void (*close)(DeviceHandle*);
   void (*info)(DeviceHandle*, DeviceInfo*);
+  // Which libraries of others it uses, or why none, as text for reports of at most `bytes` bytes. Opens them. Null
+  // where the backend knows none.
+  void (*libraries)(DeviceHandle*, char* text, size_t bytes);
 
   // Memory, aligned to at least 64 bytes. Copies and kernels run in the order they are issued; copyOut and synchronize
   // wait.

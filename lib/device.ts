@@ -85,6 +85,11 @@ export class Device {
     return this.native.info()
   }
 
+  /** Libraries of others that it uses ('cuDNN 9.5.1 in /usr/lib'), or why none; '' where it knows none. Opens them. */
+  libraries(): string {
+    return this.native.libraries()
+  }
+
   memoryInfo(): MemoryInfo {
     const { freeBytes: free, memoryBytes: total } = this.native.info()
     return { inUse: this.native.memoryInUse(), free, total }

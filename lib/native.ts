@@ -36,6 +36,8 @@ export interface NativeDevice {
   readonly index: number
   /** E.g. { name: 'AMD EPYC', isa: 'avx2', threads: 2, memoryBytes: 25e9, freeBytes: 9e9, precisions: ['fp32'] }. */
   info(): DeviceInfo
+  /** Libraries of others that the backend uses ('cuDNN 9.5.1 in /usr/lib'), or why none; '' where it knows none. Opens them. */
+  libraries(): string
   /** Memory of `elements` 4-byte numbers, zeroed. Throws out-of-memory. */
   allocate(elements: number): NativeBuffer
   /** Bytes now held by buffers and programs of this device. */

@@ -102,7 +102,7 @@ async function msPerOp(o: Arguments, build: (graph: Graph, ops: number) => Value
   return ((await fastest(2 * ops)) - (await fastest(ops))) / ops
 }
 
-const normBatch = (o: Arguments) => Math.max(1, o.batch / 2)
+const normBatch = (o: Arguments) => Math.ceil((2 * o.batch) / 3)
 /** Elements of the inputs, or their values. */
 const inputsOf = (o: Arguments) => ({
   x: o.batch * 32 * elements,
@@ -179,7 +179,7 @@ async function main([kind, batch, precision, seconds, device, folder]: string[])
     sampling: () => sampling(o),
     training: () => training(o),
     bandwidth: () => bandwidth(o),
-    device: () => Device.open(o.device).info(),
+    device: () => ({ ...Device.open(o.device).info(), libraries: Device.open(o.device).libraries() }),
   }
   console.log(JSON.stringify(await kinds[kind as Kind]()))
 }

@@ -21,9 +21,17 @@ export interface Row {
 export interface Report {
   readonly date: string
   readonly command: string
-  readonly device: { readonly name: string; readonly isa: string; readonly memoryBytes: number }
+  readonly device: {
+    readonly name: string
+    readonly isa: string
+    readonly memoryBytes: number
+    readonly libraries: string
+  }
   readonly node: string
   readonly seconds: number
+  /** Driver, clocks, power and temperature: see gpuState. */
+  readonly gpuBefore: string
+  gpuAfter: string
   readonly rows: Row[]
   readonly bandwidth: Bandwidth[]
 }
@@ -112,7 +120,7 @@ export function bandwidthTable(all: readonly Bandwidth[]): string {
 }
 
 function page(report: Report): string {
-  const { date, command, device, node, seconds, rows, bandwidth } = report
+  const { date, command, device, node, seconds, gpuBefore, gpuAfter, rows, bandwidth } = report
   const versions = new Set(rows.filter((row) => row.version).map((row) => row.version))
   return `# ${device.name} (${device.isa}), ${date.slice(0, 10)}
 
@@ -121,6 +129,8 @@ a process of its own for at least ${seconds} s after a warm-up. Node.js ${node}$
 A sampling step is the network and the posterior step with its noise; a training step is q_sample, forward, loss, gradients
 and AdamW. Ours are timed through the public API (\`sample\`, \`trainBatch\`). Differences are of one step's result and of the
 first losses, by the reference's largest value. Bandwidths count what must be read and written, once each.
+
+Libraries: ${device.libraries || 'none'}. Before: ${gpuBefore}. After: ${gpuAfter}.
 
 ${table(rows)}
 

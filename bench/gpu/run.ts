@@ -11,8 +11,18 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
+import { gpuState } from './gpu-state'
 import { bandwidthTable, difference, lastJson, type Report, type Row, table, toleranceOf, writeReport } from './report'
-import { type Bandwidth, batches, type Kind, type Measured, resultFile, trainingBatch, writeWorkload } from './workload'
+import {
+  type Bandwidth,
+  bandwidthBatch,
+  batches,
+  type Kind,
+  type Measured,
+  resultFile,
+  trainingBatch,
+  writeWorkload,
+} from './workload'
 
 const root = path.join(__dirname, '..', '..', '..')
 const python = process.env.PYTHON ?? 'python3'
@@ -104,7 +114,7 @@ async function main(): Promise<number> {
     console.error(`bench:gpu needs a GPU. ${(error as Error).message}`)
     return 1
   }
-  console.log(`${device.name} (${device.isa}), ${(device.memoryBytes / 2 ** 30).toFixed(0)} GiB\n`)
+  console.log(`${device.name} (${device.isa}), ${(device.memoryBytes / 2 ** 30).toFixed(0)} GiB; ${device.libraries}\n`)
   const torch = spawnSync(python, ['-c', 'import torch; assert torch.cuda.is_available()'], { encoding: 'utf8' })
   if (torch.status !== 0) console.log(`PyTorch is not measured: ${python} has no torch that finds the GPU\n`)
   const peers = [
@@ -125,22 +135,36 @@ async function main(): Promise<number> {
       device,
       node: process.version,
       seconds,
+      gpuBefore: gpuState(values.device),
+      gpuAfter: '',
       rows: [],
       bandwidth: [],
     }
-    for (const batch of sizes) report.rows.push(...compare('sampling', batch, peers, folder))
-    for (const batch of numbers(values.training)) report.rows.push(...compare('training', batch, peers, folder))
+    // After each workload: what is measured stays where the rest is cut off.
+    const keep = () => {
+      report.gpuAfter = gpuState(values.device)
+      return values.dry ? [] : writeReport(report, values.out)
+    }
+    for (const batch of sizes) {
+      report.rows.push(...compare('sampling', batch, peers, folder))
+      keep()
+    }
+    for (const batch of numbers(values.training)) {
+      report.rows.push(...compare('training', batch, peers, folder))
+      keep()
+    }
     if ('bandwidth'.includes(values.only)) {
       process.stdout.write('bandwidth ... ')
       try {
-        report.bandwidth.push(...ours<Bandwidth[]>('bandwidth', values.quick ? 128 : 512, 'fp32', folder))
+        report.bandwidth.push(...ours<Bandwidth[]>('bandwidth', bandwidthBatch, 'fp32', folder))
         console.log('done')
       } catch (error) {
         console.log((error as Error).message)
       }
     }
     console.log(`\n${table(report.rows)}\n\n${bandwidthTable(report.bandwidth)}`)
-    if (!values.dry) console.log(`\nwritten: ${writeReport(report, values.out).join(', ')}`)
+    const written = keep()
+    if (written.length > 0) console.log(`\nwritten: ${written.join(', ')}`)
     return report.rows.some((row) => row.problem && row.peer.startsWith('ours')) ? 1 : 0
   } finally {
     rmSync(folder, { recursive: true, force: true })

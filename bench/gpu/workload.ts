@@ -12,6 +12,8 @@ import { fileOf, learningRate, randomWeights, unetConfig } from '../peers/worklo
 
 export const batches = [1, 16, 128, 512]
 export const trainingBatch = 128
+/** Tensors of 302 and 268 MB: what is read twice must not come from a cache. */
+export const bandwidthBatch = 768
 export const elements = 3 * 32 * 32
 export const timesteps = 1000
 /** How many steps' losses are compared. */

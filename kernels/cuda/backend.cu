@@ -6,6 +6,7 @@
 #include <new>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/cudnn/library.h"
 #include "kernels/cuda/device.h"
 
 namespace ddpm::cuda {
@@ -55,6 +56,10 @@ void info(DeviceHandle* handle, DeviceInfo* out) {
   std::memset(out, 0, sizeof *out);
   Error ignored;  // there is no way to report it here, and the next call will
   onDevice(handle, &ignored, [&](CudaDevice& device) { device.describe(out); });
+}
+
+void libraries(DeviceHandle*, char* text, size_t bytes) {
+  std::snprintf(text, bytes, "%s", cudnn::description().c_str());
 }
 
 void* allocate(DeviceHandle* handle, size_t bytes, Error* error) {
@@ -116,6 +121,7 @@ Backend make() {
   b.open = open;
   b.close = close;
   b.info = info;
+  b.libraries = libraries;
   b.allocate = allocate;
   b.release = release;
   b.copyIn = copyIn;

@@ -8,8 +8,9 @@
 
 namespace ddpm::cuda {
 
-// Where cuDNN is looked for: a folder, "off", or "" for where the system's loader finds it. On GPUs DDPM_CUDNN; on the
-// CPU, where the real one can't run, DDPM_HOST_CUDNN, and "off" by default.
+// Where cuDNN is looked for: a folder, "off", or "" for where the system's loader finds it or else people have it
+// (cudnn/search.h). On GPUs DDPM_CUDNN; on the CPU, where the real one can't run, DDPM_HOST_CUDNN, and "off" by
+// default.
 std::string cudnnPlace();
 
 // Does the work, which puts something on the device's stream by way of a library. On the CPU, which has no streams to

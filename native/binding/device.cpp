@@ -8,8 +8,8 @@ Napi::Function NativeDevice::define(Napi::Env env) {
   return DefineClass(
       env, "NativeDevice",
       {InstanceAccessor<&NativeDevice::backend>("backend"), InstanceAccessor<&NativeDevice::index>("index"),
-       InstanceMethod<&NativeDevice::info>("info"), InstanceMethod<&NativeDevice::allocate>("allocate"),
-       InstanceMethod<&NativeDevice::memoryInUse>("memoryInUse"),
+       InstanceMethod<&NativeDevice::info>("info"), InstanceMethod<&NativeDevice::libraries>("libraries"),
+       InstanceMethod<&NativeDevice::allocate>("allocate"), InstanceMethod<&NativeDevice::memoryInUse>("memoryInUse"),
        InstanceMethod<&NativeDevice::synchronize>("synchronize"), InstanceMethod<&NativeDevice::close>("close")});
 }
 
@@ -56,6 +56,10 @@ Napi::Value NativeDevice::info(const Napi::CallbackInfo& info) {
     object.Set("precisions", precisions);
     return object;
   });
+}
+
+Napi::Value NativeDevice::libraries(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] { return Napi::String::New(info.Env(), device_->libraries()); });
 }
 
 Napi::Value NativeDevice::allocate(const Napi::CallbackInfo& info) {

@@ -22,6 +22,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   Napi::Value backend(const Napi::CallbackInfo& info);
   Napi::Value index(const Napi::CallbackInfo& info);
   Napi::Value info(const Napi::CallbackInfo& info);
+  Napi::Value libraries(const Napi::CallbackInfo& info);
   Napi::Value allocate(const Napi::CallbackInfo& info);
   Napi::Value memoryInUse(const Napi::CallbackInfo& info);
   Napi::Value synchronize(const Napi::CallbackInfo& info);

@@ -62,6 +62,13 @@ std::shared_ptr<Device> Device::open(const std::string& name, int32_t index, int
 Device::Device(const Backend& backend, DeviceHandle* handle, int32_t index)
     : backend_(backend), handle_(handle), index_(index), debug_(debugFromEnvironment()), thread_([this] { loop(); }) {}
 
+std::string Device::libraries() const {
+  checkOpen();
+  char text[2048] = "";
+  if (backend_.libraries) backend_.libraries(handle_, text, sizeof text);
+  return text;
+}
+
 DeviceInfo Device::info() const {
   checkOpen();
   DeviceInfo info = {};

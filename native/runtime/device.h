@@ -42,6 +42,8 @@ class Device {
   int32_t index() const { return index_; }
   const Debug& debug() const { return debug_; }
   DeviceInfo info() const;
+  // Of others, which the backend uses, or why it does not; empty where it knows none. Opens them.
+  std::string libraries() const;
 
   // Appends a job. Work without `done` that fails makes the next job with one fail. After close() work is dropped and
   // done is called with 'closed'.

@@ -1,9 +1,10 @@
 // What npm run bench:gpu makes of results; the measurements need a GPU.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
+import { gpuState } from '../../bench/gpu/gpu-state'
 import {
   bandwidthTable,
   difference,
@@ -64,6 +65,21 @@ describe('bench:gpu', () => {
     assert.match(text, /posterior step \| 2700 \| +90 % \|/)
   })
 
+  it('knows the clocks from nvidia-smi, or says that it does not', () => {
+    const folder = mkdtempSync(path.join(tmpdir(), 'ddpm-smi-'))
+    try {
+      const smi = path.join(folder, 'nvidia-smi')
+      const answer = '580.65, P0, 1980 MHz, 1980 MHz, 3201 MHz, 120.00 W, 700.00 W, 41'
+      writeFileSync(smi, `#!/bin/sh\ntest "$1" = --id=1 && echo '${answer}'\n`, { mode: 0o755 })
+      assert.match(gpuState('cuda:1', smi), /^driver_version 580\.65, .*clocks\.mem 3201 MHz, .*temperature\.gpu 41$/)
+      assert.equal(gpuState('cuda', smi), 'not known (nvidia-smi: exit code 1)')
+      assert.match(gpuState('cuda', path.join(folder, 'none')), /not known \(.*ENOENT/)
+      assert.match(gpuState('cpu', smi), /no GPU/)
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
+  })
+
   it('compares results, and does not take NaN for a small difference', () => {
     assert.equal(difference(Float32Array.of(1, 2.5), Float32Array.of(1, 2)), 0.25)
     const off = difference(Float32Array.of(Number.NaN), Float32Array.of(1))
@@ -87,8 +103,8 @@ describe('bench:gpu', () => {
       const report: Report = {
         date: '2026-01-02T03:04:05.000Z',
         command: 'npm run bench:gpu -- --quick',
-        device: { name: 'NVIDIA X100 (test)', isa: 'sm_90', memoryBytes: 2 ** 36 },
-        ...{ node: 'v20.0.0', seconds: 1, rows, bandwidth: [] },
+        device: { name: 'NVIDIA X100 (test)', isa: 'sm_90', memoryBytes: 2 ** 36, libraries: 'cuDNN 9.5.1 in /opt' },
+        ...{ node: 'v20.0.0', seconds: 1, gpuBefore: 'clocks.sm 1980 MHz', gpuAfter: 'hot', rows, bandwidth: [] },
       }
       const files = writeReport(report, folder)
       assert.deepEqual(
@@ -97,7 +113,13 @@ describe('bench:gpu', () => {
       )
       assert.deepEqual(JSON.parse(readFileSync(files[0], 'utf8')).rows[0], rows[0])
       const page = readFileSync(files[1], 'utf8')
-      for (const text of ['NVIDIA X100 (test) (sm_90), 2026-01-02', 'npm run bench:gpu -- --quick', 'PyTorch 2.9']) {
+      for (const text of [
+        'NVIDIA X100 (test) (sm_90), 2026-01-02',
+        'npm run bench:gpu -- --quick',
+        'PyTorch 2.9',
+        'cuDNN 9.5.1 in /opt',
+        'Before: clocks.sm 1980 MHz. After: hot.',
+      ]) {
         assert.ok(page.includes(text), text)
       }
     } finally {

@@ -56,8 +56,9 @@ const checks: Readonly<Record<string, () => Promise<void>>> = {
 
 async function main(): Promise<number> {
   try {
-    const { name, isa, memoryBytes } = Device.open(device).info()
-    console.log(`${name} (${isa}), ${(memoryBytes / 2 ** 30).toFixed(0)} GiB`)
+    const opened = Device.open(device)
+    const { name, isa, memoryBytes } = opened.info()
+    console.log(`${name} (${isa}), ${(memoryBytes / 2 ** 30).toFixed(0)} GiB; ${opened.libraries()}`)
   } catch (error) {
     const { code, message } = error as DiffusionError
     console.error(message)

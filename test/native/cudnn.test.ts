@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { fakeCudnn, incompleteCudnn, libraryAlgo } from '../support/fake-cudnn'
@@ -144,6 +144,54 @@ describe('cuDNN', () => {
       symlinkSync(path.join(fakeCudnn, 'libcudnn_graph.so.9'), path.join(only, 'libcudnn_graph.so.9'))
       const reason = new RegExp(`no cuDNN: ${only}/libcudnn_engines_precompiled.so.9: cannot open`)
       assertOurs(run(forced, { DDPM_HOST_CUDNN: only }), reason)
+    })
+  })
+
+  describe('is found where people have it', () => {
+    /** A Python environment with cuDNN and its companions among its packages, as pip installs them. */
+    function environment(name: string, packages: string): string {
+      const prefix = path.join(folder, name)
+      mkdirSync(path.join(prefix, packages, 'nvidia', 'cudnn'), { recursive: true })
+      symlinkSync(fakeCudnn, path.join(prefix, packages, 'nvidia', 'cudnn', 'lib'))
+      mkdirSync(path.join(prefix, 'bin'))
+      writeFileSync(path.join(prefix, 'bin', 'python3'), '')
+      return prefix
+    }
+    const nowhere = { VIRTUAL_ENV: '', CONDA_PREFIX: '', PYTHON: '', HOME: '', PATH: '' }
+    const search = (env: Record<string, string>) => run(forced, { ...nowhere, DDPM_HOST_CUDNN: '', ...env })
+
+    it('beside the packages of the interpreter in PATH, which may be a link', () => {
+      const prefix = environment('python', 'lib/python3.12/site-packages')
+      const links = mkdtempSync(path.join(folder, 'links-'))
+      symlinkSync(path.join(prefix, 'bin', 'python3'), path.join(links, 'python3'))
+      assert.equal(search({ PATH: `/nowhere:${links}` }).log.length, 3)
+      assert.equal(search({ PYTHON: path.join(prefix, 'bin', 'python3') }).log.length, 3)
+    })
+
+    it("in a virtual environment, in the user's own packages, in Debian's", () => {
+      assert.equal(search({ VIRTUAL_ENV: environment('venv', 'lib/python3.9/site-packages') }).log.length, 3)
+      assert.equal(search({ VIRTUAL_ENV: environment('debian', 'lib/python3/dist-packages') }).log.length, 3)
+      environment('home/.local', 'lib/python3.11/site-packages')
+      assert.equal(search({ HOME: path.join(folder, 'home') }).log.length, 3)
+    })
+
+    it('in a conda environment', () => {
+      const prefix = path.join(folder, 'conda')
+      mkdirSync(prefix)
+      symlinkSync(fakeCudnn, path.join(prefix, 'lib'))
+      assert.equal(search({ CONDA_PREFIX: prefix }).log.length, 3)
+    })
+
+    it('past a folder where it is not complete; and all of them are named where none is', () => {
+      const broken = path.join(folder, 'broken')
+      mkdirSync(broken)
+      symlinkSync(incompleteCudnn, path.join(broken, 'lib'))
+      const venv = environment('second', 'lib/python3.12/site-packages')
+      assert.equal(search({ VIRTUAL_ENV: broken, CONDA_PREFIX: venv }).log.length, 3)
+      assertOurs(
+        search({ VIRTUAL_ENV: broken }),
+        new RegExp(`no cuDNN: .*; ${broken}/lib/libcudnn_graph.so.9 has no cudnn`),
+      )
     })
   })
 

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include "kernels/cuda/cudnn/search.h"
 #include "kernels/cuda/tuning.h"
 
 namespace ddpm::cuda::cudnn {
@@ -61,16 +62,17 @@ struct Opened {
   std::string why;  // it is not; empty when it is
 };
 
-Opened open() {
+// From one folder, or where the system's loader finds it.
+Opened openFrom(const std::string& folder) {
   Opened opened;
   Library& found = opened.library;
-  const std::string place = cudnnPlace();
   const auto refuse = [&](const std::string& why) {
-    opened.why = "no cuDNN: " + why;
+    opened.why = why;
     return opened;
   };
-  if (place == "off") return refuse("switched off");
-  const std::string path = place.empty() ? kGraph : place + "/" + kGraph;
+  // Without them cuDNN opens, and fails when it is used.
+  for (const std::string& companion : companionsOf(folder)) dlopen(companion.c_str(), RTLD_NOW | RTLD_LOCAL);
+  const std::string path = folder.empty() ? kGraph : folder + "/" + kGraph;
   void* graph = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!graph) return refuse(lastError());
   found.folder = folderOf(graph);
@@ -85,13 +87,33 @@ Opened open() {
   return opened;
 }
 
+Opened open() {
+  const std::string place = cudnnPlace();
+  if (place == "off") return {{}, "switched off"};
+  if (!place.empty()) return openFrom(place);
+  Opened opened = openFrom("");
+  if (opened.why.empty()) return opened;
+  for (const std::string& folder : searchFolders()) {
+    const Opened found = openFrom(folder);
+    if (found.why.empty()) return found;
+    opened.why += "; " + found.why;
+  }
+  return opened;
+}
+
 }  // namespace
 
 const Library* library(std::string* why) {
   static const Opened opened = open();
   if (opened.why.empty()) return &opened.library;
-  *why = opened.why;
+  *why = "no cuDNN: " + opened.why;
   return nullptr;
+}
+
+std::string description() {
+  std::string why;
+  const Library* found = library(&why);
+  return found ? "cuDNN " + found->version + " in " + found->folder : why;
 }
 
 }  // namespace ddpm::cuda::cudnn

@@ -16,4 +16,7 @@ struct Library {
 // cudnnPlace() says (tuning.h). Any thread.
 const Library* library(std::string* why);
 
+// Which it is, or why there is none, for reports: "cuDNN 9.5.1 in /usr/lib".
+std::string description();
+
 }  // namespace ddpm::cuda::cudnn
