@@ -49,7 +49,7 @@ export function isObject(value: unknown): value is JsonObject {
 // duplicates), and of another value.
 const containerCost = 96
 const keyCost = 160
-const valueCost = 16
+const valueCost = 64
 
 /** Charges what JSON.parse will make of it, roughly. Throws for what is nested too deeply. */
 function chargeJson(bytes: Uint8Array, budget: Budget, what: string): void {

@@ -40,16 +40,15 @@ function firstFolder(file: string): string | undefined {
 
 async function readLabels(source: string): Promise<(file: string) => string | undefined> {
   const labels = await readJsonFile(source, { argument: 'classes', memoryOfByte })
-  const byFile = new Map<string, string>()
-  for (const [file, name] of Object.entries(labels)) {
+  for (const file of Object.keys(labels)) {
+    const name = labels[file]
     if (typeof name !== 'string' || name === '') throw badClass(source, file, name)
-    byFile.set(file, name)
   }
-  return (file) => byFile.get(file)
+  return (file) => (Object.hasOwn(labels, file) ? (labels[file] as string) : undefined)
 }
 
 /** A line for each image of a data set is much text, and a few times as much in memory. */
-const memoryOfByte = 12
+const memoryOfByte = 16
 
 function badClass(source: string, file: string, name: unknown): DiffusionError {
   return new DiffusionError('bad-file', `${source}: the class of ${quote(file)} is ${describe(name)}`, {

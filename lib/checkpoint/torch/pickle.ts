@@ -27,6 +27,7 @@ export class PickleTruncated extends Error {}
 const opCost = 32 // the slot on the stack and the number in it
 const memoCost = 64
 const containerCost = 256
+const stringCost = 48 // beside its characters
 const maxLongBytes = 1024
 const maxNameLength = 512
 /** Python counts its memo up from 0, so that no index is beyond the number of opcodes. */
@@ -114,7 +115,7 @@ class Machine {
   long(size: number): number | bigint {
     if (size > maxLongBytes) throw this.host.bad(`its pickle has an integer of ${size} bytes`)
     const at = this.#take(size)
-    this.#charge(2 * size)
+    this.#charge(stringCost + 4 * size)
     const hex = Buffer.from(this.bytes.subarray(at, at + size))
       .reverse()
       .toString('hex')
@@ -131,7 +132,7 @@ class Machine {
 
   text(length: number): string {
     const at = this.#take(length)
-    this.#charge(2 * length)
+    this.#charge(stringCost + 2 * length)
     try {
       return utf8.decode(this.bytes.subarray(at, at + length))
     } catch {
@@ -142,7 +143,7 @@ class Machine {
   /** Python 2's str. */
   latin1(length: number): string {
     const at = this.#take(length)
-    this.#charge(2 * length)
+    this.#charge(stringCost + 2 * length)
     return Buffer.from(this.bytes.buffer, this.bytes.byteOffset + at, length).toString('latin1')
   }
 
