@@ -1,7 +1,7 @@
 /** State dicts from any file that PyTorch users have: safetensors, .ckpt, .pt, .bin. */
 import type { Budget } from './budget'
 import { openRegularFile } from './regular-file'
-import { readSafetensors, type StoredTensor } from './safetensors'
+import { readSafetensors, readSafetensorsHeader, type StoredTensor } from './safetensors'
 import { type TorchFile, TorchTensor, type TorchValue, withTorchFile } from './torch/checkpoint'
 
 export interface StateDictFile {
@@ -29,6 +29,17 @@ export async function readStateDictFile(
   return { tensors, others: [], counters: {}, budget }
 }
 
+/** Names and shapes of its tensors; their numbers are not read. Throws as readStateDictFile does. */
+export async function readShapes(path: string): Promise<Record<string, { readonly shape: readonly number[] }>> {
+  const shapes: Record<string, { shape: readonly number[] }> = Object.create(null)
+  if (await isTorch(path)) {
+    await withTorchFile(path, async (file) => {
+      for (const [name, { shape }] of stateDictOf(file).found) shapes[name] = { shape }
+    })
+  } else for (const { name, shape } of (await readSafetensorsHeader(path)).entries) shapes[name] = { shape }
+  return shapes
+}
+
 /**
  * By the first bytes: a zip archive or a pickle, unless they are the length of a safetensors header (below 4 GiB) and its
  * brace.
@@ -44,10 +55,18 @@ async function isTorch(path: string): Promise<boolean> {
 }
 
 async function fromTorch(file: TorchFile, wanted: (name: string) => boolean): Promise<StateDictFile> {
+  const { found, others, counters } = stateDictOf(file, wanted)
+  const tensors: Record<string, StoredTensor> = Object.create(null)
+  for (const [name] of found) tensors[name] = none // their order in the file stays
+  for (const [name, tensor] of byStorage(found)) tensors[name] = await file.load(tensor)
+  return { tensors, others, counters, budget: file.budget }
+}
+
+function stateDictOf(file: TorchFile, wanted: (name: string) => boolean = () => true) {
   const root = file.value
   if (!(root instanceof Map)) throw file.bad('it holds no dict')
   const inner: TorchValue = root.get('state_dict')
-  const dict = inner instanceof Map ? inner : root
+  const dict: ReadonlyMap<TorchValue, TorchValue> = inner instanceof Map ? inner : root
   const found: [string, TorchTensor][] = []
   const others: string[] = []
   for (const [name, value] of dict) {
@@ -56,11 +75,8 @@ async function fromTorch(file: TorchFile, wanted: (name: string) => boolean): Pr
     if (value instanceof TorchTensor) found.push([name, value])
     else others.push(name)
   }
-  const tensors: Record<string, StoredTensor> = Object.create(null)
-  for (const [name] of found) tensors[name] = none // their order in the file stays
-  for (const [name, tensor] of byStorage(found)) tensors[name] = await file.load(tensor)
   const counters = [...root].filter(([name, value]) => typeof name === 'string' && Number.isSafeInteger(value))
-  return { tensors, others, counters: Object.fromEntries(dict === root ? [] : counters), budget: file.budget }
+  return { found, others, counters: Object.fromEntries(dict === root ? [] : counters) }
 }
 
 const none: StoredTensor = { dtype: 'U8', shape: [0], data: new Uint8Array() }

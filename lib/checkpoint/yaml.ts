@@ -3,8 +3,10 @@ import { type Document, parseDocument } from 'yaml'
 import { isObject, type JsonObject } from './json'
 import { type Source, withSource } from './source'
 
-/** Configurations are small; a node costs the parser up to 2 KiB. */
+/** Configurations are small. */
 const maxFileBytes = 32 * 2 ** 10
+/** Bytes of memory that a byte costs the parser, where each second one is a node. */
+const byteCost = 1200
 /** The parser calls itself for each level. */
 const maxDepth = 100
 /** Of aliases, in nodes: what `&a [*b, *b]` and its like may unfold to. */
@@ -14,6 +16,7 @@ const maxAliases = 100
 export function readYaml(pathOrBytes: string | Uint8Array): Promise<JsonObject> {
   return withSource(pathOrBytes, 'YAML configuration', async (source) => {
     if (source.size > maxFileBytes) throw source.bad(`it has more than ${maxFileBytes} bytes`)
+    source.budget.memory(byteCost * source.size)
     const bytes = new Uint8Array(source.size)
     await source.read(bytes, 0)
     return parseYaml(bytes, source.bad)

@@ -15,6 +15,7 @@ const options = {
   batch: { kind: 'integer', min: 1, help: 'images evaluated at once (16)' },
   seed: { kind: 'integer', min: 0, help: 'of the noise, and of the choice (0)' },
   background: { kind: 'string', value: 'colour', help: 'shows through transparent pixels (white)' },
+  svg: { kind: 'flag', help: 'read SVGs too: only those of people you trust' },
   classes: {
     kind: 'string',
     value: 'folders|file',
@@ -73,6 +74,7 @@ async function evaluateFolder(
       size: ddpm.imageSize,
       channels: ddpm.channels === 1 ? 1 : 3,
       background: values.background,
+      svg: values.svg,
       classes: values.classes,
       seed: values.seed,
       onUnreadable: ({ file, reason }) => {

@@ -22,6 +22,7 @@ const options = {
   size: { kind: 'integer', min: 1, help: 'height and width; images are scaled and cropped to it (32)' },
   channels: { kind: 'integer', min: 1, max: 3, help: '3 for RGB, 1 for grey (3)' },
   background: { kind: 'string', value: 'colour', help: 'shows through transparent pixels (white)' },
+  svg: { kind: 'flag', help: 'read SVGs too: only those of people you trust' },
   'no-flip': { kind: 'flag', help: 'do not mirror half of the images at random' },
   classes: {
     kind: 'string',
@@ -95,6 +96,7 @@ metrics.jsonl (a line a step), event files for TensorBoard and, at the end, mode
       resume: values.resume,
       model: modelConfig(values),
       background: values.background,
+      svg: values.svg,
       flip: values['no-flip'] ? false : undefined,
       classes: values.classes,
       steps: values.steps,

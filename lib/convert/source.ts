@@ -2,10 +2,12 @@
 import { access, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { readSafetensorsHeader } from '../checkpoint/safetensors'
+import { readShapes } from '../checkpoint/state-dict-file'
 import { readCompVisConfig } from '../diffusion/compvis-config'
 import { DDPM, type DDPMOptions } from '../diffusion/ddpm'
 import { emaName, modelPrefix } from '../diffusion/state'
 import { DiffusionError } from '../errors'
+import { checkUNetFits, type Shapes } from '../nn/unet-fit'
 import type { StateDict } from '../nn/weights'
 import { Tensor } from '../tensor'
 import { openCheckpoint, readTrainingState } from '../train/checkpoint'
@@ -81,6 +83,8 @@ async function fromRun(folder: string): Promise<Omit<SourceModel, 'kind'>> {
 /** All of the network's weights must be there, and the averages wholly or not at all. */
 async function fromCkpt(file: string, config: string): Promise<Omit<SourceModel, 'kind'>> {
   const { options } = await readCompVisConfig(config)
+  // Before a network is made that has nothing to do with the file.
+  if (options.unetConfig) checkUNetFits(options.unetConfig, await networkShapes(file), file)
   let counters = {}
   const { ddpm, result: noAverages } = await loaded(options, async (model) => {
     const report = await model.initFromCkpt(file)
@@ -97,6 +101,13 @@ async function fromCkpt(file: string, config: string): Promise<Omit<SourceModel,
   ddpm.dispose()
   const plain = await loaded({ ...options, useEma: false }, (model) => model.initFromCkpt(file))
   return { ddpm: plain.ddpm, counters }
+}
+
+/** By the network's names. */
+async function networkShapes(file: string): Promise<Shapes> {
+  const shapes = Object.entries(await readShapes(file))
+  const bare = (name: string) => (name.startsWith(modelPrefix) ? name.slice(modelPrefix.length) : name)
+  return Object.fromEntries(shapes.map(([name, shape]) => [bare(name), shape]))
 }
 
 async function loaded<T>(options: DDPMOptions, load: (ddpm: DDPM) => Promise<T>): Promise<{ ddpm: DDPM; result: T }> {

@@ -38,6 +38,8 @@ export interface TrainOptions {
   model?: ModelConfig
   /** What shows through transparent pixels: a CSS colour (default 'white'). */
   background?: string
+  /** Read SVGs, too (default false: they are unreadable). What decoding one takes is not bounded. */
+  svg?: boolean
   /** Mirror half of the images left to right, at random (default true). */
   flip?: boolean
   /**
@@ -95,6 +97,7 @@ const schema = {
   resume: boolean(false),
   model: value<ModelConfig>('an object of DDPM options', (v) => typeof v === 'object' && v !== null),
   background: string('white'),
+  svg: boolean(false),
   flip: boolean(true),
   classes: string(),
   steps: integer(100_000, positive),
@@ -131,6 +134,7 @@ export type ResolvedTrainOptions = Omit<Parsed<typeof schema>, 'model' | 'seed'>
 /** Where and how fast, but not what is computed: a resume may change these, and `steps` while no rate so far depends on it. */
 const free: readonly string[] = [
   'data',
+  'svg', // which images there are is part of the data's fingerprint
   'classes', // where they are, as with data: what they are is part of the data's fingerprint
   'out',
   'resume',

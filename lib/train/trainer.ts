@@ -104,6 +104,7 @@ export class Trainer {
       size: Number(unetConfig.imageSize),
       channels: unetConfig.inChannels === 1 ? 1 : 3,
       background: resolved.background,
+      svg: resolved.svg,
       flip: resolved.flip,
       classes: resolved.classes,
       seed: resolved.seed,
