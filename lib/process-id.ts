@@ -9,8 +9,10 @@ export interface ProcessId {
   readonly started?: string
   /** The machine's start. */
   readonly boot?: string
-  /** Pids mean something within one namespace only: containers of one host have their own. */
+  /** Of the pid, which means something within its own only: each life of a container has another. */
   readonly namespace?: string
+  /** Of the host's name, which containers may share with their machine. */
+  readonly hostNamespace?: string
 }
 
 let own: ProcessId | undefined
@@ -22,16 +24,20 @@ export function ownProcess(): ProcessId {
     started: processStart(process.pid),
     boot: quietly(() => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()),
     namespace: quietly(() => readlinkSync('/proc/self/ns/pid').replace(/\D/g, '')),
+    hostNamespace: quietly(() => readlinkSync('/proc/self/ns/uts').replace(/\D/g, '')),
   }
   return own
 }
 
-/** A process that can't be asked, on another host or in another container, counts as alive. */
+/**
+ * A process that can't be asked, on another host or in another container, counts as alive. One in a container of this name on this
+ * machine is from an earlier life of this container, unless the name is not the container's own.
+ */
 export function mayBeAlive(process: ProcessId): boolean {
   const self = ownProcess()
   if (process.host !== self.host) return true
   if (differ(process.boot, self.boot)) return false
-  if (differ(process.namespace, self.namespace)) return true
+  if (differ(process.namespace, self.namespace)) return !differ(process.hostNamespace, self.hostNamespace)
   return isRunning(process.pid) && !differ(process.started, processStart(process.pid))
 }
 

@@ -4,7 +4,7 @@ import { type FileHandle, open, readlink, realpath, rename, stat, unlink } from 
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ioError, systemCode } from '../file-errors'
-import { forgetTemporary, removeAbandoned, temporaryFile } from './temporary-file'
+import { forgetTemporary, temporaryFile, tidy } from './temporary-file'
 
 /** What is written: a whole, or by a function that writes to the file in order. */
 export type FileContents = string | Uint8Array | ((file: Pick<FileHandle, 'writeFile'>) => Promise<void>)
@@ -38,7 +38,7 @@ async function replace(
 ): Promise<void> {
   const folder = path.dirname(file)
   if (old?.isDirectory()) throw Object.assign(new Error('it is a folder'), { code: 'EISDIR' })
-  await removeAbandoned(folder)
+  await tidy(folder)
   const temporary = temporaryFile(folder)
   try {
     const handle = await open(temporary, 'wx', old ? 0o600 : 0o666) // never more open than the file that it replaces

@@ -5,6 +5,7 @@
 import { access, readdir, unlink } from 'node:fs/promises'
 import path from 'node:path'
 import { DiffusionError, quote } from '../errors'
+import { ioError } from '../file-errors'
 import { atomicWrite } from './atomic-write'
 import { elementBytes } from './dtypes'
 import { isObject, readJsonFile } from './json'
@@ -118,8 +119,15 @@ function bytesOf({ dtype, data }: StoredTensor): number {
 async function removeOthers(folder: string, variant: string | undefined, written: readonly string[]): Promise<void> {
   const name = fileName(variant, 'safetensors', '(-\\d{5}-of-\\d{5})?').replaceAll('.', '\\.')
   const own = new RegExp(`^${name}(\\.index\\.json)?$`)
-  for (const file of await readdir(folder)) {
-    if (own.test(file) && !written.includes(file)) await unlink(path.join(folder, file))
+  try {
+    for (const file of await readdir(folder)) {
+      if (own.test(file) && !written.includes(file)) await unlink(path.join(folder, file))
+    }
+  } catch (error) {
+    throw ioError(`cannot remove the weights of before from ${folder}`, error, {
+      path: folder,
+      kept: 'the new ones are written',
+    })
   }
 }
 

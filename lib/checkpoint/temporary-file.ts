@@ -6,10 +6,10 @@ import { createHash, randomBytes } from 'node:crypto'
 import { unlinkSync } from 'node:fs'
 import { readdir, stat, unlink } from 'node:fs/promises'
 import path from 'node:path'
-import { mayBeAlive, ownProcess, type ProcessId } from '../process-id'
+import { mayBeAlive, ownProcess } from '../process-id'
 
 const pattern = /^\.ddpm-([0-9a-f]{8})-([0-9a-f]{0,8})-(\d*)-(\d+)-(\d*)-[0-9a-f]{16}\.tmp$/
-/** Another host's files are taken for abandoned after a week. */
+/** Files of another host or container are taken for abandoned after a week. */
 const maxAgeMs = 7 * 24 * 3600 * 1000
 
 const open = new Set<string>()
@@ -43,18 +43,22 @@ export function removeTemporaryFiles(): void {
 /** Folders by the writes after which they are looked through again: as many as they had entries, so that it costs little. */
 const rests = new Map<string, number>()
 
-/** Removes files of writers that are gone. What can't be removed is left. */
-export async function removeAbandoned(folder: string): Promise<void> {
+/** removeAbandoned, now and then. */
+export async function tidy(folder: string): Promise<void> {
   const rest = rests.get(folder) ?? 0
   if (rest > 0) return void rests.set(folder, rest - 1)
-  const names = await readdir(folder).catch(() => []) // what is wrong with the folder shows when the file is opened
   if (rests.size >= 1000) rests.clear()
-  rests.set(folder, names.length)
+  rests.set(folder, await removeAbandoned(folder))
+}
+
+/** Removes the files of writers that are gone. What can't be removed is left. Returns the number of entries that there are. */
+export async function removeAbandoned(folder: string): Promise<number> {
+  const names = await readdir(folder).catch(() => []) // what is wrong with the folder shows when it is written to
   for (const name of names) {
-    if (!name.startsWith('.ddpm-')) continue
     const file = path.join(folder, name)
     if (await isAbandoned(file)) await unlink(file).catch(() => {})
   }
+  return names.length
 }
 
 async function isAbandoned(file: string): Promise<boolean> {
@@ -62,19 +66,14 @@ async function isAbandoned(file: string): Promise<boolean> {
   if (!match) return false
   const [, host, boot, namespace, pid, started] = match
   const self = ownProcess()
-  if (host !== hostTag()) {
-    const { mtimeMs } = await stat(file).catch(() => ({ mtimeMs: Number.NaN }))
-    return Date.now() - mtimeMs > maxAgeMs
-  }
   const known = (text: string) => (text === '' ? undefined : text)
-  const writer: ProcessId = {
-    host: self.host,
-    boot: boot === shortBoot(self.boot) ? self.boot : known(boot),
-    namespace: known(namespace),
-    pid: Number(pid),
-    started: known(started),
+  if (host === hostTag() && (namespace === (self.namespace ?? '') || boot !== shortBoot(self.boot))) {
+    const sameBoot = boot === shortBoot(self.boot) ? self.boot : known(boot)
+    return !mayBeAlive({ host: self.host, boot: sameBoot, pid: Number(pid), started: known(started) })
   }
-  return !mayBeAlive(writer)
+  // Nobody here can ask.
+  const { mtimeMs } = await stat(file).catch(() => ({ mtimeMs: Number.NaN }))
+  return Date.now() - mtimeMs > maxAgeMs
 }
 
 function hostTag(): string {

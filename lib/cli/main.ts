@@ -14,7 +14,7 @@ import { removeTemporaryFiles } from '../checkpoint/temporary-file'
 import { DiffusionError } from '../errors'
 import { closest } from '../options'
 import { type Command, helpOf, parseCommand, UsageError } from './args'
-import { createOutput, note, stderr, stdout } from './output'
+import { closeLostTerminals, createOutput, note, stderr, stdout } from './output'
 import { Interrupted, listenToSignals } from './stop'
 
 /** Loaded when used: `ddpm --help` and --version need no addon. */
@@ -97,9 +97,11 @@ const lastLinesMs = 5000
 process.on('exit', (code) => {
   removeTemporaryFiles()
   const lost = [stdout, stderr].map((channel) => channel.lost).find((lost) => lost && !lost.closed)
-  if (code !== 0 || !lost) return
-  note(`ddpm: cannot write to ${lost.name}: ${lost.reason}`)
-  process.exitCode = 1
+  if (code === 0 && lost) {
+    note(`ddpm: cannot write to ${lost.name}: ${lost.reason}`)
+    process.exitCode = 1
+  }
+  closeLostTerminals()
 })
 listenToSignals()
 main(process.argv.slice(2)).then((code) => {

@@ -2,6 +2,8 @@
  * The only writer to stdout and stderr: results on stdout, everything else on stderr; with --json, JSON lines on stdout. What can't
  * be written any more (its reader has gone, the disk is full, the terminal is closed) is dropped from then on, and remembered.
  */
+import { closeSync } from 'node:fs'
+import { isatty } from 'node:tty'
 import { reasonOf, systemCode } from '../file-errors'
 import { jsonLine, printable } from './printable'
 
@@ -84,4 +86,18 @@ export const stderr = new Channel('stderr')
 export function onLostOutput(listener: (lost: LostOutput) => void): void {
   listeners.push(listener)
   for (const { lost } of [stdout, stderr]) if (lost) listener(lost)
+}
+
+const terminals = [0, 1, 2].filter((fd) => isatty(fd))
+
+/** For the end: Node then sets its terminals to their modes of before, and aborts where one has been closed by the other side. */
+export function closeLostTerminals(): void {
+  for (const fd of terminals) {
+    if (isatty(fd)) continue
+    try {
+      closeSync(fd)
+    } catch {
+      // it is closed, which is what is wanted
+    }
+  }
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { appendFileSync, readdirSync, readFileSync } from 'node:fs'
+import { appendFileSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import sharp from 'sharp'
 import { crc32c } from '../../lib/train/crc32c'
@@ -112,5 +112,27 @@ print(json.dumps([[e.step, e.value] for e in events.Scalars("train/loss")] + [[i
     assert.equal(status, 0, stderr)
     const losses = readMetrics(out).map(({ step, loss }) => [step, Math.fround(loss)])
     assert.deepEqual(JSON.parse(stdout), [...losses, [2 * 10 + 2, 10 + 2]])
+  })
+
+  it('hold whole records only where writing fails', function () {
+    const own = path.join(folder, 'limited')
+    mkdirSync(own)
+    const script = `
+      const { EventFile } = require(${JSON.stringify(require.resolve('../../lib/train/event-file'))})
+      const events = EventFile.open(${JSON.stringify(own)}, 0)
+      let step = 0
+      try { for (;;) events.scalars(++step, { loss: step }) } catch ({ code, message }) { console.log(step, code, message) }`
+    const limited = spawnSync('bash', ['-c', 'ulimit -f 4; exec "$0" -e "$1"', process.execPath, script], {
+      encoding: 'utf8',
+    })
+    assert.match(limited.stdout, /^\d+ io cannot write .*tfevents.*: the file would be larger than the limit for files/)
+    const events = readEvents(own)
+    if (!events) return this.skip()
+    const steps = Number.parseInt(limited.stdout, 10) - 1
+    assert.ok(steps > 10)
+    assert.deepEqual(
+      events.scalars.loss,
+      Array.from({ length: steps }, (_, i) => [i + 1, i + 1]),
+    )
   })
 })

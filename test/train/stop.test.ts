@@ -114,6 +114,26 @@ describe('a training that is asked to stop', function () {
     })
   }
 
+  it('by the end of its terminal', async function () {
+    const script = path.join(__dirname, '..', '..', '..', 'test', 'train', 'hang_up.py')
+    const args = [script, process.execPath, cli, 'train', data, '--out', run, ...tinyFlags, '--steps', '1000000']
+    const child = spawn('python3', args, { stdio: ['ignore', 'pipe', 'inherit'] })
+    let output = ''
+    child.stdout.on('data', (chunk) => {
+      output += chunk
+    })
+    const error = await new Promise((resolve) => {
+      child.once('error', resolve)
+      child.once('close', () => resolve(undefined))
+    })
+    if (error) {
+      console.log('      not shown: there is no python3')
+      return this.skip()
+    }
+    assert.match(output, /^(129|1)\n$/) // SIGHUP, unless a write has found out first
+    await saved()
+  })
+
   it('by a signal, while nobody reads its output', async () => {
     const child = start(...endless)
     child.stderr!.resume()
