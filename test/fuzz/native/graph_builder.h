@@ -20,8 +20,6 @@ class GraphBuilder {
 
   const Graph& graph() const { return graph_; }
   ValueId anyValue();
-  // One past the last element of the parameters.
-  int64_t weights() const { return weights_; }
 
  private:
   bool hostile() { return bytes_.byte() >= 248; }
