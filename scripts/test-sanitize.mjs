@@ -10,7 +10,9 @@ import { parseArgs } from 'node:util'
 import { buildSanitized, probe, readReports, sanitizedEnvironment, sanitizers } from './sanitizer-build.mjs'
 
 const root = path.join(import.meta.dirname, '..')
-const mocha = createRequire(import.meta.url).resolve('mocha/bin/mocha.js')
+const require = createRequire(import.meta.url)
+const mocha = require.resolve('mocha/bin/mocha.js')
+const stressSeconds = 8
 const allIsas = ['portable', 'avx2', 'avx512']
 const { values } = parseArgs({
   options: {
@@ -31,6 +33,11 @@ function fail(problem) {
 
 const rows = []
 const seconds = (start) => Math.round((performance.now() - start) / 1000)
+
+function addRow(row, start) {
+  const fine = row.run === row.passed && row.findings === 0
+  rows.push({ ...row, result: fine ? 'passed' : 'FAILED', seconds: seconds(start) })
+}
 
 /** Runs mocha; its output goes to a log and, where it fails, to the terminal. */
 function runMocha(env, specs, log) {
@@ -64,10 +71,29 @@ async function runTests(name, build, isa, what, specs) {
   const fine = code === 0 && findings.length === 0
   if (!fine)
     console.log(`${output.split('\n').slice(-60).join('\n')}\n${name}: ${signal ?? `exit code ${code}`}; ${log}`)
-  rows.push({
-    ...{ build: name, isa, tests: what, run: passed + failed, passed, 'left out': leftOut },
-    ...{ findings: findings.length, result: fine ? 'passed' : 'FAILED', seconds: seconds(start) },
-  })
+  // A process that died has run fewer tests than there are.
+  const run = passed + failed + (code !== 0 && failed === 0 ? 1 : 0)
+  addRow({ build: name, isa, tests: what, run, passed, 'left out': leftOut, findings: findings.length }, start)
+}
+
+/** Workers, aborts, disposals, evictions: a process for each scene of the attack's stress on each backend. */
+function runStress(name, build, isa) {
+  const start = performance.now()
+  const reports = path.join(build.folder, 'reports')
+  const env = { ...sanitizedEnvironment(name, build, reports), DDPM_CPU_ISA: isa }
+  const stress = path.join(root, 'dist', 'test', 'attack', 'stress')
+  const { scenes, backends } = require(`${stress}.js`)
+  const [failures, run] = [[], scenes.length * backends.length]
+  for (const backend of backends) {
+    for (const scene of scenes) {
+      const args = ['--expose-gc', `${stress}-child.js`, scene, backend, String(stressSeconds), '1']
+      const { status, signal, stderr } = spawnSync(process.execPath, args, { cwd: root, env, encoding: 'utf8' })
+      if (status !== 0) failures.push(`${scene}, ${backend}: ${signal ?? `exit code ${status}`} ${stderr.slice(-2000)}`)
+    }
+  }
+  const findings = readReports(reports)
+  for (const text of [...findings.slice(0, 10), ...failures]) console.log(text)
+  addRow({ build: name, isa, tests: 'stress', run, passed: run - failures.length, findings: findings.length }, start)
 }
 
 /** The instruction sets to test, the machine's best first; only those that it has. */
@@ -102,6 +128,8 @@ async function runSanitizer(name) {
     console.log(`\n== ${name}: tests of ${folder} (${first})`)
     await runTests(name, build, first, folder, specsOf(folder))
   }
+  console.log(`\n== ${name}: stress (${first})`)
+  if (values.grep === undefined) runStress(name, build, first)
   // Only the kernels differ.
   for (const isa of others) {
     console.log(`\n== ${name}: tests of ops (${isa})`)

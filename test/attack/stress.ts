@@ -4,8 +4,8 @@ import path from 'node:path'
 import type { Attack, Figures, Part } from './support/attack'
 
 /** Of stress-child.ts. */
-const scenes = ['aborts and disposals', 'evictions', 're-entrancy', 'several models', 'workers']
-const backends = ['cpu', 'cuda-host']
+export const scenes = ['aborts and disposals', 'evictions', 're-entrancy', 'several models', 'workers']
+export const backends = ['cpu', 'cuda-host']
 /**
  * Bytes an iteration. The allocator and the collector go up and down by some megabytes, which counts for less the more iterations
  * there are. A leaked bank of the small model would be 0.4 MB.

@@ -47,6 +47,13 @@ describe('graph: what it refuses', () => {
       '0',
     ],
     [
+      'dims that are no integers',
+      (g) => g.input('x', [2, Number.NaN, 0.5, 3e9]),
+      'dims',
+      'positive integers',
+      '[2, nan, 0.5, 3000000000]',
+    ],
+    [
       'groups that do not divide the channels',
       (g) =>
         g.groupNorm(g.input('x', x), g.input('a', [1, 1, 1, 6]), g.input('b', [1, 1, 1, 6]), { groups: 4, eps: 0 }),

@@ -1,5 +1,6 @@
 // Where values come from: inputs that are bound at each run, parameters, constants.
 #include <algorithm>
+#include <cstdio>
 
 #include "native/graph/lower.h"
 
@@ -8,7 +9,11 @@ namespace {
 
 std::string listText(const std::vector<double>& list) {
   std::string text = "[";
-  for (size_t i = 0; i < list.size(); ++i) text += (i ? ", " : "") + std::to_string(int64_t(list[i]));
+  for (size_t i = 0; i < list.size(); ++i) {
+    char number[32];
+    std::snprintf(number, sizeof number, "%.17g", list[i]);
+    text += (i ? ", " : "") + std::string(number);
+  }
   return text + "]";
 }
 
