@@ -78,7 +78,8 @@ export function probe(env, reports) {
 export function readReports(reports) {
   return readdirSync(reports).flatMap((file) => {
     const text = readFileSync(path.join(reports, file), 'utf8')
-    const parts = text.split(/^(?==+\n(?:==\d+==ERROR|WARNING: ThreadSanitizer))|^(?=.*: runtime error: )/m)
-    return parts.filter((part) => /ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error: /.test(part))
+    const findings = text.split(/^(?==+\n(?:==\d+==ERROR|WARNING: ThreadSanitizer))|^(?=.*: runtime error: )/m)
+    const known = findings.filter((part) => /ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error: /.test(part))
+    return known.length > 0 || text === '' ? known : [text]
   })
 }

@@ -29,7 +29,8 @@ describe('damaged files', () => {
         await reader.dispose?.()
       }
       // Changes that all do nothing, or all destroy the file, would test little.
-      assert.ok(tally.read > 0 && tally.refused > reader.rounds / 10, `${tally.read} read, ${tally.refused} refused`)
+      const refuses = reader.codes.length === 0 || tally.refused > reader.rounds / 10
+      assert.ok(tally.read > 0 && refuses, `${tally.read} read, ${tally.refused} refused`)
     })
   }
 })

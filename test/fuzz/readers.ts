@@ -6,6 +6,7 @@ import path from 'node:path'
 import { readJsonFile } from '../../lib/checkpoint/json'
 import { readSafetensors, readSafetensorsHeader } from '../../lib/checkpoint/safetensors'
 import { withSource } from '../../lib/checkpoint/source'
+import { readStateDictFile } from '../../lib/checkpoint/state-dict-file'
 import { TorchTensor, withTorchFile } from '../../lib/checkpoint/torch/checkpoint'
 import { readZipDirectory } from '../../lib/checkpoint/torch/zip'
 import { readYaml } from '../../lib/checkpoint/yaml'
@@ -13,7 +14,9 @@ import { readSource } from '../../lib/convert/source'
 import { classLabels } from '../../lib/data/class-labels'
 import { readCompVisConfig } from '../../lib/diffusion/compvis-config'
 import { readPretrained } from '../../lib/diffusion/pretrained'
+import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers'
 import { DiffusionError, type DiffusionErrorCode } from '../../lib/errors'
+import { MetricsLog } from '../../lib/train/metrics'
 import * as seeds from './seeds'
 
 export interface Reader {
@@ -21,7 +24,7 @@ export interface Reader {
   readonly seeds: readonly Uint8Array[]
   /** What is put into them, besides noise. */
   readonly snippets: readonly string[]
-  /** Of the errors that a damaged file may end in. */
+  /** Of the errors that a damaged file may end in; none: nothing is refused. */
   readonly codes: readonly DiffusionErrorCode[]
   /** Inputs of a short run. */
   readonly rounds: number
@@ -94,6 +97,24 @@ export const readers: Record<string, () => Promise<Reader>> = {
     }),
   unetConfig: () => diffusersReader('unet/config.json'),
   schedulerConfig: () => diffusersReader('scheduler/scheduler_config.json'),
+  schedulerPlan: () =>
+    fileReader({
+      ...{ file: 'scheduler_config.json', codes: configCodes },
+      seeds: seeds.load('diffusers_ddpm/scheduler/scheduler_config.json'),
+      read: async (_, file) => schedulerPlan(await readJsonFile(file), 1000, { steps: 10 }),
+    }),
+  stateDict: () =>
+    fileReader({
+      ...{ file: 'some.ckpt', codes: ['bad-file'], snippets: seeds.torchSnippets },
+      seeds: seeds.load('checkpoints/views_zip.ckpt', 'checkpoints/views_legacy.ckpt', 'schedules_given.safetensors'),
+      read: (_, file) => readStateDictFile(file),
+    }),
+  metrics: () =>
+    fileReader({
+      ...{ file: 'metrics.jsonl', codes: [] },
+      seeds: [Buffer.from('{"step":1,"loss":0.5}\n{"step":2,"loss":null}\n{"step":7,"loss":0.25}\n')],
+      read: async (_, file) => (await MetricsLog.open(file, 3)).close(),
+    }),
   classLabels: () =>
     fileReader({
       ...{ file: 'classes.json', codes: ['bad-file', 'invalid-argument'] },
@@ -159,17 +180,19 @@ interface FileReader {
   readonly file: string
   readonly codes: readonly DiffusionErrorCode[]
   readonly seeds?: readonly Uint8Array[]
+  /** Default: of JSON. */
+  readonly snippets?: readonly string[]
   /** Fills the folder with what belongs beside the file; its result are the seeds. */
   prepare?(folder: string): Promise<readonly Uint8Array[]>
   read(folder: string, file: string): Promise<unknown>
 }
 
 /** A reader that takes paths. */
-async function fileReader({ file, codes, seeds: given = [], prepare, read }: FileReader): Promise<Reader> {
+async function fileReader({ file, codes, seeds: given = [], snippets, prepare, read }: FileReader): Promise<Reader> {
   const folder = await mkdtemp(path.join(os.tmpdir(), 'ddpm-fuzz-'))
   const damaged = path.join(folder, file)
   return {
-    ...{ seeds: (await prepare?.(folder)) ?? given, snippets: seeds.jsonSnippets, codes, rounds: 500 },
+    ...{ seeds: (await prepare?.(folder)) ?? given, snippets: snippets ?? seeds.jsonSnippets, codes, rounds: 500 },
     read: async (bytes) => {
       await writeFile(damaged, bytes)
       await read(folder, damaged)

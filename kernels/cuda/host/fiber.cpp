@@ -121,7 +121,7 @@ namespace {
 // The one that was entered last on this thread.
 thread_local Context* running = nullptr;
 
-void enter() {
+DDPM_NEVER_LEFT void enter() {
   SanitizedStack::after(running->stack);
   running->entry();
 }
@@ -140,7 +140,7 @@ void switchContext(Context& from, Context& to) {
   SanitizedStack::after(from.stack);
 }
 
-void leaveContext(Context& to) {
+DDPM_NEVER_LEFT void leaveContext(Context& to) {
   void* left;
   running = &to;
   SanitizedStack::before(nullptr, to.stack);

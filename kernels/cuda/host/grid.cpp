@@ -55,7 +55,7 @@ bool samePlace(Where a, Where b) {
 }
 
 // The first thing that a fiber runs.
-void enterThread() {
+DDPM_NEVER_LEFT void enterThread() {
   try {
     body(argument);
     for (const AsyncCopy& copy : thread->copies)

@@ -16,6 +16,10 @@
 #include <sanitizer/tsan_interface.h>
 #endif
 
+// A function that is entered and never left, for each thread of a grid: ThreadSanitizer must not count it among its
+// calls.
+#define DDPM_NEVER_LEFT __attribute__((no_sanitize("thread")))
+
 namespace ddpm::cuda::host {
 
 #ifdef DDPM_ASAN
