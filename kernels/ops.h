@@ -17,6 +17,9 @@
 //            with `+=`.
 // Aliasing   An output may alias an input only where the op says so ("in place").
 // Optional   A Tensor with data == nullptr is absent. `?` marks those that may be.
+// Tables     An i32 input that picks a row of a table for each sample (index, t) is clamped to the table: below 0 it is
+//            row 0, beyond the end the last row; of gradients too. So no index reads or writes outside; indices that
+//            are known on the host are refused there (lib/program.ts).
 // Scratch    An op may ask for scratch memory (Kernel::scratch); it is shared by all ops of a program and holds
 //            nothing between two calls. No op allocates.
 #pragma once

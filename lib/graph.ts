@@ -3,6 +3,9 @@
  * their dims [n, h, w, c]. Shapes are inferred and checked in native/graph when the node is added. Nothing is computed
  * until a compiled Program runs.
  *
+ * Numbers that pick rows of a table are clamped to it by the kernels; those that a Program is bound to as an Int32Array are
+ * refused there instead.
+ *
  * Every op's name, inputs (in order, -1 when absent) and attributes are listed here and nowhere else.
  */
 import { type Dims, type NativeGraph, native, type ValueId } from './native'
@@ -31,6 +34,9 @@ export interface LinearSlots {
 export class Graph {
   readonly native: NativeGraph = native.createGraph()
   readonly #parameters = new Map<string, Value>()
+  readonly #integers = new Map<ValueId, string>()
+  /** For each i32 input by its name whose numbers pick rows of tables, the rows there are. */
+  readonly rows = new Map<string, number>()
 
   #add(
     op: string,
@@ -51,7 +57,14 @@ export class Graph {
 
   /** A buffer that is bound by this name at each run. */
   input(name: string, dims: Dims, dtype: 'f32' | 'i32' = 'f32'): Value {
-    return this.#one('input', [], { name, dims, dtype })
+    const value = this.#one('input', [], { name, dims, dtype })
+    if (dtype === 'i32') this.#integers.set(value.id, name)
+    return value
+  }
+
+  #picks(index: Value, table: Value): void {
+    const name = this.#integers.get(index.id)
+    if (name !== undefined) this.rows.set(name, Math.min(table.dims[0], this.rows.get(name) ?? table.dims[0]))
   }
 
   /** The same slot asked for twice is the same value. */
@@ -173,6 +186,7 @@ export class Graph {
 
   /** index [n, 1, 1, 1] i32, table [v, c] -> [n, 1, 1, c]. */
   embedding(index: Value, table: Value): Value {
+    this.#picks(index, table)
     return this.#one('embedding', [index, table])
   }
 
@@ -208,11 +222,13 @@ export class Graph {
 
   /** a[t]*x + b[t]*z on flat samples [n, 1, 1, d]; a, b [T, 1, 1, 1], t i32 [n, 1, 1, 1]; z may be [1, 1, 1, d]. */
   timestepAffine(x: Value, a: Value, t: Value, z?: Value, b?: Value): Value {
+    this.#picks(t, a)
     return this.#one('timestepAffine', [x, z, a, b, t])
   }
 
   /** table[t]: [n, 1, 1, 1]. */
   extract(table: Value, t: Value): Value {
+    this.#picks(t, table)
     return this.#one('extract', [table, t])
   }
 
@@ -227,6 +243,7 @@ export class Graph {
     t: Value,
     o: { clip: boolean; noise?: Value; draw?: { rng: Value; sample: Value; step: Value } },
   ): { y: Value; x0: Value } {
+    this.#picks(t, table)
     const [y, x0] = this.#add('posteriorStep', [x, out, table, t, o.noise, o.draw?.rng, o.draw?.sample, o.draw?.step], {
       clip: o.clip,
     })
@@ -240,6 +257,7 @@ export class Graph {
 
   /** x with noise of a learned variance, on flat samples: kernels/ops.h VarianceNoise. table [T, 1, 1, 4]. */
   varianceNoise(x: Value, v: Value, table: Value, t: Value, noise: Value): Value {
+    this.#picks(t, table)
     return this.#one('varianceNoise', [x, v, table, t, noise])
   }
 
@@ -248,6 +266,7 @@ export class Graph {
    * kernels/ops.h VariationalLoss. All flat samples; table [T, 1, 1, 4].
    */
   variationalLoss(mean: Value, trueMean: Value, x0: Value, v: Value, table: Value, t: Value): Value {
+    this.#picks(t, table)
     return this.#one('variationalLoss', [mean, trueMean, x0, v, table, t])
   }
 

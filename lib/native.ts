@@ -105,6 +105,8 @@ export interface NativeModule {
   backends(): string[]
   /** Throws device-unavailable with what is missing and what was tried. `threads` 0: DDPM_NUM_THREADS or all cores. */
   openDevice(backend: string, index: number, threads: number): NativeDevice
+  /** Closes all devices of this thread. */
+  closeDevices(): void
   createGraph(): NativeGraph
   /** Normal numbers of a stream (kernels/philox.h), for host-side use: n of them from element 0. */
   normal(seedLow: number, seedHigh: number, purpose: number, sample: number, step: number, n: number): Float32Array
@@ -118,3 +120,7 @@ export interface NativeModule {
 const load = require('node-gyp-build') as (root: string) => unknown
 
 export const native = load(path.join(__dirname, '..', '..')) as NativeModule
+
+// Otherwise process.exit() would tear the process down under the devices' threads. The addon does the same at exit() for those
+// that are opened later.
+process.on('exit', () => native.closeDevices())

@@ -1,6 +1,6 @@
 /** Compiled graphs, with the buffers that their inputs and outputs pass through, and a cache of them. */
 import type { Device } from './device'
-import { DiffusionError } from './errors'
+import { DiffusionError, invalidArgument } from './errors'
 import { Graph, type Value } from './graph'
 import type { NativeBuffer, NativeProgram, Precision } from './native'
 
@@ -21,6 +21,7 @@ export class Program {
   readonly #native: NativeProgram
   readonly #device: Device
   readonly #outputs: Readonly<Record<string, number>>
+  readonly #rows: ReadonlyMap<string, number>
   /** Where numbers are copied to and results from, by name; allocated when first needed. */
   readonly #staging = new Map<string, NativeBuffer>()
 
@@ -29,6 +30,7 @@ export class Program {
     try {
       const graph = new Graph()
       const outputs = build(graph)
+      this.#rows = graph.rows
       const ids = Object.fromEntries(Object.entries(outputs).map(([name, value]) => [name, value.id]))
       this.#outputs = Object.fromEntries(
         Object.entries(outputs).map(([name, { dims }]) => [name, dims[0] * dims[1] * dims[2] * dims[3]]),
@@ -44,6 +46,7 @@ export class Program {
   /**
    * Runs once. Outputs that `bindings` does not have are read back and returned by name. Copies, run and reads are asked
    * for before this returns, so that calls that overlap don't disturb each other and happen in the order they were made.
+   * Throws `invalid-argument` for an Int32Array that picks rows which a table does not have.
    */
   async run(bindings: Bindings): Promise<Record<string, Float32Array>> {
     try {
@@ -53,6 +56,7 @@ export class Program {
           bound[name] = binding
           continue
         }
+        if (binding instanceof Int32Array) checkRows(name, binding, this.#rows.get(name))
         bound[name] = this.#stage(name, binding.length)
         bound[name].write(binding)
       }
@@ -103,6 +107,12 @@ export class Program {
     for (const buffer of this.#staging.values()) buffer.release()
     this.#staging.clear()
   }
+}
+
+function checkRows(name: string, indices: Int32Array, rows: number | undefined): void {
+  if (rows === undefined) return
+  for (const index of indices)
+    if (index < 0 || index >= rows) throw invalidArgument(name, `rows from 0 to ${rows - 1}`, index)
 }
 
 /** The programs of one model, keyed by kind and shape; the least recently used one goes when there are too many. */

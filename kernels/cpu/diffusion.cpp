@@ -1,6 +1,7 @@
 // The forward process, the posterior step and Gaussian noise: each sample n has its own row t[n] of a table.
 #include "kernels/cpu/normal.h"
 #include "kernels/cpu/rows.h"
+#include "kernels/cpu/table_row.h"
 
 namespace ddpm::cpu::DDPM_ISA {
 namespace {
@@ -25,28 +26,27 @@ const uint32_t* seed(const Tensor& rng) { return static_cast<const uint32_t*>(rn
 
 void run(CpuDevice& device, const TimestepAffine& op, void*) {
   forPieces(device, op.y, [&](int64_t n, int64_t begin, int64_t count) {
-    const int64_t t = index(op.t, n);
-    const float a = *at(op.a, t, 0);
+    const float a = *rowOf(op.a, op.t, n);
     const float* x = at(op.x, n, begin);
     float* y = at(op.y, n, begin);
     if (!op.z) {
       forChannels(count, [&](int64_t i, auto part) { part.store(y + i, a * part.load(x + i)); });
       return;
     }
-    const float b = *at(op.b, t, 0);
+    const float b = *rowOf(op.b, op.t, n);
     const float* z = at(op.z, op.z.n == 1 ? 0 : n, begin);
     forChannels(count, [&](int64_t i, auto part) { part.store(y + i, a * part.load(x + i) + b * part.load(z + i)); });
   });
 }
 
 void run(CpuDevice&, const Extract& op, void*) {
-  for (int64_t n = 0; n < op.y.n; ++n) *at(op.y, n, 0) = *at(op.table, index(op.t, n), 0);
+  for (int64_t n = 0; n < op.y.n; ++n) *at(op.y, n, 0) = *rowOf(op.table, op.t, n);
 }
 
 // Ho et al. 2020, eq. 7 and 11; Song et al. 2021, eq. 12. See ops.h for the table.
 void run(CpuDevice& device, const PosteriorStep& op, void*) {
   forPieces(device, op.y, [&](int64_t n, int64_t begin, int64_t count) {
-    const float* row = at(op.table, index(op.t, n), 0);
+    const float* row = rowOf(op.table, op.t, n);
     const float *x = at(op.x, n, begin), *out = at(op.out, n, begin);
     const float* noise = op.noise ? at(op.noise, op.noise.n == 1 ? 0 : n, begin) : nullptr;
     float *y = at(op.y, n, begin), *x0 = op.x0 ? at(op.x0, n, begin) : nullptr;

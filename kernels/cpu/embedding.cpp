@@ -2,14 +2,14 @@
 // timestep_embedding). All of them are small: a few rows a step.
 #include <math.h>
 
-#include "kernels/cpu/device.h"
+#include "kernels/cpu/table_row.h"
 
 namespace ddpm::cpu::DDPM_ISA {
 
 void run(CpuDevice& device, const Embedding& op, void*) {
   device.pool.parallelRange(op.y.n, 64, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      const float* __restrict row = op.table.f32() + int64_t(op.index.i32()[n * op.index.ld]) * op.table.ld;
+      const float* __restrict row = rowOf(op.table, op.index, n);
       float* __restrict y = op.y.f32() + n * op.y.ld;
       for (int c = 0; c < op.y.c; ++c) y[c] = row[c];
     }
@@ -19,7 +19,7 @@ void run(CpuDevice& device, const Embedding& op, void*) {
 // Samples may share a row of the table, so one after the other.
 void run(CpuDevice&, const EmbeddingBackward& op, void*) {
   for (int64_t n = 0; n < op.dy.n; ++n) {
-    float* __restrict row = op.dTable.f32() + int64_t(op.index.i32()[n * op.index.ld]) * op.dTable.ld;
+    float* __restrict row = rowOf(op.dTable, op.index, n);
     const float* __restrict dy = op.dy.f32() + n * op.dy.ld;
     for (int c = 0; c < op.dy.c; ++c) row[c] += dy[c];
   }

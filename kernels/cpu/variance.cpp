@@ -2,6 +2,7 @@
 // computed in double, since the terms are small differences.
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/sum_double.h"
+#include "kernels/cpu/table_row.h"
 
 namespace ddpm::cpu::DDPM_ISA {
 namespace {
@@ -11,7 +12,6 @@ constexpr double kLn2 = 0.69314718055994530942;
 constexpr int64_t kChunk = 2048;  // elements of a task
 
 float* at(const Tensor& t, int64_t n) { return t.f32() + n * t.ld; }
-const float* rowOf(const Tensor& table, const Tensor& t, int64_t n) { return at(table, t.i32()[n * t.ld]); }
 
 // The normal distribution function by a tanh (Page 1977).
 struct Normal {

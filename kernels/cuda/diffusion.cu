@@ -39,12 +39,12 @@ struct GaussianElements {
 // Ho et al. 2020, eq. 4.
 struct AffineElements {
   Rows<const float> x, z, a, b;
-  Rows<const int32_t> t;
+  RowIndex t;
   Rows<float> y;
   bool shared;  // one z for all samples
   template <int V>
   __device__ void run(int n, int64_t, int64_t e) const {
-    const int step = element(t, n, 0);
+    const int step = t(n);
     auto value = load<V>(x, n, e);
     const float scale = element(a, step, 0);
     for (int i = 0; i < V; ++i) value.v[i] *= scale;
@@ -59,11 +59,11 @@ struct AffineElements {
 
 struct ExtractElements {
   Rows<const float> table;
-  Rows<const int32_t> t;
+  RowIndex t;
   Rows<float> y;
   template <int V>
   __device__ void run(int, int64_t n, int64_t) const {
-    element(y, n, 0) = element(table, element(t, n, 0), 0);
+    element(y, n, 0) = element(table, t(n), 0);
   }
 };
 
@@ -71,13 +71,13 @@ struct ExtractElements {
 // pass.
 struct PosteriorElements {
   Rows<const float> x, out, table, noise;
-  Rows<const int32_t> t;
+  RowIndex t;
   NoiseStreams drawn;
   Rows<float> y, x0;
   bool clip, shared;  // one noise for all samples
   template <int V>
   __device__ void run(int n, int64_t, int64_t e) const {
-    const int64_t step = element(t, n, 0);
+    const int64_t step = t(n);
     float row[6];
     for (int i = 0; i < 6; ++i) row[i] = element(table, step, i);
     const auto from = load<V>(x, n, e), model = load<V>(out, n, e);
@@ -108,16 +108,16 @@ void run(CudaDevice& device, const GaussianNoise& op, void*) {
 
 void run(CudaDevice& device, const TimestepAffine& op, void*) {
   pointwise(device, bySample({&op.y, &op.x, &op.z}),
-            AffineElements{in(op.x), in(op.z), in(op.a), in(op.b), indices(op.t), out(op.y), op.z.n == 1});
+            AffineElements{in(op.x), in(op.z), in(op.a), in(op.b), rowIndex(op.t, op.a), out(op.y), op.z.n == 1});
 }
 
 void run(CudaDevice& device, const Extract& op, void*) {
-  forEachSample(device, op.y.n, ExtractElements{in(op.table), indices(op.t), out(op.y)});
+  forEachSample(device, op.y.n, ExtractElements{in(op.table), rowIndex(op.t, op.table), out(op.y)});
 }
 
 void run(CudaDevice& device, const PosteriorStep& op, void*) {
   pointwise(device, bySample({&op.y, &op.x, &op.out, &op.noise, &op.x0}),
-            PosteriorElements{in(op.x), in(op.out), in(op.table), in(op.noise), indices(op.t),
+            PosteriorElements{in(op.x), in(op.out), in(op.table), in(op.noise), rowIndex(op.t, op.table),
                               streams(op.rng, op.sample, op.step, Purpose::posterior), out(op.y), out(op.x0),
                               op.clip != 0, op.noise.n == 1});
 }

@@ -8,21 +8,21 @@ namespace ddpm::cuda {
 namespace {
 
 struct Lookup {
-  Rows<const int32_t> index;
+  RowIndex index;
   Rows<const float> table;
   Rows<float> y;
   template <int V>
   __device__ void run(int n, int64_t, int64_t c) const {
-    store<V>(y, n, c, load<V>(table, element(index, n, 0), c));
+    store<V>(y, n, c, load<V>(table, index(n), c));
   }
 };
 
 // A thread owns a column of the table: samples of one label add up in their order, without atomics.
-__global__ void __launch_bounds__(128) tableGradientKernel(Rows<const int32_t> index, Rows<const float> dy,
-                                                           Rows<float> dTable, int samples, int channels) {
+__global__ void __launch_bounds__(128)
+    tableGradientKernel(RowIndex index, Rows<const float> dy, Rows<float> dTable, int samples, int channels) {
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
   if (c >= channels) return;
-  for (int n = 0; n < samples; ++n) element(dTable, element(index, n, 0), c) += element(dy, n, c);
+  for (int n = 0; n < samples; ++n) element(dTable, index(n), c) += element(dy, n, c);
 }
 
 // Exponent, frequency and angle are rounded to f32 where PyTorch rounds them: at t near 1000 the rounding of the angle
@@ -50,12 +50,12 @@ struct Sinusoids {
 }  // namespace
 
 void run(CudaDevice& device, const Embedding& op, void*) {
-  pointwise(device, bySample({&op.y, &op.table}), Lookup{indices(op.index), in(op.table), out(op.y)});
+  pointwise(device, bySample({&op.y, &op.table}), Lookup{rowIndex(op.index, op.table), in(op.table), out(op.y)});
 }
 
 void run(CudaDevice& device, const EmbeddingBackward& op, void*) {
-  launch<tableGradientKernel>(unsigned(ceilDiv(op.dy.c, 128)), 128, 0, device.stream(), indices(op.index), in(op.dy),
-                              out(op.dTable), op.dy.n, op.dy.c);
+  launch<tableGradientKernel>(unsigned(ceilDiv(op.dy.c, 128)), 128, 0, device.stream(), rowIndex(op.index, op.dTable),
+                              in(op.dy), out(op.dTable), op.dy.n, op.dy.c);
 }
 
 void run(CudaDevice& device, const TimestepEmbedding& op, void*) {

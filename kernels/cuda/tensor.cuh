@@ -47,6 +47,17 @@ __device__ __forceinline__ T& element(const Rows<T>& rows, int64_t row, int64_t 
   return rows.data[row * rows.ld + c];
 }
 
+// The row of a table that a sample picks, clamped to the table (ops.h, Tables).
+struct RowIndex {
+  Rows<const int32_t> index;
+  int32_t last;
+  __device__ __forceinline__ int operator()(int64_t n) const {
+    const int i = element(index, n, 0);
+    return i < 0 ? 0 : i < last ? i : last;
+  }
+};
+inline RowIndex rowIndex(const Tensor& index, const Tensor& table) { return {indices(index), table.n - 1}; }
+
 // The pixels of a tensor that is f32 or narrow (ops.h, Precision). Numbers are floats once they are loaded; which
 // it is, is the same for all threads of a kernel, so that asking costs next to nothing beside the access.
 struct FeatureMap {

@@ -50,9 +50,9 @@ __device__ __forceinline__ Term decoder(double x0, double mean, double logVar) {
 
 struct Terms {
   Rows<const float> mean, trueMean, x0, v, table;
-  Rows<const int32_t> t;
+  RowIndex t;
   __device__ Term operator()(int n, int64_t e) const {
-    const int step = element(t, n, 0);
+    const int step = t(n);
     const double logVar = element(table, step, 0) + double(element(table, step, 1)) * element(v, n, e);
     const double center = element(mean, n, e);
     if (element(table, step, 3) != 0) return decoder(element(x0, n, e), center, logVar);
@@ -62,7 +62,7 @@ struct Terms {
 
 template <class Op>
 Terms termsOf(const Op& op) {
-  return {in(op.mean), in(op.trueMean), in(op.x0), in(op.v), in(op.table), indices(op.t)};
+  return {in(op.mean), in(op.trueMean), in(op.x0), in(op.v), in(op.table), rowIndex(op.t, op.table)};
 }
 
 // A block a sample.
@@ -81,7 +81,7 @@ struct VariationalGradients {
   double inverseSize;
   template <int V>
   __device__ void run(int n, int64_t, int64_t e) const {
-    const double scale = element(dLoss, n, 0) * inverseSize * element(terms.table, element(terms.t, n, 0), 1);
+    const double scale = element(dLoss, n, 0) * inverseSize * element(terms.table, terms.t(n), 1);
     Vec<float, V> gradient;
     for (int i = 0; i < V; ++i) gradient.v[i] = float(scale * terms(n, e + i).derivative);
     store<V>(dV, n, e, gradient);
@@ -90,12 +90,12 @@ struct VariationalGradients {
 
 struct VarianceNoiseElements {
   Rows<const float> x, v, table, noise;
-  Rows<const int32_t> t;
+  RowIndex t;
   Rows<float> y;
   bool shared;  // one noise for all samples
   template <int V>
   __device__ void run(int n, int64_t, int64_t e) const {
-    const int step = element(t, n, 0);
+    const int step = t(n);
     const float factor = 1 - element(table, step, 3);
     const float offset = 0.5f * element(table, step, 0), slope = 0.5f * element(table, step, 1);
     auto value = load<V>(x, n, e);
@@ -108,9 +108,9 @@ struct VarianceNoiseElements {
 }  // namespace
 
 void run(CudaDevice& device, const VarianceNoise& op, void*) {
-  pointwise(
-      device, bySample({&op.y, &op.x, &op.v, &op.noise}),
-      VarianceNoiseElements{in(op.x), in(op.v), in(op.table), in(op.noise), indices(op.t), out(op.y), op.noise.n == 1});
+  pointwise(device, bySample({&op.y, &op.x, &op.v, &op.noise}),
+            VarianceNoiseElements{in(op.x), in(op.v), in(op.table), in(op.noise), rowIndex(op.t, op.table), out(op.y),
+                                  op.noise.n == 1});
 }
 
 void run(CudaDevice& device, const VariationalLoss& op, void*) {

@@ -15,7 +15,7 @@ float normal(const Tensor& rng, Purpose purpose, int32_t sample, int32_t step, i
 
 void run(const TimestepAffine& op) {
   forEach(op.y, [&](int64_t n, int e) {
-    const int t = index(op.t, int(n));
+    const int t = rowOf(op.a, op.t, int(n));
     double y = double(at(op.a, t, 0)) * at(op.x, n, e);
     if (op.z) y += double(at(op.b, t, 0)) * at(op.z, op.z.n == 1 ? 0 : n, e);
     at(op.y, n, e) = float(y);
@@ -23,13 +23,13 @@ void run(const TimestepAffine& op) {
 }
 
 void run(const Extract& op) {
-  for (int n = 0; n < op.y.n; ++n) at(op.y, n, 0) = at(op.table, index(op.t, n), 0);
+  for (int n = 0; n < op.y.n; ++n) at(op.y, n, 0) = at(op.table, rowOf(op.table, op.t, n), 0);
 }
 
 // Ho et al. 2020, eq. 7 and 11; Song et al. 2021, eq. 12. See ops.h for the table.
 void run(const PosteriorStep& op) {
   forEach(op.y, [&](int64_t n, int e) {
-    const float* row = op.table.f32() + int64_t(index(op.t, int(n))) * op.table.ld;
+    const float* row = op.table.f32() + int64_t(rowOf(op.table, op.t, int(n))) * op.table.ld;
     const double x = at(op.x, n, e), out = at(op.out, n, e);
     double x0 = row[0] * x + row[1] * out;
     if (op.clip) x0 = x0 < -1 ? -1 : x0 > 1 ? 1 : x0;

@@ -7,11 +7,11 @@
 namespace ddpm::reference {
 
 void run(const Embedding& op) {
-  forEach(op.y, [&](int64_t n, int c) { at(op.y, n, c) = at(op.table, index(op.index, int(n)), c); });
+  forEach(op.y, [&](int64_t n, int c) { at(op.y, n, c) = at(op.table, rowOf(op.table, op.index, int(n)), c); });
 }
 
 void run(const EmbeddingBackward& op) {
-  forEach(op.dy, [&](int64_t n, int c) { at(op.dTable, index(op.index, int(n)), c) += at(op.dy, n, c); });
+  forEach(op.dy, [&](int64_t n, int c) { at(op.dTable, rowOf(op.dTable, op.index, int(n)), c) += at(op.dy, n, c); });
 }
 
 // Exponent, frequency and angle are rounded to f32 where PyTorch rounds them: at t near 1000 the rounding of the angle

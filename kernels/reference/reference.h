@@ -50,6 +50,12 @@ inline Element at(const Tensor& t, int64_t row, int c) { return {t, row * t.ld +
 inline Element at(const Tensor& t, int n, int h, int w, int c) { return at(t, (int64_t(n) * t.h + h) * t.w + w, c); }
 inline int32_t index(const Tensor& t, int n) { return t.i32()[int64_t(n) * t.ld]; }
 
+// The row of a table that sample n picks, clamped to the table (ops.h, Tables).
+inline int rowOf(const Tensor& table, const Tensor& t, int n) {
+  const int i = index(t, n);
+  return i < 0 ? 0 : i < table.n ? i : table.n - 1;
+}
+
 inline int pixels(const Tensor& t) { return t.h * t.w; }
 
 // f(row, c) for every element; f(n, row, c) where the sample matters too.

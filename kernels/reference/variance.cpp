@@ -42,7 +42,7 @@ Term decoder(double x0, double mean, double logVar) {
 
 template <class Op>
 Term termOf(const Op& op, int n, int64_t row, int e) {
-  const float* r = op.table.f32() + index(op.t, n) * op.table.ld;
+  const float* r = op.table.f32() + int64_t(rowOf(op.table, op.t, n)) * op.table.ld;
   const double logVar = r[0] + double(r[1]) * at(op.v, row, e);
   const double mean = at(op.mean, row, e);
   return r[3] != 0 ? decoder(at(op.x0, row, e), mean, logVar) : divergence(at(op.trueMean, row, e), r[2], mean, logVar);
@@ -52,7 +52,7 @@ Term termOf(const Op& op, int n, int64_t row, int e) {
 
 void run(const VarianceNoise& op) {
   forEach(op.y, [&](int64_t n, int e) {
-    const float* row = op.table.f32() + index(op.t, int(n)) * op.table.ld;
+    const float* row = op.table.f32() + int64_t(rowOf(op.table, op.t, int(n))) * op.table.ld;
     const double sigma = (1 - row[3]) * std::exp((row[0] + double(row[1]) * at(op.v, n, e)) / 2);
     at(op.y, n, e) = float(at(op.x, n, e) + sigma * at(op.noise, op.noise.n == 1 ? 0 : n, e));
   });
@@ -68,7 +68,7 @@ void run(const VariationalLoss& op) {
 
 void run(const VariationalLossBackward& op) {
   forEach(op.dV, [&](int64_t n, int e) {
-    const double slope = at(op.table, index(op.t, int(n)), 1);
+    const double slope = at(op.table, rowOf(op.table, op.t, int(n)), 1);
     const double derivative = termOf(op, int(n), n, e).derivative;
     at(op.dV, n, e) = float(at(op.dLoss, n, 0) * slope * derivative / op.v.c / std::numbers::ln2);
   });

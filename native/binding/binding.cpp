@@ -40,7 +40,7 @@ struct StreamCall {
 Napi::Value normal(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] {
     const StreamCall call(info);
-    Napi::Float32Array result = Napi::Float32Array::New(info.Env(), call.n);
+    Napi::Float32Array result = newFloats(info.Env(), double(call.n));
     fillNormal(call.stream, result.Data(), call.n);
     return result;
   });
@@ -49,7 +49,8 @@ Napi::Value normal(const Napi::CallbackInfo& info) {
 Napi::Value philox(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] {
     const StreamCall call(info);
-    Napi::Uint32Array result = Napi::Uint32Array::New(info.Env(), call.n);
+    const Napi::ArrayBuffer memory = newFloats(info.Env(), double(call.n)).ArrayBuffer();
+    Napi::Uint32Array result = Napi::Uint32Array::New(info.Env(), call.n, memory, 0);
     fillWords(call.stream, result.Data(), call.n);
     return result;
   });
@@ -57,8 +58,17 @@ Napi::Value philox(const Napi::CallbackInfo& info) {
 
 Napi::Value measureFmaPeak(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] {
-    return Napi::Number::New(info.Env(), cpu::measureFmaPeak(toInt(info[0], "threads"), toNumber(info[1], "seconds")));
+    const int32_t threads = toInt(info[0], "threads");
+    const double seconds = toNumber(info[1], "seconds");
+    if (threads > 1024) throw Failure::argumentOf("native", "threads", "at most 1024", std::to_string(threads));
+    if (!(seconds <= 60)) throw Failure::argumentOf("native", "seconds", "at most 60", std::to_string(seconds));
+    return Napi::Number::New(info.Env(), cpu::measureFmaPeak(threads, seconds));
   });
+}
+
+Napi::Value closeDevices(const Napi::CallbackInfo& info) {
+  Environment::of(info.Env()).closeDevices();
+  return info.Env().Undefined();
 }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
@@ -68,8 +78,10 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   environment.bufferClass = Napi::Persistent(NativeBuffer::define(env));
   environment.graphClass = Napi::Persistent(NativeGraph::define(env));
   environment.programClass = Napi::Persistent(NativeProgram::define(env));
+  environment.floatArray = Napi::Persistent(env.Global().Get("Float32Array").As<Napi::Function>());
   exports.Set("backends", Napi::Function::New<backends>(env, "backends"));
   exports.Set("openDevice", Napi::Function::New<NativeDevice::open>(env, "openDevice"));
+  exports.Set("closeDevices", Napi::Function::New<closeDevices>(env, "closeDevices"));
   exports.Set("createGraph", Napi::Function::New<NativeGraph::create>(env, "createGraph"));
   exports.Set("normal", Napi::Function::New<normal>(env, "normal"));
   exports.Set("philox", Napi::Function::New<philox>(env, "philox"));

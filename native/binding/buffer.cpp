@@ -28,13 +28,15 @@ Numbers numbersOf(const Napi::Value& value) {
 Napi::Function NativeBuffer::define(Napi::Env env) {
   return DefineClass(
       env, "NativeBuffer",
-      {InstanceAccessor<&NativeBuffer::elements>("elements"), InstanceMethod<&NativeBuffer::write>("write"),
-       InstanceMethod<&NativeBuffer::read>("read"), InstanceMethod<&NativeBuffer::copyFrom>("copyFrom"),
-       InstanceMethod<&NativeBuffer::release>("release")});
+      {InstanceMethod<&NativeBuffer::write>("write"), InstanceMethod<&NativeBuffer::read>("read"),
+       InstanceMethod<&NativeBuffer::copyFrom>("copyFrom"), InstanceMethod<&NativeBuffer::release>("release")});
 }
 
 NativeBuffer::NativeBuffer(const Napi::CallbackInfo& info)
-    : ObjectWrap(info), buffer_(constructed<Buffer>(info)), elements_(buffer_->elements) {
+    : ObjectWrap(info),
+      buffer_(constructed<std::shared_ptr<Buffer>>(info, Environment::Kind::buffer)),
+      elements_(buffer_->elements) {
+  fix(info, "elements", Napi::Number::New(info.Env(), double(elements_)));
   Napi::MemoryManagement::AdjustExternalMemory(info.Env(), elements_ * 4);
 }
 
@@ -43,7 +45,7 @@ Napi::Value NativeBuffer::create(Napi::Env env, std::shared_ptr<Buffer> buffer) 
 }
 
 std::shared_ptr<Buffer> NativeBuffer::unwrap(const Napi::Value& value, const char* argument) {
-  const NativeBuffer* self = instance<NativeBuffer>(value, Environment::of(value.Env()).bufferClass);
+  const NativeBuffer* self = instance<NativeBuffer>(value, Environment::Kind::buffer);
   if (!self) throw Failure::argumentOf("native", argument, "a NativeBuffer", "another value");
   return self->buffer();
 }
@@ -61,10 +63,6 @@ void NativeBuffer::drop(Napi::BasicEnv env) {
   if (!buffer_) return;
   buffer_.reset();
   Napi::MemoryManagement::AdjustExternalMemory(env, -elements_ * 4);
-}
-
-Napi::Value NativeBuffer::elements(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), double(elements_));
 }
 
 Napi::Value NativeBuffer::write(const Napi::CallbackInfo& info) {
@@ -88,7 +86,7 @@ Napi::Value NativeBuffer::read(const Napi::CallbackInfo& info) {
     const double offset = isGiven(info[0]) ? toNumber(info[0], "offset") : 0;
     const double length = isGiven(info[1]) ? toNumber(info[1], "length") : double(elements_) - offset;
     source->checkRange("read", offset, length);
-    Napi::Float32Array result = Napi::Float32Array::New(info.Env(), size_t(length));
+    Napi::Float32Array result = newFloats(info.Env(), length);
     float* data = result.Data();
     const auto work = [source, data, offset, length] {
       if (length > 0) source->copyOut(data, int64_t(offset), int64_t(length));

@@ -1,5 +1,7 @@
 #include "native/binding/convert.h"
 
+#include "native/binding/environment.h"
+
 namespace ddpm::binding {
 namespace {
 
@@ -50,6 +52,12 @@ Napi::Error toError(Napi::Env env, const Failure& failure) {
   return error;
 }
 
+Napi::Error outOfMemory(Napi::Env env) {
+  const Napi::Error error = Napi::Error::New(env, "out of host memory");
+  error.Value().Set("code", "out-of-memory");
+  return error;
+}
+
 double toNumber(const Napi::Value& value, const char* argument) {
   require(value.IsNumber(), value, argument, "a number");
   return value.As<Napi::Number>().DoubleValue();
@@ -61,6 +69,19 @@ int32_t toInt(const Napi::Value& value, const char* argument) {
     throw Failure::argumentOf("native", argument, "a 32-bit integer", std::to_string(v));
   }
   return int32_t(v);
+}
+
+Napi::Float32Array newFloats(Napi::Env env, double n) {
+  try {
+    const Napi::Object array = Environment::of(env).floatArray.New({Napi::Number::New(env, n)});
+    return array.As<Napi::Float32Array>();
+  } catch (const Napi::Error&) {  // a RangeError
+    throw Failure("out-of-memory", "out of host memory: an array of " + std::to_string(int64_t(n) * 4) + " bytes");
+  }
+}
+
+void fix(const Napi::CallbackInfo& info, const char* name, const Napi::Value& value) {
+  info.This().As<Napi::Object>().DefineProperty(Napi::PropertyDescriptor::Value(name, value, napi_enumerable));
 }
 
 std::string toString(const Napi::Value& value, const char* argument) {

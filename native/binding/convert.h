@@ -12,6 +12,7 @@ namespace ddpm::binding {
 
 // An Error with the fields of the failure: code, argument, expected, received.
 Napi::Error toError(Napi::Env env, const Failure& failure);
+Napi::Error outOfMemory(Napi::Env env);  // asks for no memory itself
 
 // Each throws invalid-argument with the argument's name.
 double toNumber(const Napi::Value& value, const char* argument);
@@ -20,6 +21,12 @@ std::string toString(const Napi::Value& value, const char* argument);
 Napi::Object toObject(const Napi::Value& value, const char* argument);
 std::vector<ValueId> toValueIds(const Napi::Value& value, const char* argument);
 Attributes toAttributes(const Napi::Value& value);
+
+// n numbers, zero. Unlike Napi::Float32Array::New, which ends the process, it throws out-of-memory.
+Napi::Float32Array newFloats(Napi::Env env, double n);
+
+// A property that JavaScript can't change.
+void fix(const Napi::CallbackInfo& info, const char* name, const Napi::Value& value);
 
 inline bool isGiven(const Napi::Value& value) { return !value.IsEmpty() && !value.IsUndefined() && !value.IsNull(); }
 
@@ -33,7 +40,7 @@ auto guard(Napi::Env env, Body&& body) -> decltype(body()) {
   } catch (const Failure& failure) {
     throw toError(env, failure);
   } catch (const std::bad_alloc&) {
-    throw toError(env, Failure("out-of-memory", "out of host memory"));
+    throw outOfMemory(env);
   } catch (const std::exception& e) {
     throw toError(env, Failure("internal", e.what()));
   }

@@ -7,13 +7,16 @@ namespace ddpm::binding {
 Napi::Function NativeDevice::define(Napi::Env env) {
   return DefineClass(
       env, "NativeDevice",
-      {InstanceAccessor<&NativeDevice::backend>("backend"), InstanceAccessor<&NativeDevice::index>("index"),
-       InstanceMethod<&NativeDevice::info>("info"), InstanceMethod<&NativeDevice::libraries>("libraries"),
+      {InstanceMethod<&NativeDevice::info>("info"), InstanceMethod<&NativeDevice::libraries>("libraries"),
        InstanceMethod<&NativeDevice::allocate>("allocate"), InstanceMethod<&NativeDevice::memoryInUse>("memoryInUse"),
        InstanceMethod<&NativeDevice::synchronize>("synchronize"), InstanceMethod<&NativeDevice::close>("close")});
 }
 
-NativeDevice::NativeDevice(const Napi::CallbackInfo& info) : ObjectWrap(info), device_(constructed<Device>(info)) {}
+NativeDevice::NativeDevice(const Napi::CallbackInfo& info)
+    : ObjectWrap(info), device_(constructed<std::shared_ptr<Device>>(info, Environment::Kind::device)) {
+  fix(info, "backend", Napi::String::New(info.Env(), device_->backend().name));
+  fix(info, "index", Napi::Number::New(info.Env(), device_->index()));
+}
 
 Napi::Value NativeDevice::open(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] {
@@ -25,18 +28,10 @@ Napi::Value NativeDevice::open(const Napi::CallbackInfo& info) {
 }
 
 std::shared_ptr<Device> NativeDevice::unwrap(const Napi::Value& value) {
-  const NativeDevice* self = instance<NativeDevice>(value, Environment::of(value.Env()).deviceClass);
+  const NativeDevice* self = instance<NativeDevice>(value, Environment::Kind::device);
   if (!self) throw Failure::argumentOf("native", "device", "a NativeDevice", "another value");
   self->device_->checkOpen();
   return self->device_;
-}
-
-Napi::Value NativeDevice::backend(const Napi::CallbackInfo& info) {
-  return Napi::String::New(info.Env(), device_->backend().name);
-}
-
-Napi::Value NativeDevice::index(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), device_->index());
 }
 
 Napi::Value NativeDevice::info(const Napi::CallbackInfo& info) {
@@ -75,9 +70,11 @@ Napi::Value NativeDevice::memoryInUse(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value NativeDevice::synchronize(const Napi::CallbackInfo& info) {
-  return Environment::of(info.Env()).promise(info.Env(), *device_, [device = device_] {
-    Error error;
-    if (!device->backend().synchronize(device->handle(), &error)) throw toFailure(error);
+  return guard(info.Env(), [&] {
+    return Environment::of(info.Env()).promise(info.Env(), *device_, [device = device_] {
+      Error error;
+      if (!device->backend().synchronize(device->handle(), &error)) throw toFailure(error);
+    });
   });
 }
 

@@ -17,27 +17,38 @@ Environment::Environment(Napi::Env env)
 
 Environment::~Environment() {
   // The environment is gone, and with it what these refer to.
-  for (auto* reference : {&deviceClass, &bufferClass, &graphClass, &programClass}) reference->SuppressDestruct();
+  for (auto* reference : {&deviceClass, &bufferClass, &graphClass, &programClass, &floatArray})
+    reference->SuppressDestruct();
 }
 
-// When the process ends, or a worker does, be it in the middle of a step: afterwards no thread of ours is left, and
-// nothing will be sent to an environment that is gone.
+void Environment::addDevice(std::shared_ptr<Device> device) {
+  std::erase_if(devices_, [](const auto& d) { return d->isClosed(); });
+  devices_.push_back(std::move(device));
+}
+
+void Environment::closeDevices() {
+  for (const auto& device : devices_) device->close();
+}
+
+// When a worker ends, or the main thread has nothing left to do, be it in the middle of a step: afterwards no thread of
+// ours is left, and nothing will be sent to an environment that is gone.
 void Environment::onExit(void* environment) {
   Environment& self = *static_cast<Environment*>(environment);
-  for (const auto& device : self.devices_) device->close();
+  self.closeDevices();
   self.channel_.Release();
 }
 
 Napi::Promise Environment::promise(Napi::Env env, Device& device, std::function<void()> work,
                                    const Napi::Object& result) {
-  auto* completion = new Completion(env);
-  const Napi::Promise promise = completion->deferred.Promise();
-  if (!result.IsEmpty()) completion->result = Napi::Persistent(result);
-  if (pending_++ == 0) channel_.Ref(env);
-  device.submit(std::move(work), [this, completion](const Failure* failure) {
-    if (failure) completion->failure = *failure;
+  auto owned = std::make_unique<Completion>(env);
+  const Napi::Promise promise = owned->deferred.Promise();
+  if (!result.IsEmpty()) owned->result = Napi::Persistent(result);
+  device.submit(std::move(work), [this, completion = owned.get()](Outcome outcome) {
+    completion->outcome = std::move(outcome);
     channel_.NonBlockingCall(completion);  // refused only while the environment ends, which forgets the promise anyway
   });
+  owned.release();  // by `settle`
+  if (pending_++ == 0) channel_.Ref(env);
   return promise;
 }
 
@@ -52,8 +63,8 @@ void Environment::settle(Napi::Env env, Napi::Function, std::nullptr_t*, Complet
   Environment& self = of(env);
   if (--self.pending_ == 0) self.channel_.Unref(env);
   try {
-    if (completion->failure) {
-      completion->deferred.Reject(toError(env, *completion->failure).Value());
+    if (completion->outcome) {
+      completion->deferred.Reject(toError(env, *completion->outcome).Value());
     } else if (completion->result.IsEmpty()) {
       completion->deferred.Resolve(env.Undefined());
     } else {

@@ -5,7 +5,6 @@
 
 #include <functional>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "native/runtime/device.h"
@@ -16,7 +15,7 @@ namespace ddpm::binding {
 struct Completion {
   Napi::Promise::Deferred deferred;
   Napi::ObjectReference result;  // what it resolves to; empty: undefined
-  std::optional<Failure> failure;
+  Outcome outcome;
 
   explicit Completion(Napi::Env env) : deferred(Napi::Promise::Deferred::New(env)) {}
 };
@@ -30,12 +29,21 @@ class Environment {
   explicit Environment(Napi::Env env);
   ~Environment();
 
-  void addDevice(std::shared_ptr<Device> device) { devices_.push_back(std::move(device)); }
+  void addDevice(std::shared_ptr<Device> device);
+  // Ends all threads of this environment. What they still had to do is rejected.
+  void closeDevices();
 
   // Submits work to a device and returns the promise of its end, which resolves to `result`.
   Napi::Promise promise(Napi::Env env, Device& device, std::function<void()> work, const Napi::Object& result = {});
 
+  // Instances of the classes are told by a tag, which belongs to this environment of this copy of the addon: JavaScript
+  // can change prototypes, and another copy has other C++ classes.
+  enum class Kind : uint64_t { device, buffer, graph, program };
+  napi_type_tag tagOf(Kind kind) const { return {reinterpret_cast<uint64_t>(this), uint64_t(kind)}; }
+
   Napi::FunctionReference deviceClass, bufferClass, graphClass, programClass;
+  Napi::FunctionReference floatArray;  // the constructor, as it was when the addon was loaded
+  const void* constructing = nullptr;  // what objects.h construct() hands to a constructor
 
  private:
   static void settle(Napi::Env env, Napi::Function, std::nullptr_t*, Completion* completion);

@@ -41,8 +41,12 @@ Napi::Function NativeGraph::define(Napi::Env env) {
        InstanceMethod<&NativeGraph::backward>("backward"), InstanceMethod<&NativeGraph::compile>("compile")});
 }
 
+NativeGraph::NativeGraph(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  constructed<Graph>(info, Environment::Kind::graph);
+}
+
 Napi::Value NativeGraph::create(const Napi::CallbackInfo& info) {
-  return Environment::of(info.Env()).graphClass.New({});
+  return construct(info.Env(), Environment::of(info.Env()).graphClass, Graph());
 }
 
 Napi::Value NativeGraph::add(const Napi::CallbackInfo& info) {
@@ -69,7 +73,6 @@ Napi::Value NativeGraph::backward(const Napi::CallbackInfo& info) {
 
 Napi::Value NativeGraph::compile(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] {
-    const std::shared_ptr<Device> device = NativeDevice::unwrap(info[0]);
     const Napi::Object named = toObject(info[1], "outputs");
     const Napi::Array names = named.GetPropertyNames();
     std::map<std::string, ValueId> outputs;
@@ -77,7 +80,11 @@ Napi::Value NativeGraph::compile(const Napi::CallbackInfo& info) {
       const std::string name = names.Get(i).ToString();
       outputs[name] = toInt(named.Get(name), name.c_str());
     }
-    const Target target = {&device->backend(), device->handle(), toPlanOptions(info[2]), toPrecision(info[2])};
+    const PlanOptions options = toPlanOptions(info[2]);
+    const DType precision = toPrecision(info[2]);
+    // Last, since getters of the others may close it.
+    const std::shared_ptr<Device> device = NativeDevice::unwrap(info[0]);
+    const Target target = {&device->backend(), device->handle(), options, precision};
     Compiled compiled = ddpm::compile(graph_, outputs, target);
     return NativeProgram::create(info.Env(), std::make_shared<Program>(device, std::move(compiled)));
   });

@@ -1,7 +1,10 @@
 // The classes that JavaScript sees; lib/native.ts documents them. They copy JavaScript values to plain ones, call
-// native/runtime and native/graph, and catch: nothing else.
+// native/runtime and native/graph, and catch: nothing else. Their methods refuse receivers of another class by V8's own
+// signatures; accessors would not, so that what never changes is a property of the object.
 #pragma once
 #include <napi.h>
+
+#include <utility>
 
 #include "native/binding/environment.h"
 #include "native/graph/graph.h"
@@ -19,8 +22,6 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   explicit NativeDevice(const Napi::CallbackInfo& info);
 
  private:
-  Napi::Value backend(const Napi::CallbackInfo& info);
-  Napi::Value index(const Napi::CallbackInfo& info);
   Napi::Value info(const Napi::CallbackInfo& info);
   Napi::Value libraries(const Napi::CallbackInfo& info);
   Napi::Value allocate(const Napi::CallbackInfo& info);
@@ -43,7 +44,6 @@ class NativeBuffer : public Napi::ObjectWrap<NativeBuffer> {
 
  private:
   const std::shared_ptr<Buffer>& buffer() const;
-  Napi::Value elements(const Napi::CallbackInfo& info);
   Napi::Value write(const Napi::CallbackInfo& info);
   Napi::Value read(const Napi::CallbackInfo& info);
   Napi::Value copyFrom(const Napi::CallbackInfo& info);
@@ -59,7 +59,7 @@ class NativeGraph : public Napi::ObjectWrap<NativeGraph> {
   static Napi::Function define(Napi::Env env);
   static Napi::Value create(const Napi::CallbackInfo& info);
 
-  explicit NativeGraph(const Napi::CallbackInfo& info) : ObjectWrap(info) {}
+  explicit NativeGraph(const Napi::CallbackInfo& info);
 
  private:
   Napi::Value add(const Napi::CallbackInfo& info);
@@ -88,23 +88,36 @@ class NativeProgram : public Napi::ObjectWrap<NativeProgram> {
   std::shared_ptr<Program> program_;  // null once released
 };
 
-// An instance of one of the classes around a C++ object: its constructor takes an External of a shared pointer.
+// An instance of one of the classes around a C++ object, which its constructor takes from the environment: JavaScript,
+// which has the constructors too, cannot hand it one.
 template <class T>
-Napi::Value construct(Napi::Env env, const Napi::FunctionReference& constructor, std::shared_ptr<T>& object) {
-  return constructor.New({Napi::External<std::shared_ptr<T>>::New(env, &object)});
+Napi::Value construct(Napi::Env env, const Napi::FunctionReference& constructor, const T& object) {
+  Environment& environment = Environment::of(env);
+  struct Offer {
+    Environment& environment;
+    ~Offer() { environment.constructing = nullptr; }
+  } offer{environment};
+  environment.constructing = &object;
+  return constructor.New({});
 }
+// In the constructor: what was handed over, and the object's tag.
 template <class T>
-std::shared_ptr<T> constructed(const Napi::CallbackInfo& info) {
-  if (info.Length() != 1 || !info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "Illegal constructor");
-  return *info[0].As<Napi::External<std::shared_ptr<T>>>().Data();
+const T& constructed(const Napi::CallbackInfo& info, Environment::Kind kind) {
+  Environment& environment = Environment::of(info.Env());
+  const void* object = std::exchange(environment.constructing, nullptr);
+  if (!object) throw Napi::TypeError::New(info.Env(), "Illegal constructor");
+  const napi_type_tag tag = environment.tagOf(kind);
+  info.This().As<Napi::Object>().TypeTag(&tag);
+  return *static_cast<const T*>(object);
 }
 
 // The C++ object of a value that should be an instance of a class; null where it is not.
 template <class Class>
-Class* instance(const Napi::Value& value, const Napi::FunctionReference& constructor) {
+Class* instance(const Napi::Value& value, Environment::Kind kind) {
   if (!value.IsObject()) return nullptr;
   const Napi::Object object = value.As<Napi::Object>();
-  return object.InstanceOf(constructor.Value()) ? Class::Unwrap(object) : nullptr;
+  const napi_type_tag tag = Environment::of(value.Env()).tagOf(kind);
+  return object.CheckTypeTag(&tag) ? Class::Unwrap(object) : nullptr;
 }
 
 }  // namespace ddpm::binding

@@ -13,7 +13,8 @@ Napi::Function NativeProgram::define(Napi::Env env) {
        InstanceMethod<&NativeProgram::release>("release")});
 }
 
-NativeProgram::NativeProgram(const Napi::CallbackInfo& info) : ObjectWrap(info), program_(constructed<Program>(info)) {}
+NativeProgram::NativeProgram(const Napi::CallbackInfo& info)
+    : ObjectWrap(info), program_(constructed<std::shared_ptr<Program>>(info, Environment::Kind::program)) {}
 
 Napi::Value NativeProgram::create(Napi::Env env, std::shared_ptr<Program> program) {
   return construct(env, Environment::of(env).programClass, program);
@@ -70,8 +71,10 @@ Napi::Value NativeProgram::launches(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value NativeProgram::release(const Napi::CallbackInfo& info) {
-  program_.reset();
-  return info.Env().Undefined();
+  return guard(info.Env(), [&] {
+    program_.reset();
+    return info.Env().Undefined();
+  });
 }
 
 }  // namespace ddpm::binding

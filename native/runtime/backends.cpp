@@ -3,8 +3,12 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <map>
+#include <mutex>
+
 #include "kernels/cpu/backend.h"
 #include "native/graph/error.h"
+#include "native/runtime/at_exit.h"
 
 namespace ddpm {
 namespace {
@@ -36,18 +40,7 @@ std::string findSidecar(const std::string& name, std::string& tried) {
   return "";
 }
 
-}  // namespace
-
-std::vector<std::string> backendNames() {
-  std::vector<std::string> names = {"cpu"};
-  for (const char* name : kSidecars) {
-    std::string tried;
-    if (!findSidecar(name, tried).empty()) names.push_back(name);
-  }
-  return names;
-}
-
-const Backend& loadBackend(const std::string& name) {
+const Backend& openBackend(const std::string& name) {
   if (name == "cpu") return *cpuBackend();
   bool known = false;
   for (const char* sidecar : kSidecars) known = known || name == sidecar;
@@ -73,6 +66,29 @@ const Backend& loadBackend(const std::string& name) {
   if (!backend)
     throw unavailable(path + " does not serve version " + std::to_string(kBackendAbi) + " of the interface");
   return *backend;
+}
+
+}  // namespace
+
+std::vector<std::string> backendNames() {
+  std::vector<std::string> names = {"cpu"};
+  for (const char* name : kSidecars) {
+    std::string tried;
+    if (!findSidecar(name, tried).empty()) names.push_back(name);
+  }
+  return names;
+}
+
+const Backend& loadBackend(const std::string& name) {
+  static std::mutex mutex;
+  static auto& loaded = *new std::map<std::string, const Backend*>;
+  const std::lock_guard lock(mutex);
+  const auto found = loaded.find(name);
+  if (found != loaded.end()) return *found->second;
+  const Backend& backend = openBackend(name);
+  beginExitHere();
+  loaded[name] = &backend;
+  return backend;
 }
 
 }  // namespace ddpm

@@ -2,7 +2,9 @@
 
 #include <cstdlib>
 #include <new>
+#include <system_error>
 
+#include "native/runtime/at_exit.h"
 #include "native/runtime/backends.h"
 
 namespace ddpm {
@@ -19,7 +21,15 @@ Debug debugFromEnvironment() {
   return {synchronizes, !synchronizes && !has("direct"), has("time")};
 }
 
-Failure closedFailure() { return {"closed", "the device was closed"}; }
+// Ends that must be told of without asking for memory.
+struct Ends {
+  const Outcome closed = std::make_shared<Failure>("closed", "the device was closed");
+  const Outcome outOfMemory = std::make_shared<Failure>("out-of-memory", "out of host memory");
+};
+const Ends& ends() {
+  static const Ends& all = *new Ends;  // never destroyed: threads may outlive static objects
+  return all;
+}
 
 }  // namespace
 
@@ -56,7 +66,20 @@ std::shared_ptr<Device> Device::open(const std::string& name, int32_t index, int
   }
   DeviceHandle* handle = backend.open({index, threads}, &error);
   if (!handle) throw toFailure(error);
-  return std::shared_ptr<Device>(new Device(backend, handle, index));
+  std::unique_ptr<Device> device;
+  try {
+    ends();  // made while there is memory
+    device.reset(new Device(backend, handle, index));
+  } catch (const std::system_error& e) {
+    backend.close(handle);
+    throw Failure("device-unavailable", name + ": its thread could not be started: " + e.what());
+  } catch (...) {
+    backend.close(handle);
+    throw;
+  }
+  std::shared_ptr<Device> shared = std::move(device);
+  endAtExit(shared);
+  return shared;
 }
 
 Device::Device(const Backend& backend, DeviceHandle* handle, int32_t index)
@@ -77,7 +100,7 @@ DeviceInfo Device::info() const {
 }
 
 void Device::checkOpen() const {
-  if (closed_.load(std::memory_order_relaxed)) throw closedFailure();
+  if (closed_.load(std::memory_order_relaxed)) throw Failure(*ends().closed);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -92,8 +115,7 @@ void Device::submit(Work work, Done done) {
       return;
     }
   }
-  const Failure failure = closedFailure();
-  if (done) done(&failure);
+  if (done) done(ends().closed);
 }
 
 void Device::loop() {
@@ -118,29 +140,37 @@ void Device::loop() {
   backend_.close(handle_);
 }
 
-void Device::execute(Job& job) {
-  std::optional<Failure> failure;
-  if (closed_) {
-    failure = closedFailure();
-  } else if (job.done && deferred_) {
-    failure = std::move(deferred_);
-    deferred_.reset();
-  } else {
+Outcome Device::attempt(const Work& work) const noexcept {
+  try {
     try {
-      job.work();
-    } catch (const Failure& f) {
-      failure = f;
+      work();
+      return nullptr;
+    } catch (const Failure& failure) {
+      return std::make_shared<Failure>(failure);
     } catch (const std::bad_alloc&) {
-      failure = Failure("out-of-memory", "out of host memory");
+      return ends().outOfMemory;
     } catch (const std::exception& e) {
-      failure = Failure("internal", e.what());
+      return std::make_shared<Failure>("internal", e.what());
     }
+  } catch (...) {  // no memory to say what it was
+    return ends().outOfMemory;
+  }
+}
+
+void Device::execute(Job& job) {
+  Outcome outcome;
+  if (closed_) {
+    outcome = ends().closed;
+  } else if (job.done && deferred_) {
+    outcome = std::move(deferred_);
+  } else {
+    outcome = attempt(job.work);
   }
   job.work = nullptr;  // what it held last is released before anybody hears of its end
   if (job.done) {
-    job.done(failure ? &*failure : nullptr);
-  } else if (failure && !deferred_) {
-    deferred_ = std::move(failure);
+    job.done(std::move(outcome));
+  } else if (outcome && !deferred_) {
+    deferred_ = std::move(outcome);
   }
 }
 
@@ -150,6 +180,8 @@ void Device::close() {
     closed_ = true;
     wake_.notify_all();
   }
+  if (thread_.get_id() == std::this_thread::get_id()) return;  // exit() was called by a job
+  const std::lock_guard lock(closing_);
   if (thread_.joinable()) thread_.join();
 }
 
@@ -162,13 +194,23 @@ void* Device::allocate(uint64_t bytes) {
   Error error;
   void* memory = backend_.allocate(handle_, bytes, &error);
   if (!memory) throw toFailure(error);
-  allocations_[memory] = bytes;
+  try {
+    allocations_[memory] = bytes;
+  } catch (...) {
+    backend_.release(handle_, memory);
+    throw;
+  }
   bytes_ += bytes;
   return memory;
 }
 
-void Device::release(void* memory) {
-  if (memory) submit([this, memory] { free(memory); });
+void Device::release(void* memory) noexcept {
+  if (!memory) return;
+  try {
+    submit([this, memory] { free(memory); });
+  } catch (const std::bad_alloc&) {
+    // It stays in the list of allocations.
+  }
 }
 
 void Device::free(void* memory) {
@@ -198,7 +240,7 @@ void Device::unreserveWorkspace(uint64_t bytes) {
   if (largest == workspaceBytes_) return;
   try {
     resizeWorkspace(largest);
-  } catch (const Failure&) {
+  } catch (const std::exception&) {
     // No room for a smaller one beside the present one, which goes on serving.
   }
 }

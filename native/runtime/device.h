@@ -6,7 +6,6 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -19,6 +18,9 @@ namespace ddpm {
 
 Failure toFailure(const Error& error);
 
+// How work ended; null: it worked. Shared, so that handing it on needs no memory.
+using Outcome = std::shared_ptr<const Failure>;
+
 // Words of DDPM_DEBUG, separated by commas, that concern programs; read when a device is opened.
 struct Debug {
   bool synchronizes = false;  // 'sync', 'time': waits for every op, so that an error of a kernel names its op
@@ -28,8 +30,8 @@ struct Debug {
 
 class Device {
  public:
-  using Work = std::function<void()>;                // runs on the device's thread; may throw Failure
-  using Done = std::function<void(const Failure*)>;  // the same; null: it worked
+  using Work = std::function<void()>;         // runs on the device's thread; may throw
+  using Done = std::function<void(Outcome)>;  // the same, but throws nothing
 
   // Throws device-unavailable. `threads` 0: the backend's default.
   static std::shared_ptr<Device> open(const std::string& backend, int32_t index, int32_t threads);
@@ -46,13 +48,14 @@ class Device {
   std::string libraries() const;
 
   // Appends a job. Work without `done` that fails makes the next job with one fail. After close() work is dropped and
-  // done is called with 'closed'.
+  // done is called with 'closed'. Throws std::bad_alloc.
   void submit(Work work, Done done = {});
 
   // Memory, not initialised. Throws out-of-memory, or closed. Any thread.
   void* allocate(uint64_t bytes);
-  // Frees it after the jobs that were submitted before. Any thread.
-  void release(void* memory);
+  // Frees it after the jobs that were submitted before; without memory to ask for that, when the device is closed. Any
+  // thread.
+  void release(void* memory) noexcept;
   uint64_t memoryInUse() const;
 
   // Memory for arenas and scratch, shared by all programs: they run one at a time and leave nothing behind in it. It is
@@ -63,8 +66,10 @@ class Device {
 
   // Throws closed when the device is being closed; programs call it between ops.
   void checkOpen() const;
-  // Stops the job that runs (between two ops), rejects those that wait, frees all memory and ends the thread.
+  // Stops the job that runs (between two ops), rejects those that wait, frees all memory and ends the thread. Any
+  // thread; on the device's own it only begins.
   void close();
+  bool isClosed() const { return closed_.load(std::memory_order_relaxed); }
 
  private:
   struct Job {
@@ -75,6 +80,7 @@ class Device {
   Device(const Backend& backend, DeviceHandle* handle, int32_t index);
   void loop();
   void execute(Job& job);
+  Outcome attempt(const Work& work) const noexcept;
   void free(void* memory);
   void resizeWorkspace(uint64_t bytes);
 
@@ -94,9 +100,10 @@ class Device {
   std::mutex workspaceMutex_;  // of the next two; taken before mutex_
   std::multiset<uint64_t> reservations_;
   uint64_t workspaceBytes_ = 0;
-  void* workspace_ = nullptr;        // used by the device's thread only
-  std::optional<Failure> deferred_;  // the same; the failure of a job that nobody waited for
+  void* workspace_ = nullptr;  // used by the device's thread only
+  Outcome deferred_;           // the same; the failure of a job that nobody waited for
 
+  std::mutex closing_;
   std::thread thread_;
 };
 

@@ -136,6 +136,8 @@ void runBlock(int count) {
 }
 
 void checkConfiguration(dim3 grid, dim3 block, size_t dynamicShared) {
+  // For tests of what comes after an error: every kernel fails while it is set.
+  if (std::getenv("DDPM_HOST_FAILS")) throw std::runtime_error("kernel " + kernelInRun + ": DDPM_HOST_FAILS is set");
   const uint64_t count = uint64_t(block.x) * block.y * block.z;
   if (count == 0 || count > kMaxThreads || block.z > 64)
     throw std::runtime_error("kernel " + kernelInRun + ": a block of " + std::to_string(count) + " threads");
@@ -180,7 +182,7 @@ const std::byte* meetWarp(uint32_t mask, const void* mine, size_t bytes, bool or
 }
 
 void runGrid(const std::string& kernel, dim3 grid, dim3 block, size_t dynamicShared, void (*f)(void*), void* a) {
-  static FiberStacks stacks(kMaxThreads, kStackBytes);
+  static FiberStacks& stacks = *new FiberStacks(kMaxThreads, kStackBytes);  // devices outlive static objects
   const std::lock_guard guard(lock);
   const SanitizedGrid sanitized;
   kernelInRun = kernel;
