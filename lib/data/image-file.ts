@@ -4,7 +4,16 @@ import { DiffusionError } from '../errors'
 import { Tensor } from '../tensor'
 import { withDecodeRoom } from './decode-room'
 import { readImageBytes } from './image-bytes'
-import { bad, decodeCost, formatOf, headLength, maxDecodeBytes, maxDecodeSeconds, maxPixels } from './image-limits'
+import {
+  bad,
+  decodeCost,
+  type Format,
+  formatOf,
+  headLength,
+  maxDecodeBytes,
+  maxDecodeSeconds,
+  maxPixels,
+} from './image-limits'
 
 export interface DecodeOptions {
   /** Height and width of the result. */
@@ -35,8 +44,9 @@ const inputOptions = { failOn: 'truncated', limitInputPixels: maxPixels } as con
 export async function decodeImage(file: string, options: DecodeOptions, o: FileOptions = {}): Promise<Uint8Array> {
   const { size, channels, background } = options
   const bytes = await readImageBytes(file, maxDecodeBytes)
+  const format = formatOf(bytes.subarray(0, headLength), file, o)
   const image = sharp(bytes, inputOptions)
-  const cost = await costOf(image, bytes, file, o)
+  const cost = await costOf(image, format, file)
   const { data, info } = await withDecodeRoom(cost, () =>
     image
       // Before everything else: flattening 16-bit pixels onto an 8-bit colour would leave white at 254.
@@ -79,13 +89,11 @@ export async function checkImageHeader(file: string, o: FileOptions = {}): Promi
   if (metadata) decodeCost(metadata, format, file)
   else {
     // Damaged, or it can't be read just now, which sharp does not tell apart.
-    const bytes = await readImageBytes(file, maxDecodeBytes)
-    await costOf(sharp(bytes, inputOptions), bytes, file, o)
+    await costOf(sharp(await readImageBytes(file, maxDecodeBytes), inputOptions), format, file)
   }
 }
 
-async function costOf(image: Sharp, bytes: Uint8Array, file: string, o: FileOptions): Promise<number> {
-  const format = formatOf(bytes.subarray(0, headLength), file, o)
+async function costOf(image: Sharp, format: Format, file: string): Promise<number> {
   const metadata = await image.metadata().catch((error) => {
     throw failure(file, error)
   })

@@ -8,12 +8,12 @@ import { DiffusionError } from '../errors'
 /** Pixels of an image: 11585 x 11585. */
 export const maxPixels = 2 ** 27
 /** Bytes that decoding an image may take, and all that are decoded at once together. */
-export const maxDecodeBytes = 512 * 2 ** 20
+export const maxDecodeBytes = 256 * 2 ** 20
 /** Seconds that decoding an image may take. */
 export const maxDecodeSeconds = 60
 
 /** sharp's names. */
-type Format = 'png' | 'jpeg' | 'webp' | 'gif' | 'tiff' | 'heif' | 'svg'
+export type Format = 'png' | 'jpeg' | 'webp' | 'gif' | 'tiff' | 'heif' | 'svg'
 
 /** Bytes of a file that are looked at. */
 export const headLength = 1000

@@ -4,6 +4,7 @@
  */
 import { lstatSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
 import path from 'node:path'
+import { maxDecodeBytes } from '../../lib/data/image-limits'
 import { mutate } from '../fuzz/mutate'
 import { commandLines, openByCommand } from './cli-reader'
 import * as configs from './corpus/configs'
@@ -34,7 +35,7 @@ const refusals = new Set([
 const alsoRefusals: Readonly<Record<string, readonly string[]>> = { special: ['io', 'busy'], lock: ['busy'] }
 
 /** Beyond twice the file. */
-const allowance = (reader: string) => (reader.startsWith('image') ? 256 : 64) * MiB
+const allowance = (reader: string) => 64 * MiB + (reader.startsWith('image') ? maxDecodeBytes : 0)
 
 interface Tally {
   inputs: number

@@ -62,11 +62,14 @@ export interface ViewOf {
   readonly strides: readonly number[]
 }
 
+/** However many: more than a call takes as arguments. */
+const integers = (values: readonly number[]) => tuple(Buffer.concat(values.map(int)))
+
 /** torch._utils._rebuild_tensor_v2 of a storage that is given, as bytes or from the memo. */
 export const tensor = (storage: Piece, { offset = 0, shape, strides }: ViewOf): Buffer =>
   bytes(
     global('torch._utils', '_rebuild_tensor_v2'),
-    tuple(storage, int(offset), tuple(...shape.map(int)), tuple(...strides.map(int)), '\x89', 'N'),
+    tuple(storage, int(offset), integers(shape), integers(strides), '\x89', 'N'),
     'R',
   )
 
