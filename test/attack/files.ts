@@ -146,26 +146,26 @@ async function run(attack: Attack): Promise<readonly Figures[]> {
   await files.measureCommands(tiny.model)
   const corpora: Corpus[] = [safetensors.corpus, torch.corpus, configs.corpus, corpusOf(tiny), await imageCorpus()]
 
+  const short = attack.remaining < 60_000
   const bombs = [...corpora.flatMap(({ bombs }) => bombs), ...specials(Object.keys(readers))]
-  const cases = bombs.flatMap((input) =>
-    [...input.readers, ...input.readers.flatMap((reader) => commands[reader] ?? [])].map((reader) => ({
-      input,
-      reader,
-    })),
-  )
   // Those of a kind of their own first: of the thousands that are alike, as many as there is time for.
-  const [alike, own] = [cases.filter(({ input }) => input.light), cases.filter(({ input }) => !input.light)]
+  const own = bombs.filter((input) => !input.light && !(short && input.slow))
+  const alike = bombs.filter((input) => input.light)
   const forBombs = attack.within(0.7)
   let opened = 0
-  for (const { input, reader } of [...attack.shuffled(own), ...attack.shuffled(alike)]) {
-    const name = `${input.name} > ${reader}`
+  let done = 0
+  for (const input of [...attack.shuffled(own), ...attack.shuffled(alike)]) {
     if (forBombs.over) break
-    if (!attack.wants(name)) continue
-    await files.open(name, reader, input)
-    if (++opened % 200 === 0) attack.log(`${opened} of ${cases.length} bombs`)
+    done++
+    for (const reader of [...input.readers, ...input.readers.flatMap((reader) => commands[reader] ?? [])]) {
+      const name = `${input.name} > ${reader}`
+      if (!attack.wants(name)) continue
+      await files.open(name, reader, input)
+      if (++opened % 200 === 0) attack.log(`${done} of ${bombs.length} bombs`)
+    }
   }
+  if (done < bombs.length) attack.log(`${done} of ${bombs.length} bombs: no time for the others`)
   const bombCount = opened
-  if (bombCount < cases.length) attack.log(`${bombCount} of ${cases.length} bombs: no time for the others`)
 
   const seeds = corpora.flatMap(({ seeds, snippets }) => seeds.map((seed) => ({ seed, others: seeds, snippets })))
   for (let round = 0; !attack.over && round < 1e6; round++) {

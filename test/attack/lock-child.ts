@@ -8,10 +8,9 @@ import { Random } from '../support/random'
 let random = new Random()
 let delay = 0
 
-const spin = (ms: number) => {
-  const end = performance.now() + ms
-  while (performance.now() < end);
-}
+const nothing = new Int32Array(new SharedArrayBuffer(4))
+/** Without taking the processor from those that are to do something meanwhile. */
+const sleep = (ms: number) => void Atomics.wait(nothing, 0, 0, ms)
 
 /** Before the module that is attacked is loaded: it may take its functions from `fs` when that happens. */
 for (const name of [
@@ -32,9 +31,9 @@ for (const name of [
   const original = fs[key] as (...args: unknown[]) => unknown
   Object.assign(fs, {
     [key]: (...args: unknown[]) => {
-      if (delay > 0) spin(delay * random.uniform())
+      if (delay > 0) sleep(delay * random.uniform())
       const result = original(...args)
-      if (delay > 0) spin(delay * random.uniform())
+      if (delay > 0) sleep(delay * random.uniform())
       return result
     },
   })
@@ -55,8 +54,9 @@ async function main(): Promise<void> {
   const race = async (o: Race): Promise<string> => {
     random = new Random(o.seed)
     delay = 0
+    sleep(Math.max(0, o.at - Date.now() - 1))
     while (Date.now() < o.at);
-    spin(o.delay * random.uniform())
+    sleep(o.delay * random.uniform())
     delay = o.delay
     try {
       lock = await RunLock.acquire(o.folder)

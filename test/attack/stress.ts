@@ -13,6 +13,9 @@ export const backends = ['cpu', 'cuda-host']
 const leak = 16 * 1024
 const noise = 48 * 2 ** 20
 
+/** Has the C library give freed memory back at once, so that what is held is what is used; else it keeps hundreds of MB. */
+const returning = { MALLOC_ARENA_MAX: '1', MALLOC_MMAP_THRESHOLD_: '65536', MALLOC_TRIM_THRESHOLD_: '65536' }
+
 export interface Measured {
   readonly iterations: number
   /** Bytes that the process holds more, by iteration since the warm-up. */
@@ -23,7 +26,10 @@ export interface Measured {
 
 function start(scene: string, backend: string, seconds: number, seed: number): Promise<Measured | string> {
   const args = ['--expose-gc', path.join(__dirname, 'stress-child.js'), scene, backend, String(seconds), String(seed)]
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, args, {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...returning },
+  })
   const outputs = ['', '']
   for (const [i, stream] of [child.stdout, child.stderr].entries()) {
     stream.on('data', (data) => {

@@ -1,7 +1,7 @@
 /** Hostile images: bombs of few bytes and many pixels, headers that lie, documents that are programs. */
 import { deflateSync } from 'node:zlib'
 import sharp from 'sharp'
-import { type Corpus, file, type Input, type Seed, seed } from '../support/input'
+import { type Corpus, file, type Input, type Seed, seed, slow } from '../support/input'
 
 const readers = ['image', 'image-folder']
 
@@ -104,23 +104,31 @@ const tiffOf = (width: number, height: number, more: Parameters<typeof tiff>[0] 
   ])
 
 const bombs: Input[] = [
-  image('interlaced png of 16000 x 16000', 'x.png', () =>
-    plain(16000, 16000).png({ compressionLevel: 9, progressive: true }).toBuffer(),
+  slow(
+    image('interlaced png of 16000 x 16000', 'x.png', () =>
+      plain(16000, 16000).png({ compressionLevel: 9, progressive: true }).toBuffer(),
+    ),
   ),
-  image('interlaced png of 8000 x 8000', 'x.png', () =>
-    plain(8000, 8000).png({ compressionLevel: 9, progressive: true }).toBuffer(),
+  slow(
+    image('interlaced png of 8000 x 8000', 'x.png', () =>
+      plain(8000, 8000).png({ compressionLevel: 9, progressive: true }).toBuffer(),
+    ),
   ),
-  image('png of 16000 x 16000', 'x.png', () => plain(16000, 16000).png({ compressionLevel: 9 }).toBuffer()),
-  image('progressive jpeg of 16000 x 16000', 'x.jpg', () => plain(16000, 16000).jpeg({ progressive: true }).toBuffer()),
-  image('jpeg of 65000 x 4000', 'x.jpg', () => plain(65000, 4000).jpeg().toBuffer()),
-  image('webp of 16000 x 16000', 'x.webp', () => plain(16000, 16000).webp({ effort: 0 }).toBuffer()),
-  image('tiled tiff of 16000 x 16000', 'x.tif', () =>
-    plain(16000, 16000).tiff({ compression: 'deflate', tile: true }).toBuffer(),
+  slow(image('png of 16000 x 16000', 'x.png', () => plain(16000, 16000).png({ compressionLevel: 9 }).toBuffer())),
+  slow(
+    image('progressive jpeg of 12000 x 12000', 'x.jpg', () =>
+      plain(12000, 12000).jpeg({ progressive: true }).toBuffer(),
+    ),
   ),
-  image('tiff of 16000 x 16000 in one strip', 'x.tif', () =>
-    plain(16000, 16000).tiff({ compression: 'deflate' }).toBuffer(),
+  slow(image('jpeg of 65000 x 4000', 'x.jpg', () => plain(65000, 4000).jpeg().toBuffer())),
+  slow(image('webp of 8000 x 8000', 'x.webp', () => plain(8000, 8000).webp({ effort: 0 }).toBuffer())),
+  slow(
+    image('tiled tiff of 12000 x 12000', 'x.tif', () =>
+      plain(12000, 12000).tiff({ compression: 'deflate', tile: true }).toBuffer(),
+    ),
   ),
-  image('avif of 4000 x 4000', 'x.avif', () => plain(4000, 4000).avif({ effort: 0 }).toBuffer()),
+  slow(image('tiff of 12000 x 12000', 'x.tif', () => plain(12000, 12000).tiff({ compression: 'deflate' }).toBuffer())),
+  slow(image('avif of 4000 x 4000', 'x.avif', () => plain(4000, 4000).avif({ effort: 0 }).toBuffer())),
   ...[
     [0, 0],
     [1, 2 ** 31 - 1],
@@ -135,12 +143,16 @@ const bombs: Input[] = [
     image(`tiff header of ${width} x ${height}`, 'x.tif', () => tiffOf(width, height)),
     svg(`of ${width} x ${height}`, '<rect width="1" height="1"/>', `width="${width}" height="${height}"`),
   ]),
-  image('png with 500 MB of pixels for 8 x 8', 'x.png', () => png(8, 8, { pixels: Buffer.alloc(5e8) })),
-  image('png with a text of 1 GB', 'x.png', () =>
-    png(8, 8, { pixels: Buffer.alloc(200), before: [chunk('zTXt', compressedText('a', 1e9))] }),
+  slow(image('png with 500 MB of pixels for 8 x 8', 'x.png', () => png(8, 8, { pixels: Buffer.alloc(5e8) }))),
+  slow(
+    image('png with a text of 1 GB', 'x.png', () =>
+      png(8, 8, { pixels: Buffer.alloc(200), before: [chunk('zTXt', compressedText('a', 1e9))] }),
+    ),
   ),
-  image('png with a profile of 1 GB', 'x.png', () =>
-    png(8, 8, { pixels: Buffer.alloc(200), before: [chunk('iCCP', compressedText('a', 1e9))] }),
+  slow(
+    image('png with a profile of 1 GB', 'x.png', () =>
+      png(8, 8, { pixels: Buffer.alloc(200), before: [chunk('iCCP', compressedText('a', 1e9))] }),
+    ),
   ),
   image('png with 100000 chunks', 'x.png', () =>
     png(8, 8, { pixels: Buffer.alloc(200), before: Array(100_000).fill(chunk('tEXt', Buffer.from('a\0b'))) }),

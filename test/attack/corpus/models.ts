@@ -2,7 +2,7 @@
 import { cpSync, readdirSync, readFileSync, utimesSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
-import { type Corpus, file, type Input, light, type Seed, seed, withHostileValues } from '../support/input'
+import { type Corpus, file, type Input, light, type Seed, seed, slow, withHostileValues } from '../support/input'
 import type { Tiny } from '../support/tiny'
 import { safetensors } from './safetensors'
 
@@ -103,9 +103,11 @@ function classes(): Input[] {
   return [
     labels('deep', () => `${'{"a":'.repeat(1e6)}1${'}'.repeat(1e6)}`),
     labels('15 MB of brackets', () => `[${'[],'.repeat(5e6)}[]]`),
-    labels('a million names', () => {
-      return JSON.stringify(Object.fromEntries(Array.from({ length: 1e6 }, (_, i) => [`a/${i}.png`, `class ${i}`])))
-    }),
+    slow(
+      labels('a million names', () => {
+        return JSON.stringify(Object.fromEntries(Array.from({ length: 1e6 }, (_, i) => [`a/${i}.png`, `class ${i}`])))
+      }),
+    ),
     labels('a name of 100 MB', () => JSON.stringify({ 'a/0.png': 'x'.repeat(1e8), 'b/1.png': 'b' })),
     labels('names with a meaning', () => '{"__proto__":"a","a/0.png":"constructor","b/1.png":"__proto__"}'),
     labels('no names', () => '{"a/0.png":null,"b/1.png":1}'),

@@ -1,7 +1,7 @@
 /** Hostile .ckpt and .pt files: pickles that unfold, storages that are read again and again, archives that lie. */
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
-import { type Corpus, file, type Input, seed } from '../support/input'
+import { type Corpus, file, type Input, seed, slow } from '../support/input'
 import {
   archive,
   bytes,
@@ -179,7 +179,7 @@ const views: Input[] = [
       ['a negative extent', [-1], [1]],
       ['a negative stride', [2], [-1]],
       ['a stride beyond the storage', [2], [2 ** 53 - 1]],
-      ['a hundred thousand dimensions', Array(100_000).fill(1), Array(100_000).fill(1)],
+      ['twenty thousand dimensions', Array(20_000).fill(1), Array(20_000).fill(1)],
       ['fewer strides than extents', [1, 1], [1]],
     ] as const
   ).flatMap(([name, shape, strides]) =>
@@ -208,16 +208,20 @@ const views: Input[] = [
 const small = pickle('}')
 const zipFile = (name: string, content: () => Uint8Array) => file(`zip: ${name}`, readers, 'x.pt', content)
 const archives: Input[] = [
-  zipFile('a pickle of 1 GiB, deflated', () =>
-    zip([{ name: 'a/data.pkl', bytes: Buffer.alloc(2 ** 30), deflate: true }]),
+  slow(
+    zipFile('a pickle of 1 GiB, deflated', () =>
+      zip([{ name: 'a/data.pkl', bytes: Buffer.alloc(2 ** 30), deflate: true }]),
+    ),
   ),
   zipFile('a pickle of 300 MB that says it is of 10 bytes', () =>
     zip([{ name: 'a/data.pkl', bytes: Buffer.alloc(3e8, 'N0'), deflate: true, says: { size: 10 } }]),
   ),
-  zipFile('a storage of 1 GiB, deflated', () => {
-    const x = tensor(storage({ elements: 2 ** 28 }), { shape: [2 ** 28], strides: [1] })
-    return archive(pickle('}', text('x'), x, 's'), { 0: Buffer.alloc(2 ** 30) })
-  }),
+  slow(
+    zipFile('a storage of 1 GiB, deflated', () => {
+      const x = tensor(storage({ elements: 2 ** 28 }), { shape: [2 ** 28], strides: [1] })
+      return archive(pickle('}', text('x'), x, 's'), { 0: Buffer.alloc(2 ** 30) })
+    }),
+  ),
   ...[0, 10, 2 ** 31, 2 ** 32 - 1].flatMap((size) => [
     zipFile(`an entry that says ${size} bytes`, () => zip([{ name: 'a/data.pkl', bytes: small, says: { size } }])),
     zipFile(`an entry that says ${size} compressed bytes`, () =>

@@ -9,6 +9,8 @@ export interface Input {
   readonly readers: readonly string[]
   /** One of thousands that are alike, of which a short run takes some. */
   readonly light?: boolean
+  /** Takes seconds to make; a short run goes without. */
+  readonly slow?: boolean
   /** Puts it into an empty folder and returns the path to open. */
   write(folder: string): string | Promise<string>
 }
@@ -32,6 +34,9 @@ export interface Corpus {
   readonly snippets: readonly string[]
 }
 
+/** What was made last: an input's readers are tried one after the other. */
+let made: { readonly name: string; readonly bytes: Uint8Array | string } | undefined
+
 /** One file in its folder. */
 export function file(
   name: string,
@@ -44,7 +49,8 @@ export function file(
     readers,
     write: async (folder) => {
       const target = path.join(folder, fileName)
-      writeFileSync(target, await bytes())
+      if (made?.name !== name) made = { name, bytes: await bytes() }
+      writeFileSync(target, made.bytes)
       return target
     },
   }
@@ -105,6 +111,8 @@ export const hostileValues: readonly unknown[] = [
 
 /** As one of many that are alike. */
 export const light = (input: Input): Input => ({ ...input, light: true })
+
+export const slow = (input: Input): Input => ({ ...input, slow: true })
 
 /** Copies of a JSON value with one member replaced each, named by the member's path and the value's number. */
 export function* withHostileValues(value: unknown): Generator<{ name: string; value: unknown }> {
