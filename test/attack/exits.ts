@@ -5,7 +5,6 @@ import { native } from '../../lib/native'
 import type { Attack, Figures, Part } from './support/attack'
 
 const exitCode = 7
-const times = 20
 const hang = 60_000
 const ways = ['process.exit', 'exit in a handler', 'exit after a close', 'an exit handler that computes']
 
@@ -30,8 +29,9 @@ function endOf(backend: string, how: string, milliseconds: number): Promise<stri
 
 async function run(attack: Attack): Promise<readonly Figures[]> {
   const counts = new Map<string, { exits: number; clean: number }>()
-  for (let round = 0; round < 50 * times && (round < times || !attack.over); round++) {
+  for (let round = 0; round < 1000; round++) {
     for (const backend of native.backends()) {
+      if (attack.over) break
       const how = ways[round % ways.length]
       const name = `${backend}, ${how}, ${round}`
       if (!attack.wants(name)) continue

@@ -1,10 +1,11 @@
 /**
  * Hostile files for every reader: each is read or refused, with a DiffusionError of a code that says so, within 64 MB and twice the
- * file's size of memory (images: what lib/data/image-file.ts promises) and ten seconds of processor time.
+ * file's size of memory and ten seconds of processor time, images within what lib/data/image-limits.ts adds to that.
  */
 import { lstatSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import path from 'node:path'
-import { maxDecodeBytes } from '../../lib/data/image-limits'
+import { maxDecodeBytes, maxDecodeSeconds } from '../../lib/data/image-limits'
 import { mutate } from '../fuzz/mutate'
 import { commandLines, openByCommand } from './cli-reader'
 import * as configs from './corpus/configs'
@@ -17,12 +18,9 @@ import { readers } from './readers'
 import type { Attack, Figures, Part } from './support/attack'
 import { type Corpus, type Input, type Seed, splice, truncate } from './support/input'
 import { MiB } from './support/memory'
-import { type Answer, ReaderPool } from './support/pool'
+import { type Answer, type Bounds, ReaderPool } from './support/pool'
 import { makeTiny } from './support/tiny'
 
-/** Of the clock: a process that waits takes no processor time. */
-const hang = 25_000
-const maxProcessorMs = 10_000
 const maxMessage = 4000
 const childScript = path.join(__dirname, 'files-child.js')
 
@@ -34,8 +32,14 @@ const refusals = new Set([
 /** What is no regular file, or a run's own file, may be refused so too. */
 const alsoRefusals: Readonly<Record<string, readonly string[]>> = { special: ['io', 'busy'], lock: ['busy'] }
 
+const isImage = (reader: string) => reader.startsWith('image')
 /** Beyond twice the file. */
-const allowance = (reader: string) => 64 * MiB + (reader.startsWith('image') ? maxDecodeBytes : 0)
+const allowance = (reader: string) => 64 * MiB + (isImage(reader) ? maxDecodeBytes : 0)
+/** Of all threads together. */
+const maxProcessorMs = (reader: string) =>
+  10_000 + (isImage(reader) ? 1000 * maxDecodeSeconds * availableParallelism() : 0)
+/** Of the clock: a process that waits takes no processor time. */
+const hang = (reader: string) => 25_000 + (isImage(reader) ? 1000 * maxDecodeSeconds : 0)
 
 interface Tally {
   inputs: number
@@ -56,7 +60,10 @@ class Files {
 
   async measureCommands(good: string): Promise<void> {
     for (const name of Object.keys(commandLines)) {
-      const answer = await openByCommand(name, good, path.join(this.attack.folder, 'converted'), { memory: 0, hang })
+      const answer = await openByCommand(name, good, path.join(this.attack.folder, 'converted'), {
+        memory: 0,
+        hang: hang(name),
+      })
       if (answer.outcome !== 'read') throw new Error(`ddpm ${name} of a good model: ${answer.message}`)
       this.#baselines.set(`ddpm ${name}`, answer.memory)
     }
@@ -68,18 +75,18 @@ class Files {
     try {
       const target = await input.write(folder)
       const size = sizeOf(target)
-      const bounds = { memory: allowance(reader) + 2 * size, hang }
+      const bounds = { memory: allowance(reader) + 2 * size, hang: hang(reader) }
       const answer = reader.startsWith('ddpm ')
         ? await openByCommand(reader.slice(5), target, path.join(folder, 'target'), bounds)
         : await this.#pool.open(reader, target, bounds, (input.light ? 24 : 8) * MiB)
       const baseline = this.#baselines.get(reader) ?? 0
-      this.#check(name, reader, answer, bounds.memory + baseline, target.length)
+      this.#check(name, reader, answer, { ...bounds, memory: bounds.memory + baseline }, target.length)
     } finally {
       rmSync(folder, { recursive: true, force: true })
     }
   }
 
-  #check(name: string, reader: string, answer: Answer, memory: number, pathLength: number): void {
+  #check(name: string, reader: string, answer: Answer, { memory }: Bounds, pathLength: number): void {
     const tally = this.tallies.get(reader) ?? { inputs: 0, read: 0, refused: 0, memory: 0, slowest: 0 }
     this.tallies.set(reader, tally)
     tally.inputs++
@@ -89,7 +96,7 @@ class Files {
       if (answer.outcome === 'read') tally.read++
       if (answer.outcome === 'refused') tally.refused++
     }
-    for (const problem of problems(name, answer, memory, pathLength)) this.attack.fail(name, problem)
+    for (const problem of problems(name, reader, answer, memory, pathLength)) this.attack.fail(name, problem)
   }
 
   [Symbol.dispose](): void {
@@ -97,7 +104,13 @@ class Files {
   }
 }
 
-function* problems(name: string, answer: Answer, memory: number, pathLength: number): Generator<string> {
+function* problems(
+  name: string,
+  reader: string,
+  answer: Answer,
+  memory: number,
+  pathLength: number,
+): Generator<string> {
   if (answer.outcome === 'died') return yield answer.message
   if (answer.outcome === 'thrown') yield `not a DiffusionError: ${short(answer.message)}`
   const allowed = alsoRefusals[name.split(':')[0]] ?? []
@@ -106,7 +119,8 @@ function* problems(name: string, answer: Answer, memory: number, pathLength: num
   if ((answer.message?.length ?? 0) > maxMessage + 2 * pathLength)
     yield `a message of ${answer.message!.length} characters`
   if (answer.memory > memory) yield `${mb(answer.memory)} MiB of memory, ${mb(memory)} allowed`
-  if (answer.milliseconds > maxProcessorMs) yield `${(answer.milliseconds / 1000).toFixed(1)} s of processor time`
+  if (answer.milliseconds > maxProcessorMs(reader))
+    yield `${(answer.milliseconds / 1000).toFixed(1)} s of processor time`
 }
 
 const mb = (bytes: number) => Math.round(bytes / MiB)

@@ -111,7 +111,7 @@ async function main(): Promise<void> {
   const repeat = async (milliseconds: number) => {
     const until = Date.now() + milliseconds
     let iterations = 0
-    while (Date.now() < until || iterations < 8) {
+    while (Date.now() < until || iterations < 4) {
       await scene()
       iterations++
     }

@@ -58,7 +58,7 @@ async function run(attack: Attack): Promise<readonly Figures[]> {
       attack.log(`${name}: no time`)
       continue
     }
-    const seconds = Math.max(2, attack.remaining / 1000 / (cases.length - i))
+    const seconds = Math.max(1, attack.remaining / 1000 / (cases.length - i))
     const measured = await start(scene, backend, seconds, Math.floor(attack.random(name).uniform() * 2 ** 32))
     if (typeof measured === 'string') {
       attack.fail(name, measured)
