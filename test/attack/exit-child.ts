@@ -17,7 +17,13 @@ const ends: Readonly<Record<string, () => void>> = {
     process.exit(exitCode)
   },
   'an exit handler that computes': () => {
-    process.on('exit', () => void program.run(bindings))
+    process.on('exit', () => {
+      try {
+        program.run(bindings).catch(() => {})
+      } catch {
+        // The device is closed by then.
+      }
+    })
     process.exit(exitCode)
   },
 }

@@ -30,7 +30,11 @@ const refusals = new Set([
   ...['not-found', 'empty-dataset', 'not-finite'],
 ])
 /** What is no regular file, or a run's own file, may be refused so too. */
-const alsoRefusals: Readonly<Record<string, readonly string[]>> = { special: ['io', 'busy'], lock: ['busy'] }
+const alsoRefusals: Readonly<Record<string, readonly string[]>> = {
+  special: ['io', 'busy'],
+  lock: ['busy'],
+  'run: names of checkpoints that are files': ['io'],
+}
 
 const isImage = (reader: string) => reader.startsWith('image')
 /** Beyond twice the file. */
@@ -113,7 +117,7 @@ function* problems(
 ): Generator<string> {
   if (answer.outcome === 'died') return yield answer.message
   if (answer.outcome === 'thrown') yield `not a DiffusionError: ${short(answer.message)}`
-  const allowed = alsoRefusals[name.split(':')[0]] ?? []
+  const allowed = alsoRefusals[name.split(' > ')[0]] ?? alsoRefusals[name.split(':')[0]] ?? []
   if (answer.outcome === 'refused' && !refusals.has(answer.code!) && !allowed.includes(answer.code!))
     yield `refused with '${answer.code}': ${short(answer.message)}`
   if ((answer.message?.length ?? 0) > maxMessage + 2 * pathLength)

@@ -75,7 +75,7 @@ function runs(run: string): Input[] {
         writeFileSync(path.join(folder, `events.out.tfevents.${number}`), '')
       }
     }),
-    changed('names of checkpoints', (folder) => {
+    changed('names of checkpoints that are files', (folder) => {
       for (const name of ['step-99999999999999999999', 'step-0000000x', 'step-', '.writing-', '.removed-x']) {
         writeFileSync(path.join(folder, 'checkpoints', name), '')
       }
