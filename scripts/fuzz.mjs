@@ -65,11 +65,12 @@ function buildGraphFuzzer() {
   run('cmake', ['--build', folder, '--target', ...targets, '--parallel', jobs], {
     stdio: ['ignore', 'ignore', 'inherit'],
   })
-  return { folder, fuzzer: path.join(release, 'graph_fuzzer') }
+  const symbolizer = `/usr/bin/llvm-symbolizer${/-\d+$/.exec(clang)?.[0] ?? ''}`
+  return { folder, fuzzer: path.join(release, 'graph_fuzzer'), symbolizer }
 }
 
 function fuzzGraph(share) {
-  const { folder, fuzzer } = buildGraphFuzzer()
+  const { folder, fuzzer, symbolizer } = buildGraphFuzzer()
   const corpus = path.join(folder, 'corpus')
   mkdirSync(corpus, { recursive: true })
   run(
@@ -78,7 +79,14 @@ function fuzzGraph(share) {
       ...[corpus, `-max_total_time=${Math.ceil(share)}`, `-seed=${values.seed}`, '-timeout=60', '-rss_limit_mb=3000'],
       ...['-max_len=512', '-len_control=0', '-print_final_stats=1', '-verbosity=0', `-artifact_prefix=${folder}/`],
     ],
-    { env: { ...process.env, ASAN_OPTIONS: 'detect_leaks=0', UBSAN_OPTIONS: 'print_stacktrace=1' } },
+    {
+      env: {
+        ...process.env,
+        ASAN_OPTIONS: 'detect_leaks=0',
+        UBSAN_OPTIONS: 'print_stacktrace=1',
+        ...(existsSync(symbolizer) && { ASAN_SYMBOLIZER_PATH: symbolizer }),
+      },
+    },
   )
 }
 

@@ -3,7 +3,7 @@
 // Options: --only asan|tsan|fuzz, --isa NAME|all (of the CPU's kernels; default: the machine's best), --grep TITLE,
 // --minutes N (of the fuzzers altogether, default 4).
 import { spawn, spawnSync } from 'node:child_process'
-import { createWriteStream } from 'node:fs'
+import { createWriteStream, existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
@@ -30,6 +30,8 @@ function fail(problem) {
   console.error(`test:sanitize: ${problem}`)
   process.exit(1)
 }
+
+if (!existsSync(path.join(root, 'dist', 'test'))) fail('dist/test is missing; npm run build:ts makes it')
 
 const rows = []
 const seconds = (start) => Math.round((performance.now() - start) / 1000)

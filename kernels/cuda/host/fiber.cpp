@@ -141,7 +141,7 @@ void switchContext(Context& from, Context& to) {
 }
 
 DDPM_NEVER_LEFT void leaveContext(Context& to) {
-  void* left;
+  static thread_local void* left;  // not on the stack: AddressSanitizer frees its part of it
   running = &to;
   SanitizedStack::before(nullptr, to.stack);
   ddpmSwitchContext(&left, to.stackPointer);
