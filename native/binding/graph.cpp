@@ -29,7 +29,7 @@ DType toPrecision(const Napi::Value& options) {
   for (DType precision : kPrecisions) {
     if (name == precisionName(precision)) return precision;
   }
-  throw Failure::argumentOf("compile", "precision", "'fp32', 'fp16' or 'bf16'", "'" + name + "'");
+  throw Failure::argumentOf("compile", "precision", "'fp32', 'fp16' or 'bf16'", Failure::quoted(name));
 }
 
 }  // namespace

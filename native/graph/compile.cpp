@@ -49,7 +49,7 @@ void checkOutputs(const Graph& graph, const std::map<std::string, ValueId>& outp
   for (const auto& [name, v] : outputs) {
     graph.check(v, "compile");
     if (kBanks.count(name)) {
-      throw Failure::argumentOf("compile", "outputs", "names that are not a bank's", "'" + name + "'");
+      throw Failure::argumentOf("compile", "outputs", "names that are not a bank's", Failure::quoted(name));
     }
     if (graph.value(v).dtype != DType::f32) throw Failure::argumentOf("compile", name, "an f32 value", "i32");
   }

@@ -24,6 +24,11 @@ struct Failure : std::exception {
     return f;
   }
 
+  // A name or word that was received, for messages: not more of it than anybody reads.
+  static std::string quoted(const std::string& text) {
+    return "'" + (text.size() > 60 ? text.substr(0, 57) + "..." : text) + "'";
+  }
+
   const char* what() const noexcept override { return message.c_str(); }
 };
 

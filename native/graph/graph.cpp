@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "native/graph/op.h"
 
@@ -58,8 +59,8 @@ std::vector<ValueType> Graph::infer(const OpDef& op, const std::vector<ValueId>&
   for (const ValueType& t : types) {
     double product = 1;
     for (int32_t d : t.dims) product *= d;
-    if (product > INT32_MAX) {
-      throw Failure::argumentOf(op.name, "result", "fewer than 2^31 elements", ddpm::toString(t.dims));
+    if (product > INT32_MAX || *std::min_element(t.dims.begin(), t.dims.end()) < 1) {
+      throw Failure::argumentOf(op.name, "result", "from 1 to 2^31 - 1 elements", ddpm::toString(t.dims));
     }
   }
   return types;
@@ -67,13 +68,19 @@ std::vector<ValueType> Graph::infer(const OpDef& op, const std::vector<ValueId>&
 
 std::vector<ValueId> Graph::add(const std::string& name, std::vector<ValueId> inputs, Attributes attributes) {
   const OpDef* op = findOp(name);
-  if (!op || op->internal) throw Failure::argumentOf("graph", "op", "the name of an op", "'" + name + "'");
+  if (!op || op->internal) throw Failure::argumentOf("graph", "op", "the name of an op", Failure::quoted(name));
   std::vector<ValueId> all = append(*op, std::move(inputs), std::move(attributes));
   all.resize(std::min<size_t>(all.size(), op->results));
   return all;
 }
 
+// Addresses (step.h) name 2^24 storages; a node has a few.
+constexpr size_t kMostNodes = 1 << 18;
+
 std::vector<ValueId> Graph::append(const OpDef& op, std::vector<ValueId> inputs, Attributes attributes) {
+  if (nodes_.size() >= kMostNodes || inputs.size() > kMostNodes) {
+    throw Failure::argumentOf("graph", "nodes", "at most " + std::to_string(kMostNodes), "more");
+  }
   const std::vector<ValueType> types = infer(op, inputs, attributes);
   const int32_t index = int32_t(nodes_.size());
   std::vector<ValueId> outputs;
@@ -159,6 +166,11 @@ double Call::number(const char* name, double low, double high) const {
   return v;
 }
 
+float Call::real(const char* name) const {
+  constexpr double most = std::numeric_limits<float>::max();
+  return float(number(name, -most, most));
+}
+
 int32_t Call::choice(const char* name, const std::vector<std::string>& choices) const {
   const std::string& v = attributes.string(name);
   std::string expected;
@@ -166,7 +178,7 @@ int32_t Call::choice(const char* name, const std::vector<std::string>& choices) 
     if (choices[i] == v) return int32_t(i);
     expected += (i ? " or '" : "'") + choices[i] + "'";
   }
-  throw Failure::argumentOf(op_.name, name, expected, "'" + v + "'");
+  throw Failure::argumentOf(op_.name, name, expected, Failure::quoted(v));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

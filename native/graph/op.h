@@ -32,6 +32,7 @@ class Call {
   void require(bool ok, const std::string& argument, const std::string& expected, const std::string& received) const;
   int32_t integer(const char* name, int64_t low, int64_t high = INT32_MAX) const;
   double number(const char* name, double low, double high) const;
+  float real(const char* name) const;                                               // finite, as a float too
   int32_t choice(const char* name, const std::vector<std::string>& choices) const;  // the index of the one taken
 
  private:

@@ -45,7 +45,8 @@ const Backend& openBackend(const std::string& name) {
   bool known = false;
   for (const char* sidecar : kSidecars) known = known || name == sidecar;
   if (!known)
-    throw Failure::argumentOf("openDevice", "backend", "'cpu', 'cuda', 'cuda-host' or 'reference'", "'" + name + "'");
+    throw Failure::argumentOf("openDevice", "backend", "'cpu', 'cuda', 'cuda-host' or 'reference'",
+                              Failure::quoted(name));
 
   const auto unavailable = [&](const std::string& why) {
     return Failure("device-unavailable", "the " + name + " backend is not available: " + why);

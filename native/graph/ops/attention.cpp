@@ -5,13 +5,14 @@
 namespace ddpm {
 namespace {
 
+// No more than q has elements, since heads divide channels.
 Dims lseDims(const Dims& q, int32_t heads) { return {q[0], 1, 1, heads * q[1] * q[2]}; }
 
 int32_t checkedHeads(const Call& call, int32_t channels, const char* what) {
   const int32_t heads = call.integer("heads", 1);
   call.require(channels % heads == 0, "heads", "a divisor of " + std::to_string(channels) + what,
                std::to_string(heads));
-  call.attributes.number("scale");
+  call.real("scale");
   return heads;
 }
 

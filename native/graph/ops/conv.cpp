@@ -1,4 +1,6 @@
 // Convolution and linear layers, which are convolutions with one tap (kernels/ops.h, Conv2d).
+#include <algorithm>
+
 #include "native/graph/autodiff.h"
 #include "native/graph/lower.h"
 
@@ -20,7 +22,7 @@ Geometry geometryOf(const Attributes& attributes) {
 }
 
 Geometry checkedGeometry(const Call& call) {
-  call.integer("stride", 1, 1 << 20);
+  call.integer("stride", 1, 1 << 10);
   const std::vector<double>& p = call.attributes.list("padding");
   call.require(p.size() == 4, "padding", "[top, left, bottom, right]", std::to_string(p.size()) + " numbers");
   for (double v : p) {
@@ -40,8 +42,11 @@ std::vector<ValueType> inferWith(const Call& call, const Geometry& g) {
   requireF32(call);
   const Dims &x = call.dims(kX), &w = call.dims(kWeight);
   call.requireDims(kWeight, {kAny, kAny, kAny, x[3]});
-  const int64_t h = int64_t(x[1]) * g.upsample + g.top + g.bottom - w[1];
-  const int64_t v = int64_t(x[2]) * g.upsample + g.left + g.right - w[2];
+  const int64_t rows = int64_t(x[1]) * g.upsample + g.top + g.bottom, h = rows - w[1];
+  const int64_t columns = int64_t(x[2]) * g.upsample + g.left + g.right, v = columns - w[2];
+  // With a filter's extent to spare, since kernels reach so far beyond it in 32 bits.
+  call.require(std::max(rows + w[1], columns + w[2]) + g.stride <= INT32_MAX, "padding",
+               "a padded map of fewer than 2^31 rows and columns", std::to_string(std::max(rows, columns)));
   call.require(h >= 0 && v >= 0, "x", "a padded map of at least " + std::to_string(w[1]) + " x " + std::to_string(w[2]),
                toString(x));
   const Dims y = {x[0], int32_t(h / g.stride) + 1, int32_t(v / g.stride) + 1, w[0]};

@@ -40,6 +40,7 @@ std::vector<ValueType> inferScaleShift(const Call& call) {
   const Dims& x = call.dims(0);
   call.requireDType(0, DType::f32);
   call.requireDType(1, DType::f32);
+  call.require(x[3] <= INT32_MAX / 2, "x", "fewer than 2^30 channels", toString(x));
   call.requireDims(1, {x[0], 1, 1, 2 * x[3]});
   return {{x}};
 }
@@ -113,7 +114,7 @@ std::vector<ValueType> inferDropout(const Call& call) {
   call.requireDType(1, DType::i32);
   call.requireDims(1, {1, 1, 1, 4});
   const double p = call.number("p", 0, 1);
-  call.require(p < 1, "p", "a probability below 1", std::to_string(p));
+  call.require(float(p) < 1, "p", "a probability below 1", std::to_string(p));
   call.integer("layer", 0);
   return {{call.dims(0)}};
 }

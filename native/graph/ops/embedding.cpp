@@ -22,8 +22,9 @@ void lowerEmbeddingBackward(Lowering& l) { l.run(EmbeddingBackward{l.in(0), l.in
 std::vector<ValueType> inferTimestepEmbedding(const Call& call) {
   call.requireDims(0, {kAny, 1, 1, 1});
   const int32_t dim = call.integer("dim", 1);
-  call.attributes.number("maxPeriod");
-  call.attributes.number("freqShift");
+  const float maxPeriod = call.real("maxPeriod");
+  call.require(maxPeriod > 0, "maxPeriod", "a number above 0", std::to_string(maxPeriod));
+  call.real("freqShift");
   call.attributes.boolean("sinFirst");
   return {{{call.dims(0)[0], 1, 1, dim}}};
 }

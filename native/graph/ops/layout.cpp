@@ -7,7 +7,7 @@ namespace {
 
 std::vector<ValueType> inferToNhwc(const Call& call) {
   const int32_t c = call.integer("channels", 1), h = call.integer("height", 1), w = call.integer("width", 1);
-  const int64_t d = int64_t(c) * h * w;
+  const double d = double(c) * h * w;
   call.requireDType(0, DType::f32);
   call.require(d <= INT32_MAX, "channels", "fewer than 2^31 elements a sample", std::to_string(d));
   call.requireDims(0, {kAny, 1, 1, int32_t(d)});

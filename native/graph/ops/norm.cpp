@@ -8,7 +8,7 @@ namespace {
 
 void checkAffine(const Call& call) {
   const int32_t c = call.dims(0)[3];
-  call.requireDType(0, DType::f32);
+  for (size_t i = 0; i < 3; ++i) call.requireDType(i, DType::f32);
   call.requireDims(1, {1, 1, 1, c});
   call.requireDims(2, {1, 1, 1, c});
   call.number("eps", 0, 1);

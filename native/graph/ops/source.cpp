@@ -9,12 +9,12 @@ namespace {
 
 std::string listText(const std::vector<double>& list) {
   std::string text = "[";
-  for (size_t i = 0; i < list.size(); ++i) {
+  for (size_t i = 0; i < list.size() && i < 8; ++i) {
     char number[32];
     std::snprintf(number, sizeof number, "%.17g", list[i]);
     text += (i ? ", " : "") + std::string(number);
   }
-  return text + "]";
+  return text + (list.size() > 8 ? ", ...]" : "]");
 }
 
 void requirePositive(const Call& call, const char* name, const std::vector<double>& list) {
@@ -34,7 +34,7 @@ std::vector<ValueType> inferInput(const Call& call) {
   static const char* const banks[] = {"weights", "grads", "m", "v", "ema"};
   const std::string& name = call.attributes.string("name");
   const bool taken = std::any_of(std::begin(banks), std::end(banks), [&](const char* b) { return name == b; });
-  call.require(!name.empty() && !taken, "name", "a name that is not a bank's", "'" + name + "'");
+  call.require(!name.empty() && !taken, "name", "a name that is not a bank's", Failure::quoted(name));
   const int32_t dtype = call.choice("dtype", {"f32", "i32"});
   return {{dimsAttribute(call), dtype == 1 ? DType::i32 : DType::f32}};
 }
@@ -47,6 +47,10 @@ std::vector<ValueType> inferParameter(const Call& call) {
                "[out, in, kh, kw], [out, in, 1], [out, in] or [c]", listText(s));
   const int64_t offset = call.attributes.integer("offset");
   call.require(offset >= 0 && offset % 16 == 0, "offset", "a multiple of 16", std::to_string(offset));
+  double end = 1;
+  for (double extent : s) end *= extent;
+  end += double(offset);
+  call.require(end <= INT32_MAX, "offset", "a place within the 2^31 - 1 elements of a bank", std::to_string(offset));
   if (s.size() == 1) return {{{1, 1, 1, int32_t(s[0])}}};
   if (s.size() == 4) return {{{int32_t(s[0]), int32_t(s[2]), int32_t(s[3]), int32_t(s[1])}}};
   return {{{int32_t(s[0]), 1, 1, int32_t(s[1])}}};
