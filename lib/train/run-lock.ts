@@ -133,7 +133,9 @@ function make(file: string, own: string): boolean {
     if (code === 'EEXIST') return lstatSync(own).nlink === 2
     if (!['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK'].includes(code)) throw error
   }
-  return makeWithoutLinks(file, readFileSync(own))
+  const contents = readFileSync(own)
+  // Whoever slept for long while writing may have been taken for dead.
+  return makeWithoutLinks(file, contents) && readFileSync(file).equals(contents)
 }
 
 /** On file systems without links (FAT, some network shares) the file is there a moment before its contents. */

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import sharp from 'sharp'
 import { parseCommand, UsageError } from '../../lib/cli/args'
@@ -102,6 +102,19 @@ describe('ddpm', function () {
     assert.deepEqual([events[1].images, events[1].unreadable], [12, 1])
     assert.ok(events[3].loss > 0)
     assert.equal(events.at(-1).model, path.join(at('json'), 'model.safetensors'))
+  })
+
+  it('warns of pictures that can not be written, and goes on', async () => {
+    mkdirSync(at('warned'))
+    writeFileSync(path.join(at('warned'), 'samples'), 'in the way')
+    const args = ['train', data, '--out', at('warned'), ...tinyFlags, '--steps', '1', '--sample-every', '1']
+    const first = await runCli([...args, '--sample-steps', '2', '--sample-count', '1'])
+    assert.equal(first.code, 0, first.stderr)
+    assert.match(first.stderr, /^warning: cannot write .*samples.*png: a part of its path is a file/m)
+    const again = ['train', '--resume', '--out', at('warned'), '--steps', '2', '--json']
+    const { code, stdout, stderr } = await runCli(again)
+    assert.deepEqual([code, stderr], [0, ''])
+    assert.match(stdout, /^\{"event":"warning","message":"cannot write .*samples/m)
   })
 
   it('trains on classes, and draws those that are named', async () => {
