@@ -14,7 +14,7 @@ import { removeTemporaryFiles } from '../checkpoint/temporary-file'
 import { DiffusionError } from '../errors'
 import { closest } from '../options'
 import { type Command, helpOf, parseCommand, UsageError } from './args'
-import { closeLostTerminals, createOutput, note, stderr, stdout } from './output'
+import { closeLostTerminals, createOutput, flushed, note, stderr, stdout } from './output'
 import { Interrupted, listenToSignals } from './stop'
 
 /** Loaded when used: `ddpm --help` and --version need no addon. */
@@ -104,8 +104,10 @@ process.on('exit', (code) => {
   closeLostTerminals()
 })
 listenToSignals()
-main(process.argv.slice(2)).then((code) => {
+main(process.argv.slice(2)).then(async (code) => {
   process.exitCode = code
   // What was asked to stop does not wait for ever for somebody to read its last lines.
   if (code !== 0) setTimeout(() => process.exit(), lastLinesMs).unref()
+  await flushed()
+  process.exit() // where Node ends by itself, it takes the listeners to signals off first: one that comes then is deadly
 })

@@ -78,6 +78,13 @@ class Channel {
   }
 }
 
+/** When what was written has been taken. */
+export async function flushed(): Promise<void> {
+  const taken = ({ lost, stream }: Channel) =>
+    new Promise<void>((done) => (lost ? done() : stream.write('', () => done())))
+  await Promise.all([stdout, stderr].map(taken))
+}
+
 const listeners: ((lost: LostOutput) => void)[] = []
 export const stdout = new Channel('stdout')
 export const stderr = new Channel('stderr')

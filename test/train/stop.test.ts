@@ -62,6 +62,16 @@ describe('a training that is asked to stop', function () {
     await saved()
   })
 
+  it('by signals that come until it has ended', async () => {
+    const child = start(...endless)
+    const { code, stderr } = await at(child, '"event":"step"', () => {
+      const again = setInterval(() => child.kill('SIGTERM'), 1)
+      child.once('exit', () => clearInterval(again))
+    })
+    assert.equal(code, 143, stderr)
+    await saved()
+  })
+
   describe('in a long step', () => {
     const long = ['--accumulate', '2500', ...endless]
     const started = '"event":"start"'
