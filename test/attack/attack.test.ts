@@ -1,19 +1,23 @@
 // A short form of `npm run attack`: every part for some seconds, on the same cases each time as far as they come.
 import assert from 'node:assert/strict'
 import { calls } from './calls'
+import { exits } from './exits'
 import { files } from './files'
 import { kills } from './kills'
 import { locks } from './locks'
+import { native } from './native'
 import { stress } from './stress'
 import { Attack, type Part } from './support/attack'
 
 /** Each with its seconds. */
 const parts: readonly (readonly [Part, number])[] = [
-  [files, 15],
+  [files, 12],
   [calls, 10],
   [kills, 8],
   [locks, 4],
-  [stress, 10],
+  [native, 8],
+  [exits, 6],
+  [stress, 8],
 ]
 
 describe('attack', () => {

@@ -4,17 +4,18 @@ import { Random } from '../support/random'
 import { hostileCalls } from './support/hostile-calls'
 import { randomGraph } from './support/random-graphs'
 
-const attacks: Readonly<Record<string, (backend: string, random: Random) => Promise<void>>> = {
+const attacks: Readonly<Record<string, (backend: string, random: Random) => Promise<number>>> = {
   'hostile calls': hostileCalls,
   'random graphs': randomGraph,
 }
 
 async function main([kind, backend, first, count]: string[]): Promise<void> {
+  let accepted = 0
   for (let n = Number(first); n < Number(first) + Number(count); n++) {
     writeSync(3, `${n}\n`)
-    await attacks[kind](backend, new Random(n))
+    accepted += await attacks[kind](backend, new Random(n))
   }
-  writeSync(3, 'done\n')
+  writeSync(3, `done ${accepted}\n`)
 }
 
 main(process.argv.slice(2)).catch((error) => {

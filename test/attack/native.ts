@@ -16,6 +16,8 @@ interface Ended {
   /** The number that it was at; undefined where it came to its end. */
   readonly at?: number
   readonly how: string
+  /** Calls that were accepted, runs that ended well. */
+  readonly accepted: number
 }
 
 function start(kind: string, backend: string, first: number, count: number): Promise<Ended> {
@@ -35,10 +37,10 @@ function start(kind: string, backend: string, first: number, count: number): Pro
     child.once('close', (code, signal) => {
       clearTimeout(timer)
       const [stderr, numbers] = outputs
-      const last = numbers.trimEnd().split('\n').at(-1)
-      if (code === 0 && last === 'done') return resolve({ how: 'done' })
+      const [last, accepted] = numbers.trimEnd().split('\n').at(-1)!.split(' ')
+      if (code === 0 && last === 'done') return resolve({ how: 'done', accepted: Number(accepted) })
       const how = child.killed ? `busy after ${hang / 1000} s` : `ended by ${signal ?? `exit code ${code}`}`
-      resolve({ at: last === 'done' ? first : Number(last), how: `${how} ${stderr.slice(0, 400).trim()}` })
+      resolve({ at: last === 'done' ? first : Number(last), accepted: 0, how: `${how} ${stderr.slice(0, 400).trim()}` })
     })
   })
 }
@@ -46,7 +48,7 @@ function start(kind: string, backend: string, first: number, count: number): Pro
 async function run(attack: Attack): Promise<readonly Figures[]> {
   const backends = addon.backends()
   const base = Math.floor(attack.random('first').uniform() * 2 ** 30)
-  const done = new Map<string, number>()
+  const done = new Map<string, { sequences: number; accepted: number }>()
   for (let round = 0; !attack.over && round < 1e5; round++) {
     for (const backend of backends) {
       for (const kind of kinds) {
@@ -56,14 +58,17 @@ async function run(attack: Attack): Promise<readonly Figures[]> {
         // A case is one number of a process' numbers.
         const wanted = Array.from({ length: count }, (_, i) => first + i).filter((n) => attack.wants(`${key} ${n}`))
         if (wanted.length === 0) continue
-        const { at, how } = await start(kind, backend, wanted[0], wanted.length)
+        const { at, how, accepted } = await start(kind, backend, wanted[0], wanted.length)
         if (at !== undefined) attack.fail(`${key} ${at}`, how)
-        done.set(key, (done.get(key) ?? 0) + (at === undefined ? wanted.length : at - wanted[0] + 1))
+        const tally = done.get(key) ?? { sequences: 0, accepted: 0 }
+        done.set(key, tally)
+        tally.sequences += at === undefined ? wanted.length : at - wanted[0] + 1
+        tally.accepted += accepted
       }
     }
     attack.log(`round ${round}`)
   }
-  return [...done].map(([what, sequences]) => ({ what, sequences }))
+  return [...done].map(([what, tally]) => ({ what, ...tally }))
 }
 
 export const native: Part = { name: 'native', share: 3, run }

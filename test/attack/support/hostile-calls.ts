@@ -10,6 +10,7 @@ interface World {
   readonly device: NativeDevice
   readonly objects: object[]
   readonly prototypes: readonly object[]
+  accepted: number
 }
 
 const pick = <T>(random: Random, items: readonly T[]): T => items[Math.floor(random.uniform() * items.length)]
@@ -185,6 +186,7 @@ function callSomething(world: World, depth: number): void {
     const result = descriptor.get
       ? Reflect.apply(descriptor.get, receiver, [])
       : Reflect.apply(descriptor.value, receiver, args)
+    world.accepted++
     if (result instanceof Promise) promises.push(result.catch((error) => complain(error)))
     else if (typeof result === 'object' && result !== null && objects.length < 40) objects.push(result)
   } catch (error) {
@@ -200,8 +202,8 @@ function complain(error: unknown): void {
 
 export class InternalError extends Error {}
 
-/** From one seed; resolves when all that was asked for is done. */
-export async function hostileCalls(backend: string, random: Random): Promise<void> {
+/** From one seed; resolves when all that was asked for is done, with how many calls were accepted. */
+export async function hostileCalls(backend: string, random: Random): Promise<number> {
   const device = native.openDevice(backend, 0, 2)
   const graph = native.createGraph()
   const [x] = graph.add('input', [], { name: 'x', dims: [1, 1, 1, 8], dtype: 'f32' })
@@ -209,7 +211,7 @@ export async function hostileCalls(backend: string, random: Random): Promise<voi
   const buffer = device.allocate(8)
   const originals = [device, graph, program, buffer]
   const prototypes = originals.map((object) => Object.getPrototypeOf(object))
-  const world: World = { random, device, objects: [...originals, device.allocate(8)], prototypes }
+  const world: World = { random, device, objects: [...originals, device.allocate(8)], prototypes, accepted: 0 }
   for (let call = 0; call < 200; call++) {
     callSomething(world, 0)
     if (chance(random, 0.02)) Object.setPrototypeOf(pick(random, world.objects), pick(random, prototypes))
@@ -218,4 +220,5 @@ export async function hostileCalls(backend: string, random: Random): Promise<voi
   await Promise.all(promises.splice(0))
   for (const object of originals) Object.setPrototypeOf(object, prototypes[originals.indexOf(object)])
   device.close()
+  return world.accepted
 }

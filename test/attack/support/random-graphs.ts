@@ -91,8 +91,8 @@ function check(error: unknown): void {
   if (!refused.has(code)) throw new InternalError(`${code}: ${message}`)
 }
 
-/** Builds one from the seed, compiles it, and runs it with buffers that fit or don't. */
-export async function randomGraph(backend: string, random: Random): Promise<void> {
+/** Builds one from the seed, compiles it, and runs it with buffers that fit or don't. Resolves with how many runs ended well. */
+export async function randomGraph(backend: string, random: Random): Promise<number> {
   const device = native.openDevice(backend, 0, 2)
   try {
     const graph = new Graph()
@@ -127,19 +127,19 @@ export async function randomGraph(backend: string, random: Random): Promise<void
       forceAlgo: random.uniform() < 0.2 ? Math.floor(random.uniform() * 12) : undefined,
     }
     const program = mayFail(() => graph.native.compile(device, outputs, options))
-    if (program)
-      await run(
-        device,
-        program,
-        {
-          inputs,
-          outputs: Object.keys(outputs).map((name, i) => ({
-            name,
-            dims: values.find(({ id }) => id === outputs[`y${i}`])!.dims,
-          })),
-        },
-        random,
-      )
+    if (!program) return 0
+    return await run(
+      device,
+      program,
+      {
+        inputs,
+        outputs: Object.keys(outputs).map((name, i) => ({
+          name,
+          dims: values.find(({ id }) => id === outputs[`y${i}`])!.dims,
+        })),
+      },
+      random,
+    )
   } finally {
     device.close()
   }
@@ -155,7 +155,7 @@ async function run(
   program: { run(b: Record<string, NativeBuffer>): Promise<void> },
   io: Interface,
   random: Random,
-): Promise<void> {
+): Promise<number> {
   const size = (dims: Dims) => dims.reduce((a, b) => a * b, 1)
   const bindings: Record<string, NativeBuffer> = {}
   for (const bank of ['weights', 'grads', 'm', 'v', 'ema']) bindings[bank] = device.allocate(8192)
@@ -170,15 +170,18 @@ async function run(
   }
   for (const { name, dims } of io.outputs) {
     const buffer = mayFail(() => device.allocate(size(dims)))
-    if (!buffer) return
+    if (!buffer) return 0
     bindings[name] = buffer
   }
+  let ran = 0
   for (let i = 0; i < 2; i++) {
     try {
       await program.run(bindings)
       await bindings.y0.read()
+      ran++
     } catch (error) {
       check(error)
     }
   }
+  return ran
 }
