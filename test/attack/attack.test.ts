@@ -11,11 +11,11 @@ import { Attack, type Part } from './support/attack'
 
 /** Each with its seconds. */
 const parts: readonly (readonly [Part, number])[] = [
-  [files, 12],
-  [calls, 10],
-  [kills, 8],
+  [files, 10],
+  [calls, 8],
+  [kills, 6],
   [locks, 4],
-  [native, 8],
+  [native, 6],
   [exits, 6],
   [stress, 8],
 ]

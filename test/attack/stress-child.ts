@@ -53,7 +53,7 @@ const scenes: Readonly<Record<string, () => Promise<void>>> = {
   evictions: async () => {
     using ddpm = newModel()
     // More shapes than the cache has places, some while others are still running.
-    const works = Array.from({ length: 18 }, (_, i) => ddpm.sample({ batchSize: 1 + ((i * 7) % 18), steps: 2 }))
+    const works = Array.from({ length: 17 }, (_, i) => ddpm.sample({ batchSize: 1 + ((i * 7) % 17), steps: 1 }))
     await settled(...works)
   },
   're-entrancy': async () => {
@@ -111,7 +111,7 @@ async function main(): Promise<void> {
   const repeat = async (milliseconds: number) => {
     const until = Date.now() + milliseconds
     let iterations = 0
-    while (Date.now() < until || iterations < 4) {
+    while (Date.now() < until || iterations < 2) {
       await scene()
       iterations++
     }
