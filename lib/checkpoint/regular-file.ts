@@ -43,7 +43,7 @@ export function readError(path: string, error: unknown, argument = 'path'): unkn
   if (error instanceof DiffusionError) return error
   const { code } = error as NodeJS.ErrnoException
   const details = { argument, received: path, cause: error }
-  if (code === 'ENOENT') return new DiffusionError('not-found', `${path} does not exist`, details)
+  if (code === 'ENOENT' || code === 'ENOTDIR') return new DiffusionError('not-found', `${path} does not exist`, details)
   // A name with a zero byte.
   if (code === 'ERR_INVALID_ARG_VALUE') return new DiffusionError('not-found', `${path} is no file's name`, details)
   return code ? ioError(`cannot read ${path}`, error, { path, argument }) : error

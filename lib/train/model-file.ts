@@ -44,6 +44,9 @@ export async function writeModelFile(file: string, model: ModelFile, dtype?: 'F3
   await writeStateDict(file, model.weights, metadata, dtype)
 }
 
+/** Room for the names of many classes, and for betas. */
+const maxJsonLength = 4 * 2 ** 20
+
 /** Throws `not-found`, `io` and, for a damaged file or one of another kind, `bad-file`. */
 export async function readModelFile(file: string): Promise<ModelFile> {
   const { dict: weights, metadata, budget } = await readStateDict(file)
@@ -58,7 +61,12 @@ export async function readModelFile(file: string): Promise<ModelFile> {
       },
     )
   }
-  const parse = (key: string) => parseJsonObject(Buffer.from(metadata[key] ?? ''), budget, `'${key}' of its metadata`)
+  const parse = (key: string) => {
+    const text = metadata[key] ?? ''
+    if (text.length > maxJsonLength)
+      throw budget.bad(`'${key}' of its metadata has more than ${maxJsonLength} characters`)
+    return parseJsonObject(Buffer.from(text), budget, `'${key}' of its metadata`)
+  }
   return { weights, config: parse('config'), training: parse('training') }
 }
 
