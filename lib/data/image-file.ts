@@ -1,7 +1,7 @@
 /** One image file to pixels, whatever its size and mode. Files are not trusted: image-limits.ts. */
 import sharp, { type Sharp } from 'sharp'
-import { DiffusionError } from '../errors'
 import { Tensor } from '../tensor'
+import { decodingFailure } from './decode-failure'
 import { withDecodeRoom } from './decode-room'
 import { readImageBytes } from './image-bytes'
 import {
@@ -39,7 +39,7 @@ const inputOptions = { failOn: 'truncated', limitInputPixels: maxPixels } as con
  * Decodes to 8-bit pixels, [size, size, channels] (HWC). Upright by its EXIF orientation, converted to sRGB (or to grey for one
  * channel), flattened onto the background, then scaled to cover the square and cropped at the centre. Of an animation the first
  * frame counts. Throws `bad-file` for what can't be decoded whole or is beyond the limits; where it can't be read (`io`,
- * `not-found`) or the memory is short (`out-of-memory`), the image is not to blame.
+ * `not-found`), takes more than maxDecodeSeconds (`io`) or the memory is short (`out-of-memory`), the image is not to blame.
  */
 export async function decodeImage(file: string, options: DecodeOptions, o: FileOptions = {}): Promise<Uint8Array> {
   const { size, channels, background } = options
@@ -59,7 +59,7 @@ export async function decodeImage(file: string, options: DecodeOptions, o: FileO
       .timeout({ seconds: maxDecodeSeconds })
       .toBuffer({ resolveWithObject: true }),
   ).catch((error) => {
-    throw failure(file, error)
+    throw decodingFailure(file, error)
   })
   if (info.channels !== channels) throw bad(file, `decoded to ${info.channels} channels instead of ${channels}`)
   return new Uint8Array(data.buffer, data.byteOffset, data.length)
@@ -95,19 +95,9 @@ export async function checkImageHeader(file: string, o: FileOptions = {}): Promi
 
 async function costOf(image: Sharp, format: Format, file: string): Promise<number> {
   const metadata = await image.metadata().catch((error) => {
-    throw failure(file, error)
+    throw decodingFailure(file, error)
   })
   return decodeCost(metadata, format, file)
-}
-
-/** What libvips says, which is the image's fault unless the machine has run out of something. */
-function failure(file: string, error: Error): DiffusionError {
-  if (/exceeds pixel limit/.test(error.message)) return bad(file, `it has more than maxPixels (${maxPixels})`, error)
-  if (!/out of memory|alloc|too many open files|create thread/i.test(error.message)) {
-    return bad(file, error.message.split('\n')[0], error)
-  }
-  const message = `cannot decode the image ${file}: ${error.message}`
-  return new DiffusionError('out-of-memory', message, { argument: 'file', received: file, cause: error })
 }
 
 /** [size, size, channels] bytes to [channels, size, size] floats in [-1, 1], mirrored left to right where `flip`. */
