@@ -8,7 +8,7 @@ import { DiffusionError } from '../errors'
 /** Pixels of an image: 11585 x 11585. */
 export const maxPixels = 2 ** 27
 /** Bytes that decoding an image may take, and all that are decoded at once together. */
-export const maxDecodeBytes = 256 * 2 ** 20
+export const maxDecodeBytes = 512 * 2 ** 20
 /** Seconds that decoding an image may take. */
 export const maxDecodeSeconds = 60
 

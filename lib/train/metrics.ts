@@ -106,6 +106,8 @@ export class MetricsLog {
 const chunkBytes = 1 << 20
 /** Longer ones are none of ours, and are not kept in memory. */
 const maxLineBytes = 1 << 16
+/** {"step":1} */
+const shortestLine = 10
 
 /**
  * Where the lines up to `step` end: behind the last whole one before the first that is beyond it. `newline`: that one has none.
@@ -122,7 +124,7 @@ function endOf(fd: number, step: number): { end: number; newline: boolean } {
     const start = position - carried.length
     let from = 0
     for (let to = bytes.indexOf(10); to >= 0; to = bytes.indexOf(10, from)) {
-      const found = stepOf(bytes.subarray(from, to))
+      const found = to - from < shortestLine ? Number.NaN : stepOf(bytes.subarray(from, to))
       if (found > step) return { end, newline: false }
       from = to + 1
       if (found <= step) end = start + from
@@ -142,6 +144,7 @@ function stepOf(line: Buffer): number {
   const text = line.toString('latin1')
   const short = /^\{"step":(\d+),.*\}$/.exec(text)
   if (short) return Number(short[1])
+  if (text[0] !== '{') return Number.NaN
   try {
     const { step } = JSON.parse(line.toString())
     return typeof step === 'number' ? step : Number.NaN
