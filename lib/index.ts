@@ -7,20 +7,18 @@ export { Device, type DeviceName, type DeviceOptions, type MemoryInfo } from './
 export type { BitsPerDim } from './diffusion/bits-per-dim'
 export { type CompVisConfig, readCompVisConfig } from './diffusion/compvis-config'
 export type { ClassLabels } from './diffusion/condition'
-export {
-  type Batch,
-  DDPM,
-  type DDPMOptions,
-  type InterpolateOptions,
-  type LoggedImages,
-  type LogImagesOptions,
-  type PretrainedOptions,
-  type SampleOptions,
-  type SavePretrainedOptions,
-} from './diffusion/ddpm'
+export { type Batch, DDPM } from './diffusion/ddpm'
+export type {
+  DDPMOptions,
+  InterpolateOptions,
+  LoggedImages,
+  LogImagesOptions,
+  PretrainedOptions,
+  SampleOptions,
+  SavePretrainedOptions,
+} from './diffusion/ddpm-options'
 export type { DenoiserFunction } from './diffusion/denoiser'
 export { DiffusionModel } from './diffusion/diffusion-model'
-export type { VarianceType } from './diffusion/learned-variance'
 export type { LossScaleState } from './diffusion/loss-scale'
 export type { LossDict, LossResult } from './diffusion/losses'
 export { makeGrid } from './diffusion/make-grid'
@@ -48,6 +46,7 @@ export type {
   Schedule,
   TimestepSpacing,
 } from './diffusion/schedule'
+export type { VarianceType } from './diffusion/settings'
 export type { LoadReport } from './diffusion/state'
 export type { Integers, Timesteps } from './diffusion/timesteps'
 export type { OptimizerOptions, TrainingState, TrainResult } from './diffusion/training-step'

@@ -27,6 +27,12 @@ const contract = ['kernels/ops.h', 'kernels/backend.h', 'kernels/philox.h']
 /** Folders of lib/ in the order of their dependencies: a file may import from its own and from earlier ones. */
 const libLayers = ['', 'nn', 'checkpoint', 'export', 'diffusion', 'data', 'train', 'convert', 'cli']
 
+/** The files of lib/ that a file imports, types too. */
+function imports(file: string): string[] {
+  const found = [...read(file).matchAll(/(?:from|import|import\()\s*'(\.[^']+)'/g)]
+  return found.map(([, name]) => `${path.posix.join(path.posix.dirname(file), name.replace(/\.js$/, ''))}.ts`)
+}
+
 describe('architecture', () => {
   for (const [layer, allowed] of Object.entries(nativeLayers)) {
     it(`${layer} includes nothing above it`, () => {
@@ -74,5 +80,18 @@ describe('architecture', () => {
         assert.notEqual(target, 'index', `${file} imports the public index`)
       }
     }
+  })
+
+  it('no file of lib imports itself by way of others, not even for types', () => {
+    const done = new Set<string>()
+    const visit = (file: string, way: readonly string[]): void => {
+      assert.ok(!way.includes(file), `a circle: ${[...way.slice(way.indexOf(file)), file].join(' -> ')}`)
+      if (done.has(file)) return
+      for (const next of imports(file)) visit(next, [...way, file])
+      done.add(file)
+    }
+    const files = sources('lib', /\.ts$/)
+    for (const file of files) visit(file, [])
+    assert.equal(done.size, files.length)
   })
 })

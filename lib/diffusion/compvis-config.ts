@@ -7,7 +7,7 @@ import { readYaml } from '../checkpoint/yaml'
 import { DiffusionError, describe, invalidArgument } from '../errors'
 import type { UNetOptions } from '../nn/unet'
 import { array, boolean, number, type Parsed, parseOptions, string, unknownOption } from '../options'
-import type { DDPMOptions } from './ddpm'
+import type { DDPMOptions } from './ddpm-options'
 
 /** What such a file says. */
 export interface CompVisConfig {

@@ -8,29 +8,9 @@ import { type Program, ProgramCache } from '../program'
 import { SeedSequence } from '../rng'
 import { type Shape, sameShape, sizeOf, Tensor } from '../tensor'
 import type { Denoiser } from './denoiser'
-import type { VarianceType } from './learned-variance'
 import { LossScale } from './loss-scale'
-import type { Parameterization, Schedule, TimestepSpacing } from './schedule'
-
-/** Options that the formulas depend on. */
-export interface Settings {
-  readonly parameterization: Parameterization
-  readonly lossType: 'l1' | 'l2'
-  readonly vPosterior: number
-  readonly lSimpleWeight: number
-  readonly originalElboWeight: number
-  readonly clipDenoised: boolean
-  readonly logEveryT: number
-  readonly timestepSpacing: TimestepSpacing
-  readonly deterministic: boolean
-  readonly precision: Precision
-  readonly nullClass?: number
-  readonly classDropout: number
-  readonly minSnrGamma?: number
-  readonly offsetNoise: number
-  readonly varianceType: VarianceType
-  readonly vlbWeight?: number
-}
+import type { Schedule } from './schedule'
+import type { Settings } from './settings'
 
 /** Samples as the ops see them: [n, 1, 1, d]. */
 export interface Extent {

@@ -2,28 +2,29 @@
 import type { JsonObject } from '../checkpoint/json'
 import { DiffusionError, describe, invalidArgument } from '../errors'
 import { UNet } from '../nn/unet'
-import {
-  array,
-  boolean,
-  integer,
-  oneOf,
-  type Parsed,
-  parseOptions,
-  required,
-  type Seed,
-  seed,
-  string,
-  value,
-} from '../options'
+import { type Parsed, parseOptions } from '../options'
 import { checkShape, Tensor } from '../tensor'
 import { checkClassNames, classLabel } from './class-names'
 import { readCompVisConfig } from './compvis-config'
 import type { Core } from './core'
+import {
+  type DDPMOptions,
+  ddpmSchema,
+  type InterpolateOptions,
+  interpolateSchema,
+  type LoggedImages,
+  type LogImagesOptions,
+  logImagesSchema,
+  type PretrainedOptions,
+  type SampleOptions,
+  type SavePretrainedOptions,
+  sampleSchema,
+  savePretrainedSchema,
+} from './ddpm-options'
 import { DiffusionModel } from './diffusion-model'
 import type { LossDict, LossResult } from './losses'
 import { imageRows } from './make-grid'
 import type { TrainBatchOptions } from './method-options'
-import { modelSchema, pathSchema, samplingSchema } from './model-options'
 import {
   type CheckpointReport,
   type InitFromCkptOptions,
@@ -36,98 +37,6 @@ import type { SchedulerConfig } from './sampling/diffusers'
 import { interpolatedNoise } from './sampling/interpolate'
 import type { LoopResult } from './sampling/loop'
 import type { TrainResult } from './training-step'
-
-const ddpmSchema = {
-  ...modelSchema,
-  /** Height and width of samples; default: the network's, or 256. */
-  imageSize: integer(undefined, { min: 1 }),
-  /** Channels of samples; default: the network's, or 3. */
-  channels: integer(undefined, { min: 1 }),
-  /** The images' name in a batch. */
-  firstStageKey: string('image'),
-  /** The class labels' name in a batch, for a class-conditional network. */
-  classKey: string('class_label'),
-  /** The tokens' name in a batch, for a network with cross-attention. */
-  contextKey: string('context'),
-}
-
-/**
- * Of DDPM.
- * @interface
- */
-export type DDPMOptions = Partial<Parsed<typeof ddpmSchema>>
-
-const sampleSchema = { ...samplingSchema, batchSize: integer(16, { min: 1 }) }
-
-const interpolateSchema = {
-  ...pathSchema,
-  /** The seeds of the first and the last image. */
-  seeds: required(array(seed())),
-  /** Images, the two included. */
-  count: integer(8, { min: 2 }),
-  /** Which image of the two seeds. */
-  sample: integer(0, { min: 0, max: 2 ** 31 - 1 }),
-}
-
-/**
- * Of DDPM.interpolate.
- * @interface
- */
-export type InterpolateOptions = Partial<Parsed<typeof interpolateSchema>> & { seeds: readonly [Seed, Seed] }
-
-/**
- * Of DDPM.sample.
- * @interface
- */
-export type SampleOptions = Partial<Parsed<typeof sampleSchema>>
-
-/** DDPM's options but for those that the files decide. */
-export type PretrainedOptions = Omit<DDPMOptions, 'model' | 'unetConfig'> & {
-  /** Which weights of several: 'fp16' for diffusion_pytorch_model.fp16.safetensors. Default: those without such a name. */
-  variant?: string
-}
-
-const savePretrainedSchema = {
-  weights: oneOf(['ema', 'model']),
-  /** Of the tensors of one file, in bytes; more make several files with an index. Default: one file. */
-  maxShardSize: integer(undefined, { min: 1 }),
-  /** 'fp16': weights rounded to half precision, in files of that name. Default: float32. */
-  variant: oneOf(['fp16']),
-}
-
-/**
- * Of DDPM.savePretrained.
- * @interface
- */
-export type SavePretrainedOptions = Partial<Parsed<typeof savePretrainedSchema>>
-
-const logImagesSchema = {
-  N: integer(8, { min: 1 }),
-  nRow: integer(2, { min: 1 }),
-  sample: boolean(true),
-  /** Sampling steps, fewer than all. */
-  steps: integer(undefined, { min: 1 }),
-  /** Of all noise; default: the next of the model's own. */
-  seed: seed(),
-  signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
-  returnKeys: value<readonly (keyof LoggedImages)[]>('an array of names', Array.isArray),
-}
-
-/**
- * Of DDPM.logImages.
- * @interface
- */
-export type LogImagesOptions = Partial<Parsed<typeof logImagesSchema>>
-
-/** Pictures to look at. Grids are [3, height, width]. */
-export interface LoggedImages {
-  inputs: Tensor
-  /** Inputs with more and more noise. */
-  diffusionRow: Tensor
-  samples?: Tensor
-  /** Samples with less and less noise. */
-  denoiseRow?: Tensor
-}
 
 /**
  * Named tensors: with firstStageKey's, images NHWC (or NHW) in [-1, 1]; with classKey's, class

@@ -1,7 +1,6 @@
 /** diffusers' DDPMScheduler and DDIMScheduler in terms of DDPM's options, and DDPM's options as a DDPMScheduler. */
 import { DiffusionError, describe } from '../errors'
 import { array, boolean, integer, number, oneOf, parseOptions, string } from '../options'
-import type { VarianceType } from './learned-variance'
 import {
   type BetaSchedule,
   makeBetaSchedule,
@@ -10,6 +9,7 @@ import {
   type TimestepSpacing,
   timestepSpacings,
 } from './schedule'
+import type { VarianceType } from './settings'
 
 /** DDPM's options that a scheduler decides. */
 export interface SchedulerSettings {

@@ -2,16 +2,10 @@
 import { invalidArgument } from '../errors'
 import type { Graph, Value } from '../graph'
 import type { Bindings } from '../program'
-import type { Core, Settings } from './core'
+import type { Core } from './core'
 import type { Schedule } from './schedule'
+import type { Settings, VarianceType } from './settings'
 import { startRow, tableRows } from './step-tables'
-
-/**
- * 'learned': the second half of the output is the log of the variance; 'learned_range': it is from -1 to 1 between the logs
- * of beta_tilde and beta (eq. 15). improved-diffusion's LEARNED and LEARNED_RANGE.
- */
-export type VarianceType = 'fixed' | 'learned' | 'learned_range'
-export const varianceTypes: readonly VarianceType[] = ['fixed', 'learned', 'learned_range']
 
 export const varianceRowLength = 4
 

@@ -7,11 +7,11 @@ import { array, boolean, func, integer, number, oneOf, type Parsed, seed, string
 import { Tensor } from '../tensor'
 import type { ClassLabels } from './condition'
 import { type DenoiserFunction, isNetwork } from './denoiser'
-import { varianceTypes } from './learned-variance'
 import { samplers } from './sampling/choose'
 import type { SchedulerConfig } from './sampling/diffusers'
 import type { LoopOptions, StepEvent } from './sampling/loop'
 import { betaSchedules, maxTimesteps, parameterizations, timestepSpacings } from './schedule'
+import { varianceTypes } from './settings'
 
 const isObject = (v: unknown) => typeof v === 'object' && v !== null && !Array.isArray(v)
 const isIntegers = (v: unknown) => typeof v === 'number' || isList(v) || v instanceof Tensor

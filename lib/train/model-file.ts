@@ -3,7 +3,8 @@
  * and in its `__metadata__` the JSON that rebuilds the model.
  */
 import { isObject, parseJsonObject } from '../checkpoint/json'
-import { DDPM, type DDPMOptions } from '../diffusion/ddpm'
+import { DDPM } from '../diffusion/ddpm'
+import type { DDPMOptions } from '../diffusion/ddpm-options'
 import { DiffusionError } from '../errors'
 import { checkUNetFits } from '../nn/unet-fit'
 import type { UNetOptions } from '../nn/unet-options'

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
-import { dropLabels } from '../../lib/diffusion/condition'
 import type { Core } from '../../lib/diffusion/core'
+import { dropLabels } from '../../lib/diffusion/given-condition'
 import { DDPM, type DDPMOptions, Tensor } from '../../lib/index'
 import { assertClose, assertCloseToScale, assertSameBits } from '../support/compare'
 import { testDevice } from '../support/devices'

@@ -1,6 +1,7 @@
 /** Ancestral sampling: Ho et al. 2020, algorithm 2, through every timestep or fewer. */
-import { timestepVariance, type VarianceType, varianceRow } from '../learned-variance'
+import { timestepVariance, varianceRow } from '../learned-variance'
 import { type Parameterization, posteriorVariance, respacedTimesteps, type TimestepSpacing } from '../schedule'
+import type { VarianceType } from '../settings'
 import { posteriorTable, rowLength, startRow } from '../step-tables'
 import { lastPart } from './image'
 import { type Evaluation, makePlan, type PlanContext, type SamplingPlan } from './plan'

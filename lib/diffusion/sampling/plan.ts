@@ -1,8 +1,8 @@
 /** What distinguishes one sampler from another: where it evaluates the denoiser, and the coefficients of its steps. */
 import { DiffusionError } from '../../errors'
-import type { Settings } from '../core'
 import { type VarianceRow, varianceRowLength } from '../learned-variance'
 import type { Schedule } from '../schedule'
+import type { Settings } from '../settings'
 import { type Row, rowLength, tableRows } from '../step-tables'
 
 export interface PlanContext {

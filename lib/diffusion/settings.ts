@@ -1,0 +1,30 @@
+/** What a model is set to, as far as the formulas depend on it. */
+import type { Precision } from '../native'
+import type { Parameterization, TimestepSpacing } from './schedule'
+
+/**
+ * 'learned': the second half of the output is the log of the variance; 'learned_range': it is from -1 to 1 between the logs
+ * of beta_tilde and beta (eq. 15). improved-diffusion's LEARNED and LEARNED_RANGE.
+ */
+export type VarianceType = 'fixed' | 'learned' | 'learned_range'
+export const varianceTypes: readonly VarianceType[] = ['fixed', 'learned', 'learned_range']
+
+/** Options that the formulas depend on. */
+export interface Settings {
+  readonly parameterization: Parameterization
+  readonly lossType: 'l1' | 'l2'
+  readonly vPosterior: number
+  readonly lSimpleWeight: number
+  readonly originalElboWeight: number
+  readonly clipDenoised: boolean
+  readonly logEveryT: number
+  readonly timestepSpacing: TimestepSpacing
+  readonly deterministic: boolean
+  readonly precision: Precision
+  readonly nullClass?: number
+  readonly classDropout: number
+  readonly minSnrGamma?: number
+  readonly offsetNoise: number
+  readonly varianceType: VarianceType
+  readonly vlbWeight?: number
+}
