@@ -107,8 +107,13 @@ export class Device {
   /** A new buffer with the data in it. */
   upload(data: Float32Array | Int32Array): NativeBuffer {
     const buffer = this.allocate(data.length)
-    buffer.write(data)
-    return buffer
+    try {
+      buffer.write(data)
+      return buffer
+    } catch (error) {
+      buffer.release()
+      throw DiffusionError.from(error)
+    }
   }
 
   /** Resolves when everything asked for before is done. */

@@ -62,18 +62,31 @@ export class DiffusionError extends Error {
     this.received = shown(details.received)
   }
 
+  /** What the addon threw and arrays without memory as by `from`; what is of anybody else as it is. */
+  static ofAddon(error: unknown): unknown {
+    if (!(error instanceof Error) || error instanceof DiffusionError) return error
+    const { code } = error as { code?: unknown }
+    const own = lacksMemory(error) || (typeof code === 'string' && Object.hasOwn(nativeCodes, code))
+    return own ? DiffusionError.from(error) : error
+  }
+
   /** The error itself, or what the addon threw as a DiffusionError that has it as `cause`. */
   static from(error: unknown): DiffusionError {
     if (error instanceof DiffusionError) return error
     if (!(error instanceof Error)) return new DiffusionError('internal', String(error), { cause: error })
     const { code, argument, expected, received } = error as Partial<DiffusionError>
-    return new DiffusionError(codeOf(code), error.message, {
+    return new DiffusionError(lacksMemory(error) ? 'out-of-memory' : codeOf(code), error.message, {
       argument,
       expected,
       received,
       cause: error,
     })
   }
+}
+
+/** What the engine throws where it has no memory for an array. */
+function lacksMemory(error: Error): boolean {
+  return error instanceof RangeError && /allocation failed/i.test(error.message)
 }
 
 /** The addon's codes. Its 'closed' is a buffer or program after its release. */

@@ -1,4 +1,7 @@
 /** The public surface of the library. */
+// First of all: it makes room where address space is limited, before other modules and their threads take it.
+import './native'
+
 export type { ClassSource } from './data/class-labels'
 export { readImage } from './data/image-file'
 export { type ImageBatch, ImageFolder, type ImageFolderOptions, type UnreadableFile } from './data/image-folder'

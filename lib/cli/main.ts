@@ -8,6 +8,8 @@
  * - 128 + n asked to stop by signal n: 129 SIGHUP, 130 SIGINT, 143 SIGTERM and so on. A training saves first; its own stdout or
  *   stderr counts as such a request when it fails, a closed one with 141 as for SIGPIPE, a full disk with 1.
  */
+import './addon-first'
+
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { removeTemporaryFiles } from '../checkpoint/temporary-file'

@@ -111,6 +111,8 @@ export class Core {
     this.#calls++
     try {
       return await fn(this)
+    } catch (error) {
+      throw DiffusionError.ofAddon(error)
     } finally {
       this.#calls--
       if (this.#replaced && this.#calls === 0) this.#releaseTables()

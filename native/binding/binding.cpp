@@ -2,6 +2,7 @@
 #include "kernels/cpu/peak.h"
 #include "native/binding/convert.h"
 #include "native/binding/objects.h"
+#include "native/runtime/address_space.h"
 #include "native/runtime/backends.h"
 #include "native/runtime/random.h"
 
@@ -72,6 +73,7 @@ Napi::Value closeDevices(const Napi::CallbackInfo& info) {
 }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
+  guard(env, [] { prepareAddressSpace(); });
   Environment::create(env);
   Environment& environment = Environment::of(env);
   environment.deviceClass = Napi::Persistent(NativeDevice::define(env));

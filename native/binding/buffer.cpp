@@ -1,5 +1,6 @@
 #include "native/binding/convert.h"
 #include "native/binding/objects.h"
+#include "native/runtime/address_space.h"
 
 namespace ddpm::binding {
 namespace {
@@ -72,6 +73,7 @@ Napi::Value NativeBuffer::write(const Napi::CallbackInfo& info) {
     const double offset = isGiven(info[1]) ? toNumber(info[1], "offset") : 0;
     target->checkRange("write", offset, double(length));
     if (length == 0) return info.Env().Undefined();
+    leaveRoom(uint64_t(length) * 4);
     auto copy = std::make_shared<std::vector<char>>(begin, begin + length * 4);
     target->device->submit(
         [target, copy, offset, length = length] { target->copyIn(copy->data(), int64_t(offset), int64_t(length)); });

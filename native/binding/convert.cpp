@@ -1,6 +1,7 @@
 #include "native/binding/convert.h"
 
 #include "native/binding/environment.h"
+#include "native/runtime/address_space.h"
 
 namespace ddpm::binding {
 namespace {
@@ -72,6 +73,7 @@ int32_t toInt(const Napi::Value& value, const char* argument) {
 }
 
 Napi::Float32Array newFloats(Napi::Env env, double n) {
+  leaveRoom(uint64_t(n) * 4);
   try {
     const Napi::Object array = Environment::of(env).floatArray.New({Napi::Number::New(env, n)});
     return array.As<Napi::Float32Array>();

@@ -1,9 +1,11 @@
 #include "native/runtime/device.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 #include <system_error>
 
+#include "native/runtime/address_space.h"
 #include "native/runtime/at_exit.h"
 #include "native/runtime/backends.h"
 
@@ -20,6 +22,9 @@ Debug debugFromEnvironment() {
   const bool synchronizes = has("sync") || has("time");
   return {synchronizes, !synchronizes && !has("direct"), has("time")};
 }
+
+// Of address space: a stack, as large as most systems make them.
+constexpr uint64_t kThreadBytes = uint64_t(8) << 20;
 
 // Ends that must be told of without asking for memory.
 struct Ends {
@@ -64,6 +69,7 @@ std::shared_ptr<Device> Device::open(const std::string& name, int32_t index, int
         error.message[0] ? error.message : (count == 1 ? "there is only " : "there are only ") + std::to_string(count);
     throw Failure("device-unavailable", "no device " + name + ":" + std::to_string(index) + ": " + why);
   }
+  leaveRoom(uint64_t(std::max(threads, 1)) * kThreadBytes);
   DeviceHandle* handle = backend.open({index, threads}, &error);
   if (!handle) throw toFailure(error);
   std::unique_ptr<Device> device;
@@ -191,6 +197,7 @@ void Device::close() {
 void* Device::allocate(uint64_t bytes) {
   const std::lock_guard lock(mutex_);
   checkOpen();
+  leaveRoom(bytes);
   Error error;
   void* memory = backend_.allocate(handle_, bytes, &error);
   if (!memory) throw toFailure(error);
