@@ -62,9 +62,10 @@ function buildGraphFuzzer() {
   ])
   const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(os.availableParallelism())
   const targets = ['graph_fuzzer', 'ddpm_reference', 'ddpm_cuda-host']
-  run('cmake', ['--build', folder, '--target', ...targets, '--parallel', jobs], {
-    stdio: ['ignore', 'ignore', 'inherit'],
+  const built = spawnSync('cmake', ['--build', folder, '--target', ...targets, '--parallel', jobs], {
+    encoding: 'utf8',
   })
+  if (built.status !== 0) throw new Error(`the build in ${folder} failed\n${built.stderr}`)
   const symbolizer = `/usr/bin/llvm-symbolizer${/-\d+$/.exec(clang)?.[0] ?? ''}`
   return { folder, fuzzer: path.join(release, 'graph_fuzzer'), symbolizer }
 }
@@ -77,7 +78,14 @@ function fuzzGraph(share) {
     fuzzer,
     [
       ...[corpus, `-max_total_time=${Math.ceil(share)}`, `-seed=${values.seed}`, '-timeout=60', '-rss_limit_mb=3000'],
-      ...['-max_len=512', '-len_control=0', '-print_final_stats=1', '-verbosity=0', `-artifact_prefix=${folder}/`],
+      ...[
+        '-max_len=512',
+        '-len_control=0',
+        '-print_final_stats=1',
+        '-verbosity=0',
+        '-print_funcs=0',
+        `-artifact_prefix=${folder}/`,
+      ],
     ],
     {
       env: {

@@ -5,9 +5,10 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { native } from '../../lib/native'
+import { buildFolder } from '../support/build-folder'
 
 const root = path.join(__dirname, '..', '..', '..')
-const library = path.join(root, 'build', 'Release', 'ddpm_cuda.so')
+const library = path.join(buildFolder, 'ddpm_cuda.so')
 
 /** Opens 'cuda', then 'auto', then samples on what that gave. */
 const script = `
@@ -151,7 +152,7 @@ describe('the CUDA library', () => {
     const beside = path.join(folder, 'build', 'Release')
     const code = `
       require('node:fs').mkdirSync(${JSON.stringify(beside)}, { recursive: true })
-      require('node:fs').copyFileSync(${JSON.stringify(path.join(root, 'build/Release/ddpm_native.node'))}, ${JSON.stringify(path.join(beside, 'ddpm_native.node'))})
+      require('node:fs').copyFileSync(${JSON.stringify(path.join(buildFolder, 'ddpm_native.node'))}, ${JSON.stringify(path.join(beside, 'ddpm_native.node'))})
       require('node:fs').copyFileSync(process.argv[1], ${JSON.stringify(path.join(beside, 'ddpm_cuda.so'))})
       try { require(${JSON.stringify(path.join(beside, 'ddpm_native.node'))}).openDevice('cuda', 0, 0) } catch (e) { console.log(e.code, e.message) }`
     const said = (file: string) => spawnSync(process.execPath, ['-e', code, file], { encoding: 'utf8' }).stdout

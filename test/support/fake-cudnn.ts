@@ -1,11 +1,10 @@
 /** The stand-in for cuDNN (test/fake-cudnn) becomes the library of cuda-host in this process. */
 import path from 'node:path'
+import { buildFolder } from './build-folder'
 
-const release = path.join(__dirname, '..', '..', '..', 'build', 'Release')
-
-export const fakeCudnn = path.join(release, 'fake-cudnn')
+export const fakeCudnn = path.join(buildFolder, 'fake-cudnn')
 /** The same without cudnnBackendExecute. */
-export const incompleteCudnn = path.join(release, 'fake-cudnn-incomplete')
+export const incompleteCudnn = path.join(buildFolder, 'fake-cudnn-incomplete')
 
 process.env.DDPM_HOST_CUDNN = fakeCudnn
 

@@ -46,7 +46,7 @@ std::shared_ptr<Buffer> filled(const std::shared_ptr<Device>& device, const Stor
 
 void run(const std::shared_ptr<Device>& device, const std::shared_ptr<Program>& program, Bytes& bytes) {
   std::promise<void> done;
-  std::shared_ptr<Failure> failure;
+  Outcome failure;
   device->submit(
       [&] {
         Program::Bindings bindings;
@@ -56,8 +56,8 @@ void run(const std::shared_ptr<Device>& device, const std::shared_ptr<Program>& 
         program->run(bindings);
         program->run(bindings);  // recorded, where the backend records
       },
-      [&](const Failure* f) {
-        if (f) failure = std::make_shared<Failure>(*f);
+      [&](Outcome outcome) {
+        failure = std::move(outcome);
         done.set_value();
       });
   done.get_future().wait();
