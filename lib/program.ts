@@ -115,10 +115,18 @@ function checkRows(name: string, indices: Int32Array, rows: number | undefined):
     if (index < 0 || index >= rows) throw invalidArgument(name, `rows from 0 to ${rows - 1}`, index)
 }
 
-/** The programs of one model, keyed by kind and shape; the least recently used one goes when there are too many. */
+/**
+ * The programs of one model, keyed by kind and shape; the least recently used one goes when there are too many: once the calls
+ * that may have it, which are those that began before, have ended.
+ */
 export class ProgramCache {
   /** A Map keeps the order of insertion: the first key is the one not used for longest. */
   readonly #programs = new Map<string, Program>()
+  /** Numbers of the calls on their way, in the order of their beginning. */
+  readonly #calls = new Set<number>()
+  #nextCall = 0
+  /** Evicted ones, and the number of the first call that can't have them. */
+  #evicted: { readonly program: Program; readonly until: number }[] = []
 
   constructor(
     readonly device: Device,
@@ -143,11 +151,32 @@ export class ProgramCache {
     return program
   }
 
+  /** A call that gets programs, and may use each of them until its `end`. */
+  begin(): number {
+    this.#calls.add(this.#nextCall)
+    return this.#nextCall++
+  }
+
+  end(call: number): void {
+    this.#calls.delete(call)
+    this.#releaseEvicted()
+  }
+
   #evict(): void {
     const [oldest] = this.#programs
     if (!oldest) return
-    oldest[1].release()
     this.#programs.delete(oldest[0])
+    this.#evicted.push({ program: oldest[1], until: this.#nextCall })
+    this.#releaseEvicted()
+  }
+
+  #releaseEvicted(): void {
+    const [first = Infinity] = this.#calls
+    this.#evicted = this.#evicted.filter(({ program, until }) => {
+      if (first < until) return true
+      program.release()
+      return false
+    })
   }
 
   /** By program, its kind and key: Program.memory() in bytes, and how its runs were issued. */
@@ -159,6 +188,8 @@ export class ProgramCache {
 
   release(): void {
     for (const program of this.#programs.values()) program.release()
+    for (const { program } of this.#evicted) program.release()
     this.#programs.clear()
+    this.#evicted = []
   }
 }

@@ -105,15 +105,17 @@ export class Core {
     return this.schedule.betas.length
   }
 
-  /** Runs a call of the user's with this core, whose tables stay until it ends. Throws `disposed`. */
+  /** Runs a call of the user's with this core, whose tables and programs stay until it ends. Throws `disposed`. */
   async call<T>(fn: (core: Core) => T | Promise<T>): Promise<T> {
     this.alive()
     this.#calls++
+    const number = this.programs.begin()
     try {
       return await fn(this)
     } catch (error) {
       throw DiffusionError.ofAddon(error)
     } finally {
+      this.programs.end(number)
       this.#calls--
       if (this.#replaced && this.#calls === 0) this.#releaseTables()
     }

@@ -34,6 +34,7 @@ const ops = [
   'loss',
   'optimizer',
   'resample',
+  'table-bounds',
   'variance',
 ]
 
@@ -44,7 +45,7 @@ export const opTests = ops.map(compiled('ops'))
 /** Ops first: what fails there fails everywhere. */
 export const gpuTests = [
   ...opTests,
-  ...['precision', 'recordings'].map(compiled('native')),
+  ...['exit', 'precision', 'receivers', 'recordings'].map(compiled('native')),
   ...['unet', 'joined-linears'].map(compiled('nn')),
   ...diffusion.map(compiled('diffusion')),
 ]

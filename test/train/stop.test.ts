@@ -73,11 +73,11 @@ describe('a training that is asked to stop', function () {
   })
 
   describe('in a long step', () => {
-    const long = ['--accumulate', '2500', ...endless]
+    const stepOf = (batches: number) => ['--accumulate', String(batches), ...endless]
     const started = '"event":"start"'
 
     it('by a second signal, which changes nothing', async () => {
-      const child = start(...long)
+      const child = start(...stepOf(2500))
       const { code, stderr } = await at(child, started, () => {
         child.kill('SIGTERM')
         setTimeout(() => child.kill('SIGINT'), 2100)
@@ -88,7 +88,7 @@ describe('a training that is asked to stop', function () {
     })
 
     it('by a third one, which ends it at once', async () => {
-      const child = start(...long)
+      const child = start(...stepOf(40_000)) // more than any machine does until the third
       const { code, stderr } = await at(child, started, () => {
         for (const ms of [1, 2100, 4200]) setTimeout(() => child.kill('SIGINT'), ms)
       })
