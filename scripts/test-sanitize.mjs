@@ -87,9 +87,16 @@ function runStress(name, build, isa) {
   const env = { ...sanitizedEnvironment(name, build, reports), DDPM_CPU_ISA: isa }
   const stress = path.join(root, 'dist', 'test', 'attack', 'stress')
   const { scenes, backends } = require(`${stress}.js`)
-  const [failures, run] = [[], scenes.length * backends.length]
+  const failures = []
+  let [run, leftOut] = [0, 0]
   for (const backend of backends) {
     for (const scene of scenes) {
+      if (scene === 'evictions' && backend === 'cuda-host') {
+        console.log(`left out: ${scene}, ${backend}: minutes an iteration, and the cache of programs is that of cpu`)
+        leftOut++
+        continue
+      }
+      run++
       const args = ['--expose-gc', `${stress}-child.js`, scene, backend, String(stressSeconds), '1']
       const { status, signal, stderr } = spawnSync(process.execPath, args, { cwd: root, env, encoding: 'utf8' })
       if (status !== 0) failures.push(`${scene}, ${backend}: ${signal ?? `exit code ${status}`} ${stderr.slice(-2000)}`)
@@ -97,7 +104,8 @@ function runStress(name, build, isa) {
   }
   const findings = readReports(reports)
   for (const text of [...findings.slice(0, 10), ...failures]) console.log(text)
-  addRow({ build: name, isa, tests: 'stress', run, passed: run - failures.length, findings: findings.length }, start)
+  const passed = run - failures.length
+  addRow({ build: name, isa, tests: 'stress', run, passed, 'left out': leftOut, findings: findings.length }, start)
 }
 
 /** The instruction sets to test, the machine's best first; only those that it has. */
