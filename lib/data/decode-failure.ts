@@ -13,6 +13,7 @@ export function decodingFailure(file: string, error: Error): DiffusionError {
 
 /** What the machine has not got enough of: another time the same image may be decoded. */
 function lack(message: string): 'out-of-memory' | 'io' | undefined {
+  if (/security limit/i.test(message)) return undefined // libheif calls its own limits memory allocation errors
   if (/out of memory|alloc|too many open files|creat\w+ thread|temporarily unavailable/i.test(message))
     return 'out-of-memory'
   return /^timeout:/.test(message) ? 'io' : undefined // maxDecodeSeconds, which pass the sooner the more else runs

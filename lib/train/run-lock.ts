@@ -76,10 +76,13 @@ export class RunLock {
   /** `folder`: where it is now. A lock that can't be removed is one of a dead process soon. */
   release(folder = this.#folder): void {
     const file = path.join(folder, 'lock')
-    try {
-      if (find(file)?.id === this.#owner.token) rmSync(file, { force: true })
-    } catch {
-      // what the training did is done
+    for (let tries = 0; tries < 2; tries++) {
+      try {
+        if (find(file)?.id === this.#owner.token) rmSync(file, { force: true })
+        return
+      } catch {
+        // what the training did is done
+      }
     }
   }
 }

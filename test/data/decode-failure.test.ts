@@ -10,6 +10,8 @@ describe('why an image is not decoded', () => {
     'vips_tracked: out of memory -- size == 48MB': 'out-of-memory',
     'glib: Error creating thread: Resource temporarily unavailable': 'out-of-memory',
     'unable to create thread': 'out-of-memory',
+    'heif: Memory allocation error: Security limit exceeded: Allocating 4 GB exceeds the security limit of 1 GB':
+      'bad-file',
     'timeout: 42% complete': 'io',
   }
   for (const [message, code] of Object.entries(cases)) {
