@@ -59,8 +59,9 @@ export function sanitizedEnvironment(name, { folder, preload }, reports) {
     LD_PRELOAD: preload,
     DDPM_NATIVE_PREBUILD: folder,
     // Node leaves memory to the system when it ends; what does not fit is an error of the library's, not of the sanitizer's.
-    ASAN_OPTIONS: `detect_leaks=0:allocator_may_return_null=1:halt_on_error=1:handle_segv=1:${log}`,
-    UBSAN_OPTIONS: `print_stacktrace=1:${log}`,
+    // UBSan, a library of its own, writes to stderr only: it aborts, and ASan reports where.
+    ASAN_OPTIONS: `detect_leaks=0:allocator_may_return_null=1:handle_segv=1:handle_abort=1:abort_on_error=1:${log}`,
+    UBSAN_OPTIONS: `print_stacktrace=1:abort_on_error=1:${log}`,
     TSAN_OPTIONS: `halt_on_error=0:second_deadlock_stack=1:history_size=4:${suppressions}:${log}`,
   }
 }

@@ -33,7 +33,8 @@ Status give(int kind, Descriptor* graph, const std::vector<Engine>& engines, int
 template <class T>
 Status giveValues(const std::vector<T>& values, int64_t asked, int64_t* count, void* into) {
   if (count) *count = int64_t(values.size());
-  if (asked > 0) std::memcpy(into, values.data(), sizeof(T) * size_t(std::min<int64_t>(asked, int64_t(values.size()))));
+  const auto given = std::min<int64_t>(asked, int64_t(values.size()));
+  if (given > 0) std::memcpy(into, values.data(), sizeof(T) * size_t(given));
   return ok;
 }
 
