@@ -1,7 +1,7 @@
 /** Processes that end in the middle of a step: with their own exit code, and without a word. */
 import { spawn } from 'node:child_process'
 import path from 'node:path'
-import { native } from '../../lib/native'
+import { testedBackends } from '../support/devices'
 import type { Attack, Figures, Part } from './support/attack'
 
 const exitCode = 7
@@ -30,7 +30,7 @@ function endOf(backend: string, how: string, milliseconds: number): Promise<stri
 async function run(attack: Attack): Promise<readonly Figures[]> {
   const counts = new Map<string, { exits: number; clean: number }>()
   for (let round = 0; round < 1000; round++) {
-    for (const backend of native.backends()) {
+    for (const backend of ['reference', ...testedBackends]) {
       if (attack.over) break
       const how = ways[round % ways.length]
       const name = `${backend}, ${how}, ${round}`
