@@ -91,6 +91,11 @@ function check(error: unknown): void {
   if (!refused.has(code)) throw new InternalError(`${code}: ${message}`)
 }
 
+const sizeOf = (dims: Dims) => dims.reduce((a, b) => a * b, 1)
+
+/** Of all values of a graph that is run, not only compiled: kernels of GPUs on a CPU would take minutes for more. */
+const mostElements = 2 ** 17
+
 /** Builds one from the seed, compiles it, and runs it with buffers that fit or don't. Resolves with how many runs ended well. */
 export async function randomGraph(backend: string, random: Random): Promise<number> {
   const device = native.openDevice(backend, 0, 2)
@@ -127,7 +132,7 @@ export async function randomGraph(backend: string, random: Random): Promise<numb
       forceAlgo: random.uniform() < 0.2 ? Math.floor(random.uniform() * 12) : undefined,
     }
     const program = mayFail(() => graph.native.compile(device, outputs, options))
-    if (!program) return 0
+    if (!program || values.reduce((sum, { dims }) => sum + sizeOf(dims), 0) > mostElements) return 0
     return await run(
       device,
       program,
@@ -156,11 +161,10 @@ async function run(
   io: Interface,
   random: Random,
 ): Promise<number> {
-  const size = (dims: Dims) => dims.reduce((a, b) => a * b, 1)
   const bindings: Record<string, NativeBuffer> = {}
   for (const bank of ['weights', 'grads', 'm', 'v', 'ema']) bindings[bank] = device.allocate(8192)
   for (const { name, dims, integers } of io.inputs) {
-    const buffer = device.allocate(random.uniform() < 0.98 ? size(dims) : 1)
+    const buffer = device.allocate(random.uniform() < 0.98 ? sizeOf(dims) : 1)
     const indices = [-1, 0, 1, 5, 2 ** 31 - 1, -(2 ** 31), 1000]
     const data = integers
       ? Int32Array.from({ length: buffer.elements }, () => pick(random, indices))
@@ -169,7 +173,7 @@ async function run(
     bindings[name] = buffer
   }
   for (const { name, dims } of io.outputs) {
-    const buffer = mayFail(() => device.allocate(size(dims)))
+    const buffer = mayFail(() => device.allocate(sizeOf(dims)))
     if (!buffer) return 0
     bindings[name] = buffer
   }
