@@ -9,7 +9,7 @@ const MiB = 2 ** 20
 /** Beyond what is said of the file's size below, for small files. V8's own garbage has to fit beside it in 64 MiB. */
 const freeMemory = 48 * MiB
 /** Weights in half precision become float32. */
-const defaultMemoryOfByte = 2
+const memoryOfByte = 2
 const freeWork = 64 * MiB
 const workOfByte = 4
 const freeItems = 4_000_000
@@ -27,8 +27,6 @@ export class Budget {
     readonly fileSize: number,
     /** The error that ends the reading. */
     readonly bad: (problem: string) => DiffusionError,
-    /** Bytes of memory that a byte of the file may take. */
-    memoryOfByte = defaultMemoryOfByte,
   ) {
     this.#memory = memoryOfByte * fileSize + freeMemory
     this.#work = workOfByte * fileSize + freeWork

@@ -18,8 +18,6 @@ export interface Source {
 export interface SourceOptions {
   /** What the caller calls the path. */
   readonly argument?: string
-  /** Bytes of memory that a byte of the file may take, beside a constant (default 2). */
-  readonly memoryOfByte?: number
 }
 
 /**
@@ -30,7 +28,7 @@ export async function withSource<T>(
   pathOrBytes: string | Uint8Array,
   format: string,
   use: (source: Source) => Promise<T>,
-  { argument = 'path', memoryOfByte }: SourceOptions = {},
+  { argument = 'path' }: SourceOptions = {},
 ): Promise<T> {
   const isBytes = pathOrBytes instanceof Uint8Array
   if (!isBytes && typeof pathOrBytes !== 'string') {
@@ -44,7 +42,7 @@ export async function withSource<T>(
     })
   const file = isBytes ? undefined : await openRegularFile(pathOrBytes, argument)
   const size = file?.size ?? pathOrBytes.length
-  const budget = new Budget(size, bad, memoryOfByte)
+  const budget = new Budget(size, bad)
   try {
     return await use({
       name,

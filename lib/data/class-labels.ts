@@ -1,6 +1,6 @@
 /** Which class each image of a folder is of. */
-import { readJsonFile } from '../checkpoint/json'
-import { DiffusionError, describe, quote } from '../errors'
+import { DiffusionError } from '../errors'
+import { readLabelFile } from './label-file'
 
 /** 'folders': the first folder of an image's path is its class. Otherwise a JSON file, { "path of an image": "class" }. */
 export type ClassSource = 'folders' | (string & {})
@@ -17,8 +17,8 @@ export interface ClassLabelling {
  * to the folder of images, with '/'.
  */
 export async function classLabels(files: readonly string[], source: ClassSource): Promise<ClassLabelling> {
-  const classOf = source === 'folders' ? firstFolder : await readLabels(source)
-  const classes = files.map(classOf)
+  const labels = source === 'folders' ? undefined : await readLabelFile(source, files)
+  const classes = files.map((file) => (labels ? labels.get(file) : firstFolder(file)))
   const without = files.filter((_, i) => classes[i] === undefined)
   if (without.length > 0) {
     const where = source === 'folders' ? 'lie in no sub-folder, which would be their class' : `are not in ${source}`
@@ -36,24 +36,4 @@ export async function classLabels(files: readonly string[], source: ClassSource)
 function firstFolder(file: string): string | undefined {
   const end = file.indexOf('/')
   return end < 0 ? undefined : file.slice(0, end)
-}
-
-async function readLabels(source: string): Promise<(file: string) => string | undefined> {
-  const labels = await readJsonFile(source, { argument: 'classes', memoryOfByte })
-  for (const file of Object.keys(labels)) {
-    const name = labels[file]
-    if (typeof name !== 'string' || name === '') throw badClass(source, file, name)
-  }
-  return (file) => (Object.hasOwn(labels, file) ? (labels[file] as string) : undefined)
-}
-
-/** A line for each image of a data set is much text, and a few times as much in memory. */
-const memoryOfByte = 16
-
-function badClass(source: string, file: string, name: unknown): DiffusionError {
-  return new DiffusionError('bad-file', `${source}: the class of ${quote(file)} is ${describe(name)}`, {
-    argument: 'classes',
-    expected: '{ "path of an image": "class", ... }',
-    received: source,
-  })
 }

@@ -42,6 +42,20 @@ describe('classes of images', () => {
     for (let g = 0; g < 5; g++) assert.equal(dataset.classNames![labels![g]], classOf[dataset.fileOf(g)])
   })
 
+  it('are the same wherever a file is cut into pieces', async () => {
+    const { files } = await open('folders')
+    const classOf = Object.fromEntries(files.map((file, i) => [file, ['\u2028 "one"', 'zwei \u{1f337}', '3'][i % 3]]))
+    for (const shift of [0, 1, 2, 3, 5, 8, 13, 40]) {
+      // The first piece ends somewhere within the labels, and spaces fill more than one.
+      const head = `{"${'x'.repeat(60_000)}":"y",${' \n'.repeat(2 ** 19 - 30_000 - 60 + shift)}`
+      writeFileSync(at('long.json'), `${head}${JSON.stringify(classOf).slice(1, -1)}${' '.repeat(2 ** 21)}}\n`)
+      const dataset = await open(at('long.json'))
+      assert.deepEqual(dataset.classNames, ['\u2028 "one"', '3', 'zwei \u{1f337}'].sort())
+      const { labels } = await dataset.batch(0, 5)
+      for (let g = 0; g < 5; g++) assert.equal(dataset.classNames![labels![g]], classOf[dataset.fileOf(g)])
+    }
+  })
+
   it('belong to what identifies the data', async () => {
     const dataset = await open('folders')
     const without = await ImageFolder.open(at('images'), { size: 8 })
@@ -71,6 +85,22 @@ describe('classes of images', () => {
       ['{', /not JSON/],
       ['[]', /not a JSON object/],
       ['{"tulip/0000.png":3}', /the class of 'tulip\/0000\.png' is 3/],
+      ['{"tulip/0000.png":{"a":1}}', /the class of 'tulip\/0000\.png' is an object/],
+      ['{"tulip/0000.png":[]}', /is an array/],
+      ['{"tulip/0000.png":""}', /the class of .* is ''/],
+      ['{"tulip/0000.png":null}', /the class of .* is null/],
+      ['{"tulip/0000.png":"a","tulip\\u002f0000.png":"b"}', /has 'tulip\/0000\.png' twice/],
+      ['{"a":"b",}', /not JSON/],
+      ['{"a":"b"', /not JSON/],
+      ['{"a":"b"} x', /not JSON/],
+      ['{"a" "b"}', /not JSON/],
+      ['{"a":"b\n"}', /not JSON/],
+      ['{a:"b"}', /not JSON/],
+      ['{"a":b}', /not JSON/],
+      ['{"a":"b', /not JSON/],
+      ['', /not a JSON object/],
+      [`{"a":"${'x'.repeat(70_000)}"}`, /a name in it has more than 65536 bytes/],
+      [' {} ', /^5 images are not in /, 'invalid-argument'],
       ['{"tulip/0000.png":"tulip"}', /^4 images are not in /, 'invalid-argument'],
     ]
     for (const [text, pattern, code = 'bad-file'] of cases) {
