@@ -1,15 +1,23 @@
 // mocha --require: tests that say nothing under a sanitizer, each with its reason, which is printed.
-const memory = 'it measures memory, and a sanitizer keeps what was freed'
 
-/** By full title; `in`: asan, tsan. */
+/** By how the full title begins; `in`: asan, tsan. */
 const leftOut = [
-  { title: 'memory is where it was after the fifth of 50 samplings', in: ['asan', 'tsan'], reason: memory },
+  {
+    title: 'memory is where it was after the fifth of 50 samplings',
+    in: ['asan', 'tsan'],
+    reason: 'it measures memory, and a sanitizer keeps what was freed',
+  },
+  {
+    title: 'little address space',
+    in: ['asan', 'tsan'],
+    reason: "a sanitizer's shadow memory takes terabytes of address space",
+  },
 ]
 
 exports.mochaHooks = {
   beforeEach() {
     const title = this.currentTest.fullTitle()
-    const found = leftOut.find((test) => test.title === title && test.in.includes(process.env.DDPM_SANITIZER))
+    const found = leftOut.find((test) => title.startsWith(test.title) && test.in.includes(process.env.DDPM_SANITIZER))
     if (!found) return
     console.log(`left out: ${title}: ${found.reason}`)
     this.skip()
