@@ -8,6 +8,7 @@ import { DDPM } from '../diffusion/ddpm'
 import type { DDPMOptions } from '../diffusion/ddpm-options'
 import { DiffusionError } from '../errors'
 import { ioError } from '../file-errors'
+import { pauses } from '../pause'
 import { Tensor } from '../tensor'
 import {
   type Checkpoint,
@@ -247,7 +248,11 @@ class Run {
     let lossScale: number | undefined
     // All of them first: an image that can't be read then leaves the state as it was.
     const batches: ImageBatch[] = []
-    while (batches.length < accumulate) batches.push(await nextBatch())
+    const pause = pauses() // batches that are in memory come without the event loop turning, which signals need
+    while (batches.length < accumulate) {
+      batches.push(await nextBatch())
+      await pause()
+    }
     this.#whole = false
     for (const [i, { images, labels }] of batches.entries()) {
       using x = Tensor.wrap(images, [batchSize, this.data.channels, this.data.size, this.data.size])
