@@ -1,4 +1,5 @@
 /** The one error type of the library, with a code that stays the same from version to version. */
+import { oneLine, printable } from './printable'
 
 /**
  * What went wrong, for programs:
@@ -55,7 +56,7 @@ export class DiffusionError extends Error {
   readonly received?: string
 
   constructor(code: DiffusionErrorCode, message: string, details: DiffusionErrorDetails = {}) {
-    super(printable(message), 'cause' in details ? { cause: details.cause } : undefined)
+    super(printable(message, maxShown), 'cause' in details ? { cause: details.cause } : undefined)
     this.code = code
     this.argument = shown(details.argument)
     this.expected = shown(details.expected)
@@ -115,27 +116,14 @@ export function invalidArgument(argument: string, expected: string, value: unkno
 /** Characters of a message or of a field of an error: what a file or a caller says may be as long as it likes. */
 const maxShown = 2000
 const maxQuoted = 60
-// Controls but newline and tab, and what turns the direction of text: they would do something to a terminal or a log.
-// biome-ignore lint/suspicious/noControlCharactersInRegex: these are the ones
-const unprintable = /[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g
-
-function escaped(character: string): string {
-  return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
-}
-
-/** The text without control characters, and cut where it is longer than `limit`. */
-export function printable(text: string, limit = maxShown): string {
-  const cut = text.length > limit ? `${text.slice(0, limit - 3)}...` : text
-  return cut.replace(unprintable, escaped)
-}
 
 function shown(text: string | undefined): string | undefined {
-  return typeof text === 'string' ? printable(text) : text
+  return typeof text === 'string' ? printable(text, maxShown) : text
 }
 
 /** A text from elsewhere as a part of a message: short, on one line, in quotes. */
 export function quote(text: string): string {
-  return `'${printable(text, maxQuoted).replace(/[\n\t]/g, escaped)}'`
+  return `'${oneLine(printable(text, maxQuoted))}'`
 }
 
 /** A value in a few words, for messages. It may be anything that JSON can hold, however deep. */

@@ -1,5 +1,6 @@
 /** Files and bytes to read from at any position. */
-import { DiffusionError, invalidArgument, printable, quote } from '../errors'
+import { DiffusionError, invalidArgument, quote } from '../errors'
+import { printable } from '../printable'
 import { Budget } from './budget'
 import { openRegularFile, readError, readFully } from './regular-file'
 

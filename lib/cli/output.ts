@@ -1,11 +1,11 @@
 /**
- * The only writer to stdout and stderr: results on stdout, everything else on stderr; with --json, JSON lines on stdout. What can't
+ * The only writer to stdout and stderr (but addon-first.ts, which comes before it): results on stdout, everything else on stderr; with --json, JSON lines on stdout. What can't
  * be written any more (its reader has gone, the disk is full, the terminal is closed) is dropped from then on, and remembered.
  */
 import { closeSync } from 'node:fs'
 import { isatty } from 'node:tty'
 import { reasonOf, systemCode } from '../file-errors'
-import { jsonLine, printable } from './printable'
+import { jsonLine, oneLine } from '../printable'
 
 export interface Output {
   readonly json: boolean
@@ -19,13 +19,13 @@ export function createOutput(json: boolean): Output {
   return {
     json,
     event: (name, fields) => void (json && stdout.write(`${jsonLine({ event: name, ...fields })}\n`)),
-    say: (text) => void (json || stdout.write(`${printable(text)}\n`)),
+    say: (text) => void (json || stdout.write(`${oneLine(text)}\n`)),
   }
 }
 
 /** A line on stderr. */
 export function note(text: string): void {
-  stderr.write(`${printable(text)}\n`)
+  stderr.write(`${oneLine(text)}\n`)
 }
 
 /** An output that failed. */

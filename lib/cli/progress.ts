@@ -1,6 +1,6 @@
 /** A progress bar with rate and time left, on a terminal; nothing elsewhere. */
 
-import { printable } from './printable'
+import { oneLine } from '../printable'
 
 /** The part of a terminal stream that is used. */
 export interface Terminal {
@@ -35,13 +35,13 @@ export class Progress {
     while (this.#marks.length > 2 && now - this.#marks[1].time > windowMs) this.#marks.shift()
     if (now - this.#drawn < redrawMs && done < this.#total) return
     this.#drawn = now
-    this.#out.write(`\r\x1b[K${printable(this.line(done, note))}`)
+    this.#out.write(`\r\x1b[K${oneLine(this.line(done, note))}`)
   }
 
   /** Text above the bar. */
   print(text: string): void {
     this.clear()
-    this.#out.write(`${printable(text)}\n`)
+    this.#out.write(`${oneLine(text)}\n`)
   }
 
   clear(): void {

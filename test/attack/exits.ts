@@ -3,28 +3,28 @@ import { spawn } from 'node:child_process'
 import path from 'node:path'
 import { testedBackends } from '../support/devices'
 import type { Attack, Figures, Part } from './support/attack'
+import { ended } from './support/ended'
 
+const script = path.join(__dirname, '..', 'native', 'exit-child.js')
 const exitCode = 7
 const hang = 60_000
-const ways = ['process.exit', 'exit in a handler', 'exit after a close', 'an exit handler that computes']
+const works = ['train', 'sample', 'compile', 'copy']
+const ways = [
+  'exit',
+  'reallyExit',
+  'exit in a handler of exit',
+  'exit in a handler of a signal',
+  'exit after a close',
+  'work in a handler of exit',
+]
 
-function endOf(backend: string, how: string, milliseconds: number): Promise<string | undefined> {
-  const child = spawn(process.execPath, [path.join(__dirname, 'exit-child.js'), backend, how, String(milliseconds)], {
+async function endOf(backend: string, work: string, way: string, milliseconds: number): Promise<string | undefined> {
+  const child = spawn(process.execPath, [script, backend, work, way, String(milliseconds)], {
     stdio: ['ignore', 'ignore', 'pipe'],
   })
-  let stderr = ''
-  child.stderr.on('data', (data) => {
-    stderr += data
-  })
-  const timer = setTimeout(() => child.kill('SIGKILL'), hang)
-  return new Promise((resolve, reject) => {
-    child.once('error', reject)
-    child.once('close', (code, signal) => {
-      clearTimeout(timer)
-      const clean = code === exitCode && signal === null && stderr === ''
-      resolve(clean ? undefined : `${signal ?? `exit code ${code}`} in place of ${exitCode} ${stderr.slice(0, 300)}`)
-    })
-  })
+  const { code, signal, outputs } = await ended(child, hang)
+  if (code === exitCode && signal === null && outputs[2] === '') return undefined
+  return `${signal ?? `exit code ${code}`} in place of ${exitCode} ${outputs[2].slice(0, 300)}`
 }
 
 async function run(attack: Attack): Promise<readonly Figures[]> {
@@ -32,12 +32,12 @@ async function run(attack: Attack): Promise<readonly Figures[]> {
   for (let round = 0; round < 1000; round++) {
     for (const backend of ['reference', ...testedBackends]) {
       if (attack.over) break
-      const how = ways[round % ways.length]
-      const name = `${backend}, ${how}, ${round}`
+      const [work, way] = [works[Math.floor(round / ways.length) % works.length], ways[round % ways.length]]
+      const name = `${backend}, ${work}, ${way}, ${round}`
       if (!attack.wants(name)) continue
       const tally = counts.get(backend) ?? { exits: 0, clean: 0 }
       counts.set(backend, tally)
-      const problem = await endOf(backend, how, 40 * attack.random(name).uniform())
+      const problem = await endOf(backend, work, way, 200 * attack.random(name).uniform())
       tally.exits++
       if (problem) attack.fail(name, problem)
       else tally.clean++

@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import { rmSync } from 'node:fs'
 import path from 'node:path'
 import type { Attack, Figures, Part } from './support/attack'
+import { type Ended, ended } from './support/ended'
 import { checkWhole } from './support/run-folder'
 import { makeTiny, type Tiny, tinyTraining } from './support/tiny'
 
@@ -11,33 +12,16 @@ const hang = 120_000
 /** In MiB. */
 const [lowest, highest, coarse, fine] = [700, 2600, 50, 10]
 
-interface Ended {
-  readonly code: number | null
-  readonly signal: NodeJS.Signals | null
-  readonly stderr: string
-}
-
 function limited(mib: number, args: readonly string[]): Promise<Ended> {
   const command = `ulimit -c 0; ulimit -v ${1024 * mib}; exec "$0" "$@"`
   const child = spawn('sh', ['-c', command, process.execPath, ...args], {
     stdio: ['ignore', 'ignore', 'pipe'],
     env: { ...process.env, DDPM_NUM_THREADS: '2' },
   })
-  let stderr = ''
-  child.stderr.on('data', (data) => {
-    stderr += data
-  })
-  const timer = setTimeout(() => child.kill('SIGKILL'), hang)
-  return new Promise((resolve, reject) => {
-    child.once('error', reject)
-    child.once('close', (code, signal) => {
-      clearTimeout(timer)
-      resolve({ code, signal, stderr })
-    })
-  })
+  return ended(child, hang)
 }
 
-function problemOf({ code, signal, stderr }: Ended): string | undefined {
+function problemOf({ code, signal, outputs: [, , stderr] }: Ended): string | undefined {
   const last = stderr.trimEnd().split('\n').at(-1) ?? ''
   if (signal) return `${signal}: ${JSON.stringify(stderr.slice(0, 300))}`
   if (code === 0) return undefined
@@ -82,11 +66,11 @@ async function run(attack: Attack): Promise<readonly Figures[]> {
       if (!attack.wants(caseName)) continue
       const tally = tallies.get(name) ?? { runs: 0, errors: 0, successes: 0 }
       tallies.set(name, tally)
-      const ended = await limited(mib, [main, ...args])
+      const end = await limited(mib, [main, ...args])
       tally.runs++
-      const problem = problemOf(ended)
+      const problem = problemOf(end)
       if (problem) attack.fail(caseName, problem)
-      else if (ended.code === 0) {
+      else if (end.code === 0) {
         tally.successes++
         tally.from = Math.min(tally.from ?? mib, mib)
       } else tally.errors++

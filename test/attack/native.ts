@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import path from 'node:path'
 import { testedBackends } from '../support/devices'
 import type { Attack, Figures, Part } from './support/attack'
+import { ended } from './support/ended'
 
 const script = path.join(__dirname, 'native-child.js')
 const kinds = ['hostile calls', 'random graphs']
@@ -12,7 +13,7 @@ const hang = 120_000
 /** Of address space: what is asked for beyond it is an error, not the machine's memory. */
 const limitKiB = 8 * 2 ** 20
 
-interface Ended {
+interface Outcome {
   /** The number that it was at; undefined where it came to its end. */
   readonly at?: number
   readonly how: string
@@ -20,29 +21,18 @@ interface Ended {
   readonly accepted: number
 }
 
-function start(kind: string, backend: string, first: number, count: number): Promise<Ended> {
+async function start(kind: string, backend: string, first: number, count: number): Promise<Outcome> {
   const command = `ulimit -v ${limitKiB}; exec "$0" "$@"`
   const child = spawn('sh', ['-c', command, process.execPath, script, kind, backend, String(first), String(count)], {
     stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
   })
-  const outputs = ['', '']
-  for (const i of [2, 3]) {
-    child.stdio[i]!.on('data', (data) => {
-      outputs[i - 2] += data
-    })
-  }
-  const timer = setTimeout(() => child.kill('SIGKILL'), hang)
-  return new Promise((resolve, reject) => {
-    child.once('error', reject)
-    child.once('close', (code, signal) => {
-      clearTimeout(timer)
-      const [stderr, numbers] = outputs
-      const [last, accepted] = numbers.trimEnd().split('\n').at(-1)!.split(' ')
-      if (code === 0 && last === 'done') return resolve({ how: 'done', accepted: Number(accepted) })
-      const how = child.killed ? `busy after ${hang / 1000} s` : `ended by ${signal ?? `exit code ${code}`}`
-      resolve({ at: last === 'done' ? first : Number(last), accepted: 0, how: `${how} ${stderr.slice(0, 400).trim()}` })
-    })
-  })
+  const { code, signal, hung, outputs } = await ended(child, hang)
+  const [, , stderr, numbers] = outputs
+  const [last, accepted] = numbers.trimEnd().split('\n').at(-1)!.split(' ')
+  if (code === 0 && last === 'done') return { how: 'done', accepted: Number(accepted) }
+  const how = hung ? `busy after ${hang / 1000} s` : `ended by ${signal ?? `exit code ${code}`}`
+  const at = last === 'done' ? first : Number(last)
+  return { at, accepted: 0, how: `${how} ${stderr.slice(0, 400).trim()}` }
 }
 
 async function run(attack: Attack): Promise<readonly Figures[]> {

@@ -2,6 +2,7 @@
 import { spawn } from 'node:child_process'
 import path from 'node:path'
 import type { Attack, Figures, Part } from './support/attack'
+import { ended } from './support/ended'
 
 /** Of stress-child.ts. */
 export const scenes = ['aborts and disposals', 'evictions', 're-entrancy', 'several models', 'workers']
@@ -24,28 +25,17 @@ export interface Measured {
   readonly device: number
 }
 
-function start(scene: string, backend: string, seconds: number, seed: number): Promise<Measured | string> {
+async function start(scene: string, backend: string, seconds: number, seed: number): Promise<Measured | string> {
   const args = ['--expose-gc', path.join(__dirname, 'stress-child.js'), scene, backend, String(seconds), String(seed)]
   const child = spawn(process.execPath, args, {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, ...returning },
   })
-  const outputs = ['', '']
-  for (const [i, stream] of [child.stdout, child.stderr].entries()) {
-    stream.on('data', (data) => {
-      outputs[i] += data
-    })
-  }
-  const timer = setTimeout(() => child.kill('SIGKILL'), 1000 * seconds + 180_000)
-  return new Promise((resolve, reject) => {
-    child.once('error', reject)
-    child.once('close', (code, signal) => {
-      clearTimeout(timer)
-      const [stdout, stderr] = outputs
-      if (code === 0 && stdout && !stderr) resolve(JSON.parse(stdout))
-      else resolve(`${signal ?? `exit code ${code}`} ${stderr.slice(0, 600)}`)
-    })
-  })
+  const { code, signal, outputs } = await ended(child, 1000 * seconds + 180_000)
+  const [, stdout, stderr] = outputs
+  return code === 0 && stdout && !stderr
+    ? JSON.parse(stdout)
+    : `${signal ?? `exit code ${code}`} ${stderr.slice(0, 600)}`
 }
 
 async function run(attack: Attack): Promise<readonly Figures[]> {

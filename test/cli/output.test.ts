@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { closeSync, mkdirSync, openSync, readdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
-import { jsonLine, printable } from '../../lib/cli/printable'
+import { jsonLine, oneLine } from '../../lib/printable'
 import { cli, ended, runCli, startCli, temporaryFolder, tinyFlags, writeImages } from '../train/support'
 
 const shipped = path.join(__dirname, '..', '..', '..', 'models', 'emoji-32.safetensors')
@@ -17,7 +17,7 @@ describe('output', function () {
 
   it('has no control characters of others', () => {
     assert.equal(
-      printable(`${evil}é漢😀`),
+      oneLine(`${evil}é漢😀`),
       '\\u001b]0;title\\u0007\\u001b[2J\\u009b31m\\u202e\\u007f\\u000d\\u000a\\u2028é漢😀',
     )
     assert.doesNotMatch(jsonLine({ [evil]: evil }), control)

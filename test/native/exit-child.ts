@@ -56,6 +56,24 @@ const ways: Record<string, () => void> = {
     })
     process.exit(3)
   },
+  'exit in a handler of a signal': () => {
+    process.on('SIGTERM', () => process.exit(7))
+    process.kill(process.pid, 'SIGTERM')
+  },
+  'exit after a close': () => {
+    native.closeDevices()
+    process.exit(7)
+  },
+  'work in a handler of exit': () => {
+    process.on('exit', () => {
+      try {
+        works[work]()
+      } catch {
+        // its device is closed by then
+      }
+    })
+    process.exit(7)
+  },
   'exit in a microtask': () => void Promise.resolve().then(() => process.exit(7)),
   'an exception': () => {
     process.on('exit', () => {

@@ -24,6 +24,9 @@ describe('a process ends cleanly', () => {
   const ways = [
     'reallyExit',
     'exit in a handler of exit',
+    'exit in a handler of a signal',
+    'exit after a close',
+    'work in a handler of exit',
     'exit in a microtask',
     'an exception',
     'exit with a worker at work',

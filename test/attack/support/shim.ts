@@ -2,6 +2,7 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { constants } from 'node:os'
 import path from 'node:path'
+import { ended } from './ended'
 
 const source = path.join(__dirname, '..', '..', '..', '..', 'test', 'attack', 'shim.c')
 const main = path.join(__dirname, '..', '..', '..', 'lib', 'cli', 'main.js')
@@ -38,7 +39,12 @@ export interface Ran {
 }
 
 /** Runs `ddpm`; of the calls on `folder`, the one of the fault fails. */
-export function runWithFault(library: string, folder: string, args: readonly string[], fault: Fault): Promise<Ran> {
+export async function runWithFault(
+  library: string,
+  folder: string,
+  args: readonly string[],
+  fault: Fault,
+): Promise<Ran> {
   const child = spawn(process.execPath, [main, ...args], {
     stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
     env: {
@@ -53,20 +59,8 @@ export function runWithFault(library: string, folder: string, args: readonly str
       ATTACK_ERRNO: String(fault.how === 'kill' ? 0 : constants.errno[fault.how]),
     },
   })
-  const outputs = ['', '', '']
-  for (const i of [1, 2, 3]) {
-    child.stdio[i]!.on('data', (data) => {
-      outputs[i - 1] += data
-    })
-  }
-  const timer = setTimeout(() => child.kill('SIGABRT'), hang)
-  return new Promise((resolve, reject) => {
-    child.once('error', reject)
-    child.once('close', (code, signal) => {
-      clearTimeout(timer)
-      const [stdout, stderr, log] = outputs
-      const calls = log.split('\n').map((line) => line.slice(line.indexOf(' ') + 1))
-      resolve({ code, signal, stdout, stderr, calls: calls.slice(0, -1) })
-    })
-  })
+  const { code, signal, outputs } = await ended(child, hang, 'SIGABRT')
+  const [, stdout, stderr, log] = outputs
+  const calls = log.split('\n').map((line) => line.slice(line.indexOf(' ') + 1))
+  return { code, signal, stdout, stderr, calls: calls.slice(0, -1) }
 }
