@@ -90,6 +90,11 @@ export class Device {
     return this.native.libraries()
   }
 
+  /** What went another way than it should have since it was opened, although results are right; each once. */
+  warnings(): string[] {
+    return this.native.warnings()
+  }
+
   memoryInfo(): MemoryInfo {
     const { freeBytes: free, memoryBytes: total } = this.native.info()
     return { inUse: this.native.memoryInUse(), free, total }

@@ -38,6 +38,11 @@ export interface NativeDevice {
   info(): DeviceInfo
   /** Libraries of others that the backend uses ('cuDNN 9.5.1 in /usr/lib'), or why none; '' where it knows none. Opens them. */
   libraries(): string
+  /**
+   * What went another way than it should have, although results are right: programs that the device can't record. Each once,
+   * and no more than 32 of them.
+   */
+  warnings(): string[]
   /** Memory of `elements` 4-byte numbers, zeroed. Throws out-of-memory. */
   allocate(elements: number): NativeBuffer
   /** Bytes now held by buffers and programs of this device. */
@@ -94,7 +99,8 @@ export interface NativeProgram {
   describe(): string
   /**
    * How its runs were issued: op by op, or as one launch of what was recorded (a CUDA graph). The CPU's are all direct; a
-   * device that records does so when a program runs the second time with the same buffers.
+   * device that records does so when a program runs the second time with the same buffers. One that can't be recorded is
+   * direct from then on, which is among the device's warnings.
    */
   launches(): { direct: number; recorded: number; replayed: number }
   release(): void

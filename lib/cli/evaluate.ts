@@ -5,7 +5,7 @@ import { makeFolder } from '../make-folder'
 import { type Evaluation, evaluate as evaluateModel } from '../train/evaluate'
 import { type Command, type OptionTable, UsageError, type Values } from './args'
 import { checkModelOptions, modelOptions, openModel } from './open-model'
-import { createOutput, note, stderr } from './output'
+import { createOutput, note, stderr, warn } from './output'
 import { Progress } from './progress'
 import { stoppable } from './stop'
 
@@ -82,7 +82,7 @@ async function evaluateFolder(
         if (!output.json) note(`skipped, can't be read: ${file} (${reason})`)
       },
     })
-    return await evaluateModel(ddpm, data, {
+    const evaluation = await evaluateModel(ddpm, data, {
       limit: values.limit,
       batchSize: values.batch,
       seed: values.seed,
@@ -92,6 +92,9 @@ async function evaluateFolder(
         bar.update(done, `${images} images`)
       },
     })
+    bar?.clear()
+    for (const warning of ddpm.warnings()) warn(output, warning)
+    return evaluation
   } finally {
     bar?.clear()
     ddpm.dispose()

@@ -28,6 +28,12 @@ export function note(text: string): void {
   stderr.write(`${oneLine(text)}\n`)
 }
 
+/** A line on stderr, or with --json an event. */
+export function warn(output: Output, message: string): void {
+  output.event('warning', { message })
+  if (!output.json) note(`warning: ${message}`)
+}
+
 /** An output that failed. */
 export interface LostOutput {
   readonly name: 'stdout' | 'stderr'

@@ -6,7 +6,7 @@ import { makeFolder } from '../make-folder'
 import type { Command, OptionTable, Values } from './args'
 import { checkDrawOptions, type Drawn, drawImages, drawOptions } from './draw'
 import { checkModelOptions, modelOptions, openModel } from './open-model'
-import { createOutput, stdout } from './output'
+import { createOutput, stdout, warn } from './output'
 import { preview } from './preview'
 import { stoppable } from './stop'
 
@@ -67,6 +67,7 @@ async function draw(values: SampleValues, output: ReturnType<typeof createOutput
     const [count] = drawn.images.shape
     const written = files.length > 1 ? `${files.length} files` : files[0]
     output.say(`${count} images in ${seconds.toFixed(1)} s: ${written}`)
+    for (const warning of ddpm.warnings()) warn(output, warning)
     output.event('done', { count, seconds, files })
   } finally {
     ddpm.dispose()

@@ -470,6 +470,14 @@ export abstract class DiffusionModel implements Schedule {
     return this.#core.memoryInfo()
   }
 
+  /**
+   * What went another way than it should have on the model's device, although results are right (a program that can't be recorded
+   * as a CUDA graph, and is slower), each once; [] where there is nothing to say.
+   */
+  warnings(): string[] {
+    return this.#core.device.warnings()
+  }
+
   /** Gives all memory back. Using the model afterwards throws `disposed`; disposing of it again does nothing. */
   dispose(): void {
     this.#core.dispose()

@@ -48,7 +48,7 @@ export interface TrainHooks {
   onUnreadable?(file: UnreadableFile): unknown
   /**
    * Something went wrong that does not end the training: a picture or events that could not be written, an old checkpoint that can't
-   * be removed, a run folder that was renamed.
+   * be removed, a run folder that was renamed, steps that the device can't record.
    */
   onWarning?(warning: DiffusionError): unknown
   /** Ends the training after the step under way, with a checkpoint. */
@@ -196,6 +196,8 @@ class Run {
   /** False while a step is under way, and after one that failed: what is in memory then is no state to go on from. */
   #whole = true
   #eventsFail = false
+  /** Of the device's warnings, those that were told. */
+  #warned = 0
 
   constructor(
     readonly ddpm: DDPM,
@@ -225,6 +227,7 @@ class Run {
         if (step % options.checkpointEvery === 0) await this.#save(step, log)
         if (options.sampleEvery > 0 && (step % options.sampleEvery === 0 || step === steps))
           await this.#sample(step, events)
+        for (const warning of this.#newWarnings()) await this.#warn(new DiffusionError('unsupported', warning))
       }
       await this.#save(step, log)
     } catch (error) {
@@ -336,6 +339,14 @@ class Run {
     if (now !== before)
       await this.#warn(new DiffusionError('io', `${before} was renamed: the training goes on in ${now}`))
     return now
+  }
+
+  /** Of the model's device. */
+  #newWarnings(): string[] {
+    const all = this.ddpm.warnings()
+    const fresh = all.slice(this.#warned)
+    this.#warned = all.length
+    return fresh
   }
 
   async #warn(warning: DiffusionError): Promise<void> {

@@ -8,7 +8,8 @@ Napi::Function NativeDevice::define(Napi::Env env) {
   return DefineClass(
       env, "NativeDevice",
       {InstanceMethod<&NativeDevice::info>("info"), InstanceMethod<&NativeDevice::libraries>("libraries"),
-       InstanceMethod<&NativeDevice::allocate>("allocate"), InstanceMethod<&NativeDevice::memoryInUse>("memoryInUse"),
+       InstanceMethod<&NativeDevice::warnings>("warnings"), InstanceMethod<&NativeDevice::allocate>("allocate"),
+       InstanceMethod<&NativeDevice::memoryInUse>("memoryInUse"),
        InstanceMethod<&NativeDevice::synchronize>("synchronize"), InstanceMethod<&NativeDevice::close>("close")});
 }
 
@@ -55,6 +56,15 @@ Napi::Value NativeDevice::info(const Napi::CallbackInfo& info) {
 
 Napi::Value NativeDevice::libraries(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] { return Napi::String::New(info.Env(), device_->libraries()); });
+}
+
+Napi::Value NativeDevice::warnings(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    Napi::Array array = Napi::Array::New(info.Env());
+    for (const std::string& warning : device_->warnings())
+      array.Set(array.Length(), Napi::String::New(info.Env(), warning));
+    return array;
+  });
 }
 
 Napi::Value NativeDevice::allocate(const Napi::CallbackInfo& info) {

@@ -24,6 +24,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
  private:
   Napi::Value info(const Napi::CallbackInfo& info);
   Napi::Value libraries(const Napi::CallbackInfo& info);
+  Napi::Value warnings(const Napi::CallbackInfo& info);
   Napi::Value allocate(const Napi::CallbackInfo& info);
   Napi::Value memoryInUse(const Napi::CallbackInfo& info);
   Napi::Value synchronize(const Napi::CallbackInfo& info);

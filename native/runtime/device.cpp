@@ -98,6 +98,17 @@ std::string Device::libraries() const {
   return text;
 }
 
+void Device::warn(const std::string& warning) {
+  const std::lock_guard lock(warningsMutex_);
+  const bool isNew = std::find(warnings_.begin(), warnings_.end(), warning) == warnings_.end();
+  if (isNew && warnings_.size() < kWarnings) warnings_.push_back(warning);
+}
+
+std::vector<std::string> Device::warnings() const {
+  const std::lock_guard lock(warningsMutex_);
+  return warnings_;
+}
+
 DeviceInfo Device::info() const {
   checkOpen();
   DeviceInfo info = {};

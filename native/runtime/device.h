@@ -10,6 +10,7 @@
 #include <string>
 #include <thread>
 #include <unordered_map>
+#include <vector>
 
 #include "kernels/backend.h"
 #include "native/graph/error.h"
@@ -46,6 +47,9 @@ class Device {
   DeviceInfo info() const;
   // Of others, which the backend uses, or why it does not; empty where it knows none. Opens them.
   std::string libraries() const;
+  // What went another way than it should have, although results are right; each once, the first of them. Any thread.
+  void warn(const std::string& warning);
+  std::vector<std::string> warnings() const;
 
   // Appends a job. Work without `done` that fails makes the next job with one fail. After close() work is dropped and
   // done is called with 'closed'. Throws std::bad_alloc.
@@ -96,6 +100,10 @@ class Device {
   uint64_t bytes_ = 0;
   std::atomic<bool> closed_{false};
   bool dead_ = false;  // the backend's device is closed
+
+  static constexpr size_t kWarnings = 32;
+  mutable std::mutex warningsMutex_;
+  std::vector<std::string> warnings_;
 
   std::mutex workspaceMutex_;  // of the next two; taken before mutex_
   std::multiset<uint64_t> reservations_;

@@ -20,7 +20,7 @@ Recordings::~Recordings() {
 
 void Recordings::run(const Key& key, const std::function<void()>& issue) {
   const Backend& backend = device_->backend();
-  if (!backend.beginRecording || !device_->debug().records) {
+  if (!backend.beginRecording || !device_->debug().records || refused_) {
     issue();
     ++direct_;
     return;
@@ -40,6 +40,14 @@ void Recordings::run(const Key& key, const std::function<void()>& issue) {
   Entry& entry = entries_.front();
   if (!entry.recording) {
     entry.recording = record(issue);
+    if (!entry.recording) {  // nothing was executed
+      issue();
+      ++direct_;
+      forgetAll();
+      refused_ = true;
+      device_->warn("a program is issued op by op in every run, as it cannot be recorded: " + whyNot_);
+      return;
+    }
     ++recorded_;
   }
   Error error;
@@ -47,21 +55,38 @@ void Recordings::run(const Key& key, const std::function<void()>& issue) {
   ++replayed_;
 }
 
+// A device that is lost or closed does not compute op by op either.
 Recording* Recordings::record(const std::function<void()>& issue) {
   const Backend& backend = device_->backend();
   DeviceHandle* handle = device_->handle();
+  const auto refuse = [this](const Failure& failure) {
+    if (failure.code == "device-unavailable" || failure.code == "closed") throw failure;
+    whyNot_ = failure.message;
+    return nullptr;
+  };
   Error error;
-  if (!backend.beginRecording(handle, &error)) throw toFailure(error);
-  try {
-    issue();
-  } catch (...) {
+  if (!backend.beginRecording(handle, &error)) return refuse(toFailure(error));
+  const auto abandon = [&] {
     Error ignored;  // of what cannot be finished; the first error counts
     if (Recording* part = backend.endRecording(handle, &ignored)) backend.releaseRecording(handle, part);
+  };
+  try {
+    issue();
+  } catch (const Failure& failure) {
+    abandon();
+    return refuse(failure);
+  } catch (...) {
+    abandon();
     throw;
   }
   Recording* recording = backend.endRecording(handle, &error);
-  if (!recording) throw toFailure(error);
-  return recording;
+  return recording ? recording : refuse(toFailure(error));
+}
+
+void Recordings::forgetAll() {
+  for (const Entry& entry : entries_)
+    if (entry.recording) device_->backend().releaseRecording(device_->handle(), entry.recording);
+  entries_.clear();
 }
 
 }  // namespace ddpm

@@ -117,6 +117,20 @@ describe('ddpm', function () {
     assert.match(stdout, /^\{"event":"warning","message":"cannot write .*samples/m)
   })
 
+  it('warns once of steps that the device can not record', async () => {
+    const env = { DDPM_HOST_REFUSES_RECORDING: 'begin' }
+    const what = /^warning: a program is issued op by op in every run, as it cannot be recorded: \S.*/gm
+    const train = ['train', data, '--out', at('direct'), ...tinyFlags, '--size', '4', '--batch', '1', '--steps', '3']
+    const trained = await runCli([...train, '--device', 'cuda-host'], env)
+    assert.equal(trained.code, 0, trained.stderr)
+    assert.equal(trained.stderr.match(what)?.length, 1, trained.stderr)
+    const sample = ['sample', '--checkpoint', at('direct'), '--device', 'cuda-host', '-n', '1', '-o', at('direct.png')]
+    const drawn = await runCli([...sample, '--steps', '4'], env)
+    assert.deepEqual([drawn.code, drawn.stderr.match(what)?.length], [0, 1], drawn.stderr)
+    const json = await runCli([...sample, '--steps', '4', '--json'], env)
+    assert.match(json.stdout, /^\{"event":"warning","message":"a program is issued op by op/m)
+  })
+
   it('trains on classes, and draws those that are named', async () => {
     await writeImages(at('flowers', 'Rose & Co'), 4)
     await writeImages(at('flowers', 'tulip'), 4)

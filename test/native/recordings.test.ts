@@ -221,6 +221,78 @@ for (const name of recorders) {
     })
 
     if (name === 'cuda-host') {
+      describe('that cannot be recorded', () => {
+        afterEach(() => delete process.env.DDPM_HOST_REFUSES_RECORDING)
+
+        // A kernel in the middle of the program; the calls that begin and end a recording; no memory for it.
+        for (const refused of ['attention', 'begin', 'end', 'out of memory']) {
+          it(`(${refused}) are issued op by op from then on, with one warning`, async () => {
+            process.env.DDPM_HOST_REFUSES_RECORDING = refused
+            const [program, bound] = [compile(device, network), bind(device)]
+            const other = { ...bound, x: device.allocate(elements) }
+            for (let i = 0; i < 6; i++) {
+              const now = i % 2 ? other : bound
+              now.x.write(image(i))
+              await program.run(now)
+              assertSameBits(await bound.y.read(), await direct(image(i)), `run ${i}`)
+            }
+            delete process.env.DDPM_HOST_REFUSES_RECORDING
+            await program.run(bound)
+            assert.deepEqual(program.launches(), { direct: 7, recorded: 0, replayed: 0 })
+            const [warning, ...more] = device.warnings()
+            assert.match(warning, /^a program is issued op by op in every run, as it cannot be recorded: \S/)
+            if (refused === 'attention') assert.match(warning, /: \w*Attention\w*: kernel attention/)
+            assert.deepEqual(more, [])
+            // Another program is not concerned.
+            const sound = compile(device, network)
+            for (let i = 0; i < 3; i++) await sound.run(bound)
+            assert.deepEqual(sound.launches(), { direct: 1, recorded: 1, replayed: 2 })
+          })
+        }
+
+        it('as the device is lost fail', async () => {
+          const [program, bound] = [compile(device, network), bind(device)]
+          await program.run(bound)
+          process.env.DDPM_HOST_REFUSES_RECORDING = 'lost'
+          await assert.rejects(program.run(bound), { code: 'device-unavailable', message: /the device is lost/ })
+          assert.deepEqual(device.warnings(), [])
+        })
+
+        it('as a kernel fails fail, and are recorded when it does not', async () => {
+          const [program, bound] = [compile(device, network), bind(device)]
+          await program.run(bound)
+          process.env.DDPM_HOST_REFUSES_RECORDING = 'end'
+          process.env.DDPM_HOST_FAILS = '1'
+          await assert
+            .rejects(program.run(bound), { code: 'internal' })
+            .finally(() => delete process.env.DDPM_HOST_FAILS)
+          assert.deepEqual(device.warnings(), [])
+          delete process.env.DDPM_HOST_REFUSES_RECORDING
+          await program.run(bound)
+          assert.deepEqual(program.launches(), { direct: 1, recorded: 1, replayed: 1 })
+        })
+
+        it('are warnings of a model', async () => {
+          const unetConfig = {
+            imageSize: 4,
+            inChannels: 1,
+            outChannels: 1,
+            modelChannels: 32,
+            channelMult: [1],
+            numResBlocks: 1,
+          }
+          const options: DDPMOptions = {
+            unetConfig: { ...unetConfig, attentionResolutions: [] },
+            ...{ imageSize: 4, channels: 1, timesteps: 50, seed: 3 },
+          }
+          using ddpm = new DDPM({ ...options, device: Device.open(name, { threads: 3 }) }) // a device of its own
+          assert.deepEqual(ddpm.warnings(), [])
+          process.env.DDPM_HOST_REFUSES_RECORDING = 'begin'
+          await ddpm.sample({ batchSize: 1, steps: 8, seed: 1 })
+          assert.match(ddpm.warnings().join('\n'), /^a program .* could not be begun$/)
+        })
+      })
+
       it('fail where a kernel fails, and go on afterwards', async () => {
         const program = compile(device, (g) => ({
           y: g.embedding(g.input('index', [2, 1, 1, 1], 'i32'), g.input('table', [3, 1, 1, 4])),

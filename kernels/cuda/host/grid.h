@@ -83,9 +83,16 @@ inline uint32_t epoch = 0;
 struct Recorded {
   std::vector<std::function<void()>> work;
   std::vector<std::pair<const void*, size_t>> memory;
+  bool invalid = false;  // as a capture is after a call that it does not allow
 };
 // Of the thread that records; null otherwise.
 inline thread_local Recorded* recorded = nullptr;
+
+// Whether DDPM_HOST_REFUSES_RECORDING names this, for tests of what can't be recorded: a kernel (a part of its name
+// does), or "begin", "end", "out of memory", "lost" of the calls of CudaDevice.
+bool refusesRecording(const std::string& what);
+// Keeps a kernel of that name for the recording.
+void record(const std::string& kernel, std::function<void()> work);
 
 // Runs `body` for every thread of the grid. Throws std::runtime_error as fail() does.
 void runGrid(const std::string& kernel, dim3 grid, dim3 block, size_t dynamicShared, void (*body)(void*),
@@ -171,7 +178,7 @@ void launch(dim3 grid, dim3 block, size_t shared, Stream, const Args&... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   const auto work = [=] { Launcher<decltype(kernel)>::template run<kernel>(grid, block, shared, args...); };
   if (host::recorded)
-    host::recorded->work.push_back(work);
+    host::record(kernelName<kernel>(), work);
   else
     work();
 }

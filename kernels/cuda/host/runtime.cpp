@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <utility>
 
@@ -56,6 +57,19 @@ void refuseRecording(const char* what) {
 }  // namespace
 
 namespace host {
+bool refusesRecording(const std::string& what) {
+  const char* refused = std::getenv("DDPM_HOST_REFUSES_RECORDING");
+  return refused && what.find(refused) != std::string::npos;
+}
+
+void record(const std::string& kernel, std::function<void()> work) {
+  if (refusesRecording(kernel)) {
+    recorded->invalid = true;
+    throw BackendError(ErrorCode::internal, "kernel " + kernel + " cannot be recorded");
+  }
+  recorded->work.push_back(std::move(work));
+}
+
 void checkAllocated(const void* data, size_t bytes) {
   checkRange(data, bytes);
   if (recorded) recorded->memory.emplace_back(data, bytes);
@@ -145,12 +159,18 @@ void CudaDevice::synchronize() {
 
 void CudaDevice::beginRecording() {
   refuseRecording("another recording");
+  if (host::refusesRecording("begin")) throw BackendError(ErrorCode::internal, "a recording could not be begun");
   host::recorded = new host::Recorded;
 }
 
 Recording* CudaDevice::endRecording() {
   if (!host::recorded) throw BackendError(ErrorCode::internal, "nothing is being recorded");
-  const auto recording = reinterpret_cast<Recording*>(std::exchange(host::recorded, nullptr));
+  std::unique_ptr<host::Recorded> ended(std::exchange(host::recorded, nullptr));
+  if (ended->invalid || host::refusesRecording("end"))
+    throw BackendError(ErrorCode::internal, "the recording is not valid");
+  if (host::refusesRecording("out of memory")) throw BackendError(ErrorCode::outOfMemory, "no memory for a recording");
+  if (host::refusesRecording("lost")) throw BackendError(ErrorCode::deviceUnavailable, "the device is lost");
+  const auto recording = reinterpret_cast<Recording*>(ended.release());
   recordings_.insert(recording);
   return recording;
 }
