@@ -52,7 +52,7 @@ struct OpDef {
   void (*gradient)(Gradient&) = nullptr;  // null: the op has none
   void (*lower)(Lowering&) = nullptr;     // null: nothing to run
   // Mixed precision (precision.h): how wide each input may be and each output can be, a letter each: 'n' narrow, 'w'
-  // wide (f32), 'e' either. What has no letter is wide.
+  // wide (f32), 'e' either. What has no letter is wide; slices and concatenations follow what they are made of.
   const char* takes = "";
   const char* gives = "";
   // Output `first` may take the memory of input `second` (kernels/ops.h, "in place"), in order of preference.

@@ -1,7 +1,9 @@
 #include "native/graph/precision.h"
 
+#include <algorithm>
 #include <cstring>
 #include <map>
+#include <set>
 
 #include "native/graph/op.h"
 
@@ -21,9 +23,14 @@ bool isSum(const Node& node) {
   return residual < node.inputs.size() && node.inputs[residual] != kAbsent;
 }
 
+// A view has the width of what it views: it moves no bytes that way.
+bool isSlice(const Node& node) { return is(node, "slice"); }
+bool isConcat(const Node& node) { return is(node, "concat"); }
+
 class Pass {
  public:
-  Pass(Graph& graph, const Region& region, DType narrow) : graph_(graph), region_(region), narrow_(narrow) {}
+  Pass(Graph& graph, const Region& region, DType narrow)
+      : graph_(graph), region_(region), narrow_(narrow), isNarrow_(graph.values().size()) {}
 
   std::vector<int32_t> run() {
     chooseDTypes();
@@ -35,26 +42,60 @@ class Pass {
   }
 
  private:
+  // A slice or concatenation is read as its readers read it, and can be narrow where what it is made of can. The two
+  // depend on each other: concatenations begin narrow, and those that can't be become wide until all of them can.
   void chooseDTypes() {
-    std::vector<bool> isRead(graph_.values().size()), isReadWide(graph_.values().size());
+    std::set<int32_t> wideConcats;
+    for (;;) {
+      findReaders(wideConcats);
+      const size_t before = wideConcats.size();
+      for (int32_t i : region_.live) chooseWidths(i, wideConcats);
+      if (wideConcats.size() == before) break;
+    }
     for (int32_t i : region_.live) {
-      const Node& node = graph_.node(i);
-      for (size_t k = 0; k < node.inputs.size(); ++k) {
-        const ValueId v = node.inputs[k];
-        if (v == kAbsent) continue;
-        isRead[v] = true;
-        if (letter(node.op->takes, k) == kWide) isReadWide[v] = true;
+      for (ValueId v : graph_.node(i).outputs) {
+        if (isNarrow_[v]) graph_.setDType(v, narrow_);
       }
     }
-    for (const auto& [name, v] : region_.outputs) isReadWide[v] = true;
-    for (int32_t i : region_.live) {
-      const Node& node = graph_.node(i);
-      for (size_t k = 0; k < node.outputs.size(); ++k) {
-        const ValueId v = node.outputs[k];
-        const Width width = letter(node.op->gives, k);
-        const bool chosen = width == kEither && isRead[v] && !isReadWide[v] && !isSum(node);
-        if (width == kNarrow || chosen) graph_.setDType(v, narrow_);
+  }
+
+  // In reverse, so that views hand on what is asked of them.
+  void findReaders(const std::set<int32_t>& wideConcats) {
+    readers_.assign(graph_.values().size(), {});
+    for (const auto& [name, v] : region_.outputs) readers_[v].wide = true;
+    for (auto i = region_.live.rbegin(); i != region_.live.rend(); ++i) {
+      const Node& node = graph_.node(*i);
+      for (size_t k = 0; k < node.inputs.size(); ++k) {
+        if (node.inputs[k] == kAbsent) continue;
+        Readers& readers = readers_[node.inputs[k]];
+        if (isSlice(node)) {
+          readers.add(readers_[node.outputs[0]]);
+        } else if (isConcat(node)) {
+          readers.add({.wide = wideConcats.count(*i) > 0, .either = true});
+        } else {
+          const Width width = letter(node.op->takes, k);
+          readers.add({.wide = width == kWide, .narrow = width == kNarrow, .either = width == kEither});
+        }
       }
+    }
+  }
+
+  void chooseWidths(int32_t i, std::set<int32_t>& wideConcats) {
+    const Node& node = graph_.node(i);
+    for (size_t k = 0; k < node.outputs.size(); ++k) {
+      const ValueId v = node.outputs[k];
+      const Width width = letter(node.op->gives, k);
+      isNarrow_[v] = width == kNarrow || (width == kEither && readers_[v].canBeNarrow() && !isSum(node));
+    }
+    const ValueId y = node.outputs.empty() ? kAbsent : node.outputs[0];
+    if (isSlice(node)) {
+      isNarrow_[y] = isNarrow_[node.inputs[0]];
+    } else if (isConcat(node)) {
+      // Parts that are wide are worth a cast each where nobody would read the whole as it is.
+      const auto fits = [&](ValueId v) { return bool(isNarrow_[v]); };
+      const bool partsFit = std::all_of(node.inputs.begin(), node.inputs.end(), fits);
+      isNarrow_[y] = !wideConcats.count(i) && readers_[y].canBeNarrow() && (partsFit || !readers_[y].either);
+      if (!isNarrow_[y]) wideConcats.insert(i);
     }
   }
 
@@ -62,8 +103,8 @@ class Pass {
     for (size_t k = 0; k < graph_.node(i).inputs.size(); ++k) {
       const Node& node = graph_.node(i);
       const ValueId v = node.inputs[k];
-      if (v == kAbsent || graph_.value(v).dtype == DType::i32) continue;
-      const Width width = letter(node.op->takes, k);
+      if (v == kAbsent || graph_.value(v).dtype == DType::i32 || isSlice(node)) continue;
+      const Width width = !isConcat(node) ? letter(node.op->takes, k) : isNarrow_[node.outputs[0]] ? kNarrow : kWide;
       const bool isNarrow = graph_.value(v).dtype == narrow_;
       if ((width == kNarrow && !isNarrow) || (width == kWide && isNarrow)) graph_.setInput(i, k, castOf(v));
     }
@@ -80,9 +121,22 @@ class Pass {
     return casts_[v] = result;
   }
 
+  // How a value is read, by all together.
+  struct Readers {
+    bool wide = false, narrow = false, either = false;
+    void add(const Readers& more) {
+      wide |= more.wide;
+      narrow |= more.narrow;
+      either |= more.either;
+    }
+    bool canBeNarrow() const { return !wide && (narrow || either); }
+  };
+
   Graph& graph_;
   const Region& region_;
   const DType narrow_;
+  std::vector<Readers> readers_;  // by value, as the next
+  std::vector<bool> isNarrow_;
   std::vector<int32_t> order_;
   std::map<ValueId, ValueId> casts_;
 };

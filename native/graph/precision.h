@@ -15,8 +15,8 @@ const char* precisionName(DType narrow);  // fp32, fp16, bf16
 //
 // Operands of products are narrow. What an op can write either way is narrow where everyone who reads it takes that;
 // sums are not: they are the residual stream, and its gradient, which gather what hundreds of layers add. A value that
-// one reads wide and another narrow is wide and cast once. Parameters that are operands are read from the mirror, a
-// narrow copy of the bank 'weights'.
+// one reads wide and another narrow is wide and cast once. Slices and concatenations, which are views, have the width
+// of what they are made of. Parameters that are operands are read from the mirror, a narrow copy of the bank 'weights'.
 std::vector<int32_t> mixPrecision(Graph& graph, const Region& region, DType narrow);
 
 }  // namespace ddpm

@@ -1,8 +1,10 @@
 /** Mixed precision: what is narrow, where casts are, the mirror of the weights, and the formats themselves. */
 import assert from 'node:assert/strict'
+import { cifar10 } from '../../bench/cases/unet'
 import { Device } from '../../lib/device'
 import type { Graph, Value } from '../../lib/graph'
 import type { Precision } from '../../lib/native'
+import { UNet } from '../../lib/nn/unet'
 import { assertClose, assertSameBits } from '../support/compare'
 import { devicesWith, unit } from '../support/mixed'
 import { Random } from '../support/random'
@@ -97,6 +99,102 @@ describe('mixed precision', () => {
     assert.deepEqual(dtypes(lines, 'LayerNorm', ['x', 'y']), ['x y:bf16'])
     assert.deepEqual(dtypes(lines, 'Attention', ['q', 'k', 'v', 'y', 'lse']), ['q:bf16 k:bf16 v:bf16 y:bf16 lse'])
     assert.deepEqual(dtypes(lines, 'Copy', ['x', 'y']), ['x y:bf16', 'x:bf16 y'], 'weights; the output that is narrow')
+  })
+
+  describe('slices and concatenations have the width of their parts', () => {
+    const matrix = (g: Graph, out: number, index: number) =>
+      g.parameter({ name: `${index}`, shape: [out, channels], offset: 512 * index })
+    const copies = (lines: string[]) => dtypes(lines, 'Copy', ['x', 'y'])
+
+    it('q, k and v, and their gradients, are views of one 16-bit tensor', () => {
+      const { lines } = plan('bf16', (g) => {
+        const x = g.layerNorm(input(g), vector(g, 'gamma'), vector(g, 'beta'), { eps: 1e-5 })
+        const all = g.linear(x, matrix(g, 24, 0))
+        const [q, k, v] = [0, 8, 16].map((start) => g.slice(all, { start, count: 8 }))
+        const y = g.linear(g.attention(q, k, v, { heads: 2, scale: 0.5 }), matrix(g, 8, 1))
+        g.backward(g.weightedSum(g.loss(y, g.input('target', y.dims), { type: 'l2' }), g.input('w', [2, 1, 1, 1])))
+        return { y }
+      })
+      assert.deepEqual(dtypes(lines, 'Attention', ['q', 'k', 'v']), ['q:bf16 k:bf16 v:bf16'])
+      assert.deepEqual(dtypes(lines, 'AttentionBackward', ['dq', 'dk', 'dv']), ['dq:bf16 dk:bf16 dv:bf16'])
+      assert.match(lines.find((line) => line.startsWith('Attention ')) ?? '', /q\S+ \S+ \S+ \S+:bf16\/24@/)
+      assert.deepEqual(copies(lines), ['x y:bf16', 'x y:bf16'], "the weights, and the loss's gradient")
+    })
+
+    it('a slice that is read wide, or is an output, makes the whole wide', () => {
+      const build = (read: (g: Graph, part: Value) => Record<string, Value>) => (g: Graph) => {
+        const all = g.linear(g.silu(input(g)), matrix(g, 16, 0))
+        const product = g.linear(g.slice(all, { start: 0, count: 8 }), matrix(g, 8, 1))
+        return { product, ...read(g, g.slice(all, { start: 8, count: 8 })) }
+      }
+      for (const read of [
+        (g: Graph, part: Value) => ({ sum: g.add(part, input(g)) }),
+        (_: Graph, part: Value) => ({ part }),
+      ]) {
+        const { lines } = plan('bf16', build(read))
+        assert.deepEqual(dtypes(lines, 'Conv2d', ['x', 'y']), ['x:bf16 y', 'x:bf16 y'])
+      }
+    })
+
+    it('a concatenation is wide where one part is a sum, and one reader takes either', () => {
+      const build = (partIsSum: boolean) => (g: Graph) => {
+        const x = g.silu(input(g))
+        const part = g.linear(x, matrix(g, 8, 0))
+        const other = partIsSum ? g.add(input(g), g.linear(x, matrix(g, 8, 1))) : g.linear(x, matrix(g, 8, 1))
+        const joined = g.concat([part, other])
+        const of = (name: string) => g.input(name, [1, 1, 1, 16])
+        const normed = g.groupNorm(joined, of('gamma'), of('beta'), { groups: 2, eps: 1e-5 })
+        const weights = (index: number) => g.parameter({ name: `${index}`, shape: [8, 16], offset: 512 * index })
+        return { y: g.add(g.linear(normed, weights(2)), g.linear(joined, weights(3))) }
+      }
+      const [wide, narrow] = [plan('bf16', build(true)).lines, plan('bf16', build(false)).lines]
+      assert.deepEqual(dtypes(wide, 'GroupNorm', ['x']), ['x'])
+      assert.deepEqual(copies(wide), ['x y:bf16', 'x y:bf16'], 'the weights, and the whole for the product, once')
+      assert.deepEqual(dtypes(narrow, 'GroupNorm', ['x']), ['x:bf16'])
+      assert.deepEqual(copies(narrow), ['x y:bf16'], 'the weights')
+    })
+
+    it('a part goes into the concatenation as the cast that products read', () => {
+      const { lines } = plan('bf16', (g) => {
+        const parts = [g.linear(g.silu(input(g)), matrix(g, 8, 0)), input(g)]
+        return { y: g.linear(g.concat(parts), g.parameter({ name: 'all', shape: [8, 16], offset: 512 })) }
+      })
+      assert.deepEqual(dtypes(lines, 'Conv2d', ['x', 'y']), ['x:bf16 y:bf16', 'x:bf16 y'])
+      assert.deepEqual(copies(lines), ['x y:bf16', 'x y:bf16'], 'the weights, and the input')
+    })
+
+    it('a concatenation that has to be wide makes others wide that share a part with it', () => {
+      const { lines } = plan('bf16', (g) => {
+        const all = g.linear(g.silu(input(g)), matrix(g, 16, 0))
+        const [a, b] = [0, 8].map((start) => g.slice(all, { start, count: 8 }))
+        const narrow = g.silu(g.concat([a, a]))
+        return { sum: g.add(g.concat([b, input(g)]), narrow) }
+      })
+      assert.deepEqual(dtypes(lines, 'Conv2d', ['x', 'y']), ['x:bf16 y'])
+      assert.deepEqual(copies(lines).slice(1), Array(4).fill('x y'), 'what no place is free for')
+    })
+
+    it('a UNet of 36 million weights copies nothing that has 16 bits, and casts what it sums, once each', () => {
+      const unet = new UNet(cifar10)
+      const build =
+        (train: boolean) =>
+        (g: Graph): Record<string, Value> => {
+          const x = g.toNhwc(g.input('x', [128, 1, 1, 3072]), { channels: 3, height: 32, width: 32 })
+          const y = unet.build({ graph: g, train: false }, x, g.input('t', [128, 1, 1, 1], 'i32'))
+          if (!train) return { y: g.toNchw(y) }
+          const loss = g.loss(y, g.input('target', y.dims), { type: 'l2' })
+          g.backward(g.weightedSum(loss, g.input('weights of losses', [128, 1, 1, 1])))
+          return {}
+        }
+      const [sampling, training] = [false, true].map((train) =>
+        plan('bf16', build(train)).lines.filter((line) => line.startsWith('Copy ')),
+      )
+      for (const line of [...sampling, ...training]) assert.match(line, /^Copy x[^:]*@\S+ y[^:]*:bf16/)
+      // The embedding of t, what three downsamplings and thirteen blocks that change the channels read.
+      assert.equal(sampling.length, 1 + 3 + 13, sampling.join('\n'))
+      // Gradients of sums: of each block, attention, resampling, the first convolution and the loss.
+      assert.equal(training.length, sampling.length + 33, training.join('\n'))
+    })
   })
 
   it('takes less memory', () => {

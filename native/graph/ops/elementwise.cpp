@@ -187,6 +187,7 @@ const std::vector<OpDef>& elementwiseOps() {
        .attributes = {"start", "channels"},
        .infer = inferPadChannels,
        .lower = lowerPadChannels,
+       .takes = "e",
        .internal = true},
       {.name = "dropout",
        .inputs = {"x", "rng"},
