@@ -187,7 +187,6 @@ const std::vector<OpDef>& elementwiseOps() {
        .attributes = {"start", "channels"},
        .infer = inferPadChannels,
        .lower = lowerPadChannels,
-       .takes = "e",
        .internal = true},
       {.name = "dropout",
        .inputs = {"x", "rng"},
