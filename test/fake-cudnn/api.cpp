@@ -4,11 +4,15 @@
 // https://docs.nvidia.com/deeplearning/cudnn/backend/latest/api/cudnn-graph-library.html
 //
 // DDPM_FAKE_CUDNN is a list of what is to go wrong: version=<number>, create-fails, no-fusion, no-engines,
-// big-workspace, execute-fails. To the file DDPM_FAKE_CUDNN_LOG goes a line for each execution, and one for each
-// misuse.
+// big-workspace, execute-fails, slow=<file>: plans are built as long as that file exists. To the file
+// DDPM_FAKE_CUDNN_LOG goes a line for each execution, for each build that waits, and for each misuse.
+#include <unistd.h>
+
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <thread>
 
 #include "test/fake-cudnn/descriptor.h"
 
@@ -70,6 +74,19 @@ Status execute(const Descriptor& p, const Descriptor& pack) {
 }
 #endif
 
+// Without the lock, so that others can run meanwhile.
+void waitForSlowBuild(const Descriptor* d) {
+  std::string file;
+  {
+    const std::lock_guard guard(lock);
+    const char* slow = option("slow");
+    if (!slow || !living.count(d) || d->kind != plan) return;
+    file = slow;
+    if (access(file.c_str(), F_OK) == 0) log("a build waits");
+  }
+  while (access(file.c_str(), F_OK) == 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+}
+
 }  // namespace
 }  // namespace fake
 
@@ -103,6 +120,7 @@ FAKE_API void cudnnGetLastErrorString(char* message, size_t bytes) {
 }
 
 FAKE_API int cudnnCreate(Handle** handle) {
+  const std::lock_guard guard(fake::lock);
   if (fake::option("create-fails")) return fake::refuse(fake::allocationFailed, "asked to");
   *handle = new Handle;
   fake::handles.insert(*handle);
@@ -110,12 +128,14 @@ FAKE_API int cudnnCreate(Handle** handle) {
 }
 
 FAKE_API int cudnnSetStream(Handle* handle, void*) {
+  const std::lock_guard guard(fake::lock);
   if (!fake::handles.count(handle)) return fake::misuse(fake::badParam, "no handle");
   handle->hasStream = true;
   return fake::ok;
 }
 
 FAKE_API int cudnnBackendCreateDescriptor(int kind, Descriptor** descriptor) {
+  const std::lock_guard guard(fake::lock);
   for (const int known : {0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 15, 16, 17})
     if (kind == known) {
       *descriptor = new Descriptor{kind, false, {}, {}, {}, nullptr};
@@ -126,12 +146,14 @@ FAKE_API int cudnnBackendCreateDescriptor(int kind, Descriptor** descriptor) {
 }
 
 FAKE_API int cudnnBackendDestroyDescriptor(Descriptor* d) {
+  const std::lock_guard guard(fake::lock);
   if (!fake::living.erase(d)) return fake::misuse(fake::badParam, "what is destroyed is no descriptor");
   delete d;
   return fake::ok;
 }
 
 FAKE_API int cudnnBackendSetAttribute(Descriptor* d, int attribute, int type, int64_t count, const void* elements) {
+  const std::lock_guard guard(fake::lock);
   if (!fake::living.count(d)) return fake::misuse(fake::badParam, "no descriptor");
   const std::string name = fake::named(d->kind, attribute);
   if (d->finalized) return fake::misuse(fake::badParam, name + " is set after finalizing");
@@ -147,6 +169,7 @@ FAKE_API int cudnnBackendSetAttribute(Descriptor* d, int attribute, int type, in
 
 FAKE_API int cudnnBackendGetAttribute(Descriptor* d, int attribute, int type, int64_t asked, int64_t* count,
                                       void* elements) {
+  const std::lock_guard guard(fake::lock);
   if (!fake::living.count(d)) return fake::misuse(fake::badParam, "no descriptor");
   const std::string name = fake::named(d->kind, attribute);
   if (!d->finalized) return fake::misuse(fake::notFinalized, name + " is read before finalizing");
@@ -165,6 +188,8 @@ FAKE_API int cudnnBackendGetAttribute(Descriptor* d, int attribute, int type, in
 }
 
 FAKE_API int cudnnBackendFinalize(Descriptor* d) {
+  fake::waitForSlowBuild(d);
+  const std::lock_guard guard(fake::lock);
   if (!fake::living.count(d)) return fake::misuse(fake::badParam, "no descriptor");
   if (d->finalized) return fake::misuse(fake::badParam, "a descriptor is finalized twice");
   const fake::Status status = fake::finalize(*d);
@@ -174,6 +199,7 @@ FAKE_API int cudnnBackendFinalize(Descriptor* d) {
 
 #ifndef FAKE_CUDNN_LACKS_EXECUTE
 FAKE_API int cudnnBackendExecute(Handle* handle, Descriptor* plan, Descriptor* pack) {
+  const std::lock_guard guard(fake::lock);
   if (!fake::handles.count(handle) || !handle->hasStream)
     return fake::misuse(fake::badParam, "execution without a handle or its stream");
   if (!fake::isLiving(plan, fake::plan) || !fake::isLiving(pack, fake::variantPack))

@@ -10,7 +10,8 @@ namespace fake {
 
 std::set<const Descriptor*> living;
 std::set<const Handle*> handles;
-std::string lastError;
+thread_local std::string lastError;
+std::mutex lock;
 
 namespace {
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <set>
 #include <string>
 #include <vector>
@@ -105,7 +106,9 @@ struct Handle {
 // Of both kinds those that were created and not destroyed.
 extern std::set<const Descriptor*> living;
 extern std::set<const Handle*> handles;
-extern std::string lastError;
+extern thread_local std::string lastError;
+// Of all of this: different threads may use different handles at the same time. Not held while a plan is built.
+extern std::mutex lock;
 
 void log(const std::string& line);
 Status misuse(Status status, const std::string& what);

@@ -195,6 +195,27 @@ describe('cuDNN', () => {
     })
   })
 
+  it('runs a plan while another is being built', () => {
+    const [slow, logFile] = [path.join(folder, 'slow'), path.join(folder, 'log-busy')]
+    const { status, signal, stdout, stderr } = spawnSync(
+      process.execPath,
+      [path.join(__dirname, 'cudnn-busy-child.js'), slow],
+      {
+        ...{ encoding: 'utf8', timeout: 60_000, killSignal: 'SIGKILL' }, // a run that waits for the build never ends
+        env: {
+          ...process.env,
+          DDPM_TEST_DEVICE: 'cuda-host',
+          DDPM_HOST_CUDNN: fakeCudnn,
+          DDPM_FAKE_CUDNN: `slow=${slow}`,
+          DDPM_FAKE_CUDNN_LOG: logFile,
+        },
+      },
+    )
+    assert.deepEqual([status, signal], [0, null], stderr)
+    assert.deepEqual(JSON.parse(stdout), ['ran', 'builds', 'ran meanwhile', 'built', 'ran again'])
+    assert.doesNotMatch(readFileSync(logFile, 'utf8'), /misuse/)
+  })
+
   it('a failing execution fails the run with its reason', () => {
     const { status, error } = run(forced, { DDPM_FAKE_CUDNN: 'execute-fails' })
     assert.equal(status, 1)

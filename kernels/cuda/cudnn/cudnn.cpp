@@ -22,19 +22,29 @@ size_t separateBytes(const ConvProblem& problem, Epilogue epilogue) {
   return aligned(size_t(t.elements()) * sizeOf(t.dtype));
 }
 
-// cuDNN on one device, for all that use the device in this process.
+// cuDNN on one device, for all that use the device in this process. Building a plan may take seconds, for which nobody
+// who runs one waits: each has a handle of cuDNN and a lock of its own. A plan is a graph's and not a handle's.
 class Convolver {
  public:
   explicit Convolver(const Library& library) : api_(library.api) {}
 
   std::vector<std::string> plans(const ConvProblem& problem, std::string* why) {
-    const std::lock_guard guard(lock_);
+    const std::lock_guard builds(building_);  // nobody else adds to the table
     const auto key = problem.key();
-    auto found = entries_.find(key);
-    if (found == entries_.end()) found = entries_.emplace(key, build(problem)).first;
-    *why = found->second.why;
+    const bool known = [&] {
+      const std::lock_guard guard(lock_);
+      return entries_.count(key) > 0;
+    }();
+    if (!known) {
+      Entry built = build(problem);
+      const std::lock_guard guard(lock_);
+      entries_.emplace(key, std::move(built));
+    }
+    const std::lock_guard guard(lock_);
+    const Entry& entry = entries_.at(key);
+    *why = entry.why;
     std::vector<std::string> names;
-    for (const Plan& plan : found->second.plans) names.push_back(plan.name);
+    for (const Plan& plan : entry.plans) names.push_back(plan.name);
     return names;
   }
 
@@ -65,10 +75,10 @@ class Convolver {
     void* workspace = plan.workspace ? ours + aligned(finishScratch(problem)) : nullptr;
     const auto work = [this, &plan, stream = device.stream(), workspace, what = problem.describe(),
                        addresses = addressesOf(problem, plan.epilogue, scratch)] {
-      const std::lock_guard guard(lock_);
+      const std::lock_guard runs(running_);
       try {
-        check(api_, api_.setStream(handle_, stream), "cudnnSetStream");
-        execute(api_, handle_, plan, addresses, workspace);
+        check(api_, api_.setStream(runner_, stream), "cudnnSetStream");
+        execute(api_, runner_, plan, addresses, workspace);
       } catch (const Failed& e) {
         throw BackendError(ErrorCode::internal, what + ": " + plan.name + ": " + e.what());
       }
@@ -94,18 +104,31 @@ class Convolver {
     return found->second.plans[size_t(number)];
   }
 
+  // Both, before there is a plan to run: a stream that is captured has no place for it.
+  void createHandles() {
+    if (!builder_) {
+      Handle builder = nullptr;
+      check(api_, api_.create(&builder), "cudnnCreate");
+      builder_ = builder;
+    }
+    const std::lock_guard runs(running_);
+    if (!runner_) {
+      Handle runner = nullptr;
+      check(api_, api_.create(&runner), "cudnnCreate");
+      runner_ = runner;
+    }
+  }
+
   Entry build(const ConvProblem& problem) {
     Entry entry;
-    if (!handle_) {
-      const Status status = api_.create(&handle_);
-      if (status != kSuccess) {
-        handle_ = nullptr;
-        entry.why = Failed(api_, status, "cudnnCreate").what();
-        return entry;
-      }
+    try {
+      createHandles();
+    } catch (const Failed& e) {
+      entry.why = e.what();
+      return entry;
     }
     const auto add = [&](Epilogue epilogue) {
-      const std::string why = buildPlans(api_, handle_, problem, epilogue, kPlans, entry.plans);
+      const std::string why = buildPlans(api_, builder_, problem, epilogue, kPlans, entry.plans);
       if (!why.empty()) entry.why = why;
     };
     // The gradient of the weights is added to what is there, by us: few engines can.
@@ -121,8 +144,11 @@ class Convolver {
   }
 
   const Api& api_;
-  std::mutex lock_;
-  Handle handle_ = nullptr;
+  std::mutex building_;  // of the builder; taken before lock_
+  Handle builder_ = nullptr;
+  std::mutex running_;  // of the runner
+  Handle runner_ = nullptr;
+  std::mutex lock_;  // of the table, for moments
   std::map<std::vector<int64_t>, Entry> entries_;
 };
 

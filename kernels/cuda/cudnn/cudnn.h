@@ -3,8 +3,8 @@
 //
 // A plan is built when a program is compiled and kept for the process, by device and ConvProblem::key, so that running
 // it only puts work on the device's stream: it may be recorded into a CUDA graph (in a mode that lets other threads
-// allocate: plans may be built at the same time). Any thread; a device has one handle of cuDNN in a process, and a
-// lock.
+// allocate: plans may be built at the same time). Any thread. A device has two handles of cuDNN in a process, each with
+// a lock: one to build plans, which may take seconds, and one to run them, which waits for no build.
 #pragma once
 #include <string>
 #include <vector>
