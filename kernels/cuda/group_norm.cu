@@ -257,17 +257,14 @@ void run(CudaDevice& device, const GroupNorm& op, void* scratch) {
 void run(CudaDevice& device, const GroupNormBackward& op, void* scratch) {
   const Tensor& x = op.x;
   const Layout layout(x);
-  const auto sums = [&](int64_t from) {
-    return scratchOf<float>(scratch, layout.parameterSums + from, layout.end - layout.parameterSums - from);
-  };
-  if (!differentiateStrips(device, op, sums(0))) {
+  const Global<float> sums = scratchOf<float>(scratch, layout.parameterSums, layout.end - layout.parameterSums);
+  if (!differentiateStrips(device, op, sums)) {
     if (op.silu)
-      backward<true>(device, op, scratch, sums(0));
+      backward<true>(device, op, scratch, sums);
     else
-      backward<false>(device, op, scratch, sums(0));
+      backward<false>(device, op, scratch, sums);
   }
-  accumulate(device, sums(0), out(op.dGamma).data, x.c, 2 * int64_t(x.c), x.n);
-  accumulate(device, sums(x.c), out(op.dBeta).data, x.c, 2 * int64_t(x.c), x.n);
+  accumulatePairs(device, sums, out(op.dGamma).data, out(op.dBeta).data, x.c, x.n);
 }
 
 }  // namespace ddpm::cuda

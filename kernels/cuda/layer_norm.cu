@@ -88,13 +88,11 @@ size_t scratch(const CudaDevice&, const LayerNormBackward& op) {
 void run(CudaDevice& device, const LayerNormBackward& op, void* scratch) {
   const Tensor& x = op.x;
   const int chunks = columnChunks(x.rows());
-  const int64_t size = int64_t(chunks) * 2 * x.c;
-  const Global<float> partial = scratchOf<float>(scratch, 0, size);
+  const Global<float> partial = scratchOf<float>(scratch, 0, int64_t(chunks) * 2 * x.c);
   // Before dx, which may take the place of dy.
   columnSums<2>(device, ParameterSums{featureMap(x), featureMap(op.dy), in(op.mean), in(op.rstd), partial, x.c}, 1,
                 x.rows(), x.c, chunks);
-  accumulate(device, partial, out(op.dGamma).data, x.c, 2 * int64_t(x.c), chunks);
-  accumulate(device, scratchOf<float>(scratch, x.c, size - x.c), out(op.dBeta).data, x.c, 2 * int64_t(x.c), chunks);
+  accumulatePairs(device, partial, out(op.dGamma).data, out(op.dBeta).data, x.c, chunks);
   launch<inputGradientKernel>(blocksOf(x), dim3(32, kWarps), 0, device.stream(), featureMap(x), in(op.gamma),
                               in(op.mean), in(op.rstd), featureMap(op.dy), featureMap(op.dx), x.rows(), x.c);
 }

@@ -68,6 +68,10 @@ void columnSums(CudaDevice& device, const F& f, int samples, int64_t rows, int c
   launch<columnSumsKernel<K, F>>(grid, dim3(32, kColumnWarps), 0, device.stream(), f, rows, c, ceilDiv(rows, chunks));
 }
 
+// first[c] += sum over `count` of x[j][0][c], second[c] += of x[j][1][c], c < channels; in the order of j.
+void accumulatePairs(CudaDevice& device, Global<const float> x, Global<float> first, Global<float> second, int channels,
+                     int count);
+
 // y[i] += sum over `count` of x[j * stride + i], i < size.
 void accumulate(CudaDevice& device, Global<const float> x, Global<float> y, int64_t size, int64_t stride, int count);
 

@@ -1,6 +1,7 @@
 #include "kernels/cuda/host/grid.h"
 
 #include <cstdio>
+#include <cstdlib>
 #include <mutex>
 #include <stdexcept>
 
@@ -186,6 +187,9 @@ void runGrid(const std::string& kernel, dim3 grid, dim3 block, size_t dynamicSha
   const std::lock_guard guard(lock);
   const SanitizedGrid sanitized;
   kernelInRun = kernel;
+  if (std::getenv("DDPM_HOST_LAUNCHES"))
+    std::fprintf(stderr, "launch %s, grid %ux%ux%u, block %ux%ux%u\n", kernel.c_str(), grid.x, grid.y, grid.z, block.x,
+                 block.y, block.z);
   checkConfiguration(grid, block, dynamicShared);
   body = f;
   argument = a;
