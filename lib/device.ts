@@ -2,8 +2,8 @@
 import { DiffusionError, invalidArgument } from './errors'
 import { type DeviceInfo, type NativeBuffer, type NativeDevice, native } from './native'
 
-/** 'auto' is CUDA where it is, else the CPU. 'cuda:1' is the second GPU; 'reference' and 'cuda-host' are for tests. */
-export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'reference' | 'cuda-host'
+/** 'auto' is CUDA where it is, else the CPU. 'cuda:1' is the second GPU; 'reference', 'cuda-host' and 'cuda-host-contracted' are for tests. */
+export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'reference' | 'cuda-host' | 'cuda-host-contracted'
 
 export interface DeviceOptions {
   /** Threads of the CPU backend; default DDPM_NUM_THREADS or all cores. */
@@ -58,7 +58,7 @@ export class Device {
   }
 
   static #openNamed(name: string, threads: number): Device {
-    const match = /^(cpu|reference|cuda-host|cuda)(?::(\d+))?$/.exec(name)
+    const match = /^(cpu|reference|cuda-host|cuda-host-contracted|cuda)(?::(\d+))?$/.exec(name)
     if (!match || (match[2] && match[1] !== 'cuda')) {
       throw invalidArgument('device', "'auto', 'cpu', 'cuda' or 'cuda:<index>'", name)
     }

@@ -13,7 +13,7 @@
 namespace ddpm {
 namespace {
 
-const char* const kSidecars[] = {"cuda", "cuda-host", "reference"};
+const char* const kSidecars[] = {"cuda", "cuda-host", "cuda-host-contracted", "reference"};
 
 #ifdef __APPLE__
 const char* const kSuffixes[] = {".dylib", ".so"};
@@ -45,7 +45,8 @@ const Backend& openBackend(const std::string& name) {
   bool known = false;
   for (const char* sidecar : kSidecars) known = known || name == sidecar;
   if (!known)
-    throw Failure::argumentOf("openDevice", "backend", "'cpu', 'cuda', 'cuda-host' or 'reference'",
+    throw Failure::argumentOf("openDevice", "backend",
+                              "'cpu', 'cuda', 'cuda-host', 'cuda-host-contracted' or 'reference'",
                               Failure::quoted(name));
 
   const auto unavailable = [&](const std::string& why) {

@@ -4,7 +4,7 @@ import type { Graph, Value } from '../../lib/graph'
 import { Linear } from '../../lib/nn/layers'
 import { ParameterTable, Scope } from '../../lib/nn/parameters'
 import { UNet } from '../../lib/nn/unet'
-import { assertCloseToScale, assertSameBits } from '../support/compare'
+import { assertCloseToScale } from '../support/compare'
 import { Random } from '../support/random'
 import { compileGraph, normals, runGraph, testedBackends } from '../support/run-graph'
 import { smallUNet } from '../support/small-unet'
@@ -67,7 +67,8 @@ describe('linear layers of one input', () => {
           return { y, dx, grads: table.toStateDict(grads), weights: table.toStateDict(banks.weights) }
         }),
       )
-      assertSameBits(together.y, apart.y, 'y')
+      // One product and three may be computed by other algorithms, which round otherwise.
+      assertCloseToScale(together.y, apart.y, 1e-6, 'y')
       assertCloseToScale(together.dx, apart.dx, 1e-6, 'dx')
       for (const dict of ['weights', 'grads'] as const) {
         assert.deepEqual(Object.keys(together[dict]), Object.keys(apart[dict]))

@@ -76,9 +76,24 @@ void checkAllocated(const void* data, size_t bytes) {
 }
 }  // namespace host
 
+#ifdef DDPM_HOST_CONTRACTED
+const char* CudaDevice::backendName() { return "cuda-host-contracted"; }
+
+int32_t CudaDevice::count(Error* why) {
+#ifdef __x86_64__
+  if (!__builtin_cpu_supports("fma")) {
+    why->code = ErrorCode::deviceUnavailable;
+    std::snprintf(why->message, sizeof why->message, "the processor has no fused multiply-add");
+    return 0;
+  }
+#endif
+  return 1;
+}
+#else
 const char* CudaDevice::backendName() { return "cuda-host"; }
 
 int32_t CudaDevice::count(Error*) { return 1; }
+#endif
 
 CudaDevice::CudaDevice(int32_t index) : index_(index), multiprocessors_(4) {
   if (index != 0) throw BackendError(ErrorCode::deviceUnavailable, "there is one cuda-host device, 0");
