@@ -28,11 +28,6 @@ export interface FileOptions {
   readonly svg?: boolean
 }
 
-/** What sharp reads; other files of a folder are not images. */
-export const imageExtensions: ReadonlySet<string> = new Set(
-  '.png .jpg .jpeg .webp .gif .tif .tiff .avif .heic .heif .svg'.split(' '),
-)
-
 const inputOptions = { failOn: 'truncated', limitInputPixels: maxPixels } as const
 
 /**

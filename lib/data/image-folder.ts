@@ -1,12 +1,12 @@
 /** A folder of images as an endless, reproducible sequence of training samples. */
 import { createHash } from 'node:crypto'
-import { readdir, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { DiffusionError } from '../errors'
 import type { Seed } from '../options'
 import { type ClassLabelling, type ClassSource, classLabels } from './class-labels'
-import { isFailureToRead, withRetries } from './image-bytes'
-import { checkImageHeader, type DecodeOptions, decodeImage, imageExtensions, toSigned } from './image-file'
+import { isFailureToRead } from './image-bytes'
+import { checkImageHeader, type DecodeOptions, decodeImage, toSigned } from './image-file'
+import { imageExtensions, listImages } from './list-images'
 import { flipped, permutation } from './order'
 import { Prefetcher } from './prefetch'
 
@@ -97,13 +97,14 @@ export class ImageFolder {
   }
 
   /**
-   * Lists the images below `folder` (recursively, by file extension, without hidden ones) and checks their headers.
+   * Lists the images below `folder` (recursively, by file extension, without hidden ones, through symbolic links) and checks their
+   * headers. Links that lead nowhere or in a circle are unreadable.
    * Throws `not-found` and `io` for a folder or a file that cannot be read, `invalid-argument` for one without a readable image or, with
    * `classes`, with one that has no class.
    */
   static async open(folder: string, options: ImageFolderOptions): Promise<ImageFolder> {
-    const candidates = await listImages(folder)
-    const unreadable: UnreadableFile[] = []
+    const { files: candidates, leftOut } = await listImages(folder)
+    const unreadable: UnreadableFile[] = [...leftOut]
     const readable: string[] = []
     const problems = await mapConcurrently(candidates, 8, async (file) => {
       try {
@@ -212,47 +213,6 @@ export class ImageFolder {
     this.unreadable.push(file)
     this.#onUnreadable(file)
   }
-}
-
-/** Symbolic links to files are followed, those to folders are not (they may form loops); the folder itself may be one. */
-async function listImages(folder: string): Promise<string[]> {
-  // Once more, should it have been a hiccup: it is not known which folder it was.
-  const list = () => readdir(folder, { recursive: true, withFileTypes: true })
-  const entries = await list()
-    .catch(list)
-    .catch((error) => {
-      const problem =
-        { ENOENT: 'there is no such folder', ENOTDIR: 'it is a file, not a folder' }[error.code as string] ??
-        error.message
-      throw new DiffusionError(
-        error.code === 'ENOENT' ? 'not-found' : 'io',
-        `cannot read images from ${folder}: ${problem}`,
-        {
-          argument: 'folder',
-          expected: 'a folder of images',
-          received: folder,
-          cause: error,
-        },
-      )
-    })
-  const files: string[] = []
-  for (const entry of entries) {
-    const file = path.join(entry.parentPath, entry.name)
-    const relative = path.relative(folder, file).split(path.sep).join('/')
-    if (relative.split('/').some((part) => part.startsWith('.'))) continue
-    if (!imageExtensions.has(path.extname(entry.name).toLowerCase())) continue
-    if (entry.isSymbolicLink() ? await pointsToFile(file) : entry.isFile()) files.push(relative)
-  }
-  return files.sort() // by code units: the same order whatever the locale
-}
-
-/** False for a link that points nowhere. */
-async function pointsToFile(file: string): Promise<boolean> {
-  const nowhere = (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'ENOENT' && error.code !== 'ELOOP') throw error
-    return undefined
-  }
-  return (await withRetries(file, () => stat(file).catch(nowhere)))?.isFile() === true
 }
 
 function emptyDataset(folder: string, unreadable: readonly UnreadableFile[]): DiffusionError {

@@ -30,10 +30,20 @@ const signatures: readonly (readonly [Format, (head: string) => boolean])[] = [
   ['svg', (head) => /<svg/i.test(head) || head.startsWith('\x1f\x8b')],
 ]
 
+/** Whether a file begins like an image, SVGs aside, which look like any other text. */
+export function hasSignature(head: Uint8Array): boolean {
+  const format = signatureOf(head)
+  return format !== undefined && format !== 'svg'
+}
+
+function signatureOf(head: Uint8Array): Format | undefined {
+  const text = Buffer.from(head).toString('latin1')
+  return signatures.find(([, matches]) => matches(text))?.[0]
+}
+
 /** By the first bytes of a file. Throws `bad-file` for other kinds, and for an SVG unless it is asked for. */
 export function formatOf(head: Uint8Array, file: string, { svg = false }: { readonly svg?: boolean }): Format {
-  const text = Buffer.from(head).toString('latin1')
-  const format = signatures.find(([, matches]) => matches(text))?.[0]
+  const format = signatureOf(head)
   if (format === undefined) throw bad(file, 'it is neither PNG, JPEG, WebP, GIF, TIFF, AVIF nor HEIF')
   // An SVG is a program: a few lines with filters can keep a machine busy for hours.
   if (format === 'svg' && !svg) throw bad(file, 'it looks like an SVG, which is only read on request (svg: true)')
@@ -44,22 +54,21 @@ export function formatOf(head: Uint8Array, file: string, { svg = false }: { read
 const streamedRows = 256
 // Bytes of a pixel of formats that are decoded whole, measured.
 const wholeFrame: Partial<Record<Format, number>> = { webp: 8, gif: 6, heif: 20, svg: 12 }
-const sampleBytes: Readonly<Record<string, number>> = {
-  uchar: 1,
-  char: 1,
-  ushort: 2,
-  short: 2,
-  float: 4,
-  uint: 4,
-  int: 4,
-}
+/** Of the samples whose range is known. What black and white are in floats, and in integers of 32 bits, no file says. */
+const sampleBytes: Readonly<Record<string, number>> = { uchar: 1, ushort: 2 }
 
-/** Bytes that decoding takes, roughly. Throws `bad-file` beyond a limit, with its name. */
+/** Bytes that decoding takes, roughly. Throws `bad-file` beyond a limit, with its name, and for samples of unknown range. */
 export function decodeCost(metadata: Metadata, format: Format, file: string): number {
   const { width, height, channels = 4, depth, isProgressive } = metadata
   if (metadata.format !== format) throw bad(file, `it begins like ${format}, but is ${metadata.format}`)
   const size = `${width} x ${height} pixels`
   if (width * height > maxPixels) throw bad(file, `it has ${size}, more than maxPixels (${maxPixels})`)
+  if (depth !== undefined && !Object.hasOwn(sampleBytes, depth)) {
+    throw bad(
+      file,
+      `its samples are of the type ${depth}, whose black and white are not known: convert it to 8 or 16 bits`,
+    )
+  }
   const sample = sampleBytes[depth ?? ''] ?? 8
   // A progressive JPEG keeps 16 bits of each coefficient; the strips and tiles of a TIFF may be as large as it is.
   const whole = isProgressive || format === 'tiff'

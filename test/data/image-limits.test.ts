@@ -43,6 +43,23 @@ describe('limits of images', () => {
     assert.equal((await ImageFolder.open(own, { size: 4, svg: true })).length, 2)
   })
 
+  it('floats and integers of 32 bits are not guessed', async () => {
+    for (const [depth, name] of [
+      ['float', 'f.tif'],
+      ['uint', 'u.tif'],
+      ['short', 's.tif'],
+    ] as const) {
+      writeFileSync(at(name), greyTiff(depth))
+      await refused(name, new RegExp(`its samples are of the type ${depth}, whose black and white are not known`))
+    }
+    const own = temporaryFolder()
+    writeFileSync(path.join(own, 'a.tif'), greyTiff('float'))
+    writeFileSync(path.join(own, 'b.tif'), greyTiff('ushort'))
+    const folder = await ImageFolder.open(own, { size: 8 })
+    assert.deepEqual([folder.files, folder.unreadable.map(({ file }) => file)], [['b.tif'], ['a.tif']])
+    assert.ok(Math.abs((await folder.batch(0, 1)).images[0] - 0.5) < 0.01)
+  })
+
   it('names the limit that an image is beyond', async () => {
     // A PNG's header is enough: its size is at bytes 16 to 24, what a pixel is and interlacing behind it.
     const png = await sharp({ create: { width: 8, height: 8, channels: 4, background: 'red' } })
@@ -110,3 +127,29 @@ describe('limits of images', () => {
     await decode(maxDecodeBytes) // nothing is left held
   })
 })
+
+/** 8 x 8 samples of three quarters of their range, grey, not compressed (TIFF 6.0, section 4). */
+function greyTiff(depth: 'float' | 'uint' | 'short' | 'ushort'): Buffer {
+  const bytes = depth.endsWith('short') ? 2 : 4
+  const data = Buffer.alloc(64 * bytes)
+  for (let at = 0; at < data.length; at += bytes) {
+    if (depth === 'float') data.writeFloatLE(0.75, at)
+    else if (depth === 'uint') data.writeUInt32LE(0.75 * 2 ** 32, at)
+    else data.writeUInt16LE(0.75 * 2 ** 16, at)
+  }
+  const kind = { uint: 1, ushort: 1, short: 2, float: 3 }[depth]
+  // Width, height, bits, compression, photometric, offset, samples, rows, bytes, sample format.
+  const tags = [256, 257, 258, 259, 262, 273, 277, 278, 279, 339]
+  const values = [8, 8, 8 * bytes, 1, 1, 8, 1, 8, data.length, kind]
+  const directory = Buffer.alloc(2 + 12 * tags.length + 4)
+  directory.writeUInt16LE(tags.length)
+  for (const [i, tag] of tags.entries()) {
+    directory.writeUInt16LE(tag, 2 + 12 * i)
+    directory.writeUInt16LE(4, 4 + 12 * i)
+    directory.writeUInt32LE(1, 6 + 12 * i)
+    directory.writeUInt32LE(values[i], 10 + 12 * i)
+  }
+  const head = Buffer.from('II*\0\0\0\0\0', 'latin1')
+  head.writeUInt32LE(8 + data.length, 4)
+  return Buffer.concat([head, data, directory])
+}
