@@ -6,7 +6,7 @@
 
 namespace ddpm {
 
-constexpr int32_t kBackendAbi = 5;
+constexpr int32_t kBackendAbi = 6;
 
 enum class ErrorCode : int32_t { none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal };
 
@@ -37,6 +37,13 @@ struct PlanOptions {
   int32_t forceAlgo = -1;     // a ConvAlgo wherever it is possible; tests force each in turn
 };
 
+// A kernel of a GPU as it is launched.
+struct Launch {
+  char kernel[256];
+  int32_t grid[3], block[3];
+  uint64_t sharedBytes;  // dynamic shared memory of a block
+};
+
 struct DeviceHandle;  // the backend's own
 struct Recording;     // the same
 
@@ -48,8 +55,8 @@ struct Kernel {
   size_t (*scratch)(DeviceHandle*, const Op&) = nullptr;
 };
 
-// A device is used by one thread, except that info, libraries, allocate, plan* and the kernels' scratch may be called
-// by another thread at any time, also while a kernel runs.
+// A device is used by one thread, except that info, libraries, allocate, plan*, list and the kernels' scratch may be
+// called by another thread at any time, also while a kernel runs.
 struct Backend {
   int32_t abi;
   const char* name;
@@ -87,6 +94,11 @@ struct Backend {
   ConvPlan (*planConv)(DeviceHandle*, const Conv2d&, const PlanOptions&);
   ConvPlan (*planDgrad)(DeviceHandle*, const Conv2dDgrad&, const PlanOptions&);
   ConvAlgo (*planWgrad)(DeviceHandle*, const Conv2dWgrad&, const PlanOptions&);
+
+  // What kernels' `run` would launch, for models of time: calls issue(argument) and, for each launch that this asks for
+  // on the calling thread, add(argument, launch) in place of executing it. Pointers of ops count by their alignment
+  // only. Null where the backend cannot tell.
+  bool (*list)(DeviceHandle*, void (*issue)(void*), void (*add)(void*, const Launch&), void* argument, Error*);
 
 #define DDPM_KERNEL(Op) Kernel<Op> k##Op;
   DDPM_OPS(DDPM_KERNEL)

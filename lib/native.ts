@@ -86,6 +86,41 @@ export interface NativeGraph {
   ): NativeProgram
 }
 
+/** An operand of a step. */
+export interface StepTensor {
+  readonly dims: Dims
+  /** Elements from one pixel to the next. */
+  readonly ld: number
+  readonly dtype: 'f32' | 'f16' | 'bf16' | 'i32'
+  readonly access: 'read' | 'write' | 'update'
+  /** Where it lies: a number for each buffer, arena value or packed weight, and bytes from its start. */
+  readonly storage: number
+  readonly offset: number
+}
+
+/** A kernel of a GPU as it is launched: blocks, threads of a block, bytes of dynamic shared memory of a block. */
+export interface KernelLaunch {
+  readonly kernel: string
+  readonly grid: readonly [number, number, number]
+  readonly block: readonly [number, number, number]
+  readonly sharedBytes: number
+}
+
+/** One op of a program; see kernels/ops.h. */
+export interface ProgramStep {
+  readonly op: string
+  /** Runs only when weights have changed. */
+  readonly prologue: boolean
+  /** Of convolutions. */
+  readonly algo?: string
+  readonly splits?: number
+  /** Those that are present, by the name of the field. */
+  readonly tensors: Readonly<Record<string, StepTensor>>
+  readonly scratchBytes: number
+  /** What it launches, in order; absent where the backend cannot tell. cuda-host can. */
+  readonly launches?: readonly KernelLaunch[]
+}
+
 export interface NativeProgram {
   /** Bytes of the arena, of packed weights, of scratch, and their sum. */
   memory(): { arena: number; packed: number; scratch: number; total: number }
@@ -97,6 +132,8 @@ export interface NativeProgram {
   run(bindings: Record<string, NativeBuffer>): Promise<void>
   /** The compiled steps, one line each, with chosen algorithms (DDPM_DEBUG=plan prints it). */
   describe(): string
+  /** The same as data, with what each step would launch. */
+  steps(): ProgramStep[]
   /**
    * How its runs were issued: op by op, or as one launch of what was recorded (a CUDA graph). The CPU's are all direct; a
    * device that records does so when a program runs the second time with the same buffers. One that can't be recorded is

@@ -2,7 +2,7 @@
 import type { Device } from './device'
 import { DiffusionError, invalidArgument } from './errors'
 import { Graph, type Value } from './graph'
-import type { NativeBuffer, NativeProgram, Precision } from './native'
+import type { NativeBuffer, NativeProgram, Precision, ProgramStep } from './native'
 
 /** What an input can be bound to: memory of the device, or numbers to be copied there. */
 export type Binding = NativeBuffer | Float32Array | Int32Array
@@ -100,6 +100,11 @@ export class Program {
 
   describe(): string {
     return this.#native.describe()
+  }
+
+  /** The steps as data; see NativeProgram. */
+  steps(): readonly ProgramStep[] {
+    return this.#native.steps()
   }
 
   release(): void {

@@ -8,6 +8,9 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/cudnn/library.h"
 #include "kernels/cuda/device.h"
+#ifndef __CUDACC__
+#include "kernels/cuda/host/grid.h"
+#endif
 
 namespace ddpm::cuda {
 namespace {
@@ -102,6 +105,18 @@ void releaseRecording(DeviceHandle* handle, Recording* recording) {
   onDevice(handle, &ignored, [&](CudaDevice& device) { device.release(recording); });
 }
 
+#ifndef __CUDACC__
+bool list(DeviceHandle* handle, void (*issue)(void*), void (*add)(void*, const Launch&), void* argument, Error* error) {
+  return onDevice(handle, error, [&](CudaDevice&) {
+    std::vector<Launch> launches;
+    host::listed = &launches;
+    issue(argument);
+    host::listed = nullptr;
+    for (const Launch& launch : launches) add(argument, launch);
+  });
+}
+#endif
+
 template <class Op>
 bool runKernel(DeviceHandle* handle, const Op& op, void* scratch, Error* error) {
   return onDevice(handle, error, [&](CudaDevice& device) { run(device, op, scratch); });
@@ -132,6 +147,9 @@ Backend make() {
   b.endRecording = endRecording;
   b.replay = replay;
   b.releaseRecording = releaseRecording;
+#ifndef __CUDACC__
+  b.list = list;
+#endif
   b.planConv = [](DeviceHandle* d, const Conv2d& op, const PlanOptions& o) { return planConv(deviceOf(d), op, o); };
   b.planDgrad = [](DeviceHandle* d, const Conv2dDgrad& op, const PlanOptions& o) {
     return planDgrad(deviceOf(d), op, o);

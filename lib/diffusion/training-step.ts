@@ -3,6 +3,7 @@ import { DiffusionError } from '../errors'
 import type { Graph, Value } from '../graph'
 import type { StateDict } from '../nn/weights'
 import { array, number, type Parsed, parseOptions, required } from '../options'
+import type { Program } from '../program'
 import type { Tensor } from '../tensor'
 import type { Core } from './core'
 import type { NetworkDenoiser } from './denoiser'
@@ -17,6 +18,7 @@ import {
   lossDictOf,
   lossKey,
   lossWeights,
+  requireNetwork,
   type SampleLosses,
   samplesOf,
   totalLosses,
@@ -78,6 +80,22 @@ export interface TrainingState {
   lossScale?: LossScaleState
 }
 
+/** Inputs of the loss, and with `update` hyper; outputs of the loss, and then sumSquares. */
+export function trainingProgram(core: Core, input: LossInput, o: { update: boolean; ema: boolean }): Program {
+  const count = { count: requireNetwork(core, 'training').module.parameters.count }
+  const build = (g: Graph): Record<string, Value> => {
+    const losses = buildLoss(core, g, input)
+    backward(g, losses)
+    if (!o.update) return losses
+    const hyper = g.input('hyper', [1, 1, 1, hyperLength])
+    const sumSquares = g.gradSumSquares(count.count)
+    g.adamw(hyper, sumSquares, { ...count, ema: o.ema })
+    g.zeroGrads(count)
+    return { ...losses, sumSquares }
+  }
+  return core.program('train', { ...lossKey(core, input), update: o.update, ema: o.ema }, build)
+}
+
 export class Training {
   /** Updates so far. */
   step = 0
@@ -132,8 +150,7 @@ export class Training {
       })
     }
     const ema = o.update && o.ema ? this.ema : undefined
-    const key = { ...lossKey(core, input), update: o.update, ema: ema !== undefined }
-    const program = core.program('train', key, (g) => this.#build(core, g, input, o.update, ema !== undefined))
+    const program = trainingProgram(core, input, { update: o.update, ema: ema !== undefined })
     if (this.accumulated === 0) this.#scale = core.lossScale?.scale ?? 1
     const scale = this.#scale
     const bindings = {
@@ -161,18 +178,6 @@ export class Training {
     if (finite) return { ...result, gradNorm: Math.sqrt(sumSquares[0]) / (o.accumulate * scale), ...scaled }
     if (scale > 1) return { ...result, skipped: true, ...scaled }
     throw notFinite('the gradients are not finite', this.step + 1, 'finite gradients', sumSquares[0])
-  }
-
-  #build(core: Core, g: Graph, input: LossInput, update: boolean, ema: boolean): Record<string, Value> {
-    const count = { count: this.#count }
-    const losses = buildLoss(core, g, input)
-    backward(g, losses)
-    if (!update) return losses
-    const hyper = g.input('hyper', [1, 1, 1, hyperLength])
-    const sumSquares = g.gradSumSquares(this.#count)
-    g.adamw(hyper, sumSquares, { ...count, ema })
-    g.zeroGrads(count)
-    return { ...losses, sumSquares }
   }
 
   /** adamw changes nothing where the gradients are not finite. */

@@ -84,6 +84,7 @@ class NativeProgram : public Napi::ObjectWrap<NativeProgram> {
   Napi::Value run(const Napi::CallbackInfo& info);
   Napi::Value describe(const Napi::CallbackInfo& info);
   Napi::Value launches(const Napi::CallbackInfo& info);
+  Napi::Value steps(const Napi::CallbackInfo& info);
   Napi::Value release(const Napi::CallbackInfo& info);
 
   std::shared_ptr<Program> program_;  // null once released

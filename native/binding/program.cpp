@@ -10,7 +10,7 @@ Napi::Function NativeProgram::define(Napi::Env env) {
       env, "NativeProgram",
       {InstanceMethod<&NativeProgram::memory>("memory"), InstanceMethod<&NativeProgram::run>("run"),
        InstanceMethod<&NativeProgram::describe>("describe"), InstanceMethod<&NativeProgram::launches>("launches"),
-       InstanceMethod<&NativeProgram::release>("release")});
+       InstanceMethod<&NativeProgram::steps>("steps"), InstanceMethod<&NativeProgram::release>("release")});
 }
 
 NativeProgram::NativeProgram(const Napi::CallbackInfo& info)

@@ -94,6 +94,10 @@ bool refusesRecording(const std::string& what);
 // Keeps a kernel of that name for the recording.
 void record(const std::string& kernel, std::function<void()> work);
 
+// What the thread that lists launches (Backend::list) would have launched; null otherwise.
+inline thread_local std::vector<Launch>* listed = nullptr;
+void list(const std::string& kernel, dim3 grid, dim3 block, size_t dynamicShared);
+
 // Runs `body` for every thread of the grid. Throws std::runtime_error as fail() does.
 void runGrid(const std::string& kernel, dim3 grid, dim3 block, size_t dynamicShared, void (*body)(void*),
              void* argument);
@@ -171,11 +175,12 @@ struct Launcher<void (*)(P...)> {
   }
 };
 
-// Runs the kernel over a grid, or records that; an empty grid is no work. Waits for its end. `shared`: bytes of dynamic
-// shared memory.
+// Runs the kernel over a grid, or records or lists that; an empty grid is no work. Waits for its end. `shared`: bytes
+// of dynamic shared memory.
 template <auto kernel, class... Args>
 void launch(dim3 grid, dim3 block, size_t shared, Stream, const Args&... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (host::listed) return host::list(kernelName<kernel>(), grid, block, shared);
   const auto work = [=] { Launcher<decltype(kernel)>::template run<kernel>(grid, block, shared, args...); };
   if (host::recorded)
     host::record(kernelName<kernel>(), work);
