@@ -1,5 +1,5 @@
 /** Where things are computed. */
-import { DiffusionError, invalidArgument } from './errors'
+import { DiffusionError, invalidArgument, markCopy } from './errors'
 import { type DeviceInfo, type NativeBuffer, type NativeDevice, native } from './native'
 
 /** 'auto' is CUDA where it is, else the CPU. 'cuda:1' is the second GPU; 'reference', 'cuda-host' and 'cuda-host-contracted' are for tests. */
@@ -126,3 +126,5 @@ export class Device {
     return this.native.synchronize()
   }
 }
+
+markCopy(Device)

@@ -117,6 +117,22 @@ export function invalidArgument(argument: string, expected: string, value: unkno
 const maxShown = 2000
 const maxQuoted = 60
 
+/** What says of which copy of this package a class is: a process may have loaded several, which don't know each other's classes. */
+const copyKey = Symbol.for('ddpm-native: copy')
+const ownCopy = __dirname
+
+/** Marks the class, so that messages tell its instances from those of another copy. */
+export function markCopy(type: { readonly prototype: object }): void {
+  Object.defineProperty(type.prototype, copyKey, { value: ownCopy })
+}
+
+/** ' of another copy ...' for an instance of a marked class that is not of this one, else ''. */
+export function otherCopy(value: object): string {
+  const copy = (value as { [copyKey]?: unknown })[copyKey]
+  if (typeof copy !== 'string' || copy === ownCopy) return ''
+  return ` of another copy of ddpm-native (${printable(copy, maxQuoted * 4)})`
+}
+
 function shown(text: string | undefined): string | undefined {
   return typeof text === 'string' ? printable(text, maxShown) : text
 }
@@ -143,7 +159,7 @@ function inner(value: unknown): string {
     const { shape, constructor: kind } = value as { shape?: unknown; constructor?: unknown }
     const name = typeof kind === 'function' ? kind.name : 'object'
     const extents = Array.isArray(shape) && shape.length <= 8 && shape.every((extent) => typeof extent === 'number')
-    return extents ? `${name} of shape [${shape.join(', ')}]` : `an object (${name})`
+    return (extents ? `${name} of shape [${shape.join(', ')}]` : `an object (${name})`) + otherCopy(value)
   }
   return typeof value === 'bigint' ? `${printable(String(value), maxQuoted)}n` : String(value)
 }

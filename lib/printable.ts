@@ -21,7 +21,12 @@ export function printable(text: string, limit: number): string {
 
 /** JSON that is safe to look at: JSON.stringify leaves DEL, C1 and what comes after them as they are. */
 export function jsonLine(value: unknown): string {
-  return oneLine(JSON.stringify(value))
+  return oneLine(JSON.stringify(value, bigintsAsText))
+}
+
+/** For JSON.stringify, which knows no bigints: seeds of 64 bits. */
+export function bigintsAsText(_: string, value: unknown): unknown {
+  return typeof value === 'bigint' ? String(value) : value
 }
 
 function escaped(character: string): string {

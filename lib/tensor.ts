@@ -1,6 +1,6 @@
 /** Arrays of numbers with a shape, on the host or on a device. */
 import type { Device } from './device'
-import { DiffusionError, invalidArgument } from './errors'
+import { DiffusionError, invalidArgument, markCopy } from './errors'
 import type { NativeBuffer } from './native'
 import { parseOptions, type Seed, seed } from './options'
 import { normal, Purpose } from './rng'
@@ -117,6 +117,8 @@ export class Tensor {
     return this.#storage
   }
 }
+
+markCopy(Tensor)
 
 export function sizeOf(shape: Shape): number {
   return shape.reduce((product, extent) => product * extent, 1)

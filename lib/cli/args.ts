@@ -1,6 +1,6 @@
 /** Command-line arguments: one table a command says names, kinds and help. */
 import { parseArgs } from 'node:util'
-import { closest } from '../options'
+import { closest, type Seed } from '../options'
 
 interface OptionBase {
   readonly help: string
@@ -15,6 +15,8 @@ export type OptionSpec = OptionBase &
     | { readonly kind: 'string'; readonly choices?: readonly string[] }
     | { readonly kind: 'integer' | 'number'; readonly min?: number; readonly max?: number }
     | { readonly kind: 'integers' }
+    /** Of 64 bits, as Seed; 'seeds' are several. */
+    | { readonly kind: 'seed' | 'seeds' }
   )
 
 export type OptionTable = Readonly<Record<string, OptionSpec>>
@@ -23,11 +25,15 @@ type ValueOf<S extends OptionSpec> = S extends { choices: readonly (infer Choice
   ? Choice
   : S['kind'] extends 'flag'
     ? boolean
-    : S['kind'] extends 'integers'
-      ? number[]
-      : S['kind'] extends 'string'
-        ? string
-        : number
+    : S['kind'] extends keyof ValuesOfKinds
+      ? ValuesOfKinds[S['kind']]
+      : number
+interface ValuesOfKinds {
+  string: string
+  integers: number[]
+  seed: Seed
+  seeds: Seed[]
+}
 export type Values<T extends OptionTable> = { [K in keyof T]?: ValueOf<T[K]> }
 
 export interface Command<T extends OptionTable = OptionTable> {
@@ -108,6 +114,10 @@ function parseValue(name: string, spec: OptionSpec, text: string | undefined, in
     case 'integers':
       if (text === 'none') return []
       return text.split(',').map((item) => parseNumber(name, { kind: 'integer', min: 0 }, item))
+    case 'seed':
+      return parseSeed(name, text)
+    case 'seeds':
+      return text.split(',').map((item) => parseSeed(name, item))
     default:
       return parseNumber(name, spec, text)
   }
@@ -123,7 +133,24 @@ function parseNumber(name: string, spec: { kind: string; min?: number; max?: num
   throw new UsageError(`${name}: expected ${kind}${range}, got '${text}'`)
 }
 
-const placeholders = { flag: '', string: 'text', integer: 'n', number: 'x', integers: 'n,n,...' }
+const maxSeed = 2n ** 64n - 1n
+
+function parseSeed(name: string, text: string): Seed {
+  const number = text.trim() === '' ? Number.NaN : Number(text)
+  if (Number.isSafeInteger(number) && number >= 0) return number
+  if (/^\d{1,20}$/.test(text) && BigInt(text) <= maxSeed) return BigInt(text)
+  throw new UsageError(`${name}: expected an integer from 0 to ${maxSeed}, got '${text}'`)
+}
+
+const placeholders = {
+  flag: '',
+  string: 'text',
+  integer: 'n',
+  number: 'x',
+  integers: 'n,n,...',
+  seed: 'n',
+  seeds: 'n,n',
+}
 
 export function helpOf(command: Command): string {
   const rows = Object.entries({ ...command.options, ...common } as OptionTable).map(([name, spec]) => {

@@ -13,7 +13,7 @@ import { Progress } from './progress'
 export const drawOptions = {
   count: { kind: 'integer', short: 'n', min: 1, help: 'images to draw (16)' },
   first: { kind: 'integer', min: 0, help: 'number of the first image: image i of a seed is always the same (0)' },
-  seed: { kind: 'integer', min: 0, help: 'another seed, other images (0)' },
+  seed: { kind: 'seed', help: 'another seed, other images (0)' },
   batch: { kind: 'integer', min: 1, help: 'images drawn at once (16)' },
   class: {
     kind: 'string',
@@ -57,7 +57,7 @@ export const drawOptions = {
     value: 'file',
     help: 'an image, white where --init-image is kept and black where it is drawn',
   },
-  interpolate: { kind: 'integers', value: 'a,b', help: 'images on the way from the one of seed a to that of seed b' },
+  interpolate: { kind: 'seeds', value: 'a,b', help: 'images on the way from the one of seed a to that of seed b' },
 } as const satisfies OptionTable
 
 type DrawValues = Values<typeof drawOptions>
@@ -194,6 +194,7 @@ function classLabels(ddpm: DDPM, text: string | undefined): (first: number, n: n
 }
 
 function labelOf(ddpm: DDPM, name: string): number {
-  const isNumber = /^\d+$/.test(name) && !ddpm.classNames.includes(name)
-  return isNumber ? Number(name) : ddpm.classLabel(name)
+  const isNumber = (text: string) => /^\d+$/.test(text)
+  // Where classes are called by numbers, a number is a name.
+  return isNumber(name) && !ddpm.classNames.some(isNumber) ? Number(name) : ddpm.classLabel(name)
 }

@@ -13,7 +13,7 @@ const options = {
   ...modelOptions,
   limit: { kind: 'integer', min: 1, help: 'images to evaluate, chosen by the seed (all)' },
   batch: { kind: 'integer', min: 1, help: 'images evaluated at once (16)' },
-  seed: { kind: 'integer', min: 0, help: 'of the noise, and of the choice (0)' },
+  seed: { kind: 'seed', help: 'of the noise, and of the choice (0)' },
   background: { kind: 'string', value: 'colour', help: 'shows through transparent pixels (white)' },
   svg: { kind: 'flag', help: 'read SVGs too: only those of people you trust' },
   classes: {

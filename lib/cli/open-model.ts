@@ -4,6 +4,7 @@ import path from 'node:path'
 import type { DeviceName } from '../device'
 import { DDPM } from '../diffusion/ddpm'
 import { precisions } from '../native'
+import type { Seed } from '../options'
 import { openCheckpoint, readWeights } from '../train/checkpoint'
 import { loadModel, modelFromWeights } from '../train/model-file'
 import { type OptionTable, UsageError, type Values } from './args'
@@ -22,7 +23,7 @@ export const modelOptions = {
   precision: { kind: 'string', choices: precisions, help: '16-bit operands where the device has them (fp32)' },
 } as const satisfies OptionTable
 
-type ModelValues = Values<typeof modelOptions> & { readonly seed?: number }
+type ModelValues = Values<typeof modelOptions> & { readonly seed?: Seed }
 
 /** What `npm start` draws with; models/README.md says how it was made. */
 const shippedModel = path.join(__dirname, '..', '..', '..', 'models', 'emoji-32.safetensors')

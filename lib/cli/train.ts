@@ -58,7 +58,7 @@ const options = {
   'sample-steps': { kind: 'integer', min: 1, help: 'sampling steps for a picture (100)' },
   'checkpoint-every': { kind: 'integer', min: 1, help: 'steps between checkpoints (1000)' },
   keep: { kind: 'integer', min: 1, help: 'checkpoints to keep (2)' },
-  seed: { kind: 'integer', min: 0, help: 'of weights, noise and order (0)' },
+  seed: { kind: 'seed', help: 'of weights, noise and order (0)' },
   device: { kind: 'string', value: 'name', help: "'cpu', 'cuda', 'cuda:1', 'auto' (auto)" },
   precision: { kind: 'string', choices: precisions, help: '16-bit operands where the device has them (fp32)' },
 } as const satisfies OptionTable

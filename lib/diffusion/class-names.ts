@@ -10,7 +10,12 @@ export function classLabel(names: readonly string[], text: string): number {
   if (wanted.trim() === '') throw unknownClass(names, text, 'there is no such class')
   const whole = names.findIndex((name) => words(name) === wanted)
   if (whole >= 0) return whole
-  const found = names.flatMap((name, label) => (words(name).includes(wanted) ? [label] : []))
+  // '4' is no beginning of '40'.
+  const begins = (name: string) => {
+    const rest = words(name).split(wanted).slice(1)
+    return rest.some((text) => !/\d$/.test(wanted) || !/^\d/.test(text))
+  }
+  const found = names.flatMap((name, label) => (begins(name) ? [label] : []))
   if (found.length === 1) return found[0]
   throw unknownClass(names, text, found.length === 0 ? 'there is no such class' : 'it could be several classes')
 }

@@ -2,8 +2,8 @@
 import type { Tensor } from '../tensor'
 import type { Integers } from './timesteps'
 
-/** One label for all samples, or one for each. */
-export type ClassLabels = Integers
+/** One label for all samples, or one for each; also by names, as classLabel takes them. */
+export type ClassLabels = Integers | string | readonly (string | number)[]
 
 /** What the network is told besides x and t. */
 export interface Condition {

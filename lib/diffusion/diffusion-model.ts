@@ -38,6 +38,7 @@ import {
 import { pMeanVariance, pSample } from './posterior-step'
 import { nhwcToNchw, predictStartFromNoise, qMeanVariance, qPosterior, qSample } from './process'
 import { choosePlan } from './sampling/choose'
+import { untouched } from './sampling/image'
 import { type LoopResult, samplingLoop } from './sampling/loop'
 import {
   checkBetas,
@@ -256,12 +257,10 @@ export abstract class DiffusionModel implements Schedule {
     const o = parseOptions('pSampleLoop', options, loopSchema)
     const { classLabels: labels, guidanceScale, context } = o
     const condition = await conditionOf(core, shape[0], { labels, argument: 'classLabels', guidanceScale, context })
-    const result = await samplingLoop(core, shape, choosePlan(core, o), {
-      ...o,
-      condition,
-      seed: o.seed ?? core.seeds.next(),
-      logEveryT: o.logEveryT ?? this.#options.logEveryT,
-    })
+    const plan = choosePlan(core, { ...o, strength: o.strength || undefined })
+    const { seed = core.seeds.next(), logEveryT = this.#options.logEveryT } = o
+    const loop = () => samplingLoop(core, shape, plan, { ...o, condition, seed, logEveryT })
+    const result = o.strength === 0 ? await untouched(o, shape, o.returnIntermediates) : await loop()
     return o.returnIntermediates ? result : result.samples
   }
 

@@ -3,10 +3,11 @@ import { DiffusionError, invalidArgument } from '../errors'
 import type { Network } from '../nn/network'
 import { Purpose, words } from '../rng'
 import { Tensor } from '../tensor'
+import { classLabel } from './class-names'
 import type { ClassLabels, Condition } from './condition'
 import type { Core } from './core'
 import type { Stream } from './process'
-import { parseIntegers } from './timesteps'
+import { type Integers, parseIntegers } from './timesteps'
 
 /** What a caller gives. `argument` is what it calls the labels. */
 export interface GivenCondition {
@@ -51,13 +52,21 @@ async function labelsOf(core: Core, n: number, o: GivenCondition): Promise<Condi
     throw invalidArgument(o.argument, `class labels from 0 to ${numClasses - 1}`, o.labels)
   }
   const what = { argument: o.argument, noun: 'class labels', count: numClasses }
-  const y = await parseIntegers(o.labels, n, what)
+  const y = await parseIntegers(named(core, o.labels), n, what)
   if (o.guidanceScale === undefined || o.guidanceScale === 1) return { y }
   if (nullClass === undefined) {
     const message = 'guidanceScale: guidance needs a model with a null class (option nullClass)'
     throw new DiffusionError('not-configured', message, { argument: 'guidanceScale' })
   }
   return { y, guidance: { scale: o.guidanceScale, nullClass } }
+}
+
+/** Names as labels. Throws `invalid-argument`. */
+function named(core: Core, labels: ClassLabels): Integers {
+  const { classNames = [] } = core.settings
+  const label = (given: string | number) => (typeof given === 'string' ? classLabel(classNames, given) : given)
+  if (typeof labels === 'string') return label(labels)
+  return Array.isArray(labels) ? labels.map(label) : (labels as Integers)
 }
 
 /** Labels for training: each is replaced by the null class with probability classDropout, as its stream says. */

@@ -14,7 +14,7 @@ import { betaSchedules, maxTimesteps, parameterizations, timestepSpacings } from
 import { varianceTypes } from './settings'
 
 const isObject = (v: unknown) => typeof v === 'object' && v !== null && !Array.isArray(v)
-const isIntegers = (v: unknown) => typeof v === 'number' || isList(v) || v instanceof Tensor
+const isLabels = (v: unknown) => typeof v === 'number' || typeof v === 'string' || isList(v) || v instanceof Tensor
 const isList = (v: unknown) => Array.isArray(v) || ArrayBuffer.isView(v)
 
 /** Also register_schedule's own arguments. */
@@ -136,8 +136,8 @@ export const pathSchema = {
   scheduler: value<SchedulerConfig>('an object of scheduler_config.json', isObject),
   /** Descending timesteps in place of `steps`, for a DDPMScheduler. */
   timesteps: array(integer(undefined, { min: 0 }), undefined, maxTimesteps),
-  /** For a class-conditional network: one label for all samples, or one for each. */
-  classLabels: value<ClassLabels>('a number, an array, an Int32Array or a Tensor', isIntegers),
+  /** For a class-conditional network: one label for all samples, or one for each; also the classes' names, as classLabel takes them. */
+  classLabels: value<ClassLabels>('a number, a name, an array, an Int32Array or a Tensor', isLabels),
   /** For a network with cross-attention: tokens [n, l, contextDim]. */
   context: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
   /** Of classifier-free guidance: 1 (default) is none, 0 unconditional, more than 1 exaggerates the class. */

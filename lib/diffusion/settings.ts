@@ -22,6 +22,7 @@ export interface Settings {
   readonly deterministic: boolean
   readonly precision: Precision
   readonly nullClass?: number
+  readonly classNames?: readonly string[]
   readonly classDropout: number
   readonly minSnrGamma?: number
   readonly offsetNoise: number

@@ -1,5 +1,5 @@
 /** The state_dict of ddpm.py's DDPM: schedule buffers, network, averages. */
-import { DiffusionError } from '../errors'
+import { DiffusionError, describe } from '../errors'
 import type { StateDict } from '../nn/weights'
 import { sameShape, Tensor } from '../tensor'
 import type { NetworkDenoiser } from './denoiser'
@@ -131,7 +131,7 @@ function checkReport(
   if (strict && unexpected.length > 0) problems.push(`unexpected: ${some(unexpected)}`)
   for (const [name, tensor] of Object.entries(dict)) {
     const shape = expected.get(name)
-    if (!(tensor instanceof Tensor)) problems.push(`${name} is not a Tensor`)
+    if (!(tensor instanceof Tensor)) problems.push(`${name} is ${describe(tensor)}, not a Tensor`)
     else if (shape && !sameShape(shape, tensor.shape)) {
       problems.push(`${name}: expected shape [${shape.join(', ')}], got [${tensor.shape.join(', ')}]`)
     }

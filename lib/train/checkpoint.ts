@@ -18,6 +18,7 @@ import { ioError, reasonOf } from '../file-errors'
 import { checkUNetFits, type Shapes } from '../nn/unet-fit'
 import type { UNetOptions } from '../nn/unet-options'
 import type { StateDict } from '../nn/weights'
+import { bigintsAsText } from '../printable'
 import { type RunState, runState } from './run-state'
 import { readStateDict, writeStateDict } from './state-dict-file'
 
@@ -65,7 +66,7 @@ export async function saveCheckpoint(
       ...withPrefix(training.v, secondMoment),
       ...(training.timestepLosses && { [timestepLosses]: training.timestepLosses }),
     })
-    await atomicWrite(path.join(temporary, 'state.json'), `${JSON.stringify(state, null, 2)}\n`)
+    await atomicWrite(path.join(temporary, 'state.json'), `${JSON.stringify(state, bigintsAsText, 2)}\n`)
     await syncFolder(temporary)
     await replaceFolder(temporary, folder)
   } catch (error) {

@@ -9,6 +9,7 @@ import { DiffusionError } from '../errors'
 import { checkUNetFits } from '../nn/unet-fit'
 import type { UNetOptions } from '../nn/unet-options'
 import type { StateDict } from '../nn/weights'
+import { bigintsAsText } from '../printable'
 import type { ModelConfig } from './options'
 import { readStateDict, writeStateDict } from './state-dict-file'
 
@@ -40,7 +41,7 @@ export async function writeModelFile(file: string, model: ModelFile, dtype?: 'F3
   const metadata = {
     format: modelFormat,
     config: JSON.stringify(model.config),
-    training: JSON.stringify(model.training),
+    training: JSON.stringify(model.training, bigintsAsText),
   }
   await writeStateDict(file, model.weights, metadata, dtype)
 }

@@ -126,9 +126,8 @@ const schema = {
  * TrainOptions with all defaults filled in.
  * @interface
  */
-export type ResolvedTrainOptions = Omit<Parsed<typeof schema>, 'model' | 'seed'> & {
+export type ResolvedTrainOptions = Omit<Parsed<typeof schema>, 'model'> & {
   model: ModelConfig & { unetConfig: Record<string, unknown> }
-  seed: number
 }
 
 /** Where and how fast, but not what is computed: a resume may change these, and `steps` while no rate so far depends on it. */
@@ -178,13 +177,14 @@ export function resolveTrainOptions(
   if (from) refuseChanges(named, from.options, from.step)
   const options = parseOptions('Trainer', { ...saved, ...named }, schema)
   if (options.betas.length !== 2) throw invalidArgument('betas', 'two numbers', options.betas)
-  if (typeof options.seed === 'bigint') throw invalidArgument('seed', 'a number (it is saved as JSON)', options.seed)
-  return { ...options, seed: options.seed, model: saved?.model ?? completeModel(given.model ?? {}) }
+  return { ...options, model: saved?.model ?? completeModel(given.model ?? {}) }
 }
 
 /** Those of a checkpoint, which is not trusted: checked, and those that it is too old to have with their defaults. */
 export function savedTrainOptions(saved: Record<string, unknown>): ResolvedTrainOptions {
-  const options = parseOptions('Trainer', saved, schema)
+  const { seed } = saved
+  const large = typeof seed === 'string' && /^\d{1,20}$/.test(seed) // a bigint, as a checkpoint says it
+  const options = parseOptions('Trainer', large ? { ...saved, seed: BigInt(seed) } : saved, schema)
   if (options.betas.length !== 2) throw invalidArgument('betas', 'two numbers', options.betas)
   return options as ResolvedTrainOptions
 }

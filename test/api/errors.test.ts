@@ -15,6 +15,20 @@ function network(): DDPM {
   return new DDPM({ unetConfig: small, timesteps: 10, device: 'cpu' })
 }
 
+describe('another copy of the package', () => {
+  it('is named where one of its tensors comes', async () => {
+    const foreign = Object.assign(Object.create(null), { shape: x.shape, constructor: Tensor })
+    foreign[Symbol.for('ddpm-native: copy')] = '/app/node_modules/b'
+    using ddpm = new DDPM({ ...shape, model: (input) => input })
+    const message = /got Tensor of shape \[1, 1, 2, 2\] of another copy of ddpm-native \(\/app\/node_modules\/b\)$/
+    await assert.rejects(ddpm.sample({ image: foreign, strength: 0.5 }), { code: 'invalid-argument', message })
+    await assert.rejects(ddpm.qSample(foreign, 1, x), { code: 'invalid-argument', message })
+    using given = network()
+    await assert.rejects(given.loadStateDict({ 'out.2.bias': foreign }), /out\.2\.bias is Tensor .* another copy/)
+    await assert.rejects(ddpm.sample({ image: Tensor.from([1]), strength: 0.5 }), (e: Error) => !/copy/.test(e.message))
+  })
+})
+
 describe('wrong arguments', () => {
   const model = (input: Tensor) => input
   const cases: [what: string, options: object, argument: string][] = [

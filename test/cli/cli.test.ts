@@ -59,6 +59,12 @@ describe('ddpm', function () {
       ['options that exclude each other', ['sample', '--model', 'a', '--checkpoint', 'b'], 2, /give one of them/],
       ['an option without effect', ['sample', '--eta', '0.5'], 2, /--eta goes with --sampler ddim/],
       ['a mask without an image', ['sample', '--mask', 'm.png'], 2, /--mask goes with --init-image/],
+      [
+        'a seed of more than 64 bits',
+        ['sample', '--seed', `${2n ** 64n}`],
+        2,
+        /--seed: expected an integer from 0 to 1844/,
+      ],
       ['one seed', ['sample', '--interpolate', '1'], 2, /--interpolate: expected two seeds/],
       ['a missing folder to evaluate', ['evaluate'], 2, /the folder of images is missing/],
       ['no image', ['sample', '--init-image', at('no.png')], 1, /^ddpm sample: cannot read the image .*no\.png/],
@@ -153,6 +159,19 @@ describe('ddpm', function () {
     assert.ok(both[0].equals(rose))
     const [, second] = await draw('second', '--class', 'rose,tulip', '-n', '2')
     assert.ok(second.equals(both[1]))
+    const long = await runCli([
+      'sample',
+      '--checkpoint',
+      run,
+      '--seed',
+      '6687881544318117707',
+      '--json',
+      '-n',
+      '1',
+      '-o',
+      at('l.png'),
+    ])
+    assert.equal(long.code, 0, long.stderr)
     const wrong = await runCli(['sample', '--checkpoint', run, '--class', 'oak'])
     oneLine(wrong, /^ddpm sample: class 'oak': there is no such class; expected one of Rose & Co, tulip$/m)
     assert.equal(wrong.code, 1)
@@ -347,6 +366,8 @@ describe('command line pieces', () => {
       notes: '',
       options: {
         flag: { kind: 'flag', help: '' },
+        seed: { kind: 'seed', help: '' },
+        seeds: { kind: 'seeds', help: '' },
         text: { kind: 'string', short: 't', help: '' },
         rate: { kind: 'number', help: '', min: -1 },
         sizes: { kind: 'integers', help: '' },
@@ -364,8 +385,18 @@ describe('command line pieces', () => {
     ])
     assert.deepEqual({ ...values }, { flag: true, text: 'a b', rate: -0.5, sizes: [1, 2] })
     assert.deepEqual(positionals, ['in'])
+    const seeds = parseCommand(command, ['--seed', '7', '--seeds', '18446744073709551615,0']).values
+    assert.deepEqual({ ...seeds }, { seed: 7, seeds: [2n ** 64n - 1n, 0] })
     assert.deepEqual(parseCommand(command, ['--sizes', 'none']).values.sizes, [])
-    for (const wrong of [['--sizes', '1,,2'], ['--sizes', '1.5'], ['--rate', '-2'], ['--rate'], ['--no-flag']]) {
+    for (const wrong of [
+      ['--sizes', '1,,2'],
+      ['--sizes', '1.5'],
+      ['--rate', '-2'],
+      ['--rate'],
+      ['--no-flag'],
+      ['--seed', '-1'],
+      ['--seed', '1.5'],
+    ]) {
       assert.throws(() => parseCommand(command, wrong), UsageError)
     }
   })

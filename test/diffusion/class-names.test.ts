@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
 import { DDPM } from '../../lib/diffusion/ddpm'
 import { DiffusionError } from '../../lib/errors'
+import { type ClassLabels, Tensor } from '../../lib/index'
 import { tinyModel } from '../train/support'
+import { randomize } from './fixture'
 
 describe('class names', () => {
   const classNames = ['Food & Drink', 'Flags', 'Travel & Places', 'People & Body', 'Red food', 'flag-pole']
@@ -38,6 +40,35 @@ describe('class names', () => {
     using nameless = open()
     assert.deepEqual(nameless.classNames, [])
     rejects(() => nameless.classLabel('food'), /expected a model whose classes have names/)
+  })
+
+  it('that are numbers are names, and no numbers of classes', async () => {
+    using ddpm = open(['0', '1', '10', '11', '2', '40'])
+    assert.deepEqual(
+      ['2', '10', '40'].map((name) => ddpm.classLabel(name)),
+      [4, 2, 5],
+    )
+    for (const text of ['4', '3', '12', '00']) rejects(() => ddpm.classLabel(text), /no such class/)
+    using mixed = open(['2 cats', '20 cats', '200 dogs'])
+    assert.deepEqual(
+      ['2', '20', '200', '200 d'].map((name) => mixed.classLabel(name)),
+      [0, 1, 2, 2],
+    )
+  })
+
+  it('stand for labels wherever those are taken', async () => {
+    using ddpm = await randomize(open(classNames))
+    const draw = async (classLabels: ClassLabels) =>
+      (await ddpm.sample({ batchSize: 2, steps: 2, seed: 1, classLabels })).data()
+    const expected = await draw([2, 1])
+    assert.deepEqual(await draw(['travel', 'Flags']), expected)
+    assert.deepEqual(await draw(['travel', 1]), expected)
+    assert.notDeepEqual(await draw('travel'), expected)
+    assert.deepEqual(await draw('travel'), await draw(2))
+    await assert.rejects(draw('oak'), /class 'oak': there is no such class; expected one of Food & Drink/)
+    const x = Tensor.randn([2, 3, 8, 8])
+    const mean = async (y: ClassLabels) => (await ddpm.pMeanVariance(x, 3, { y })).modelMean.data()
+    assert.deepEqual(await mean('red food'), await mean(4))
   })
 
   it('are not more than the classes of the network', () => {

@@ -220,11 +220,24 @@ describe('image to image', () => {
     assert.ok(weak < 0.1 && weak < middle && middle < strong, `${weak} ${middle} ${strong}`)
   })
 
+  it('of strength 0 is the image itself', async () => {
+    using ddpm = gaussian({ clipDenoised: false })
+    const mask = Tensor.from([1, 0, 1, 0], [1, 1, 2, 2])
+    for (const options of [{}, { sampler: 'ddim' }, { sampler: 'dpmsolver++' }, { mask }] as const) {
+      assert.deepEqual(await draw(ddpm, { steps: 10, strength: 0, image, ...options }), await image.data())
+    }
+    const options = { batchSize: 1, steps: 10, strength: 0, image, returnIntermediates: true } as const
+    const { intermediates, predX0 } = await ddpm.sample(options)
+    assert.deepEqual([intermediates.length, predX0.length], [1, 1])
+  })
+
   it('needs an image, and to be told what to do with it', async () => {
     using ddpm = gaussian()
     const rejected = (options: SampleOptions, argument: string) =>
       assert.rejects(ddpm.sample({ batchSize: 1, steps: 10, ...options }), { code: 'invalid-argument', argument })
     await rejected({ strength: 0.5 }, 'image')
+    await rejected({ strength: 0 }, 'image')
+    await rejected({ strength: 0, image, eta: 1 }, 'eta')
     await rejected({ image }, 'image')
     await rejected({ image, strength: 0.01 }, 'strength')
     await rejected({ image: Tensor.from([1, 2]), strength: 0.5 }, 'image')

@@ -120,6 +120,20 @@ describe('Trainer', () => {
     }
   })
 
+  it('takes a seed of 64 bits, and resumes with it', async () => {
+    const seed = 6687881544318117707n
+    const run = newRun()
+    await train(tinyTraining(data, run, { steps: 2, seed }))
+    const unbroken = newRun()
+    await train(tinyTraining(data, unbroken, { steps: 4, seed }))
+    await rejects(train({ data, out: run, resume: true, seed: 1 }), 'invalid-argument', /seed is 6687881544318117707n/)
+    await train({ data, out: run, resume: true, steps: 4, seed })
+    assert.deepEqual(numbers(readMetrics(run)), numbers(readMetrics(unbroken)))
+    const rounded = newRun()
+    await train(tinyTraining(data, rounded, { steps: 1, seed: Number(seed) % 2 ** 53 }))
+    assert.notEqual(readMetrics(rounded)[0].loss, readMetrics(run)[0].loss)
+  })
+
   it('resumes after a kill: later metrics are dropped, leftovers removed', async () => {
     const run = newRun()
     cpSync(unstopped, run, { recursive: true })

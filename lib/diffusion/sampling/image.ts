@@ -2,7 +2,7 @@
 import { DiffusionError, invalidArgument } from '../../errors'
 import type { NativeBuffer } from '../../native'
 import { Purpose, type PurposeId } from '../../rng'
-import { type Shape, sizeOf, type Tensor } from '../../tensor'
+import { type Shape, sizeOf, Tensor } from '../../tensor'
 import { type Core, checkTensor, extentOf } from '../core'
 import { noiseBindings, noiseInputs, type Stream } from '../process'
 
@@ -22,6 +22,14 @@ export function checkImage(o: ImageOptions, shape: Shape): void {
   if (!o.image || o.mask || o.strength !== undefined) return
   const message = 'image: say with strength how much of it may change, or with mask which part is to be kept'
   throw new DiffusionError('invalid-argument', message, { argument: 'image' })
+}
+
+/** Of strength 0: no step is taken, and the image is what it was. */
+export async function untouched(o: ImageOptions, shape: Shape, withSteps: boolean) {
+  checkImage(o, shape)
+  const copy = async () => Tensor.wrap(await o.image!.data(), shape)
+  const steps = async () => (withSteps ? [await copy()] : [])
+  return { samples: await copy(), intermediates: await steps(), predX0: await steps() }
 }
 
 /** x_t of the image into `y`, with the stream's noise. */
