@@ -40,7 +40,6 @@ export type {
   ScheduleOptions,
 } from './diffusion/model-options'
 export type { CheckpointReport, InitFromCkptOptions } from './diffusion/pretrained'
-export type { SchedulerConfig } from './diffusion/sampling/diffusers'
 export type { LoopResult, StepEvent } from './diffusion/sampling/loop'
 export type {
   BetaSchedule,
@@ -49,6 +48,7 @@ export type {
   Schedule,
   TimestepSpacing,
 } from './diffusion/schedule'
+export type { SchedulerConfig } from './diffusion/scheduler-config'
 export type { VarianceType } from './diffusion/settings'
 export type { LoadReport } from './diffusion/state'
 export type { Integers, Timesteps } from './diffusion/timesteps'

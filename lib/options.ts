@@ -17,23 +17,36 @@ export type Parsed<S extends Schema> = { [K in keyof S]: S[K] extends Field<infe
  * `invalid-argument` for a value that does not pass. `owner` is named in the messages, e.g. 'DDPM'.
  */
 export function parseOptions<S extends Schema>(owner: string, options: unknown, schema: S): Parsed<S> {
-  const given = options ?? {}
-  if (typeof given !== 'object' || Array.isArray(given) || ArrayBuffer.isView(given)) {
-    throw invalidArgument(`${owner} options`, 'an object', options)
-  }
-  for (const name of Object.keys(given)) {
-    if (!Object.hasOwn(schema, name)) throw unknownOption(owner, name, Object.keys(schema))
-  }
+  const [unknown] = unknownNames(owner, options, schema)
+  if (unknown !== undefined) throw unknownOption(owner, unknown, Object.keys(schema))
+  return parseKnown(owner, options, schema).known
+}
+
+/** The same of what somebody else wrote: a name that the schema does not have is no error, but told of. */
+export function parseKnown<S extends Schema>(
+  owner: string,
+  options: unknown,
+  schema: S,
+): { known: Parsed<S>; unknown: string[] } {
+  const unknown = unknownNames(owner, options, schema)
   const parsed: Record<string, unknown> = {}
   for (const [name, field] of Object.entries(schema)) {
-    const value = (given as Record<string, unknown>)[name]
+    const value = (options as Record<string, unknown> | undefined)?.[name]
     // null is what other languages' configurations have for "not given".
     if (value !== undefined && value !== null) parsed[name] = field.check(value, name)
     else if (field.required)
       throw new DiffusionError('invalid-argument', `${owner}: ${name} is required`, { argument: name })
     else parsed[name] = field.fallback
   }
-  return parsed as Parsed<S>
+  return { known: parsed as Parsed<S>, unknown }
+}
+
+function unknownNames(owner: string, options: unknown, schema: Schema): string[] {
+  const given = options ?? {}
+  if (typeof given !== 'object' || Array.isArray(given) || ArrayBuffer.isView(given)) {
+    throw invalidArgument(`${owner} options`, 'an object', options)
+  }
+  return Object.keys(given).filter((name) => !Object.hasOwn(schema, name))
 }
 
 export function unknownOption(owner: string, name: string, known: readonly string[]): DiffusionError {

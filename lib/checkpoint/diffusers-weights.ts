@@ -37,8 +37,19 @@ export async function readWeights(folder: string, variant?: string): Promise<Rec
     const index = path.join(folder, `${name}.index.json`)
     if (await exists(index)) return shards(folder, index)
   }
-  const message = `${folder} has no weights: none of ${names.join(', ')}, whole or with an index`
+  const variants = await otherVariants(folder)
+  const hint = variants.length > 0 ? `; it has those of the variant ${variants.map(quote).join(', ')}` : ''
+  const message = `${folder} has no weights: none of ${names.join(', ')}, whole or with an index${hint}`
   throw new DiffusionError('not-found', message, { argument: 'path', received: folder })
+}
+
+/** Names of variants that have weights here; '' is none. */
+async function otherVariants(folder: string): Promise<string[]> {
+  const files = await readdir(folder).catch(() => [])
+  const found = files.flatMap(
+    (file) => /^diffusion_pytorch_model(?:\.([\w-]+?))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)$/.exec(file)?.[1] ?? [],
+  )
+  return [...new Set(found)].slice(0, 8)
 }
 
 async function wholeFile(file: string): Promise<Record<string, NumberTensor>> {

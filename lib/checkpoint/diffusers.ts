@@ -1,13 +1,14 @@
 /**
- * diffusers' folders: model_index.json, unet/config.json with the weights beside it, scheduler/scheduler_config.json. Only the
- * files; what the configurations mean is said elsewhere.
+ * diffusers' folders: a network's config.json with the weights beside it, and a scheduler_config.json. Only the files; what the
+ * configurations mean is said elsewhere.
  */
+import { access } from 'node:fs/promises'
 import path from 'node:path'
 import { DiffusionError } from '../errors'
 import { makeFolder } from '../make-folder'
 import { atomicWrite } from './atomic-write'
 import { readWeights, type Weights, type WeightsOptions, writeWeights } from './diffusers-weights'
-import { type JsonObject, readJsonFile } from './json'
+import { isObject, type JsonObject, readJsonFile } from './json'
 import type { NumberTensor } from './plain-numbers'
 
 export interface DiffusersFolder {
@@ -17,28 +18,80 @@ export interface DiffusersFolder {
   readonly schedulerConfig: JsonObject
   /** By diffusers' names. */
   readonly weights: Weights
+  /** Of the class labels, by number: model_index.json's id2label, as DiTPipeline has it. */
+  readonly classNames?: readonly string[]
 }
 
+export interface FoundFolder extends Omit<DiffusersFolder, 'weights' | 'schedulerConfig'> {
+  /** Undefined where there is none, as in a training's checkpoint. */
+  readonly schedulerConfig?: JsonObject
+  /** Within the folder, where they were found. */
+  readonly files: { readonly unet: string; readonly scheduler?: string }
+  readWeights(): Promise<Record<string, NumberTensor>>
+}
+
+/** Which of a training's weights: averaged ones are in a folder of their own. */
+export type WeightsKind = 'ema' | 'model'
+
 const indexFile = 'model_index.json'
-const unetConfigFile = path.join('unet', 'config.json')
-const schedulerConfigFile = path.join('scheduler', 'scheduler_config.json')
+const configFile = 'config.json'
+const schedulerFile = 'scheduler_config.json'
+/** Where the network may be, by its folder: a pipeline and a training's checkpoint, early models such as google/ddpm-cat-256. */
+const unetFolders: Readonly<Record<WeightsKind, readonly string[]>> = { ema: ['unet_ema'], model: ['unet', ''] }
+/** A training keeps the scheduler beside its checkpoints. */
+const schedulerFolders = ['scheduler', '', path.join('..', 'scheduler'), path.join('..', '..', 'scheduler')]
 /** The version whose layout and names are written. */
 const diffusersVersion = '0.27.2'
 
-/** The weights are read when asked for. Throws `not-found`, `io` and `bad-file`. */
+/** Whether a folder is such a one, or a network's alone. */
+export async function isDiffusersFolder(folder: string): Promise<boolean> {
+  if (await exists(path.join(folder, indexFile))) return true
+  return (await unetFolder(folder)) !== undefined
+}
+
+/**
+ * The weights are read when asked for. `weights`: default the averaged ones where a training's checkpoint has them. Throws
+ * `not-found`, `io` and `bad-file`.
+ */
 export async function readDiffusersFolder(
   folder: string,
-  variant?: string,
-): Promise<Omit<DiffusersFolder, 'weights'> & { readWeights(): Promise<Record<string, NumberTensor>> }> {
-  const index = await readJsonFile(path.join(folder, indexFile))
-  for (const part of ['unet', 'scheduler']) {
+  o: { readonly variant?: string; readonly weights?: WeightsKind } = {},
+): Promise<FoundFolder> {
+  const isPipeline = await exists(path.join(folder, indexFile))
+  const index = isPipeline ? await readJsonFile(path.join(folder, indexFile)) : {}
+  for (const part of isPipeline ? ['unet', 'scheduler'] : []) {
     if (!Array.isArray(index[part])) throw bad(path.join(folder, indexFile), `it has no '${part}'`)
   }
+  const unet = await unetFolder(folder, o.weights)
+  if (unet === undefined) throw missing(folder, o.weights, isPipeline)
+  const scheduler = await firstFile(folder, isPipeline ? schedulerFolders.slice(0, 2) : schedulerFolders, schedulerFile)
+  if (scheduler === undefined && isPipeline)
+    throw notFound(folder, `it has no ${path.join('scheduler', schedulerFile)}`)
   return {
-    unetConfig: await readJsonFile(path.join(folder, unetConfigFile)),
-    schedulerConfig: await readJsonFile(path.join(folder, schedulerConfigFile)),
-    readWeights: () => readWeights(path.join(folder, 'unet'), variant),
+    unetConfig: await readJsonFile(path.join(folder, unet, configFile)),
+    schedulerConfig: scheduler === undefined ? undefined : await readJsonFile(path.join(folder, scheduler)),
+    classNames: classNames(index.id2label),
+    files: { unet: path.join(unet, configFile), scheduler },
+    readWeights: () => readWeights(path.join(folder, unet), o.variant),
   }
+}
+
+async function unetFolder(folder: string, weights?: WeightsKind): Promise<string | undefined> {
+  const folders = weights ? unetFolders[weights] : [...unetFolders.ema, ...unetFolders.model]
+  const found = await firstFile(folder, folders, configFile)
+  return found && path.dirname(found)
+}
+
+async function firstFile(folder: string, folders: readonly string[], file: string): Promise<string | undefined> {
+  for (const inner of folders) if (await exists(path.join(folder, inner, file))) return path.join(inner, file)
+  return undefined
+}
+
+/** { '0': 'cat', '1': 'dog' }; undefined for anything else. */
+function classNames(labels: unknown): string[] | undefined {
+  if (!isObject(labels)) return undefined
+  const names = Object.keys(labels).map((_, i) => labels[i])
+  return names.every((name) => typeof name === 'string') ? (names as string[]) : undefined
 }
 
 /** Writes what DDPMPipeline.from_pretrained opens; the index last, so that there is one only for a whole folder. */
@@ -54,10 +107,30 @@ export async function writeDiffusersFolder(
     return atomicWrite(path.join(folder, name), `${JSON.stringify(json, null, 2)}\n`)
   }
   await writeWeights(path.join(folder, 'unet'), contents.weights, options)
-  await write(unetConfigFile, 'UNet2DModel', contents.unetConfig)
-  await write(schedulerConfigFile, 'DDPMScheduler', contents.schedulerConfig)
+  await write(path.join('unet', configFile), 'UNet2DModel', contents.unetConfig)
+  await write(path.join('scheduler', schedulerFile), 'DDPMScheduler', contents.schedulerConfig)
   const parts = { scheduler: ['diffusers', 'DDPMScheduler'], unet: ['diffusers', 'UNet2DModel'] }
-  await write(indexFile, 'DDPMPipeline', parts)
+  const labels = contents.classNames && { id2label: { ...contents.classNames } }
+  await write(indexFile, 'DDPMPipeline', { ...parts, ...labels })
+}
+
+function missing(folder: string, weights: WeightsKind | undefined, isPipeline: boolean): DiffusionError {
+  if (weights === 'ema') return notFound(folder, `it has no averaged weights (${path.join('unet_ema', configFile)})`)
+  const files = [path.join('unet', configFile), configFile]
+  if (isPipeline) return notFound(folder, `it has neither ${files.join(' nor ')}`)
+  return notFound(folder, `it has none of ${[indexFile, ...files].join(', ')}`)
+}
+
+function notFound(folder: string, problem: string): DiffusionError {
+  const details = { argument: 'path', received: folder }
+  return new DiffusionError('not-found', `${folder} is no whole model of diffusers: ${problem}`, details)
+}
+
+function exists(file: string): Promise<boolean> {
+  return access(file).then(
+    () => true,
+    () => false,
+  )
 }
 
 function bad(file: string, problem: string): DiffusionError {

@@ -1,7 +1,8 @@
 /** JSON from files that are not trusted: an object, without duplicate keys, in bounded memory. */
-import { quote } from '../errors'
+import { DiffusionError, quote } from '../errors'
 import type { Budget } from './budget'
 import { findDuplicateKey } from './json-keys'
+import { parsePython } from './python-json'
 import { type Source, type SourceOptions, withSource } from './source'
 
 export type JsonObject = Record<string, unknown>
@@ -11,7 +12,7 @@ const maxFileBytes = 256 * 2 ** 20
 /** What goes through such objects calls itself. No configuration comes near. */
 const maxDepth = 64
 
-/** Reads a JSON file. Throws `not-found`, `io` and `bad-file`. */
+/** Reads a JSON file, also as Python writes it: with NaN and infinities. Throws `not-found`, `io` and `bad-file`. */
 export function readJsonFile(path: string, options: SourceOptions = {}): Promise<JsonObject> {
   return withSource(path, 'JSON file', readJson, options)
 }
@@ -20,23 +21,29 @@ async function readJson(source: Source): Promise<JsonObject> {
   if (source.size > maxFileBytes) throw source.bad(`it has more than ${maxFileBytes} bytes`)
   const bytes = new Uint8Array(source.size)
   await source.read(bytes, 0)
-  return parseJsonObject(bytes, source.budget, 'it')
+  return parseJsonObject(bytes, source.budget, 'it', { python: true })
 }
 
-/** `what` names the text in messages: 'its header'. */
-export function parseJsonObject(bytes: Uint8Array, budget: Budget, what: string): JsonObject {
+/** `what` names the text in messages: 'its header'. `python`: NaN and infinities are numbers. */
+export function parseJsonObject(
+  bytes: Uint8Array,
+  budget: Budget,
+  what: string,
+  o: { readonly python?: boolean } = {},
+): JsonObject {
   const { bad } = budget
   chargeJson(bytes, budget, what)
-  let text: string
+  let json: string
   let value: unknown
   try {
-    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
-    value = JSON.parse(text)
-  } catch {
-    throw bad(`${what} is not JSON`)
+    json = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
+    if (o.python) ({ value, json } = parsePython(json, budget))
+    else value = JSON.parse(json)
+  } catch (error) {
+    throw error instanceof DiffusionError ? error : bad(`${what} is not JSON`)
   }
   if (!isObject(value)) throw bad(`${what} is not a JSON object`)
-  const duplicate = findDuplicateKey(text)
+  const duplicate = findDuplicateKey(json)
   if (duplicate !== undefined) throw bad(`${what} has ${quote(duplicate)} twice`)
   return value
 }

@@ -1,6 +1,7 @@
 /** Models from whatever they are kept in: found out from the path, read into a DDPM on the CPU. */
 import { access, stat } from 'node:fs/promises'
 import path from 'node:path'
+import { isDiffusersFolder } from '../checkpoint/diffusers'
 import { readSafetensorsHeader } from '../checkpoint/safetensors'
 import { readShapes } from '../checkpoint/state-dict-file'
 import { readCompVisConfig } from '../diffusion/compvis-config'
@@ -61,7 +62,7 @@ async function kindOf(source: string): Promise<SourceKind> {
   const stats = await stat(source).catch((cause) => {
     throw new DiffusionError('not-found', `${source} does not exist`, { argument: 'path', received: source, cause })
   })
-  if (stats.isDirectory()) return (await exists(path.join(source, 'model_index.json'))) ? 'diffusers' : 'run'
+  if (stats.isDirectory()) return (await isDiffusersFolder(source)) ? 'diffusers' : 'run'
   if (!/\.safetensors$/i.test(source)) return 'ckpt'
   const { metadata } = await readSafetensorsHeader(source)
   return metadata.format === modelFormat ? 'model' : 'ckpt'

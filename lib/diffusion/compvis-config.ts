@@ -142,6 +142,7 @@ const unetImplied: Partial<UNetOptions> = {
   flipSinToCos: true,
   downsamplePadding: 1,
   middleAttention: true,
+  middleBlock: true,
 }
 /** DDPM's, the same. What is about training alone is left out of a configuration. */
 const modelImplied: DDPMOptions = { varianceType: 'fixed', zeroTerminalSnr: false, timestepSpacing: 'linspace' }
@@ -149,7 +150,7 @@ const modelImplied: DDPMOptions = { varianceType: 'fixed', zeroTerminalSnr: fals
 /** The configuration of a model with these options. Throws `unsupported` for what ddpm.py or openaimodel can't express. */
 export function compVisConfig(options: DDPMOptions, unet: UNetOptions): JsonObject {
   only(options, modelImplied)
-  only(unet, { ...unetImplied, middleNormGroups: unet.normGroups })
+  only(unet, { ...unetImplied, middleNormGroups: unet.normGroups, timeEmbeddingDim: 4 * unet.modelChannels })
   if (options.parameterization === 'v') throw unsupported('parameterization', "'eps' or 'x0'", 'v')
   return {
     model: {

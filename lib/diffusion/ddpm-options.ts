@@ -51,6 +51,8 @@ export type SampleOptions = Partial<Parsed<typeof sampleSchema>>
 export type PretrainedOptions = Omit<DDPMOptions, 'model' | 'unetConfig'> & {
   /** Which weights of several: 'fp16' for diffusion_pytorch_model.fp16.safetensors. Default: those without such a name. */
   variant?: string
+  /** Of a training's checkpoint, which has both. Default: the averaged ones where there are any. */
+  weights?: 'ema' | 'model'
 }
 
 export const savePretrainedSchema = {

@@ -33,9 +33,9 @@ import {
   writePretrained,
 } from './pretrained'
 import { drawNoise, nextStream, qSample } from './process'
-import type { SchedulerConfig } from './sampling/diffusers'
 import { interpolatedNoise } from './sampling/interpolate'
 import type { LoopResult } from './sampling/loop'
+import type { SchedulerConfig } from './scheduler-config'
 import type { TrainResult } from './training-step'
 
 /**
@@ -88,14 +88,16 @@ export class DDPM extends DiffusionModel {
 
   /**
    * A model from a folder in diffusers' layout (UNet2DModel with DDPMScheduler or DDIMScheduler; safetensors or .bin, whole or in
-   * shards). Its options are those of the files, others the defaults, but useEma is false unless given; `options` override. Throws
+   * shards): a pipeline, a training's checkpoint, or a network alone. Its options are those of the files, others the defaults, but
+   * useEma is false unless given; `options` override. What was ignored is among `warnings()`. Throws
    * `not-found`, `io`, `bad-file`, `state-mismatch`, and `unsupported` with the field's name for what has no counterpart here.
    */
   static async fromPretrained(folder: string, options: PretrainedOptions = {}): Promise<DDPM> {
-    const { variant, ...own } = options
-    const { settings, weights, schedulerConfig } = await readPretrained(folder, variant)
+    const { variant, weights: kind, ...own } = options
+    const { settings, weights, schedulerConfig, warnings } = await readPretrained(folder, { variant, weights: kind })
     const ddpm = new DDPM({ ...settings, useEma: false, ...own })
     ddpm.schedulerConfig = schedulerConfig
+    ddpm.warn(warnings)
     try {
       await ddpm.loadStateDict(weights)
       return ddpm
@@ -136,10 +138,13 @@ export class DDPM extends DiffusionModel {
     if (o.weights === 'ema' && !averaged) {
       throw new DiffusionError('not-configured', 'the model has no averaged weights: useEma is false')
     }
-    const { vPosterior, varianceType, clipDenoised, parameterization, timestepSpacing } = this.#settings
-    const scheduler = { betas: this.betas, vPosterior, varianceType, clipDenoised, parameterization, timestepSpacing }
-    const settings = { ...scheduler, maxShardSize: o.maxShardSize, variant: o.variant }
-    await writePretrained(folder, this.network, await this.stateDict(), { averaged, ...settings })
+    await writePretrained(folder, this.network, await this.stateDict(), {
+      ...this.#settings,
+      ...this.exactBetas(),
+      averaged,
+      maxShardSize: o.maxShardSize,
+      variant: o.variant,
+    })
   }
 
   /**

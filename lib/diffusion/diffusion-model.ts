@@ -78,6 +78,7 @@ export abstract class DiffusionModel implements Schedule {
   readonly #training: Training | undefined
   readonly #ema: LitEma | undefined
   readonly #options: ModelSettings
+  readonly #warnings = new Set<string>()
 
   protected constructor(options: ModelSettings) {
     this.#options = options
@@ -116,14 +117,26 @@ export abstract class DiffusionModel implements Schedule {
   }
 
   #makeSchedule(o: Required<Omit<ScheduleOptions, 'givenBetas'>> & ScheduleOptions): Schedule {
-    const betas = o.givenBetas
-      ? checkBetas(o.givenBetas)
-      : checkBetas(makeBetaSchedule(o.betaSchedule, o.timesteps, o), 'linearStart, linearEnd')
+    const betas = this.#betas(o)
     if (!o.zeroTerminalSnr) return makeSchedule(betas, this.#options)
     if (this.#options.parameterization === 'eps') {
       throw invalidArgument('zeroTerminalSnr', "false with parameterization 'eps', which has no x_0 at the end", true)
     }
     return makeSchedule(rescaleZeroTerminalSnr(betas), this.#options)
+  }
+
+  #betas(o: Required<Omit<ScheduleOptions, 'givenBetas'>> & ScheduleOptions): Float64Array {
+    return o.givenBetas
+      ? checkBetas(o.givenBetas, 'givenBetas', this.#options.parameterization !== 'eps')
+      : checkBetas(makeBetaSchedule(o.betaSchedule, o.timesteps, o), 'linearStart, linearEnd')
+  }
+
+  /** The betas in float64, before they are rescaled to zero terminal SNR: with these the schedule is made again to the bit. */
+  protected exactBetas(): Partial<ScheduleOptions> & { betas: Float32Array | Float64Array } {
+    const { givenBetas } = this.ownBetas()
+    const { linearStart, linearEnd, zeroTerminalSnr } = this.#options
+    if (givenBetas) return { betas: this.betas, linearStart: undefined, linearEnd: undefined, zeroTerminalSnr: false }
+    return { betas: this.#betas(this.#options), linearStart, linearEnd, zeroTerminalSnr }
   }
 
   /** The betas as an option, where a loaded state dict or registerSchedule made them other than those of the options. */
@@ -258,6 +271,7 @@ export abstract class DiffusionModel implements Schedule {
     const { classLabels: labels, guidanceScale, context } = o
     const condition = await conditionOf(core, shape[0], { labels, argument: 'classLabels', guidanceScale, context })
     const plan = choosePlan(core, { ...o, strength: o.strength || undefined })
+    this.warn(plan.warnings ?? [])
     const { seed = core.seeds.next(), logEveryT = this.#options.logEveryT } = o
     const loop = () => samplingLoop(core, shape, plan, { ...o, condition, seed, logEveryT })
     const result = o.strength === 0 ? await untouched(o, shape, o.returnIntermediates) : await loop()
@@ -470,11 +484,17 @@ export abstract class DiffusionModel implements Schedule {
   }
 
   /**
-   * What went another way than it should have on the model's device, although results are right (a program that can't be recorded
-   * as a CUDA graph, and is slower), each once; [] where there is nothing to say.
+   * What the user should know, each once; [] where there is nothing to say: fields of a file or of a scheduler that were ignored,
+   * and what went another way on the model's device, although results are right (a program that can't be recorded as a CUDA
+   * graph, and is slower).
    */
   warnings(): string[] {
-    return this.#core.device.warnings()
+    return [...this.#warnings, ...this.#core.device.warnings()]
+  }
+
+  /** @internal */
+  protected warn(warnings: readonly string[]): void {
+    for (const warning of warnings) this.#warnings.add(warning)
   }
 
   /** Gives all memory back. Using the model afterwards throws `disposed`; disposing of it again does nothing. */

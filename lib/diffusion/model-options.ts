@@ -8,9 +8,9 @@ import { Tensor } from '../tensor'
 import type { ClassLabels } from './condition'
 import { type DenoiserFunction, isNetwork } from './denoiser'
 import { samplers } from './sampling/choose'
-import type { SchedulerConfig } from './sampling/diffusers'
 import type { LoopOptions, StepEvent } from './sampling/loop'
 import { betaSchedules, maxTimesteps, parameterizations, timestepSpacings } from './schedule'
+import type { SchedulerConfig } from './scheduler-config'
 import { varianceTypes } from './settings'
 
 const isObject = (v: unknown) => typeof v === 'object' && v !== null && !Array.isArray(v)
@@ -55,6 +55,8 @@ export const modelSchema = {
   clipDenoised: boolean(true),
   /** Which timesteps are taken when `steps` are fewer than all. */
   timestepSpacing: oneOf(timestepSpacings, 'linspace'),
+  /** Added to the timesteps of the spacing 'leading': diffusers' steps_offset. */
+  stepsOffset: integer(0, { min: 0 }),
   originalElboWeight: number(0),
   /** v of the posterior's variance (1 - v) * beta_tilde + v * beta. */
   vPosterior: number(0, { min: 0, max: 1 }),

@@ -1,5 +1,5 @@
 /** Models from other libraries' files: diffusers' folders, and PyTorch checkpoints as ddpm.py's init_from_ckpt takes them. */
-import { readDiffusersFolder, writeDiffusersFolder } from '../checkpoint/diffusers'
+import { readDiffusersFolder, type WeightsKind, writeDiffusersFolder } from '../checkpoint/diffusers'
 import { unet2DConfig, unet2DWeights } from '../checkpoint/diffusers-unet'
 import type { WeightsOptions } from '../checkpoint/diffusers-weights'
 import { type NumberTensor, plainNumbers } from '../checkpoint/plain-numbers'
@@ -7,30 +7,59 @@ import { readStateDictFile } from '../checkpoint/state-dict-file'
 import { DiffusionError, quote } from '../errors'
 import type { Network } from '../nn/network'
 import { UNet } from '../nn/unet'
-import { diffusersOptions, renameLegacyDiffusers } from '../nn/unet-diffusers'
+import { renameLegacyDiffusers, unet2DSettings } from '../nn/unet-diffusers'
 import { checkUNetFits } from '../nn/unet-fit'
 import type { StateDict } from '../nn/weights'
 import { array, boolean, oneOf, type Parsed, parseOptions, string } from '../options'
 import { Tensor } from '../tensor'
-import { type SchedulerSettings, schedulerOfSettings, settingsOfScheduler } from './diffusers-scheduler'
-import type { SchedulerConfig } from './sampling/diffusers'
+import {
+  readScheduler,
+  type SchedulerSettings,
+  schedulerOfSettings,
+  type WrittenScheduler,
+} from './diffusers-scheduler'
+import { ignoredFields } from './ignored-fields'
+import type { SchedulerConfig } from './scheduler-config'
 import { emaName, type LoadReport, modelPrefix } from './state'
 
 export interface Pretrained {
-  readonly settings: SchedulerSettings & { readonly unetConfig: ConstructorParameters<typeof UNet>[0] }
+  readonly settings: SchedulerSettings & {
+    readonly unetConfig: ConstructorParameters<typeof UNet>[0]
+    readonly classNames?: readonly string[]
+  }
   readonly weights: StateDict
-  /** As it is in the folder. */
+  /** As it is in the folder; the defaults of DDPMScheduler where there is none. */
   readonly schedulerConfig: SchedulerConfig
+  /** Fields that were ignored, and what was not found. */
+  readonly warnings: readonly string[]
 }
 
 /** What a diffusers folder says, checked to fit together before a model is made of it. */
-export async function readPretrained(folder: string, variant?: string): Promise<Pretrained> {
-  const { unetConfig, schedulerConfig, readWeights } = await readDiffusersFolder(folder, variant)
-  const settings = settingsOfScheduler(schedulerConfig)
-  const options = diffusersOptions(unetConfig)
+export async function readPretrained(
+  folder: string,
+  o: { readonly variant?: string; readonly weights?: WeightsKind } = {},
+): Promise<Pretrained> {
+  const { unetConfig, schedulerConfig, classNames, files, readWeights } = await readDiffusersFolder(folder, o)
+  const scheduler = schedulerConfig ?? { _class_name: 'DDPMScheduler' }
+  const { settings, ignored } = readScheduler(scheduler)
+  const unet = unet2DSettings(unetConfig)
   const dict = renameLegacyDiffusers(wrapped(await readWeights()))
-  checkUNetFits(options, dict, folder)
-  return { settings: { ...settings, unetConfig: options }, weights: dict, schedulerConfig }
+  checkUNetFits(unet.options, dict, folder)
+  const warnings = [
+    ...ignoredFields(files.unet, unet.ignored),
+    ...(files.scheduler ? ignoredFields(files.scheduler, ignored) : [noScheduler(folder)]),
+  ]
+  const named = classNames?.length === unet.options.numClasses ? { classNames } : {}
+  return {
+    settings: { ...settings, unetConfig: unet.options, ...named },
+    weights: dict,
+    schedulerConfig: scheduler,
+    warnings,
+  }
+}
+
+function noScheduler(folder: string): string {
+  return `${folder} has no scheduler_config.json: taken for DDPMScheduler's defaults, 1000 steps of linear betas and a prediction of the noise`
 }
 
 /** Writes a folder of what the model's state dict has for its network. Throws `io` and `unsupported`. */
@@ -38,7 +67,7 @@ export async function writePretrained(
   folder: string,
   network: Network | undefined,
   stateDict: StateDict,
-  o: { readonly averaged: boolean } & WeightsOptions & Parameters<typeof schedulerOfSettings>[0],
+  o: { readonly averaged: boolean; readonly classNames?: readonly string[] } & WeightsOptions & WrittenScheduler,
 ): Promise<void> {
   if (!(network instanceof UNet)) {
     throw new DiffusionError('unsupported', 'only a model whose network is a UNet can be written as a diffusers folder')
@@ -49,7 +78,8 @@ export async function writePretrained(
   for (const { name } of network.parameters.slots) {
     weights[name] = await stateDict[o.averaged ? emaName(name) : modelPrefix + name].data()
   }
-  const contents = { schedulerConfig, unetConfig, weights: unet2DWeights(network.options, weights) }
+  const { classNames } = o
+  const contents = { schedulerConfig, unetConfig, weights: unet2DWeights(network.options, weights), classNames }
   await writeDiffusersFolder(folder, contents, { maxShardSize: o.maxShardSize, variant: o.variant })
 }
 

@@ -79,10 +79,14 @@ export function rescaleZeroTerminalSnr(betas: Float64Array): Float64Array {
   return bars.map((v, t) => 1 - (t === 0 ? v : v / bars[t - 1]))
 }
 
-/** Betas as they must be: 2 to maxTimesteps of them, each between 0 and 1. `argument` is to blame if they are not. */
-export function checkBetas(betas: unknown, argument = 'givenBetas'): Float64Array {
+/**
+ * Betas as they must be: 2 to maxTimesteps of them, each between 0 and 1. `argument` is to blame if they are not. `ends`: the last
+ * may be 1, which leaves nothing of the image.
+ */
+export function checkBetas(betas: unknown, argument = 'givenBetas', ends = false): Float64Array {
   const list = ArrayBuffer.isView(betas) || Array.isArray(betas) ? (betas as ArrayLike<number>) : []
-  const valid = (beta: unknown) => typeof beta === 'number' && beta > 0 && beta < 1
+  const valid = (beta: unknown, t: number) =>
+    typeof beta === 'number' && beta > 0 && (beta < 1 || (ends && beta === 1 && t === list.length - 1))
   if (list.length < 2 || list.length > maxTimesteps || !Array.prototype.every.call(list, valid)) {
     throw invalidArgument(argument, `2 to ${maxTimesteps} betas between 0 and 1`, betas)
   }
@@ -204,19 +208,24 @@ export const timestepSpacings: readonly TimestepSpacing[] = ['linspace', 'leadin
 
 /**
  * Ascending timesteps of respaced ancestral sampling (table 2 of Lin et al. 2024). 'linspace': evenly from 0 to T - 1 (Nichol
- * & Dhariwal 2021, section 4), one step alone is T - 1; 'leading': multiples of floor(T / steps) from 0; 'trailing': T - 1 and
+ * & Dhariwal 2021, section 4), one step alone is T - 1; 'leading': multiples of floor(T / steps) from `offset`; 'trailing': T - 1 and
  * down by T / steps.
  */
 export function respacedTimesteps(
   steps: number,
   numTimesteps: number,
   spacing: TimestepSpacing = 'linspace',
+  offset = 0,
 ): Int32Array {
   if (!Number.isSafeInteger(steps) || steps < 1 || steps > numTimesteps) {
     throw invalidArgument('steps', `an integer from 1 to ${numTimesteps}`, steps)
   }
   const spread = (at: (i: number) => number) => Int32Array.from({ length: steps }, (_, i) => at(i))
-  if (spacing === 'leading') return spread((i) => i * Math.floor(numTimesteps / steps))
+  if (spacing === 'leading') {
+    const stride = Math.floor(numTimesteps / steps)
+    if ((steps - 1) * stride + offset < numTimesteps) return spread((i) => i * stride + offset)
+    throw invalidArgument('stepsOffset', `timesteps below ${numTimesteps} with ${steps} steps`, offset)
+  }
   if (spacing === 'trailing') return spread((i) => roundToEven(((i + 1) * numTimesteps) / steps) - 1)
   if (steps === 1) return Int32Array.of(numTimesteps - 1)
   return spread((i) => roundToEven((i * (numTimesteps - 1)) / (steps - 1)))

@@ -19,6 +19,7 @@ export interface Settings {
   readonly clipDenoised: boolean
   readonly logEveryT: number
   readonly timestepSpacing: TimestepSpacing
+  readonly stepsOffset?: number
   readonly deterministic: boolean
   readonly precision: Precision
   readonly nullClass?: number

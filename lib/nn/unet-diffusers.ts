@@ -4,8 +4,14 @@ import * as options from '../options'
 import type { StateDict } from './parameters'
 import { limits, type UNetOptions } from './unet-options'
 
-/** config.json of a UNet2DModel (diffusers 0.0.4 to 0.28); names that begin with an underscore are about the file. */
+/** config.json of a UNet2DModel (diffusers 0.0.4 to 0.35); names that begin with an underscore are about the file. */
 export type UNet2DConfig = Readonly<Record<string, unknown>>
+
+export interface UNet2DSettings {
+  readonly options: UNetOptions
+  /** Fields that UNet2DModel does not have: diffusers ignores them, too. */
+  readonly ignored: { readonly names: readonly string[]; readonly owner: string; readonly known: readonly string[] }
+}
 
 const downBlocks = ['DownBlock2D', 'AttnDownBlock2D'] as const
 const upBlocks = ['UpBlock2D', 'AttnUpBlock2D'] as const
@@ -16,18 +22,20 @@ const oneOrMore = { min: 1 }
  * supported.
  */
 const schema = {
-  sample_size: options.required(options.integer(undefined, oneOrMore)),
+  sample_size: options.required(sampleSize()),
   in_channels: options.integer(3, oneOrMore),
   out_channels: options.integer(3, oneOrMore),
   center_input_sample: only(false),
   time_embedding_type: only('positional'),
+  time_embedding_dim: options.integer(undefined, oneOrMore),
   freq_shift: options.number(0),
   flip_sin_to_cos: options.boolean(true),
   down_block_types: blockTypes(downBlocks, ['DownBlock2D', ...Array(3).fill('AttnDownBlock2D')]),
   up_block_types: blockTypes(upBlocks, [...Array(3).fill('AttnUpBlock2D'), 'UpBlock2D']),
   block_out_channels: options.array(options.integer(undefined, oneOrMore), [224, 448, 672, 896], limits.levels),
   layers_per_block: options.integer(2, { min: 1, max: limits.numResBlocks }),
-  mid_block_type: only('UNetMidBlock2D'),
+  // Whatever its name, it is a UNetMidBlock2D; null, which is no default, is none.
+  mid_block_type: options.oneOf(['UNetMidBlock2D', 'UnCLIPUNetMidBlock2D'], 'UNetMidBlock2D'),
   mid_block_scale_factor: only(1),
   downsample_padding: options.integer(1, { min: 0, max: 1 }) as options.Field<0 | 1>,
   downsample_type: only('conv'),
@@ -52,6 +60,17 @@ function blockTypes<T extends string>(known: readonly T[], fallback: readonly T[
   return options.array(options.oneOf(known), fallback as readonly NonNullable<T>[], limits.levels)
 }
 
+/** Height and width, or one number for both. */
+function sampleSize(): options.Field<number> {
+  const number = options.integer(undefined, oneOrMore)
+  const check = (given: unknown, name: string): number => {
+    if (!Array.isArray(given)) return number.check(given, name)
+    if (given.length === 2 && given[0] === given[1]) return number.check(given[0], name)
+    throw unsupported(name, 'a number, or twice the same', given)
+  }
+  return { fallback: undefined as unknown as number, check }
+}
+
 function only<T>(value: T): options.Field<T> {
   const check = (given: unknown, name: string): NonNullable<T> => {
     if (given === value) return given as NonNullable<T>
@@ -60,13 +79,13 @@ function only<T>(value: T): options.Field<T> {
   return { fallback: value, check }
 }
 
-/** Throws `unknown-option`, `invalid-argument`, and `unsupported` for what UNet can't express. */
-export function diffusersOptions(config: UNet2DConfig): UNetOptions {
+/** Throws `invalid-argument`, and `unsupported` for what UNet can't express. */
+export function unet2DSettings(config: UNet2DConfig): UNet2DSettings {
   if (typeof config !== 'object' || config === null) throw invalidArgument('config', 'an object', config)
   const { _class_name: kind = 'UNet2DModel' } = config
   if (kind !== 'UNet2DModel') throw unsupported('_class_name', "'UNet2DModel'", kind)
   const own = Object.fromEntries(Object.entries(config).filter(([name]) => !name.startsWith('_')))
-  const c = options.parseOptions('UNet2DModel', own, schema)
+  const { known: c, unknown } = options.parseKnown('UNet2DModel', own, schema)
 
   const levels = c.block_out_channels.length
   if (c.down_block_types.length !== levels || c.up_block_types.length !== levels) {
@@ -85,27 +104,32 @@ export function diffusersOptions(config: UNet2DConfig): UNetOptions {
   const [modelChannels] = c.block_out_channels
   const headDim = 'attention_head_dim' in config ? c.attention_head_dim : 8
   return {
-    layout: 'diffusers',
-    imageSize: c.sample_size,
-    inChannels: c.in_channels,
-    outChannels: c.out_channels,
-    modelChannels,
-    channelMult: c.block_out_channels.map((channels) => channels / modelChannels),
-    numResBlocks: c.layers_per_block,
-    attentionResolutions: attention.flatMap((has, level) => (has ? [2 ** level] : [])),
-    dropout: c.dropout,
-    numHeads: 1,
-    numHeadChannels: headDim,
-    numClasses: c.num_class_embeds,
-    normGroups: c.norm_num_groups,
-    normEps: c.norm_eps,
-    freqShift: c.freq_shift,
-    flipSinToCos: c.flip_sin_to_cos,
-    downsamplePadding: c.downsample_padding,
-    middleAttention: c.add_attention,
-    useScaleShiftNorm: scaleShift,
-    // UNetMidBlock2D's rule: with scale_shift its attention has a norm only where its groups are given.
-    middleNormGroups: c.attn_norm_num_groups ?? (scaleShift ? 0 : c.norm_num_groups),
+    ignored: { names: unknown, owner: 'UNet2DModel', known: Object.keys(schema) },
+    options: {
+      layout: 'diffusers',
+      imageSize: c.sample_size,
+      inChannels: c.in_channels,
+      outChannels: c.out_channels,
+      modelChannels,
+      channelMult: c.block_out_channels.map((channels) => channels / modelChannels),
+      numResBlocks: c.layers_per_block,
+      attentionResolutions: attention.flatMap((has, level) => (has ? [2 ** level] : [])),
+      dropout: c.dropout,
+      numHeads: 1,
+      numHeadChannels: headDim,
+      numClasses: c.num_class_embeds,
+      normGroups: c.norm_num_groups,
+      normEps: c.norm_eps,
+      freqShift: c.freq_shift,
+      flipSinToCos: c.flip_sin_to_cos,
+      downsamplePadding: c.downsample_padding,
+      middleAttention: c.add_attention,
+      useScaleShiftNorm: scaleShift,
+      // UNetMidBlock2D's rule: with scale_shift its attention has a norm only where its groups are given.
+      middleNormGroups: c.attn_norm_num_groups ?? (scaleShift ? 0 : c.norm_num_groups),
+      middleBlock: config.mid_block_type !== null,
+      timeEmbeddingDim: c.time_embedding_dim,
+    },
   }
 }
 

@@ -59,6 +59,10 @@ export interface UNetOptions {
   flipSinToCos?: boolean
   /** 1: on all sides; 0: one row and column at the bottom and right. Default 1. */
   downsamplePadding?: 0 | 1
+  /** Channels of the time embedding. Default 4 * modelChannels. */
+  timeEmbeddingDim?: number
+  /** The two residual blocks, with attention between them, at the lowest resolution. Default true. */
+  middleBlock?: boolean
   /** Attention between the two residual blocks in the middle. Default true. */
   middleAttention?: boolean
   /** Groups of the norm before that attention; 0: no norm there. Default normGroups. */
@@ -72,6 +76,7 @@ export interface UNetOptions {
 export const limits = {
   imageSize: 2 ** 14,
   channels: 2 ** 14,
+  embeddingChannels: 2 ** 16,
   levels: 12,
   /** A level's channels in multiples of the first's. */
   mult: 64,
@@ -121,6 +126,8 @@ const schema = {
   freqShift: options.number(0, { min: 0 }),
   flipSinToCos: options.boolean(true),
   downsamplePadding: options.integer(1, { min: 0, max: 1 }) as options.Field<0 | 1>,
+  timeEmbeddingDim: options.integer(undefined, { min: 1, max: limits.embeddingChannels }),
+  middleBlock: options.boolean(true),
   middleAttention: options.boolean(true),
   middleNormGroups: options.integer(undefined, { min: 0, max: limits.channels }),
 }
@@ -180,6 +187,7 @@ export function resolveUNetOptions(given: UNetOptions) {
   const numHeads = heads(o.numHeads) ?? 1
   return {
     ...o,
+    timeEmbeddingDim: o.timeEmbeddingDim ?? 4 * o.modelChannels,
     middleNormGroups,
     numHeads,
     numHeadChannels: heads(o.numHeadChannels),

@@ -19,7 +19,7 @@ import {
 import type { BuildContext, Conditioning, Network } from './network'
 import { ParameterTable, Scope } from './parameters'
 import { SpatialTransformer } from './spatial-transformer'
-import { diffusersOptions, type UNet2DConfig } from './unet-diffusers'
+import { type UNet2DConfig, unet2DSettings } from './unet-diffusers'
 import { namesOf, type UNetNames } from './unet-names'
 import { levelChannels, limits, type ResolvedUNetOptions, resolveUNetOptions, type UNetOptions } from './unet-options'
 
@@ -97,11 +97,11 @@ export class UNet implements Network {
   }
 
   /**
-   * From diffusers' config.json of a UNet2DModel; its state_dict's names are those of diffusers from 0.14 on. Throws
-   * `unsupported` for what this class can't express.
+   * From diffusers' config.json of a UNet2DModel; its state_dict's names are those of diffusers from 0.14 on. Fields that
+   * UNet2DModel does not have are ignored, as diffusers does. Throws `unsupported` for what this class can't express.
    */
   static fromDiffusers(config: UNet2DConfig): UNet {
-    return new UNet(diffusersOptions(config))
+    return new UNet(unet2DSettings(config).options)
   }
 
   build(context: BuildContext, x: Value, t: Value, conditioning: Conditioning = {}): Value {
@@ -153,7 +153,7 @@ export class UNet implements Network {
   }
 
   get #embeddingChannels(): number {
-    return 4 * this.options.modelChannels
+    return this.options.timeEmbeddingDim
   }
 
   get #norm() {
@@ -203,6 +203,7 @@ export class UNet implements Network {
   }
 
   #bottom(): Block {
+    if (!this.options.middleBlock) return []
     const channels = this.#channels(this.options.channelMult.length - 1)
     const { res, attention } = this.#names.middle
     const before = this.#resBlock(res[0], channels, channels)

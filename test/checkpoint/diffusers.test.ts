@@ -314,14 +314,12 @@ describe('diffusers folders', () => {
       [schedulerFile, 'variance_type', 'constructor', 'unsupported'],
       [schedulerFile, 'thresholding', true, 'unsupported'],
       [schedulerFile, 'rescale_betas_zero_snr', true, 'unsupported'],
-      [schedulerFile, 'steps_offset', 1, 'unsupported'],
       [schedulerFile, 'clip_sample_range', 2, 'unsupported'],
       [schedulerFile, 'trained_betas', [0.1, 0.2], 'unsupported'],
       [schedulerFile, '_class_name', 'PNDMScheduler', 'unsupported'],
       [schedulerFile, 'beta_schedule', 'cubic', 'invalid-argument'],
       [schedulerFile, 'num_train_timesteps', 1e15, 'invalid-argument'],
       [schedulerFile, 'beta_start', '0.1', 'invalid-argument'],
-      [schedulerFile, 'betas', [1], 'unknown-option'],
       [unetFile, 'act_fn', 'gelu', 'unsupported'],
       [unetFile, '_class_name', 'UNet2DConditionModel', 'unsupported'],
       [unetFile, 'layers_per_block', 1e12, 'invalid-argument'],
@@ -337,6 +335,150 @@ describe('diffusers folders', () => {
       const named = code === 'state-mismatch' ? {} : { argument }
       await rejects({ code, ...named })
       await writeFile(path.join(temporary, file), before)
+    }
+  })
+
+  it('fields that no class has are ignored, and named in the warnings', async () => {
+    await copy()
+    await edit('unet/config.json', (json) => {
+      Object.assign(json, { of_tomorrow: 1, decay: 0.9999, optimization_step: 500, time_embedding_dim: null })
+      Object.assign(json, { mid_block_type: 'UNetMidBlock2D', sample_size: [8, 8] })
+    })
+    await edit('scheduler/scheduler_config.json', (json) =>
+      Object.assign(json, { betas: [1], use_karras_sigmas: true }),
+    )
+    using ddpm = await open(temporary)
+    assert.deepEqual(ddpm.warnings(), [
+      "unet/config.json: 'of_tomorrow' is no field of UNet2DModel, and is ignored, as diffusers does",
+      'unet/config.json: the fields of EMAModel are ignored: decay, optimization_step',
+      "scheduler/scheduler_config.json: 'betas' is no field of DDPMScheduler, and is ignored, as diffusers does",
+    ])
+    using expected = await open(goldenFolder)
+    assert.deepEqual(expected.warnings(), [])
+    assert.deepEqual(await weightsOf(ddpm), await weightsOf(expected))
+  })
+
+  it('a scheduler of another class takes the fields of the one that it was, and names what no class has', async () => {
+    using ddpm = await open(goldenFolder)
+    const draw = async (scheduler: Record<string, unknown>) => {
+      const x = await ddpm.sample({ batchSize: 1, seed: 4, steps: 4, scheduler })
+      return x.data()
+    }
+    const { variance_type: _, clip_sample: __, clip_sample_range: ___, ...kept } = ddpm.schedulerConfig!
+    const dpm = { _class_name: 'DPMSolverMultistepScheduler' }
+    assert.deepEqual(await draw({ ...ddpm.schedulerConfig, ...dpm }), await draw({ ...kept, ...dpm }))
+    assert.deepEqual(ddpm.warnings(), [])
+    await draw({ ...ddpm.schedulerConfig, anything: 1 })
+    const once = ["scheduler: 'anything' is no field of DDPMScheduler, and is ignored, as diffusers does"]
+    assert.deepEqual(ddpm.warnings(), once)
+    await draw({ ...ddpm.schedulerConfig, anything: 1 })
+    assert.deepEqual(ddpm.warnings(), once)
+  })
+
+  it('predict_epsilon of early versions', async () => {
+    await copy()
+    for (const [value, parameterization] of [[true, 'eps'] as const, [false, 'x0'] as const]) {
+      await edit('scheduler/scheduler_config.json', (json) => {
+        delete json.prediction_type
+        json.predict_epsilon = value
+      })
+      using ddpm = await open(temporary)
+      assert.equal(ddpm.parameterization, parameterization)
+      assert.deepEqual(ddpm.warnings(), [])
+    }
+    await edit('scheduler/scheduler_config.json', (json) => {
+      json.predict_epsilon = 'yes'
+    })
+    await rejects({ code: 'invalid-argument', argument: 'predict_epsilon' })
+  })
+
+  it('NaN and infinities are numbers, as Python writes them', async () => {
+    await copy()
+    const file = path.join(temporary, 'scheduler/scheduler_config.json')
+    const text = await readFile(file, 'utf8')
+    const put = (value: string) => writeFile(file, text.replace('{', `{ "odd": ${value},`))
+    for (const value of ['-Infinity', 'Infinity', 'NaN', '[NaN, -Infinity, 1]', '"-Infinity \\" NaN"']) {
+      await put(value)
+      using ddpm = await open(temporary)
+      const names = { NaN: Number.NaN, Infinity: Infinity }
+      const expected = new Function(...Object.keys(names), `return ${value}`)(...Object.values(names))
+      assert.deepEqual(ddpm.schedulerConfig?.odd, expected, value)
+    }
+    for (const value of ['1Infinity', 'Infinity5', '1NaN', 'NaNNaN', '-NaN', 'nan', 'InfinityNaN']) {
+      await put(value)
+      await rejects({ code: 'bad-file', message: /not JSON/ })
+    }
+  })
+
+  it('where the files may be: flat, a checkpoint of a training, averages, a network alone', async () => {
+    using expected = await open(goldenFolder)
+    const weights = await weightsOf(expected)
+    const opens = async (folder: string, options = {}) => {
+      using ddpm = await DDPM.fromPretrained(folder, { device: 'cpu', ...options })
+      assert.deepEqual(await weightsOf(ddpm), weights)
+      return { config: ddpm.schedulerConfig, warnings: ddpm.warnings() }
+    }
+    const golden = { config: expected.schedulerConfig, warnings: [] }
+    const within = (...names: string[]) => path.join(temporary, ...names)
+    // As google/ddpm-cat-256.
+    await cp(path.join(goldenFolder, 'unet'), within('flat'), { recursive: true })
+    await cp(path.join(goldenFolder, 'scheduler'), within('flat'), { recursive: true })
+    assert.deepEqual(await opens(within('flat')), golden)
+    await cp(path.join(goldenFolder, 'model_index.json'), within('flat/model_index.json'))
+    assert.deepEqual(await opens(within('flat')), golden)
+    // As diffusers' training script leaves it: first without the scheduler, which comes at the end.
+    await cp(path.join(goldenFolder, 'unet'), within('run/checkpoint-500/unet'), { recursive: true })
+    const { config, warnings } = await opens(within('run/checkpoint-500'))
+    assert.deepEqual(config, { _class_name: 'DDPMScheduler' })
+    assert.match(warnings.join(), /has no scheduler_config\.json: taken for DDPMScheduler's defaults/)
+    await cp(path.join(goldenFolder, 'scheduler'), within('run/scheduler'), { recursive: true })
+    assert.deepEqual(await opens(within('run/checkpoint-500')), golden)
+    assert.deepEqual(await opens(within('run/checkpoint-500/unet')), golden)
+    await assert.rejects(opens(within('run/checkpoint-500'), { weights: 'ema' }), { code: 'not-found' })
+    // The averages, where there are any.
+    using other = await open(goldenFolder)
+    await randomize(other)
+    await other.savePretrained(within('other'))
+    await rename(within('run/checkpoint-500/unet'), within('run/checkpoint-500/unet_ema'))
+    assert.deepEqual(await opens(within('run/checkpoint-500')), golden)
+    await rename(within('other/unet'), within('run/checkpoint-500/unet'))
+    assert.deepEqual(await opens(within('run/checkpoint-500')), golden)
+    assert.deepEqual(await opens(within('run/checkpoint-500'), { weights: 'ema' }), golden)
+    await assert.rejects(opens(within('run/checkpoint-500'), { weights: 'model' }), { name: 'AssertionError' })
+  })
+
+  it('a folder with a variant alone is told by its name', async () => {
+    using ddpm = await open(goldenFolder)
+    await ddpm.savePretrained(temporary, { variant: 'fp16', maxShardSize: 300_000 })
+    await rejects({ code: 'not-found', message: /it has those of the variant 'fp16'$/ })
+  })
+
+  it('round trips are exact: zero terminal SNR, cosine, any ends and betas, class names', async () => {
+    const small = { ...unetConfig, channelMult: [1], attentionResolutions: [] }
+    const cases: DDPMOptions[] = [
+      { betaSchedule: 'cosine', timesteps: 300 },
+      { betaSchedule: 'cosine', timesteps: 300, cosineS: 0.02 },
+      { betaSchedule: 'linear', linearStart: 0.000123456789, linearEnd: 0.0123456789, timesteps: 300 },
+      { betaSchedule: 'sqrt', timesteps: 50 },
+      { zeroTerminalSnr: true, parameterization: 'v', timesteps: 100 },
+      { zeroTerminalSnr: true, parameterization: 'x0', betaSchedule: 'cosine', timesteps: 100 },
+      { givenBetas: [0.1, 0.2, 1], parameterization: 'v' },
+      { timestepSpacing: 'leading', stepsOffset: 1, vPosterior: 1, clipDenoised: false },
+      { unetConfig: { ...small, numClasses: 3 }, classNames: ['cat', 'dog', 'none'] },
+    ]
+    for (const options of cases) {
+      const settings = { unetConfig: small, ...options, device: 'cpu', useEma: false } as const
+      using ddpm = new DDPM(settings)
+      await ddpm.savePretrained(temporary)
+      using again = await open(temporary)
+      const names = Object.keys(await ddpm.stateDict()).filter((name) => !name.startsWith('model.'))
+      const [was, is] = [await ddpm.stateDict(), await again.stateDict()]
+      for (const name of names) assert.deepEqual(await is[name].data(), await was[name].data(), name)
+      assert.deepEqual(again.classNames, ddpm.classNames)
+      const kept = Object.keys(options).filter(
+        (name) => !/unetConfig|givenBetas|betaSchedule|cosineS|linear/.test(name),
+      )
+      for (const name of kept) assert.deepEqual(again.config[name], ddpm.config[name], name)
     }
   })
 

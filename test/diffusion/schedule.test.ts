@@ -49,6 +49,9 @@ describe('schedule', () => {
     for (const betas of [[], [0.1], [0.1, 1], [0, 0.1], [0.1, Number.NaN], ['0.1', 0.2], 5]) {
       assert.throws(() => checkBetas(betas), { code: 'invalid-argument', argument: 'givenBetas' })
     }
+    // Nothing of the image may be left at the end, where the network does not predict the noise.
+    assert.deepEqual(checkBetas([0.1, 1], 'givenBetas', true), Float64Array.of(0.1, 1))
+    assert.throws(() => checkBetas([1, 1], 'givenBetas', true), { code: 'invalid-argument' })
   })
 })
 

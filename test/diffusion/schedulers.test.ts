@@ -7,6 +7,41 @@ import { Fixture } from './fixture'
 // Quantiles of a batch have no counterpart here.
 const refused = ['thresholding']
 
+/** Steps that do not divide the timesteps, and a network that knows the image: nothing of the noise may be left. */
+describe("diffusers' spacings by the version that wrote them", () => {
+  const T = 1000
+  const image = 0.3
+  const left = async (scheduler: Record<string, unknown>, steps: number) => {
+    let product = 1
+    const bars = Array.from({ length: T }, (_, t) => (product *= 1 - (1e-4 + ((2e-2 - 1e-4) * t) / (T - 1))))
+    const model = async (x: Tensor, t: Tensor) => {
+      const bar = bars[(await t.data())[0]]
+      return Tensor.from(
+        (await x.data()).map((v) => (v - Math.sqrt(bar) * image) / Math.sqrt(1 - bar)),
+        x.shape,
+      )
+    }
+    using ddpm = new DDPM({ model, imageSize: 4, channels: 3, timesteps: T, device: testDevice })
+    const samples = await ddpm.sample({ batchSize: 1, seed: 3, steps, scheduler: { clip_sample: false, ...scheduler } })
+    return (await samples.data()).reduce((worst, v) => Math.max(worst, Math.abs(v - image)), 0)
+  }
+  for (const _class_name of ['DDPMScheduler', 'DDIMScheduler']) {
+    it(`${_class_name}: since 0.31 the last step of 'trailing' ends without noise`, async () => {
+      for (const steps of [7, 10, 13]) {
+        const config = { _class_name, timestep_spacing: 'trailing' }
+        for (const _diffusers_version of ['0.31.0', '0.35.1', '1.0.0.dev0']) {
+          const worst = await left({ ...config, _diffusers_version }, steps)
+          assert.ok(worst < 1e-3, `${steps} steps of ${_diffusers_version}: ${worst}`)
+        }
+        for (const _diffusers_version of [undefined, '0.27.2', '0.0.4']) {
+          const worst = await left({ ...config, _diffusers_version }, steps)
+          assert.equal(worst > 1e-3, T % steps !== 0, `${steps} steps of ${_diffusers_version}: ${worst}`)
+        }
+      }
+    })
+  }
+})
+
 for (const name of ['scheduler_ddpm', 'scheduler_ddim', 'scheduler_dpmsolver_multistep']) {
   describe(name, () => {
     it('every case: timesteps, states and predictions of x_0', async () => {

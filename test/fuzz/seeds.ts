@@ -12,7 +12,27 @@ export const fixture = (name: string) => path.join(fixtures, ...name.split('/'))
 export const load = (...names: string[]) => names.map((name) => readFileSync(fixture(name)))
 
 export const jsonSnippets = [
-  ...['"', '{', '}', '[', ']', ',', ':', '9', '-', 'e9', '0', 'null', 'true', '\\', '1e15', '[[[[', '""'],
+  ...[
+    '"',
+    '{',
+    '}',
+    '[',
+    ']',
+    ',',
+    ':',
+    '9',
+    '-',
+    'e9',
+    '0',
+    'null',
+    'true',
+    '\\',
+    '1e15',
+    '[[[[',
+    '""',
+    'NaN',
+    '-Infinity',
+  ],
 ]
 export const yamlSnippets = [
   ...jsonSnippets,

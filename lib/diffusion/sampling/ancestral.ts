@@ -29,7 +29,8 @@ export function respacedPlan(
 ): SamplingPlan {
   const { alphasCumprod } = schedule
   const spacing = o.spacing ?? settings.timestepSpacing
-  const timesteps = respacedTimesteps(o.steps, alphasCumprod.length, spacing).reverse()
+  const { stepsOffset } = settings
+  const timesteps = respacedTimesteps(o.steps, alphasCumprod.length, spacing, stepsOffset).reverse()
   const evaluations = Array.from(timesteps, (t, i) =>
     ancestralStep(t, {
       bar: alphasCumprod[t],

@@ -1,9 +1,10 @@
 /** The plan that the user's options ask for. */
 import { DiffusionError } from '../../errors'
 import type { DdimDiscretization, TimestepSpacing } from '../schedule'
+import type { SchedulerConfig } from '../scheduler-config'
 import { ancestralPlan, respacedPlan } from './ancestral'
 import { ddimPlan } from './ddim'
-import { type SchedulerCall, type SchedulerConfig, schedulerPlan } from './diffusers'
+import { type SchedulerCall, schedulerPlan } from './diffusers'
 import { dpmEvaluations } from './dpm-solver'
 import { lastPart } from './image'
 import { sigmasOf, solverTimesteps } from './noise-levels'

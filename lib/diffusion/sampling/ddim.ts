@@ -30,7 +30,7 @@ export function ddimPlan(
   const { alphasCumprod } = schedule
   const T = alphasCumprod.length
   const timesteps = o.spacing
-    ? respacedTimesteps(o.steps, T, o.spacing)
+    ? respacedTimesteps(o.steps, T, o.spacing, settings.stepsOffset)
     : makeDdimTimesteps(o.discretization ?? 'uniform', o.steps, T)
   const { alphasPrev } = makeDdimParameters(alphasCumprod, timesteps, o.eta)
   if (o.spacing) alphasPrev[0] = 1

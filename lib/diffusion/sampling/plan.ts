@@ -58,6 +58,8 @@ export interface SamplingPlan {
   readonly starts: boolean
   /** Clip m to [-1, 1]. */
   readonly clip: boolean
+  /** What the user should know of it; see DiffusionModel.warnings. */
+  readonly warnings?: readonly string[]
   /** False when all noise coefficients are zero: none is drawn then. */
   readonly noisy: boolean
 }

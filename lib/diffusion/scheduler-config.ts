@@ -1,0 +1,194 @@
+/** scheduler_config.json of diffusers: the fields of each class as a table, and what they say of betas, outputs and steps. */
+import { DiffusionError, describe, invalidArgument } from '../errors'
+import { array, boolean, integer, number, oneOf, type Parsed, parseKnown, string } from '../options'
+import type { Ignored } from './ignored-fields'
+import type { DpmAlgorithm } from './sampling/dpm-solver'
+import {
+  type BetaSchedule,
+  makeBetaSchedule,
+  maxTimesteps,
+  type Parameterization,
+  rescaleZeroTerminalSnr,
+  timestepSpacings,
+} from './schedule'
+
+/** `_class_name` and the constructor's keyword arguments, in snake_case. */
+export type SchedulerConfig = Readonly<Record<string, unknown>>
+
+const schedule = {
+  num_train_timesteps: integer(1000, { min: 2, max: maxTimesteps }),
+  beta_start: number(1e-4, { min: 0, max: 1 }),
+  beta_end: number(2e-2, { min: 0, max: 1 }),
+  beta_schedule: oneOf(['linear', 'scaled_linear', 'squaredcos_cap_v2', 'sigmoid'], 'linear'),
+  trained_betas: array(number(), undefined, maxTimesteps),
+  rescale_betas_zero_snr: boolean(false),
+}
+const common = {
+  ...schedule,
+  prediction_type: string('epsilon'),
+  steps_offset: integer(0, { min: 0 }),
+  thresholding: boolean(false),
+  // Only used with thresholding.
+  dynamic_thresholding_ratio: number(0.995),
+  sample_max_value: number(1),
+}
+const clipping = {
+  clip_sample: boolean(true),
+  clip_sample_range: number(1, { min: 0 }),
+  timestep_spacing: oneOf(timestepSpacings, 'leading'),
+}
+/** By class: __init__'s keyword arguments and defaults (diffusers 0.0.4 to 0.35). */
+export const schemas = {
+  DDPMScheduler: { ...common, ...clipping, variance_type: string('fixed_small') },
+  DDIMScheduler: { ...common, ...clipping, set_alpha_to_one: boolean(true) },
+  DPMSolverMultistepScheduler: {
+    ...common,
+    solver_order: integer(2, { min: 1, max: 3 }),
+    algorithm_type: oneOf<DpmAlgorithm>(
+      ['dpmsolver++', 'dpmsolver', 'sde-dpmsolver++', 'sde-dpmsolver'],
+      'dpmsolver++',
+    ),
+    solver_type: oneOf(['midpoint', 'heun'], 'midpoint'),
+    lower_order_final: boolean(true),
+    euler_at_final: boolean(false),
+    use_karras_sigmas: boolean(false),
+    use_lu_lambdas: boolean(false),
+    use_exponential_sigmas: boolean(false),
+    use_beta_sigmas: boolean(false),
+    use_flow_sigmas: boolean(false),
+    use_dynamic_shifting: boolean(false),
+    lambda_min_clipped: anyNumber(-Infinity),
+    final_sigmas_type: oneOf(['zero', 'sigma_min'], 'zero'),
+    timestep_spacing: oneOf(timestepSpacings, 'linspace'),
+    // It takes no other half of an output for a variance than to drop it.
+    variance_type: string(),
+  },
+} as const
+export type ClassName = keyof typeof schemas
+export type Fields<N extends ClassName> = Parsed<(typeof schemas)[N]>
+export type ScheduleFields = Parsed<typeof schedule>
+export type CommonFields = Parsed<typeof common>
+export type ClippingFields = Parsed<typeof clipping>
+
+/** Fields of other classes, which come along when a configuration changes its class, as with diffusers' from_config; early ones. */
+const compatible: readonly string[] = [
+  ...Object.values(schemas).flatMap((schema) => Object.keys(schema)),
+  ...['skip_prk_steps', 'interpolation_type', 'sigma_min', 'sigma_max', 'timestep_type', 'predict_x0', 'solver_p'],
+  ...['disable_corrector', 'original_inference_steps', 'timestep_scaling', 'flow_shift', 'time_shift_type'],
+  ...['tensor_format'],
+]
+
+/** Fields of before, and what they say today. */
+const earlier: Readonly<Record<string, (value: unknown) => Record<string, unknown>>> = {
+  predict_epsilon: (value) => ({ prediction_type: boolean().check(value, 'predict_epsilon') ? 'epsilon' : 'sample' }),
+}
+
+export interface SchedulerFields<N extends ClassName> {
+  readonly fields: Fields<N>
+  /** Fields that no class has. */
+  readonly ignored: Ignored
+}
+
+/** The fields of a class with its defaults. Throws `invalid-argument` with the field's name. */
+export function schedulerFields<N extends ClassName>(name: N, config: SchedulerConfig): SchedulerFields<N> {
+  const own = Object.fromEntries(Object.entries(config).filter(([key]) => !key.startsWith('_')))
+  for (const [key, translate] of Object.entries(earlier)) {
+    if (own[key] !== undefined && own[key] !== null) Object.assign(own, translate(own[key]))
+    delete own[key]
+  }
+  const { known, unknown } = parseKnown(name, own, schemas[name])
+  const names = unknown.filter((key) => !compatible.includes(key))
+  return { fields: known as Fields<N>, ignored: { names, owner: name, known: Object.keys(schemas[name]) } }
+}
+
+/** Throws `unsupported` for a class that is not among `names`. */
+export function classOf<N extends ClassName>(config: SchedulerConfig, names: readonly N[], fallback?: N): N {
+  const { _class_name: name = fallback } = config
+  if (names.includes(name as N)) return name as N
+  throw unsupported('_class_name', names.map(describe), name)
+}
+
+export const predictions: Readonly<Record<string, Parameterization>> = {
+  epsilon: 'eps',
+  sample: 'x0',
+  v_prediction: 'v',
+}
+
+/** What has a counterpart here. fixed_small_log is fixed_small by way of a logarithm. */
+export const variances: Readonly<Record<string, number>> = {
+  fixed_small: 0,
+  fixed_small_log: 0,
+  fixed_large: 1,
+  learned_range: 0,
+}
+
+/** The entry of a table; `unsupported` with the field's name for a value that it does not have. */
+export function pick<T>(table: Readonly<Record<string, T>>, name: string, value: string): T {
+  if (Object.hasOwn(table, value)) return table[value]
+  throw unsupported(name, Object.keys(table).map(describe), value)
+}
+
+export function unsupported(argument: string, expected: readonly string[], value: unknown): DiffusionError {
+  const received = describe(value)
+  const message = `scheduler: ${argument}: only ${expected.join(' and ')} can be expressed, got ${received}`
+  return new DiffusionError('unsupported', message, { argument, expected: expected.join(', '), received })
+}
+
+/** Fields with one value that has a meaning here. Throws `unsupported` with the name of one that has another. */
+export function checkFixed(fields: object, fixed: Readonly<Record<string, unknown>>): void {
+  for (const [name, value] of Object.entries(fixed)) {
+    const given = (fields as Record<string, unknown>)[name]
+    if (given !== undefined && given !== value) throw unsupported(name, [String(value)], given)
+  }
+}
+
+/** ldm's names: its 'linear' is linear in sqrt(beta). */
+export const betaScheduleNames: Readonly<Partial<Record<ScheduleFields['beta_schedule'], BetaSchedule>>> = {
+  linear: 'sqrt_linear',
+  scaled_linear: 'linear',
+  squaredcos_cap_v2: 'cosine',
+}
+
+/** Without the rescaling to zero terminal SNR. Throws `unsupported` for a wrong number of trained_betas. */
+export function betasOf(c: ScheduleFields): Float64Array {
+  const T = c.num_train_timesteps
+  if (c.trained_betas) {
+    if (c.trained_betas.length === T) return Float64Array.from(c.trained_betas)
+    throw unsupported('trained_betas', [`${T} numbers (num_train_timesteps)`], c.trained_betas)
+  }
+  const name = betaScheduleNames[c.beta_schedule]
+  const ramp = { linearStart: c.beta_start, linearEnd: c.beta_end, cosineS: 8e-3 }
+  if (name) return makeBetaSchedule(name, T, ramp)
+  // GeoDiff's sigmoid, from -6 to 6.
+  const sigmoid = (i: number) => 1 / (1 + Math.exp(6 - (12 * i) / (T - 1)))
+  return Float64Array.from({ length: T }, (_, i) => sigmoid(i) * (c.beta_end - c.beta_start) + c.beta_start)
+}
+
+/** alpha_bar by timestep, with the roundings of torch's float32 (over 1000 steps they add up to some 1e-5). */
+export function alphasOf(c: ScheduleFields): Float64Array {
+  const given = betasOf(c)
+  const betas = c.rescale_betas_zero_snr ? rescaleZeroTerminalSnr(given) : given
+  let bar = 1
+  return betas.map((beta) => {
+    bar *= Math.fround(1 - Math.fround(beta))
+    return Math.fround(bar)
+  })
+}
+
+/**
+ * Whether a configuration is of a version from `minor` of 0.x on, by its `_diffusers_version`; one without it is of the version
+ * before.
+ */
+export function isSince({ _diffusers_version: version }: SchedulerConfig, minor: number): boolean {
+  const [, major = '0', given = '0'] = /^(\d+)\.(\d+)/.exec(typeof version === 'string' ? version : '') ?? []
+  return Number(major) > 0 || Number(given) >= minor
+}
+
+/** Infinities too. */
+function anyNumber(fallback: number) {
+  const check = (value: unknown, name: string): number => {
+    if (typeof value === 'number' && !Number.isNaN(value)) return value
+    throw invalidArgument(name, 'a number', value)
+  }
+  return { fallback, check }
+}
