@@ -114,7 +114,7 @@ export async function drawImages(ddpm: DDPM, values: DrawValues, signal: AbortSi
         classLabels: labelsOf(first + b * batch, batchSize),
         signal,
         onStep: ({ step, total }: { step: number; total: number }) => {
-          // `total` is not always `steps`: DDIM's steps are spread evenly, and there may be some more.
+          // `total` is not always `steps`: ddim.py's strides may take some more.
           bar ??= new Progress(stderr, { label: 'sample', total: batches * total })
           bar.update(b * total + step, `${b * batch} of ${count} images`)
         },

@@ -126,7 +126,10 @@ export const pathSchema = {
   eta: number(undefined, { min: 0 }),
   /** For 'ddim' with clipping: the noise follows from the clipped x_0, not from the network's output. Default false. */
   clippedNoise: boolean(),
-  /** For 'ddim' and 'plms': how steps are spread, default 'uniform'. */
+  /**
+   * For 'ddim' and 'plms': ddim.py's strides, of which 'uniform' may take more steps than asked for or end beyond the schedule.
+   * Default: evenly, exactly `steps`.
+   */
   ddimDiscretize: oneOf(['uniform', 'quad']),
   /** For 'dpmsolver++' and 'unipc': 1, 2 (default) or 3. */
   solverOrder: integer(undefined, { min: 1, max: 3 }),

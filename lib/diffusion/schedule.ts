@@ -159,14 +159,27 @@ function lvlbX0(s: Omit<Schedule, 'lvlbWeights'>): Float32Array {
 export type DdimDiscretization = 'uniform' | 'quad'
 
 /**
+ * Ascending timesteps of DDIM, as many as there are steps: those of ddim.py's 'uniform' wherever these are as many. One is added to
+ * each, as there, unless that would leave the schedule.
+ */
+export function evenTimesteps(steps: number, numTimesteps: number): Int32Array {
+  checkSteps(steps, numTimesteps)
+  const first = Math.min(1, Math.floor(numTimesteps / steps) - 1)
+  return Int32Array.from({ length: steps }, (_, i) => Math.floor((i * numTimesteps) / steps) + first)
+}
+
+function checkSteps(steps: number, numTimesteps: number): void {
+  if (Number.isSafeInteger(steps) && steps >= 1 && steps <= numTimesteps) return
+  throw invalidArgument('steps', `an integer from 1 to ${numTimesteps}`, steps)
+}
+
+/**
  * Ascending timesteps of DDIM by ldm util.py's make_ddim_timesteps. 'uniform' steps by floor(T / steps), which can make
  * more of them than asked for; one is added to each, so that the last may be T, which has no alpha: then this throws,
  * where ddim.py fails with an IndexError.
  */
 export function makeDdimTimesteps(discretization: DdimDiscretization, steps: number, numTimesteps: number): Int32Array {
-  if (!Number.isSafeInteger(steps) || steps < 1 || steps > numTimesteps) {
-    throw invalidArgument('steps', `an integer from 1 to ${numTimesteps}`, steps)
-  }
+  checkSteps(steps, numTimesteps)
   let timesteps: Int32Array
   if (discretization === 'uniform') {
     const stride = Math.floor(numTimesteps / steps)
@@ -177,7 +190,7 @@ export function makeDdimTimesteps(discretization: DdimDiscretization, steps: num
   if (timesteps[timesteps.length - 1] >= numTimesteps) {
     const message =
       `steps: ${steps} of ${numTimesteps} timesteps put DDIM's last step at ${numTimesteps}, beyond the schedule; ` +
-      `a number of steps whose stride divides ${numTimesteps}, such as ${Math.floor(numTimesteps / 2)} or fewer, works`
+      `without ddimDiscretize 'uniform' any number of steps works, with it ${fittingSteps(steps, numTimesteps)}`
     throw new DiffusionError('invalid-argument', message, {
       argument: 'steps',
       expected: `a last timestep below ${numTimesteps}`,
@@ -185,6 +198,22 @@ export function makeDdimTimesteps(discretization: DdimDiscretization, steps: num
     })
   }
   return timesteps
+}
+
+/** Those of a discretization, or without one as many as there are steps. */
+export function ddimTimesteps(discretization: DdimDiscretization | undefined, steps: number, T: number): Int32Array {
+  return discretization ? makeDdimTimesteps(discretization, steps, T) : evenTimesteps(steps, T)
+}
+
+/** The largest number of steps below this one that 'uniform' can take. */
+function fittingSteps(steps: number, numTimesteps: number): number {
+  const last = (n: number) => {
+    const stride = Math.floor(numTimesteps / n)
+    return (Math.ceil(numTimesteps / stride) - 1) * stride + 1
+  }
+  let n = steps - 1
+  while (n > 1 && last(n) >= numTimesteps) n--
+  return Math.max(n, 1)
 }
 
 /**
@@ -217,9 +246,7 @@ export function respacedTimesteps(
   spacing: TimestepSpacing = 'linspace',
   offset = 0,
 ): Int32Array {
-  if (!Number.isSafeInteger(steps) || steps < 1 || steps > numTimesteps) {
-    throw invalidArgument('steps', `an integer from 1 to ${numTimesteps}`, steps)
-  }
+  checkSteps(steps, numTimesteps)
   const spread = (at: (i: number) => number) => Int32Array.from({ length: steps }, (_, i) => at(i))
   if (spacing === 'leading') {
     const stride = Math.floor(numTimesteps / steps)

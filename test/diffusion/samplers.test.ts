@@ -6,6 +6,7 @@ import { dpmEvaluations } from '../../lib/diffusion/sampling/dpm-solver'
 import { slerp } from '../../lib/diffusion/sampling/interpolate'
 import type { Evaluation } from '../../lib/diffusion/sampling/plan'
 import { unipcEvaluations } from '../../lib/diffusion/sampling/unipc'
+import { evenTimesteps, makeDdimTimesteps } from '../../lib/diffusion/schedule'
 import type { Settings } from '../../lib/diffusion/settings'
 import { DDPM, type DDPMOptions, Tensor } from '../../lib/index'
 import { normal, Purpose } from '../../lib/rng'
@@ -171,7 +172,7 @@ describe('samplers', () => {
       [{ sampler: 'plms', steps: 5, timestepSpacing: 'leading' }, 'timestepSpacing'],
       [{ sampler: 'dpmsolver++', steps: 5, eta: 0 }, 'eta'],
       [{ sampler: 'dpmsolver++' }, 'steps'],
-      [{ sampler: 'unipc', steps: 1000 }, 'steps'],
+      [{ sampler: 'unipc', steps: 1001 }, 'steps'],
       [{ sampler: 'ddim', steps: 5, solverOrder: 2 }, 'solverOrder'],
       [{ sampler: 'ddim', steps: 5, timestepSpacing: 'leading', ddimDiscretize: 'quad' }, 'ddimDiscretize'],
       [{ timesteps: [3, 2] }, 'timesteps'],
@@ -187,6 +188,28 @@ describe('samplers', () => {
     // As diffusers does it, but not in silence.
     await ddpm.sample({ batchSize: 1, scheduler: { _class_name: 'DDIMScheduler', clip_samples: true }, steps: 5 })
     assert.match(ddpm.warnings().join(), /'clip_samples' is no field of DDIMScheduler.*; did you mean 'clip_sample'\?$/)
+  })
+})
+
+describe('steps', () => {
+  it('n are n with every sampler, whatever the number of timesteps', async () => {
+    for (const T of [2, 3, 20, 51, 99, 1000, 1001]) {
+      using ddpm = new DDPM({ model: (x) => x, imageSize: 2, channels: 1, timesteps: T, device: testDevice })
+      const context = { schedule: ddpm, settings: { parameterization: 'eps', vPosterior: 0 } as Settings }
+      for (const steps of [1, 2, 3, 9, 36, 101, 300, 600, 999, T - 1, T].filter((n) => n <= T)) {
+        for (const sampler of ['ddpm', 'ddim', 'plms', 'dpmsolver++', 'unipc'] as const) {
+          const { evaluations } = choosePlan(context, { sampler, steps })
+          const whole = evaluations.filter(({ partial }) => !partial)
+          assert.equal(whole.length, steps, `${sampler}, ${steps} of ${T}`)
+          const different = new Set(evaluations.map(({ t }) => t))
+          assert.ok(different.size === steps && Math.max(...different) < T, `${sampler}, ${steps} of ${T}`)
+        }
+      }
+      for (const n of [1, 5, 10, 50, 250].filter((n) => T % n === 0 && 2 * n <= T)) {
+        assert.deepEqual(evenTimesteps(n, T), makeDdimTimesteps('uniform', n, T))
+      }
+      await ddpm.interpolate({ seeds: [1, 2], count: 2 })
+    }
   })
 })
 

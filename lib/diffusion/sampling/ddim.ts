@@ -1,8 +1,8 @@
 /** DDIM: Song et al. 2021, eq. 12; ldm ddim.py. Like ddim.py it does not clip unless told to. */
 import {
   type DdimDiscretization,
+  ddimTimesteps,
   makeDdimParameters,
-  makeDdimTimesteps,
   type Parameterization,
   respacedTimesteps,
   type TimestepSpacing,
@@ -12,7 +12,7 @@ import { lastPart } from './image'
 import { type Evaluation, makePlan, type PlanContext, type SamplingPlan } from './plan'
 
 /**
- * Timesteps by ddim.py's discretization (its last step goes to alphasCumprod[0]), or by a spacing (its last step goes to 1). A
+ * Timesteps evenly, or by ddim.py's discretization (the last step goes to alphasCumprod[0]), or by a spacing (its last step goes to 1). A
  * network that does not predict the noise has its noise computed from its output, which ddim.py would take for eps.
  */
 export function ddimPlan(
@@ -31,7 +31,7 @@ export function ddimPlan(
   const T = alphasCumprod.length
   const timesteps = o.spacing
     ? respacedTimesteps(o.steps, T, o.spacing, settings.stepsOffset)
-    : makeDdimTimesteps(o.discretization ?? 'uniform', o.steps, T)
+    : ddimTimesteps(o.discretization, o.steps, T)
   const { alphasPrev } = makeDdimParameters(alphasCumprod, timesteps, o.eta)
   if (o.spacing) alphasPrev[0] = 1
   const { parameterization } = settings

@@ -31,11 +31,11 @@ export function sigmasOf(alphasCumprod: ArrayLike<number>): Float64Array {
  * schedule, as the last step leaves it; 'trailing' from T - 1 down by T / steps.
  */
 export function solverTimesteps(steps: number, numTimesteps: number, spacing: TimestepSpacing, offset = 0): Int32Array {
-  // Two steps at one timestep have no direction.
-  const most = spacing === 'trailing' ? numTimesteps : numTimesteps - 1
-  if (!Number.isSafeInteger(steps) || steps < 1 || steps > most) {
-    throw invalidArgument('steps', `an integer from 1 to ${most}`, steps)
+  if (!Number.isSafeInteger(steps) || steps < 1 || steps > numTimesteps) {
+    throw invalidArgument('steps', `an integer from 1 to ${numTimesteps}`, steps)
   }
+  // Two steps at one timestep have no direction: where there are no more timesteps, each is taken.
+  if (steps === numTimesteps) return Int32Array.from({ length: steps }, (_, i) => steps - 1 - i)
   const spread = (at: (i: number) => number) => Int32Array.from({ length: steps }, (_, i) => at(steps - i))
   if (spacing === 'linspace') return spread((i) => roundToEven((i * (numTimesteps - 1)) / steps))
   if (spacing === 'leading') return spread((i) => i * Math.floor(numTimesteps / (steps + 1)) + offset)

@@ -1,5 +1,5 @@
 /** PLMS: Liu et al. 2022; ldm plms.py. Multistep in the noise, never clipped. */
-import { type DdimDiscretization, makeDdimParameters, makeDdimTimesteps, type Parameterization } from '../schedule'
+import { type DdimDiscretization, ddimTimesteps, makeDdimParameters, type Parameterization } from '../schedule'
 import { noiseRow, startRow } from '../step-tables'
 import { lastPart } from './image'
 import { type Evaluation, makePlan, type PlanContext, type SamplingPlan } from './plan'
@@ -13,7 +13,7 @@ const adamsBashforth: readonly (readonly number[])[] = [
 ]
 
 /**
- * As plms.py: ddim.py's timesteps, of which the last goes to alphasCumprod[0]; the first step evaluates the network twice (improved
+ * As plms.py: DDIM's timesteps, of which the last goes to alphasCumprod[0]; the first step evaluates the network twice (improved
  * Euler), the following ones have orders 2, 3 and 4. plms.py takes any output for eps; here it is computed from x0 and v.
  */
 export function plmsPlan(
@@ -23,7 +23,7 @@ export function plmsPlan(
   const { alphasCumprod } = schedule
   const T = alphasCumprod.length
   const { parameterization } = settings
-  const timesteps = makeDdimTimesteps(o.discretization ?? 'uniform', o.steps, T)
+  const timesteps = ddimTimesteps(o.discretization, o.steps, T)
   const { alphas, alphasPrev } = makeDdimParameters(alphasCumprod, timesteps, 0)
   const all = Array.from(timesteps, (t, i) => ({ t, bar: alphas[i], previous: alphasPrev[i] }))
   const steps = lastPart(all.reverse(), o.strength)
