@@ -35,7 +35,7 @@ export const drawOptions = {
   discretize: {
     kind: 'string',
     choices: ['uniform', 'quad'],
-    help: "which timesteps 'ddim' and 'plms' take (uniform)",
+    help: "ddim.py's strides for 'ddim' and 'plms' (evenly, as many as --steps)",
   },
   eta: { kind: 'number', min: 0, help: "noise of DDIM's steps: 0 none, 1 as much as ancestral sampling (0)" },
   order: { kind: 'integer', min: 1, max: 3, help: "of 'dpmsolver++' and 'unipc' (2)" },

@@ -28,7 +28,7 @@ for (const { name, device, count } of chains) {
       for (const c of fixture.config.cases.slice(0, count)) {
         const { id, S, eta, clipDenoised, logEveryT = 1, parameterization = 'eps' } = camelCase(c)
         using ddpm = await goldenModel(fixture, { parameterization, logEveryT, clipDenoised, device })
-        const sampler = c.kind === 'ddpm' ? {} : { sampler: c.kind, steps: S, eta, ddimDiscretize: 'uniform' }
+        const sampler = c.kind === 'ddpm' ? {} : { sampler: c.kind, steps: S, eta, ddimDiscretize: 'uniform' as const }
         const { samples, intermediates, predX0 } = await ddpm.pSampleLoop(fixture.config.shape, {
           ...sampler,
           xT: fixture.tensor(`in/${id}/x_T`),
