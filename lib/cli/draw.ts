@@ -1,7 +1,7 @@
 /** Drawing images by the options of `ddpm sample`: batch after batch, with a progress bar. */
 import { readJsonFile } from '../checkpoint/json'
 import { readImage } from '../data/image-file'
-import { type ImageBytes, joinBytes, toBytes } from '../data/image-grid'
+import { type ImageBytes, toBytes } from '../data/image-grid'
 import type { DDPM } from '../diffusion/ddpm'
 import type { SampleOptions } from '../diffusion/ddpm-options'
 import type { SchedulerConfig } from '../diffusion/scheduler-config'
@@ -60,9 +60,10 @@ export const drawOptions = {
   interpolate: { kind: 'seeds', value: 'a,b', help: 'images on the way from the one of seed a to that of seed b' },
 } as const satisfies OptionTable
 
-type DrawValues = Values<typeof drawOptions>
+export type DrawValues = Values<typeof drawOptions>
 
 const defaultCount = 16
+const defaultBatch = 16
 const defaultSteps = 250
 /** Of the multistep solvers. */
 const solverSteps = 25
@@ -89,57 +90,73 @@ export function checkDrawOptions(values: DrawValues): void {
   if (values.class?.includes(',')) throw new UsageError('--interpolate takes one --class')
 }
 
-export interface Drawn {
-  readonly images: ImageBytes
-  /** Of a class-conditional model. */
-  readonly labels?: readonly number[]
+/** Some images, one after another. */
+export interface Span {
+  /** Number of the first: image i of a seed is always the same. */
+  readonly first: number
+  readonly count: number
 }
 
-/** The images do not depend on how they are divided into batches. Throws `aborted`. */
-export async function drawImages(ddpm: DDPM, values: DrawValues, signal: AbortSignal): Promise<Drawn> {
-  const { count = defaultCount, first = 0 } = values
+export interface Drawn extends Span {
+  readonly images: ImageBytes
+}
+
+/** All that are asked for. */
+export function spanOf({ first = 0, count = defaultCount }: DrawValues): Span {
+  return { first, count }
+}
+
+/** By number of an image; undefined where the model has no classes. Throws `invalid-argument` for classes that it has not got. */
+export type LabelOf = (image: number) => number | undefined
+
+/**
+ * Batch after batch. The images do not depend on how they are divided into batches; those for which `skip` says so are left out.
+ * Throws `aborted`.
+ */
+export async function* drawImages(
+  ddpm: DDPM,
+  values: DrawValues,
+  o: { readonly signal: AbortSignal; readonly skip: (span: Span) => boolean; readonly labelOf: LabelOf },
+): AsyncGenerator<Drawn> {
+  const { first, count } = spanOf(values)
+  const { signal } = o
   const path = await pathOptions(ddpm, values)
-  const labelsOf = classLabels(ddpm, values.class)
-  const batch = values.interpolate ? count : Math.min(count, values.batch ?? defaultCount)
+  const batch = values.interpolate ? count : Math.min(count, values.batch ?? defaultBatch)
   const batches = Math.ceil(count / batch)
   const start = await startImage(ddpm, values)
   let bar: Progress | undefined
-  const parts: ImageBytes[] = []
-  const labels: number[] = []
   try {
     for (let b = 0; b < batches; b++) {
-      const batchSize = Math.min(batch, count - b * batch)
-      const given = {
-        ...path,
-        classLabels: labelsOf(first + b * batch, batchSize),
-        signal,
-        onStep: ({ step, total }: { step: number; total: number }) => {
-          // `total` is not always `steps`: ddim.py's strides may take some more.
-          bar ??= new Progress(stderr, { label: 'sample', total: batches * total })
-          bar.update(b * total + step, `${b * batch} of ${count} images`)
-        },
+      const span = { first: first + b * batch, count: Math.min(batch, count - b * batch) }
+      if (o.skip(span)) continue
+      const onStep = ({ step, total }: { step: number; total: number }) => {
+        // `total` is not always `steps`: ddim.py's strides may take some more.
+        bar ??= new Progress(stderr, { label: 'sample', total: batches * total, done: b * total })
+        bar.update(b * total + step, `${b * batch} of ${count} images`)
       }
+      const labels = Array.from({ length: span.count }, (_, i) => o.labelOf(span.first + i))
+      const classLabels = labels[0] === undefined ? undefined : (labels as number[])
+      const given = { ...path, signal, onStep }
       using samples = await (values.interpolate
         ? ddpm.interpolate({
             ...given,
             seeds: [values.interpolate[0], values.interpolate[1]],
             count,
-            classLabels: given.classLabels?.[0],
+            classLabels: classLabels?.[0],
           })
         : ddpm.sample({
             ...given,
-            ...start?.(batchSize),
-            batchSize,
+            ...start?.(span.count),
+            classLabels,
+            batchSize: span.count,
             seed: values.seed ?? 0,
-            sampleOffset: first + b * batch,
+            sampleOffset: span.first,
           }))
-      parts.push(toBytes(await samples.data(), samples.shape))
-      labels.push(...(given.classLabels ?? []))
+      yield { ...span, images: toBytes(await samples.data(), samples.shape) }
     }
   } finally {
     bar?.clear()
   }
-  return { images: joinBytes(parts), labels: labels.length > 0 ? labels : undefined }
 }
 
 type PathOptions = Omit<SampleOptions, 'returnIntermediates' | 'image' | 'strength' | 'mask'>
@@ -185,12 +202,12 @@ async function startImage(ddpm: DDPM, values: DrawValues): Promise<((n: number) 
   }
 }
 
-/** The labels of images [first, first + n): image i takes class i of those that are asked for, and then from the front again. */
-function classLabels(ddpm: DDPM, text: string | undefined): (first: number, n: number) => number[] | undefined {
+/** Image i takes class i of those that are asked for, and then from the front again. */
+export function labelsFor(ddpm: DDPM, values: DrawValues): LabelOf {
   const all = ddpm.classNames.length || ddpm.network?.numClasses
-  if (text === undefined && all === undefined) return () => undefined
-  const chosen = text?.split(',').map((name) => labelOf(ddpm, name)) ?? Array.from({ length: all! }, (_, i) => i)
-  return (first, n) => Array.from({ length: n }, (_, i) => chosen[(first + i) % chosen.length])
+  if (values.class === undefined && all === undefined) return () => undefined
+  const chosen = values.class?.split(',').map((name) => labelOf(ddpm, name))
+  return (image) => (chosen ? chosen[image % chosen.length] : image % all!)
 }
 
 function labelOf(ddpm: DDPM, name: string): number {

@@ -1,6 +1,6 @@
 /** A picture in the terminal: two pixels a character cell, as the colours of an upper half block. */
 import sharp from 'sharp'
-import type { Pixels } from '../data/image-grid'
+import type { Pixels } from '../data/image-format'
 
 /** The picture as lines of at most `columns` cells, for terminals with 24-bit colour. */
 export async function preview(image: Pixels, columns: number): Promise<string> {

@@ -1,27 +1,45 @@
-import path from 'node:path'
 import { atomicWrite } from '../checkpoint/atomic-write'
-import { encodePng, type ImageBytes, imageAt, imageGrid } from '../data/image-grid'
-import { writeNpz } from '../data/npz'
-import { makeFolder } from '../make-folder'
-import type { Command, OptionTable, Values } from './args'
-import { checkDrawOptions, type Drawn, drawImages, drawOptions } from './draw'
+import { encodeImage, imageFormatOf } from '../data/image-format'
+import { type ImageBytes, imageAt, imageGrid, joinBytes } from '../data/image-grid'
+import type { DDPM } from '../diffusion/ddpm'
+import { type Command, type OptionTable, UsageError, type Values } from './args'
+import { checkDrawOptions, type Drawn, drawImages, drawOptions, labelsFor, type Span, spanOf } from './draw'
+import { checkWritable, freeName, isFile } from './free-name'
+import { type Keeper, numbersOf } from './keeper'
+import { NpzFile } from './npz-file'
 import { checkModelOptions, modelOptions, openModel } from './open-model'
-import { createOutput, stdout, warn } from './output'
+import { createOutput, note, type Output, stdout, warn } from './output'
 import { preview } from './preview'
+import { sampleRecord } from './sample-record'
+import { SeparateFiles } from './separate-files'
 import { stoppable } from './stop'
 
 const options = {
   ...modelOptions,
   ...drawOptions,
-  output: { kind: 'string', short: 'o', value: 'file', help: 'PNG with all images as a grid (samples.png)' },
+  output: {
+    kind: 'string',
+    short: 'o',
+    value: 'file',
+    help: 'all images as a grid: .png, .jpg, .webp, .avif, .tiff or .gif (samples.png)',
+  },
   columns: { kind: 'integer', min: 1, help: 'columns of the grid (as wide as high)' },
   scale: { kind: 'integer', min: 1, help: 'enlarges the grid (images of at least 128 pixels)' },
-  separate: { kind: 'string', value: 'folder', help: 'a PNG for each image into this folder; no grid unless --output' },
+  separate: {
+    kind: 'string',
+    value: 'folder',
+    help: 'a PNG for each image into this folder, as soon as it is drawn; no grid unless --output',
+  },
   npz: {
     kind: 'string',
     value: 'file',
     help: "all images, and their classes, as guided-diffusion's evaluator reads them; no grid unless --output",
   },
+  resume: {
+    kind: 'flag',
+    help: 'go on with --separate and --npz where an earlier command with the same options ended',
+  },
+  overwrite: { kind: 'flag', help: 'replace files that are there (take another name, such as samples-1.png)' },
   'no-preview': { kind: 'flag', help: 'no picture in the terminal' },
 } as const satisfies OptionTable
 
@@ -40,11 +58,15 @@ export const sample: Command<typeof options> = {
   ddpm sample --init-image cat.png --strength 0.6
   ddpm sample --init-image cat.png --mask mask.png
   ddpm sample --interpolate 1,2 --count 8 --columns 8
-  ddpm sample --count 50000 --batch 64 --npz samples.npz`,
+  ddpm sample --count 50000 --batch 64 --npz samples.npz
+  ddpm sample --count 50000 --batch 64 --npz samples.npz --resume`,
 
   async run(values) {
     checkModelOptions(values)
     checkDrawOptions(values)
+    const kept = values.separate !== undefined || values.npz !== undefined
+    if (values.resume && !kept) throw new UsageError('--resume goes with --separate or --npz')
+    if (values.resume && values.overwrite) throw new UsageError('--resume and --overwrite: give one of them')
     const output = createOutput(values.json === true)
     const { exitCode } = await stoppable((signal) => draw(values, output, signal))
     return exitCode
@@ -53,54 +75,108 @@ export const sample: Command<typeof options> = {
 
 type SampleValues = Values<typeof options>
 
-async function draw(values: SampleValues, output: ReturnType<typeof createOutput>, signal: AbortSignal): Promise<void> {
+async function draw(values: SampleValues, output: Output, signal: AbortSignal): Promise<void> {
   const start = performance.now()
+  const grid = await gridFile(values)
   const ddpm = await openModel(values)
+  const keepers: Keeper[] = []
   try {
-    const drawn = await drawImages(ddpm, values, signal)
-    const seconds = (performance.now() - start) / 1000
-    const files = await write(values, drawn)
-    if (stdout.isTTY && !output.json && !values['no-preview'] && !process.env.NO_COLOR) {
-      const small = imageGrid(drawn.images, { columns: values.columns, gap: 1 })
-      stdout.write(`${await preview(small, stdout.columns ?? 80)}\n`)
+    const span = spanOf(values)
+    const labelOf = labelsFor(ddpm, values)
+    await openKeepers(keepers, ddpm, values, span)
+    const shown = wantsPreview(values, output)
+    const images: ImageBytes[] = []
+    // Only a grid needs all images in memory at once, and those of before are in a file.
+    const needed = (image: number) => grid !== undefined || (shown && image < span.first + maxShown)
+    const has = (image: number) => keepers.length > 0 && keepers.every((keeper) => keeper.has(image))
+    const before = numbersOf(span).filter(has).length
+    let next = span.first
+    const remember = async (upTo: number) => {
+      for (; next < upTo; next++) if (needed(next)) images.push(await again(keepers, next, ddpm))
     }
-    const [count] = drawn.images.shape
+    try {
+      const skip = (part: Span) => numbersOf(part).every(has)
+      for await (const drawn of drawImages(ddpm, values, { signal, skip, labelOf })) {
+        await remember(drawn.first)
+        for (const keeper of keepers) await keeper.add(drawn)
+        for (const image of numbersOf(drawn)) if (needed(image)) images.push(one(drawn, image))
+        next = drawn.first + drawn.count
+      }
+      await remember(span.first + span.count)
+    } catch (error) {
+      const done = numbersOf(span).filter(has).length
+      if (done > 0) {
+        const where = keepers.map(({ name }) => name).join(' and ')
+        output.event('stopped', { done, count: span.count, kept: keepers.map(({ name }) => name) })
+        if (!output.json)
+          note(`${done} of ${span.count} images are kept for ${where}; go on with the same command and --resume`)
+      }
+      throw error
+    }
+    const seconds = (performance.now() - start) / 1000
+    const files: string[] = []
+    for (const keeper of keepers) files.push(...(await keeper.finish(labelOf)))
+    if (grid !== undefined) files.push(await writeGrid(grid, values, joinBytes(images)))
+    if (shown)
+      stdout.write(
+        `${await preview(imageGrid(joinBytes(images), { columns: values.columns, gap: 1 }), stdout.columns ?? 80)}\n`,
+      )
     const written = files.length > 1 ? `${files.length} files` : files[0]
-    output.say(`${count} images in ${seconds.toFixed(1)} s: ${written}`)
+    const old = before > 0 ? ` (${before} of them before)` : ''
+    output.say(`${span.count} images${old} in ${seconds.toFixed(1)} s: ${written}`)
     for (const warning of ddpm.warnings()) warn(output, warning)
-    output.event('done', { count, seconds, files })
+    output.event('done', { count: span.count, seconds, files })
   } finally {
+    for (const keeper of keepers) await keeper.close()
     ddpm.dispose()
   }
 }
 
-/** The files that are asked for, or a grid. */
-async function write(values: SampleValues, { images, labels }: Drawn): Promise<string[]> {
-  const files: string[] = []
-  if (values.separate !== undefined) files.push(...(await writeSeparate(values.separate, images, values.first ?? 0)))
-  if (values.npz !== undefined) {
-    await makeFolder(path.dirname(values.npz))
-    const arr_1 = labels && { data: BigInt64Array.from(labels, BigInt), shape: [labels.length] }
-    await writeNpz(values.npz, { arr_0: images, ...(arr_1 && { arr_1 }) })
-    files.push(values.npz)
-  }
-  const grid = values.output ?? (files.length === 0 ? 'samples.png' : undefined)
-  if (grid !== undefined) {
-    const scale = values.scale ?? Math.max(1, Math.floor(128 / images.shape[1]))
-    await makeFolder(path.dirname(grid))
-    await atomicWrite(grid, await encodePng(imageGrid(images, { columns: values.columns, scale })))
-    files.push(grid)
-  }
-  return files
+/** Images in a preview. */
+const maxShown = 64
+
+function wantsPreview(values: SampleValues, output: Output): boolean {
+  return stdout.isTTY && !output.json && !values['no-preview'] && !process.env.NO_COLOR
 }
 
-async function writeSeparate(folder: string, images: ImageBytes, first: number): Promise<string[]> {
-  await makeFolder(folder)
-  const files: string[] = []
-  for (let i = 0; i < images.shape[0]; i++) {
-    const file = path.join(folder, `${String(first + i).padStart(5, '0')}.png`)
-    await atomicWrite(file, await encodePng(imageAt(images, i)))
-    files.push(file)
+/** Where the grid goes; undefined without one. Throws before anything is drawn. */
+async function gridFile(values: SampleValues): Promise<string | undefined> {
+  const { output, separate, npz, overwrite } = values
+  const file = output ?? (separate === undefined && npz === undefined ? 'samples.png' : undefined)
+  if (file === undefined) return undefined
+  imageFormatOf(file, 'output')
+  const name = overwrite ? file : await freeName(file, isFile)
+  await checkWritable(name)
+  return name
+}
+
+async function openKeepers(keepers: Keeper[], ddpm: DDPM, values: SampleValues, span: Span): Promise<void> {
+  const { separate, npz, resume = false, overwrite = false } = values
+  if (separate === undefined && npz === undefined) return
+  const { imageSize, channels } = ddpm
+  const record = await sampleRecord(ddpm, values)
+  const o = { record, span, shape: [imageSize, imageSize, channels], resume, overwrite } as const
+  if (separate !== undefined) keepers.push(await SeparateFiles.open(separate, o))
+  if (npz !== undefined) keepers.push(await NpzFile.open(npz, o))
+}
+
+/** An image that was drawn by an earlier command. */
+async function again(keepers: readonly Keeper[], image: number, { imageSize, channels }: DDPM): Promise<ImageBytes> {
+  for (const keeper of keepers) {
+    const data = keeper.has(image) ? await keeper.read(image) : undefined
+    if (data) return { data, shape: [1, imageSize, imageSize, channels] }
   }
-  return files
+  throw new UsageError('--output: the images are in an .npz file, from which no grid can be made')
+}
+
+function one({ first, images }: Drawn, image: number): ImageBytes {
+  const { data, height, width, channels } = imageAt(images, image - first)
+  return { data, shape: [1, height, width, channels] }
+}
+
+async function writeGrid(file: string, values: SampleValues, images: ImageBytes): Promise<string> {
+  const scale = values.scale ?? Math.max(1, Math.floor(128 / images.shape[1]))
+  const picture = imageGrid(images, { columns: values.columns, scale })
+  await atomicWrite(file, await encodeImage(picture, imageFormatOf(file, 'output')))
+  return file
 }

@@ -1,16 +1,8 @@
 /** Samples as 8-bit pictures. */
-import sharp from 'sharp'
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { invalidArgument } from '../errors'
 import type { Tensor } from '../tensor'
-
-/** 8-bit pixels, [height, width, channels]. */
-export interface Pixels {
-  readonly data: Uint8Array
-  readonly width: number
-  readonly height: number
-  readonly channels: 1 | 3
-}
+import { encodeImage, imageFormatOf, type Pixels } from './image-format'
 
 /** 8-bit images. */
 export interface ImageBytes {
@@ -81,19 +73,19 @@ export function imageGrid(images: ImageBytes, options: GridOptions = {}): Pixels
   return { data, width, height, channels: channels === 1 ? 1 : 3 }
 }
 
-export async function encodePng(image: Pixels): Promise<Buffer> {
-  const { width, height, channels } = image
-  return sharp(image.data, { raw: { width, height, channels } }).png().toBuffer()
-}
-
-/** Samples [n, 1 or 3, h, w] in [-1, 1] as one PNG, side by side. Throws `io`. */
+/**
+ * Samples [n, 1 or 3, h, w] in [-1, 1] as one picture, side by side: PNG, JPEG, WebP, AVIF, TIFF or GIF by the file's extension.
+ * Throws `invalid-argument` for another extension, and `io`.
+ */
 export async function saveImages(file: string, samples: Tensor, options: GridOptions = {}): Promise<void> {
+  const format = imageFormatOf(file)
   const images = toBytes(await floatsOf(samples), samples.shape)
-  await atomicWrite(file, await encodePng(imageGrid(images, options)))
+  await atomicWrite(file, await encodeImage(imageGrid(images, options), format))
 }
 
 export async function floatsOf(samples: Tensor): Promise<Float32Array> {
   const values = await samples.data()
-  if (values instanceof Float32Array && samples.shape.length === 4) return values
-  throw invalidArgument('samples', 'a float32 Tensor of shape [n, c, h, w]', samples)
+  const [n, c] = samples.shape
+  if (values instanceof Float32Array && samples.shape.length === 4 && n > 0 && (c === 1 || c === 3)) return values
+  throw invalidArgument('samples', 'a float32 Tensor of shape [n, 1 or 3, h, w]', samples)
 }

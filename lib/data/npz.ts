@@ -6,37 +6,60 @@ import { crc32 } from 'node:zlib'
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { DiffusionError } from '../errors'
 
+/** Bytes that are not in memory. They are gone through twice: once for their sum, once to be written. */
+export interface Pieces {
+  readonly byteLength: number
+  pieces(): AsyncIterable<Uint8Array>
+}
+
 export interface NpyArray {
-  readonly data: Uint8Array | BigInt64Array
+  /** Pieces are of 8-bit numbers. */
+  readonly data: Uint8Array | BigInt64Array | Pieces
   readonly shape: readonly number[]
 }
 
 /** Without the extension zip64. */
 const maxBytes = 2 ** 32 - 1
+/** Of headers and directory. */
+const overhead = 2048
+
+/** Throws `unsupported` where arrays of so many bytes are more than 4 GiB. */
+export function checkNpzSize(file: string, bytes: number): void {
+  if (bytes + overhead <= maxBytes) return
+  throw new DiffusionError('unsupported', `${file}: an .npz file of more than 4 GiB`, { argument: 'npz' })
+}
 
 /** Writes the arrays as `name`.npy, atomically. Throws `io`, and `unsupported` for more than 4 GiB. */
 export async function writeNpz(file: string, arrays: Readonly<Record<string, NpyArray>>): Promise<void> {
-  const directory: Buffer[] = []
-  const parts: Uint8Array[] = []
-  let offset = 0
-  for (const [name, { data, shape }] of Object.entries(arrays)) {
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-    const header = npyHeader(data instanceof BigInt64Array ? '<i8' : '|u1', shape)
-    const entry = { name: Buffer.from(`${name}.npy`), size: header.length + bytes.length, crc: 0, offset }
-    if (offset + entry.size + 1024 > maxBytes) {
-      throw new DiffusionError('unsupported', `${file}: an .npz file of more than 4 GiB`, { argument: 'npz' })
-    }
-    entry.crc = crc32(bytes, crc32(header))
-    const local = localHeader(entry)
-    parts.push(local, header, bytes)
-    directory.push(centralHeader(entry))
-    offset += local.length + entry.size
-  }
-  const central = Buffer.concat(directory)
-  parts.push(central, endOfDirectory(directory.length, central.length, offset))
+  const all = Object.entries(arrays)
+  checkNpzSize(
+    file,
+    all.reduce((sum, [, { data }]) => sum + data.byteLength, 0),
+  )
   await atomicWrite(file, async (handle) => {
-    for (const part of parts) await handle.writeFile(part)
+    const directory: Buffer[] = []
+    let offset = 0
+    for (const [name, { data, shape }] of all) {
+      const header = npyHeader(data instanceof BigInt64Array ? '<i8' : '|u1', shape)
+      let crc = crc32(header)
+      for await (const piece of piecesOf(data)) crc = crc32(piece, crc)
+      const entry = { name: Buffer.from(`${name}.npy`), size: header.length + data.byteLength, crc, offset }
+      const local = localHeader(entry)
+      await handle.writeFile(local)
+      await handle.writeFile(header)
+      for await (const piece of piecesOf(data)) await handle.writeFile(piece)
+      directory.push(centralHeader(entry))
+      offset += local.length + entry.size
+    }
+    const central = Buffer.concat(directory)
+    await handle.writeFile(central)
+    await handle.writeFile(endOfDirectory(directory.length, central.length, offset))
   })
+}
+
+async function* piecesOf(data: NpyArray['data']): AsyncIterable<Uint8Array> {
+  if ('pieces' in data) yield* data.pieces()
+  else yield new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
 }
 
 /** Magic number, version 1.0, length, a Python dictionary, and spaces so that the data are aligned to 64 bytes. */

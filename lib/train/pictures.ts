@@ -1,6 +1,7 @@
 /** What a training shows of itself: the pictures of ddpm.py's ImageLogger. */
 import type { ImageBatch, ImageFolder } from '../data/image-folder'
-import { imageAt, type Pixels, toBytes } from '../data/image-grid'
+import type { Pixels } from '../data/image-format'
+import { imageAt, toBytes } from '../data/image-grid'
 import type { DDPM } from '../diffusion/ddpm'
 import { makeGrid } from '../diffusion/make-grid'
 import { Tensor } from '../tensor'

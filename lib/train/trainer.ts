@@ -3,7 +3,7 @@ import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { type ImageBatch, ImageFolder, type UnreadableFile } from '../data/image-folder'
-import { encodePng } from '../data/image-grid'
+import { encodeImage } from '../data/image-format'
 import { DDPM } from '../diffusion/ddpm'
 import type { DDPMOptions } from '../diffusion/ddpm-options'
 import { DiffusionError } from '../errors'
@@ -388,7 +388,7 @@ class Run {
     })
     const images: Record<string, EventImage> = {}
     for (const [name, pixels] of Object.entries(pictures)) {
-      const png = await encodePng(pixels)
+      const png = await encodeImage(pixels)
       images[name] = { png, width: pixels.width, height: pixels.height, channels: pixels.channels }
       await atomicWrite(name === 'samples' ? file : file.replace(/png$/, `${name}.png`), png)
     }

@@ -42,7 +42,19 @@ function scenarios(tiny: Tiny): Scenario[] {
       },
     },
     writing('sampling', tiny, ['s.png'], (model, out) => {
-      return ['sample', '--model', model, '--count', '1', '--steps', '1', '--output', path.join(out, 's.png'), '--json']
+      return [
+        'sample',
+        '--model',
+        model,
+        '--count',
+        '1',
+        '--steps',
+        '1',
+        '--output',
+        path.join(out, 's.png'),
+        '--overwrite',
+        '--json',
+      ]
     }),
     writing('export', tiny, ['m.onnx'], (model, out) => {
       return ['export', '--model', model, '--output', path.join(out, 'm.onnx'), '--json']

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import sharp from 'sharp'
-import { encodePng, imageAt, imageGrid, joinBytes, toBytes } from '../../lib/data/image-grid'
+import { encodeImage } from '../../lib/data/image-format'
+import { imageAt, imageGrid, joinBytes, toBytes } from '../../lib/data/image-grid'
 
 describe('image grid', () => {
   it('clamps and rounds to bytes', () => {
@@ -27,7 +28,7 @@ describe('image grid', () => {
     const samples = Float32Array.from({ length: 5 * 72 }, (_, i) => Math.floor(i / 72) / 2 - 1)
     const grid = imageGrid(toBytes(samples, shape), { gap: 1, scale: 2 })
     assert.deepEqual([grid.width, grid.height], [(3 * 7 + 1) * 2, (2 * 5 + 1) * 2])
-    const { data, info } = await sharp(await encodePng(grid))
+    const { data, info } = await sharp(await encodeImage(grid))
       .raw()
       .toBuffer({ resolveWithObject: true })
     assert.deepEqual([info.width, info.height, info.channels], [44, 22, 3])

@@ -1,0 +1,93 @@
+/** A PNG for each image, and while not all are there a hidden file that says how they are drawn. */
+import { readdir, rm, stat } from 'node:fs/promises'
+import path from 'node:path'
+import sharp from 'sharp'
+import { atomicWrite } from '../checkpoint/atomic-write'
+import { readJsonFile } from '../checkpoint/json'
+import { encodeImage } from '../data/image-format'
+import { imageAt } from '../data/image-grid'
+import { DiffusionError } from '../errors'
+import { makeFolder } from '../make-folder'
+import type { Drawn } from './draw'
+import { freeName } from './free-name'
+import { type Keeper, type KeepOptions, numbersOf, sizeOf } from './keeper'
+import { checkRecord } from './sample-record'
+
+const recordName = '.ddpm-sample.json'
+
+export class SeparateFiles implements Keeper {
+  private constructor(
+    readonly name: string,
+    readonly o: KeepOptions,
+    readonly there: Set<number>,
+  ) {}
+
+  static async open(wanted: string, o: KeepOptions): Promise<SeparateFiles> {
+    const found = async (folder: string) => {
+      const names = new Set(await readdir(folder).catch(() => []))
+      const images = numbersOf(o.span).filter((image) => names.has(fileName(image)))
+      return { images, record: names.has(recordName) }
+    }
+    if (o.resume) {
+      const { images, record } = await found(wanted)
+      if (record)
+        checkRecord(await readJsonFile(path.join(wanted, recordName), { argument: 'resume' }), o.record, wanted)
+      else if (images.length > 0 && images.length < o.span.count) throw noRecord(wanted)
+      const kept = new SeparateFiles(wanted, o, new Set(images))
+      if (images.length < o.span.count) await kept.#begin()
+      return kept
+    }
+    const taken = async (folder: string) => {
+      const { images, record } = await found(folder)
+      return images.length > 0 || record || (await stat(folder).catch(() => undefined))?.isFile() === true
+    }
+    const kept = new SeparateFiles(o.overwrite ? wanted : await freeName(wanted, taken), o, new Set())
+    await kept.#begin()
+    return kept
+  }
+
+  async #begin(): Promise<void> {
+    await makeFolder(this.name)
+    await atomicWrite(path.join(this.name, recordName), `${JSON.stringify(this.o.record, null, 2)}\n`)
+  }
+
+  has(image: number): boolean {
+    return this.there.has(image)
+  }
+
+  async add({ first, images }: Drawn): Promise<void> {
+    for (let i = 0; i < images.shape[0]; i++) {
+      if (this.has(first + i)) continue
+      await atomicWrite(this.#file(first + i), await encodeImage(imageAt(images, i)))
+      this.there.add(first + i)
+    }
+  }
+
+  async read(image: number): Promise<Uint8Array> {
+    const channels = this.o.shape[2]
+    const picture = sharp(this.#file(image)).toColourspace(channels === 1 ? 'b-w' : 'srgb')
+    const data = await picture.raw().toBuffer()
+    if (data.length === sizeOf(this.o)) return data
+    throw new DiffusionError('bad-file', `${this.#file(image)} is not an image of this sampling`)
+  }
+
+  async finish(): Promise<string[]> {
+    await rm(path.join(this.name, recordName), { force: true })
+    return numbersOf(this.o.span).map((image) => this.#file(image))
+  }
+
+  async close(): Promise<void> {}
+
+  #file(image: number): string {
+    return path.join(this.name, fileName(image))
+  }
+}
+
+function fileName(image: number): string {
+  return `${String(image).padStart(5, '0')}.png`
+}
+
+function noRecord(folder: string): DiffusionError {
+  const message = `${folder} has some of the images, and no ${recordName} that says how they were drawn: they can't be gone on with`
+  return new DiffusionError('not-found', message, { argument: 'resume', received: folder })
+}

@@ -1,0 +1,48 @@
+/** Pictures as files, by the names of the files. */
+import path from 'node:path'
+import sharp from 'sharp'
+import { invalidArgument } from '../errors'
+
+/** 8-bit pixels, [height, width, channels]. */
+export interface Pixels {
+  readonly data: Uint8Array
+  readonly width: number
+  readonly height: number
+  readonly channels: 1 | 3
+}
+
+/** sharp's names of what is written. Where something is lost, it is as little as makes no difference to the eye. */
+const encoders = {
+  png: (image: sharp.Sharp) => image.png(),
+  jpeg: (image: sharp.Sharp) => image.jpeg({ quality: 95, chromaSubsampling: '4:4:4' }),
+  webp: (image: sharp.Sharp) => image.webp({ quality: 95 }),
+  avif: (image: sharp.Sharp) => image.avif({ quality: 80, chromaSubsampling: '4:4:4' }),
+  tiff: (image: sharp.Sharp) => image.tiff({ compression: 'deflate' }),
+  gif: (image: sharp.Sharp) => image.gif(),
+}
+export type ImageFormat = keyof typeof encoders
+
+const formats: Readonly<Record<string, ImageFormat>> = {
+  '': 'png',
+  '.png': 'png',
+  '.jpg': 'jpeg',
+  '.jpeg': 'jpeg',
+  '.jfif': 'jpeg',
+  '.webp': 'webp',
+  '.avif': 'avif',
+  '.tif': 'tiff',
+  '.tiff': 'tiff',
+  '.gif': 'gif',
+}
+
+/** By the extension; a name without one is a PNG. Throws `invalid-argument` for extensions of what is not written. */
+export function imageFormatOf(file: string, argument = 'file'): ImageFormat {
+  const extension = path.extname(file).toLowerCase()
+  if (Object.hasOwn(formats, extension)) return formats[extension]
+  throw invalidArgument(argument, `a name that ends in ${Object.keys(formats).filter(Boolean).join(', ')}`, file)
+}
+
+export async function encodeImage(image: Pixels, format: ImageFormat = 'png'): Promise<Buffer> {
+  const { data, width, height, channels } = image
+  return encoders[format](sharp(data, { raw: { width, height, channels } })).toBuffer()
+}
