@@ -20,6 +20,9 @@ struct ConvProduct {
 void productF32(CudaDevice& device, const ConvProduct& p);
 void productMma(CudaDevice& device, const ConvProduct& p);
 
+// Whether so many tiles occupy all multiprocessors, or all but a few: a smaller tile would cost more than these idle.
+inline bool fills(const CudaDevice& device, int64_t tiles) { return 100 * tiles >= 95 * device.multiprocessors(); }
+
 // The block of the result that a block of threads computes on tensor cores.
 ConvAlgo chooseTile(const CudaDevice& device, int64_t pixels, int channels, int splits);
 

@@ -111,10 +111,10 @@ void launchProduct(CudaDevice& device, const Product& p, int splits) {
 
 template <int V>
 void launchTiles(CudaDevice& device, const Product& p, int splits) {
-  const bool fills = ceilDiv(p.gather.pixels, 128) * ceilDiv(p.channels, 128) * splits >= device.multiprocessors();
+  const bool enough = fills(device, ceilDiv(p.gather.pixels, 128) * ceilDiv(p.channels, 128) * splits);
   if (p.channels <= 16) return launchProduct<128, 16, 4, 2, V>(device, p, splits);
   if constexpr (V == 4)
-    if (p.channels > 64 && fills) return launchProduct<128, 128, 8, 8, V>(device, p, splits);
+    if (p.channels > 64 && enough) return launchProduct<128, 128, 8, 8, V>(device, p, splits);
   launchProduct<64, 64, 4, 4, V>(device, p, splits);
 }
 

@@ -227,16 +227,16 @@ void launchPass(CudaDevice& device, const Product& p, const ConvProduct& c, bool
 
 }  // namespace
 
-// The largest tile of which there are enough to occupy all multiprocessors.
+// The largest tile of which there are enough.
 ConvAlgo chooseTile(const CudaDevice& device, int64_t pixels, int channels, int splits) {
-  const auto fills = [&](int rows, int columns) {
-    return ceilDiv(pixels, rows) * ceilDiv(channels, columns) * splits >= device.multiprocessors();
+  const auto enough = [&](int rows, int columns) {
+    return fills(device, ceilDiv(pixels, rows) * ceilDiv(channels, columns) * splits);
   };
   if (channels <= 16) return ConvAlgo::tile128x16;
   if (pixels <= 32) return ConvAlgo::tile32x64;
-  if (channels > 64 && fills(128, 128)) return ConvAlgo::tile128x128;
-  if (fills(128, 64)) return ConvAlgo::tile128x64;
-  return fills(64, 64) ? ConvAlgo::tile64x64 : ConvAlgo::tile32x64;
+  if (channels > 64 && enough(128, 128)) return ConvAlgo::tile128x128;
+  if (enough(128, 64)) return ConvAlgo::tile128x64;
+  return enough(64, 64) ? ConvAlgo::tile64x64 : ConvAlgo::tile32x64;
 }
 
 void productMma(CudaDevice& device, const ConvProduct& c) {

@@ -121,14 +121,17 @@ describe('a model of time', () => {
     this.timeout(120_000)
     const run = (...args: string[]) =>
       spawnSync(process.execPath, [path.join(root, 'dist', 'bench', 'model', 'run.js'), ...args], { encoding: 'utf8' })
-    const { stdout, stderr, status } = run('--batch', '1', '--training', '', '--rows', '200')
+    const { stdout, stderr, status } = run('--batch', '1,16', '--training', '', '--rows', '200')
     assert.equal(status, 0, stderr)
-    const [, launches, gigaflops] = /\| sampling, batch 1 \| +(\d+) \| +([\d.]+) \|/.exec(stdout) ?? []
+    const [, launches, gigaflops] = /\| sampling, batch 1 +\| +(\d+) \| +([\d.]+) \|/.exec(stdout) ?? []
     // 6.05 GMAC, and five blocks of attention over 256 tokens of 256 channels.
     assert.ok(Math.abs(Number(gigaflops) - 12.1 - (5 * 4 * 256 ** 3) / 1e9) < 0.05, stdout)
     assert.ok(Number(launches) > 100 && Number(launches) < 300, stdout)
     // 64 pixels by 256 channels, 9 x 256 terms: 4 tiles of 64x64 on 132 multiprocessors are cut into 8 parts.
     assert.match(stdout, /Conv2d 3x3 256 -> 256, 8x8 tile32x64 in 8 parts/)
+    // 128 tiles leave 4 multiprocessors idle, which costs less than tiles of half the size.
+    const [, batch16 = ''] = stdout.split('## A step of sampling, batch 16')
+    assert.ok(/Conv2d 3x3 256 -> 256, 16x16 tile128x64 .*\| +128 \| +0\.97 \|/.test(batch16), batch16.slice(0, 2000))
     for (const args of [
       ['--gpu', 'H2000'],
       ['--batch', '0'],
