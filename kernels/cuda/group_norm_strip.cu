@@ -20,11 +20,11 @@ struct Strip {
   size_t maps = 0, shared = 0;  // bytes of the pixels, and with the sums that lie behind them
 };
 
-// Channels so that what is read of a pixel fills a sector of 32 bytes, if that fits. `kept` begins with x.
-Strip stripOf(std::initializer_list<const Tensor*> kept, int width, int groups) {
+// Channels so that what is read and written of a pixel fills sectors of 32 bytes, if that fits. `kept` begins with x.
+Strip stripOf(std::initializer_list<const Tensor*> kept, const Tensor& written, int width, int groups) {
   const Tensor& x = **kept.begin();
   const int area = pixels(x), size = x.c / groups;
-  size_t bytes = 0, narrowest = 4;
+  size_t bytes = 0, narrowest = sizeOf(written.dtype);
   for (const Tensor* t : kept) {
     bytes += sizeOf(t->dtype);
     narrowest = std::min(narrowest, sizeOf(t->dtype));
@@ -43,24 +43,31 @@ Strip stripOf(std::initializer_list<const Tensor*> kept, int width, int groups) 
   return best;
 }
 
-// A feature map's pixels in shared memory, as wide as they are outside.
+// A feature map's pixels in shared memory, as wide as they are outside. Of a vector of eight floats the halves lie
+// apart, so that neighbouring threads reach neighbouring words.
 struct Kept {
   Shared<float> wide;
   Shared<uint32_t> narrow;
+  int count;
   DType dtype;
 
-  __device__ Kept(const FeatureMap& map, size_t offset, const Strip& strip) : dtype(map.dtype) {
-    const int count = strip.area * strip.span;
+  __device__ Kept(const FeatureMap& map, size_t offset, const Strip& strip)
+      : count(strip.area * strip.span), dtype(map.dtype) {
     if (dtype == DType::f32)
       wide = dynamicShared<float>(offset, count);
     else
       narrow = dynamicShared<uint32_t>(offset, count / 2);
   }
+  // Of element k of vector i.
+  template <int V>
+  __device__ int word(int i, int k) const {
+    return k * (count / V) + i * 4;
+  }
   template <int V>
   __device__ void put(int i, const Vec<float, V>& values) const {
     if (dtype == DType::f32) {
       for (int k = 0; k < V; k += 4)
-        store<4>(wide, i * V + k, Vec<float, 4>{{values.v[k], values.v[k + 1], values.v[k + 2], values.v[k + 3]}});
+        store<4>(wide, word<V>(i, k), Vec<float, 4>{{values.v[k], values.v[k + 1], values.v[k + 2], values.v[k + 3]}});
     } else {
       Vec<uint32_t, V / 2> words;
       for (int k = 0; k < V / 2; ++k) {
@@ -75,7 +82,7 @@ struct Kept {
     Vec<float, V> values;
     if (dtype == DType::f32) {
       for (int k = 0; k < V; k += 4) {
-        const Vec<float, 4> part = load<4>(wide, i * V + k);
+        const Vec<float, 4> part = load<4>(wide, word<V>(i, k));
         for (int j = 0; j < 4; ++j) values.v[k + j] = part.v[j];
       }
     } else {
@@ -296,7 +303,7 @@ dim3 gridOf(const Strip& strip, const Tensor& x) { return {unsigned(x.c / strip.
 }  // namespace
 
 bool normalizeStrips(CudaDevice& device, const GroupNorm& op) {
-  const Strip strip = stripOf({&op.x}, bySample({&op.y, &op.x}).width, op.groups);
+  const Strip strip = stripOf({&op.x}, op.y, bySample({&op.y, &op.x}).width, op.groups);
   if (strip.span == 0) return false;
   choose(strip, op.silu, [&]<int V, bool silu>() {
     launch<normalizeStripKernel<V, silu>>(gridOf(strip, op.x), unsigned(strip.threads), strip.shared, device.stream(),
@@ -307,7 +314,7 @@ bool normalizeStrips(CudaDevice& device, const GroupNorm& op) {
 }
 
 bool differentiateStrips(CudaDevice& device, const GroupNormBackward& op, Global<float> parameterSums) {
-  const Strip strip = stripOf({&op.x, &op.dy}, bySample({&op.dx, &op.x, &op.dy}).width, op.groups);
+  const Strip strip = stripOf({&op.x, &op.dy}, op.dx, bySample({&op.dx, &op.x, &op.dy}).width, op.groups);
   if (strip.span == 0) return false;
   const Gradients gradients = {featureMap(op.x), featureMap(op.dy), featureMap(op.dx), affineOf(op),  in(op.mean),
                                in(op.rstd),      out(op.dScale),    out(op.dShift),    parameterSums, op.x.c};

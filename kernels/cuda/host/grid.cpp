@@ -5,6 +5,7 @@
 #include <mutex>
 #include <stdexcept>
 
+#include "kernels/cuda/host/counts.h"
 #include "kernels/cuda/host/memory.h"
 
 namespace ddpm::cuda::host {
@@ -199,6 +200,7 @@ void runGrid(const std::string& kernel, dim3 grid, dim3 block, size_t dynamicSha
   const int count = int(block.x * block.y * block.z);
   threads.resize(size_t(count));
   configureSharedMemory(dynamicShared, kMaxSharedBytes);
+  beginCounts();
   for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z)
     for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
       for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {
@@ -209,7 +211,9 @@ void runGrid(const std::string& kernel, dim3 grid, dim3 block, size_t dynamicSha
           t.context = makeContext(stacks, i, enterThread);
         }
         runBlock(count);
+        endBlockCounts(count);
       }
+  endCounts(kernel, grid, block);
 }
 
 }  // namespace ddpm::cuda::host

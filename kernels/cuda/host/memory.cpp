@@ -127,6 +127,11 @@ void writeWord(SharedWord& w, const void* address) {
 
 void copyAsync(void* to, const void* from, int bytes, int valid) {
   checkWrite(to, size_t(bytes));
+  if (counting) {  // two requests of one place
+    const char* place = static_cast<const char*>(__builtin_return_address(0));
+    countAt(place, Space::shared, to, size_t(bytes));
+    if (valid) countAt(place + 1, Space::global, from, size_t(valid));
+  }
   for (int i = 0; i < bytes / 4; ++i) wordsOf(to)[i].pending = true;
   thread->copies.push_back({to, from, bytes, valid, thread->group});
 }

@@ -6,6 +6,7 @@
 // waited for, and a race: two threads at one word, one of them writing, with neither __syncthreads (an epoch of the
 // block) nor, within a warp, __syncwarp (an epoch of the warp) between them.
 #pragma once
+#include "kernels/cuda/host/counts.h"
 #include "kernels/cuda/host/grid.h"
 #include "kernels/cuda/vec.h"
 
@@ -76,10 +77,12 @@ class SharedReference {
   SharedReference(const SharedReference&) = default;
   operator T() const {
     checkRead(at_, sizeof(T));
+    count(Space::shared, at_, sizeof(T));
     return *at_;
   }
   T operator=(T value) const {
     checkWrite(at_, sizeof(T));
+    count(Space::shared, at_, sizeof(T));
     return *at_ = value;
   }
   T operator=(const SharedReference& other) const { return *this = T(other); }
@@ -102,7 +105,11 @@ class Global {
   Global(const Global<U>& other) : data_(other.data_), size_(other.size_) {}
 
   explicit operator bool() const { return data_ != nullptr; }
-  T& operator[](int64_t i) const { return *at(i, 1); }
+  T& operator[](int64_t i) const {
+    T* element = at(i, 1);
+    host::count(host::Space::global, element, sizeof(T));
+    return *element;
+  }
   T* at(int64_t i, int count) const {
     if (i < 0 || i + count > size_) host::globalOutOfBounds(i, count, size_);
     return data_ + i;
@@ -146,6 +153,7 @@ Vec<std::remove_const_t<T>, V> load(const Global<T>& from, int64_t i) {
   using Pack = Vec<std::remove_const_t<T>, V>;
   const T* at = from.at(i, V);
   if (uintptr_t(at) % alignof(Pack)) host::misaligned(at, alignof(Pack));
+  host::count(host::Space::global, at, sizeof(Pack));
   Pack pack;
   std::memcpy(&pack, at, sizeof pack);
   return pack;
@@ -154,6 +162,7 @@ template <int V, class T>
 void store(const Global<T>& to, int64_t i, const Vec<T, V>& pack) {
   T* at = to.at(i, V);
   if (uintptr_t(at) % alignof(Vec<T, V>)) host::misaligned(at, alignof(Vec<T, V>));
+  host::count(host::Space::stored, at, sizeof pack);
   std::memcpy(at, &pack, sizeof pack);
 }
 template <int V, class T>
@@ -161,6 +170,7 @@ Vec<T, V> load(const Shared<T>& from, int64_t i) {
   const T* at = from.at(i, V);
   if (uintptr_t(at) % alignof(Vec<T, V>)) host::misaligned(at, alignof(Vec<T, V>));
   host::checkRead(at, sizeof(T) * V);
+  host::count(host::Space::shared, at, sizeof(T) * V);
   Vec<T, V> pack;
   std::memcpy(&pack, at, sizeof pack);
   return pack;
@@ -170,6 +180,7 @@ void store(const Shared<T>& to, int64_t i, const Vec<T, V>& pack) {
   T* at = to.at(i, V);
   if (uintptr_t(at) % alignof(Vec<T, V>)) host::misaligned(at, alignof(Vec<T, V>));
   host::checkWrite(at, sizeof pack);
+  host::count(host::Space::shared, at, sizeof pack);
   std::memcpy(at, &pack, sizeof pack);
 }
 
