@@ -3,7 +3,7 @@ import { loadModel, saveImages, Tensor } from 'ddpm-native'
 
 const [file = 'guidance.png', steps = '25'] = process.argv.slice(2)
 
-const ddpm = await loadModel(new URL('../models/emoji-32.safetensors', import.meta.url).pathname)
+const ddpm = await loadModel() // the one that comes with the package
 const classes = ['food', 'flags', 'animals', 'smileys']
 const classLabels = classes.map((name) => ddpm.classLabel(name))
 const rows = []

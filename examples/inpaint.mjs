@@ -5,7 +5,7 @@ import { loadModel, readImage, saveImages, Tensor } from 'ddpm-native'
 const [image, file = 'inpainted.png', steps = '100'] = process.argv.slice(2)
 const count = 4
 
-const ddpm = await loadModel(new URL('../models/emoji-32.safetensors', import.meta.url).pathname)
+const ddpm = await loadModel() // the one that comes with the package
 const size = ddpm.imageSize
 const pixels = await (await readImage(image, { size })).data()
 const left = Float32Array.from({ length: size * size }, (_, i) => (i % size < size / 2 ? 1 : 0))

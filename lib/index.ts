@@ -2,6 +2,7 @@
 // First of all: it makes room where address space is limited, before other modules and their threads take it.
 import './native'
 
+export { type LoadModelOptions, loadModel } from './convert/load-model'
 export type { ClassSource } from './data/class-labels'
 export { readImage } from './data/image-file'
 export { type ImageBatch, ImageFolder, type ImageFolderOptions, type UnreadableFile } from './data/image-folder'
@@ -65,6 +66,6 @@ export type { Seed } from './options'
 export { type Shape, Tensor, type TensorDType } from './tensor'
 export { type EvaluateOptions, type Evaluation, evaluate } from './train/evaluate'
 export type { StepMetrics } from './train/metrics'
-export { type LoadModelOptions, loadModel, type ModelInfo, saveModel } from './train/model-file'
+export { type ModelInfo, saveModel } from './train/model-file'
 export type { ModelConfig, ResolvedTrainOptions, TrainOptions } from './train/options'
 export { type RunResult, Trainer, type TrainHooks, type TrainStart } from './train/trainer'

@@ -44,7 +44,7 @@ export async function readShapes(path: string): Promise<Record<string, { readonl
  * By the first bytes: a zip archive or a pickle, unless they are the length of a safetensors header (below 4 GiB) and its
  * brace.
  */
-async function isTorch(path: string): Promise<boolean> {
+export async function isTorch(path: string): Promise<boolean> {
   const bytes = new Uint8Array(9)
   const file = await openRegularFile(path).catch(() => undefined) // what is wrong is reported by the reader
   await file?.handle.read(bytes, 0, bytes.length, 0).catch(() => undefined)

@@ -1,10 +1,9 @@
-import path from 'node:path'
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { ImageFolder } from '../data/image-folder'
-import { makeFolder } from '../make-folder'
 import { type Evaluation, evaluate as evaluateModel } from '../train/evaluate'
 import { type Command, type OptionTable, UsageError, type Values } from './args'
-import { checkModelOptions, modelOptions, openModel } from './open-model'
+import { checkWritable } from './free-name'
+import { modelOptions, openModel, sourceOf } from './open-model'
 import { createOutput, note, stderr, warn } from './output'
 import { Progress } from './progress'
 import { stoppable } from './stop'
@@ -34,7 +33,7 @@ type EvaluateValues = Values<typeof options>
 export const evaluate: Command<typeof options> = {
   name: 'evaluate',
   summary: 'Measures how well a model describes images: bits per dimension, and errors of reconstruction.',
-  usage: '<folder> [--model <file> | --checkpoint <folder>] [options]',
+  usage: '<folder> [--model <model>] [options]',
   positionals: 1,
   options,
   notes: `
@@ -46,14 +45,14 @@ network an image. Images are scaled and cropped to the model's size.
 
   async run(values, [folder]) {
     if (folder === undefined) throw new UsageError('the folder of images is missing')
-    checkModelOptions(values)
+    sourceOf(values)
+    if (values.output !== undefined) await checkWritable(values.output)
     const output = createOutput(values.json === true)
     const { exitCode } = await stoppable(async (signal) => {
       const evaluation = await evaluateFolder(folder, values, output, signal)
       for (const line of report(evaluation)) output.say(line)
       output.event('done', { ...evaluation })
       if (values.output !== undefined) {
-        await makeFolder(path.dirname(values.output))
         await atomicWrite(values.output, `${JSON.stringify(evaluation, null, 2)}\n`)
       }
     })

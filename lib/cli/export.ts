@@ -1,10 +1,11 @@
 import { stat } from 'node:fs/promises'
-import { loadModel } from '../train/model-file'
-import { type Command, type OptionTable, UsageError } from './args'
-import { createOutput } from './output'
+import type { Command, OptionTable } from './args'
+import { checkWritable } from './free-name'
+import { openModel, sourceOf, sourceOptions } from './open-model'
+import { createOutput, warn } from './output'
 
 const options = {
-  model: { kind: 'string', short: 'm', value: 'file', help: 'a model file' },
+  ...sourceOptions,
   output: { kind: 'string', short: 'o', value: 'file', help: 'the ONNX file (model.onnx)' },
   height: { kind: 'integer', min: 1, help: "height of the images (the model's)" },
   width: { kind: 'integer', min: 1, help: "width of the images (the model's)" },
@@ -13,21 +14,25 @@ const options = {
 export const exportModel: Command<typeof options> = {
   name: 'export',
   summary: 'Writes the network of a model as an ONNX file.',
-  usage: '--model <file> [--output <file>]',
-  positionals: 0,
+  usage: '[<model>] [--output <file>]',
+  positionals: 1,
   options,
   notes: `
 Inputs: x float [n, channels, height, width], the noisy images, and t int64 [n], their timesteps from 0.
 Output: eps, the predicted noise (x0 of a model that predicts images), in x's shape. n is free.
 
-  ddpm export --model runs/photos/model.safetensors --output photos.onnx`,
+  ddpm export --model runs/photos/model.safetensors --output photos.onnx
+  ddpm export runs/photos --output photos.onnx`,
 
-  async run({ model, output: file = 'model.onnx', height, width, json }) {
-    if (model === undefined) throw new UsageError('--model <file> is missing')
+  async run(values, [positional]) {
+    const { output: file = 'model.onnx', height, width, json } = values
+    sourceOf(values, positional)
     const output = createOutput(json === true)
-    const ddpm = await loadModel(model, { device: 'cpu' })
+    await checkWritable(file)
+    const ddpm = await openModel({ ...values, device: 'cpu' }, positional)
     try {
       await ddpm.exportOnnx(file, { height, width })
+      for (const warning of ddpm.warnings()) warn(output, warning)
     } finally {
       ddpm.dispose()
     }

@@ -1,27 +1,29 @@
-import { stat } from 'node:fs/promises'
+import { readShapes } from '../checkpoint/state-dict-file'
+import { loadModel } from '../convert/load-model'
+import { configBeside, locateModel, shippedModel } from '../convert/locate'
 import type { StateDict } from '../nn/weights'
 import { openCheckpoint, readWeights } from '../train/checkpoint'
 import { readModelFile } from '../train/model-file'
-import { type Command, type OptionTable, UsageError } from './args'
+import type { Command, OptionTable } from './args'
+import { sourceOf, sourceOptions } from './open-model'
 import { createOutput } from './output'
 
-const options = {} as const satisfies OptionTable
+const { 'no-ema': _, ...options } = sourceOptions satisfies OptionTable
 
 export const info: Command<typeof options> = {
   name: 'info',
-  summary: 'Says what a model file or a checkpoint holds.',
-  usage: '<model file, run folder or checkpoint folder>',
+  summary: 'Says what a model holds.',
+  usage: '[<model>] [options]',
   positionals: 1,
   options,
   notes: `
+A model is a model file, a run folder, a checkpoint folder, a diffusers folder, or a checkpoint of ddpm.py.
+
   ddpm info models/emoji-32.safetensors
   ddpm info runs/photos --json`,
 
-  async run(values, [file]) {
-    if (file === undefined) throw new UsageError('the file or folder is missing')
-    const facts = (await stat(file).catch(() => undefined))?.isDirectory()
-      ? await ofCheckpoint(file)
-      : await ofModel(file)
+  async run(values, [positional]) {
+    const facts = await factsOf(sourceOf(values, positional) ?? shippedModel, values)
     const output = createOutput(values.json === true)
     output.event('info', facts)
     for (const [name, fact] of Object.entries(facts)) output.say(`${name.padEnd(11)} ${text(fact)}`)
@@ -29,7 +31,23 @@ export const info: Command<typeof options> = {
   },
 }
 
-async function ofCheckpoint(folder: string): Promise<Record<string, unknown>> {
+type Facts = Record<string, unknown>
+
+async function factsOf(source: string, o: { config?: string; variant?: string }): Promise<Facts> {
+  const { kind, path } = await locateModel(source)
+  switch (kind) {
+    case 'run':
+      return ofCheckpoint(path)
+    case 'model':
+      return ofModel(path)
+    case 'diffusers':
+      return { kind, folder: path, ...(await ofLoaded(path, { variant: o.variant })) }
+    case 'ckpt':
+      return { kind, file: path, ...(await ofCkpt(path, o.config)) }
+  }
+}
+
+async function ofCheckpoint(folder: string): Promise<Facts> {
   const checkpoint = await openCheckpoint(folder)
   const { state } = checkpoint
   const { model, ...training } = state.options
@@ -45,9 +63,34 @@ async function ofCheckpoint(folder: string): Promise<Record<string, unknown>> {
   }
 }
 
-async function ofModel(file: string): Promise<Record<string, unknown>> {
+async function ofModel(file: string): Promise<Facts> {
   const { config, training, weights } = await readModelFile(file)
   return { kind: 'model', file, parameters: parameterCount(weights), model: config, training }
+}
+
+async function ofLoaded(path: string, o: { config?: string; variant?: string }): Promise<Facts> {
+  const ddpm = await loadModel(path, { ...o, device: 'cpu' })
+  try {
+    const { config, schedulerConfig: scheduler } = ddpm
+    const warnings = ddpm.warnings()
+    return {
+      parameters: ddpm.parameterCount,
+      model: config,
+      ...(scheduler && { scheduler }),
+      ...(warnings.length > 0 && { warnings }),
+    }
+  } finally {
+    ddpm.dispose()
+  }
+}
+
+/** Without a configuration, what can be said of the tensors alone. */
+async function ofCkpt(file: string, config: string | undefined): Promise<Facts> {
+  const beside = config ?? (await configBeside(file).catch(() => undefined))
+  if (beside !== undefined) return { config: beside, ...(await ofLoaded(file, { config: beside })) }
+  const shapes = Object.values(await readShapes(file)).map(({ shape }) => shape)
+  const numbers = shapes.reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0)
+  return { config: 'none beside it', tensors: shapes.length, numbers }
 }
 
 function parameterCount(weights: StateDict): number {

@@ -1,50 +1,51 @@
 /** The model that a command works with, by the options that all of them have. */
-import { stat } from 'node:fs/promises'
-import path from 'node:path'
+import { loadModel } from '../convert/load-model'
 import type { DeviceName } from '../device'
-import { DDPM } from '../diffusion/ddpm'
+import type { DDPM } from '../diffusion/ddpm'
 import { precisions } from '../native'
 import type { Seed } from '../options'
-import { openCheckpoint, readWeights } from '../train/checkpoint'
-import { loadModel, modelFromWeights } from '../train/model-file'
 import { type OptionTable, UsageError, type Values } from './args'
 
-export const modelOptions = {
+/** Which model. */
+export const sourceOptions = {
   model: {
     kind: 'string',
     short: 'm',
-    value: 'file',
-    help: "a model file, or a folder in diffusers' layout (the model that comes with this package)",
+    value: 'path',
+    help: 'a model file, run, diffusers folder or checkpoint (the model that comes with this package)',
   },
-  checkpoint: { kind: 'string', value: 'folder', help: 'a run folder (its newest checkpoint) or a checkpoint folder' },
-  'no-ema': { kind: 'flag', help: "the checkpoint's plain weights instead of the averaged ones" },
+  checkpoint: { kind: 'string', value: 'folder', help: 'the same as --model' },
+  'no-ema': { kind: 'flag', help: 'the trained weights instead of the averaged ones' },
+  config: {
+    kind: 'string',
+    value: 'file',
+    help: "the YAML configuration of ddpm.py's checkpoint (the .yaml beside it)",
+  },
+  variant: { kind: 'string', value: 'name', help: 'which weights of a diffusers folder, such as fp16' },
+} as const satisfies OptionTable
+
+/** And how it computes. */
+export const modelOptions = {
+  ...sourceOptions,
   deterministic: { kind: 'flag', help: 'the same bits whatever the batch' },
   device: { kind: 'string', value: 'name', help: "'cpu', 'cuda', 'cuda:1', 'auto' (auto)" },
   precision: { kind: 'string', choices: precisions, help: '16-bit operands where the device has them (fp32)' },
 } as const satisfies OptionTable
 
+type SourceValues = Values<typeof sourceOptions>
 type ModelValues = Values<typeof modelOptions> & { readonly seed?: Seed }
 
-/** What `npm start` draws with; models/README.md says how it was made. */
-const shippedModel = path.join(__dirname, '..', '..', '..', 'models', 'emoji-32.safetensors')
-
-export function checkModelOptions(values: ModelValues): void {
-  if (values.model !== undefined && values.checkpoint !== undefined) {
-    throw new UsageError('--model and --checkpoint: give one of them')
-  }
-  if (values['no-ema'] && values.checkpoint === undefined) throw new UsageError('--no-ema goes with --checkpoint')
+/** The model's name, also without an option's: undefined for the one that comes with the package. Throws UsageError for several. */
+export function sourceOf(values: SourceValues, positional?: string): string | undefined {
+  const given = [positional, values.model, values.checkpoint].filter((name) => name !== undefined)
+  if (given.length > 1) throw new UsageError('--model and --checkpoint: give one of them, once')
+  return given[0]
 }
 
-export async function openModel(values: ModelValues): Promise<DDPM> {
+export async function openModel(values: ModelValues, positional?: string): Promise<DDPM> {
+  const source = sourceOf(values, positional)
+  const { config, variant, seed = 0, deterministic = false, precision } = values
   const device = (values.device ?? 'auto') as DeviceName // checked where it is opened
-  const { seed = 0, deterministic = false, precision } = values
-  const settings = { device, seed, deterministic, precision }
-  if (values.checkpoint === undefined) {
-    const model = values.model ?? shippedModel
-    const isFolder = (await stat(model).catch(() => undefined))?.isDirectory()
-    return isFolder ? DDPM.fromPretrained(model, settings) : loadModel(model, settings)
-  }
-  const checkpoint = await openCheckpoint(values.checkpoint)
-  const weights = await readWeights(checkpoint, { ema: !values['no-ema'] })
-  return modelFromWeights(checkpoint.state.options.model, weights, settings)
+  const weights = values['no-ema'] ? 'model' : undefined
+  return loadModel(source, { weights, config, variant, device, seed, deterministic, precision })
 }

@@ -7,7 +7,7 @@ import { checkDrawOptions, type Drawn, drawImages, drawOptions, labelsFor, type 
 import { checkWritable, freeName, isFile } from './free-name'
 import { type Keeper, numbersOf } from './keeper'
 import { NpzFile } from './npz-file'
-import { checkModelOptions, modelOptions, openModel } from './open-model'
+import { modelOptions, openModel, sourceOf } from './open-model'
 import { createOutput, note, type Output, stdout, warn } from './output'
 import { preview } from './preview'
 import { sampleRecord } from './sample-record'
@@ -46,12 +46,12 @@ const options = {
 export const sample: Command<typeof options> = {
   name: 'sample',
   summary: 'Draws images.',
-  usage: '[--model <file> | --checkpoint <folder>] [options]',
-  positionals: 0,
+  usage: '[<model>] [options]',
+  positionals: 1,
   options,
   notes: `
   ddpm sample --count 16 --output samples.png
-  ddpm sample --checkpoint runs/photos --count 100 --separate images --seed 7
+  ddpm sample runs/photos --count 100 --separate images --seed 7
   ddpm sample --class food --guidance 2
   ddpm sample --sampler dpmsolver++ --steps 25
   ddpm sample --sampler ddim --steps 50 --eta 0.5 --spacing trailing
@@ -61,14 +61,16 @@ export const sample: Command<typeof options> = {
   ddpm sample --count 50000 --batch 64 --npz samples.npz
   ddpm sample --count 50000 --batch 64 --npz samples.npz --resume`,
 
-  async run(values) {
-    checkModelOptions(values)
+  async run(values, [positional]) {
+    sourceOf(values, positional)
     checkDrawOptions(values)
     const kept = values.separate !== undefined || values.npz !== undefined
     if (values.resume && !kept) throw new UsageError('--resume goes with --separate or --npz')
     if (values.resume && values.overwrite) throw new UsageError('--resume and --overwrite: give one of them')
     const output = createOutput(values.json === true)
-    const { exitCode } = await stoppable((signal) => draw(values, output, signal))
+    const { exitCode } = await stoppable((signal) =>
+      draw({ ...values, model: sourceOf(values, positional), checkpoint: undefined }, output, signal),
+    )
     return exitCode
   },
 }

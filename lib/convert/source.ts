@@ -1,8 +1,4 @@
 /** Models from whatever they are kept in: found out from the path, read into a DDPM on the CPU. */
-import { access, stat } from 'node:fs/promises'
-import path from 'node:path'
-import { isDiffusersFolder } from '../checkpoint/diffusers'
-import { readSafetensorsHeader } from '../checkpoint/safetensors'
 import { readShapes } from '../checkpoint/state-dict-file'
 import { readCompVisConfig } from '../diffusion/compvis-config'
 import { DDPM } from '../diffusion/ddpm'
@@ -13,10 +9,8 @@ import { checkUNetFits, type Shapes } from '../nn/unet-fit'
 import type { StateDict } from '../nn/weights'
 import { Tensor } from '../tensor'
 import { openCheckpoint, readTrainingState } from '../train/checkpoint'
-import { modelFormat, modelFromWeights, readModelFile } from '../train/model-file'
-
-/** A model file or a run of this project; a diffusers folder; a checkpoint of ddpm.py with its configuration. */
-export type SourceKind = 'model' | 'run' | 'diffusers' | 'ckpt'
+import { modelFromWeights, readModelFile } from '../train/model-file'
+import { configBeside, locateModel, type SourceKind, superfluous } from './locate'
 
 export interface SourceModel {
   readonly kind: SourceKind
@@ -36,8 +30,8 @@ export interface SourceOptions {
 }
 
 /** Throws `not-found`, `io`, `bad-file`, `state-mismatch`, and what the configurations' readers throw. */
-export async function readSource(source: string, options: SourceOptions = {}): Promise<SourceModel> {
-  const kind = await kindOf(source)
+export async function readSource(named: string, options: SourceOptions = {}): Promise<SourceModel> {
+  const { kind, path: source } = await locateModel(named)
   if (kind !== 'ckpt' && options.config !== undefined) throw superfluous('config', 'a checkpoint of ddpm.py', kind)
   if (kind !== 'diffusers' && options.variant !== undefined) throw superfluous('variant', 'a diffusers folder', kind)
   switch (kind) {
@@ -58,16 +52,6 @@ export async function readSource(source: string, options: SourceOptions = {}): P
   }
 }
 
-async function kindOf(source: string): Promise<SourceKind> {
-  const stats = await stat(source).catch((cause) => {
-    throw new DiffusionError('not-found', `${source} does not exist`, { argument: 'path', received: source, cause })
-  })
-  if (stats.isDirectory()) return (await isDiffusersFolder(source)) ? 'diffusers' : 'run'
-  if (!/\.safetensors$/i.test(source)) return 'ckpt'
-  const { metadata } = await readSafetensorsHeader(source)
-  return metadata.format === modelFormat ? 'model' : 'ckpt'
-}
-
 /** The newest checkpoint of a run, or the one that the folder is. */
 async function fromRun(folder: string): Promise<Omit<SourceModel, 'kind'>> {
   const checkpoint = await openCheckpoint(folder)
@@ -86,7 +70,7 @@ async function fromRun(folder: string): Promise<Omit<SourceModel, 'kind'>> {
 async function fromCkpt(file: string, config: string): Promise<Omit<SourceModel, 'kind'>> {
   const { options } = await readCompVisConfig(config)
   // Before a network is made that has nothing to do with the file.
-  if (options.unetConfig) checkUNetFits(options.unetConfig, await networkShapes(file), file)
+  if (options.unetConfig) checkUNetFits(options.unetConfig, networkShapes(await readShapes(file)), file)
   let counters = {}
   const { ddpm, result: noAverages } = await loaded(options, async (model) => {
     const report = await model.initFromCkpt(file)
@@ -106,10 +90,9 @@ async function fromCkpt(file: string, config: string): Promise<Omit<SourceModel,
 }
 
 /** By the network's names. */
-async function networkShapes(file: string): Promise<Shapes> {
-  const shapes = Object.entries(await readShapes(file))
+export function networkShapes(shapes: Shapes): Shapes {
   const bare = (name: string) => (name.startsWith(modelPrefix) ? name.slice(modelPrefix.length) : name)
-  return Object.fromEntries(shapes.map(([name, shape]) => [bare(name), shape]))
+  return Object.fromEntries(Object.entries(shapes).map(([name, shape]) => [bare(name), shape]))
 }
 
 async function loaded<T>(options: DDPMOptions, load: (ddpm: DDPM) => Promise<T>): Promise<{ ddpm: DDPM; result: T }> {
@@ -122,28 +105,6 @@ async function loaded<T>(options: DDPMOptions, load: (ddpm: DDPM) => Promise<T>)
   }
 }
 
-async function configBeside(file: string): Promise<string> {
-  const { dir, name } = path.parse(file)
-  for (const extension of ['.yaml', '.yml']) {
-    const config = path.join(dir, name + extension)
-    if (await exists(config)) return config
-  }
-  const message = `${file} is a checkpoint, which needs its configuration: none given, and no ${name}.yaml beside it`
-  throw new DiffusionError('not-found', message, { argument: 'config', expected: 'a YAML file' })
-}
-
-function exists(file: string): Promise<boolean> {
-  return access(file).then(
-    () => true,
-    () => false,
-  )
-}
-
-function superfluous(argument: string, owner: string, kind: SourceKind): DiffusionError {
-  const message = `${argument} goes with ${owner}, and the source is of the kind '${kind}'`
-  return new DiffusionError('invalid-argument', message, { argument })
-}
-
-function mismatch(file: string, problem: string): DiffusionError {
+export function mismatch(file: string, problem: string): DiffusionError {
   return new DiffusionError('state-mismatch', `${file}: ${problem}`, { argument: 'path', received: file })
 }

@@ -89,8 +89,8 @@ export async function modelFromWeights(
   }
 }
 
-/** Reads a model for sampling. */
-export async function loadModel(file: string, options: LoadModelOptions = {}): Promise<DDPM> {
+/** Reads a model file for sampling. */
+export async function loadModelFile(file: string, options: LoadModelOptions = {}): Promise<DDPM> {
   const { config, weights } = await readModelFile(file)
   return modelFromWeights(config, weights, options)
 }

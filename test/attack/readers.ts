@@ -16,7 +16,7 @@ import { readPretrained } from '../../lib/diffusion/pretrained'
 import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers'
 import { openCheckpoint, readTrainingState } from '../../lib/train/checkpoint'
 import { MetricsLog } from '../../lib/train/metrics'
-import { loadModel } from '../../lib/train/model-file'
+import { loadModelFile } from '../../lib/train/model-file'
 import { RunLock } from '../../lib/train/run-lock'
 import { Trainer } from '../../lib/train/trainer'
 import { tinyModel } from '../train/support'
@@ -42,7 +42,7 @@ export const readers: Readonly<Record<string, Reader>> = {
   scheduler: async (file) => schedulerPlan(await readJsonFile(file), 1000, { steps: 20 }),
   pretrained: (folder) => readPretrained(folder),
   'from-pretrained': async (folder) => (await DDPM.fromPretrained(folder, { device: 'cpu' })).dispose(),
-  model: async (file) => (await loadModel(file, { device: 'cpu' })).dispose(),
+  model: async (file) => (await loadModelFile(file, { device: 'cpu' })).dispose(),
   source: async (file) => (await readSource(file)).ddpm.dispose(),
   checkpoint: async (folder) => readTrainingState(await openCheckpoint(folder)),
   // Everything that a resumed training reads; it ends before its first step.

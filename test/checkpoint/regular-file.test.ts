@@ -13,8 +13,9 @@ import { withTorchFile } from '../../lib/checkpoint/torch/checkpoint'
 import { readYaml } from '../../lib/checkpoint/yaml'
 import { classLabels } from '../../lib/data/class-labels'
 import { checkImageHeader } from '../../lib/data/image-file'
-import { DDPM, loadModel, readImage } from '../../lib/index'
+import { DDPM, readImage } from '../../lib/index'
 import { openCheckpoint } from '../../lib/train/checkpoint'
+import { loadModelFile } from '../../lib/train/model-file'
 
 const readers: Record<string, (file: string) => Promise<unknown>> = {
   openRegularFile: (file) => openRegularFile(file),
@@ -27,7 +28,7 @@ const readers: Record<string, (file: string) => Promise<unknown>> = {
   readYaml,
   fromConfig: (file) => DDPM.fromConfig(file, { device: 'cpu' }),
   classLabels: (file) => classLabels(['a.png'], file),
-  loadModel: (file) => loadModel(file, { device: 'cpu' }),
+  loadModelFile: (file) => loadModelFile(file, { device: 'cpu' }),
   readImage: (file) => readImage(file, { size: 8 }),
   checkImageHeader: (file) => checkImageHeader(file),
 }

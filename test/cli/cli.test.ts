@@ -69,7 +69,7 @@ describe('ddpm', function () {
       ['a missing folder to evaluate', ['evaluate'], 2, /the folder of images is missing/],
       ['no image', ['sample', '--init-image', at('no.png')], 1, /^ddpm sample: cannot read the image .*no\.png/],
       ['no folder', ['train', at('nowhere'), '--out', at('r1')], 1, /^ddpm train: .*no such folder/],
-      ['no checkpoint', ['sample', '--checkpoint', at('nowhere')], 1, /^ddpm sample: no checkpoint in/],
+      ['no checkpoint', ['sample', '--checkpoint', at('nowhere')], 1, /^ddpm sample: .*nowhere does not exist/],
       ['no model', ['info', at('nowhere.safetensors')], 1, /^ddpm info: .*nowhere\.safetensors/],
       ['a used run folder', ['train', data, '--out', run], 1, /holds a training already/],
       ['a changed option', ['train', '--resume', '--out', run, '--batch', '5'], 1, /batchSize is 4 in the checkpoint/],

@@ -1,0 +1,91 @@
+/** Models to draw with, from whatever they are kept in. */
+import { readShapes } from '../checkpoint/state-dict-file'
+import { readCompVisConfig } from '../diffusion/compvis-config'
+import { DDPM } from '../diffusion/ddpm'
+import { modelPrefix } from '../diffusion/state'
+import { invalidArgument } from '../errors'
+import { checkUNetFits } from '../nn/unet-fit'
+import { oneOf, parseOptions, string, value } from '../options'
+import { openCheckpoint, readWeights } from '../train/checkpoint'
+import { loadModelFile, type LoadModelOptions as ModelFileOptions, modelFromWeights } from '../train/model-file'
+import { configBeside, locateModel, type SourceKind, shippedModel, superfluous } from './locate'
+import { mismatch, networkShapes } from './source'
+
+export interface LoadModelOptions extends ModelFileOptions {
+  /** The averaged weights or the trained ones, of what has both. Default: the averaged ones where there are any. */
+  readonly weights?: 'ema' | 'model'
+  /** A checkpoint's YAML configuration. Default: the file beside it with the extension .yaml. */
+  readonly config?: string
+  /** Which weights of a diffusers folder: 'fp16'. Default: those without such a name. */
+  readonly variant?: string
+}
+
+const any = <T>() => value<T>('an option of DDPM', () => true)
+const schema = {
+  weights: oneOf(['ema', 'model']),
+  config: string(),
+  variant: string(),
+  device: any<ModelFileOptions['device']>(),
+  seed: any<ModelFileOptions['seed']>(),
+  deterministic: any<boolean>(),
+  precision: any<ModelFileOptions['precision']>(),
+}
+
+/** Which kinds have an option, and what they are called. */
+const owners: Readonly<Record<'weights' | 'config' | 'variant', readonly [owner: string, ...SourceKind[]]>> = {
+  weights: ['what has several weights', 'run', 'ckpt', 'diffusers'],
+  config: ['a checkpoint of ddpm.py', 'ckpt'],
+  variant: ['a diffusers folder', 'diffusers'],
+}
+
+/**
+ * Reads a model for sampling: a run (its newest checkpoint), a checkpoint of one, a model file, a folder of diffusers, or a checkpoint
+ * of ddpm.py (.ckpt, .pt, .safetensors) with its configuration; also by a file: URL. Default: the model that comes with this package.
+ * Throws `not-found`, `io`, `bad-file`, `state-mismatch`, `invalid-argument` for an option that the model's kind has not got, and what
+ * the configurations' readers throw.
+ */
+export async function loadModel(source: string | URL = shippedModel, options: LoadModelOptions = {}): Promise<DDPM> {
+  if (typeof source !== 'string' && !(source instanceof URL)) throw invalidArgument('source', 'a path or a URL', source)
+  const { weights, config, variant, ...given } = parseOptions('loadModel', options, schema)
+  const { kind, path } = await locateModel(source)
+  for (const [name, [owner, ...kinds]] of Object.entries(owners)) {
+    if (options[name as keyof typeof owners] !== undefined && !kinds.includes(kind))
+      throw superfluous(name, owner, kind)
+  }
+  const settings = Object.fromEntries(Object.entries(given).filter(([, v]) => v !== undefined)) as ModelFileOptions
+  switch (kind) {
+    case 'model':
+      return loadModelFile(path, settings)
+    case 'diffusers':
+      return DDPM.fromPretrained(path, { ...settings, variant, weights })
+    case 'run': {
+      const checkpoint = await openCheckpoint(path)
+      const dict = await readWeights(checkpoint, { ema: weights !== 'model' })
+      return modelFromWeights(checkpoint.state.options.model, dict, settings)
+    }
+    case 'ckpt':
+      return fromCkpt(path, config ?? (await configBeside(path)), weights, settings)
+  }
+}
+
+async function fromCkpt(
+  file: string,
+  config: string,
+  given: 'ema' | 'model' | undefined,
+  settings: ModelFileOptions,
+): Promise<DDPM> {
+  const { options } = await readCompVisConfig(config)
+  const shapes = await readShapes(file)
+  if (options.unetConfig) checkUNetFits(options.unetConfig, networkShapes(shapes), file)
+  const averaged = Object.keys(shapes).some((name) => name.startsWith('model_ema.diffusion_model'))
+  const ddpm = new DDPM({ ...options, ...settings, useEma: false })
+  try {
+    const { missing } = await ddpm.initFromCkpt(file, { weights: given ?? (averaged ? 'ema' : 'model') })
+    const lost = missing.find((name) => name.startsWith(modelPrefix))
+    if (lost !== undefined) throw mismatch(file, `it has no '${lost}', which ${config} asks for`)
+    return ddpm
+  } catch (error) {
+    ddpm.dispose()
+    throw error
+  }
+}

@@ -1,0 +1,87 @@
+/** What a model's name means: a run, a folder or a file, told apart by what is in it. */
+import { access, stat } from 'node:fs/promises'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { isDiffusersFolder } from '../checkpoint/diffusers'
+import { openRegularFile } from '../checkpoint/regular-file'
+import { readSafetensorsHeader } from '../checkpoint/safetensors'
+import { isTorch } from '../checkpoint/state-dict-file'
+import { DiffusionError, invalidArgument } from '../errors'
+import { modelFormat } from '../train/model-file'
+
+/** A model file or a run of this project; a diffusers folder; a checkpoint of ddpm.py with its configuration. */
+export type SourceKind = 'model' | 'run' | 'diffusers' | 'ckpt'
+
+export interface LocatedModel {
+  readonly kind: SourceKind
+  /** The file or folder that is read: that of which the given one is a part. */
+  readonly path: string
+}
+
+/** The class-conditional model that comes with this package; models/README.md says how it was made. */
+export const shippedModel = path.join(__dirname, '..', '..', '..', 'models', 'emoji-32.safetensors')
+
+/**
+ * Throws `not-found`, `io`, `bad-file` for what is no file or folder of a model, and `invalid-argument` for a URL that is not that
+ * of a file.
+ */
+export async function locateModel(source: string | URL): Promise<LocatedModel> {
+  const named = fileOf(source)
+  const stats = await stat(named).catch((cause) => {
+    throw new DiffusionError('not-found', `${named} does not exist`, { argument: 'path', received: named, cause })
+  })
+  if (stats.isDirectory()) return folderOf(named)
+  const folder = path.dirname(named)
+  const has = (name: string) => exists(path.join(folder, name))
+  // A part of a folder stands for the folder: of a checkpoint of a run, or of diffusers.
+  if (await has('state.json')) return { kind: 'run', path: folder }
+  const { base } = path.parse(named)
+  if (base === 'model_index.json' || base === 'config.json' || /^diffusion_pytorch_model\b/.test(base)) {
+    if (await isDiffusersFolder(folder)) return { kind: 'diffusers', path: folder }
+  }
+  await (await openRegularFile(named)).handle.close()
+  if (await isTorch(named)) return { kind: 'ckpt', path: named }
+  const { metadata } = await readSafetensorsHeader(named)
+  return { kind: metadata.format === modelFormat ? 'model' : 'ckpt', path: named }
+}
+
+async function folderOf(folder: string): Promise<LocatedModel> {
+  const has = (...names: string[]) => exists(path.join(folder, ...names))
+  if ((await has('state.json')) || (await has('checkpoints'))) return { kind: 'run', path: folder }
+  if (await has('latest')) return { kind: 'run', path: path.dirname(path.resolve(folder)) } // a run's checkpoints
+  if (await isDiffusersFolder(folder)) return { kind: 'diffusers', path: folder }
+  const parts = 'neither a run, with checkpoints, nor a diffusers folder, with model_index.json or unet/config.json'
+  const message = `no model in ${folder}: it is ${parts}`
+  throw new DiffusionError('not-found', message, { argument: 'path', received: folder })
+}
+
+function fileOf(source: string | URL): string {
+  const url = source instanceof URL || /^(https?|file):/i.test(source) ? new URL(source) : undefined
+  if (!url) return source as string
+  if (url.protocol === 'file:') return fileURLToPath(url)
+  throw invalidArgument('path', 'a file, a folder, or a file: URL', String(source))
+}
+
+/** A checkpoint's configuration: the YAML file beside it. Throws `not-found`. */
+export async function configBeside(file: string): Promise<string> {
+  const { dir, name } = path.parse(file)
+  for (const extension of ['.yaml', '.yml']) {
+    const config = path.join(dir, name + extension)
+    if (await exists(config)) return config
+  }
+  const message = `${file} is a checkpoint, which needs its configuration: none given, and no ${name}.yaml beside it`
+  throw new DiffusionError('not-found', message, { argument: 'config', expected: 'a YAML file' })
+}
+
+/** Throws `invalid-argument`. */
+export function superfluous(argument: string, owner: string, kind: SourceKind): DiffusionError {
+  const message = `${argument} goes with ${owner}, and the source is of the kind '${kind}'`
+  return new DiffusionError('invalid-argument', message, { argument })
+}
+
+function exists(file: string): Promise<boolean> {
+  return access(file).then(
+    () => true,
+    () => false,
+  )
+}
