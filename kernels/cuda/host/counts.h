@@ -19,7 +19,8 @@ inline bool counting = false;  // the grid that runs
 // The running thread reaches `bytes` at `address`; `place` is where in the code, the first of an address a request.
 void countAt(const void* place, Space space, const void* address, size_t bytes);
 
-// The same, where it is called from. Not inlined: then every place in a kernel has an address of its own.
+// The same, where it is called from. Not inlined, while what calls it is wherever code is optimised: then every place
+// in a kernel has an address of its own.
 [[gnu::noinline]] void countHere(Space space, const void* address, size_t bytes);
 
 inline void count(Space space, const void* address, size_t bytes) {
