@@ -7,14 +7,16 @@ import type { StoredTensor } from '../safetensors'
 import { type Source, withSource } from '../source'
 import { readArchive } from './archive'
 import type { Global } from './globals'
+import type { Inert } from './inert'
 import { readView, type TorchTensor } from './tensor'
 
 export { Global } from './globals'
+export { Inert } from './inert'
 export { TorchTensor } from './tensor'
 
 /**
  * What a checkpoint consists of. A dict is a Map, a tuple a frozen array, None null, an integer beyond 2^53 a bigint, a NumPy
- * scalar a number; a class or function is its name. Values that are one object in Python are one here, so there may be cycles.
+ * scalar a number; a class or function is its name, and an object of a class that says nothing of the weights Inert. Values that are one object in Python are one here, so there may be cycles.
  */
 export type TorchValue =
   | null
@@ -25,6 +27,7 @@ export type TorchValue =
   | Uint8Array
   | TorchTensor
   | Global
+  | Inert
   | readonly TorchValue[]
   | ReadonlySet<TorchValue>
   | ReadonlyMap<TorchValue, TorchValue>

@@ -6,6 +6,7 @@ import { type DiffusionError, quote } from '../../errors'
 import type { Budget } from '../budget'
 import type { ReadableDType } from '../dtypes'
 import { addItem, setItem } from './containers'
+import { Inert, isInert } from './inert'
 import type { PickleHost } from './pickle'
 import { TorchStorage, TorchTensor, viewProblem } from './tensor'
 
@@ -90,19 +91,23 @@ export function torchHost(
   return {
     bad,
     global: (module, name) => new Global(module, name),
-    call(callee, args) {
+    call(callee, args, construct) {
       const name = callee instanceof Global ? `${callee.module} ${callee.name}` : undefined
       if (name !== undefined && Object.hasOwn(callables, name)) return callables[name](args, budget)
+      if (callee instanceof Global && isInert(callee.module, callee.name, construct)) return new Inert(String(callee))
+      if (callee instanceof Global && callee.module.startsWith('torch.nn.'))
+        throw bad(`it holds a whole module (${callee}), not its state_dict`)
       throw bad(
         `its pickle would call ${callee instanceof Global ? callee : 'what is not a name'}, which is not allowed`,
       )
     },
     build(object, state) {
       // An OrderedDict's attributes: the versions of a state_dict's modules (_metadata).
-      if (object instanceof Map && state instanceof Map) return object
+      if (object instanceof Inert || object instanceof Map) return object
       if (object instanceof NumpyDType && Array.isArray(state)) return new NumpyDType(object.code, state[1] === '>')
       throw bad('its pickle gives a state to what has none')
     },
+    takesItems: (object) => object instanceof Inert,
     persistent(id) {
       if (!Array.isArray(id) || id.length < 5 || id[0] !== 'storage')
         throw bad('its pickle refers to something unknown')
@@ -181,13 +186,13 @@ const scalarReaders: Readonly<Record<string, readonly [number, (view: DataView, 
     u1: [1, (view) => view.getUint8(0)],
   }
 
-function numpyScalar(dtype: unknown, bytes: unknown, bad: Bad): number | bigint | boolean {
+function numpyScalar(dtype: unknown, bytes: unknown, bad: Bad): number | bigint | boolean | Inert {
   if (!(dtype instanceof NumpyDType) || !(bytes instanceof Uint8Array)) throw bad('a numpy scalar in it has no value')
   const { code, bigEndian } = dtype
   if (code === 'b1' && bytes.length === 1) return bytes[0] !== 0
   const reader = Object.hasOwn(scalarReaders, code) ? scalarReaders[code] : undefined
-  if (!reader || reader[0] !== bytes.length)
-    throw bad(`a numpy scalar of ${quote(code)} in it has ${bytes.length} bytes`)
+  if (!reader) return new Inert(`numpy scalar of ${quote(code)}`)
+  if (reader[0] !== bytes.length) throw bad(`a numpy scalar of ${quote(code)} in it has ${bytes.length} bytes`)
   const value = reader[1](new DataView(bytes.buffer, bytes.byteOffset, bytes.length), !bigEndian)
   return typeof value === 'bigint' && Number.isSafeInteger(Number(value)) ? Number(value) : value
 }

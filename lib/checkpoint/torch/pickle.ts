@@ -11,10 +11,12 @@ import { addItem, setItem } from './containers'
 export interface PickleHost {
   /** GLOBAL, STACK_GLOBAL: the value that stands for a name. Nothing is looked up or loaded. */
   global(module: string, name: string): unknown
-  /** REDUCE, NEWOBJ. */
-  call(callee: unknown, args: readonly unknown[]): unknown
+  /** REDUCE, and with `construct` NEWOBJ and NEWOBJ_EX. */
+  call(callee: unknown, args: readonly unknown[], construct: boolean): unknown
   /** BUILD: the object with this state. */
   build(object: unknown, state: unknown): unknown
+  /** APPEND, SETITEM and their like: whether the object takes items of any kind, which are then dropped. */
+  takesItems(object: unknown): boolean
   /** BINPERSID. */
   persistent(id: unknown): unknown
   bad(problem: string): DiffusionError
@@ -207,6 +209,7 @@ class Machine {
 
   append(items: readonly unknown[]): void {
     const list = this.top()
+    if (this.host.takesItems(list)) return
     if (!Array.isArray(list) || Object.isFrozen(list)) throw this.host.bad('its pickle appends to what is not a list')
     for (const item of items) list.push(item)
   }
@@ -219,6 +222,7 @@ class Machine {
 
   set(items: readonly unknown[]): void {
     const dict = this.top()
+    if (this.host.takesItems(dict)) return
     if (!(dict instanceof Map)) throw this.host.bad('its pickle sets an item of what is not a dict')
     if (items.length % 2 !== 0) throw this.host.bad('its pickle has a key without a value')
     for (let i = 0; i < items.length; i += 2) setItem(dict, items[i], items[i + 1], this.budget)
@@ -231,6 +235,7 @@ class Machine {
 
   add(items: readonly unknown[]): void {
     const set = this.top()
+    if (this.host.takesItems(set)) return
     if (!(set instanceof Set)) throw this.host.bad('its pickle adds to what is not a set')
     for (const item of items) addItem(set, item, this.budget)
   }
@@ -255,12 +260,12 @@ class Machine {
     this.push(this.host.global(module, name))
   }
 
-  call(): void {
+  call(construct: boolean): void {
     const args = this.pop()
     const callee = this.pop()
     if (!Array.isArray(args) || !Object.isFrozen(args)) throw this.host.bad('its pickle calls without a tuple')
     this.#charge(2 * containerCost)
-    this.push(this.host.call(callee, args))
+    this.push(this.host.call(callee, args, construct))
   }
 
   build(): void {
@@ -355,8 +360,8 @@ const opcodes: readonly (Opcode | undefined)[] = table({
     const name = m.pop()
     m.global(m.pop(), name)
   },
-  R: (m) => m.call(),
-  '\x81': (m) => m.call(),
+  R: (m) => m.call(false),
+  '\x81': (m) => m.call(true),
   b: (m) => m.build(),
   Q: (m) => m.persistent(),
 })
