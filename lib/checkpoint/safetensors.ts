@@ -16,6 +16,7 @@ import {
   type TensorData,
   writableArrays,
 } from './dtypes'
+import { describeKind, headLength, kindOf } from './file-kind'
 import { parseHeader, type TensorEntry } from './safetensors-header'
 import { type Source, withSource } from './source'
 
@@ -127,16 +128,26 @@ function checkWritable(name: string, { dtype, shape, data }: StoredTensor): void
 async function readHeader(source: Source) {
   checkEndianness()
   const { bad } = source
+  if (source.size > 0 && source.size < 8) await checkKind(source)
   if (source.size < 8) throw bad(`it has ${source.size} bytes, fewer than the 8 of the header's length`)
   const prefix = new Uint8Array(8)
   await source.read(prefix, 0)
   const length = new DataView(prefix.buffer).getBigUint64(0, true)
+  if (length > BigInt(source.size - 8)) await checkKind(source)
   if (length > BigInt(source.size - 8)) throw bad(`its header's length, ${length}, is more than the file holds`)
   if (length > BigInt(maxHeaderBytes)) throw bad(`its header's length, ${length}, is more than ${maxHeaderBytes}`)
   const text = new Uint8Array(Number(length))
   await source.read(text, 8)
   const dataStart = 8 + text.length
   return { ...parseHeader(text, source.size - dataStart, source.budget), dataStart }
+}
+
+/** Names a file for what it is, if it is something else. */
+async function checkKind({ size, read, bad }: Source): Promise<void> {
+  const head = new Uint8Array(Math.min(size, headLength))
+  await read(head, 0)
+  const what = kindOf(head) === 'safetensors' ? undefined : describeKind(head)
+  if (what) throw bad(`it is ${what}`)
 }
 
 /** The limit of the reference implementation. */

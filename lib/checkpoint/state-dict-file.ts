@@ -1,5 +1,8 @@
 /** State dicts from any file that PyTorch users have: safetensors, .ckpt, .pt, .bin. */
+import { DiffusionError, quote } from '../errors'
 import type { Budget } from './budget'
+import { headLength, kindOf } from './file-kind'
+import { likelyDict, type NamedDict } from './find-weights'
 import { openRegularFile } from './regular-file'
 import { readSafetensors, readSafetensorsHeader, type StoredTensor } from './safetensors'
 import { type TorchFile, TorchTensor, type TorchValue, withTorchFile } from './torch/checkpoint'
@@ -15,58 +18,85 @@ export interface StateDictFile {
   readonly budget: Budget
 }
 
-/**
- * The file's state_dict: what it calls so, or else the whole. Names for which `wanted` is false are left out. Throws
- * `not-found`, `io` and `bad-file`.
- */
-export async function readStateDictFile(
-  path: string,
-  wanted: (name: string) => boolean = () => true,
-): Promise<StateDictFile> {
-  if (await isTorch(path)) return withTorchFile(path, (file) => fromTorch(file, wanted))
+/** Which dict of a checkpoint is read, by its key, and which names of it. A safetensors file is one dict with the key ''. */
+export interface Choice {
+  readonly key: string
+  readonly wanted?: (name: string) => boolean
+}
+
+/** Dicts without any tensor are not among these. */
+export type Choose = (dicts: readonly NamedDict[]) => Choice
+
+/** What is called state_dict, else the largest dict. */
+const likely: Choose = (dicts) => ({ key: likelyDict(dicts)?.key ?? '' })
+
+/** A choice by the key of a user's. Throws `invalid-argument` where the file has no such dict. */
+export function checkKey(key: string, dicts: readonly NamedDict[]): void {
+  if (dicts.some((dict) => dict.key === key)) return
+  const known = dicts.filter((dict) => dict.key !== '').map((dict) => quote(dict.key))
+  const expected = known.length > 0 ? `one of ${known.slice(0, 8).join(', ')}` : 'none: the file is one dict'
+  throw new DiffusionError('invalid-argument', `key: expected ${expected}, got ${quote(key)}`, {
+    argument: 'key',
+    expected,
+    received: key,
+  })
+}
+
+/** The file's state_dict. Throws `not-found`, `io` and `bad-file`. */
+export async function readStateDictFile(path: string, choose: Choose = likely): Promise<StateDictFile> {
+  if (await isTorch(path)) return withTorchFile(path, (file) => fromTorch(file, choose))
   const { tensors, budget } = await readSafetensors(path)
+  const { wanted = () => true } = choose([{ key: '', names: Object.keys(tensors) }])
   for (const name of Object.keys(tensors)) if (!wanted(name)) delete tensors[name]
   return { tensors, others: [], counters: {}, budget }
 }
 
 /** Names and shapes of its tensors; their numbers are not read. Throws as readStateDictFile does. */
-export async function readShapes(path: string): Promise<Record<string, { readonly shape: readonly number[] }>> {
+export async function readShapes(
+  path: string,
+  choose: Choose = likely,
+): Promise<Record<string, { readonly shape: readonly number[] }>> {
   const shapes: Record<string, { shape: readonly number[] }> = Object.create(null)
   if (await isTorch(path)) {
     await withTorchFile(path, async (file) => {
-      for (const [name, { shape }] of stateDictOf(file).found) shapes[name] = { shape }
+      for (const [name, { shape }] of chosen(file, choose).found) shapes[name] = { shape }
     })
-  } else for (const { name, shape } of (await readSafetensorsHeader(path)).entries) shapes[name] = { shape }
+    return shapes
+  }
+  const { entries } = await readSafetensorsHeader(path)
+  const { wanted = () => true } = choose([{ key: '', names: entries.map(({ name }) => name) }])
+  for (const { name, shape } of entries) if (wanted(name)) shapes[name] = { shape }
   return shapes
 }
 
-/**
- * By the first bytes: a zip archive or a pickle, unless they are the length of a safetensors header (below 4 GiB) and its
- * brace.
- */
+/** Whether it begins like a file of torch.save. What is wrong with it is reported by the reader. */
 export async function isTorch(path: string): Promise<boolean> {
-  const bytes = new Uint8Array(9)
-  const file = await openRegularFile(path).catch(() => undefined) // what is wrong is reported by the reader
-  await file?.handle.read(bytes, 0, bytes.length, 0).catch(() => undefined)
-  await file?.handle.close()
-  const safetensors = bytes.subarray(4, 8).every((byte) => byte === 0) && bytes[8] === 0x7b
-  const zip = bytes[0] === 0x50 && bytes[1] === 0x4b
-  return !safetensors && (zip || bytes[0] === 0x80)
+  return kindOf(await readHead(path)) === 'torch'
 }
 
-async function fromTorch(file: TorchFile, wanted: (name: string) => boolean): Promise<StateDictFile> {
-  const { found, others, counters } = stateDictOf(file, wanted)
+/** The first bytes; none of what can't be read. */
+export async function readHead(path: string): Promise<Uint8Array> {
+  const bytes = new Uint8Array(headLength)
+  const file = await openRegularFile(path).catch(() => undefined)
+  const read = await file?.handle.read(bytes, 0, bytes.length, 0).catch(() => undefined)
+  await file?.handle.close()
+  return bytes.subarray(0, read?.bytesRead ?? 0)
+}
+
+async function fromTorch(file: TorchFile, choose: Choose): Promise<StateDictFile> {
+  const { found, others, counters } = chosen(file, choose)
   const tensors: Record<string, StoredTensor> = Object.create(null)
   for (const [name] of found) tensors[name] = none // their order in the file stays
   for (const [name, tensor] of byStorage(found)) tensors[name] = await file.load(tensor)
   return { tensors, others, counters, budget: file.budget }
 }
 
-function stateDictOf(file: TorchFile, wanted: (name: string) => boolean = () => true) {
+function chosen(file: TorchFile, choose: Choose) {
   const root = file.value
   if (!(root instanceof Map)) throw file.bad('it holds no dict')
-  const inner: TorchValue = root.get('state_dict')
-  const dict: ReadonlyMap<TorchValue, TorchValue> = inner instanceof Map ? inner : root
+  const dicts = dictsOf(file, root)
+  const { key, wanted = () => true } = choose(named(dicts))
+  const dict = dicts.get(key) ?? root
   const found: [string, TorchTensor][] = []
   const others: string[] = []
   for (const [name, value] of dict) {
@@ -77,6 +107,41 @@ function stateDictOf(file: TorchFile, wanted: (name: string) => boolean = () => 
   }
   const counters = [...root].filter(([name, value]) => typeof name === 'string' && Number.isSafeInteger(value))
   return { found, others, counters: Object.fromEntries(dict === root ? [] : counters) }
+}
+
+type Dict = ReadonlyMap<TorchValue, TorchValue>
+
+/** Levels at which a training keeps weights: { ema: { model: { ... } } }. */
+const maxDepth = 3
+const maxDicts = 1000
+
+/** The dicts of a checkpoint by their names within it, joined by dots; '' is the whole. One object is one dict. */
+function dictsOf(file: TorchFile, root: Dict): Map<string, Dict> {
+  const dicts = new Map<string, Dict>([['', root]])
+  const seen = new Set<Dict>([root])
+  let level: [string, Dict][] = [['', root]]
+  for (let depth = 0; depth < maxDepth; depth++) {
+    const next: [string, Dict][] = []
+    for (const [key, dict] of level) {
+      file.budget.items(dict.size)
+      for (const [name, value] of dict) {
+        if (typeof name !== 'string' || !(value instanceof Map) || seen.has(value) || seen.size > maxDicts) continue
+        seen.add(value)
+        next.push([key === '' ? name : `${key}.${name}`, value])
+      }
+    }
+    for (const [key, dict] of next) if (!dicts.has(key)) dicts.set(key, dict)
+    level = next
+  }
+  return dicts
+}
+
+function named(dicts: ReadonlyMap<string, Dict>): NamedDict[] {
+  const all = [...dicts].map(([key, dict]) => {
+    const names = [...dict].filter(([name, value]) => typeof name === 'string' && value instanceof TorchTensor)
+    return { key, names: names.map(([name]) => name as string) }
+  })
+  return all.filter(({ names }) => names.length > 0)
 }
 
 const none: StoredTensor = { dtype: 'U8', shape: [0], data: new Uint8Array() }

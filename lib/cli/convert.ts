@@ -1,7 +1,7 @@
 import { readSource } from '../convert/source'
 import { type TargetKind, writeTarget } from '../convert/target'
 import { type Command, type OptionTable, UsageError } from './args'
-import { createOutput } from './output'
+import { createOutput, warn } from './output'
 
 const options = {
   to: { kind: 'string', choices: ['model', 'diffusers', 'ckpt'], help: "the target's kind (by its name, see below)" },
@@ -11,6 +11,11 @@ const options = {
     help: 'averaged weights, trained ones, or both (see below)',
   },
   config: { kind: 'string', value: 'file', help: "a checkpoint's YAML configuration (the .yaml beside it)" },
+  key: {
+    kind: 'string',
+    value: 'name',
+    help: "which dict of a checkpoint has the weights, such as 'ema' (found by the names)",
+  },
   from: {
     kind: 'string',
     value: 'variant',
@@ -36,14 +41,15 @@ A checkpoint holds trained and averaged weights; the others hold the averaged on
   ddpm convert last.ckpt photos.safetensors --config photos.yaml
   ddpm convert photos.safetensors photos.ckpt`,
 
-  async run({ to, weights, config, from, variant, 'max-shard-size': maxShardSize, json }, [source, target]) {
+  async run({ to, weights, config, key, from, variant, 'max-shard-size': maxShardSize, json }, [source, target]) {
     if (source === undefined || target === undefined) throw new UsageError('the source or the target is missing')
     const output = createOutput(json === true)
     const kind = to ?? kindOf(target)
-    const model = await readSource(source, { config, variant: from })
+    const model = await readSource(source, { config, key, variant: from })
     try {
       const files = await writeTarget(model, target, { to: kind, weights, variant, maxShardSize })
       output.say(`${source} (${model.kind}) -> ${files.join(', ')} (${kind})`)
+      for (const warning of model.ddpm.warnings()) warn(output, warning)
       output.event('done', { from: model.kind, to: kind, files })
       return 0
     } finally {

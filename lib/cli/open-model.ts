@@ -21,6 +21,11 @@ export const sourceOptions = {
     value: 'file',
     help: "the YAML configuration of ddpm.py's checkpoint (the .yaml beside it)",
   },
+  key: {
+    kind: 'string',
+    value: 'name',
+    help: "which dict of a checkpoint has the weights, such as 'ema' (found by the names)",
+  },
   variant: { kind: 'string', value: 'name', help: 'which weights of a diffusers folder, such as fp16' },
 } as const satisfies OptionTable
 
@@ -44,8 +49,8 @@ export function sourceOf(values: SourceValues, positional?: string): string | un
 
 export async function openModel(values: ModelValues, positional?: string): Promise<DDPM> {
   const source = sourceOf(values, positional)
-  const { config, variant, seed = 0, deterministic = false, precision } = values
+  const { config, key, variant, seed = 0, deterministic = false, precision } = values
   const device = (values.device ?? 'auto') as DeviceName // checked where it is opened
   const weights = values['no-ema'] ? 'model' : undefined
-  return loadModel(source, { weights, config, variant, device, seed, deterministic, precision })
+  return loadModel(source, { weights, config, key, variant, device, seed, deterministic, precision })
 }

@@ -1,5 +1,4 @@
 /** Models to draw with, from whatever they are kept in. */
-import { readShapes } from '../checkpoint/state-dict-file'
 import { readCompVisConfig } from '../diffusion/compvis-config'
 import { DDPM } from '../diffusion/ddpm'
 import { modelPrefix } from '../diffusion/state'
@@ -9,7 +8,7 @@ import { oneOf, parseOptions, string, value } from '../options'
 import { openCheckpoint, readWeights } from '../train/checkpoint'
 import { loadModelFile, type LoadModelOptions as ModelFileOptions, modelFromWeights } from '../train/model-file'
 import { configBeside, locateModel, type SourceKind, shippedModel, superfluous } from './locate'
-import { mismatch, networkShapes } from './source'
+import { mismatch, shapesOf } from './source'
 
 export interface LoadModelOptions extends ModelFileOptions {
   /** The averaged weights or the trained ones, of what has both. Default: the averaged ones where there are any. */
@@ -18,6 +17,8 @@ export interface LoadModelOptions extends ModelFileOptions {
   readonly config?: string
   /** Which weights of a diffusers folder: 'fp16'. Default: those without such a name. */
   readonly variant?: string
+  /** Which dict of a checkpoint has the weights, such as 'ema'. Default: the one that has the network's names. */
+  readonly key?: string
 }
 
 const any = <T>() => value<T>('an option of DDPM', () => true)
@@ -25,6 +26,7 @@ const schema = {
   weights: oneOf(['ema', 'model']),
   config: string(),
   variant: string(),
+  key: string(),
   device: any<ModelFileOptions['device']>(),
   seed: any<ModelFileOptions['seed']>(),
   deterministic: any<boolean>(),
@@ -32,10 +34,11 @@ const schema = {
 }
 
 /** Which kinds have an option, and what they are called. */
-const owners: Readonly<Record<'weights' | 'config' | 'variant', readonly [owner: string, ...SourceKind[]]>> = {
+const owners: Readonly<Record<'weights' | 'config' | 'variant' | 'key', readonly [owner: string, ...SourceKind[]]>> = {
   weights: ['what has several weights', 'run', 'ckpt', 'diffusers'],
   config: ['a checkpoint of ddpm.py', 'ckpt'],
   variant: ['a diffusers folder', 'diffusers'],
+  key: ['a checkpoint of ddpm.py', 'ckpt'],
 }
 
 /**
@@ -46,7 +49,7 @@ const owners: Readonly<Record<'weights' | 'config' | 'variant', readonly [owner:
  */
 export async function loadModel(source: string | URL = shippedModel, options: LoadModelOptions = {}): Promise<DDPM> {
   if (typeof source !== 'string' && !(source instanceof URL)) throw invalidArgument('source', 'a path or a URL', source)
-  const { weights, config, variant, ...given } = parseOptions('loadModel', options, schema)
+  const { weights, config, variant, key, ...given } = parseOptions('loadModel', options, schema)
   const { kind, path } = await locateModel(source)
   for (const [name, [owner, ...kinds]] of Object.entries(owners)) {
     if (options[name as keyof typeof owners] !== undefined && !kinds.includes(kind))
@@ -64,23 +67,22 @@ export async function loadModel(source: string | URL = shippedModel, options: Lo
       return modelFromWeights(checkpoint.state.options.model, dict, settings)
     }
     case 'ckpt':
-      return fromCkpt(path, config ?? (await configBeside(path)), weights, settings)
+      return fromCkpt(path, config ?? (await configBeside(path)), { weights, key }, settings)
   }
 }
 
 async function fromCkpt(
   file: string,
   config: string,
-  given: 'ema' | 'model' | undefined,
+  { weights: given, key }: Pick<LoadModelOptions, 'weights' | 'key'>,
   settings: ModelFileOptions,
 ): Promise<DDPM> {
   const { options } = await readCompVisConfig(config)
-  const shapes = await readShapes(file)
-  if (options.unetConfig) checkUNetFits(options.unetConfig, networkShapes(shapes), file)
-  const averaged = Object.keys(shapes).some((name) => name.startsWith('model_ema.diffusion_model'))
+  const { shapes, averaged } = await shapesOf(file, key)
+  if (options.unetConfig) checkUNetFits(options.unetConfig, shapes, file)
   const ddpm = new DDPM({ ...options, ...settings, useEma: false })
   try {
-    const { missing } = await ddpm.initFromCkpt(file, { weights: given ?? (averaged ? 'ema' : 'model') })
+    const { missing } = await ddpm.initFromCkpt(file, { key, weights: given ?? (averaged ? 'ema' : 'model') })
     const lost = missing.find((name) => name.startsWith(modelPrefix))
     if (lost !== undefined) throw mismatch(file, `it has no '${lost}', which ${config} asks for`)
     return ddpm

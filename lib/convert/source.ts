@@ -1,5 +1,6 @@
 /** Models from whatever they are kept in: found out from the path, read into a DDPM on the CPU. */
-import { readShapes } from '../checkpoint/state-dict-file'
+import { bareNames, hasAverages, likelyDict } from '../checkpoint/find-weights'
+import { checkKey, readShapes } from '../checkpoint/state-dict-file'
 import { readCompVisConfig } from '../diffusion/compvis-config'
 import { DDPM } from '../diffusion/ddpm'
 import type { DDPMOptions } from '../diffusion/ddpm-options'
@@ -27,12 +28,15 @@ export interface SourceOptions {
   readonly config?: string
   /** Of a diffusers folder's weights. */
   readonly variant?: string
+  /** Which dict of a checkpoint has the weights, as of DDPM.initFromCkpt. */
+  readonly key?: string
 }
 
 /** Throws `not-found`, `io`, `bad-file`, `state-mismatch`, and what the configurations' readers throw. */
 export async function readSource(named: string, options: SourceOptions = {}): Promise<SourceModel> {
   const { kind, path: source } = await locateModel(named)
   if (kind !== 'ckpt' && options.config !== undefined) throw superfluous('config', 'a checkpoint of ddpm.py', kind)
+  if (kind !== 'ckpt' && options.key !== undefined) throw superfluous('key', 'a checkpoint of ddpm.py', kind)
   if (kind !== 'diffusers' && options.variant !== undefined) throw superfluous('variant', 'a diffusers folder', kind)
   switch (kind) {
     case 'diffusers':
@@ -48,7 +52,7 @@ export async function readSource(named: string, options: SourceOptions = {}): Pr
       return { kind, ddpm: await modelFromWeights(config, weights, { device: 'cpu' }), counters: {}, training }
     }
     case 'ckpt':
-      return { kind, ...(await fromCkpt(source, options.config ?? (await configBeside(source)))) }
+      return { kind, ...(await fromCkpt(source, options.config ?? (await configBeside(source)), options.key)) }
   }
 }
 
@@ -67,13 +71,13 @@ async function fromRun(folder: string): Promise<Omit<SourceModel, 'kind'>> {
 }
 
 /** All of the network's weights must be there, and the averages wholly or not at all. */
-async function fromCkpt(file: string, config: string): Promise<Omit<SourceModel, 'kind'>> {
+async function fromCkpt(file: string, config: string, key?: string): Promise<Omit<SourceModel, 'kind'>> {
   const { options } = await readCompVisConfig(config)
   // Before a network is made that has nothing to do with the file.
-  if (options.unetConfig) checkUNetFits(options.unetConfig, networkShapes(await readShapes(file)), file)
+  if (options.unetConfig) checkUNetFits(options.unetConfig, (await shapesOf(file, key)).shapes, file)
   let counters = {}
   const { ddpm, result: noAverages } = await loaded(options, async (model) => {
-    const report = await model.initFromCkpt(file)
+    const report = await model.initFromCkpt(file, { key })
     counters = report.counters
     const averages = report.missing.filter((name) => name.startsWith('model_ema.'))
     const lost = report.missing.find((name) => name.startsWith(modelPrefix))
@@ -85,14 +89,20 @@ async function fromCkpt(file: string, config: string): Promise<Omit<SourceModel,
   if (!noAverages) return { ddpm, counters }
   // use_ema of the configuration, but none in the file.
   ddpm.dispose()
-  const plain = await loaded({ ...options, useEma: false }, (model) => model.initFromCkpt(file))
+  const plain = await loaded({ ...options, useEma: false }, (model) => model.initFromCkpt(file, { key }))
   return { ddpm: plain.ddpm, counters }
 }
 
-/** By the network's names. */
-export function networkShapes(shapes: Shapes): Shapes {
-  const bare = (name: string) => (name.startsWith(modelPrefix) ? name.slice(modelPrefix.length) : name)
-  return Object.fromEntries(Object.entries(shapes).map(([name, shape]) => [bare(name), shape]))
+/** By the network's names, wherever the file has them; and whether it has averages. */
+export async function shapesOf(file: string, key?: string): Promise<{ shapes: Shapes; averaged: boolean }> {
+  let averaged = false
+  const shapes = await readShapes(file, (dicts) => {
+    if (key !== undefined) checkKey(key, dicts)
+    const among = key === undefined ? dicts : dicts.filter((dict) => dict.key === key)
+    averaged = hasAverages(among)
+    return { key: likelyDict(among)?.key ?? '' }
+  })
+  return { shapes: bareNames(shapes), averaged }
 }
 
 async function loaded<T>(options: DDPMOptions, load: (ddpm: DDPM) => Promise<T>): Promise<{ ddpm: DDPM; result: T }> {

@@ -1,6 +1,6 @@
 /** Denoising diffusion in image space: Ho et al. 2020, by the names of CompVis' ddpm.py DDPM. */
 import type { JsonObject } from '../checkpoint/json'
-import { DiffusionError, describe, invalidArgument } from '../errors'
+import { DiffusionError, invalidArgument } from '../errors'
 import { UNet } from '../nn/unet'
 import { type Parsed, parseOptions } from '../options'
 import { checkShape, Tensor } from '../tensor'
@@ -27,7 +27,9 @@ import { imageRows } from './make-grid'
 import type { TrainBatchOptions } from './method-options'
 import {
   type CheckpointReport,
+  foundAt,
   type InitFromCkptOptions,
+  nothingFits,
   readCheckpoint,
   readPretrained,
   writePretrained,
@@ -164,18 +166,18 @@ export class DDPM extends DiffusionModel {
 
   /**
    * ddpm.py's init_from_ckpt: takes what fits by name from a .ckpt, .pt, .bin or safetensors file, and reports the rest instead
-   * of printing it. `ignoreKeys`: prefixes of names to leave out; `onlyModel`: the network alone; `weights`: 'ema' for the
+   * of printing it. The weights may be in any dict of the file, `key` names one, and anything may be before their names; where they
+   * were found is in the report and in `warnings()`. `ignoreKeys`: prefixes of names to leave out; `onlyModel`: the network alone; `weights`: 'ema' for the
    * file's averages in place of its weights (default 'model'). Throws `not-found`, `io`, `bad-file`, and `state-mismatch` for a
    * wrong shape or where nothing fits; then nothing is changed.
    */
   async initFromCkpt(path: string, options: InitFromCkptOptions = {}): Promise<CheckpointReport> {
-    const { dict, counters } = await readCheckpoint(path, this.network, options)
+    const { dict, counters, found, left } = await readCheckpoint(path, this.network, options)
     const report = await this.loadStateDict(dict, { strict: false })
     const names = Object.keys(dict)
-    if (report.unexpected.length < names.length) return { ...report, counters }
-    throw new DiffusionError('state-mismatch', `${path} has nothing of this model: ${describe(names)}`, {
-      argument: 'path',
-    })
+    if (report.unexpected.length === names.length) throw nothingFits(path, names, this.network)
+    if (found) this.warn([foundAt(path, found)])
+    return { ...report, unexpected: [...report.unexpected, ...left], counters, ...(found && { found }) }
   }
 
   /** Images [batchSize, channels, imageSize, imageSize]; batchSize defaults to 16. See pSampleLoop. */

@@ -2,12 +2,13 @@
 import { readDiffusersFolder, type WeightsKind, writeDiffusersFolder } from '../checkpoint/diffusers'
 import { unet2DConfig, unet2DWeights } from '../checkpoint/diffusers-unet'
 import type { WeightsOptions } from '../checkpoint/diffusers-weights'
+import { type FoundWeights, findWeights, isAverage, likelyDict, type NamedDict } from '../checkpoint/find-weights'
 import { type NumberTensor, plainNumbers } from '../checkpoint/plain-numbers'
-import { readStateDictFile } from '../checkpoint/state-dict-file'
+import { checkKey, readStateDictFile } from '../checkpoint/state-dict-file'
 import { DiffusionError, quote } from '../errors'
 import type { Network } from '../nn/network'
 import { UNet } from '../nn/unet'
-import { renameLegacyDiffusers, unet2DSettings } from '../nn/unet-diffusers'
+import { renameLegacyDiffusers, todaysName, unet2DSettings } from '../nn/unet-diffusers'
 import { checkUNetFits } from '../nn/unet-fit'
 import type { StateDict } from '../nn/weights'
 import { array, boolean, oneOf, type Parsed, parseOptions, string } from '../options'
@@ -92,6 +93,8 @@ export const initFromCkptSchema = {
   onlyModel: boolean(false),
   /** 'model': weights and averages as they are in the file; 'ema': the file's averages as the weights. */
   weights: oneOf(['model', 'ema'], 'model'),
+  /** Which dict of the file has the weights, such as 'ema' or 'ema.model'. Default: the one that has the network's names. */
+  key: string(),
 }
 
 /**
@@ -104,11 +107,17 @@ export interface Checkpoint {
   /** For loadStateDict. */
   readonly dict: StateDict
   readonly counters: CheckpointReport['counters']
+  /** Where the weights were, unless that is where ddpm.py and a plain state_dict have them. */
+  readonly found?: FoundWeights
+  /** Names of the file that are not of the network beside them. */
+  readonly left: readonly string[]
 }
 
 export interface CheckpointReport extends LoadReport {
   /** Numbers of the file beside its state_dict: global_step, epoch. */
   readonly counters: Readonly<Record<string, number>>
+  /** The dict within the file that the weights are from, and what was before their names, where these are not the usual ones. */
+  readonly found?: { readonly key: string; readonly prefix: string }
 }
 
 /** The state dict that a file has for a network, by ddpm.py's names or the network's own. */
@@ -118,15 +127,60 @@ export async function readCheckpoint(
   options: unknown,
 ): Promise<Checkpoint> {
   const o = parseOptions('initFromCkpt', options, initFromCkptSchema)
-  const { tensors, others, counters, budget } = await readStateDictFile(path, (name) => {
-    return !o.ignoreKeys.some((prefix) => name.startsWith(prefix))
+  const slots = (network?.parameters.slots ?? []).map(({ name }) => name)
+  let place: FoundWeights = { key: '', prefix: '' }
+  const { tensors, others, counters, budget } = await readStateDictFile(path, (dicts) => {
+    if (o.key !== undefined) checkKey(o.key, dicts)
+    place = placeOf(o.key === undefined ? dicts : dicts.filter(({ key }) => key === o.key), slots, o.weights)
+    const outer = outerPrefix(place.prefix)
+    const ignored = (name: string) => o.ignoreKeys.some((prefix) => name.startsWith(prefix))
+    return { key: place.key, wanted: (name) => !ignored(name) && !ignored(without(outer, name)) }
   })
-  if (others.length > 0) throw bad(path, `${quote(others[0])} of its state_dict is not a tensor`)
-  let dict = wrapped(plainNumbers(tensors, budget))
+  if (others.length > 0 && Object.keys(tensors).length === 0) {
+    throw bad(path, `${quote(others[0])} of its state_dict is not a tensor, nor is there one`)
+  }
+  let { dict, left } = stripped(wrapped(plainNumbers(tensors, budget)), place.prefix)
   if (network instanceof UNet && network.options.layout === 'diffusers') dict = renameLegacyDiffusers(dict)
-  if (o.weights === 'ema') dict = withAverages(path, dict, network)
+  if (o.weights === 'ema' && !isAverage(place)) dict = withAverages(path, dict, network)
   if (o.onlyModel) dict = networkOnly(dict)
-  return { dict, counters }
+  left = [...left, ...others]
+  const usual = ['', 'state_dict'].includes(place.key) && outerPrefix(place.prefix) === ''
+  return { dict, counters, left, ...(usual ? {} : { found: place }) }
+}
+
+/** The place that has the most of the network's names, the likely first; where none has any, the likely dict. */
+function placeOf(dicts: readonly NamedDict[], slots: readonly string[], weights: 'model' | 'ema'): FoundWeights {
+  let best: FoundWeights & { count: number } = { key: likelyDict(dicts)?.key ?? '', prefix: '', count: 0 }
+  const names = new Map(dicts.map((dict) => [dict.key, new Set(dict.names.map(todaysName))]))
+  const renamed = dicts.map(({ key }) => ({ key, names: [...names.get(key)!] }))
+  for (const place of findWeights(renamed, slots.slice(0, 1), weights).slice(0, maxPlaces)) {
+    const count = slots.filter((slot) => names.get(place.key)!.has(place.prefix + slot)).length
+    if (count > best.count) best = { ...place, count }
+  }
+  return { key: best.key, prefix: best.prefix }
+}
+
+/** Each is compared with all names of the network. */
+const maxPlaces = 64
+
+/** What is before ddpm.py's own names or, where these are not used, before the network's. */
+function outerPrefix(prefix: string): string {
+  const own = [modelPrefix, modelPrefix.slice('model.'.length)].find((name) => prefix.endsWith(name)) ?? ''
+  return prefix.slice(0, prefix.length - own.length)
+}
+
+function without(prefix: string, name: string): string {
+  return name.startsWith(prefix) ? name.slice(prefix.length) : name
+}
+
+/** Without what is before ddpm.py's names; or the network's alone, by its bare names. */
+function stripped(dict: StateDict, prefix: string): { dict: StateDict; left: readonly string[] } {
+  const outer = outerPrefix(prefix)
+  if (outer === '') return { dict, left: [] }
+  const names = Object.keys(dict)
+  const inner = names.filter((name) => name.startsWith(outer))
+  const left = names.filter((name) => !name.startsWith(outer))
+  return { dict: Object.fromEntries(inner.map((name) => [name.slice(outer.length), dict[name]])), left }
 }
 
 function withAverages(path: string, dict: StateDict, network: Network | undefined): StateDict {
@@ -157,4 +211,17 @@ function wrapped(numbers: Readonly<Record<string, NumberTensor>>): StateDict {
 function bad(path: string, problem: string): DiffusionError {
   const details = { argument: 'path', received: path }
   return new DiffusionError('bad-file', `${path} can't be loaded: ${problem}`, details)
+}
+
+/** What is said where weights were found at no usual place. */
+export function foundAt(path: string, { key, prefix }: FoundWeights): string {
+  const where = key === '' ? 'its weights' : `the weights of its ${quote(key)}`
+  return `${path}: ${where} were taken${prefix === '' ? '' : `, without ${quote(prefix)} before their names`}`
+}
+
+export function nothingFits(path: string, names: readonly string[], network: Network | undefined): DiffusionError {
+  const own = network?.parameters.slots[0]
+  const like =
+    own && names.length > 0 ? `: its names are like ${quote(names[0])}, the network's like ${quote(own.name)}` : ''
+  return new DiffusionError('state-mismatch', `${path} has nothing of this model${like}`, { argument: 'path' })
 }

@@ -141,9 +141,12 @@ const legacyNames: readonly (readonly [RegExp, string])[] = [
 ]
 
 /** The attention's names of diffusers before 0.14 (query, key, value, proj_attn) to today's; others stay. */
+export function todaysName(name: string): string {
+  return legacyNames.reduce((n, [from, to]) => n.replace(from, to), name)
+}
+
 export function renameLegacyDiffusers(dict: StateDict): StateDict {
-  const rename = (name: string) => legacyNames.reduce((n, [from, to]) => n.replace(from, to), name)
-  return Object.fromEntries(Object.entries(dict).map(([name, tensor]) => [rename(name), tensor]))
+  return Object.fromEntries(Object.entries(dict).map(([name, tensor]) => [todaysName(name), tensor]))
 }
 
 function unsupported(argument: string, expected: string, value: unknown): DiffusionError {

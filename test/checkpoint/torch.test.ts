@@ -4,10 +4,10 @@ import { existsSync } from 'node:fs'
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
-import { deflateRawSync } from 'node:zlib'
 import { readSafetensors, writeSafetensors } from '../../lib/checkpoint/safetensors'
 import { readStateDictFile } from '../../lib/checkpoint/state-dict-file'
 import { Global, TorchTensor, type TorchValue, withTorchFile } from '../../lib/checkpoint/torch/checkpoint'
+import { checkpointOf, storage, string, tensor } from '../support/torch-file'
 
 const folder = path.join(__dirname, '..', '..', '..', 'test', 'fixtures', 'checkpoints')
 const fixture = (name: string) => path.join(folder, name)
@@ -45,70 +45,6 @@ async function checkStateDict(file: string, expected: string): Promise<void> {
     assert.deepEqual(numbers(tensors[name].data), numbers(wanted[`param/${name}`].data), name)
   }
 }
-
-interface ZipOptions {
-  readonly deflate?: boolean
-  /** Write every number of the directory as zip64. */
-  readonly zip64?: boolean
-}
-
-/** A zip archive of these entries. */
-function zipOf(entries: Record<string, Uint8Array>, { deflate = false, zip64 = false }: ZipOptions = {}): Buffer {
-  const parts: Buffer[] = []
-  const directory: Buffer[] = []
-  const count = Object.keys(entries).length
-  let position = 0
-  for (const [name, data] of Object.entries(entries)) {
-    const packed = deflate ? deflateRawSync(data) : data
-    const common = Buffer.alloc(26)
-    common.writeUInt16LE(20, 0)
-    common.writeUInt16LE(deflate ? 8 : 0, 4)
-    common.writeUInt32LE(packed.length, 14)
-    common.writeUInt32LE(data.length, 18)
-    common.writeUInt16LE(name.length, 22)
-    parts.push(Buffer.from('PK\x03\x04'), Buffer.from(common), Buffer.from(name), Buffer.from(packed))
-    const rest = Buffer.alloc(14)
-    rest.writeUInt32LE(zip64 ? 0xffffffff : position, 10)
-    if (zip64) {
-      common.fill(0xff, 14, 22)
-      common.writeUInt16LE(28, 24)
-    }
-    const extra = zip64 ? [Buffer.from('\x01\0\x18\0'), uint64(data.length, packed.length, position)] : []
-    directory.push(Buffer.from('PK\x01\x02\x14\0'), common, rest, Buffer.from(name), ...extra)
-    position += 30 + name.length + packed.length
-  }
-  const size = directory.reduce((sum, part) => sum + part.length, 0)
-  const end = Buffer.alloc(22)
-  end.write('PK\x05\x06')
-  if (zip64) {
-    const record = [Buffer.from('PK\x06\x06'), uint64(44), Buffer.alloc(12), uint64(count, count, size, position)]
-    const locator = [Buffer.from('PK\x06\x07\0\0\0\0'), uint64(position + size), Buffer.from('\x01\0\0\0')]
-    directory.push(...record, ...locator)
-    end.fill(0xff, 8, 20)
-  } else {
-    end.writeUInt16LE(count, 8)
-    end.writeUInt16LE(count, 10)
-    end.writeUInt32LE(size, 12)
-    end.writeUInt32LE(position, 16)
-  }
-  return Buffer.concat([...parts, ...directory, end])
-}
-
-function uint64(...values: number[]): Buffer {
-  return Buffer.from(BigUint64Array.from(values, BigInt).buffer)
-}
-
-/** A checkpoint whose pickle is these opcodes (latin1), with storages. */
-function checkpointOf(pickle: string, storages: Record<string, Uint8Array> = {}, options: ZipOptions = {}): Buffer {
-  const data = Object.fromEntries(Object.entries(storages).map(([key, bytes]) => [`a/data/${key}`, bytes]))
-  return zipOf({ 'a/data.pkl': Buffer.from(`\x80\x02${pickle}`, 'latin1'), ...data }, options)
-}
-
-const string = (text: string) => `\x8c${String.fromCharCode(text.length)}${text}`
-const storage = (key: string, size: number, type = 'FloatStorage') =>
-  `(${string('storage')}ctorch\n${type}\n${string(key)}${string('cpu')}K${String.fromCharCode(size)}tQ`
-const tensor = (stored: string, offset: string, shape: string, strides: string) =>
-  `ctorch._utils\n_rebuild_tensor_v2\n(${stored}${offset}${shape}${strides}\x89}tR`
 
 const rootOf = (bytes: Uint8Array) => withTorchFile(bytes, async ({ value }) => value)
 const tensorOf = (bytes: Uint8Array) => withTorchFile(bytes, async ({ value, load }) => load(value as TorchTensor))

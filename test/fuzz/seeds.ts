@@ -44,6 +44,7 @@ const pickleSnippets = [
 export const torchSnippets = [
   ...pickleSnippets,
   ...['PK\x03\x04', 'PK\x01\x02', 'PK\x05\x06', 'cos\nsystem\n', '\x8a\xff', 'X\xff\xff\xff\x7f', 'K\xff'],
+  ...['cargparse\nNamespace\n)\x81', 'ccollections\nCounter\n)R', 'X\x05\0\0\0model', '}b'],
 ]
 
 /** As latent-diffusion's. */

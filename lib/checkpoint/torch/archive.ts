@@ -3,6 +3,7 @@ import { promisify } from 'node:util'
 import { inflateRaw } from 'node:zlib'
 import { quote } from '../../errors'
 import { elementBytes, type ReadBytes } from '../dtypes'
+import { describeKind, headLength } from '../file-kind'
 import type { Source } from '../source'
 import { torchHost } from './globals'
 import { type PickleHost, PickleTruncated, unpickle } from './pickle'
@@ -25,7 +26,10 @@ export async function readArchive(source: Source): Promise<Archive> {
   await source.read(first, 0)
   if (first[0] === zipStart) return readZip(source)
   if (first[0] === pickleStart) return readLegacy(source)
-  throw source.bad('it begins neither like a zip archive nor like a pickle')
+  const head = new Uint8Array(Math.min(source.size, headLength))
+  await source.read(head, 0)
+  const what = describeKind(head)
+  throw source.bad(what ? `it is ${what}` : 'it begins neither like a zip archive nor like a pickle')
 }
 
 // ---- zip -------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ const plain: Readonly<Record<string, readonly string[]>> = {
   array: ['array', '_array_reconstructor'],
   builtins: ['bytearray', 'bytes', 'complex', 'dict', 'int', 'list', 'object', 'range', 'slice', 'str', 'tuple'],
   __builtin__: [
+    'xrange',
     'bytearray',
     'bytes',
     'complex',
@@ -48,6 +49,8 @@ const plain: Readonly<Record<string, readonly string[]>> = {
   numpy: ['ndarray', 'dtype'],
   'numpy.core.multiarray': ['_reconstruct'],
   'numpy._core.multiarray': ['_reconstruct'],
+  'numpy.core.numeric': ['_frombuffer'],
+  'numpy._core.numeric': ['_frombuffer'],
   'numpy.random._pickle': ['__bit_generator_ctor', '__generator_ctor', '__randomstate_ctor'],
   torch: ['Generator'],
 }
@@ -241,5 +244,5 @@ export function isInert(module: string, name: string, construct: boolean): boole
   if (![...parts, name].every(isName)) return false
   if (libraries.includes(root)) return isClass(name) || /^(_?create|_?rebuild|_?reconstruct|_?unpickle)/.test(name)
   if (root === '__main__') return isClass(name)
-  return construct && isClass(name) && !guarded.includes(root) && !root.startsWith('_')
+  return construct && isClass(name) && !(Object.hasOwn(plain, root) || guarded.includes(root) || root.startsWith('_'))
 }
