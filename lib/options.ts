@@ -1,5 +1,6 @@
 /** Declarative checking of option objects: one schema says names, types, ranges and defaults. */
 import { DiffusionError, describe, invalidArgument, quote } from './errors'
+import { plainName, synonymOf } from './synonyms'
 
 /** One option: how it is checked, and its value when it is left out (undefined without one). */
 export interface Field<T> {
@@ -62,15 +63,16 @@ export function unknownOption(owner: string, name: string, known: readonly strin
 /** The distance takes time with the product of the lengths, and no option has a name like that. */
 const longestName = 100
 
-/** The name nearest to `name` by edit distance, if one is near enough to be meant. */
+/** What `name` is called here: what others call so, or the name nearest to it by edit distance, if one is near enough to be meant. */
 export function closest(name: string, known: readonly string[]): string | undefined {
   if (name.length > longestName) return undefined
-  const plain = (s: string) => s.toLowerCase().replace(/[^a-z0-9]/g, '')
   const limit = Math.max(1, Math.floor(name.length / 3))
   const ranked = known
-    .map((candidate) => ({ candidate, distance: editDistance(plain(name), plain(candidate)) }))
+    .map((candidate) => ({ candidate, distance: editDistance(plainName(name), plainName(candidate)) }))
     .sort((a, b) => a.distance - b.distance)
-  return ranked.length > 0 && ranked[0].distance <= limit ? ranked[0].candidate : undefined
+  const near = ranked.length > 0 && ranked[0].distance <= limit ? ranked[0] : undefined
+  if (near && near.distance <= 1) return near.candidate // a slip, more than another word
+  return synonymOf(name, known) ?? near?.candidate
 }
 
 /** Insertions, deletions, substitutions and swaps of neighbours that turn `a` into `b`: Damerau 1964. */

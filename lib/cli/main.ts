@@ -16,6 +16,7 @@ import { removeTemporaryFiles } from '../checkpoint/temporary-file'
 import { DiffusionError } from '../errors'
 import { closest } from '../options'
 import { type Command, helpOf, parseCommand, UsageError } from './args'
+import { inOptionNames } from './option-names'
 import { closeLostTerminals, createOutput, flushed, note, stderr, stdout } from './output'
 import { Interrupted, listenToSignals } from './stop'
 
@@ -65,8 +66,9 @@ async function main(argv: readonly string[]): Promise<number> {
     return usage('ddpm', `unknown command '${name}'${likely ? `; did you mean '${likely}'?` : '; see ddpm --help'}`)
   }
   const json = rest.includes('--json')
+  let command: Command | undefined
   try {
-    const command = await load()
+    command = await load()
     const { values, positionals } = parseCommand(command, rest)
     if (values.help) {
       stdout.write(helpOf(command))
@@ -75,7 +77,7 @@ async function main(argv: readonly string[]): Promise<number> {
     return await command.run(values, positionals)
   } catch (error) {
     if (error instanceof UsageError) return usage(`ddpm ${name}`, `${error.message} (see ddpm ${name} --help)`)
-    return failure(`ddpm ${name}`, error, json)
+    return failure(`ddpm ${name}`, error, json, command)
   }
 }
 
@@ -84,10 +86,11 @@ function usage(who: string, message: string): number {
   return 2
 }
 
-function failure(who: string, error: unknown, json: boolean): number {
+function failure(who: string, error: unknown, json: boolean, command?: Command): number {
   if (error instanceof DiffusionError && error.cause instanceof Interrupted) return error.cause.exitCode
   const known = error instanceof DiffusionError
-  const message = error instanceof Error ? error.message : String(error)
+  const said = error instanceof Error ? error.message : String(error)
+  const message = known && command ? inOptionNames(said, error.argument, command.options) : said
   note(`${who}: ${message.split('\n').join(' ')}`)
   if (!known && process.env.DDPM_DEBUG && error instanceof Error) stderr.write(`${error.stack}\n`)
   createOutput(json).event('error', { code: known ? error.code : 'internal', message })

@@ -40,6 +40,7 @@ describe('ddpm', function () {
   })
 
   describe('says in one line what is wrong', () => {
+    const cat = path.join(data, '0001.png')
     const cases: [string, string[], number, RegExp][] = [
       ['a command', ['trian'], 2, /^ddpm: unknown command 'trian'; did you mean 'train'\?/],
       [
@@ -48,6 +49,15 @@ describe('ddpm', function () {
         2,
         /unknown option '--setps'; did you mean '--steps'\?/,
       ],
+      ['an option by another name', ['sample', '--num_inference_steps', '5'], 2, /did you mean '--steps'\?/],
+      ['another', ['train', 'x', '--learning-rate', '5'], 2, /'--learning-rate'; did you mean '--lr'\?/],
+      [
+        'a value of the library',
+        ['sample', '--init-image', cat, '--strength', '0.001'],
+        1,
+        /sample: --strength: expected at/,
+      ],
+      ['a scheduler', ['sample', '--sampler', 'ddim', '--steps', '5000'], 1, /^ddpm sample: --steps/],
       ['a number', ['sample', '--count', 'many'], 2, /--count: expected an integer of at least 1, got 'many'/],
       ['a range', ['sample', '--count', '0'], 2, /--count: expected an integer of at least 1, got '0'/],
       ['a choice', ['sample', '--sampler', 'euler'], 2, /--sampler: expected ddpm or .*unipc, got 'euler'/],
@@ -72,7 +82,12 @@ describe('ddpm', function () {
       ['no checkpoint', ['sample', '--checkpoint', at('nowhere')], 1, /^ddpm sample: .*nowhere does not exist/],
       ['no model', ['info', at('nowhere.safetensors')], 1, /^ddpm info: .*nowhere\.safetensors/],
       ['a used run folder', ['train', data, '--out', run], 1, /holds a training already/],
-      ['a changed option', ['train', '--resume', '--out', run, '--batch', '5'], 1, /batchSize is 4 in the checkpoint/],
+      [
+        'a changed option',
+        ['train', '--resume', '--out', run, '--batch', '5'],
+        1,
+        /^ddpm train: --batch is 4 in the checkpoint/,
+      ],
     ]
     for (const [name, args, code, pattern] of cases) {
       it(name, async () => {

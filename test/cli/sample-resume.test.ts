@@ -132,7 +132,7 @@ describe('ddpm sample, in parts', function () {
     writeFileSync(at('file'), '')
     mkdirSync(at('folder.png'))
     const cases: [RegExp, number, ...string[]][] = [
-      [/expected a name that ends in \.png/, 1, '-o', at('a.bmp')],
+      [/^ddpm sample: --output: expected a name that ends in \.png/, 1, '-o', at('a.bmp')],
       [/cannot write .*folder\.png: it is a folder/, 1, '-o', at('folder.png'), '--overwrite'],
       [/cannot make the folder/, 1, '-o', at('file', 'b.png')],
       [/more than 4 GiB/, 1, '--npz', at('large.npz'), '--count', '100000000'],
