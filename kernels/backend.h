@@ -2,11 +2,13 @@
 // which is linked into the addon, and the others, which are libraries beside it that export `ddpm_backend`. No
 // exception crosses it: a function that can fail returns false and leaves the reason in an Error.
 #pragma once
+#include <atomic>
+
 #include "ops.h"
 
 namespace ddpm {
 
-constexpr int32_t kBackendAbi = 6;
+constexpr int32_t kBackendAbi = 7;
 
 enum class ErrorCode : int32_t { none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal };
 
@@ -31,10 +33,13 @@ struct DeviceInfo {
   uint64_t freeBytes;    // of it, what this process could still allocate
 };
 
-// Flags that choose algorithms when a program is compiled.
+struct Gathered;  // a backend's own: convolutions whose algorithms it would choose by times
+
+// How algorithms are chosen when a program is compiled.
 struct PlanOptions {
-  int32_t deterministic = 0;  // the algorithm must not depend on the batch size or the number of threads
-  int32_t forceAlgo = -1;     // a ConvAlgo wherever it is possible; tests force each in turn
+  int32_t deterministic = 0;     // the algorithm must not depend on the batch size or the number of threads
+  int32_t forceAlgo = -1;        // a ConvAlgo wherever it is possible; tests force each in turn
+  Gathered* gathered = nullptr;  // where plan* put what is not timed yet; null: they put it nowhere
 };
 
 // A kernel of a GPU as it is launched.
@@ -99,6 +104,12 @@ struct Backend {
   // on the calling thread, add(argument, launch) in place of executing it. Pointers of ops count by their alignment
   // only. Null where the backend cannot tell.
   bool (*list)(DeviceHandle*, void (*issue)(void*), void (*add)(void*, const Launch&), void* argument, Error*);
+
+  // The choice by times. What plan* gathered for a program is timed by `choose` until `stop` is true (any thread; it
+  // may take seconds), after which plan* knows the answers; it ends with the object. Null where the backend times
+  // nothing.
+  Gathered* (*gather)(DeviceHandle*);
+  void (*choose)(DeviceHandle*, Gathered*, const std::atomic<bool>& stop);
 
 #define DDPM_KERNEL(Op) Kernel<Op> k##Op;
   DDPM_OPS(DDPM_KERNEL)

@@ -3,9 +3,11 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <new>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/choose.h"
 #include "kernels/cuda/cudnn/library.h"
 #include "kernels/cuda/device.h"
 #ifndef __CUDACC__
@@ -127,6 +129,19 @@ size_t scratchOf(DeviceHandle* handle, const Op& op) {
   return scratch(deviceOf(handle), op);
 }
 
+ddpm::Gathered* gather(DeviceHandle*) {
+  ddpm::Gathered* gathered = nullptr;
+  Error ignored;  // of memory: then nothing is timed
+  guarded(&ignored, [&] { gathered = reinterpret_cast<ddpm::Gathered*>(new cuda::Gathered); });
+  return gathered;
+}
+
+void chooseAll(DeviceHandle* handle, ddpm::Gathered* opaque, const std::atomic<bool>& stop) {
+  const std::unique_ptr<cuda::Gathered> gathered(reinterpret_cast<cuda::Gathered*>(opaque));
+  Error ignored;  // what was not chosen is planned as where nothing is timed
+  onDevice(handle, &ignored, [&](CudaDevice& device) { gathered->choose(device, stop); });
+}
+
 Backend make() {
   Backend b = {};
   b.abi = kBackendAbi;
@@ -157,6 +172,8 @@ Backend make() {
   b.planWgrad = [](DeviceHandle* d, const Conv2dWgrad& op, const PlanOptions& o) {
     return planWgrad(deviceOf(d), op, o);
   };
+  b.gather = gather;
+  b.choose = chooseAll;
 #define DDPM_KERNEL(Op) b.k##Op.run = runKernel<Op>;
   DDPM_OPS(DDPM_KERNEL)
 #undef DDPM_KERNEL

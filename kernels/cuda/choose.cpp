@@ -1,15 +1,18 @@
 #include "kernels/cuda/choose.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <sstream>
 
 #include "kernels/cuda/cudnn/cudnn.h"
+#include "kernels/cuda/trial.h"
 #include "kernels/cuda/tuning.h"
 
 namespace ddpm::cuda {
@@ -18,56 +21,13 @@ namespace {
 // All that a process spends on timing, and on building the plans that are timed.
 constexpr double kMaxSeconds = 30;
 
+// "tile128x64 in 4 parts".
+std::string nameOf(const ConvPlan& plan) {
+  const std::string name = ddpm::nameOf(plan.algo);
+  return plan.splits > 1 ? name + " in " + std::to_string(plan.splits) + " parts" : name;
+}
+
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-// Memory that the candidates of a problem are tried on. Its contents don't matter.
-class Trial {
- public:
-  Trial(const CudaDevice& device, const ConvProblem& problem) : watch_(device), problem_(problem) {
-    ConvProblem& p = problem_;
-    const bool inPlace = p.inPlace();
-    for (Tensor* t : {&p.image, &p.filter, &p.response, &p.bias, &p.sampleBias, &p.dBias}) place(*t);
-    if (inPlace)
-      p.residual.data = p.result().data;
-    else
-      place(p.residual);
-  }
-  ~Trial() {
-    for (void* memory : memory_) {
-      try {
-        watch_.device().release(memory);
-      } catch (const BackendError&) {  // the next call will say so
-      }
-    }
-  }
-  Trial(const Trial&) = delete;
-  Trial& operator=(const Trial&) = delete;
-
-  float time(const OwnAlgorithm& own) {
-    void *packed = own.plan.packedBytes ? allocate(own.plan.packedBytes) : nullptr, *scratch = allocate(own.scratch);
-    return watch_.time(nameOf(own.plan.algo), [&] { own.run(watch_.device(), problem_, packed, scratch); });
-  }
-  float timePlan(const std::string& name, int plan) {
-    void* scratch = allocate(cudnn::scratch(watch_.device(), problem_, plan));
-    return watch_.time(name, [&] { cudnn::run(watch_.device(), problem_, scratch, plan); });
-  }
-
- private:
-  void* allocate(size_t bytes) {
-    memory_.push_back(nullptr);
-    return memory_.back() = watch_.device().allocate(bytes);
-  }
-  // With the alignment that it will have.
-  void place(Tensor& t) {
-    if (!t) return;
-    const size_t offset = alignmentOf(t) == 16 ? 0 : size_t(alignmentOf(t));
-    t.data = static_cast<char*>(allocate(offset + size_t(t.rows()) * size_t(t.ld) * sizeOf(t.dtype))) + offset;
-  }
-
-  Stopwatch watch_;
-  ConvProblem problem_;
-  std::vector<void*> memory_;
-};
 
 struct Choice {
   int own = 0;    // index, or
@@ -95,25 +55,25 @@ std::string noteOf(const ConvProblem& problem, const std::vector<Candidate>& can
   return text + end;
 }
 
-// Under a lock: one thing at a time is timed in a process.
-Choice timed(const CudaDevice& device, const ConvProblem& problem, const std::vector<OwnAlgorithm>& own,
+Choice timed(Trial& trial, const ConvProblem& problem, const std::vector<OwnAlgorithm>& own,
              const std::vector<std::string>& plans) {
   const double start = now();
   std::vector<Candidate> candidates;
-  for (size_t i = 0; i < own.size(); ++i) candidates.push_back({int(i), -1, nameOf(own[i].plan.algo)});
+  for (size_t i = 0; i < own.size(); ++i) candidates.push_back({int(i), -1, nameOf(own[i].plan)});
   for (size_t i = 0; i < plans.size(); ++i) candidates.push_back({-1, int(i), plans[i]});
-  std::unique_ptr<Trial> trial;
+  trial.set(problem);
+  const Candidate* best = nullptr;
   for (Candidate& c : candidates) {
+    const float fastest = best ? best->milliseconds : -1;
     try {
-      if (!trial) trial = std::make_unique<Trial>(device, problem);
-      c.milliseconds = c.plan < 0 ? trial->time(own[size_t(c.own)]) : trial->timePlan(c.name, c.plan);
+      c.milliseconds =
+          c.plan < 0 ? trial.time(c.name, own[size_t(c.own)], fastest) : trial.timePlan(c.name, c.plan, fastest);
+      if (!best || c.milliseconds < fastest) best = &c;
     } catch (const BackendError& e) {
       c.failure = e.what();
     }
   }
-  const Candidate* best = &candidates.front();
-  for (const Candidate& c : candidates)
-    if (c.failure.empty() && (!best->failure.empty() || c.milliseconds < best->milliseconds)) best = &c;
+  if (!best) best = &candidates.front();
   return {best->own, best->plan, noteOf(problem, candidates, *best, now() - start)};
 }
 
@@ -131,49 +91,60 @@ void say(const std::string& note) {
 }
 
 ConvPlan planOf(const Choice& choice, const std::vector<OwnAlgorithm>& own) {
-  return choice.plan >= 0 ? ConvPlan{ConvAlgo::library, 0} : own[size_t(choice.own)].plan;
+  return choice.plan >= 0 ? ConvPlan{ConvAlgo::library, 0} : own.at(size_t(choice.own)).plan;
+}
+
+// Of a process, by device and problem.
+class Choices {
+ public:
+  std::optional<Choice> find(const CudaDevice& device, const ConvProblem& problem) {
+    const std::lock_guard guard(lock_);
+    const auto found = choices_.find({device.index(), problem.key()});
+    return found == choices_.end() ? std::nullopt : std::optional(found->second);
+  }
+  void add(const CudaDevice& device, const ConvProblem& problem, const Choice& choice) {
+    const std::lock_guard guard(lock_);
+    choices_[{device.index(), problem.key()}] = choice;
+  }
+
+ private:
+  std::mutex lock_;  // for moments
+  std::map<std::pair<int32_t, std::vector<int64_t>>, Choice> choices_;
+};
+
+Choices& choices() {
+  static Choices& all = *new Choices;
+  return all;
+}
+
+std::vector<std::string> plansOf(const CudaDevice& device, const ConvProblem& problem) {
+  std::string why;
+  std::vector<std::string> plans = cudnn::plans(device, problem, &why);
+  if (plans.empty()) say(why.rfind("no cuDNN", 0) == 0 ? why : problem.describe() + ": no plan of cuDNN: " + why);
+  return plans;
+}
+
+// The library as asked for: tests do.
+ConvPlan forced(const CudaDevice& device, const ConvProblem& problem, const std::vector<OwnAlgorithm>& own) {
+  const std::vector<std::string> plans = plansOf(device, problem);
+  if (plans.empty()) return own.front().plan;
+  cudnn::keep(device, problem, 0);
+  say(problem.describe() + ": " + plans.front() + ", as asked for");
+  return {ConvAlgo::library, 0};
 }
 
 ConvPlan chooseAny(const CudaDevice& device, const ConvProblem& problem, const PlanOptions& options,
                    const std::vector<OwnAlgorithm>& own) {
-  static std::mutex lock;
-  static auto& choices = *new std::map<std::pair<int32_t, std::vector<int64_t>>, Choice>;
-  static double spent = 0;
-
-  const bool forced = options.forceAlgo == int(ConvAlgo::library);
-  if (options.deterministic || (options.forceAlgo >= 0 && !forced) || (!forced && !Stopwatch::works()) ||
-      problem.result().elements() == 0)
-    return own.front().plan;
-
-  const std::lock_guard guard(lock);
-  const std::pair key(device.index(), problem.key());
-  if (const auto found = choices.find(key); found != choices.end() && !forced) {
-    say(found->second.note);
-    return planOf(found->second, own);
+  const ConvPlan& usual = own.front().plan;
+  if (options.deterministic || problem.result().elements() == 0) return usual;
+  if (options.forceAlgo >= 0) return options.forceAlgo == int(ConvAlgo::library) ? forced(device, problem, own) : usual;
+  if (!Stopwatch::works()) return usual;
+  if (const std::optional<Choice> known = choices().find(device, problem)) {
+    say(known->note);
+    return planOf(*known, own);
   }
-  const double start = now();
-  if (!forced && spent > kMaxSeconds) {
-    say(problem.describe() + ": " + nameOf(own.front().plan.algo) + ", not timed: " + std::to_string(int(kMaxSeconds)) +
-        " s were spent on timing");
-    return own.front().plan;
-  }
-  std::string why;
-  const std::vector<std::string> plans = cudnn::plans(device, problem, &why);
-  if (plans.empty()) say(why.rfind("no cuDNN", 0) == 0 ? why : problem.describe() + ": no plan of cuDNN: " + why);
-  Choice choice;
-  if (forced) {
-    if (plans.empty()) return own.front().plan;
-    choice = {-1, 0, problem.describe() + ": " + plans.front() + ", as asked for"};
-  } else if (plans.empty() && own.size() == 1) {
-    return own.front().plan;
-  } else {
-    choice = timed(device, problem, own, plans);
-  }
-  if (!plans.empty()) cudnn::keep(device, problem, choice.plan);
-  if (!forced) choices[key] = choice;
-  spent += now() - start;
-  say(choice.note);
-  return planOf(choice, own);
+  if (options.gathered) reinterpret_cast<Gathered*>(options.gathered)->add(problem, own);
+  return usual;
 }
 
 }  // namespace
@@ -186,6 +157,44 @@ ConvPlan choose(const CudaDevice& device, const ConvProblem& problem, const Plan
   } catch (const std::exception& e) {
     say(problem.describe() + ": " + e.what());
     return own.front().plan;
+  }
+}
+
+void Gathered::add(const ConvProblem& problem, std::vector<OwnAlgorithm> own) {
+  const auto same = [&](const Problem& p) { return p.problem.key() == problem.key(); };
+  if (std::none_of(problems_.begin(), problems_.end(), same)) problems_.push_back({problem, std::move(own)});
+}
+
+void Gathered::choose(const CudaDevice& device, const std::atomic<bool>& stop) {
+  static std::mutex lock;  // one thing at a time is timed in a process
+  static double spent = 0;
+  std::stable_sort(problems_.begin(), problems_.end(), [](const Problem& a, const Problem& b) {
+    return a.problem.multiplications() > b.problem.multiplications();
+  });
+  const std::lock_guard guard(lock);
+  std::unique_ptr<Trial> trial;
+  for (const auto& [problem, own] : problems_) {
+    if (stop) return;
+    if (choices().find(device, problem)) continue;  // another program's
+    const double start = now();
+    if (spent > kMaxSeconds) {
+      say(problem.describe() + ": " + nameOf(own.front().plan) + ", not timed: " + std::to_string(int(kMaxSeconds)) +
+          " s were spent on timing");
+      continue;
+    }
+    try {
+      const std::vector<std::string> plans = plansOf(device, problem);
+      if (!plans.empty() || own.size() > 1) {
+        if (!trial) trial = std::make_unique<Trial>(device);
+        const Choice choice = timed(*trial, problem, own, plans);
+        if (!plans.empty()) cudnn::keep(device, problem, choice.plan);
+        choices().add(device, problem, choice);
+        say(choice.note);
+      }
+    } catch (const std::exception& e) {
+      say(problem.describe() + ": " + e.what());
+    }
+    spent += now() - start;
   }
 }
 

@@ -1,7 +1,9 @@
-// Which algorithm computes a convolution: the fastest of our own and the plans of cuDNN, timed once for each shape when
-// a program is compiled. The choice is kept for the process; times vary, so that another process may choose otherwise.
-// With `deterministic` nothing is timed, and cuDNN, whose choice of a kernel depends on the batch size, does not count.
+// Which algorithm computes a convolution: the fastest of our own, in each tile and number of parts that makes sense,
+// and the plans of cuDNN. They are timed once for each shape, for the process; times vary, so that another process may
+// choose otherwise. With `deterministic` nothing is timed, and cuDNN, whose choice of a kernel depends on the batch
+// size, does not count.
 #pragma once
+#include <atomic>
 #include <functional>
 #include <string>
 #include <vector>
@@ -18,6 +20,25 @@ struct OwnAlgorithm {
   std::function<void(CudaDevice&, const ConvProblem&, const void* packed, void* scratch)> run;
 };
 
+// What is to be timed for a program.
+class Gathered {
+ public:
+  void add(const ConvProblem& problem, std::vector<OwnAlgorithm> own);
+
+  // Chooses for each problem, those with the most arithmetic first: there are limits on the time (choose.cpp), and the
+  // program that is compiled runs them most. Until `stop`.
+  void choose(const CudaDevice& device, const std::atomic<bool>& stop);
+
+ private:
+  struct Problem {
+    ConvProblem problem;
+    std::vector<OwnAlgorithm> own;
+  };
+  std::vector<Problem> problems_;
+};
+
+// The choice for a problem if there is one, else the first of `own`; and what can be timed is added to
+// PlanOptions::gathered, where there is one.
 ConvPlan choose(const CudaDevice& device, const ConvProblem& problem, const PlanOptions& options,
                 const std::vector<OwnAlgorithm>& own);
 

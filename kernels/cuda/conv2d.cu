@@ -5,6 +5,9 @@
 // Long sums with few tiles are split: each split writes its part to scratch memory, and a second kernel adds them up in
 // order. The order of additions within a split is the same for every tile, so that a sample's result depends on the
 // batch by the number of splits only, and not at all where they are those of one sample (PlanOptions::deterministic).
+#include <algorithm>
+#include <iterator>
+
 #include "kernels/cuda/choose.h"
 #include "kernels/cuda/conv2d.cuh"
 #include "kernels/cuda/cudnn/cudnn.h"
@@ -27,29 +30,55 @@ bool narrowOperands(const Tensor& a, const Tensor& b) {
   return isNarrow(a);
 }
 
+constexpr int kMaxSplits = 8;
+constexpr int64_t kPartOfSum = 128;  // at least, of what a split adds up
+
 // Enough blocks to fill a large GPU, where the sum is long enough to be worth it.
 int splitsOf(const CudaDevice& device, const Tensor& y, int64_t reduction, const PlanOptions& options) {
   const int64_t rows = options.deterministic ? pixels(y) : y.rows();
   const int64_t tiles = std::max<int64_t>(1, ceilDiv(rows, 64) * ceilDiv(y.c, 64));
   const int64_t wanted = options.deterministic ? 32 : device.multiprocessors();
-  return int(std::max<int64_t>(1, std::min<int64_t>({8, wanted / tiles, reduction / 128})));
+  return int(std::max<int64_t>(1, std::min<int64_t>({kMaxSplits, wanted / tiles, reduction / kPartOfSum})));
 }
 
-constexpr ConvAlgo kTiles[] = {ConvAlgo::tile128x128, ConvAlgo::tile128x64, ConvAlgo::tile64x64, ConvAlgo::tile32x64,
-                               ConvAlgo::tile128x16};
+struct Tile {
+  ConvAlgo algo;
+  int rows, columns;
+};
+constexpr Tile kTiles[] = {{ConvAlgo::tile128x128, 128, 128},
+                           {ConvAlgo::tile128x64, 128, 64},
+                           {ConvAlgo::tile64x64, 64, 64},
+                           {ConvAlgo::tile32x64, 32, 64},
+                           {ConvAlgo::tile128x16, 128, 16}};
+constexpr Tile kF32 = {ConvAlgo::direct, 64, 64};
 
-// Best first, by shapes; those behind are for where they can be timed.
+// The one by shapes first; those behind are for where they can be timed: all tiles of which less than half is empty,
+// each in as many parts as there are multiprocessors for, and the sum is long enough for.
 std::vector<ConvPlan> planProduct(const CudaDevice& device, const Tensor& source, const Tensor& w, const Tensor& y,
-                                  const PlanOptions& options) {
-  ConvPlan plan;
-  plan.splits = splitsOf(device, y, int64_t(w.h) * w.w * source.c, options);
-  if (!narrowOperands(source, w)) return {plan};
-  plan.algo = options.forceAlgo >= int(ConvAlgo::tile128x128) && options.forceAlgo <= int(ConvAlgo::tile128x16)
-                  ? ConvAlgo(options.forceAlgo)
-                  : chooseTile(device, y.rows(), y.c, plan.splits);
-  std::vector<ConvPlan> plans = {plan};
-  for (const ConvAlgo tile : kTiles)
-    if (tile != plan.algo) plans.push_back({.algo = tile, .packedBytes = 0, .splits = plan.splits});
+                                  const PlanOptions& options, size_t packedBytes) {
+  const int64_t reduction = int64_t(w.h) * w.w * source.c;
+  ConvPlan usual = {
+      .algo = ConvAlgo::direct, .packedBytes = packedBytes, .splits = splitsOf(device, y, reduction, options)};
+  const bool narrow = narrowOperands(source, w);
+  if (narrow)
+    usual.algo = options.forceAlgo >= int(ConvAlgo::tile128x128) && options.forceAlgo <= int(ConvAlgo::tile128x16)
+                     ? ConvAlgo(options.forceAlgo)
+                     : chooseTile(device, y.rows(), y.c, usual.splits);
+  std::vector<ConvPlan> plans = {usual};
+  const auto addAll = [&](const Tile& tile) {
+    const int64_t rows = ceilDiv(y.rows(), tile.rows), columns = ceilDiv(y.c, tile.columns), tiles = rows * columns;
+    const bool wasteful = tiles * tile.rows * tile.columns > 2 * y.elements();
+    if (wasteful && tile.algo != usual.algo) return;
+    for (int splits = 1; splits <= kMaxSplits; splits *= 2) {
+      if (splits > 1 && (splits * kPartOfSum > reduction || tiles * splits > 2 * device.multiprocessors())) break;
+      if (tile.algo != usual.algo || splits != usual.splits)
+        plans.push_back({.algo = tile.algo, .packedBytes = packedBytes, .splits = splits});
+    }
+  };
+  if (narrow)
+    std::for_each(std::begin(kTiles), std::end(kTiles), addAll);
+  else
+    addAll(kF32);
   return plans;
 }
 
@@ -83,20 +112,21 @@ void runProduct(CudaDevice& device, const ConvProduct& p) {
 }  // namespace
 
 ConvPlan planConv(const CudaDevice& device, const Conv2d& op, const PlanOptions& options) {
-  return choose(device, op, options, planProduct(device, op.x, op.w, op.y, options));
+  return choose(device, op, options, planProduct(device, op.x, op.w, op.y, options, 0));
 }
 
 ConvPlan planDgrad(const CudaDevice& device, const Conv2dDgrad& op, const PlanOptions& options) {
-  std::vector<ConvPlan> plans = planProduct(device, op.dy, op.w, op.dx, options);
-  if (op.w.dtype == DType::f32) plans.front().packedBytes = size_t(op.w.elements()) * sizeof(float);
-  return choose(device, op, options, plans);
+  const size_t packedBytes = op.w.dtype == DType::f32 ? size_t(op.w.elements()) * sizeof(float) : 0;
+  return choose(device, op, options, planProduct(device, op.dy, op.w, op.dx, options, packedBytes));
 }
 
 ConvAlgo planWgrad(const CudaDevice& device, const Conv2dWgrad& op, const PlanOptions& options) {
-  ConvPlan plan;
-  const bool forced = options.forceAlgo == int(ConvAlgo::tile64x64) || options.forceAlgo == int(ConvAlgo::tile128x128);
-  if (narrowOperands(op.x, op.dy) && forced) plan.algo = ConvAlgo(options.forceAlgo);
-  return choose(device, op, options, {plan}).algo;
+  if (!narrowOperands(op.x, op.dy)) return choose(device, op, options, {ConvPlan()}).algo;
+  ConvPlan usual;  // chooses between the others by itself
+  const ConvPlan small = {.algo = ConvAlgo::tile64x64}, large = {.algo = ConvAlgo::tile128x128};
+  for (const ConvPlan& plan : {small, large})
+    if (options.forceAlgo == int(plan.algo)) usual = plan;
+  return choose(device, op, options, {usual, small, large}).algo;
 }
 
 // KRSC to CRSK: each tap is a matrix.

@@ -24,6 +24,8 @@ struct ConvProblem {
   bool hasAddends() const { return bias || sampleBias || residual; }
   bool inPlace() const { return residual && residual.data == result().data; }
 
+  int64_t multiplications() const { return response.elements() * filter.h * filter.w * filter.c; }
+
   // The same for problems that the same algorithms and the same plans of a library serve: shapes, strides, dtypes, the
   // alignment of addresses, what is present and whether it is in place. While a program is compiled, pointers stand for
   // addresses to come, whose low bits they have (native/graph/step.h).

@@ -1,5 +1,4 @@
 // Timing on a GPU, by events on the stream.
-#include <algorithm>
 #include <cstdlib>
 
 #include "kernels/cuda/gpu.cuh"
@@ -7,8 +6,6 @@
 
 namespace ddpm::cuda {
 namespace {
-
-constexpr int kRuns = 3;
 
 class Event {
  public:
@@ -35,20 +32,15 @@ bool Stopwatch::works() { return true; }
 
 Stopwatch::Stopwatch(const CudaDevice& device) : device_(device.index()) {}
 
-float Stopwatch::time(const std::string&, const std::function<void()>& work) {
-  work();  // loads code, fills caches
-  float best = 0;
-  for (int i = 0; i < kRuns; ++i) {
-    const Event begin, end;
-    DDPM_CUDA(cudaEventRecord(begin.get(), device_.stream()));
-    work();
-    DDPM_CUDA(cudaEventRecord(end.get(), device_.stream()));
-    DDPM_CUDA(cudaEventSynchronize(end.get()));
-    float milliseconds = 0;
-    DDPM_CUDA(cudaEventElapsedTime(&milliseconds, begin.get(), end.get()));
-    best = i == 0 ? milliseconds : std::min(best, milliseconds);
-  }
-  return best;
+float Stopwatch::time(const std::string&, const std::function<void()>& work, int) {
+  const Event begin, end;
+  DDPM_CUDA(cudaEventRecord(begin.get(), device_.stream()));
+  work();
+  DDPM_CUDA(cudaEventRecord(end.get(), device_.stream()));
+  DDPM_CUDA(cudaEventSynchronize(end.get()));
+  float milliseconds = 0;
+  DDPM_CUDA(cudaEventElapsedTime(&milliseconds, begin.get(), end.get()));
+  return milliseconds;
 }
 
 }  // namespace ddpm::cuda

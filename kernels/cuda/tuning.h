@@ -27,8 +27,8 @@ class Stopwatch {
 
   // The device to allocate on and to give to the work.
   CudaDevice& device() { return device_; }
-  // Milliseconds that the work of a candidate takes, the best of a few.
-  float time(const std::string& candidate, const std::function<void()>& work);
+  // Milliseconds that the work of a candidate, which launches it so often, takes in all.
+  float time(const std::string& candidate, const std::function<void()>& work, int launches = 1);
 
  private:
   CudaDevice device_;

@@ -93,9 +93,7 @@ size_t scratchOf(const Target& target, const Step& step) {
       step);
 }
 
-}  // namespace
-
-Compiled compile(const Graph& source, const std::map<std::string, ValueId>& outputs, const Target& target) {
+Compiled compileOnce(const Graph& source, const std::map<std::string, ValueId>& outputs, const Target& target) {
   checkOutputs(source, outputs);
   checkPrecision(target);
   Graph graph = source;
@@ -129,6 +127,32 @@ Compiled compile(const Graph& source, const std::map<std::string, ValueId>& outp
     for (const Step& step : *steps) compiled.scratchBytes = std::max(compiled.scratchBytes, scratchOf(target, step));
   }
   return compiled;
+}
+
+// Once more where algorithms are chosen by times: what there is to be timed is known when all of it is lowered.
+void chooseByTimes(const Graph& graph, const std::map<std::string, ValueId>& outputs, const Target& target,
+                   const std::atomic<bool>& stop) {
+  Target gathering = target;
+  Gathered* gathered = gathering.options.gathered = target.backend->gather(target.device);
+  if (!gathered) return;
+  static const std::atomic<bool> nothing{true};
+  try {
+    compileOnce(graph, outputs, gathering);
+  } catch (...) {
+    target.backend->choose(target.device, gathered, nothing);
+    throw;
+  }
+  target.backend->choose(target.device, gathered, stop);
+}
+
+}  // namespace
+
+Compiled compile(const Graph& graph, const std::map<std::string, ValueId>& outputs, const Target& target,
+                 const std::atomic<bool>* stop) {
+  static const std::atomic<bool> never{false};
+  if (target.backend->gather && !target.options.deterministic)
+    chooseByTimes(graph, outputs, target, stop ? *stop : never);
+  return compileOnce(graph, outputs, target);
 }
 
 }  // namespace ddpm

@@ -1,5 +1,6 @@
 // The compiler's passes in order: dead nodes, fusion, precision, placement, lowering, memory plan.
 #pragma once
+#include <atomic>
 #include <map>
 #include <set>
 #include <string>
@@ -18,8 +19,10 @@ struct Compiled {
   uint64_t arenaBytes = 0, packedBytes = 0, scratchBytes = 0;
 };
 
-// `graph` is left as it is. Throws invalid-argument.
-Compiled compile(const Graph& graph, const std::map<std::string, ValueId>& outputs, const Target& target);
+// `graph` is left as it is. Takes milliseconds, but seconds where the backend times algorithms, of which it times no
+// more once `stop` is true. Throws invalid-argument.
+Compiled compile(const Graph& graph, const std::map<std::string, ValueId>& outputs, const Target& target,
+                 const std::atomic<bool>* stop = nullptr);
 
 // One line a step: the op, its tensors and where they lie, algorithms.
 std::string describe(const Compiled& compiled);

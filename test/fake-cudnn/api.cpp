@@ -5,7 +5,8 @@
 //
 // DDPM_FAKE_CUDNN is a list of what is to go wrong: version=<number>, create-fails, no-fusion, no-engines,
 // big-workspace, execute-fails, slow=<file>: plans are built as long as that file exists. To the file
-// DDPM_FAKE_CUDNN_LOG goes a line for each execution, for each build that waits, and for each misuse.
+// DDPM_FAKE_CUDNN_LOG goes a line for each execution (with `moments` two more, of its operands), for each build that
+// waits, and for each misuse.
 #include <unistd.h>
 
 #include <algorithm>
@@ -43,6 +44,19 @@ Status giveValues(const std::vector<T>& values, int64_t asked, int64_t* count, v
 }
 
 #ifndef FAKE_CUDNN_LACKS_EXECUTE
+// Mean and variance of a dense f32 operand.
+void logMoments(const std::string& name, const TensorInfo& t, const std::map<int64_t, void*>& byId) {
+  const auto* values = static_cast<const float*>(byId.at(t.id));
+  const int64_t count = t.dims[0] * t.dims[1] * t.dims[2] * t.dims[3];
+  double sum = 0, squares = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    sum += double(values[i]);
+    squares += double(values[i]) * double(values[i]);
+  }
+  const double mean = sum / double(count);
+  log("moments of " + name + ": " + std::to_string(mean) + " " + std::to_string(squares / double(count) - mean * mean));
+}
+
 Status execute(const Descriptor& p, const Descriptor& pack) {
   const auto ids = pack.all<int64_t>(1000);
   const auto pointers = pack.all<void*>(1001);
@@ -66,6 +80,11 @@ Status execute(const Descriptor& p, const Descriptor& pack) {
   if (e.workspace && !workspace) return misuse(nullPointer, "no workspace");
   if (option("execute-fails")) return refuse(executionFailed, "asked to");
   if (e.workspace) std::memset(workspace, 0x5A, size_t(e.workspace));
+  if (option("moments")) {
+    const Operation& first = p.origin->operations[0];
+    logMoments("image", first.x, byId);
+    logMoments("filter", first.w, byId);
+  }
   compute(p.origin->operations, byId, e.wrong);
   static const char* const kinds[] = {"forward", "dgrad", "wgrad", "add"};
   log("execute " + std::string(kinds[int(p.origin->operations[0].kind)]) + ", engine " + std::to_string(e.index) +

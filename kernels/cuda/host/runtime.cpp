@@ -111,8 +111,10 @@ int32_t CudaDevice::count(Error*) { return 1; }
 CudaDevice::CudaDevice(int32_t index) : index_(index), multiprocessors_(4) {
   if (const char* given = std::getenv("DDPM_HOST_MULTIPROCESSORS")) multiprocessors_ = std::max(1, std::atoi(given));
   if (index != 0) throw BackendError(ErrorCode::deviceUnavailable, "there is one cuda-host device, 0");
+  if (std::getenv("DDPM_HOST_LAUNCHES")) std::fprintf(stderr, "device opened\n");
 }
 CudaDevice::~CudaDevice() {
+  if (std::getenv("DDPM_HOST_LAUNCHES")) std::fprintf(stderr, "device closed\n");
   while (!recordings_.empty()) release(*recordings_.begin());
 }
 void CudaDevice::use() const {}

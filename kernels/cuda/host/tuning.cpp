@@ -1,5 +1,5 @@
 // Timing on the CPU, where it would mean nothing: tests give the times. DDPM_HOST_TIMES is a list like
-// "direct=2,cuDNN engine 4=0.5"; the work of a candidate is done once, and the time is that of the first entry that its
+// "direct=2,cuDNN engine 4=0.5"; the work is done, and a launch takes the time of the first entry that the candidate's
 // name begins with.
 #include "kernels/cuda/tuning.h"
 
@@ -26,13 +26,13 @@ bool Stopwatch::works() { return std::getenv("DDPM_HOST_TIMES") != nullptr; }
 
 Stopwatch::Stopwatch(const CudaDevice& device) : device_(device.index()) {}
 
-float Stopwatch::time(const std::string& candidate, const std::function<void()>& work) {
+float Stopwatch::time(const std::string& candidate, const std::function<void()>& work, int launches) {
   work();
   std::stringstream times(std::getenv("DDPM_HOST_TIMES"));
   for (std::string entry; std::getline(times, entry, ',');) {
     const size_t sign = entry.find('=');
     if (sign != std::string::npos && candidate.rfind(entry.substr(0, sign), 0) == 0)
-      return std::strtof(entry.c_str() + sign + 1, nullptr);
+      return std::strtof(entry.c_str() + sign + 1, nullptr) * float(launches);
   }
   throw BackendError(ErrorCode::internal, "DDPM_HOST_TIMES has no time of " + candidate);
 }

@@ -1,0 +1,125 @@
+/** The choice of algorithms by times, which are given on cuda-host: what is tried, how, and in which order. */
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { testedBackends } from '../support/devices'
+import { fakeCudnn } from '../support/fake-cudnn'
+
+interface Tuned {
+  readonly plan: string
+  /** What DDPM_DEBUG=plan said of each problem. */
+  readonly notes: string[]
+  /** Devices opened and closed, and kernels launched, before the program was run: 'opened', 'closed', names of kernels. */
+  readonly events: string[]
+}
+
+function tune(times: string, scenario = {}, env: Record<string, string> = {}): Tuned {
+  const { status, stdout, stderr } = spawnSync(
+    process.execPath,
+    [path.join(__dirname, 'tuning-child.js'), JSON.stringify(scenario)],
+    {
+      ...{ encoding: 'utf8', timeout: 120_000, maxBuffer: 1 << 28 },
+      env: {
+        ...process.env,
+        DDPM_DEBUG: 'plan',
+        DDPM_HOST_LAUNCHES: '1',
+        DDPM_HOST_TIMES: times,
+        DDPM_HOST_CUDNN: 'off',
+        ...env,
+      },
+    },
+  )
+  assert.equal(status, 0, stderr)
+  const compiled = stderr.slice(0, stderr.indexOf('compiled\n'))
+  return {
+    plan: JSON.parse(stdout),
+    notes: [...stderr.matchAll(/^ddpm-native: (Conv2d.*)$/gm)].map(([, note]) => note),
+    events: [...compiled.matchAll(/^(?:device (\w+)|launch (\w+).*, grid .*)$/gm)].map(([, a, b]) => a ?? b),
+  }
+}
+
+const chosen = ({ notes }: Tuned) => notes.map((note) => /: (.*); timed: /.exec(note)?.[1])
+const algorithms = ({ plan }: Tuned) => [...plan.matchAll(/^Conv2d (\w+)/gm)].map(([, algorithm]) => algorithm)
+
+describe('the choice of algorithms by times', () => {
+  before(function () {
+    if (testedBackends.includes('cuda-host')) return
+    console.log('Not tested: tuning, without cuda-host')
+    this.skip()
+  })
+
+  it('begins with the most arithmetic, on one device that is given back', () => {
+    const { notes, events } = tune('direct in 2 parts=1,direct=2', { times: 2 })
+    assert.deepEqual(
+      notes.map((note) => /^Conv2d .*? to \[\d+,\d+,\d+,(\d+)\], (\d)x/.exec(note)!.slice(1).join(' ')),
+      ['96 3', '32 3'], // there is one way only to compute the smallest: its sum is of 32
+    )
+    const devices = events.filter((event) => event === 'opened' || event === 'closed')
+    assert.deepEqual(devices, ['opened', 'opened', 'closed'])
+    assert.equal(events.at(-1), 'closed', 'what is compiled again is not timed again')
+  })
+
+  it('tries the sum in parts', () => {
+    const tuned = tune('direct in 2 parts=1,direct=2')
+    assert.deepEqual(chosen(tuned), ['direct in 2 parts', 'direct in 2 parts'])
+    assert.deepEqual(algorithms(tuned), ['direct', 'direct', 'direct'])
+  })
+
+  for (const best of ['tile64x64 in 2 parts', 'tile128x64', 'tile32x64 in 2 parts']) {
+    it(`tries tiles and parts together: ${best}`, () => {
+      const tuned = tune(`${best}=1,tile=2`.replace('tile128x64=', 'tile128x64 in=2,tile128x64='), {
+        precision: 'bf16',
+      })
+      assert.equal(chosen(tuned)[0], best)
+      assert.ok(tuned.plan.includes(`Conv2d ${best.split(' ')[0]} `), tuned.plan)
+      const names = tuned.notes[0].slice(tuned.notes[0].indexOf('; timed: '))
+      for (const name of ['tile64x64 2.0', 'tile32x64 2.0', 'tile128x64 in 2 parts 2.0'])
+        assert.ok(names.includes(name), names)
+    })
+  }
+
+  const products = ({ events }: Tuned) => events.filter((event) => event === 'productKernel').length
+
+  it('is of several launches at once', () => {
+    // Two candidates of two problems, each once to load it, once to see how long it takes; then ten launches are recorded and
+    // replayed four times.
+    assert.equal(products(tune('direct=0.5')), 2 * 2 * (2 + 4 * 10))
+    assert.equal(products(tune('direct=2')), 2 * 2 * (2 + 4 * 2), 'as many as take 5 ms')
+  })
+
+  it('ends early for what is much slower', () => {
+    assert.equal(products(tune('direct in 2 parts=0.5,direct=50')), 2 * (2 + 4 * 10 + 2))
+  })
+
+  it('is of normal numbers', () => {
+    const log = path.join(mkdtempSync(path.join(tmpdir(), 'ddpm-tuning-')), 'log')
+    try {
+      const env = { DDPM_HOST_CUDNN: fakeCudnn, DDPM_FAKE_CUDNN: 'moments', DDPM_FAKE_CUDNN_LOG: log }
+      tune('direct=2,cuDNN=1', {}, env)
+      const lines = readFileSync(log, 'utf8').matchAll(/^moments of (\w+): (\S+) (\S+)$/gm)
+      const moments = [...lines].map(([, name, mean, variance]) => ({ name, mean: +mean, variance: +variance }))
+      const tried = moments.slice(0, 2) // the first that was executed: 1920 and 27648 of them
+      assert.deepEqual(
+        tried.map(({ name }) => name),
+        ['image', 'filter'],
+      )
+      for (const { name, mean, variance } of tried) {
+        assert.ok(Math.abs(mean) < 0.1 && Math.abs(variance - 1) < 0.2, `${name}: ${mean}, ${variance}`)
+      }
+    } finally {
+      rmSync(path.dirname(log), { recursive: true })
+    }
+  })
+
+  it('leaves out what can not be recorded', () => {
+    const { notes } = tune('direct in 2 parts=1,direct=2', {}, { DDPM_HOST_REFUSES_RECORDING: 'pointwise' })
+    assert.match(notes[0], /: direct; timed: .*direct in 2 parts failed \(.*cannot be recorded\)/)
+  })
+
+  it('is not made with `deterministic`', () => {
+    const { notes, events } = tune('direct=1', { deterministic: true })
+    assert.deepEqual([notes, events], [[], ['opened']])
+  })
+})
