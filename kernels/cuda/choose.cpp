@@ -14,6 +14,7 @@
 #include "kernels/cuda/cudnn/cudnn.h"
 #include "kernels/cuda/trial.h"
 #include "kernels/cuda/tuning.h"
+#include "kernels/cuda/tuning_file.h"
 
 namespace ddpm::cuda {
 namespace {
@@ -30,8 +31,9 @@ std::string nameOf(const ConvPlan& plan) {
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 struct Choice {
-  int own = 0;    // index, or
-  int plan = -1;  // of cuDNN
+  int own = 0;       // index, or
+  int plan = -1;     // of cuDNN
+  std::string name;  // empty where none could be timed
   std::string note;
 };
 
@@ -41,6 +43,13 @@ struct Candidate {
   float milliseconds = -1;
   std::string failure;
 };
+
+std::vector<Candidate> candidatesOf(const std::vector<OwnAlgorithm>& own, const std::vector<std::string>& plans) {
+  std::vector<Candidate> candidates;
+  for (size_t i = 0; i < own.size(); ++i) candidates.push_back({int(i), -1, nameOf(own[i].plan)});
+  for (size_t i = 0; i < plans.size(); ++i) candidates.push_back({-1, int(i), plans[i]});
+  return candidates;
+}
 
 std::string noteOf(const ConvProblem& problem, const std::vector<Candidate>& candidates, const Candidate& best,
                    double seconds) {
@@ -56,11 +65,8 @@ std::string noteOf(const ConvProblem& problem, const std::vector<Candidate>& can
 }
 
 Choice timed(Trial& trial, const ConvProblem& problem, const std::vector<OwnAlgorithm>& own,
-             const std::vector<std::string>& plans) {
+             std::vector<Candidate> candidates) {
   const double start = now();
-  std::vector<Candidate> candidates;
-  for (size_t i = 0; i < own.size(); ++i) candidates.push_back({int(i), -1, nameOf(own[i].plan)});
-  for (size_t i = 0; i < plans.size(); ++i) candidates.push_back({-1, int(i), plans[i]});
   trial.set(problem);
   const Candidate* best = nullptr;
   for (Candidate& c : candidates) {
@@ -73,8 +79,9 @@ Choice timed(Trial& trial, const ConvProblem& problem, const std::vector<OwnAlgo
       c.failure = e.what();
     }
   }
+  const std::string name = best ? best->name : "";
   if (!best) best = &candidates.front();
-  return {best->own, best->plan, noteOf(problem, candidates, *best, now() - start)};
+  return {best->own, best->plan, name, noteOf(problem, candidates, *best, now() - start)};
 }
 
 // Why an algorithm was chosen, with `plan` among the words of DDPM_DEBUG; each once.
@@ -165,36 +172,71 @@ void Gathered::add(const ConvProblem& problem, std::vector<OwnAlgorithm> own) {
   if (std::none_of(problems_.begin(), problems_.end(), same)) problems_.push_back({problem, std::move(own)});
 }
 
-void Gathered::choose(const CudaDevice& device, const std::atomic<bool>& stop) {
-  static std::mutex lock;  // one thing at a time is timed in a process
-  static double spent = 0;
-  std::stable_sort(problems_.begin(), problems_.end(), [](const Problem& a, const Problem& b) {
-    return a.problem.multiplications() > b.problem.multiplications();
-  });
-  const std::lock_guard guard(lock);
-  std::unique_ptr<Trial> trial;
-  for (const auto& [problem, own] : problems_) {
-    if (stop) return;
-    if (choices().find(device, problem)) continue;  // another program's
+namespace {
+
+// One at a time in a process: others would disturb its times.
+class Chooser {
+ public:
+  Chooser(const CudaDevice& device, double& spent)
+      : device_(device),
+        spent_(spent),
+        file_(tuningFolder(), identityOf(device) + ", ddpm-native " DDPM_VERSION ", " + cudnn::version()) {}
+  ~Chooser() { file_.save(); }
+
+  void choose(const ConvProblem& problem, const std::vector<OwnAlgorithm>& own) {
     const double start = now();
-    if (spent > kMaxSeconds) {
+    if (spent_ > kMaxSeconds) {
       say(problem.describe() + ": " + nameOf(own.front().plan) + ", not timed: " + std::to_string(int(kMaxSeconds)) +
           " s were spent on timing");
-      continue;
+      return;
     }
     try {
-      const std::vector<std::string> plans = plansOf(device, problem);
-      if (!plans.empty() || own.size() > 1) {
-        if (!trial) trial = std::make_unique<Trial>(device);
-        const Choice choice = timed(*trial, problem, own, plans);
-        if (!plans.empty()) cudnn::keep(device, problem, choice.plan);
-        choices().add(device, problem, choice);
+      const std::vector<std::string> plans = plansOf(device_, problem);
+      const std::vector<Candidate> candidates = candidatesOf(own, plans);
+      if (candidates.size() > 1) {
+        const Choice choice = choose(problem, own, candidates);
+        if (!plans.empty()) cudnn::keep(device_, problem, choice.plan);
+        choices().add(device_, problem, choice);
         say(choice.note);
       }
     } catch (const std::exception& e) {
       say(problem.describe() + ": " + e.what());
     }
-    spent += now() - start;
+    spent_ += now() - start;
+  }
+
+ private:
+  Choice choose(const ConvProblem& problem, const std::vector<OwnAlgorithm>& own,
+                const std::vector<Candidate>& candidates) {
+    const std::string earlier = file_.find(problem.key());
+    for (const Candidate& c : candidates)
+      if (c.name == earlier) return {c.own, c.plan, c.name, problem.describe() + ": " + c.name + ", as timed earlier"};
+    if (!trial_) trial_ = std::make_unique<Trial>(device_);
+    const Choice choice = timed(*trial_, problem, own, candidates);
+    if (!choice.name.empty()) file_.add(problem.key(), choice.name);
+    return choice;
+  }
+
+  const CudaDevice& device_;
+  double& spent_;  // seconds
+  TuningFile file_;
+  std::unique_ptr<Trial> trial_;
+};
+
+}  // namespace
+
+void Gathered::choose(const CudaDevice& device, const std::atomic<bool>& stop) {
+  static std::mutex lock;
+  static double spent = 0;
+  std::stable_sort(problems_.begin(), problems_.end(), [](const Problem& a, const Problem& b) {
+    return a.problem.multiplications() > b.problem.multiplications();
+  });
+  if (problems_.empty()) return;
+  const std::lock_guard guard(lock);
+  Chooser chooser(device, spent);
+  for (const auto& [problem, own] : problems_) {
+    if (stop) return;
+    if (!choices().find(device, problem)) chooser.choose(problem, own);  // another program may have had it
   }
 }
 

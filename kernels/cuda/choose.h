@@ -1,7 +1,7 @@
 // Which algorithm computes a convolution: the fastest of our own, in each tile and number of parts that makes sense,
-// and the plans of cuDNN. They are timed once for each shape, for the process; times vary, so that another process may
-// choose otherwise. With `deterministic` nothing is timed, and cuDNN, whose choice of a kernel depends on the batch
-// size, does not count.
+// and the plans of cuDNN. They are timed once for each shape, for the process and, by way of a file, for those that
+// come after it (tuning_file.h); times vary, so that without the file another process may choose otherwise. With
+// `deterministic` nothing is timed, and cuDNN, whose choice of a kernel depends on the batch size, does not count.
 #pragma once
 #include <atomic>
 #include <functional>

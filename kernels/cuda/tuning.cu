@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/gpu.cuh"
 #include "kernels/cuda/tuning.h"
+#include "kernels/cuda/tuning_file.h"
 
 namespace ddpm::cuda {
 namespace {
@@ -24,6 +25,21 @@ class Event {
 std::string cudnnPlace() {
   const char* place = std::getenv("DDPM_CUDNN");
   return place ? place : "";
+}
+
+std::string tuningFolder() {
+  const char* folder = std::getenv("DDPM_TUNE_CACHE");
+  return !folder ? cacheFolder() : std::string(folder) == "off" ? "" : folder;
+}
+
+std::string identityOf(const CudaDevice& device) {
+  DeviceInfo info;
+  device.describe(&info);
+  int driver = 0, runtime = 0;
+  DDPM_CUDA(cudaDriverGetVersion(&driver));
+  DDPM_CUDA(cudaRuntimeGetVersion(&runtime));
+  return std::string(info.name) + ", " + info.isa + ", " + std::to_string(info.threads) + " multiprocessors, driver " +
+         std::to_string(driver) + ", runtime " + std::to_string(runtime);
 }
 
 void issue(const std::function<void()>& work) { work(); }

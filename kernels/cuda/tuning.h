@@ -13,6 +13,12 @@ namespace ddpm::cuda {
 // default.
 std::string cudnnPlace();
 
+// Folder of the files with earlier processes' choices, "" for none (tuning_file.h). On GPUs DDPM_TUNE_CACHE, a folder
+// or "off", by default cacheFolder(); on the CPU, where times are given, only where DDPM_TUNE_CACHE is set.
+std::string tuningFolder();
+// What times depend on but the library of others: the device's name and the version of its driver.
+std::string identityOf(const CudaDevice& device);
+
 // Does the work, which puts something on the device's stream by way of a library. On the CPU, which has no streams to
 // record from, a recording keeps the work itself.
 void issue(const std::function<void()>& work);

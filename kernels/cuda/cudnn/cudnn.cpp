@@ -174,6 +174,12 @@ Convolver& existing(const CudaDevice& device) {
 
 }  // namespace
 
+std::string version() {
+  std::string why;
+  const Library* found = library(&why);
+  return found ? "cuDNN " + found->version : "no cuDNN";
+}
+
 std::vector<std::string> plans(const CudaDevice& device, const ConvProblem& problem, std::string* why) {
   for (const Tensor* t : {&problem.image, &problem.filter, &problem.response})
     if (t->elements() == 0) {

@@ -14,6 +14,9 @@
 
 namespace ddpm::cuda::cudnn {
 
+// "cuDNN 9.5.1", or "no cuDNN". Opens it.
+std::string version();
+
 // Names of the plans that compute it, best first by cuDNN's heuristics; none with the reason in `why`. Plans whose
 // results would depend on chance are left out, and so are those that round more than ops.h allows.
 std::vector<std::string> plans(const CudaDevice& device, const ConvProblem& problem, std::string* why);

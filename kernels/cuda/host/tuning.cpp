@@ -15,6 +15,16 @@ std::string cudnnPlace() {
   return place ? place : "off";  // "" searches, as on a GPU
 }
 
+std::string tuningFolder() {
+  const char* folder = std::getenv("DDPM_TUNE_CACHE");
+  return !folder || std::string(folder) == "off" ? "" : folder;
+}
+
+std::string identityOf(const CudaDevice&) {
+  const char* driver = std::getenv("DDPM_HOST_DRIVER");
+  return std::string("cuda-host, driver ") + (driver ? driver : "0");
+}
+
 void issue(const std::function<void()>& work) {
   if (host::recorded)
     host::recorded->work.push_back(work);
