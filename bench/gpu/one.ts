@@ -65,10 +65,14 @@ async function training(o: Arguments): Promise<Measured> {
   using ddpm = await open(o.device, o.precision, o.folder)
   ddpm.configureOptimizers({ lr: learningRate })
   const { x, noise, t } = await readInputs(o.folder, o.batch)
-  const images = (data: Float32Array) => Tensor.wrap(data, [o.batch, 3, 32, 32])
+  const { device } = ddpm
+  const images = (data: Float32Array) =>
+    Tensor.onDevice(device, device.upload(data), [o.batch, 3, 32, 32], { owned: true })
+  using batch = images(x)
+  using given = images(noise)
   const losses: number[] = []
   const all = await times(o.seconds, async () => {
-    losses.push((await ddpm.trainBatch(images(x), { t, noise: images(noise) })).loss)
+    losses.push((await ddpm.trainBatch(batch, { t, noise: given })).loss)
   })
   const compared = Float32Array.from(losses.slice(0, comparedSteps))
   writeResult(resultFile(o.folder, `ours ${o.precision}`, 'training', o.batch), compared)

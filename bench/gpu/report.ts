@@ -127,7 +127,8 @@ function page(report: Report): string {
 \`${command}\`, ${date}. CIFAR-10 UNet (35.7 M parameters, 32x32), the same weights and inputs for all, each measurement in
 a process of its own for at least ${seconds} s after a warm-up. Node.js ${node}${versions.size > 0 ? `, PyTorch ${[...versions].join(', ')}` : ''}.
 A sampling step is the network and the posterior step with its noise; a training step is q_sample, forward, loss, gradients
-and AdamW. Ours are timed through the public API (\`sample\`, \`trainBatch\`). Differences are of one step's result and of the
+and AdamW. Ours are timed through the public API (\`sample\`, \`trainBatch\`). Images and noise are on the device before a step is
+timed, on both sides; a sampling, which is 50 or 20 steps, ends with its images on the host. Differences are of one step's result and of the
 first losses, by the reference's largest value. Bandwidths count what must be read and written, once each.
 
 Libraries: ${device.libraries || 'none'}. Before: ${gpuBefore}. After: ${gpuAfter}.
@@ -138,11 +139,11 @@ ${bandwidthTable(bandwidth)}
 `
 }
 
-/** Returns the names of the files. */
-export function writeReport(report: Report, folder: string): string[] {
+/** Returns the names of the files, which end in `suffix`. */
+export function writeReport(report: Report, folder: string, suffix = ''): string[] {
   mkdirSync(folder, { recursive: true })
   const name = report.device.name.toLowerCase().replaceAll(/[^a-z0-9]+/g, '-')
-  const base = path.join(folder, `${report.date.slice(0, 10)}-${name}`)
+  const base = path.join(folder, `${report.date.slice(0, 10)}-${name}${suffix}`)
   writeFileSync(`${base}.json`, `${JSON.stringify(report, null, 2)}\n`)
   writeFileSync(`${base}.md`, page(report))
   return [`${base}.json`, `${base}.md`]

@@ -2,6 +2,8 @@
  * npm run bench:gpu: milliseconds of a sampling step (CIFAR-10 UNet and posterior step), training steps, and the share of
  * copy bandwidth that the fused posterior step and GroupNorm reach, beside PyTorch on the same GPU with the same weights and
  * inputs. Each measurement has a process of its own; results are compared. Writes <date>-<device>.json and .md.
+ * torch.compile takes minutes a shape, and has a call of its own: --compiled measures it, beside the others in bf16, into
+ * <date>-<device>-compiled.
  * Options: --quick (a few minutes), --seconds S for each (3), --batches 1,16,128,512, --training 128, --precisions fp32,bf16,
  * --only <text of 'sampling 16 ours bf16'>, --device cuda, --out bench/results, --dry to write nothing. PYTHON is PyTorch's
  * interpreter.
@@ -19,6 +21,8 @@ import {
   batches,
   type Kind,
   type Measured,
+  peersOf,
+  references,
   resultFile,
   trainingBatch,
   writeWorkload,
@@ -29,6 +33,7 @@ const python = process.env.PYTHON ?? 'python3'
 const { values } = parseArgs({
   options: {
     quick: { type: 'boolean', default: false },
+    compiled: { type: 'boolean', default: false },
     seconds: { type: 'string' },
     batches: { type: 'string', default: batches.join(',') },
     training: { type: 'string', default: String(trainingBatch) },
@@ -42,10 +47,13 @@ const { values } = parseArgs({
 const seconds = Number(values.seconds ?? (values.quick ? 1 : 3))
 const numbers = (text: string) => text.split(',').filter(Boolean).map(Number)
 
+/** Of one measurement. */
+const deadlineMs = values.compiled ? 600_000 : 240_000
+
 function child<T>(file: string, args: readonly string[]): T {
   const { stdout, stderr, error, signal } = spawnSync(file, args, {
     encoding: 'utf8',
-    timeout: 240_000,
+    timeout: deadlineMs,
     maxBuffer: 1 << 26,
   })
   if (error) throw error
@@ -94,7 +102,7 @@ function compare(kind: Row['kind'], batch: number, peers: readonly string[], fol
     rows.push(row)
   }
   const file = (peer: string) => resultFile(folder, peer, kind, batch)
-  const reference = ['pytorch eager-fp32', 'ours fp32', 'ours bf16'].find((peer) => existsSync(file(peer)))
+  const reference = references.find((peer) => existsSync(file(peer)))
   if (!reference) return rows
   const expected = readResult(file(reference))
   return rows.map((row) => {
@@ -117,14 +125,11 @@ async function main(): Promise<number> {
   console.log(`${device.name} (${device.isa}), ${(device.memoryBytes / 2 ** 30).toFixed(0)} GiB; ${device.libraries}\n`)
   const torch = spawnSync(python, ['-c', 'import torch; assert torch.cuda.is_available()'], { encoding: 'utf8' })
   if (torch.status !== 0) console.log(`PyTorch is not measured: ${python} has no torch that finds the GPU\n`)
-  const peers = [
-    ...values.precisions.split(',').map((precision) => `ours ${precision}`),
-    ...(torch.status === 0 ? ['pytorch eager-fp32', 'pytorch eager-bf16'] : []),
-  ]
-  // Compiling takes minutes a shape: in a quick run only where it is asked for with --only.
-  const compiled = torch.status === 0 && (!values.quick || values.only.includes('compiled'))
-  if (compiled) peers.push('pytorch compiled-bf16')
-
+  const peers = peersOf({
+    precisions: values.precisions.split(','),
+    torch: torch.status === 0,
+    compiled: values.compiled,
+  })
   const folder = mkdtempSync(path.join(os.tmpdir(), 'ddpm-gpu-'))
   try {
     const sizes = numbers(values.batches)
@@ -143,7 +148,7 @@ async function main(): Promise<number> {
     // After each workload: what is measured stays where the rest is cut off.
     const keep = () => {
       report.gpuAfter = gpuState(values.device)
-      return values.dry ? [] : writeReport(report, values.out)
+      return values.dry ? [] : writeReport(report, values.out, values.compiled ? '-compiled' : '')
     }
     for (const batch of sizes) {
       report.rows.push(...compare('sampling', batch, peers, folder))
@@ -153,7 +158,7 @@ async function main(): Promise<number> {
       report.rows.push(...compare('training', batch, peers, folder))
       keep()
     }
-    if ('bandwidth'.includes(values.only)) {
+    if (!values.compiled && 'bandwidth'.includes(values.only)) {
       process.stdout.write('bandwidth ... ')
       try {
         report.bandwidth.push(...ours<Bandwidth[]>('bandwidth', bandwidthBatch, 'fp32', folder))

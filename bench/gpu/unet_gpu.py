@@ -62,7 +62,7 @@ def sampling(unet, inputs, config, variant, seconds, path):
             t = torch.full((n,), 500, dtype=torch.int64, device="cuda")
             for _ in range(steps):
                 x = step(x, t, torch.randn_like(x)).clone()
-            return x
+            return x.cpu()  # as ddpm.sample() does
 
         return [ms / steps for ms in measure(run, seconds)]
 
@@ -110,7 +110,7 @@ def main(kind, batch, variant, seconds, folder):
     path = f"{folder}/pytorch-{variant}-{kind}-{batch}.f32"
     times = {"sampling": sampling, "training": training}[kind](unet, inputs, config, variant, float(seconds), path)
     measured = {
-        "version": torch.__version__,
+        "version": f"{torch.__version__} (CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()})",
         "medianMs": statistics.median(times),
         "minMs": min(times),
         "samples": len(times),

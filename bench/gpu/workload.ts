@@ -23,6 +23,16 @@ export const comparedSamples = 16
 
 export type Kind = 'sampling' | 'training' | 'bandwidth'
 
+/** Who is measured. `compiled`: by torch.compile, and whom it is to be compared with. */
+export function peersOf(o: { precisions: readonly string[]; torch: boolean; compiled: boolean }): string[] {
+  if (o.compiled) return ['ours bf16', ...(o.torch ? ['pytorch eager-bf16', 'pytorch compiled-bf16'] : [])]
+  const ours = o.precisions.map((precision) => `ours ${precision}`)
+  return [...ours, ...(o.torch ? ['pytorch eager-fp32', 'pytorch eager-bf16'] : [])]
+}
+
+/** Whose result the others are compared with: the first that is there. */
+export const references = ['pytorch eager-fp32', 'ours fp32', 'pytorch eager-bf16', 'ours bf16']
+
 /** What one process prints as its last line. */
 export interface Measured {
   readonly version: string

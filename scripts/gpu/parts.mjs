@@ -8,13 +8,14 @@ const root = path.join(import.meta.dirname, '..', '..')
 const mocha = createRequire(import.meta.url).resolve('mocha/bin/mocha.js')
 const built = (...names) => path.join(root, 'dist', ...names)
 
-/** Deadlines in seconds; --quick's come to 8 minutes together. */
+/** Deadlines in seconds; those of what --quick runs come to 8 minutes together. */
 const deadlines = {
   smoke: { quick: 40, whole: 120 },
   bench: { quick: 170, whole: 1800 },
   tests: { quick: 130, whole: 1800 },
   memcheck: { quick: 70, whole: 3600 },
   racecheck: { quick: 70, whole: 3600 },
+  compiled: { quick: 1800, whole: 3600 },
 }
 
 /** The kernels with shared memory and pipelines, which --quick gives to the sanitizer. */
@@ -23,7 +24,7 @@ const some = 'conv2d|groupNorm|attention|posteriorStep|adamw'
 /** Without .mocharc.json: it would add its own spec, which is every test there is. */
 const tests = (files, ...more) => [mocha, '--no-config', '--reporter', 'dot', '--timeout', '600000', ...more, ...files]
 
-/** Each { name, seconds, command, args, env, accepts(log) }, or { name, missing }: why it can't run. */
+/** Each { name, seconds, command, args, env, accepts(log), onRequest }, or { name, missing }: why it can't run. */
 export function gpuParts({ quick, device, out, sanitizer = findSanitizer() }) {
   const node = process.execPath
   const env = { DDPM_TEST_DEVICE: device }
@@ -35,16 +36,19 @@ export function gpuParts({ quick, device, out, sanitizer = findSanitizer() }) {
     const accepts = (log) => sanitizerSummary(log).errors === 0 // no summary: it did not get that far
     return { name: tool, seconds: seconds(tool), command: sanitizer.sanitizer, args, env, accepts }
   }
+  const bench = (...more) => [built('bench', 'gpu', 'run.js'), '--device', device, '--out', out, ...more]
   return [
     { name: 'smoke', seconds: seconds('smoke'), command: node, args: [built('test', 'gpu', 'smoke.js'), device] },
     {
       name: 'bench',
       seconds: seconds('bench'),
       command: node,
-      args: [built('bench', 'gpu', 'run.js'), '--device', device, '--out', out, ...(quick ? ['--quick'] : [])],
+      args: bench(...(quick ? ['--quick'] : [])),
     },
     { name: 'tests', seconds: seconds('tests'), command: node, args: tests(gpuTests), env },
     checked('memcheck'),
     checked('racecheck'),
+    // Last, as torch.compile takes minutes a shape; --quick has none for it.
+    { name: 'compiled', seconds: seconds('compiled'), command: node, args: bench('--compiled'), onRequest: quick },
   ]
 }

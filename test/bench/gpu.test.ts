@@ -15,6 +15,7 @@ import {
   toleranceOf,
   writeReport,
 } from '../../bench/gpu/report'
+import { peersOf, references } from '../../bench/gpu/workload'
 
 const root = path.join(__dirname, '..', '..', '..')
 
@@ -55,6 +56,17 @@ describe('bench:gpu', () => {
     assert.match(second, /pytorch eager-fp32 +\| +12\.3 \| +12\.0 \| +81\.6 \| +24\.50 \| +reference \|/)
     assert.match(third, /compiled-bf16 \|( +\|){5} +no triton \|$/)
     for (const line of [rule, first, second, third]) assert.equal(line.length, head.length)
+  })
+
+  it('leaves torch.compile to a call of its own, with those that it is compared with', () => {
+    const precisions = ['fp32', 'bf16']
+    const usual = peersOf({ precisions, torch: true, compiled: false })
+    assert.deepEqual(usual, ['ours fp32', 'ours bf16', 'pytorch eager-fp32', 'pytorch eager-bf16'])
+    assert.deepEqual(peersOf({ precisions, torch: false, compiled: false }), ['ours fp32', 'ours bf16'])
+    const compiled = peersOf({ precisions, torch: true, compiled: true })
+    assert.deepEqual(compiled, ['ours bf16', 'pytorch eager-bf16', 'pytorch compiled-bf16'])
+    // Each has somebody whose result its own is compared with.
+    for (const peers of [usual, compiled]) assert.ok(references.some((peer) => peers.includes(peer)))
   })
 
   it('gives bandwidths as shares of that of a copy', () => {
@@ -112,6 +124,7 @@ describe('bench:gpu', () => {
         ['2026-01-02-nvidia-x100-test-.json', '2026-01-02-nvidia-x100-test-.md'],
       )
       assert.deepEqual(JSON.parse(readFileSync(files[0], 'utf8')).rows[0], rows[0])
+      assert.match(writeReport(report, folder, '-compiled')[1], /-test--compiled\.md$/)
       const page = readFileSync(files[1], 'utf8')
       for (const text of [
         'NVIDIA X100 (test) (sm_90), 2026-01-02',

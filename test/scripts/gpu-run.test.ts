@@ -35,9 +35,9 @@ describe('npm run gpu', () => {
         source: path.join(root, 'test', folder, name),
       }))
     })
-    // It opens a library of its own in child processes, and is the same wherever it runs.
-    const own = 'native/cudnn.test.js'
-    const expected = found.filter(({ name, source }) => name !== own && takesDevice.test(readFileSync(source, 'utf8')))
+    // What they run in child processes is cuda-host, whatever the device.
+    const own = ['cudnn', 'launches', 'tuning'].map((name) => `native/${name}.test.js`)
+    const expected = found.filter(({ name, source }) => !own.includes(name) && takesDevice.test(readFileSync(source, 'utf8')))
     assert.deepEqual([...gpuTests].sort(), expected.map(({ name }) => `dist/test/${name}`).sort())
     assert.deepEqual(
       opTests,
@@ -62,11 +62,16 @@ describe('npm run gpu', () => {
   it('--quick has deadlines of 8 minutes together, the smoke test first and the benchmark next', async () => {
     const { gpuParts } = await script('parts.mjs')
     const sanitizer = { sanitizer: '/bin/sanitizer' }
-    const parts = gpuParts({ quick: true, device: 'cuda', out: folder, sanitizer })
+    const all = gpuParts({ quick: true, device: 'cuda', out: folder, sanitizer })
+    const parts = all.filter(({ onRequest }: { onRequest?: boolean }) => !onRequest)
     const names = parts.map(({ name }: { name: string }) => name)
     assert.deepEqual(names, ['smoke', 'bench', 'tests', 'memcheck', 'racecheck'])
     const sum = parts.reduce((total: number, { seconds }: { seconds: number }) => total + seconds, 0)
     assert.ok(sum <= 480, `${sum} s`)
+    // torch.compile has a part of its own, the last, which --quick leaves out.
+    const { name, args, onRequest } = all.at(-1)
+    assert.deepEqual([name, args.at(-1), onRequest], ['compiled', '--compiled', true])
+    assert.equal(gpuParts({ quick: false, device: 'cuda', out: folder, sanitizer }).at(-1).onRequest, false)
     const without = gpuParts({ quick: true, device: 'cuda', out: folder, sanitizer: { why: 'looked for in vain' } })
     assert.match(without[3].missing, /looked for in vain/)
   })
@@ -131,6 +136,72 @@ describe('npm run gpu', () => {
       assert.ok(page.includes(line), `${line}\n---\n${page}`)
     }
     assert.doesNotMatch(page, /end of (smoke|racecheck)/)
+  })
+
+  describe('with stand-ins for its parts', () => {
+    const node = (name: string, code: string, more = {}) => ({
+      ...{ name, seconds: 20, command: process.execPath, args: ['-e', code] },
+      ...more,
+    })
+    const hangs = 'process.on("SIGTERM", () => {}); console.log("so far"); setInterval(() => {}, 1000)'
+    const runAll = async (parts: { name: string }[], o: { wanted?: string[]; signal?: AbortSignal } = {}) => {
+      const { runParts } = await script('run-parts.mjs')
+      const { gpuReport } = await script('report.mjs')
+      const pages: string[] = []
+      const { results, absent } = await runParts(parts, {
+        ...{ wanted: parts.map(({ name }) => name), device: 'cuda', logs: path.join(folder, 'logs'), cwd: root, ...o },
+        onPart: (all: unknown[]) => pages.push(gpuReport({ date: '', command: '', results: all })),
+      })
+      const outcomes = results.map(({ name, outcome }: { name: string; outcome: string }) => [name, outcome])
+      return { outcomes: Object.fromEntries(outcomes), absent, pages, page: pages.at(-1)! }
+    }
+
+    it('goes on whatever hangs, fails, crashes or is not there, and says so', async () => {
+      const { outcomes, pages, page } = await runAll([
+        node('smoke', 'console.log("ok silu")'),
+        node('bench', hangs, { seconds: 1 }),
+        node('tests', 'console.log("  12 passing"); console.log("  1 failing"); process.exit(1)'),
+        node('crash', 'process.kill(process.pid, "SIGSEGV")'),
+        { name: 'memcheck', missing: 'there is no compute-sanitizer: looked for in vain' } as { name: string },
+        node('racecheck', 'console.log("no summary")', { accepts: () => false }),
+        node('nothing', '', { command: '/nowhere/node' }),
+        node('last', 'console.log("and the last")'),
+      ])
+      assert.deepEqual(outcomes, {
+        ...{ smoke: 'passed', bench: 'out of time', tests: 'failed', crash: 'failed', memcheck: 'not run' },
+        ...{ racecheck: 'failed', nothing: 'failed', last: 'passed' },
+      })
+      for (const line of [
+        /^\| smoke \| passed \| 0 \| ok silu \|$/m,
+        /^\| bench \| out of time \| [1-9]\d* \| not done after 1 s; so far \|$/m,
+        /^\| tests \| failed \| \d+ \| exit code 1; 12 passing, 1 failing \|$/m,
+        /^\| crash \| failed \| \d+ \| ended by SIGSEGV; it printed nothing \|$/m,
+        /^\| memcheck \| not run \| {2}\| there is no compute-sanitizer: looked for in vain \|$/m,
+        /^\| racecheck \| failed \| \d+ \| it ended well, but not as it does when all is well; no summary \|$/m,
+        /^\| nothing \| failed \| \d+ \| spawn \/nowhere\/node ENOENT; it printed nothing \|$/m,
+        /^\| last \| passed \| \d+ \| and the last \|$/m,
+      ])
+        assert.match(page, line)
+      assert.equal(pages.length, 8, 'a page after each part')
+    })
+
+    it('runs nothing more where there is no device, or when it is ended', async () => {
+      const none = await runAll([node('smoke', 'process.exit(3)'), node('bench', hangs)])
+      assert.deepEqual([none.outcomes.bench, none.absent], ['not run', 'there is no cuda'])
+      assert.match(none.page, /\| bench \| not run \| {2}\| there is no cuda \|/)
+      const stop = new AbortController()
+      setTimeout(() => stop.abort(), 300)
+      const { signal } = stop
+      const ended = await runAll([node('smoke', hangs), node('bench', hangs)], { signal })
+      assert.deepEqual(ended.outcomes, { smoke: 'failed', bench: 'not run' })
+      assert.match(ended.page, /\| bench \| not run \| {2}\| the run was ended \|/)
+    })
+
+    it('runs what is asked for', async () => {
+      const { outcomes, page } = await runAll([node('smoke', ''), node('bench', hangs)], { wanted: ['smoke'] })
+      assert.deepEqual(outcomes, { smoke: 'passed', bench: 'not run' })
+      assert.match(page, /\| bench \| not run \| {2}\| not asked for \|/)
+    })
   })
 
   it('writes its page, and fails where a part has failed', () => {
