@@ -38,7 +38,7 @@ export async function drawChain(forceAlgo: number | undefined, { batch, steps }:
   const classes = unetConfig.numClasses ?? 0
   const labels = classes > 0 && { labels: Int32Array.from({ length: batch }, (_, i) => i % classes) }
   const elements = channels * size * size
-  const program = new Program(
+  const program = Program.compile(
     device,
     (graph) => {
       const x = graph.input('x', [batch, 1, 1, elements])

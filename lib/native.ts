@@ -34,6 +34,8 @@ export interface DeviceInfo {
 export interface NativeDevice {
   readonly backend: string
   readonly index: number
+  /** Whether compiling for it may take seconds, as algorithms are chosen by times; see NativeGraph.compileBeside. */
+  readonly timesAlgorithms: boolean
   /** E.g. { name: 'AMD EPYC', isa: 'avx2', threads: 2, memoryBytes: 25e9, freeBytes: 9e9, precisions: ['fp32'] }. */
   info(): DeviceInfo
   /** Libraries of others that the backend uses ('cuDNN 9.5.1 in /usr/lib'), or why none; '' where it knows none. Opens them. */
@@ -66,6 +68,12 @@ export interface NativeBuffer {
   release(): void
 }
 
+export interface NativeCompileOptions {
+  deterministic?: boolean
+  forceAlgo?: number
+  precision?: Precision
+}
+
 /** Builds a graph; every call checks shapes and throws a DiffusionError-shaped error (code, argument, expected, received). */
 export interface NativeGraph {
   /**
@@ -79,11 +87,13 @@ export interface NativeGraph {
    */
   backward(loss: ValueId, wrt: readonly ValueId[]): ValueId[]
   /** Fuses, plans memory, chooses dtypes and algorithms. `outputs`: name -> value. */
-  compile(
+  compile(device: NativeDevice, outputs: Record<string, ValueId>, options: NativeCompileOptions): NativeProgram
+  /** The same on a thread beside the device's. Rejects with `closed` where the device is closed meanwhile. */
+  compileBeside(
     device: NativeDevice,
     outputs: Record<string, ValueId>,
-    options: { deterministic?: boolean; forceAlgo?: number; precision?: Precision },
-  ): NativeProgram
+    options: NativeCompileOptions,
+  ): Promise<NativeProgram>
 }
 
 /** An operand of a step. */

@@ -17,6 +17,20 @@ export interface CompileOptions {
   forceAlgo?: number
 }
 
+type Build = (graph: Graph) => Record<string, Value>
+
+interface Built {
+  readonly graph: Graph
+  readonly outputs: Readonly<Record<string, Value>>
+  readonly ids: Record<string, number>
+}
+
+function buildGraph(build: Build): Built {
+  const graph = new Graph()
+  const outputs = build(graph)
+  return { graph, outputs, ids: Object.fromEntries(Object.entries(outputs).map(([name, { id }]) => [name, id])) }
+}
+
 export class Program {
   readonly #native: NativeProgram
   readonly #device: Device
@@ -25,22 +39,35 @@ export class Program {
   /** Where numbers are copied to and results from, by name; allocated when first needed. */
   readonly #staging = new Map<string, NativeBuffer>()
 
-  /** `build` adds the nodes and returns the outputs by name. */
-  constructor(device: Device, build: (graph: Graph) => Record<string, Value>, options: CompileOptions) {
+  private constructor(device: Device, { graph, outputs }: Built, native: NativeProgram) {
+    this.#device = device
+    this.#native = native
+    this.#rows = graph.rows
+    this.#outputs = Object.fromEntries(
+      Object.entries(outputs).map(([name, { dims }]) => [name, dims[0] * dims[1] * dims[2] * dims[3]]),
+    )
+    if (process.env.DDPM_DEBUG?.split(',').includes('plan')) process.stderr.write(`${native.describe()}\n`)
+  }
+
+  /** `build` adds the nodes and returns the outputs by name. Takes seconds where algorithms are chosen by times. */
+  static compile(device: Device, build: Build, options: CompileOptions): Program {
     try {
-      const graph = new Graph()
-      const outputs = build(graph)
-      this.#rows = graph.rows
-      const ids = Object.fromEntries(Object.entries(outputs).map(([name, value]) => [name, value.id]))
-      this.#outputs = Object.fromEntries(
-        Object.entries(outputs).map(([name, { dims }]) => [name, dims[0] * dims[1] * dims[2] * dims[3]]),
-      )
-      this.#native = graph.native.compile(device.native, ids, options)
+      const built = buildGraph(build)
+      return new Program(device, built, built.graph.native.compile(device.native, built.ids, options))
     } catch (error) {
       throw DiffusionError.from(error)
     }
-    this.#device = device
-    if (process.env.DDPM_DEBUG?.split(',').includes('plan')) process.stderr.write(`${this.#native.describe()}\n`)
+  }
+
+  /** The same without holding up JavaScript, where that takes seconds. */
+  static async compileBeside(device: Device, build: Build, options: CompileOptions): Promise<Program> {
+    if (!device.native.timesAlgorithms || options.deterministic) return Program.compile(device, build, options)
+    try {
+      const built = buildGraph(build)
+      return new Program(device, built, await built.graph.native.compileBeside(device.native, built.ids, options))
+    } catch (error) {
+      throw DiffusionError.from(error)
+    }
   }
 
   /**
@@ -120,6 +147,11 @@ function checkRows(name: string, indices: Int32Array, rows: number | undefined):
     if (index < 0 || index >= rows) throw invalidArgument(name, `rows from 0 to ${rows - 1}`, index)
 }
 
+type ProgramKey = Readonly<Record<string, string | number | boolean>>
+
+const nameOf = (kind: string, key: ProgramKey, options: CompileOptions) =>
+  `${kind} ${JSON.stringify({ ...key, ...options })}`
+
 /**
  * The programs of one model, keyed by kind and shape; the least recently used one goes when there are too many: once the calls
  * that may have it, which are those that began before, have ended.
@@ -127,6 +159,8 @@ function checkRows(name: string, indices: Int32Array, rows: number | undefined):
 export class ProgramCache {
   /** A Map keeps the order of insertion: the first key is the one not used for longest. */
   readonly #programs = new Map<string, Program>()
+  readonly #compiling = new Map<string, Promise<Program>>()
+  #released = false
   /** Numbers of the calls on their way, in the order of their beginning. */
   readonly #calls = new Set<number>()
   #nextCall = 0
@@ -139,19 +173,42 @@ export class ProgramCache {
   ) {}
 
   /** `key` must name everything that `build` depends on. */
-  get(
-    kind: string,
-    key: Readonly<Record<string, string | number | boolean>>,
-    build: (graph: Graph) => Record<string, Value>,
-    options: CompileOptions,
-  ): Program {
-    const name = `${kind} ${JSON.stringify({ ...key, ...options })}`
-    let program = this.#programs.get(name)
-    if (program) this.#programs.delete(name)
-    else {
-      program = new Program(this.device, build, options)
-      if (this.#programs.size >= this.capacity) this.#evict()
+  get(kind: string, key: ProgramKey, build: Build, options: CompileOptions): Program {
+    const name = nameOf(kind, key, options)
+    return this.#known(name) ?? this.#add(name, Program.compile(this.device, build, options))
+  }
+
+  /** The same for what may take seconds to compile, during which JavaScript goes on. Those who ask meanwhile get the same one. */
+  async getBeside(kind: string, key: ProgramKey, build: Build, options: CompileOptions): Promise<Program> {
+    const name = nameOf(kind, key, options)
+    const known = this.#known(name)
+    if (known) return known
+    let compiling = this.#compiling.get(name)
+    if (!compiling) {
+      compiling = Program.compileBeside(this.device, build, options)
+        .then((program) => this.#add(name, program))
+        .finally(() => this.#compiling.delete(name))
+      this.#compiling.set(name, compiling)
     }
+    return compiling
+  }
+
+  /** Which is then the one that was used last. */
+  #known(name: string): Program | undefined {
+    const program = this.#programs.get(name)
+    if (program) {
+      this.#programs.delete(name)
+      this.#programs.set(name, program)
+    }
+    return program
+  }
+
+  #add(name: string, program: Program): Program {
+    if (this.#released) {
+      program.release()
+      throw new DiffusionError('disposed', 'the model was disposed of while a program of it was compiled')
+    }
+    if (this.#programs.size >= this.capacity) this.#evict()
     this.#programs.set(name, program)
     return program
   }
@@ -192,6 +249,7 @@ export class ProgramCache {
   }
 
   release(): void {
+    this.#released = true
     for (const program of this.#programs.values()) program.release()
     for (const { program } of this.#evicted) program.release()
     this.#programs.clear()

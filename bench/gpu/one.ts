@@ -88,7 +88,7 @@ async function msPerOp(o: Arguments, build: (graph: Graph, ops: number) => Value
   const inputs = inputsOf(o)
   const device = Device.open(o.device)
   const fastest = async (count: number) => {
-    const program = new Program(device, (graph) => ({ y: build(graph, count) }), { deterministic: false })
+    const program = Program.compile(device, (graph) => ({ y: build(graph, count) }), { deterministic: false })
     const bound = Object.fromEntries(
       Object.entries(inputs).map(([name, data]) => [
         name,

@@ -13,7 +13,7 @@ export type Kind = 'sampling' | 'training'
 class Model extends DDPM {
   /** What runs in every step, without what runs once the weights have changed. */
   steps(kind: Kind, batch: number): Promise<ProgramStep[]> {
-    return this.call((core) => {
+    return this.call(async (core) => {
       const shape = [batch, 3, 32, 32]
       const condition = { guided: false, contextLength: 0 }
       const input: LossInput = {
@@ -23,10 +23,9 @@ class Model extends DDPM {
         stream: { seed: 1n, sampleOffset: 0, step: 0 },
         train: true,
       }
-      const program =
-        kind === 'sampling'
-          ? stepProgram(core, { shape, clip: true, noise: 'drawn', x0: false, ...condition })
-          : trainingProgram(core, input, { update: true, ema: false })
+      const program = await (kind === 'sampling'
+        ? stepProgram(core, { shape, clip: true, noise: 'drawn', x0: false, ...condition })
+        : trainingProgram(core, input, { update: true, ema: false }))
       return program.steps().filter(({ prologue }) => !prologue)
     })
   }

@@ -19,7 +19,7 @@ export function forward(folder: string, batch: number): PeerCase {
       const unet = new UNet(unetConfig)
       const weights = new Weights(device, unet.parameters, 0)
       await weights.write('weights', await readWeights(folder))
-      const program = new Program(
+      const program = Program.compile(
         device,
         (graph) => {
           const x = graph.input('x', [batch, 1, 1, 3072])

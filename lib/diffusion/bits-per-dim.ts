@@ -82,7 +82,7 @@ async function denoise(
 ): Promise<Pick<Evaluated, 'out' | 'logVariance'>> {
   const { n, d } = extentOf(shape, 'x')
   const kind = kindOf(condition)
-  const program = core.program('denoise', { shape: shape.join('x'), ...kind }, (g) => {
+  const program = await core.networkProgram('denoise', { shape: shape.join('x'), ...kind }, (g) => {
     const x = g.input('x', [n, 1, 1, d])
     const steps = g.input('t', [n, 1, 1, 1], 'i32')
     return { ...core.denoiser.build(g, x, steps, shape, { train: false, ...kind }) }

@@ -4,7 +4,7 @@ import { DiffusionError, describe, invalidArgument } from '../errors'
 import type { Graph, Value } from '../graph'
 import type { NativeBuffer, Precision } from '../native'
 import type { Seed } from '../options'
-import { type Program, ProgramCache } from '../program'
+import { type CompileOptions, type Program, ProgramCache } from '../program'
 import { SeedSequence } from '../rng'
 import { type Shape, sameShape, sizeOf, Tensor } from '../tensor'
 import type { Denoiser } from './denoiser'
@@ -144,10 +144,26 @@ export class Core {
     deterministic = this.settings.deterministic,
   ): Program {
     this.alive()
-    return this.programs.get(kind, { T: this.numTimesteps, ...key }, build, {
-      deterministic,
-      precision: this.settings.precision,
-    })
+    return this.programs.get(kind, this.#key(key), build, this.#options(deterministic))
+  }
+
+  /** The same for a program with the network in it, whose algorithms may be chosen by times, which takes seconds. */
+  async networkProgram(
+    kind: string,
+    key: Readonly<Record<string, string | number | boolean>>,
+    build: (graph: Graph) => Record<string, Value>,
+    deterministic = this.settings.deterministic,
+  ): Promise<Program> {
+    this.alive()
+    return this.programs.getBeside(kind, this.#key(key), build, this.#options(deterministic))
+  }
+
+  #key(key: Readonly<Record<string, string | number | boolean>>) {
+    return { T: this.numTimesteps, ...key }
+  }
+
+  #options(deterministic: boolean): CompileOptions {
+    return { deterministic, precision: this.settings.precision }
   }
 
   alive(): void {

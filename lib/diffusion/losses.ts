@@ -239,7 +239,7 @@ export async function lossInput(
 export async function pLosses(core: Core, input: LossInput): Promise<LossResult> {
   const { network } = core.denoiser
   if (!network) return lossDictOf(core, await functionLoss(core, input), input)
-  const program = core.program('loss', lossKey(core, input), (g) => buildLoss(core, g, input))
+  const program = await core.networkProgram('loss', lossKey(core, input), (g) => buildLoss(core, g, input))
   return lossDictOf(core, samplesOf(await program.run(await lossBindings(core, input))), input)
 }
 
@@ -263,7 +263,7 @@ async function functionLoss(core: Core, input: LossInput): Promise<SampleLosses>
   try {
     const given = { ...input, noise }
     const out = await core.denoiser.bindings(state, t, x.shape, {})
-    const program = core.program('loss', lossKey(core, given), (g) => buildLoss(core, g, given))
+    const program = await core.networkProgram('loss', lossKey(core, given), (g) => buildLoss(core, g, given))
     return samplesOf(await program.run({ ...(await lossBindings(core, given)), ...out }))
   } finally {
     state.release()
@@ -274,7 +274,7 @@ async function functionLoss(core: Core, input: LossInput): Promise<SampleLosses>
 export async function lossAndGradients(core: Core, input: LossInput): Promise<LossResult & { gradients: StateDict }> {
   const network = requireNetwork(core, 'lossAndGradients')
   const table = network.module.parameters
-  const program = core.program('gradients', lossKey(core, input), (g) => {
+  const program = await core.networkProgram('gradients', lossKey(core, input), (g) => {
     const losses = buildLoss(core, g, input)
     backward(g, losses)
     return losses

@@ -32,7 +32,7 @@ export interface StepKind extends ConditionKind {
  * Inputs x, t, row (of the tables), table, then noise or (rng, sample, step) as `noise` says, and the denoiser's; outputs y and
  * x0. Multistep samplers have more of both; see multistepNodes.
  */
-export function stepProgram(core: Core, kind: StepKind): Program {
+export function stepProgram(core: Core, kind: StepKind): Promise<Program> {
   const { shape, clip, noise, x0, learned = false, raw = false, guided, contextLength, multistep } = kind
   const { n, d } = extentOf(shape, 'x')
   const rows = tableRows(core.numTimesteps)
@@ -75,7 +75,7 @@ export function stepProgram(core: Core, kind: StepKind): Program {
     corrects,
     starts,
   }
-  return core.program('step', key, build, kind.deterministic)
+  return core.networkProgram('step', key, build, kind.deterministic)
 }
 
 export function posteriorTableOf(core: Core) {
@@ -152,7 +152,7 @@ async function runStep(
       raw,
       ...kindOf(o.condition),
     }
-    const program = stepProgram(core, kind)
+    const program = await stepProgram(core, kind)
     const denoiser = await core.denoiser.bindings(state, steps, x.shape, o.condition)
     const table = posteriorTableOf(core)
     const variance = learned && !raw && { variance: varianceTableOf(core) }

@@ -81,7 +81,7 @@ export interface TrainingState {
 }
 
 /** Inputs of the loss, and with `update` hyper; outputs of the loss, and then sumSquares. */
-export function trainingProgram(core: Core, input: LossInput, o: { update: boolean; ema: boolean }): Program {
+export function trainingProgram(core: Core, input: LossInput, o: { update: boolean; ema: boolean }): Promise<Program> {
   const count = { count: requireNetwork(core, 'training').module.parameters.count }
   const build = (g: Graph): Record<string, Value> => {
     const losses = buildLoss(core, g, input)
@@ -93,7 +93,7 @@ export function trainingProgram(core: Core, input: LossInput, o: { update: boole
     g.zeroGrads(count)
     return { ...losses, sumSquares }
   }
-  return core.program('train', { ...lossKey(core, input), update: o.update, ema: o.ema }, build)
+  return core.networkProgram('train', { ...lossKey(core, input), update: o.update, ema: o.ema }, build)
 }
 
 export class Training {
@@ -150,7 +150,7 @@ export class Training {
       })
     }
     const ema = o.update && o.ema ? this.ema : undefined
-    const program = trainingProgram(core, input, { update: o.update, ema: ema !== undefined })
+    const program = await trainingProgram(core, input, { update: o.update, ema: ema !== undefined })
     if (this.accumulated === 0) this.#scale = core.lossScale?.scale ?? 1
     const scale = this.#scale
     const bindings = {

@@ -196,8 +196,8 @@ class Run {
   /** False while a step is under way, and after one that failed: what is in memory then is no state to go on from. */
   #whole = true
   #eventsFail = false
-  /** Of the device's warnings, those that were told. */
-  #warned = 0
+  /** Of the model's warnings, those that were told. */
+  readonly #warned = new Set<string>()
 
   constructor(
     readonly ddpm: DDPM,
@@ -341,11 +341,10 @@ class Run {
     return now
   }
 
-  /** Of the model's device. */
+  /** Of the model. */
   #newWarnings(): string[] {
-    const all = this.ddpm.warnings()
-    const fresh = all.slice(this.#warned)
-    this.#warned = all.length
+    const fresh = this.ddpm.warnings().filter((warning) => !this.#warned.has(warning))
+    for (const warning of fresh) this.#warned.add(warning)
     return fresh
   }
 

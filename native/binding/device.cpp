@@ -16,6 +16,7 @@ Napi::Function NativeDevice::define(Napi::Env env) {
 NativeDevice::NativeDevice(const Napi::CallbackInfo& info)
     : ObjectWrap(info), device_(constructed<std::shared_ptr<Device>>(info, Environment::Kind::device)) {
   fix(info, "backend", Napi::String::New(info.Env(), device_->backend().name));
+  fix(info, "timesAlgorithms", Napi::Boolean::New(info.Env(), device_->backend().gather != nullptr));
   fix(info, "index", Napi::Number::New(info.Env(), device_->index()));
 }
 

@@ -43,13 +43,32 @@ Napi::Promise Environment::promise(Napi::Env env, Device& device, std::function<
   auto owned = std::make_unique<Completion>(env);
   const Napi::Promise promise = owned->deferred.Promise();
   if (!result.IsEmpty()) owned->result = Napi::Persistent(result);
-  device.submit(std::move(work), [this, completion = owned.get()](Outcome outcome) {
+  device.submit(std::move(work), doneOf(owned.get()));
+  owned.release();  // by `settle`
+  launched(env);
+  return promise;
+}
+
+Napi::Promise Environment::promiseBeside(Napi::Env env, Device& device, std::function<void()> work,
+                                         std::function<Napi::Value(Napi::Env)> make) {
+  auto owned = std::make_unique<Completion>(env);
+  const Napi::Promise promise = owned->deferred.Promise();
+  owned->make = std::move(make);
+  device.submitBeside(std::move(work), doneOf(owned.get()));
+  owned.release();
+  launched(env);
+  return promise;
+}
+
+Device::Done Environment::doneOf(Completion* completion) {
+  return [this, completion](Outcome outcome) {
     completion->outcome = std::move(outcome);
     channel_.NonBlockingCall(completion);  // refused only while the environment ends, which forgets the promise anyway
-  });
-  owned.release();  // by `settle`
+  };
+}
+
+void Environment::launched(Napi::Env env) {
   if (pending_++ == 0) channel_.Ref(env);
-  return promise;
 }
 
 void Environment::settle(Napi::Env env, Napi::Function, std::nullptr_t*, Completion* completion) {
@@ -65,6 +84,8 @@ void Environment::settle(Napi::Env env, Napi::Function, std::nullptr_t*, Complet
   try {
     if (completion->outcome) {
       completion->deferred.Reject(toError(env, *completion->outcome).Value());
+    } else if (completion->make) {
+      completion->deferred.Resolve(completion->make(env));
     } else if (completion->result.IsEmpty()) {
       completion->deferred.Resolve(env.Undefined());
     } else {

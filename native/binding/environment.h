@@ -14,7 +14,8 @@ namespace ddpm::binding {
 // A promise that a device's thread will settle.
 struct Completion {
   Napi::Promise::Deferred deferred;
-  Napi::ObjectReference result;  // what it resolves to; empty: undefined
+  Napi::ObjectReference result;  // what it resolves to; empty: undefined, or
+  std::function<Napi::Value(Napi::Env)> make;
   Outcome outcome;
 
   explicit Completion(Napi::Env env) : deferred(Napi::Promise::Deferred::New(env)) {}
@@ -36,6 +37,10 @@ class Environment {
   // Submits work to a device and returns the promise of its end, which resolves to `result`.
   Napi::Promise promise(Napi::Env env, Device& device, std::function<void()> work, const Napi::Object& result = {});
 
+  // The same beside the device's order (Device::submitBeside); resolves to what `make` then returns.
+  Napi::Promise promiseBeside(Napi::Env env, Device& device, std::function<void()> work,
+                              std::function<Napi::Value(Napi::Env)> make);
+
   // Instances of the classes are told by a tag, which belongs to this environment of this copy of the addon: JavaScript
   // can change prototypes, and another copy has other C++ classes.
   enum class Kind : uint64_t { device, buffer, graph, program };
@@ -46,6 +51,8 @@ class Environment {
   const void* constructing = nullptr;  // what objects.h construct() hands to a constructor
 
  private:
+  Device::Done doneOf(Completion* completion);
+  void launched(Napi::Env env);
   static void settle(Napi::Env env, Napi::Function, std::nullptr_t*, Completion* completion);
   static void onExit(void* environment);
 

@@ -38,7 +38,8 @@ Napi::Function NativeGraph::define(Napi::Env env) {
   return DefineClass(
       env, "NativeGraph",
       {InstanceMethod<&NativeGraph::add>("add"), InstanceMethod<&NativeGraph::dims>("dims"),
-       InstanceMethod<&NativeGraph::backward>("backward"), InstanceMethod<&NativeGraph::compile>("compile")});
+       InstanceMethod<&NativeGraph::backward>("backward"), InstanceMethod<&NativeGraph::compile>("compile"),
+       InstanceMethod<&NativeGraph::compileBeside>("compileBeside")});
 }
 
 NativeGraph::NativeGraph(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -71,22 +72,43 @@ Napi::Value NativeGraph::backward(const Napi::CallbackInfo& info) {
   });
 }
 
+NativeGraph::Wanted NativeGraph::wanted(const Napi::CallbackInfo& info) const {
+  Wanted w;
+  const Napi::Object named = toObject(info[1], "outputs");
+  const Napi::Array names = named.GetPropertyNames();
+  for (uint32_t i = 0; i < names.Length(); ++i) {
+    const std::string name = names.Get(i).ToString();
+    w.outputs[name] = toInt(named.Get(name), name.c_str());
+  }
+  const PlanOptions options = toPlanOptions(info[2]);
+  const DType precision = toPrecision(info[2]);
+  // Last, since getters of the others may close it.
+  w.device = NativeDevice::unwrap(info[0]);
+  w.target = {&w.device->backend(), w.device->handle(), options, precision};
+  return w;
+}
+
 Napi::Value NativeGraph::compile(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] {
-    const Napi::Object named = toObject(info[1], "outputs");
-    const Napi::Array names = named.GetPropertyNames();
-    std::map<std::string, ValueId> outputs;
-    for (uint32_t i = 0; i < names.Length(); ++i) {
-      const std::string name = names.Get(i).ToString();
-      outputs[name] = toInt(named.Get(name), name.c_str());
-    }
-    const PlanOptions options = toPlanOptions(info[2]);
-    const DType precision = toPrecision(info[2]);
-    // Last, since getters of the others may close it.
-    const std::shared_ptr<Device> device = NativeDevice::unwrap(info[0]);
-    const Target target = {&device->backend(), device->handle(), options, precision};
-    Compiled compiled = ddpm::compile(graph_, outputs, target);
-    return NativeProgram::create(info.Env(), std::make_shared<Program>(device, std::move(compiled)));
+    const Wanted w = wanted(info);
+    return NativeProgram::create(info.Env(),
+                                 std::make_shared<Program>(w.device, ddpm::compile(graph_, w.outputs, w.target)));
+  });
+}
+
+Napi::Value NativeGraph::compileBeside(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&]() -> Napi::Value {
+    const auto program = std::make_shared<std::shared_ptr<Program>>();
+    const Wanted w = wanted(info);
+    return Environment::of(info.Env())
+        .promiseBeside(
+            info.Env(), *w.device,
+            [program, w, graph = std::make_shared<const Graph>(graph_)] {
+              Compiled compiled = ddpm::compile(*graph, w.outputs, w.target, &w.device->closing());
+              w.device->checkOpen();
+              *program = std::make_shared<Program>(w.device, std::move(compiled));
+            },
+            [program](Napi::Env env) { return NativeProgram::create(env, *program); });
   });
 }
 

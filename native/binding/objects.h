@@ -4,9 +4,13 @@
 #pragma once
 #include <napi.h>
 
+#include <map>
+#include <memory>
+#include <string>
 #include <utility>
 
 #include "native/binding/environment.h"
+#include "native/graph/compile.h"
 #include "native/graph/graph.h"
 #include "native/runtime/buffer.h"
 #include "native/runtime/program.h"
@@ -67,6 +71,15 @@ class NativeGraph : public Napi::ObjectWrap<NativeGraph> {
   Napi::Value dims(const Napi::CallbackInfo& info);
   Napi::Value backward(const Napi::CallbackInfo& info);
   Napi::Value compile(const Napi::CallbackInfo& info);
+  Napi::Value compileBeside(const Napi::CallbackInfo& info);
+
+  // What a program is to be compiled of and for; the arguments of both.
+  struct Wanted {
+    std::map<std::string, ValueId> outputs;
+    Target target;
+    std::shared_ptr<Device> device;
+  };
+  Wanted wanted(const Napi::CallbackInfo& info) const;
 
   Graph graph_;
 };

@@ -135,6 +135,15 @@ void Device::submit(Work work, Done done) {
   if (done) done(ends().closed);
 }
 
+void Device::submitBeside(Work work, Done done) {
+  leaveRoom(kThreadBytes);
+  planner_.submit([this, work = std::move(work), done = std::move(done)](bool stopped) mutable {
+    Outcome outcome = stopped ? ends().closed : attempt(work);
+    work = nullptr;  // as in execute()
+    done(std::move(outcome));
+  });
+}
+
 void Device::loop() {
   for (;;) {
     Job job;
@@ -150,6 +159,7 @@ void Device::loop() {
     }
     execute(job);
   }
+  planner_.stop();  // it uses the backend's device
   const std::lock_guard lock(mutex_);
   for (auto& [memory, bytes] : allocations_) backend_.release(handle_, memory);
   allocations_.clear();

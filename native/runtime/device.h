@@ -14,6 +14,7 @@
 
 #include "kernels/backend.h"
 #include "native/graph/error.h"
+#include "native/runtime/planner.h"
 
 namespace ddpm {
 
@@ -54,6 +55,11 @@ class Device {
   // Appends a job. Work without `done` that fails makes the next job with one fail. After close() work is dropped and
   // done is called with 'closed'. Throws std::bad_alloc.
   void submit(Work work, Done done = {});
+
+  // The same beside the order of the device, on a thread of its own; for what takes long. What is on its way when the
+  // device is closed is waited for: it looks at closing().
+  void submitBeside(Work work, Done done);
+  const std::atomic<bool>& closing() const { return closed_; }
 
   // Memory, not initialised. Throws out-of-memory, or closed. Any thread.
   void* allocate(uint64_t bytes);
@@ -104,6 +110,8 @@ class Device {
   static constexpr size_t kWarnings = 32;
   mutable std::mutex warningsMutex_;
   std::vector<std::string> warnings_;
+
+  Planner planner_;
 
   std::mutex workspaceMutex_;  // of the next two; taken before mutex_
   std::multiset<uint64_t> reservations_;

@@ -132,6 +132,36 @@ describe('the choice of algorithms by times', () => {
     assert.deepEqual([notes, events], [[], ['opened']])
   })
 
+  describe('is made beside JavaScript and the device', () => {
+    const folder = mkdtempSync(path.join(tmpdir(), 'ddpm-beside-'))
+    after(() => rmSync(folder, { recursive: true }))
+    const happens = (meanwhile: string) => {
+      const slow = path.join(folder, `slow-${meanwhile}`)
+      const { status, signal, stdout, stderr } = spawnSync(
+        process.execPath,
+        [path.join(__dirname, 'tuning-beside-child.js'), meanwhile, slow],
+        {
+          ...{ encoding: 'utf8', timeout: 100_000, killSignal: 'SIGKILL' }, // what waits for the build never ends
+          env: {
+            ...process.env,
+            DDPM_HOST_TIMES: 'direct=60,cuDNN=50',
+            DDPM_HOST_CUDNN: fakeCudnn,
+            DDPM_FAKE_CUDNN: `slow=${slow}`,
+            DDPM_FAKE_CUDNN_LOG: path.join(folder, `log-${meanwhile}`),
+          },
+        },
+      )
+      assert.deepEqual([status, signal], [0, null], stderr)
+      return JSON.parse(stdout)
+    }
+
+    it('so that others run', () => assert.deepEqual(happens('run'), ['builds', 'ran', 'sampled']))
+    it('so that a model can be disposed of', () => assert.deepEqual(happens('dispose'), ['builds', 'disposed']))
+    it('and ends with its device', () => assert.deepEqual(happens('close'), ['builds', 'closed it', 'disposed']))
+    it('and with all devices', () => assert.deepEqual(happens('closeDevices'), ['builds', 'closed it', 'disposed']))
+    it('and with the process', () => assert.deepEqual(happens('exit'), ['builds']))
+  })
+
   describe('is kept for later processes', () => {
     const folder = mkdtempSync(path.join(tmpdir(), 'ddpm-tuning-'))
     after(() => rmSync(folder, { recursive: true }))

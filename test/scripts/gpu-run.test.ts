@@ -37,7 +37,9 @@ describe('npm run gpu', () => {
     })
     // What they run in child processes is cuda-host, whatever the device.
     const own = ['cudnn', 'launches', 'tuning'].map((name) => `native/${name}.test.js`)
-    const expected = found.filter(({ name, source }) => !own.includes(name) && takesDevice.test(readFileSync(source, 'utf8')))
+    const expected = found.filter(
+      ({ name, source }) => !own.includes(name) && takesDevice.test(readFileSync(source, 'utf8')),
+    )
     assert.deepEqual([...gpuTests].sort(), expected.map(({ name }) => `dist/test/${name}`).sort())
     assert.deepEqual(
       opTests,

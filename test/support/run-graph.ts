@@ -53,7 +53,7 @@ export function compileGraph(
   build: (graph: Graph) => Record<string, Value>,
   { threads, ...options }: RunOptions = {},
 ): Program {
-  return new Program(Device.open(device, { threads }), build, { deterministic: false, ...options })
+  return Program.compile(Device.open(device, { threads }), build, { deterministic: false, ...options })
 }
 
 /**

@@ -103,7 +103,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
       from ??= evaluation.t
       const t = new Int32Array(n).fill(evaluation.t)
       if (!plan.evaluations[i - 1]?.partial) await inpainting?.blendNoisy(x, evaluation.t, streamOf(i))
-      const program = stepProgram(core, kind)
+      const program = await stepProgram(core, kind)
       const inputs = { ...(await core.denoiser.bindings(x, t, shape, o.condition)), ...(await stepNoise(i)) }
       const row = new Int32Array(n).fill(i)
       await program.run({ x, y: next, t, row, ...tables, ...inputs, ...memory.bindings, ...(x0 && { x0 }) })
