@@ -17,11 +17,13 @@ export class Progress {
   readonly #out: Terminal
   readonly #total: number
   readonly #label: string
+  readonly #rate: boolean
   #marks: { time: number; done: number }[]
   #drawn = 0
 
-  /** `done`: how much of `total` there is before it starts. */
-  constructor(out: Terminal, o: { label: string; total: number; done?: number }) {
+  /** `done`: how much of `total` there is before it starts; `rate`: whether to show how much that is a second (default true). */
+  constructor(out: Terminal, o: { label: string; total: number; done?: number; rate?: boolean }) {
+    this.#rate = o.rate ?? true
     this.#out = out
     this.#label = o.label
     this.#total = o.total
@@ -29,10 +31,10 @@ export class Progress {
   }
 
   update(done: number, note = ''): void {
-    if (!this.#out.isTTY) return
     const now = performance.now()
     this.#marks.push({ time: now, done })
     while (this.#marks.length > 2 && now - this.#marks[1].time > windowMs) this.#marks.shift()
+    if (!this.#out.isTTY) return
     if (now - this.#drawn < redrawMs && done < this.#total) return
     this.#drawn = now
     this.#out.write(`\r\x1b[K${oneLine(this.line(done, note))}`)
@@ -48,13 +50,22 @@ export class Progress {
     if (this.#out.isTTY && this.#drawn > 0) this.#out.write('\r\x1b[K')
   }
 
-  line(done: number, note: string): string {
+  /** Time left, as at the last update. */
+  get eta(): string {
+    const rate = this.#perSecond
+    return rate > 0 ? duration((this.#total - this.#marks[this.#marks.length - 1].done) / rate) : '--:--'
+  }
+
+  get #perSecond(): number {
     const first = this.#marks[0]
     const last = this.#marks[this.#marks.length - 1]
-    const rate = last.time > first.time ? (1000 * (last.done - first.done)) / (last.time - first.time) : 0
+    return last.time > first.time ? (1000 * (last.done - first.done)) / (last.time - first.time) : 0
+  }
+
+  line(done: number, note: string): string {
     const fraction = this.#total > 0 ? done / this.#total : 1
-    const eta = rate > 0 ? duration((this.#total - done) / rate) : '--:--'
-    const right = `${String(Math.floor(100 * fraction)).padStart(3)}% ${done}/${this.#total}  ${rate.toPrecision(3)}/s  ETA ${eta}  ${note}`
+    const rate = this.#rate ? `${this.#perSecond.toPrecision(3)}/s  ` : ''
+    const right = `${String(Math.floor(100 * fraction)).padStart(3)}% ${done}/${this.#total}  ${rate}ETA ${this.eta}  ${note}`
     const room = (this.#out.columns ?? 80) - this.#label.length - right.length - 4
     const width = Math.max(0, Math.min(30, room))
     const full = Math.round(width * fraction)

@@ -1,12 +1,11 @@
 import { precisions } from '../native'
 import { lrSchedules } from '../train/lr-schedule'
-import type { StepMetrics } from '../train/metrics'
 import type { ModelConfig } from '../train/options'
-import { Trainer, type TrainHooks } from '../train/trainer'
+import { Trainer } from '../train/trainer'
 import { type Command, type OptionTable, UsageError, type Values } from './args'
-import { createOutput, note, stderr } from './output'
-import { Progress } from './progress'
+import { createOutput } from './output'
 import { stoppable } from './stop'
+import { TrainView } from './train-view'
 
 const options = {
   out: { kind: 'string', short: 'o', value: 'run', help: 'run folder for checkpoints, samples and metrics (required)' },
@@ -15,7 +14,11 @@ const options = {
   batch: { kind: 'integer', min: 1, help: 'images in a batch (16)' },
   accumulate: { kind: 'integer', min: 1, help: 'batches averaged for one optimizer step (1)' },
   lr: { kind: 'number', min: 0, help: 'learning rate after the warm-up (2e-4)' },
-  warmup: { kind: 'integer', min: 0, help: 'steps over which the learning rate rises (1000)' },
+  warmup: {
+    kind: 'integer',
+    min: 0,
+    help: 'steps over which the learning rate rises (1000, or a tenth of all where that is less)',
+  },
   'lr-schedule': { kind: 'string', choices: lrSchedules, help: 'the learning rate afterwards (constant)' },
   'weight-decay': { kind: 'number', min: 0, help: "AdamW's (0)" },
   clip: { kind: 'number', min: 0, help: 'largest norm of the gradients, 0: no limit (1)' },
@@ -53,7 +56,11 @@ const options = {
     help: 'how often which timestep is trained (uniform)',
   },
   'ema-decay': { kind: 'number', min: 0, max: 1, help: 'of the averaged weights (0.9999)' },
-  'sample-every': { kind: 'integer', min: 0, help: 'steps between pictures of samples, 0: none (1000)' },
+  'sample-every': {
+    kind: 'integer',
+    min: 0,
+    help: 'steps between pictures of samples, 0: none (1000; the first after 100, 200 and 500)',
+  },
   'sample-count': { kind: 'integer', min: 1, help: 'samples in a picture (16)' },
   'sample-steps': { kind: 'integer', min: 1, help: 'sampling steps for a picture (100)' },
   'checkpoint-every': { kind: 'integer', min: 1, help: 'steps between checkpoints (1000)' },
@@ -62,9 +69,6 @@ const options = {
   device: { kind: 'string', value: 'name', help: "'cpu', 'cuda', 'cuda:1', 'auto' (auto)" },
   precision: { kind: 'string', choices: precisions, help: '16-bit operands where the device has them (fp32)' },
 } as const satisfies OptionTable
-
-/** A line of progress every so often where there is no bar. */
-const lineMs = 10_000
 
 export const train: Command<typeof options> = {
   name: 'train',
@@ -159,72 +163,5 @@ function modelConfig(values: Values<typeof options>): ModelConfig {
       useScaleShiftNorm: values['scale-shift-norm'],
       dropout: values.dropout,
     },
-  }
-}
-
-/** What is shown of a training. */
-class TrainView {
-  #bar: Progress | undefined
-  #total = 0
-  #lastLine = 0
-
-  constructor(readonly output: ReturnType<typeof createOutput>) {}
-
-  readonly hooks: TrainHooks = {
-    onStart: ({ step, options, images, unreadable, parameters, device }) => {
-      this.#total = options.steps
-      this.#bar = new Progress(stderr, { label: 'train', total: options.steps, done: step })
-      this.output.event('start', {
-        step,
-        steps: options.steps,
-        images,
-        unreadable: unreadable.length,
-        parameters,
-        device,
-      })
-      const skipped = unreadable.length > 0 ? ` (${unreadable.length} unreadable, skipped)` : ''
-      this.output.say(
-        `${images} images${skipped}, ${(parameters / 1e6).toFixed(2)} M parameters, on ${device}` +
-          (step > 0 ? `, from step ${step}` : ''),
-      )
-    },
-    onStep: (metrics) => {
-      this.output.event('step', { ...metrics })
-      const note = `loss ${metrics.loss.toFixed(4)}  ${metrics.imagesPerSecond.toFixed(1)} images/s`
-      this.#bar?.update(metrics.step, note)
-      if (!stderr.isTTY) this.#line(metrics, note)
-    },
-    onCheckpoint: ({ step, folder }) => {
-      this.output.event('checkpoint', { step, folder })
-      if (!this.output.json) this.message(`checkpoint ${folder}`)
-    },
-    onSamples: ({ step, file }) => {
-      this.output.event('samples', { step, file })
-      if (!this.output.json) this.message(`samples ${file}`)
-    },
-    onUnreadable: ({ file, reason }) => {
-      this.output.event('unreadable', { file, reason })
-      if (!this.output.json) this.message(`skipped, can't be read: ${file} (${reason})`)
-    },
-    onWarning: ({ message }) => {
-      this.output.event('warning', { message })
-      if (!this.output.json) this.message(`warning: ${message}`)
-    },
-  }
-
-  message(text: string): void {
-    if (this.#bar) this.#bar.print(text)
-    else note(text)
-  }
-
-  end(): void {
-    this.#bar?.clear()
-  }
-
-  #line(metrics: StepMetrics, note: string): void {
-    const now = performance.now()
-    if (now - this.#lastLine < lineMs && metrics.step < this.#total) return
-    this.#lastLine = now
-    this.output.say(`step ${metrics.step}/${this.#total}  ${note}`)
   }
 }

@@ -1,19 +1,17 @@
 /** What all diffusion models have in common; ddpm.py's DDPM without what is about images. */
 import { Device } from '../device'
-import { DiffusionError, invalidArgument } from '../errors'
+import { invalidArgument } from '../errors'
 import { exportOnnx, type OnnxOptions } from '../export/onnx'
 import type { Network } from '../nn/network'
-import { UNet } from '../nn/unet'
 import type { StateDict } from '../nn/weights'
 import { boolean, parseOptions, type Seed } from '../options'
 import { drawTimesteps } from '../rng'
 import { checkShape, type Shape, sizeOf, Tensor } from '../tensor'
 import { type BitsPerDim, calcBpd } from './bits-per-dim'
 import { Core, checkTensor } from './core'
-import { type Denoiser, type DenoiserFunction, FunctionDenoiser, isNetwork, NetworkDenoiser } from './denoiser'
+import { denoiserOf } from './denoiser-of'
 import { LitEma } from './ema'
-import { checkClasses, conditionOf } from './given-condition'
-import { checkVariance } from './learned-variance'
+import { conditionOf } from './given-condition'
 import { getLoss, type LossResult, lossAndGradients, lossInput, pLosses, requireNetwork } from './losses'
 import {
   type CalcBpdOptions,
@@ -40,17 +38,12 @@ import { nhwcToNchw, predictStartFromNoise, qMeanVariance, qPosterior, qSample }
 import { choosePlan } from './sampling/choose'
 import { untouched } from './sampling/image'
 import { type LoopResult, samplingLoop } from './sampling/loop'
-import {
-  checkBetas,
-  makeBetaSchedule,
-  makeSchedule,
-  type Parameterization,
-  rescaleZeroTerminalSnr,
-  type Schedule,
-} from './schedule'
+import type { Parameterization, Schedule } from './schedule'
+import { betasOf, scheduleOf } from './schedule-of'
 import { type LoadReport, loadStateDict, type Stateful, stateDict } from './state'
 import type { Timesteps } from './timesteps'
 import { type OptimizerOptions, Training, type TrainingState, type TrainResult } from './training-step'
+import { Warnings } from './warnings'
 
 export abstract class DiffusionModel implements Schedule {
   /** The schedule's buffers, [T] each; not to be written to (see registerSchedule). */
@@ -78,20 +71,14 @@ export abstract class DiffusionModel implements Schedule {
   readonly #training: Training | undefined
   readonly #ema: LitEma | undefined
   readonly #options: ModelSettings
-  readonly #warnings = new Set<string>()
+  readonly #warnings = new Warnings()
 
   protected constructor(options: ModelSettings) {
     this.#options = options
     this.seed = options.seed
-    const schedule = this.#makeSchedule(options)
+    const schedule = scheduleOf(options, options)
     const device = Device.open(options.device)
-    const model = modelOf(options)
-    checkClasses(options, isNetwork(model) ? model : undefined)
-    checkVariance(options)
-    const learned = options.varianceType !== 'fixed'
-    const denoiser: Denoiser = isNetwork(model)
-      ? new NetworkDenoiser(device, model, options.seed, learned)
-      : new FunctionDenoiser(device, model, learned)
+    const denoiser = denoiserOf(options, device)
     this.#core = Core.create(device, denoiser, options, schedule, options.seed)
     if (denoiser.network) {
       if (options.useEma) {
@@ -109,26 +96,11 @@ export abstract class DiffusionModel implements Schedule {
   /** ddpm.py's register_schedule, with its defaults for what is left out. Calls that are on their way keep the schedule they began with. */
   registerSchedule(options: ScheduleOptions = {}): void {
     this.#core.alive()
-    const schedule = this.#makeSchedule(parseOptions('registerSchedule', options, scheduleSchema))
+    const schedule = scheduleOf(parseOptions('registerSchedule', options, scheduleSchema), this.#options)
     if (schedule.betas.length !== this.numTimesteps) {
       this.logvar = new Float32Array(schedule.betas.length).fill(this.#options.logvarInit)
     }
     this.#publish(schedule)
-  }
-
-  #makeSchedule(o: Required<Omit<ScheduleOptions, 'givenBetas'>> & ScheduleOptions): Schedule {
-    const betas = this.#betas(o)
-    if (!o.zeroTerminalSnr) return makeSchedule(betas, this.#options)
-    if (this.#options.parameterization === 'eps') {
-      throw invalidArgument('zeroTerminalSnr', "false with parameterization 'eps', which has no x_0 at the end", true)
-    }
-    return makeSchedule(rescaleZeroTerminalSnr(betas), this.#options)
-  }
-
-  #betas(o: Required<Omit<ScheduleOptions, 'givenBetas'>> & ScheduleOptions): Float64Array {
-    return o.givenBetas
-      ? checkBetas(o.givenBetas, 'givenBetas', this.#options.parameterization !== 'eps')
-      : checkBetas(makeBetaSchedule(o.betaSchedule, o.timesteps, o), 'linearStart, linearEnd')
   }
 
   /** The betas in float64, before they are rescaled to zero terminal SNR: with these the schedule is made again to the bit. */
@@ -136,12 +108,12 @@ export abstract class DiffusionModel implements Schedule {
     const { givenBetas } = this.ownBetas()
     const { linearStart, linearEnd, zeroTerminalSnr } = this.#options
     if (givenBetas) return { betas: this.betas, linearStart: undefined, linearEnd: undefined, zeroTerminalSnr: false }
-    return { betas: this.#betas(this.#options), linearStart, linearEnd, zeroTerminalSnr }
+    return { betas: betasOf(this.#options, this.#options), linearStart, linearEnd, zeroTerminalSnr }
   }
 
   /** The betas as an option, where a loaded state dict or registerSchedule made them other than those of the options. */
   protected ownBetas(): { givenBetas?: number[]; timesteps?: number } {
-    const { betas } = this.#makeSchedule(this.#options)
+    const { betas } = scheduleOf(this.#options, this.#options)
     const same = betas.length === this.betas.length && betas.every((b, t) => Math.abs(b - this.betas[t]) <= 1e-6 * b)
     return same ? {} : { givenBetas: [...this.betas], timesteps: this.betas.length }
   }
@@ -336,6 +308,7 @@ export abstract class DiffusionModel implements Schedule {
     const clipDenoised = o.clipDenoised ?? this.#options.clipDenoised
     return this.call(async (core) => {
       const condition = await this.#condition(core, x, o)
+      await this.#warnings.ofRange(x, 'x')
       const stream = { seed: seed ?? core.seeds.next(), sampleOffset, step: 0 }
       return calcBpd(core, x, { ...o, clipDenoised, condition, stream })
     })
@@ -377,6 +350,7 @@ export abstract class DiffusionModel implements Schedule {
     const { lr, update, accumulate, ...o } = parseOptions('trainBatch', options, trainBatchSchema)
     const xStart = x instanceof Float32Array ? this.#images(x) : x
     checkTensor(xStart, 'x')
+    await this.#warnings.ofRange(xStart, 'x')
     const step = o.step ?? training.step
     const sampleOffset = o.sampleOffset ?? training.accumulated
     const timesteps = training.timesteps(core)
@@ -489,12 +463,12 @@ export abstract class DiffusionModel implements Schedule {
    * graph, and is slower).
    */
   warnings(): string[] {
-    return [...this.#warnings, ...this.#core.device.warnings()]
+    return [...this.#warnings.all, ...this.#core.device.warnings()]
   }
 
   /** @internal */
   protected warn(warnings: readonly string[]): void {
-    for (const warning of warnings) this.#warnings.add(warning)
+    this.#warnings.add(warnings)
   }
 
   /** Gives all memory back. Using the model afterwards throws `disposed`; disposing of it again does nothing. */
@@ -505,17 +479,4 @@ export abstract class DiffusionModel implements Schedule {
   [Symbol.dispose](): void {
     this.dispose()
   }
-}
-
-function modelOf(options: ModelSettings): Network | DenoiserFunction {
-  const { model, unetConfig } = options
-  if ((model === undefined) === (unetConfig === undefined)) {
-    const received = model ? 'both' : 'neither'
-    throw new DiffusionError('invalid-argument', `expected either model or unetConfig, got ${received}`, {
-      argument: 'model',
-      expected: 'either model or unetConfig',
-      received,
-    })
-  }
-  return model ?? new UNet(unetConfig!)
 }

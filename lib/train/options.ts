@@ -56,7 +56,7 @@ export interface TrainOptions {
   accumulate?: number
   /** Learning rate after the warm-up (default 2e-4, Ho et al. 2020, appendix B). */
   lr?: number
-  /** Steps over which the learning rate rises linearly (default 1000). */
+  /** Steps over which the learning rate rises linearly (default 1000, or a tenth of all steps where that is less). */
   warmup?: number
   /** The rate after the warm-up (default 'constant'). */
   lrSchedule?: LrSchedule
@@ -68,7 +68,10 @@ export interface TrainOptions {
   weightDecay?: number
   /** Gradients are scaled down to this global norm; 0 for no limit (default 1, Ho et al. 2020). */
   maxGradNorm?: number
-  /** Pictures (inputs, diffusion, samples, denoising) every so many steps and at the end; 0 for none (default 1000). */
+  /**
+   * Pictures (inputs, diffusion, samples, denoising) every so many steps, after the first 100, 200 and 500, and at the end; 0 for none
+   * (default 1000).
+   */
   sampleEvery?: number
   /** Samples in the picture (default 16). */
   sampleCount?: number
@@ -104,7 +107,7 @@ const schema = {
   batchSize: integer(16, positive),
   accumulate: integer(1, positive),
   lr: number(2e-4, { min: 0 }),
-  warmup: integer(1000, { min: 0 }),
+  warmup: integer(undefined, { min: 0 }),
   lrSchedule: oneOf(lrSchedules, 'constant'),
   betas: array(number(undefined, { min: 0, max: 1 }), [0.9, 0.999]),
   eps: number(1e-8, { min: 0 }),
@@ -126,7 +129,8 @@ const schema = {
  * TrainOptions with all defaults filled in.
  * @interface
  */
-export type ResolvedTrainOptions = Omit<Parsed<typeof schema>, 'model'> & {
+export type ResolvedTrainOptions = Omit<Parsed<typeof schema>, 'model' | 'warmup'> & {
+  warmup: number
   model: ModelConfig & { unetConfig: Record<string, unknown> }
 }
 
@@ -177,7 +181,13 @@ export function resolveTrainOptions(
   if (from) refuseChanges(named, from.options, from.step)
   const options = parseOptions('Trainer', { ...saved, ...named }, schema)
   if (options.betas.length !== 2) throw invalidArgument('betas', 'two numbers', options.betas)
-  return { ...options, model: saved?.model ?? completeModel(given.model ?? {}) }
+  const warmup = options.warmup ?? defaultWarmup(options.steps)
+  return { ...options, warmup, model: saved?.model ?? completeModel(given.model ?? {}) }
+}
+
+/** More than a tenth of a short training would never reach its rate. */
+function defaultWarmup(steps: number): number {
+  return Math.min(1000, Math.floor(steps / 10))
 }
 
 /** Those of a checkpoint, which is not trusted: checked, and those that it is too old to have with their defaults. */
@@ -186,7 +196,7 @@ export function savedTrainOptions(saved: Record<string, unknown>): ResolvedTrain
   const large = typeof seed === 'string' && /^\d{1,20}$/.test(seed) // a bigint, as a checkpoint says it
   const options = parseOptions('Trainer', large ? { ...saved, seed: BigInt(seed) } : saved, schema)
   if (options.betas.length !== 2) throw invalidArgument('betas', 'two numbers', options.betas)
-  return options as ResolvedTrainOptions
+  return { ...options, warmup: options.warmup ?? 1000 } as ResolvedTrainOptions
 }
 
 function completeModel(model: ModelConfig): ResolvedTrainOptions['model'] {

@@ -24,7 +24,7 @@ import { learningRate } from './lr-schedule'
 import { MetricsLog, type StepMetrics } from './metrics'
 import { saveModel } from './model-file'
 import { type ResolvedTrainOptions, resolveTrainOptions, type TrainOptions, withClasses } from './options'
-import { drawPictures } from './pictures'
+import { drawPictures, isPictureStep, nextPictureStep } from './pictures'
 import { RunFolder } from './run-folder'
 
 export interface TrainStart {
@@ -36,6 +36,8 @@ export interface TrainStart {
   /** Numbers that are trained. */
   readonly parameters: number
   readonly device: string
+  /** The step after which there are the next pictures; undefined without any. */
+  readonly firstPicture: number | undefined
 }
 
 /** Called in order, between two steps; the training waits for what they return. */
@@ -123,13 +125,15 @@ export class Trainer {
       const { lr, betas, eps, weightDecay, maxGradNorm } = options
       ddpm.configureOptimizers({ lr, betas, eps, weightDecay, maxGradNorm })
       if (checkpoint) await ddpm.loadTrainingState(await readTrainingState(checkpoint))
+      const step = checkpoint?.state.step ?? 0
       await hooks.onStart?.({
-        step: checkpoint?.state.step ?? 0,
+        step,
         options,
         images: data.length,
         unreadable: data.unreadable,
         parameters: ddpm.parameterCount,
         device: ddpm.device.name,
+        firstPicture: nextPictureStep(step, options),
       })
       return await new Run(ddpm, data, options, hooks, folder).train(checkpoint)
     } finally {
@@ -225,8 +229,7 @@ class Run {
         await this.#writeEvents(() => events.scalars(step, scalarsOf(metrics!)))
         await hooks.onStep?.(metrics)
         if (step % options.checkpointEvery === 0) await this.#save(step, log)
-        if (options.sampleEvery > 0 && (step % options.sampleEvery === 0 || step === steps))
-          await this.#sample(step, events)
+        if (isPictureStep(step, options)) await this.#sample(step, events)
         for (const warning of this.#newWarnings()) await this.#warn(new DiffusionError('unsupported', warning))
       }
       await this.#save(step, log)

@@ -1,0 +1,114 @@
+/** What is shown of a training. */
+import type { StepMetrics } from '../train/metrics'
+import type { TrainHooks, TrainStart } from '../train/trainer'
+import { note, type Output, stderr } from './output'
+import { duration, Progress } from './progress'
+
+/** A line of progress every so often where there is no bar. */
+const lineMs = 10_000
+/** Steps from which the whole is estimated, without the first, which prepares what all share. */
+const estimateSteps = 5
+
+export class TrainView {
+  #bar: Progress | undefined
+  #total = 0
+  #lastLine = 0
+  #firstPicture: number | undefined
+  /** Of the steps since the start. */
+  readonly #times: number[] = []
+
+  constructor(readonly output: Output) {}
+
+  readonly hooks: TrainHooks = {
+    onStart: (start) => {
+      const { step, options, images, unreadable, parameters, device } = start
+      this.#firstPicture = start.firstPicture
+      this.#total = options.steps
+      this.#bar = new Progress(stderr, { label: 'train', total: options.steps, done: step, rate: false })
+      this.output.event('start', {
+        step,
+        steps: options.steps,
+        images,
+        unreadable: unreadable.length,
+        parameters,
+        device,
+        ...looksOf(start),
+      })
+      const skipped = unreadable.length > 0 ? ` (${unreadable.length} unreadable, skipped)` : ''
+      this.output.say(
+        `${images} images${skipped}, ${(parameters / 1e6).toFixed(2)} M parameters, on ${device}` +
+          `${step > 0 ? `, from step ${step}` : ''}; ${looks(start)}`,
+      )
+    },
+    onStep: (metrics) => {
+      this.output.event('step', { ...metrics })
+      const note = `loss ${metrics.loss.toFixed(4)}  ${metrics.imagesPerSecond.toFixed(1)} images/s`
+      this.#bar?.update(metrics.step, note)
+      this.#estimate(metrics.step)
+      if (!stderr.isTTY) this.#line(metrics, note)
+    },
+    onCheckpoint: ({ step, folder }) => {
+      this.output.event('checkpoint', { step, folder })
+      if (!this.output.json) this.message(`checkpoint ${folder}`)
+    },
+    onSamples: ({ step, file }) => {
+      this.output.event('samples', { step, file })
+      if (!this.output.json) this.message(`samples ${file}`)
+    },
+    onUnreadable: ({ file, reason }) => {
+      this.output.event('unreadable', { file, reason })
+      if (!this.output.json) this.message(`skipped, can't be read: ${file} (${reason})`)
+    },
+    onWarning: ({ message }) => {
+      this.output.event('warning', { message })
+      if (!this.output.json) this.message(`warning: ${message}`)
+    },
+  }
+
+  message(text: string): void {
+    if (this.#bar) this.#bar.print(text)
+    else note(text)
+  }
+
+  end(): void {
+    this.#bar?.clear()
+  }
+
+  /** Once, of how long it will take. */
+  #estimate(step: number): void {
+    if (this.#times.length > estimateSteps) return
+    this.#times.push(performance.now())
+    if (this.#times.length <= estimateSteps || step >= this.#total) return
+    const secondsPerStep = (this.#times.at(-1)! - this.#times[0]) / 1000 / estimateSteps
+    const seconds = secondsPerStep * (this.#total - step)
+    const first = this.#firstPicture
+    const firstPictureSeconds = first === undefined ? undefined : secondsPerStep * Math.max(0, first - step)
+    this.output.event('estimate', { step, seconds, firstPicture: first, firstPictureSeconds })
+    const picture =
+      first === undefined ? '' : `, the first picture (step ${first}) in ${duration(firstPictureSeconds!)}`
+    if (!this.output.json) this.message(`about ${duration(seconds)} for ${this.#total - step} steps${picture}`)
+  }
+
+  #line(metrics: StepMetrics, note: string): void {
+    const now = performance.now()
+    if (now - this.#lastLine < lineMs && metrics.step < this.#total) return
+    this.#lastLine = now
+    this.output.say(`step ${metrics.step}/${this.#total}  ${note}  ETA ${this.#bar!.eta}`)
+  }
+}
+
+/** What the images become, for machines. */
+function looksOf({ options: { model, flip } }: TrainStart) {
+  const { imageSize: size, inChannels: channels } = model.unetConfig
+  return { size, channels, flip, classes: model.classNames ?? [] }
+}
+
+/** The same in words. */
+function looks(start: TrainStart): string {
+  const { size, channels, flip, classes } = looksOf(start)
+  const names = classes as readonly string[]
+  const shown = names.length > 8 ? `${names.slice(0, 8).join(', ')}, ...` : names.join(', ')
+  const mirrored = flip ? 'mirrored at random (--no-flip: as they are)' : 'not mirrored'
+  const kinds = names.length > 0 ? `${names.length} classes (${shown})` : 'no classes'
+  return `${size}x${size} ${channels === 1 ? 'grey' : 'RGB'}, ${mirrored}, ${kinds}`
+}

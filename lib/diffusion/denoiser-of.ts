@@ -1,0 +1,32 @@
+/** The denoiser that a model's options ask for. */
+import type { Device } from '../device'
+import { DiffusionError } from '../errors'
+import type { Network } from '../nn/network'
+import { UNet } from '../nn/unet'
+import { type Denoiser, type DenoiserFunction, FunctionDenoiser, isNetwork, NetworkDenoiser } from './denoiser'
+import { checkClasses } from './given-condition'
+import { checkVariance } from './learned-variance'
+import type { ModelSettings } from './model-options'
+
+/** Throws `invalid-argument` for options that do not go together. */
+export function denoiserOf(options: ModelSettings, device: Device): Denoiser {
+  const model = modelOf(options)
+  checkClasses(options, isNetwork(model) ? model : undefined)
+  checkVariance(options)
+  const learned = options.varianceType !== 'fixed'
+  return isNetwork(model)
+    ? new NetworkDenoiser(device, model, options.seed, learned)
+    : new FunctionDenoiser(device, model, learned)
+}
+
+function modelOf({ model, unetConfig }: ModelSettings): Network | DenoiserFunction {
+  if ((model === undefined) === (unetConfig === undefined)) {
+    const received = model ? 'both' : 'neither'
+    throw new DiffusionError('invalid-argument', `expected either model or unetConfig, got ${received}`, {
+      argument: 'model',
+      expected: 'either model or unetConfig',
+      received,
+    })
+  }
+  return model ?? new UNet(unetConfig!)
+}
