@@ -35,6 +35,8 @@ export class Graph {
   readonly native: NativeGraph = native.createGraph()
   readonly #parameters = new Map<string, Value>()
   readonly #integers = new Map<ValueId, string>()
+  /** Numbers that are part of the graph, by the names of the inputs that a Program binds them to. */
+  readonly constants = new Map<string, Float32Array | Int32Array>()
   /** For each i32 input by its name whose numbers pick rows of tables, the rows there are. */
   readonly rows = new Map<string, number>()
 
@@ -60,6 +62,13 @@ export class Graph {
     const value = this.#one('input', [], { name, dims, dtype })
     if (dtype === 'i32') this.#integers.set(value.id, name)
     return value
+  }
+
+  /** Numbers of the graph's own. */
+  constant(data: Float32Array | Int32Array, dims: Dims): Value {
+    const name = `constant ${this.constants.size}`
+    this.constants.set(name, data)
+    return this.input(name, dims, data instanceof Int32Array ? 'i32' : 'f32')
   }
 
   #picks(index: Value, table: Value): void {
@@ -153,6 +162,17 @@ export class Graph {
   /** x * (1 + e[:c]) + e[c:], e [n, 1, 1, 2c] spread over the pixels. */
   scaleShift(x: Value, e: Value): Value {
     return this.#one('scaleShift', [x, e])
+  }
+
+  /** y = scale x + shift, the same for all elements. */
+  affine(x: Value, { scale, shift = 0 }: { scale: number; shift?: number }): Value {
+    const [n, height, width, channels] = x.dims
+    const row = this.constant(new Int32Array(n), [n, 1, 1, 1])
+    const number = (v: number) => this.constant(Float32Array.of(v), [1, 1, 1, 1])
+    const size = height * width * channels
+    const ones = shift === 0 ? undefined : this.constant(new Float32Array(size).fill(1), [1, 1, 1, size])
+    const y = this.timestepAffine(this.toNchw(x), number(scale), row, ones, ones && number(shift))
+    return this.toNhwc(y, { channels, height, width })
   }
 
   /** On the channels. */

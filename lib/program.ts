@@ -36,6 +36,7 @@ export class Program {
   readonly #device: Device
   readonly #outputs: Readonly<Record<string, number>>
   readonly #rows: ReadonlyMap<string, number>
+  readonly #constants: Readonly<Record<string, NativeBuffer>>
   /** Where numbers are copied to and results from, by name; allocated when first needed. */
   readonly #staging = new Map<string, NativeBuffer>()
 
@@ -46,6 +47,7 @@ export class Program {
     this.#outputs = Object.fromEntries(
       Object.entries(outputs).map(([name, { dims }]) => [name, dims[0] * dims[1] * dims[2] * dims[3]]),
     )
+    this.#constants = Object.fromEntries([...graph.constants].map(([name, data]) => [name, device.upload(data)]))
     if (process.env.DDPM_DEBUG?.split(',').includes('plan')) process.stderr.write(`${native.describe()}\n`)
   }
 
@@ -77,7 +79,7 @@ export class Program {
    */
   async run(bindings: Bindings): Promise<Record<string, Float32Array>> {
     try {
-      const bound: Record<string, NativeBuffer> = {}
+      const bound: Record<string, NativeBuffer> = { ...this.#constants }
       for (const [name, binding] of Object.entries(bindings)) {
         if (!ArrayBuffer.isView(binding)) {
           bound[name] = binding
@@ -112,11 +114,11 @@ export class Program {
     return buffer
   }
 
-  /** Bytes on the device, staging included. */
+  /** Bytes on the device, staging and constants included. */
   memory(): { arena: number; packed: number; scratch: number; staging: number; total: number } {
     const { arena, packed, scratch, total } = this.#native.memory()
     let staging = 0
-    for (const buffer of this.#staging.values()) staging += 4 * buffer.elements
+    for (const buffer of [...this.#staging.values(), ...Object.values(this.#constants)]) staging += 4 * buffer.elements
     return { arena, packed, scratch, staging, total: total + staging }
   }
 
@@ -136,7 +138,7 @@ export class Program {
 
   release(): void {
     this.#native.release()
-    for (const buffer of this.#staging.values()) buffer.release()
+    for (const buffer of [...this.#staging.values(), ...Object.values(this.#constants)]) buffer.release()
     this.#staging.clear()
   }
 }

@@ -11,27 +11,28 @@ export function unet2DConfig(o: ResolvedUNetOptions): JsonObject {
     if (o[name] !== value) throw unsupported(name, describe(value), o[name])
   }
   only('useSpatialTransformer', false)
-  only('resblockUpdown', false)
   only('convResample', true)
   const channels = levelChannels(o)
-  const attention = channels.map((_, level) => o.attentionResolutions.includes(2 ** level))
+  const rates = channels.map((_, level) => 2 ** level)
+  const down = blocksOf('Down', rates, o.attentionResolutions, o.resblockDownResolutions, rates.slice(0, -1))
+  const up = blocksOf('Up', rates, o.upAttentionResolutions, o.resblockUpResolutions, rates.slice(1))
   return {
     act_fn: 'silu',
     add_attention: o.middleAttention,
     attention_head_dim: headDim(o) ?? null,
     attn_norm_num_groups: middleGroups(o),
     block_out_channels: channels,
-    center_input_sample: false,
-    class_embed_type: null,
-    down_block_types: attention.map((has) => (has ? 'AttnDownBlock2D' : 'DownBlock2D')),
+    center_input_sample: o.centerInput,
+    class_embed_type: o.classEmbedding === 'timestep' ? 'timestep' : null,
+    down_block_types: down.types,
     downsample_padding: o.downsamplePadding,
-    downsample_type: 'conv',
+    downsample_type: down.resample,
     dropout: o.dropout,
     flip_sin_to_cos: o.flipSinToCos,
     freq_shift: o.freqShift,
     in_channels: o.inChannels,
     layers_per_block: o.numResBlocks,
-    mid_block_scale_factor: 1,
+    mid_block_scale_factor: o.middleScale,
     ...(o.middleBlock ? {} : { mid_block_type: null }),
     norm_eps: o.normEps,
     norm_num_groups: o.normGroups,
@@ -42,9 +43,28 @@ export function unet2DConfig(o: ResolvedUNetOptions): JsonObject {
     sample_size: o.imageSize,
     ...(o.timeEmbeddingDim === 4 * o.modelChannels ? {} : { time_embedding_dim: o.timeEmbeddingDim }),
     time_embedding_type: 'positional',
-    up_block_types: attention.map((has) => (has ? 'AttnUpBlock2D' : 'UpBlock2D')).reverse(),
-    upsample_type: 'conv',
+    up_block_types: up.types.reverse(),
+    upsample_type: up.resample,
   }
+}
+
+/** Types of the blocks by level, and the type of resampling that those with attention have in common. */
+function blocksOf(
+  side: 'Down' | 'Up',
+  rates: readonly number[],
+  attention: readonly number[],
+  resblocks: readonly number[],
+  left: readonly number[],
+): { types: string[]; resample: 'conv' | 'resnet' } {
+  const kinds = new Set(left.filter((rate) => attention.includes(rate)).map((rate) => resblocks.includes(rate)))
+  if (kinds.size > 1) {
+    throw unsupported(`resblock${side}Resolutions`, 'all levels with attention or none', resblocks)
+  }
+  const types = rates.map((rate) => {
+    if (attention.includes(rate)) return `Attn${side}Block2D`
+    return resblocks.includes(rate) ? `Resnet${side}sampleBlock2D` : `${side}Block2D`
+  })
+  return { types, resample: kinds.has(true) ? 'resnet' : 'conv' }
 }
 
 /** null where UNetMidBlock2D's rule gives as many; see diffusersOptions. */
@@ -60,7 +80,8 @@ function headDim(o: ResolvedUNetOptions): number | undefined {
   const heads = [o.numHeads, ...(o.legacy ? [o.numHeadsUpsample] : [])]
   if (heads.every((n) => n === 1)) return undefined
   const channels = levelChannels(o)
-  const withAttention = channels.filter((_, level) => o.attentionResolutions.includes(2 ** level))
+  const attention = [...o.attentionResolutions, ...o.upAttentionResolutions]
+  const withAttention = channels.filter((_, level) => attention.includes(2 ** level))
   const dims = new Set(withAttention.flatMap((c) => heads.map((n) => c / n)))
   if (o.middleAttention) dims.add(channels[channels.length - 1] / o.numHeads)
   if (dims.size > 1) throw unsupported('numHeads', 'heads of the same number of channels at every level', o.numHeads)

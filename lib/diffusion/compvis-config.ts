@@ -6,6 +6,7 @@ import { isObject, type JsonObject } from '../checkpoint/json'
 import { readYaml } from '../checkpoint/yaml'
 import { DiffusionError, describe, invalidArgument } from '../errors'
 import type { UNetOptions } from '../nn/unet'
+import { resolveUNetOptions } from '../nn/unet-options'
 import { array, boolean, number, type Parsed, parseOptions, string, unknownOption } from '../options'
 import type { DDPMOptions } from './ddpm-options'
 
@@ -143,6 +144,9 @@ const unetImplied: Partial<UNetOptions> = {
   downsamplePadding: 1,
   middleAttention: true,
   middleBlock: true,
+  middleScale: 1,
+  centerInput: false,
+  classEmbedding: 'table',
 }
 /** DDPM's, the same. What is about training alone is left out of a configuration. */
 const modelImplied: DDPMOptions = { varianceType: 'fixed', zeroTerminalSnr: false, timestepSpacing: 'linspace' }
@@ -151,6 +155,7 @@ const modelImplied: DDPMOptions = { varianceType: 'fixed', zeroTerminalSnr: fals
 export function compVisConfig(options: DDPMOptions, unet: UNetOptions): JsonObject {
   only(options, modelImplied)
   only(unet, { ...unetImplied, middleNormGroups: unet.normGroups, timeEmbeddingDim: 4 * unet.modelChannels })
+  checkLists(unet)
   if (options.parameterization === 'v') throw unsupported('parameterization', "'eps' or 'x0'", 'v')
   return {
     model: {
@@ -167,6 +172,17 @@ function only<T extends object>(options: T, implied: Partial<T>): void {
   for (const name of Object.keys(implied) as (keyof T & string)[]) {
     const value = options[name] ?? implied[name]
     if (value !== implied[name]) throw unsupported(name, `${describe(implied[name])} of CompVis' model`, value)
+  }
+}
+
+/** What openaimodel has one option for, and this UNet a list for either way. */
+function checkLists(unet: UNetOptions): void {
+  const names = ['upAttentionResolutions', 'resblockDownResolutions', 'resblockUpResolutions'] as const
+  const implied = resolveUNetOptions({ ...unet, ...Object.fromEntries(names.map((name) => [name, undefined])) })
+  const sorted = (list: readonly number[] = []) => [...list].sort((a, b) => a - b)
+  for (const name of names) {
+    const [given, expected] = [sorted(unet[name] ?? implied[name]), sorted(implied[name])]
+    if (String(given) !== String(expected)) throw unsupported(name, `${describe(expected)} of CompVis' model`, given)
   }
 }
 

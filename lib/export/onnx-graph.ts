@@ -176,6 +176,12 @@ export class OnnxGraph implements NetworkGraph {
     return this.#like(x, this.#node('Add', [this.#node('Mul', [this.#name(x), factor]), shift]))
   }
 
+  affine(x: Value, { scale, shift = 0 }: { scale: number; shift?: number }): Value {
+    const scalar = (v: number) => this.#floats([], Float32Array.of(v))
+    const scaled = this.#node('Mul', [this.#name(x), scalar(scale)])
+    return this.#like(x, shift === 0 ? scaled : this.#node('Add', [scaled, scalar(shift)]))
+  }
+
   concat(values: readonly Value[]): Value {
     const [n, h, w] = values[0].dims
     const channels = values.reduce((sum, { dims }) => sum + dims[3], 0)

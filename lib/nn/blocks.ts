@@ -55,6 +55,8 @@ export interface ResBlockOptions {
   /** The time embedding scales and shifts the second norm, instead of being added before it. */
   readonly scaleShift: boolean
   readonly resample?: 'up' | 'down'
+  /** Of the output; default 1. */
+  readonly divisor?: number
 }
 
 /** openaimodel.ResBlock, diffusers' ResnetBlock2D. */
@@ -99,7 +101,7 @@ export class ResBlock {
     h = this.#conv2.build(context, this.#dropout.build(context, graph.silu(h)))
     const skipped = resample(x)
     const y = graph.add(this.#skip?.build(context, skipped) ?? skipped, h)
-    return observed(context, this.scope.prefix, y)
+    return observed(context, this.scope.prefix, divided(context, y, this.o.divisor))
   }
 }
 
@@ -111,6 +113,8 @@ export interface AttentionOptions {
   readonly norm?: NormOptions
   /** openai: how q, k and v lie in the output of `qkv`; see Graph.attentionQkv. */
   readonly order: 'heads-first' | 'qkv-first'
+  /** Of the output; default 1. */
+  readonly divisor?: number
 }
 
 /** Self-attention over the pixels: openaimodel.AttentionBlock, diffusers' Attention. */
@@ -154,6 +158,12 @@ export class AttentionBlock implements Layer {
     const h = this.#norm?.build(context, x) ?? x
     const [q, k, v] = Linear.buildAll(context, h, this.#projections)
     const y = k === undefined ? graph.attentionQkv(q, { ...shape, order }) : graph.attention(q, k, v, shape)
-    return observed(context, this.scope.prefix, graph.add(x, this.#out.build(context, y)))
+    const sum = graph.add(x, this.#out.build(context, y))
+    return observed(context, this.scope.prefix, divided(context, sum, this.o.divisor))
   }
+}
+
+/** diffusers' output_scale_factor. */
+function divided({ graph }: BuildContext, x: Value, divisor = 1): Value {
+  return divisor === 1 ? x : graph.affine(x, { scale: 1 / divisor })
 }

@@ -18,6 +18,7 @@ export type NetworkGraph = Pick<
   | 'add'
   | 'addSample'
   | 'scaleShift'
+  | 'affine'
   | 'concat'
   | 'upsampleNearest'
   | 'avgPool'

@@ -13,8 +13,21 @@ export interface UNet2DSettings {
   readonly ignored: { readonly names: readonly string[]; readonly owner: string; readonly known: readonly string[] }
 }
 
-const downBlocks = ['DownBlock2D', 'AttnDownBlock2D'] as const
-const upBlocks = ['UpBlock2D', 'AttnUpBlock2D'] as const
+/** What a block of a level is made of; `resample`: 'type' as downsample_type and upsample_type say. */
+interface BlockType {
+  readonly attention: boolean
+  readonly resample: 'conv' | 'resnet' | 'type'
+}
+export const downBlocks = {
+  DownBlock2D: { attention: false, resample: 'conv' },
+  AttnDownBlock2D: { attention: true, resample: 'type' },
+  ResnetDownsampleBlock2D: { attention: false, resample: 'resnet' },
+} as const satisfies Record<string, BlockType>
+export const upBlocks = {
+  UpBlock2D: { attention: false, resample: 'conv' },
+  AttnUpBlock2D: { attention: true, resample: 'type' },
+  ResnetUpsampleBlock2D: { attention: false, resample: 'resnet' },
+} as const satisfies Record<string, BlockType>
 const oneOrMore = { min: 1 }
 
 /**
@@ -25,7 +38,7 @@ const schema = {
   sample_size: options.required(sampleSize()),
   in_channels: options.integer(3, oneOrMore),
   out_channels: options.integer(3, oneOrMore),
-  center_input_sample: only(false),
+  center_input_sample: options.boolean(false),
   time_embedding_type: only('positional'),
   time_embedding_dim: options.integer(undefined, oneOrMore),
   freq_shift: options.number(0),
@@ -36,12 +49,12 @@ const schema = {
   layers_per_block: options.integer(2, { min: 1, max: limits.numResBlocks }),
   // Whatever its name, it is a UNetMidBlock2D; null, which is no default, is none.
   mid_block_type: options.oneOf(['UNetMidBlock2D', 'UnCLIPUNetMidBlock2D'], 'UNetMidBlock2D'),
-  mid_block_scale_factor: only(1),
+  mid_block_scale_factor: options.number(1),
   downsample_padding: options.integer(1, { min: 0, max: 1 }) as options.Field<0 | 1>,
-  downsample_type: only('conv'),
-  upsample_type: only('conv'),
+  downsample_type: options.oneOf(['conv', 'resnet'], 'conv'),
+  upsample_type: options.oneOf(['conv', 'resnet'], 'conv'),
   dropout: options.number(0),
-  act_fn: only('silu'),
+  act_fn: only('silu', 'swish'),
   attention_legacy_order: only(false),
   // The default of __init__ is 8; null, as many configurations have it, means one head.
   attention_head_dim: options.integer(undefined, oneOrMore),
@@ -50,14 +63,25 @@ const schema = {
   norm_eps: options.number(1e-5),
   resnet_time_scale_shift: options.oneOf(['default', 'scale_shift'], 'default'),
   add_attention: options.boolean(true),
-  class_embed_type: only(undefined),
+  class_embed_type: only(undefined, 'timestep'),
   num_class_embeds: options.integer(undefined, oneOrMore),
   // Only used by time_embedding_type 'learned'.
   num_train_timesteps: options.integer(undefined, oneOrMore),
 }
 
-function blockTypes<T extends string>(known: readonly T[], fallback: readonly T[]) {
-  return options.array(options.oneOf(known), fallback as readonly NonNullable<T>[], limits.levels)
+function blockTypes<T extends string>(
+  known: Readonly<Record<T, BlockType>>,
+  fallback: readonly T[],
+): options.Field<readonly T[]> {
+  const one = options.oneOf(Object.keys(known) as T[])
+  // Early versions have UNetResAttnDownBlock2D and its like.
+  const today = (given: unknown) => (typeof given === 'string' ? given.replace(/^UNetRes(?=Attn|Down|Up)/, '') : given)
+  const list = options.array(
+    { ...one, check: (given, name) => one.check(today(given), name) },
+    fallback as never,
+    limits.levels,
+  )
+  return list as options.Field<readonly T[]>
 }
 
 /** Height and width, or one number for both. */
@@ -71,12 +95,14 @@ function sampleSize(): options.Field<number> {
   return { fallback: undefined as unknown as number, check }
 }
 
-function only<T>(value: T): options.Field<T> {
+/** The first is the default. */
+function only<T>(...values: readonly [T, ...T[]]): options.Field<T> {
   const check = (given: unknown, name: string): NonNullable<T> => {
-    if (given === value) return given as NonNullable<T>
-    throw unsupported(name, value === undefined ? 'null' : describe(value), given)
+    if (values.includes(given as T)) return given as NonNullable<T>
+    const known = values.map((value) => (value === undefined ? 'null' : describe(value)))
+    throw unsupported(name, known.join(' and '), given)
   }
-  return { fallback: value, check }
+  return { fallback: values[0], check }
 }
 
 /** Throws `invalid-argument`, and `unsupported` for what UNet can't express. */
@@ -95,11 +121,17 @@ export function unet2DSettings(config: UNet2DConfig): UNet2DSettings {
       c.block_out_channels,
     )
   }
-  const attention = c.down_block_types.map((type) => type === 'AttnDownBlock2D')
-  const upAttention = c.up_block_types.map((type) => type === 'AttnUpBlock2D').reverse()
-  if (attention.some((has, level) => has !== upAttention[level])) {
-    throw unsupported('up_block_types', 'attention at the levels of down_block_types', c.up_block_types)
-  }
+  const down = levelsOf(
+    c.down_block_types.map((type: keyof typeof downBlocks) => downBlocks[type]),
+    c.downsample_type,
+  )
+  const up = levelsOf(
+    [...c.up_block_types].reverse().map((type: keyof typeof upBlocks) => upBlocks[type]),
+    c.upsample_type,
+  )
+  // Only a convolution pads; the lowest level has none.
+  const pads = down.resnet.filter((rate) => rate < 2 ** (levels - 1)).length < levels - 1
+  const timestepLabels = c.class_embed_type === 'timestep'
   const scaleShift = c.resnet_time_scale_shift === 'scale_shift'
   const [modelChannels] = c.block_out_channels
   const headDim = 'attention_head_dim' in config ? c.attention_head_dim : 8
@@ -113,16 +145,22 @@ export function unet2DSettings(config: UNet2DConfig): UNet2DSettings {
       modelChannels,
       channelMult: c.block_out_channels.map((channels) => channels / modelChannels),
       numResBlocks: c.layers_per_block,
-      attentionResolutions: attention.flatMap((has, level) => (has ? [2 ** level] : [])),
+      attentionResolutions: down.attention,
+      upAttentionResolutions: up.attention,
+      resblockDownResolutions: down.resnet,
+      resblockUpResolutions: up.resnet,
+      centerInput: c.center_input_sample,
+      middleScale: c.mid_block_scale_factor,
       dropout: c.dropout,
       numHeads: 1,
       numHeadChannels: headDim,
-      numClasses: c.num_class_embeds,
+      numClasses: c.num_class_embeds ?? (timestepLabels ? limits.numClasses : undefined),
+      classEmbedding: timestepLabels ? 'timestep' : 'table',
       normGroups: c.norm_num_groups,
       normEps: c.norm_eps,
       freqShift: c.freq_shift,
       flipSinToCos: c.flip_sin_to_cos,
-      downsamplePadding: c.downsample_padding,
+      downsamplePadding: pads ? c.downsample_padding : 1,
       middleAttention: c.add_attention,
       useScaleShiftNorm: scaleShift,
       // UNetMidBlock2D's rule: with scale_shift its attention has a norm only where its groups are given.
@@ -130,6 +168,16 @@ export function unet2DSettings(config: UNet2DConfig): UNet2DSettings {
       middleBlock: config.mid_block_type !== null,
       timeEmbeddingDim: c.time_embedding_dim,
     },
+  }
+}
+
+/** Downsampling rates of the levels with attention, and of those that a residual block leaves. */
+function levelsOf(blocks: readonly BlockType[], type: 'conv' | 'resnet'): { attention: number[]; resnet: number[] } {
+  const rates = (has: (block: BlockType) => boolean) =>
+    blocks.flatMap((block, level) => (has(block) ? [2 ** level] : []))
+  return {
+    attention: rates(({ attention }) => attention),
+    resnet: rates(({ resample }) => (resample === 'type' ? type : resample) === 'resnet'),
   }
 }
 

@@ -59,10 +59,24 @@ export interface UNetOptions {
   flipSinToCos?: boolean
   /** 1: on all sides; 0: one row and column at the bottom and right. Default 1. */
   downsamplePadding?: 0 | 1
+  /** The input is scaled from [0, 1] to [-1, 1]: 2x - 1. Default false. */
+  centerInput?: boolean
+  /** Downsampling rates with attention on the way up. Default attentionResolutions. */
+  upAttentionResolutions?: readonly number[]
+  /** Downsampling rates that are left by a residual block on the way down, and on the way up. Default by resblockUpdown. */
+  resblockDownResolutions?: readonly number[]
+  resblockUpResolutions?: readonly number[]
+  /**
+   * How a class label becomes a part of the time embedding: 'table' has a row for each class, 'timestep' takes it for a number as the
+   * timestep is. Default 'table'.
+   */
+  classEmbedding?: 'table' | 'timestep'
   /** Channels of the time embedding. Default 4 * modelChannels. */
   timeEmbeddingDim?: number
   /** The two residual blocks, with attention between them, at the lowest resolution. Default true. */
   middleBlock?: boolean
+  /** What the residual blocks and the attention in the middle put out is divided by this. Default 1. */
+  middleScale?: number
   /** Attention between the two residual blocks in the middle. Default true. */
   middleAttention?: boolean
   /** Groups of the norm before that attention; 0: no norm there. Default normGroups. */
@@ -126,6 +140,12 @@ const schema = {
   freqShift: options.number(0, { min: 0 }),
   flipSinToCos: options.boolean(true),
   downsamplePadding: options.integer(1, { min: 0, max: 1 }) as options.Field<0 | 1>,
+  middleScale: options.number(1, { min: 1e-6, max: 1e6 }),
+  centerInput: options.boolean(false),
+  upAttentionResolutions: options.array(count(), undefined, limits.levels),
+  resblockDownResolutions: options.array(count(), undefined, limits.levels),
+  resblockUpResolutions: options.array(count(), undefined, limits.levels),
+  classEmbedding: options.oneOf(['table', 'timestep'], 'table'),
   timeEmbeddingDim: options.integer(undefined, { min: 1, max: limits.embeddingChannels }),
   middleBlock: options.boolean(true),
   middleAttention: options.boolean(true),
@@ -155,20 +175,24 @@ export function resolveUNetOptions(given: UNetOptions) {
   }
   checkMultiple('imageSize', o.imageSize, 2 ** (levels - 1), '2^(levels - 1)')
   const rates = o.channelMult.map((_, level) => 2 ** level)
-  for (const [i, rate] of o.attentionResolutions.entries()) {
-    // These are rates, but are easily taken for sizes; such a network would silently have no attention.
-    if (!rates.includes(rate)) {
-      throw invalidArgument(`attentionResolutions[${i}]`, `a downsampling rate, one of ${rates.join(', ')}`, rate)
+  for (const name of rateOptions) {
+    for (const [i, rate] of (o[name] ?? []).entries()) {
+      // These are rates, but are easily taken for sizes; such a network would silently have no attention.
+      if (rates.includes(rate)) continue
+      throw invalidArgument(`${name}[${i}]`, `a downsampling rate, one of ${rates.join(', ')}`, rate)
     }
+  }
+  const [down, up] = resamplers(o)
+  if (o.classEmbedding === 'timestep' && o.numClasses === undefined) {
+    throw invalidArgument('numClasses', "a number with classEmbedding 'timestep'", undefined)
   }
   checkTransformer(o)
   if (o.layout === 'diffusers') {
     if (o.useSpatialTransformer) throw invalidArgument('useSpatialTransformer', "false with layout 'diffusers'", true)
     if (!o.convResample) throw invalidArgument('convResample', "true with layout 'diffusers'", false)
-    if (o.resblockUpdown) throw invalidArgument('resblockUpdown', "false with layout 'diffusers'", true)
     if (o.useNewAttentionOrder) throw invalidArgument('useNewAttentionOrder', "false with layout 'diffusers'", true)
   }
-  if (o.downsamplePadding === 0 && (!o.convResample || o.resblockUpdown)) {
+  if (o.downsamplePadding === 0 && levels > 1 && (!o.convResample || down.length === levels - 1)) {
     throw invalidArgument('downsamplePadding', '1 where no convolution does the downsampling', 0)
   }
   const { middleNormGroups = o.normGroups } = o
@@ -180,6 +204,9 @@ export function resolveUNetOptions(given: UNetOptions) {
       'middleNormGroups',
     )
   }
+  if (o.useSpatialTransformer && o.middleScale !== 1) {
+    throw invalidArgument('middleScale', '1 with useSpatialTransformer', o.middleScale)
+  }
   if (o.useSpatialTransformer && middleNormGroups !== o.normGroups) {
     throw invalidArgument('middleNormGroups', 'normGroups with useSpatialTransformer', middleNormGroups)
   }
@@ -187,12 +214,37 @@ export function resolveUNetOptions(given: UNetOptions) {
   const numHeads = heads(o.numHeads) ?? 1
   return {
     ...o,
+    upAttentionResolutions: o.upAttentionResolutions ?? o.attentionResolutions,
+    resblockDownResolutions: down,
+    resblockUpResolutions: up,
+    resblockUpdown: levels > 1 ? down.length + up.length === 2 * (levels - 1) : o.resblockUpdown,
     timeEmbeddingDim: o.timeEmbeddingDim ?? 4 * o.modelChannels,
     middleNormGroups,
     numHeads,
     numHeadChannels: heads(o.numHeadChannels),
     numHeadsUpsample: heads(o.numHeadsUpsample) ?? numHeads,
   }
+}
+
+const rateOptions = [
+  'attentionResolutions',
+  'upAttentionResolutions',
+  'resblockDownResolutions',
+  'resblockUpResolutions',
+] as const
+
+/** The rates that are left by residual blocks on the way down and up, ascending: the lowest is not left downwards, nor 1 upwards. */
+function resamplers(o: {
+  channelMult: readonly number[]
+  resblockUpdown: boolean
+  resblockDownResolutions?: readonly number[]
+  resblockUpResolutions?: readonly number[]
+}): [number[], number[]] {
+  const rates = o.channelMult.map((_, level) => 2 ** level)
+  const among = (possible: number[], given: readonly number[] = o.resblockUpdown ? possible : []) => {
+    return possible.filter((rate) => given.includes(rate))
+  }
+  return [among(rates.slice(0, -1), o.resblockDownResolutions), among(rates.slice(1), o.resblockUpResolutions)]
 }
 
 function checkTransformer(o: { useSpatialTransformer: boolean; transformerDepth: number; contextDim?: number }): void {

@@ -4,7 +4,7 @@
  */
 import { invalidArgument } from '../errors'
 import type { Value } from '../graph'
-import { AttentionBlock, type BlockInputs, ResBlock } from './blocks'
+import { AttentionBlock, type BlockInputs, ResBlock, type ResBlockOptions } from './blocks'
 import {
   Conv2d,
   Downsample,
@@ -48,7 +48,7 @@ export class UNet implements Network {
   readonly #root = new Scope(this.parameters)
   readonly #names: UNetNames
   readonly #timeEmbedding: TimestepEmbedding
-  readonly #labels?: Embedding
+  readonly #labels?: Embedding | TimestepEmbedding
   readonly #down: Block[]
   readonly #middle: Block
   readonly #up: Block[]
@@ -74,13 +74,8 @@ export class UNet implements Network {
 
     const names = this.#names
     const [first, second] = names.timeEmbedding.map((name) => this.#root.at(name))
-    this.#timeEmbedding = new TimestepEmbedding(first, second, {
-      dim: o.modelChannels,
-      outDim: this.#embeddingChannels,
-      freqShift: o.freqShift,
-      sinFirst: !o.flipSinToCos,
-    })
-    if (o.numClasses) this.#labels = new Embedding(this.#root.at(names.labels), o.numClasses, this.#embeddingChannels)
+    this.#timeEmbedding = new TimestepEmbedding(first, second, this.#sinusoids)
+    if (o.numClasses) this.#labels = this.#classEmbedding(o.numClasses)
     const skips: number[] = []
     this.#down = this.#wayDown(skips)
     this.#middle = this.#bottom()
@@ -119,7 +114,7 @@ export class UNet implements Network {
       return name ? observed(context, name, output) : output
     }
     const skips: Value[] = []
-    let h = x
+    let h = this.options.centerInput ? graph.affine(x, { scale: 2, shift: -1 }) : x
     for (const [i, block] of this.#down.entries()) {
       h = run(block, h, lists && `${lists.down}.${i}`)
       skips.push(h)
@@ -152,6 +147,17 @@ export class UNet implements Network {
     return this.#labels && y ? context.graph.add(time, this.#labels.build(context, y)) : time
   }
 
+  #classEmbedding(classes: number): Embedding | TimestepEmbedding {
+    const scope = this.#root.at(this.#names.labels)
+    if (this.options.classEmbedding === 'table') return new Embedding(scope, classes, this.#embeddingChannels)
+    return new TimestepEmbedding(scope.at('linear_1'), scope.at('linear_2'), this.#sinusoids)
+  }
+
+  get #sinusoids() {
+    const { modelChannels, freqShift, flipSinToCos } = this.options
+    return { dim: modelChannels, outDim: this.#embeddingChannels, freqShift, sinFirst: !flipSinToCos }
+  }
+
   get #embeddingChannels(): number {
     return this.options.timeEmbeddingDim
   }
@@ -164,8 +170,9 @@ export class UNet implements Network {
     return this.#levelChannels[level]
   }
 
-  #hasAttention(level: number): boolean {
-    return this.options.attentionResolutions.includes(2 ** level)
+  #hasAttention(level: number, side: 'down' | 'up'): boolean {
+    const { attentionResolutions, upAttentionResolutions } = this.options
+    return (side === 'down' ? attentionResolutions : upAttentionResolutions).includes(2 ** level)
   }
 
   /** `skips` receives the channels of every block's output. */
@@ -182,15 +189,15 @@ export class UNet implements Network {
         const name = names.down(level, i)
         const block: Part[] = [this.#resBlock(name.res, channels, this.#channels(level))]
         channels = this.#channels(level)
-        if (this.#hasAttention(level)) block.push(this.#attention(name.attention, channels, 'down'))
+        if (this.#hasAttention(level, 'down')) block.push(this.#attention(name.attention, channels, 'down'))
         blocks.push(block)
         skips.push(channels)
       }
       if (level === channelMult.length - 1) break
       const name = names.downsample(level)
       blocks.push([
-        this.options.resblockUpdown
-          ? this.#resBlock(name, channels, channels, 'down')
+        this.options.resblockDownResolutions.includes(2 ** level)
+          ? this.#resBlock(name, channels, channels, { resample: 'down' })
           : new Downsample(this.#root.at(name), channels, {
               conv: convResample,
               name: names.downsampleConv,
@@ -206,10 +213,10 @@ export class UNet implements Network {
     if (!this.options.middleBlock) return []
     const channels = this.#channels(this.options.channelMult.length - 1)
     const { res, attention } = this.#names.middle
-    const before = this.#resBlock(res[0], channels, channels)
-    const { middleAttention, middleNormGroups: groups } = this.options
-    const middle = middleAttention ? [this.#attention(attention, channels, 'down', groups)] : []
-    return [before, ...middle, this.#resBlock(res[1], channels, channels)]
+    const { middleAttention, middleNormGroups: groups, middleScale: divisor } = this.options
+    const before = this.#resBlock(res[0], channels, channels, { divisor })
+    const middle = middleAttention ? [this.#attention(attention, channels, 'down', { groups, divisor })] : []
+    return [before, ...middle, this.#resBlock(res[1], channels, channels, { divisor })]
   }
 
   #wayUp(skips: number[]): Block[] {
@@ -221,12 +228,12 @@ export class UNet implements Network {
         const name = this.#names.up(level, i)
         const block: Part[] = [this.#resBlock(name.res, channels + skips.pop()!, this.#channels(level))]
         channels = this.#channels(level)
-        if (this.#hasAttention(level)) block.push(this.#attention(name.attention, channels, 'up'))
+        if (this.#hasAttention(level, 'up')) block.push(this.#attention(name.attention, channels, 'up'))
         if (level > 0 && i === numResBlocks) {
-          const upsample = this.#names.upsample(level, this.#hasAttention(level))
+          const upsample = this.#names.upsample(level, this.#hasAttention(level, 'up'))
           block.push(
-            this.options.resblockUpdown
-              ? this.#resBlock(upsample, channels, channels, 'up')
+            this.options.resblockUpResolutions.includes(2 ** level)
+              ? this.#resBlock(upsample, channels, channels, { resample: 'up' })
               : new Upsample(this.#root.at(upsample), channels, { conv: convResample }),
           )
         }
@@ -236,7 +243,12 @@ export class UNet implements Network {
     return blocks
   }
 
-  #resBlock(name: string, inChannels: number, outChannels: number, resample?: 'up' | 'down'): ResBlock {
+  #resBlock(
+    name: string,
+    inChannels: number,
+    outChannels: number,
+    o: Pick<ResBlockOptions, 'resample' | 'divisor'> = {},
+  ): ResBlock {
     const block = new ResBlock(this.#root.at(name), {
       layout: this.options.layout,
       inChannels,
@@ -245,7 +257,7 @@ export class UNet implements Network {
       norm: this.#norm,
       dropout: { p: this.options.dropout, layer: this.#dropouts++ },
       scaleShift: this.options.useScaleShiftNorm,
-      resample,
+      ...o,
     })
     this.#embeddings.push(block.embedding)
     return block
@@ -255,7 +267,7 @@ export class UNet implements Network {
     name: string,
     channels: number,
     side: 'down' | 'up',
-    groups = this.options.normGroups,
+    { groups = this.options.normGroups, divisor = 1 } = {},
   ): AttentionBlock | SpatialTransformer {
     if (this.options.useSpatialTransformer) return this.#transformer(name, channels)
     return new AttentionBlock(this.#root.at(name), {
@@ -264,6 +276,7 @@ export class UNet implements Network {
       heads: this.#heads(channels, side),
       norm: groups > 0 ? { ...this.#norm, groups } : undefined,
       order: this.options.useNewAttentionOrder ? 'qkv-first' : 'heads-first',
+      divisor,
     })
   }
 

@@ -251,7 +251,6 @@ describe('diffusers folders', () => {
     await refuse({ unetConfig: { ...small, middleNormGroups: 0 } }, 'middleNormGroups')
     const crossAttention = { useSpatialTransformer: true, contextDim: 4 }
     await refuse({ unetConfig: { ...small, ...crossAttention } }, 'useSpatialTransformer')
-    await refuse({ unetConfig: { ...small, resblockUpdown: true } }, 'resblockUpdown')
     await refuse({ unetConfig: { ...small, convResample: false } }, 'convResample')
     await refuse({ unetConfig: { ...small, attentionResolutions: [1, 2], numHeads: 2 } }, 'numHeads')
     await refuse({ unetConfig: small, vPosterior: 0.5 }, 'vPosterior')

@@ -31,7 +31,7 @@ describe('UNet options', () => {
     rejects({ dropout: 1 }, 'dropout')
     rejects({ dropout: '0.1' }, 'dropout')
     rejects({ layout: 'diffuser' }, 'layout', 'invalid-argument', /did you mean 'diffusers'/)
-    rejects({ layout: 'diffusers', resblockUpdown: true }, 'resblockUpdown')
+    rejects({ resblockUpResolutions: [3] }, 'resblockUpResolutions[0]')
     rejects({ middleNormGroups: 24 }, 'modelChannels * channelMult[last]')
     rejects({ downsamplePadding: 0, convResample: false }, 'downsamplePadding')
   })
