@@ -78,6 +78,16 @@ export interface TrainingState {
   timestepLosses?: Tensor
   /** With precision 'fp16' only. */
   lossScale?: LossScaleState
+  /** In the middle of an accumulation only: the sums of the batches since the last update. */
+  accumulation?: Accumulation
+}
+
+export interface Accumulation {
+  gradients: StateDict
+  /** Samples that they are of. */
+  samples: number
+  /** What they are multiplied by, with precision 'fp16'. */
+  scale: number
 }
 
 /** Inputs of the loss, and with `update` hyper; outputs of the loss, and then sumSquares. */
@@ -226,11 +236,13 @@ export class Training {
     const { weights } = this.network
     const counts = { optimizerStep: this.step, emaUpdates: this.ema?.numUpdates ?? 0, draws: core.seeds.drawn }
     const losses = this.timesteps(core)?.state
-    const [w, ema, m, v] = await Promise.all([
+    const [samples, scale] = [this.accumulated, this.#scale]
+    const [w, ema, m, v, gradients] = await Promise.all([
       weights.read('weights'),
       this.ema ? weights.read('ema') : undefined,
       weights.read('m'),
       weights.read('v'),
+      samples > 0 ? weights.read('grads') : undefined,
     ])
     const lossScale = core.lossScale?.state
     return {
@@ -241,6 +253,7 @@ export class Training {
       ...counts,
       ...(losses && { timestepLosses: losses }),
       ...(lossScale && { lossScale }),
+      ...(gradients && { accumulation: { gradients, samples, scale } }),
     }
   }
 
@@ -267,9 +280,12 @@ export class Training {
       await weights.write('ema', state.ema, { strict: true })
       this.ema.numUpdates = state.emaUpdates
     }
-    if (weights.has('grads')) weights.bank('grads').write(new Float32Array(this.#count))
+    const { accumulation } = state
+    if (accumulation) await weights.write('grads', accumulation.gradients, { strict: true })
+    else if (weights.has('grads')) weights.bank('grads').write(new Float32Array(this.#count))
     this.step = state.optimizerStep
-    this.accumulated = 0
+    this.accumulated = accumulation?.samples ?? 0
+    this.#scale = accumulation?.scale ?? 1
     core.lossScale?.load(state.lossScale)
     core.seeds.drawn = state.draws ?? 0
   }

@@ -109,6 +109,33 @@ describe('training', () => {
     await sameState(a.v, b.v, 'second moments')
   })
 
+  it('goes on from the middle of an accumulation, to the bit', async () => {
+    const start = () => {
+      const ddpm = new DDPM(tiny)
+      ddpm.configureOptimizers({ lr: 1e-3, maxGradNorm: 1 })
+      return ddpm
+    }
+    const part = (ddpm: DDPM, k: number) => ddpm.trainBatch(images(2, k), { update: k % 3 === 2, accumulate: 3 })
+    using whole = start()
+    for (let k = 0; k < 5; k++) await part(whole, k)
+    const saved = await whole.trainingState()
+    assert.equal(saved.accumulation?.samples, 4)
+    using resumed = start()
+    for (let k = 0; k < 1; k++) await part(resumed, k) // what is loaded takes the place of gradients that wait
+    await resumed.loadTrainingState(saved)
+    const [a, b] = [await part(resumed, 5), await part(whole, 5)]
+    assert.deepEqual([a.loss, a.gradNorm], [b.loss, b.gradNorm])
+    const states = [await resumed.trainingState(), await whole.trainingState()]
+    await sameState(states[0].weights, states[1].weights, 'weights')
+    await sameState(states[0].m, states[1].m, 'first moments')
+    assert.ok(!('accumulation' in states[0]))
+    // Without one, no gradients wait.
+    await part(resumed, 0)
+    await resumed.loadTrainingState(states[1])
+    assert.equal((await resumed.trainingState()).accumulation, undefined)
+    assert.deepEqual((await part(resumed, 0)).loss, (await part(whole, 0)).loss)
+  })
+
   it('accumulated batches make the step of one large batch', async () => {
     const x = new Random(4).normals(4 * 64, 0.5)
     const part = (i: number) => Tensor.from(x.slice(i * 128, (i + 1) * 128), [2, 1, 8, 8])
