@@ -50,6 +50,7 @@ describe('commands as they are printed', function () {
     at = own
     const cwd = (...names: string[]) => path.join(own, ...names)
     await writeImages(cwd('photos'), 6)
+    await writeImages(cwd('icons'), 4)
     await writeImages(cwd('flowers', 'rose'), 3)
     await writeImages(cwd('flowers', 'tulip'), 3)
     cpSync(cwd('photos', '0003.png'), cwd('cat.png'))

@@ -30,7 +30,7 @@ type ValueOf<S extends OptionSpec> = S extends { choices: readonly (infer Choice
       : number
 interface ValuesOfKinds {
   string: string
-  integers: number[]
+  integers: readonly number[]
   seed: Seed
   seeds: Seed[]
 }

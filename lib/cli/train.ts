@@ -1,15 +1,22 @@
 import { precisions } from '../native'
+import { listCheckpoints } from '../train/checkpoint'
 import { lrSchedules } from '../train/lr-schedule'
 import type { ModelConfig } from '../train/options'
 import { Trainer } from '../train/trainer'
-import { type Command, type OptionTable, UsageError, type Values } from './args'
+import { type Command, type CommonValues, type OptionTable, UsageError, type Values } from './args'
 import { createOutput } from './output'
+import { presetNames, presets } from './presets'
 import { stoppable } from './stop'
 import { TrainView } from './train-view'
 
 const options = {
   out: { kind: 'string', short: 'o', value: 'run', help: 'run folder for checkpoints, samples and metrics (required)' },
   resume: { kind: 'flag', help: "go on from the run's newest checkpoint, with its options" },
+  preset: {
+    kind: 'string',
+    choices: presetNames,
+    help: 'options that are known to work; others that are given come before them',
+  },
   steps: { kind: 'integer', min: 1, help: 'optimizer steps altogether (100000)' },
   batch: { kind: 'integer', min: 1, help: 'images in a batch (16)' },
   accumulate: { kind: 'integer', min: 1, help: 'batches averaged for one optimizer step (1)' },
@@ -26,7 +33,8 @@ const options = {
   channels: { kind: 'integer', min: 1, max: 3, help: '3 for RGB, 1 for grey (3)' },
   background: { kind: 'string', value: 'colour', help: 'shows through transparent pixels (white)' },
   svg: { kind: 'flag', help: 'read SVGs too: only those of people you trust' },
-  'no-flip': { kind: 'flag', help: 'do not mirror half of the images at random' },
+  flip: { kind: 'flag', help: 'mirror half of the images at random (done, unless a preset says no)' },
+  'no-flip': { kind: 'flag', help: 'do not' },
   classes: {
     kind: 'string',
     value: 'folders|file',
@@ -82,15 +90,21 @@ so do SIGTERM, SIGHUP and SIGUSR1, and a closed stdout or stderr; the third Ctrl
 without that. The same command with --resume goes on as if it had never stopped. What is computed can't be changed on resume; steps,
 pictures, checkpoints and the device can, and the number of steps as long as no learning rate so far depended on it.
 
+Presets: small (icons and sprites of 32x32, some minutes on two cores), icons (as the model of this package), cifar10 and lsun256 (Ho et
+al. 2020, for a GPU).
+
 The run folder: checkpoints/step-*/, samples/step-*.png (with .inputs, .diffusion_row and .denoise_row beside them),
 metrics.jsonl (a line a step), event files for TensorBoard and, at the end, model.safetensors.
 
+  ddpm train icons --out runs/icons --preset small
   ddpm train photos --out runs/photos --size 64 --channel-mult 1,2,2,4 --batch 32
   ddpm train flowers --classes folders --out runs/flowers      flowers/rose/1.jpg is of class 'rose'
   ddpm train --resume --out runs/photos
   ddpm sample --checkpoint runs/photos`,
 
-  async run(values, [folder]) {
+  async run(given, [folder]) {
+    if (given.flip && given['no-flip']) throw new UsageError('--flip and --no-flip: give one of them')
+    const values = await withPreset(given)
     if (values.out === undefined) throw new UsageError('--out <run> is missing: where should the checkpoints go?')
     if (folder === undefined && !values.resume) throw new UsageError('the folder of images is missing')
     const output = createOutput(values.json === true)
@@ -101,7 +115,7 @@ metrics.jsonl (a line a step), event files for TensorBoard and, at the end, mode
       model: modelConfig(values),
       background: values.background,
       svg: values.svg,
-      flip: values['no-flip'] ? false : undefined,
+      flip: values.flip ? true : values['no-flip'] ? false : undefined,
       classes: values.classes,
       steps: values.steps,
       batchSize: values.batch,
@@ -137,6 +151,16 @@ metrics.jsonl (a line a step), event files for TensorBoard and, at the end, mode
     else output.say(`done: step ${result.step}, ${result.model}`)
     return result.stopped ? exitCode : 0
   },
+}
+
+type TrainValues = Values<typeof options> & CommonValues
+
+/** With the preset's options where none are given. A training that is resumed has its options already. */
+async function withPreset(given: TrainValues): Promise<TrainValues> {
+  const { preset, resume, out } = given
+  if (preset === undefined || (resume && out !== undefined && (await listCheckpoints(out)).length > 0)) return given
+  const { 'no-flip': noFlip, ...chosen }: Partial<TrainValues> = presets[preset] as Partial<TrainValues>
+  return { ...chosen, ...(noFlip && !given.flip && { 'no-flip': true }), ...given }
 }
 
 function modelConfig(values: Values<typeof options>): ModelConfig {

@@ -64,6 +64,8 @@ describe('ddpm', function () {
       ['a missing value', ['sample', '--count', '--json'], 2, /--count needs a value/],
       ['a value too much', ['sample', '--json=yes'], 2, /--json takes no value/],
       ['an argument too much', ['info', 'a', 'b'], 2, /unexpected argument 'b'/],
+      ['a preset that is none', ['train', 'x', '--preset', 'smal'], 2, /--preset: expected small or icons or cifar10/],
+      ['yes and no', ['train', 'x', '--flip', '--no-flip'], 2, /--flip and --no-flip: give one of them/],
       ['a missing folder', ['train', '--out', 'y'], 2, /the folder of images is missing/],
       ['a missing --out', ['train', 'x'], 2, /--out <run> is missing/],
       ['options that exclude each other', ['sample', '--model', 'a', '--checkpoint', 'b'], 2, /give one of them/],
@@ -152,6 +154,20 @@ describe('ddpm', function () {
     assert.match(json.stdout, /^\{"event":"warning","message":"a program is issued op by op/m)
   })
 
+  it('trains by a preset, which what is given comes before', async () => {
+    const few = '--model-channels 32 --channel-mult 1 --attention none --size 8 --batch 2 --sample-every 0 --device cpu'
+    const args = ['train', data, '--out', at('preset'), '--preset', 'small', ...few.split(' '), '--steps']
+    assert.equal((await runCli([...args, '1'])).code, 0)
+    const facts = async () => JSON.parse((await runCli(['info', at('preset'), '--json'])).stdout)
+    const { model, training } = await facts()
+    assert.deepEqual([training.lr, training.flip, training.warmup, training.batchSize], [1e-3, false, 0, 2])
+    assert.deepEqual([model.parameterization, model.unetConfig.imageSize], ['v', 8])
+    const again = await runCli(['train', '--resume', '--out', at('preset'), '--preset', 'icons', '--steps', '1'])
+    assert.equal(again.code, 0, again.stderr)
+    const flipped = await runCli([...args.with(3, at('preset-flip')), '1', '--flip'])
+    assert.match(flipped.stdout, /mirrored at random/)
+  })
+
   it('trains on classes, and draws those that are named', async () => {
     await writeImages(at('flowers', 'Rose & Co'), 4)
     await writeImages(at('flowers', 'tulip'), 4)
@@ -188,7 +204,7 @@ describe('ddpm', function () {
     ])
     assert.equal(long.code, 0, long.stderr)
     const wrong = await runCli(['sample', '--checkpoint', run, '--class', 'oak'])
-    oneLine(wrong, /^ddpm sample: class 'oak': there is no such class; expected one of Rose & Co, tulip$/m)
+    oneLine(wrong, /^ddpm sample: --class 'oak': there is no such class; expected one of Rose & Co, tulip$/m)
     assert.equal(wrong.code, 1)
   })
 

@@ -63,7 +63,10 @@ describe('the first hour of a training', function () {
 
   it('has a bar that fits 80 columns with all there is to say', () => {
     let text = ''
-    const terminal = { isTTY: true, columns: 80, write: (s: string) => void (text += s) }
+    const write = (s: string) => {
+      text += s
+    }
+    const terminal = { isTTY: true, columns: 80, write }
     const bar = new Progress(terminal, { label: 'train', total: 100_000, rate: false })
     bar.update(99_999, 'loss 0.1234  1234.5 images/s')
     const line = text.split('\x1b[K').at(-1)!
