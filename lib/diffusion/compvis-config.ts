@@ -149,7 +149,13 @@ const unetImplied: Partial<UNetOptions> = {
   classEmbedding: 'table',
 }
 /** DDPM's, the same. What is about training alone is left out of a configuration. */
-const modelImplied: DDPMOptions = { varianceType: 'fixed', zeroTerminalSnr: false, timestepSpacing: 'linspace' }
+const modelImplied: DDPMOptions = {
+  varianceType: 'fixed',
+  zeroTerminalSnr: false,
+  timestepSpacing: 'linspace',
+  stepsOffset: 0,
+  thresholding: undefined,
+}
 
 /** The configuration of a model with these options. Throws `unsupported` for what ddpm.py or openaimodel can't express. */
 export function compVisConfig(options: DDPMOptions, unet: UNetOptions): JsonObject {

@@ -14,10 +14,11 @@ import {
   type ScheduleFields,
   type SchedulerConfig,
   schedulerFields,
+  thresholdOf,
   unsupported,
   variances,
 } from './scheduler-config'
-import type { VarianceType } from './settings'
+import type { Threshold, VarianceType } from './settings'
 
 /** DDPM's options that a scheduler decides. */
 export interface SchedulerSettings {
@@ -33,6 +34,7 @@ export interface SchedulerSettings {
   readonly clipDenoised: boolean
   readonly timestepSpacing: TimestepSpacing
   readonly stepsOffset: number
+  readonly thresholding?: Threshold
 }
 
 /** Throws `unsupported` and `invalid-argument`, with the field's name. */
@@ -50,7 +52,7 @@ export function readScheduler(config: SchedulerConfig): {
   const { fields, ignored } = schedulerFields(name, config)
   const c: CommonFields & ClippingFields & { variance_type?: string } = fields
   const parameterization = pick(predictions, 'prediction_type', c.prediction_type)
-  checkFixed(c, { thresholding: false, clip_sample_range: c.clip_sample ? 1 : c.clip_sample_range })
+  if (c.clip_sample && !c.thresholding) checkFixed(c, { clip_sample_range: 1 })
   // The noise alone says nothing of the image where nothing of it is left.
   if (parameterization === 'eps') checkFixed(c, { rescale_betas_zero_snr: false })
   const { variance_type: variance = 'fixed_small' } = c
@@ -63,6 +65,7 @@ export function readScheduler(config: SchedulerConfig): {
     clipDenoised: c.clip_sample,
     timestepSpacing: c.timestep_spacing,
     stepsOffset: c.steps_offset,
+    thresholding: thresholdOf(c),
   }
   return { settings, ignored }
 }
@@ -89,6 +92,7 @@ export interface WrittenScheduler
   readonly linearEnd?: number
   readonly zeroTerminalSnr?: boolean
   readonly stepsOffset?: number
+  readonly thresholding?: Threshold
 }
 
 /** scheduler_config.json of a model. Throws `unsupported` for a vPosterior other than 0 and 1. */
@@ -101,7 +105,11 @@ export function schedulerOfSettings(o: WrittenScheduler): Record<string, unknown
     prediction_type: keyOf(predictions, 'parameterization', o.parameterization),
     rescale_betas_zero_snr: o.zeroTerminalSnr ?? false,
     steps_offset: o.stepsOffset ?? 0,
-    thresholding: false,
+    thresholding: o.thresholding !== undefined,
+    ...(o.thresholding && {
+      dynamic_thresholding_ratio: o.thresholding.ratio,
+      sample_max_value: o.thresholding.max,
+    }),
     timestep_spacing: o.timestepSpacing,
     variance_type: varianceOf(o),
   }

@@ -11,10 +11,14 @@ import { samplers } from './sampling/choose'
 import type { LoopOptions, StepEvent } from './sampling/loop'
 import { betaSchedules, maxTimesteps, parameterizations, timestepSpacings } from './schedule'
 import type { SchedulerConfig } from './scheduler-config'
-import { varianceTypes } from './settings'
+import { type Threshold, varianceTypes } from './settings'
 
 const isObject = (v: unknown) => typeof v === 'object' && v !== null && !Array.isArray(v)
 const isLabels = (v: unknown) => typeof v === 'number' || typeof v === 'string' || isList(v) || v instanceof Tensor
+const isThreshold = (v: unknown) => {
+  const { ratio, max, ...more } = (isObject(v) ? v : {}) as Partial<Threshold>
+  return Number(ratio) >= 0 && Number(ratio) <= 1 && Number(max) > 0 && Object.keys(more).length === 0
+}
 const isList = (v: unknown) => Array.isArray(v) || ArrayBuffer.isView(v)
 
 /** Also register_schedule's own arguments. */
@@ -53,6 +57,11 @@ export const modelSchema = {
   /** The metric by which a trainer may choose among checkpoints: ddpm.py's attribute, for its users to read. */
   monitor: string('val/loss'),
   clipDenoised: boolean(true),
+  /**
+   * Of sampling, with all samplers but 'plms', in place of the clipping: { ratio, max }, dynamic thresholding (Saharia et al. 2022,
+   * section 2.3). Default: none. Single steps (pSample, pMeanVariance) clip.
+   */
+  thresholding: value<Threshold>('{ ratio, max }: 0 to 1, and above 0', isThreshold),
   /** Which timesteps are taken when `steps` are fewer than all. */
   timestepSpacing: oneOf(timestepSpacings, 'linspace'),
   /** Added to the timesteps of the spacing 'leading': diffusers' steps_offset. */

@@ -6,6 +6,7 @@ import { Purpose } from '../rng'
 import { type Shape, Tensor } from '../tensor'
 import { type Condition, type ConditionKind, kindOf } from './condition'
 import { type Core, checkTensor, extentOf } from './core'
+import type { DenoiserOutput } from './denoiser'
 import { learnedLogVariance, varianceInput, varianceTableOf } from './learned-variance'
 import { noiseBindings, noiseInputs, posteriorVariances } from './process'
 import { type Multistep, multistepNodes } from './sampling/multistep-nodes'
@@ -24,6 +25,8 @@ export interface StepKind extends ConditionKind {
   /** Also return what a learned variance is made of. */
   readonly raw?: boolean
   readonly deterministic?: boolean
+  /** The denoiser's output is an input, `out`. */
+  readonly given?: boolean
   /** What a multistep sampler adds to the fused step; see sampling/plan.ts. */
   readonly multistep?: Multistep
 }
@@ -33,7 +36,7 @@ export interface StepKind extends ConditionKind {
  * x0. Multistep samplers have more of both; see multistepNodes.
  */
 export function stepProgram(core: Core, kind: StepKind): Promise<Program> {
-  const { shape, clip, noise, x0, learned = false, raw = false, guided, contextLength, multistep } = kind
+  const { shape, clip, noise, x0, learned = false, raw = false, guided, contextLength, multistep, given: taken } = kind
   const { n, d } = extentOf(shape, 'x')
   const rows = tableRows(core.numTimesteps)
   const { history = 0, corrects = false, starts = false } = multistep ?? {}
@@ -42,7 +45,9 @@ export function stepProgram(core: Core, kind: StepKind): Promise<Program> {
     const row = g.input('row', [n, 1, 1, 1], 'i32')
     const table = g.input('table', [rows, 1, 1, rowLength])
     const t = g.input('t', [n, 1, 1, 1], 'i32')
-    const { prediction, variance } = core.denoiser.build(g, x, t, shape, { train: false, guided, contextLength })
+    const { prediction, variance } = taken
+      ? givenOutput(g, { n, d, learned })
+      : core.denoiser.build(g, x, t, shape, { train: false, guided, contextLength })
     const given =
       noise === 'given' || noise === 'shared' ? g.input('noise', [noise === 'given' ? n : 1, 1, 1, d]) : undefined
     const draw = noise === 'drawn' ? noiseInputs(g, n) : undefined
@@ -74,8 +79,17 @@ export function stepProgram(core: Core, kind: StepKind): Promise<Program> {
     history,
     corrects,
     starts,
+    given: taken ?? false,
   }
   return core.networkProgram('step', key, build, kind.deterministic)
+}
+
+/** Of a denoiser that was evaluated before: the prediction, and with it what a learned variance is made of. */
+function givenOutput(g: Graph, o: { n: number; d: number; learned: boolean }): DenoiserOutput {
+  const { n, d } = o
+  if (!o.learned) return { prediction: g.input('out', [n, 1, 1, d]) }
+  const out = g.input('out', [n, 1, 1, 2 * d])
+  return { prediction: g.slice(out, { start: 0, count: d }), variance: g.slice(out, { start: d, count: d }) }
 }
 
 export function posteriorTableOf(core: Core) {

@@ -11,6 +11,7 @@ import {
   rescaleZeroTerminalSnr,
   timestepSpacings,
 } from './schedule'
+import type { Threshold } from './settings'
 
 /** `_class_name` and the constructor's keyword arguments, in snake_case. */
 export type SchedulerConfig = Readonly<Record<string, unknown>>
@@ -29,8 +30,8 @@ const common = {
   steps_offset: integer(0, { min: 0 }),
   thresholding: boolean(false),
   // Only used with thresholding.
-  dynamic_thresholding_ratio: number(0.995),
-  sample_max_value: number(1),
+  dynamic_thresholding_ratio: number(0.995, { min: 0, max: 1 }),
+  sample_max_value: number(1, { min: 1e-6 }),
 }
 const clipping = {
   clip_sample: boolean(true),
@@ -106,6 +107,10 @@ export function classOf<N extends ClassName>(config: SchedulerConfig, names: rea
   const { _class_name: name = fallback } = config
   if (names.includes(name as N)) return name as N
   throw unsupported('_class_name', names.map(describe), name)
+}
+
+export function thresholdOf(c: CommonFields): Threshold | undefined {
+  return c.thresholding ? { ratio: c.dynamic_thresholding_ratio, max: c.sample_max_value } : undefined
 }
 
 export const predictions: Readonly<Record<string, Parameterization>> = {

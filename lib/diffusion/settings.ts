@@ -9,6 +9,14 @@ import type { Parameterization, TimestepSpacing } from './schedule'
 export type VarianceType = 'fixed' | 'learned' | 'learned_range'
 export const varianceTypes: readonly VarianceType[] = ['fixed', 'learned', 'learned_range']
 
+/** Dynamic thresholding: Saharia et al. 2022, section 2.3. */
+export interface Threshold {
+  /** Which quantile of a predicted x_0's absolute values, from 0 to 1: diffusers' dynamic_thresholding_ratio. */
+  readonly ratio: number
+  /** The quantile is taken for at most this, and at least 1: diffusers' sample_max_value. */
+  readonly max: number
+}
+
 /** Options that the formulas depend on. */
 export interface Settings {
   readonly parameterization: Parameterization
@@ -20,6 +28,7 @@ export interface Settings {
   readonly logEveryT: number
   readonly timestepSpacing: TimestepSpacing
   readonly stepsOffset?: number
+  readonly thresholding?: Threshold
   readonly deterministic: boolean
   readonly precision: Precision
   readonly nullClass?: number

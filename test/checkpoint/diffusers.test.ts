@@ -311,7 +311,6 @@ describe('diffusers folders', () => {
       [schedulerFile, 'variance_type', 'learned', 'unsupported'],
       [schedulerFile, 'variance_type', 'fixed_large_log', 'unsupported'],
       [schedulerFile, 'variance_type', 'constructor', 'unsupported'],
-      [schedulerFile, 'thresholding', true, 'unsupported'],
       [schedulerFile, 'rescale_betas_zero_snr', true, 'unsupported'],
       [schedulerFile, 'clip_sample_range', 2, 'unsupported'],
       [schedulerFile, 'trained_betas', [0.1, 0.2], 'unsupported'],

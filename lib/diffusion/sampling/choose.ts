@@ -47,6 +47,14 @@ const owners: Partial<Record<keyof SamplerChoice, readonly Sampler[]>> = {
 
 /** Throws `invalid-argument` for an option that the sampler does not have. */
 export function choosePlan(context: PlanContext, o: SamplerChoice): SamplingPlan {
+  const plan = planOf(context, o)
+  const { thresholding: threshold } = context.settings
+  // PLMS' prediction is that of the noise; a scheduler says it itself.
+  if (!threshold || o.scheduler || o.sampler === 'plms' || o.clipDenoised === false) return plan
+  return { ...plan, clip: true, threshold }
+}
+
+function planOf(context: PlanContext, o: SamplerChoice): SamplingPlan {
   if (o.scheduler) {
     const plan = schedulerPlan(o.scheduler, context.schedule.betas.length, schedulerCall(o))
     if (!plan.variance || context.settings.varianceType !== 'fixed') return plan

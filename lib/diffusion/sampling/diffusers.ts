@@ -19,6 +19,7 @@ import {
   type SchedulerConfig,
   schedulerFields,
   schemas,
+  thresholdOf,
   unsupported,
   variances,
 } from '../scheduler-config'
@@ -54,7 +55,7 @@ const owners = { timesteps: 'DDPMScheduler', eta: 'DDIMScheduler', clippedNoise:
 
 /**
  * The plan of a scheduler for a model with `numTimesteps`; its warnings name the fields that no class has. Throws `unsupported` for
- * another class, thresholding and Lu's lambdas, and `invalid-argument` with the field's name.
+ * another class and Lu's lambdas, and `invalid-argument` with the field's name.
  */
 export function schedulerPlan(config: SchedulerConfig, numTimesteps: number, o: SchedulerCall): SamplingPlan {
   return planOf(classOf(config, Object.keys(schemas) as (keyof typeof schemas)[]), config, numTimesteps, o)
@@ -69,7 +70,6 @@ function planOf<N extends keyof typeof schemas>(
   const { fields, ignored } = schedulerFields(name, config)
   const { num_train_timesteps: given } = fields as CommonFields
   if (given !== numTimesteps) throw invalidArgument('num_train_timesteps', `the model's, ${numTimesteps}`, given)
-  checkFixed(fields, { thresholding: false })
   for (const [key, owner] of Object.entries(owners)) {
     if (o[key as keyof typeof owners] === undefined || name === owner) continue
     throw new DiffusionError('invalid-argument', `${key} belongs to ${owner}, not to ${name}`, { argument: key })
@@ -150,6 +150,7 @@ function ddimPlan(config: SchedulerConfig, c: Fields<'DDIMScheduler'>, o: Schedu
 
 /** The fused step clips to [-1, 1]: for another range, m_0 is x_0 divided by it. */
 function clippedPlan(steps: readonly Evaluation[], c: CommonFields & ClippingFields): SamplingPlan {
+  if (c.thresholding) return makePlan(steps, c.num_train_timesteps, { clip: true, threshold: thresholdOf(c) })
   const range = c.clip_sample ? c.clip_sample_range : 1
   const scaled = steps.map((step): Evaluation => {
     const [x, out] = step.prediction
@@ -170,6 +171,8 @@ const dpmFixed = {
 
 function dpmPlan(_: SchedulerConfig, c: Fields<'DPMSolverMultistepScheduler'>, o: SchedulerCall): SamplingPlan {
   checkFixed(c, dpmFixed)
+  // The others solve for the noise.
+  if (!c.algorithm_type.endsWith('++')) checkFixed(c, { thresholding: false })
   if (c.algorithm_type.startsWith('sde-') && c.solver_order === 3)
     throw unsupported('solver_order', ['1 or 2 with sde-'], 3)
   if (!c.algorithm_type.endsWith('++') && c.final_sigmas_type === 'zero') {
@@ -190,7 +193,7 @@ function dpmPlan(_: SchedulerConfig, c: Fields<'DPMSolverMultistepScheduler'>, o
     firstOrderFinal: c.euler_at_final,
     parameterization: parameterizationOf(c),
   })
-  return makePlan(evaluations, c.num_train_timesteps, { clip: false })
+  return makePlan(evaluations, c.num_train_timesteps, { clip: false, threshold: thresholdOf(c) })
 }
 
 /** How many timesteps there are without those of too much noise: lambda = -log(sigma) below lambda_min_clipped. */

@@ -12,6 +12,7 @@ import { noiseBindings, noiseProgram } from '../process'
 import { tableRows } from '../step-tables'
 import { checkImage, type ImageOptions, Inpainting, noiseImage } from './image'
 import type { Evaluation, SamplingPlan } from './plan'
+import { Thresholding } from './threshold'
 
 export interface StepEvent {
   /** The timestep that was just left. */
@@ -77,6 +78,8 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     let [x, next] = [allocate(), allocate()]
     const memory = new Memory(plan, allocate)
     const x0 = o.returnIntermediates ? allocate() : undefined
+    const { threshold } = plan
+    const thresholding = threshold && hold(new Thresholding(core, shape, { ...plan, threshold }, kind))
     const streamOf = (step: number) => ({ seed: o.seed, sampleOffset: o.sampleOffset, step })
     const draw = noiseBindings(n, streamOf(0))
     const stream = { rng: hold(core.device.upload(draw.rng)), sample: hold(core.device.upload(draw.sample)) }
@@ -103,10 +106,12 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
       from ??= evaluation.t
       const t = new Int32Array(n).fill(evaluation.t)
       if (!plan.evaluations[i - 1]?.partial) await inpainting?.blendNoisy(x, evaluation.t, streamOf(i))
-      const program = await stepProgram(core, kind)
-      const inputs = { ...(await core.denoiser.bindings(x, t, shape, o.condition)), ...(await stepNoise(i)) }
-      const row = new Int32Array(n).fill(i)
-      await program.run({ x, y: next, t, row, ...tables, ...inputs, ...memory.bindings, ...(x0 && { x0 }) })
+      const program = await stepProgram(core, { ...kind, given: thresholding?.given })
+      const denoiser = await core.denoiser.bindings(x, t, shape, o.condition)
+      const own = await thresholding?.step(i, { x, t, table: tables.table, denoiser })
+      const at = { row: new Int32Array(n).fill(i), ...tables, ...(own ? { row: own.row, ...own.tables } : {}) }
+      const inputs = { ...(own?.denoiser ?? denoiser), ...(await stepNoise(i)) }
+      await program.run({ x, y: next, t, ...at, ...inputs, ...memory.bindings, ...(x0 && { x0 }) })
       memory.advance(evaluation)
       ;[x, next] = [next, x]
       if (evaluation.partial) continue

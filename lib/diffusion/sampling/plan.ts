@@ -2,7 +2,7 @@
 import { DiffusionError } from '../../errors'
 import { type VarianceRow, varianceRowLength } from '../learned-variance'
 import type { Schedule } from '../schedule'
-import type { Settings } from '../settings'
+import type { Settings, Threshold } from '../settings'
 import { type Row, rowLength, tableRows } from '../step-tables'
 
 export interface PlanContext {
@@ -58,6 +58,8 @@ export interface SamplingPlan {
   readonly starts: boolean
   /** Clip m to [-1, 1]. */
   readonly clip: boolean
+  /** Dynamic thresholding in place of the clipping, with clip. */
+  readonly threshold?: Threshold
   /** What the user should know of it; see DiffusionModel.warnings. */
   readonly warnings?: readonly string[]
   /** False when all noise coefficients are zero: none is drawn then. */
@@ -69,7 +71,11 @@ export function columnName(use: 'correct' | 'next' | 'start', of: string): strin
   return `${use}.${of}`
 }
 
-export function makePlan(evaluations: readonly Evaluation[], numTimesteps: number, o: { clip: boolean }): SamplingPlan {
+export function makePlan(
+  evaluations: readonly Evaluation[],
+  numTimesteps: number,
+  o: { readonly clip: boolean; readonly threshold?: Threshold },
+): SamplingPlan {
   const rows = tableRows(numTimesteps)
   const corrects = evaluations.some(({ correct }) => correct)
   const starts = evaluations.some(({ start }) => start)
@@ -110,5 +116,16 @@ export function makePlan(evaluations: readonly Evaluation[], numTimesteps: numbe
   const variance = evaluations.some((e) => e.variance) ? new Float32Array(rows * varianceRowLength) : undefined
   for (const [row, e] of evaluations.entries()) variance?.set(e.variance ?? [], row * varianceRowLength)
   const noisy = evaluations.some(({ next }) => (next.noise ?? 0) !== 0)
-  return { evaluations, table, variance, columns, history, corrects, starts, noisy, ...o }
+  return {
+    evaluations,
+    table,
+    variance,
+    columns,
+    history,
+    corrects,
+    starts,
+    noisy,
+    ...o,
+    clip: o.clip || o.threshold !== undefined,
+  }
 }
