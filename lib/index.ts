@@ -6,7 +6,14 @@ export { type LoadModelOptions, loadModel } from './convert/load-model'
 export type { ClassSource } from './data/class-labels'
 export { readImage } from './data/image-file'
 export { type ImageBatch, ImageFolder, type ImageFolderOptions, type UnreadableFile } from './data/image-folder'
-export { type GridOptions, saveImages } from './data/image-grid'
+export {
+  type CanvasPixels,
+  encodePng,
+  type GridOptions,
+  type SaveImagesOptions,
+  saveImages,
+  toPixels,
+} from './data/save-images'
 export { Device, type DeviceName, type DeviceOptions, type MemoryInfo } from './device'
 export type { BitsPerDim } from './diffusion/bits-per-dim'
 export { type CompVisConfig, readCompVisConfig } from './diffusion/compvis-config'

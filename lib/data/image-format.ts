@@ -42,6 +42,18 @@ export function imageFormatOf(file: string, argument = 'file'): ImageFormat {
   throw invalidArgument(argument, `a name that ends in ${Object.keys(formats).filter(Boolean).join(', ')}`, file)
 }
 
+/** How long the last picture of an animation stays. */
+const lastMs = 1000
+
+/** Pictures of one size one after another, again and again. */
+export async function encodeAnimation(frames: readonly Pixels[], format: 'gif' | 'webp', fps: number): Promise<Buffer> {
+  const { width, height, channels } = frames[0]
+  const raw = { width, height: height * frames.length, channels, pageHeight: height }
+  const delay = frames.map((_, i) => (i === frames.length - 1 ? lastMs : Math.round(1000 / fps)))
+  const image = sharp(Buffer.concat(frames.map(({ data }) => data)), { raw })
+  return image[format]({ delay, loop: 0 }).toBuffer()
+}
+
 export async function encodeImage(image: Pixels, format: ImageFormat = 'png'): Promise<Buffer> {
   const { data, width, height, channels } = image
   return encoders[format](sharp(data, { raw: { width, height, channels } })).toBuffer()

@@ -1,8 +1,5 @@
 /** Samples as 8-bit pictures. */
-import { atomicWrite } from '../checkpoint/atomic-write'
-import { invalidArgument } from '../errors'
-import type { Tensor } from '../tensor'
-import { encodeImage, imageFormatOf, type Pixels } from './image-format'
+import type { Pixels } from './image-format'
 
 /** 8-bit images. */
 export interface ImageBytes {
@@ -42,7 +39,7 @@ export function imageAt({ data, shape: [, height, width, channels] }: ImageBytes
 export interface GridOptions {
   /** Default: the square root of the number of images, rounded up. */
   readonly columns?: number
-  /** Between images and around them, in pixels of the images (default 2). */
+  /** Between images and around them, in pixels of the images (default 2; 0 for one image). */
   readonly gap?: number
   /** Pixels of the grid for each pixel of an image (default 1). */
   readonly scale?: number
@@ -52,7 +49,7 @@ export interface GridOptions {
 export function imageGrid(images: ImageBytes, options: GridOptions = {}): Pixels {
   const [n, h, w, channels] = images.shape
   const columns = Math.min(n, options.columns ?? Math.ceil(Math.sqrt(n)))
-  const gap = options.gap ?? 2
+  const gap = options.gap ?? (n === 1 ? 0 : 2)
   const scale = options.scale ?? 1
   const rows = Math.ceil(n / columns)
   const width = (columns * (w + gap) + gap) * scale
@@ -71,21 +68,4 @@ export function imageGrid(images: ImageBytes, options: GridOptions = {}): Pixels
     }
   }
   return { data, width, height, channels: channels === 1 ? 1 : 3 }
-}
-
-/**
- * Samples [n, 1 or 3, h, w] in [-1, 1] as one picture, side by side: PNG, JPEG, WebP, AVIF, TIFF or GIF by the file's extension.
- * Throws `invalid-argument` for another extension, and `io`.
- */
-export async function saveImages(file: string, samples: Tensor, options: GridOptions = {}): Promise<void> {
-  const format = imageFormatOf(file)
-  const images = toBytes(await floatsOf(samples), samples.shape)
-  await atomicWrite(file, await encodeImage(imageGrid(images, options), format))
-}
-
-export async function floatsOf(samples: Tensor): Promise<Float32Array> {
-  const values = await samples.data()
-  const [n, c] = samples.shape
-  if (values instanceof Float32Array && samples.shape.length === 4 && n > 0 && (c === 1 || c === 3)) return values
-  throw invalidArgument('samples', 'a float32 Tensor of shape [n, 1 or 3, h, w]', samples)
 }
