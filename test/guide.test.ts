@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import sharp from 'sharp'
-import { runCli, runScript, temporaryFolder, writeImages } from './train/support'
+import { runCli, runScript, startScript, temporaryFolder, writeImages } from './train/support'
 
 const root = path.join(__dirname, '..', '..')
 
@@ -131,6 +131,26 @@ describe('examples', function () {
     await run('train', 'photos', 'run', '2')
     await run('train', 'photos', 'run', '3')
     assert.ok(existsSync(at('run', 'checkpoints', 'step-00000003')) && existsSync(at('run', 'model.safetensors')))
+  })
+
+  it('server', async () => {
+    const child = startScript(path.join(root, 'examples', 'server.mjs'), ['0'], {}, folder)
+    try {
+      const url = await new Promise<string>((resolve, reject) => {
+        child.stdout!.once('data', (line) => resolve(String(line).trim()))
+        child.once('exit', () => reject(new Error('the server has ended')))
+      })
+      assert.match(await (await fetch(url)).text(), /EventSource/)
+      const events = await (await fetch(`${url}/images?seed=7&steps=4`)).text()
+      const pngs = [...events.matchAll(/^data: (\S+)$/gm)].map(([, data]) => Buffer.from(data, 'base64'))
+      assert.equal(pngs.length, 2) // after the third step and the last
+      for (const png of pngs) assert.equal((await sharp(png).metadata()).width, 4 * 34 + 2)
+      assert.match(events, /event: done\ndata: \n\n$/)
+      assert.match(await (await fetch(`${url}/images?steps=0`)).text(), /event: failed\ndata: steps: expected/)
+      assert.equal((await fetch(`${url}/other`)).status, 404)
+    } finally {
+      child.kill()
+    }
   })
 
   it('convert', async () => {

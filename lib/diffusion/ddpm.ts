@@ -36,7 +36,8 @@ import {
 } from './pretrained'
 import { drawNoise, nextStream, qSample } from './process'
 import { interpolatedNoise } from './sampling/interpolate'
-import type { LoopResult } from './sampling/loop'
+import type { LoopResult, StepEvent } from './sampling/loop'
+import { stepsOf } from './sampling/steps'
 import type { SchedulerConfig } from './scheduler-config'
 import type { TrainResult } from './training-step'
 
@@ -188,6 +189,15 @@ export class DDPM extends DiffusionModel {
     const { batchSize, ...rest } = parseOptions('sample', options, sampleSchema)
     const shape = [batchSize, this.channels, this.imageSize, this.imageSize]
     return this.pSampleLoop(shape, rest)
+  }
+
+  /**
+   * The steps of `sample` as a loop, which the sampling waits for and ends with; the last `x` is the samples:
+   * `for await (const { step, total, x } of ddpm.sampleSteps({ steps: 50, sampler: 'ddim' })) ...`. `x` is lent for one turn of the
+   * loop. Throws what `sample` throws.
+   */
+  sampleSteps(options: Omit<SampleOptions, 'returnIntermediates'> = {}): AsyncGenerator<StepEvent, void, undefined> {
+    return stepsOf((o) => this.sample(o), options)
   }
 
   /**

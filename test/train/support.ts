@@ -81,7 +81,12 @@ export function startCli(args: readonly string[], env: Record<string, string> = 
   return startScript(cli, args, env, cwd)
 }
 
-function startScript(script: string, args: readonly string[], env: Record<string, string>, cwd?: string): ChildProcess {
+export function startScript(
+  script: string,
+  args: readonly string[],
+  env: Record<string, string>,
+  cwd?: string,
+): ChildProcess {
   return spawn(process.execPath, [script, ...args], {
     cwd,
     env: { ...process.env, DDPM_NUM_THREADS: '1', ...env },
