@@ -109,9 +109,10 @@ export async function writeDiffusersFolder(
   await writeWeights(path.join(folder, 'unet'), contents.weights, options)
   await write(path.join('unet', configFile), 'UNet2DModel', contents.unetConfig)
   await write(path.join('scheduler', schedulerFile), 'DDPMScheduler', contents.schedulerConfig)
-  const parts = { scheduler: ['diffusers', 'DDPMScheduler'], unet: ['diffusers', 'UNet2DModel'] }
+  const { _class_name: scheduler = 'DDPMScheduler' } = contents.schedulerConfig
+  const parts = { scheduler: ['diffusers', scheduler], unet: ['diffusers', 'UNet2DModel'] }
   const labels = contents.classNames && { id2label: { ...contents.classNames } }
-  await write(indexFile, 'DDPMPipeline', { ...parts, ...labels })
+  await write(indexFile, scheduler === 'DDIMScheduler' ? 'DDIMPipeline' : 'DDPMPipeline', { ...parts, ...labels })
 }
 
 function missing(folder: string, weights: WeightsKind | undefined, isPipeline: boolean): DiffusionError {

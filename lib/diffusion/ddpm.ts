@@ -90,7 +90,7 @@ export class DDPM extends DiffusionModel {
   }
 
   /**
-   * A model from a folder in diffusers' layout (UNet2DModel with DDPMScheduler or DDIMScheduler; safetensors or .bin, whole or in
+   * A model from a folder in diffusers' layout (UNet2DModel with a scheduler of discrete timesteps; safetensors or .bin, whole or in
    * shards): a pipeline, a training's checkpoint, or a network alone. Its options are those of the files, others the defaults, but
    * useEma is false unless given; `options` override. What was ignored is among `warnings()`. Throws
    * `not-found`, `io`, `bad-file`, `state-mismatch`, and `unsupported` with the field's name for what has no counterpart here.
@@ -133,7 +133,7 @@ export class DDPM extends DiffusionModel {
   /**
    * Writes a folder that fromPretrained and diffusers' DDPMPipeline.from_pretrained open. `weights`: 'ema' or 'model'; default:
    * the averaged ones where there are any. `maxShardSize`: bytes of a file; `variant`: 'fp16' for half precision. Throws `io`, and `unsupported` with the option's name for a model that diffusers
-   * can't express.
+   * can't express. The scheduler stays of the class that the model's own folder has.
    */
   async savePretrained(folder: string, options: SavePretrainedOptions = {}): Promise<void> {
     const o = parseOptions('savePretrained', options, savePretrainedSchema)
@@ -144,6 +144,7 @@ export class DDPM extends DiffusionModel {
     await writePretrained(folder, this.network, await this.stateDict(), {
       ...this.#settings,
       ...this.exactBetas(),
+      schedulerConfig: this.schedulerConfig,
       averaged,
       maxShardSize: o.maxShardSize,
       variant: o.variant,

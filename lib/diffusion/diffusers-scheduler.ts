@@ -1,19 +1,18 @@
-/** diffusers' DDPMScheduler and DDIMScheduler in terms of DDPM's options, and DDPM's options as a DDPMScheduler. */
+/** diffusers' schedulers in terms of DDPM's options, and DDPM's options as a scheduler. */
 import { describe } from '../errors'
 import type { Ignored } from './ignored-fields'
 import { type BetaSchedule, makeBetaSchedule, type Parameterization, type TimestepSpacing } from './schedule'
 import {
   betaScheduleNames,
   betasOf,
-  type ClippingFields,
-  type CommonFields,
   checkFixed,
-  classOf,
+  fieldNames,
+  modelFields,
+  ownFields,
   pick,
   predictions,
   type ScheduleFields,
   type SchedulerConfig,
-  schedulerFields,
   thresholdOf,
   unsupported,
   variances,
@@ -48,9 +47,7 @@ export function readScheduler(config: SchedulerConfig): {
   /** Fields that no scheduler has. */
   readonly ignored: Ignored
 } {
-  const name = classOf(config, ['DDPMScheduler', 'DDIMScheduler'] as const, 'DDPMScheduler')
-  const { fields, ignored } = schedulerFields(name, config)
-  const c: CommonFields & ClippingFields & { variance_type?: string } = fields
+  const { fields: c, ignored } = modelFields(config)
   const parameterization = pick(predictions, 'prediction_type', c.prediction_type)
   if (c.clip_sample && !c.thresholding) checkFixed(c, { clip_sample_range: 1 })
   // The noise alone says nothing of the image where nothing of it is left.
@@ -62,8 +59,9 @@ export function readScheduler(config: SchedulerConfig): {
     vPosterior: pick(variances, 'variance_type', variance),
     varianceType: variance === 'learned_range' ? 'learned_range' : 'fixed',
     parameterization,
-    clipDenoised: c.clip_sample,
-    timestepSpacing: c.timestep_spacing,
+    // The others do not clip; ancestral sampling, which is none of theirs, does.
+    clipDenoised: c.clip_sample ?? true,
+    timestepSpacing: c.timestep_spacing ?? 'linspace',
     stepsOffset: c.steps_offset,
     thresholding: thresholdOf(c),
   }
@@ -95,9 +93,12 @@ export interface WrittenScheduler
   readonly thresholding?: Threshold
 }
 
-/** scheduler_config.json of a model. Throws `unsupported` for a vPosterior other than 0 and 1. */
-export function schedulerOfSettings(o: WrittenScheduler): Record<string, unknown> {
-  return {
+/**
+ * scheduler_config.json of a model. `like`: the one that the model is from, whose class, version and further fields stay. Throws
+ * `unsupported` for a vPosterior other than 0 and 1.
+ */
+export function schedulerOfSettings(o: WrittenScheduler, like?: SchedulerConfig): Record<string, unknown> {
+  const own: Record<string, unknown> = {
     ...betaFields(o),
     clip_sample: o.clipDenoised,
     clip_sample_range: 1,
@@ -113,6 +114,13 @@ export function schedulerOfSettings(o: WrittenScheduler): Record<string, unknown
     timestep_spacing: o.timestepSpacing,
     variance_type: varianceOf(o),
   }
+  const { _class_name: name = 'DDPMScheduler', ...version } = like ?? {}
+  const known = fieldNames(String(name))
+  // Only DDPMScheduler has variances to choose from.
+  if (!known.includes('variance_type') && own.variance_type !== 'fixed_small') return own
+  const about = Object.entries(version).filter(([key]) => key.startsWith('_'))
+  const fields = Object.entries(own).filter(([key]) => known.includes(key))
+  return { _class_name: name, ...Object.fromEntries(about), ...ownFields(version), ...Object.fromEntries(fields) }
 }
 
 function varianceOf({ vPosterior, varianceType }: Pick<SchedulerSettings, 'vPosterior' | 'varianceType'>): string {

@@ -68,12 +68,17 @@ export async function writePretrained(
   folder: string,
   network: Network | undefined,
   stateDict: StateDict,
-  o: { readonly averaged: boolean; readonly classNames?: readonly string[] } & WeightsOptions & WrittenScheduler,
+  o: {
+    readonly averaged: boolean
+    readonly classNames?: readonly string[]
+    readonly schedulerConfig?: SchedulerConfig
+  } & WeightsOptions &
+    WrittenScheduler,
 ): Promise<void> {
   if (!(network instanceof UNet)) {
     throw new DiffusionError('unsupported', 'only a model whose network is a UNet can be written as a diffusers folder')
   }
-  const schedulerConfig = schedulerOfSettings(o)
+  const schedulerConfig = schedulerOfSettings(o, o.schedulerConfig)
   const unetConfig = unet2DConfig(network.options)
   const weights: Record<string, Float32Array> = {}
   for (const { name } of network.parameters.slots) {

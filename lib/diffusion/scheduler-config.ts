@@ -71,6 +71,46 @@ export type ScheduleFields = Parsed<typeof schedule>
 export type CommonFields = Parsed<typeof common>
 export type ClippingFields = Parsed<typeof clipping>
 
+/** ldm's, which some classes have as defaults. */
+const latent = { beta_start: 0.00085, beta_end: 0.012 }
+/**
+ * Further classes of the same process, whose models can be opened; with defaults that are others. They can't be sampled with until
+ * they have fields above.
+ */
+const others: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
+  DEISMultistepScheduler: {},
+  DPMSolverSDEScheduler: latent,
+  DPMSolverSinglestepScheduler: {},
+  EulerAncestralDiscreteScheduler: {},
+  EulerDiscreteScheduler: {},
+  HeunDiscreteScheduler: latent,
+  IPNDMScheduler: {},
+  KDPM2AncestralDiscreteScheduler: latent,
+  KDPM2DiscreteScheduler: latent,
+  LCMScheduler: { ...latent, beta_schedule: 'scaled_linear' },
+  LMSDiscreteScheduler: {},
+  PNDMScheduler: {},
+  TCDScheduler: { ...latent, beta_schedule: 'scaled_linear' },
+  UniPCMultistepScheduler: {},
+}
+
+/** The fields of a class by their names; of one that can only be opened, those that all have. */
+export function fieldNames(name: string): string[] {
+  return Object.keys(Object.hasOwn(schemas, name) ? schemas[name as ClassName] : common)
+}
+
+/** What a model needs of a configuration of any class. Throws `unsupported` for one of another process. */
+export function modelFields(config: SchedulerConfig): {
+  readonly fields: CommonFields & Partial<ClippingFields> & { readonly variance_type?: string }
+  readonly ignored: Ignored
+} {
+  const names = [...Object.keys(schemas), ...Object.keys(others)]
+  const name = classOf<string>(config, names, 'DDPMScheduler')
+  if (Object.hasOwn(schemas, name)) return schedulerFields(name as ClassName, config)
+  const { known } = parseKnown(name, { ...others[name], ...ownFields(config) }, common)
+  return { fields: known, ignored: { names: [], owner: name, known: [] } }
+}
+
 /** Fields of other classes, which come along when a configuration changes its class, as with diffusers' from_config; early ones. */
 const compatible: readonly string[] = [
   ...Object.values(schemas).flatMap((schema) => Object.keys(schema)),
@@ -92,14 +132,19 @@ export interface SchedulerFields<N extends ClassName> {
 
 /** The fields of a class with its defaults. Throws `invalid-argument` with the field's name. */
 export function schedulerFields<N extends ClassName>(name: N, config: SchedulerConfig): SchedulerFields<N> {
+  const { known, unknown } = parseKnown(name, ownFields(config), schemas[name])
+  const names = unknown.filter((key) => !compatible.includes(key))
+  return { fields: known as Fields<N>, ignored: { names, owner: name, known: Object.keys(schemas[name]) } }
+}
+
+/** Those of today; names that begin with an underscore are about the file. */
+export function ownFields(config: SchedulerConfig): Record<string, unknown> {
   const own = Object.fromEntries(Object.entries(config).filter(([key]) => !key.startsWith('_')))
   for (const [key, translate] of Object.entries(earlier)) {
     if (own[key] !== undefined && own[key] !== null) Object.assign(own, translate(own[key]))
     delete own[key]
   }
-  const { known, unknown } = parseKnown(name, own, schemas[name])
-  const names = unknown.filter((key) => !compatible.includes(key))
-  return { fields: known as Fields<N>, ignored: { names, owner: name, known: Object.keys(schemas[name]) } }
+  return own
 }
 
 /** Throws `unsupported` for a class that is not among `names`. */

@@ -76,11 +76,7 @@ describe('diffusers folders', () => {
     await ddpm.savePretrained(temporary)
     for (const file of ['model_index.json', 'unet/config.json', 'scheduler/scheduler_config.json']) {
       const [saved, original] = [temporary, goldenFolder].map((folder) => path.join(folder, file))
-      const {
-        dynamic_thresholding_ratio: _,
-        sample_max_value: __,
-        ...expected
-      } = JSON.parse(await readFile(original, 'utf8'))
+      const expected = JSON.parse(await readFile(original, 'utf8'))
       assert.deepEqual(JSON.parse(await readFile(saved, 'utf8')), expected, file)
     }
     const tensorsOf = async (folder: string) =>
@@ -189,6 +185,36 @@ describe('diffusers folders', () => {
     const draw = async (model: DDPM) =>
       (await model.sample({ batchSize: 1, seed: 4, scheduler: ddpm.schedulerConfig, steps: 5 })).data()
     assert.deepEqual(await draw(ddpm), await draw(plain))
+  })
+
+  it('a scheduler of any class of the process, which stays when it is written again', async () => {
+    await copy()
+    const latent = { beta_start: 0.00085, beta_end: 0.012 }
+    const cases: [string, Record<string, unknown>, number][] = [
+      ['EulerDiscreteScheduler', { ...latent, interpolation_type: 'linear', timestep_spacing: 'leading' }, 0.00085],
+      ['HeunDiscreteScheduler', {}, 0.00085],
+      ['PNDMScheduler', { skip_prk_steps: true, set_alpha_to_one: false, steps_offset: 1 }, 1e-4],
+      ['DPMSolverMultistepScheduler', { solver_order: 3, of_tomorrow: 1 }, 1e-4],
+      ['DDIMScheduler', { set_alpha_to_one: false, timestep_spacing: 'trailing', clip_sample: false }, 1e-4],
+    ]
+    for (const [name, fields, first] of cases) {
+      const about = { _class_name: name, _diffusers_version: '0.35.1' }
+      const config = { ...about, prediction_type: 'v_prediction', rescale_betas_zero_snr: true, ...fields }
+      const file = path.join(temporary, 'scheduler/scheduler_config.json')
+      await writeFile(file, JSON.stringify(config))
+      using ddpm = await open(temporary)
+      assert.equal(ddpm.parameterization, 'v')
+      assert.ok(Math.abs(ddpm.betas[0] - first) < 1e-7 && ddpm.betas[999] === 1, name)
+      assert.equal(ddpm.warnings().length, 'of_tomorrow' in fields ? 1 : 0)
+      await ddpm.savePretrained(temporary)
+      const saved = JSON.parse(await readFile(file, 'utf8'))
+      for (const [key, value] of Object.entries(config)) assert.deepEqual(saved[key], value, `${name} ${key}`)
+      const index = JSON.parse(await readFile(path.join(temporary, 'model_index.json'), 'utf8'))
+      assert.deepEqual(index.scheduler, ['diffusers', name])
+      using again = await open(temporary)
+      assert.deepEqual(again.alphasCumprod, ddpm.alphasCumprod)
+      assert.deepEqual(again.config, ddpm.config)
+    }
   })
 
   it('a learned variance is variance_type learned_range', async () => {
@@ -314,7 +340,7 @@ describe('diffusers folders', () => {
       [schedulerFile, 'rescale_betas_zero_snr', true, 'unsupported'],
       [schedulerFile, 'clip_sample_range', 2, 'unsupported'],
       [schedulerFile, 'trained_betas', [0.1, 0.2], 'unsupported'],
-      [schedulerFile, '_class_name', 'PNDMScheduler', 'unsupported'],
+      [schedulerFile, '_class_name', 'FlowMatchEulerDiscreteScheduler', 'unsupported'],
       [schedulerFile, 'beta_schedule', 'cubic', 'invalid-argument'],
       [schedulerFile, 'num_train_timesteps', 1e15, 'invalid-argument'],
       [schedulerFile, 'beta_start', '0.1', 'invalid-argument'],
