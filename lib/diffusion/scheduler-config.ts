@@ -148,7 +148,7 @@ export function ownFields(config: SchedulerConfig): Record<string, unknown> {
 }
 
 /** Throws `unsupported` for a class that is not among `names`. */
-export function classOf<N extends ClassName>(config: SchedulerConfig, names: readonly N[], fallback?: N): N {
+export function classOf<N extends string>(config: SchedulerConfig, names: readonly N[], fallback?: N): N {
   const { _class_name: name = fallback } = config
   if (names.includes(name as N)) return name as N
   throw unsupported('_class_name', names.map(describe), name)
