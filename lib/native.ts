@@ -1,5 +1,6 @@
 /** The only place that loads the addon, and the only one that knows its types. */
 import path from 'node:path'
+import { DiffusionError } from './errors'
 
 export type NativeDType = 'f32' | 'i32'
 
@@ -172,8 +173,39 @@ export interface NativeModule {
 // node-gyp-build has no types.
 const load = require('node-gyp-build') as (root: string) => unknown
 
-export const native = load(path.join(__dirname, '..', '..')) as NativeModule
+const root = path.join(__dirname, '..', '..')
 
-// Otherwise process.exit() would tear the process down under the devices' threads. The addon does the same at exit() for those
-// that are opened later.
-process.on('exit', () => native.closeDevices())
+/** The addon; where it can't be loaded, what throws `device-unavailable` as soon as it is used. */
+export const native = open()
+
+function open(): NativeModule {
+  try {
+    const addon = load(root) as NativeModule
+    // Otherwise process.exit() would tear the process down under the devices' threads. The addon does the same at exit() for those
+    // that are opened later.
+    process.on('exit', () => addon.closeDevices())
+    return addon
+  } catch (cause) {
+    // It could have been, but there is too little memory for what comes next.
+    if ((cause as { code?: unknown }).code === 'out-of-memory') throw cause
+    return new Proxy({} as NativeModule, {
+      get() {
+        throw notLoaded(cause)
+      },
+    })
+  }
+}
+
+function notLoaded(cause: unknown): DiffusionError {
+  const machine = `${process.platform}-${process.arch}`
+  const reason = (cause instanceof Error ? cause.message : String(cause)).split('\n')[0]
+  const message =
+    `the addon of ddpm-native can't be loaded on ${machine} with Node ${process.version}: looked for ` +
+    `${path.join(root, 'build', 'Release')} and ${path.join(root, 'prebuilds', machine)}: ${reason}. The package has it for linux-x64 ` +
+    'with glibc; elsewhere a checkout builds it (npm install, with CMake and a C++20 compiler)'
+  return new DiffusionError('device-unavailable', message, {
+    expected: 'linux-x64 with glibc',
+    received: machine,
+    cause,
+  })
+}

@@ -1,6 +1,6 @@
 /** A picture in the terminal: two pixels a character cell, as the colours of an upper half block. */
-import sharp from 'sharp'
 import type { Pixels } from '../data/image-format'
+import { sharp } from '../data/load-sharp'
 
 /** The picture as lines of at most `columns` cells, for terminals with 24-bit colour. */
 export async function preview(image: Pixels, columns: number): Promise<string> {
@@ -8,7 +8,7 @@ export async function preview(image: Pixels, columns: number): Promise<string> {
   const fit = Math.min(1, columns / width)
   const w = Math.max(1, Math.floor(width * fit))
   const h = Math.max(2, 2 * Math.round((height * fit) / 2))
-  const pixels = await sharp(image.data, { raw: { width, height, channels } })
+  const pixels = await sharp()(image.data, { raw: { width, height, channels } })
     .resize(w, h, { fit: 'fill' })
     .toColourspace('srgb')
     .raw()

@@ -1,11 +1,11 @@
 /** A PNG for each image, and while not all are there a hidden file that says how they are drawn. */
 import { readdir, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
-import sharp from 'sharp'
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { readJsonFile } from '../checkpoint/json'
 import { encodeImage } from '../data/image-format'
 import { imageAt } from '../data/image-grid'
+import { sharp } from '../data/load-sharp'
 import { DiffusionError } from '../errors'
 import { makeFolder } from '../make-folder'
 import type { Drawn } from './draw'
@@ -65,7 +65,7 @@ export class SeparateFiles implements Keeper {
 
   async read(image: number): Promise<Uint8Array> {
     const channels = this.o.shape[2]
-    const picture = sharp(this.#file(image)).toColourspace(channels === 1 ? 'b-w' : 'srgb')
+    const picture = sharp()(this.#file(image)).toColourspace(channels === 1 ? 'b-w' : 'srgb')
     const data = await picture.raw().toBuffer()
     if (data.length === sizeOf(this.o)) return data
     throw new DiffusionError('bad-file', `${this.#file(image)} is not an image of this sampling`)

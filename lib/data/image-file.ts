@@ -1,5 +1,5 @@
 /** One image file to pixels, whatever its size and mode. Files are not trusted: image-limits.ts. */
-import sharp, { type Sharp } from 'sharp'
+import type { Sharp } from 'sharp'
 import { Tensor } from '../tensor'
 import { decodingFailure } from './decode-failure'
 import { withDecodeRoom } from './decode-room'
@@ -14,6 +14,7 @@ import {
   maxDecodeSeconds,
   maxPixels,
 } from './image-limits'
+import { sharp } from './load-sharp'
 
 export interface DecodeOptions {
   /** Height and width of the result. */
@@ -40,7 +41,7 @@ export async function decodeImage(file: string, options: DecodeOptions, o: FileO
   const { size, channels, background } = options
   const bytes = await readImageBytes(file, maxDecodeBytes)
   const format = formatOf(bytes.subarray(0, headLength), file, o)
-  const image = sharp(bytes, inputOptions)
+  const image = sharp()(bytes, inputOptions)
   const cost = await costOf(image, format, file)
   const { data, info } = await withDecodeRoom(cost, () =>
     image
@@ -78,13 +79,13 @@ export async function readImage(
 /** Reads the header only. Throws as decodeImage does where it is not that of an image which may be decoded. */
 export async function checkImageHeader(file: string, o: FileOptions = {}): Promise<void> {
   const format = formatOf(await readImageBytes(file, headLength, { part: true }), file, o)
-  const metadata = await sharp(file, inputOptions)
+  const metadata = await sharp()(file, inputOptions)
     .metadata()
     .catch(() => undefined)
   if (metadata) decodeCost(metadata, format, file)
   else {
     // Damaged, or it can't be read just now, which sharp does not tell apart.
-    await costOf(sharp(await readImageBytes(file, maxDecodeBytes), inputOptions), format, file)
+    await costOf(sharp()(await readImageBytes(file, maxDecodeBytes), inputOptions), format, file)
   }
 }
 

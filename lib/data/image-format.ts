@@ -1,7 +1,8 @@
 /** Pictures as files, by the names of the files. */
 import path from 'node:path'
-import sharp from 'sharp'
+import type { Sharp } from 'sharp'
 import { invalidArgument } from '../errors'
+import { sharp } from './load-sharp'
 
 /** 8-bit pixels, [height, width, channels]. */
 export interface Pixels {
@@ -13,12 +14,12 @@ export interface Pixels {
 
 /** sharp's names of what is written. Where something is lost, it is as little as makes no difference to the eye. */
 const encoders = {
-  png: (image: sharp.Sharp) => image.png(),
-  jpeg: (image: sharp.Sharp) => image.jpeg({ quality: 95, chromaSubsampling: '4:4:4' }),
-  webp: (image: sharp.Sharp) => image.webp({ quality: 95 }),
-  avif: (image: sharp.Sharp) => image.avif({ quality: 80, chromaSubsampling: '4:4:4' }),
-  tiff: (image: sharp.Sharp) => image.tiff({ compression: 'deflate' }),
-  gif: (image: sharp.Sharp) => image.gif(),
+  png: (image: Sharp) => image.png(),
+  jpeg: (image: Sharp) => image.jpeg({ quality: 95, chromaSubsampling: '4:4:4' }),
+  webp: (image: Sharp) => image.webp({ quality: 95 }),
+  avif: (image: Sharp) => image.avif({ quality: 80, chromaSubsampling: '4:4:4' }),
+  tiff: (image: Sharp) => image.tiff({ compression: 'deflate' }),
+  gif: (image: Sharp) => image.gif(),
 }
 export type ImageFormat = keyof typeof encoders
 
@@ -50,11 +51,11 @@ export async function encodeAnimation(frames: readonly Pixels[], format: 'gif' |
   const { width, height, channels } = frames[0]
   const raw = { width, height: height * frames.length, channels, pageHeight: height }
   const delay = frames.map((_, i) => (i === frames.length - 1 ? lastMs : Math.round(1000 / fps)))
-  const image = sharp(Buffer.concat(frames.map(({ data }) => data)), { raw })
+  const image = sharp()(Buffer.concat(frames.map(({ data }) => data)), { raw })
   return image[format]({ delay, loop: 0 }).toBuffer()
 }
 
 export async function encodeImage(image: Pixels, format: ImageFormat = 'png'): Promise<Buffer> {
   const { data, width, height, channels } = image
-  return encoders[format](sharp(data, { raw: { width, height, channels } })).toBuffer()
+  return encoders[format](sharp()(data, { raw: { width, height, channels } })).toBuffer()
 }
