@@ -40,7 +40,7 @@ export function unet2DConfig(o: ResolvedUNetOptions): JsonObject {
     num_train_timesteps: null,
     out_channels: o.outChannels,
     resnet_time_scale_shift: o.useScaleShiftNorm ? 'scale_shift' : 'default',
-    sample_size: o.imageSize,
+    sample_size: o.imageWidth === undefined ? o.imageSize : [o.imageSize, o.imageWidth],
     ...(o.timeEmbeddingDim === 4 * o.modelChannels ? {} : { time_embedding_dim: o.timeEmbeddingDim }),
     time_embedding_type: 'positional',
     up_block_types: up.types.reverse(),

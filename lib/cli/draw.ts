@@ -188,7 +188,8 @@ async function pathOptions(ddpm: DDPM, values: DrawValues): Promise<PathOptions>
 async function startImage(ddpm: DDPM, values: DrawValues): Promise<((n: number) => StartOptions) | undefined> {
   const { 'init-image': file, mask: maskFile } = values
   if (file === undefined) return undefined
-  const { imageSize: size, channels } = ddpm
+  const { imageSize: size, imageWidth, channels } = ddpm
+  if (imageWidth !== size) throw new UsageError('--init-image: only for a model of square images')
   const pixels = await (await readImage(file, { size, channels: channels === 1 ? 1 : 3 })).values()
   const white = maskFile === undefined ? undefined : await readImage(maskFile, { size, channels: 1 })
   const kept = white && (await white.values()).map((v) => (v >= 0 ? 1 : 0))

@@ -69,8 +69,10 @@ async function evaluateFolder(
   const ddpm = await openModel(values)
   let bar: Progress | undefined
   try {
+    const { imageSize, imageWidth } = ddpm
+    if (imageWidth !== imageSize) throw new UsageError('only models of square images can be evaluated')
     const data = await ImageFolder.open(folder, {
-      size: ddpm.imageSize,
+      size: imageSize,
       channels: ddpm.channels === 1 ? 1 : 3,
       background: values.background,
       svg: values.svg,

@@ -155,18 +155,22 @@ async function gridFile(values: SampleValues): Promise<string | undefined> {
 async function openKeepers(keepers: Keeper[], ddpm: DDPM, values: SampleValues, span: Span): Promise<void> {
   const { separate, npz, resume = false, overwrite = false } = values
   if (separate === undefined && npz === undefined) return
-  const { imageSize, channels } = ddpm
+  const { imageSize, imageWidth, channels } = ddpm
   const record = await sampleRecord(ddpm, values)
-  const o = { record, span, shape: [imageSize, imageSize, channels], resume, overwrite } as const
+  const o = { record, span, shape: [imageSize, imageWidth, channels], resume, overwrite } as const
   if (separate !== undefined) keepers.push(await SeparateFiles.open(separate, o))
   if (npz !== undefined) keepers.push(await NpzFile.open(npz, o))
 }
 
 /** An image that was drawn by an earlier command. */
-async function again(keepers: readonly Keeper[], image: number, { imageSize, channels }: DDPM): Promise<ImageBytes> {
+async function again(
+  keepers: readonly Keeper[],
+  image: number,
+  { imageSize, imageWidth, channels }: DDPM,
+): Promise<ImageBytes> {
   for (const keeper of keepers) {
     const data = keeper.has(image) ? await keeper.read(image) : undefined
-    if (data) return { data, shape: [1, imageSize, imageSize, channels] }
+    if (data) return { data, shape: [1, imageSize, imageWidth, channels] }
   }
   throw new UsageError('--output: the images are in an .npz file, from which no grid can be made')
 }

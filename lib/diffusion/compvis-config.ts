@@ -146,6 +146,7 @@ const unetImplied: Partial<UNetOptions> = {
   middleBlock: true,
   middleScale: 1,
   centerInput: false,
+  imageWidth: undefined,
   classEmbedding: 'table',
 }
 /** DDPM's, the same. What is about training alone is left out of a configuration. */
@@ -155,6 +156,7 @@ const modelImplied: DDPMOptions = {
   timestepSpacing: 'linspace',
   stepsOffset: 0,
   thresholding: undefined,
+  imageWidth: undefined,
 }
 
 /** The configuration of a model with these options. Throws `unsupported` for what ddpm.py or openaimodel can't express. */

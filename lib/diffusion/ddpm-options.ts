@@ -7,6 +7,8 @@ export const ddpmSchema = {
   ...modelSchema,
   /** Height and width of samples; default: the network's, or 256. */
   imageSize: integer(undefined, { min: 1 }),
+  /** Width of samples, where it is another than their height; default: the network's where imageSize is, too. */
+  imageWidth: integer(undefined, { min: 1 }),
   /** Channels of samples; default: the network's, or 3. */
   channels: integer(undefined, { min: 1 }),
   /** The images' name in a batch. */

@@ -47,7 +47,9 @@ import type { TrainResult } from './training-step'
 export type Batch = Readonly<Record<string, Tensor>>
 
 export class DDPM extends DiffusionModel {
+  /** Height of samples. */
   readonly imageSize: number
+  readonly imageWidth: number
   readonly channels: number
   readonly firstStageKey: string
   readonly classKey: string
@@ -65,6 +67,8 @@ export class DDPM extends DiffusionModel {
     this.#settings = o
     checkClassNames(o.classNames, this.network?.numClasses)
     this.imageSize = o.imageSize ?? this.network?.imageSize ?? 256
+    this.imageWidth =
+      o.imageWidth ?? (o.imageSize === undefined ? this.network?.imageWidth : undefined) ?? this.imageSize
     this.channels = o.channels ?? this.network?.inChannels ?? 3
     this.firstStageKey = o.firstStageKey
     this.classKey = o.classKey
@@ -161,7 +165,8 @@ export class DDPM extends DiffusionModel {
       throw new DiffusionError('unsupported', 'only a model whose network is a UNet has a configuration')
     }
     const { imageSize, channels } = this
-    const given = { ...options, imageSize, channels, unetConfig: this.network.options, ...this.ownBetas() }
+    const imageWidth = this.imageWidth === imageSize ? undefined : this.imageWidth
+    const given = { ...options, imageSize, imageWidth, channels, unetConfig: this.network.options, ...this.ownBetas() }
     const plain = (_: string, value: unknown) => (ArrayBuffer.isView(value) ? [...(value as Float32Array)] : value)
     return JSON.parse(JSON.stringify(given, plain))
   }
@@ -182,13 +187,13 @@ export class DDPM extends DiffusionModel {
     return { ...report, unexpected: [...report.unexpected, ...left], counters, ...(found && { found }) }
   }
 
-  /** Images [batchSize, channels, imageSize, imageSize]; batchSize defaults to 16. See pSampleLoop. */
+  /** Images [batchSize, channels, imageSize, imageWidth]; batchSize defaults to 16. See pSampleLoop. */
   async sample(options?: SampleOptions & { returnIntermediates?: false }): Promise<Tensor>
   async sample(options: SampleOptions & { returnIntermediates: true }): Promise<LoopResult>
   async sample(options?: SampleOptions): Promise<Tensor | LoopResult>
   async sample(options?: SampleOptions): Promise<Tensor | LoopResult> {
     const { batchSize, ...rest } = parseOptions('sample', options, sampleSchema)
-    const shape = [batchSize, this.channels, this.imageSize, this.imageSize]
+    const shape = [batchSize, this.channels, this.imageSize, this.imageWidth]
     return this.pSampleLoop(shape, rest)
   }
 
@@ -203,7 +208,7 @@ export class DDPM extends DiffusionModel {
 
   /**
    * `count` (8) images from image `sample` (0) of one seed to that of another, by spherical interpolation of their x_T (Song et
-   * al. 2021, section 5.3): [count, channels, imageSize, imageSize]. The sampler must be one without noise; default: 'ddim' with
+   * al. 2021, section 5.3): [count, channels, imageSize, imageWidth]. The sampler must be one without noise; default: 'ddim' with
    * 50 steps, or half of all where that is less.
    */
   async interpolate(options: InterpolateOptions): Promise<Tensor> {
@@ -215,7 +220,7 @@ export class DDPM extends DiffusionModel {
         ? given
         : { ...given, sampler: 'ddim' as const, steps: given.steps ?? Math.min(50, half) }
     if (this.drawsNoise(o)) throw invalidArgument('sampler', 'one that draws no noise', o.sampler)
-    const image = [this.channels, this.imageSize, this.imageSize]
+    const image = [this.channels, this.imageSize, this.imageWidth]
     const xT = interpolatedNoise(image, { seeds: [seeds[0], seeds[1]], count, sample })
     return this.pSampleLoop([count, ...image], { ...o, xT, returnIntermediates: false })
   }
@@ -302,7 +307,7 @@ export class DDPM extends DiffusionModel {
     const { steps, seed, signal } = o
     const share = (steps ?? core.numTimesteps) / core.numTimesteps
     const logEveryT = Math.max(1, Math.round(this.logEveryT * share))
-    const shape = [n, this.channels, this.imageSize, this.imageSize]
+    const shape = [n, this.channels, this.imageSize, this.imageWidth]
     const options = { returnIntermediates: true, steps, seed, signal, logEveryT, ...given } as const
     const drawn = (await this.emaScope(() => this.loop(core, shape, options))) as LoopResult
     return { ...log, samples: drawn.samples, denoiseRow: await imageRows(drawn.intermediates) }

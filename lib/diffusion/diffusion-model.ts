@@ -368,8 +368,8 @@ export abstract class DiffusionModel implements Schedule {
   }
 
   #images(data: Float32Array): Tensor {
-    const { inChannels, imageSize } = requireNetwork(this.#core, 'training').module
-    const shape = [data.length / (inChannels * imageSize ** 2), inChannels, imageSize, imageSize]
+    const { inChannels, imageSize, imageWidth = imageSize } = requireNetwork(this.#core, 'training').module
+    const shape = [data.length / (inChannels * imageSize * imageWidth), inChannels, imageSize, imageWidth]
     if (data.length === 0 || !Number.isInteger(shape[0])) {
       throw invalidArgument('x', `a multiple of ${sizeOf(shape.slice(1))} numbers`, data)
     }

@@ -41,7 +41,7 @@ export async function exportOnnx(
   if (typeof path !== 'string' || path === '') throw invalidArgument('path', 'a path', path)
   if (endianness() !== 'LE') throw new DiffusionError('unsupported', 'ONNX is only written on little-endian machines')
   const o = parseOptions('exportOnnx', options, onnxSchema)
-  const { height = network.imageSize, width = network.imageSize, contextLength } = o
+  const { height = network.imageSize, width = network.imageWidth ?? network.imageSize, contextLength } = o
   const { contextDim } = network
   if ((contextDim === undefined) !== (contextLength === undefined)) {
     const expected = contextDim ? 'a number, for a network with cross-attention' : 'nothing without cross-attention'

@@ -50,6 +50,8 @@ export interface Network {
   readonly outChannels: number
   /** Height and width of the images it is configured for; others work where they divide by `divisor`. */
   readonly imageSize: number
+  /** Their width, where it is another. */
+  readonly imageWidth?: number
   /** Height and width must be multiples of this, 2^(levels - 1). */
   readonly divisor: number
   /** Of class labels; undefined where it takes none. */

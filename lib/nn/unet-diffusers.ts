@@ -84,15 +84,15 @@ function blockTypes<T extends string>(
   return list as options.Field<readonly T[]>
 }
 
-/** Height and width, or one number for both. */
-function sampleSize(): options.Field<number> {
+/** [height, width], or one number for both. */
+function sampleSize(): options.Field<readonly [number, number]> {
   const number = options.integer(undefined, oneOrMore)
-  const check = (given: unknown, name: string): number => {
-    if (!Array.isArray(given)) return number.check(given, name)
-    if (given.length === 2 && given[0] === given[1]) return number.check(given[0], name)
-    throw unsupported(name, 'a number, or twice the same', given)
+  const check = (given: unknown, name: string): readonly [number, number] => {
+    const [height, width, ...more] = Array.isArray(given) ? given : [given, given]
+    if (more.length > 0) throw invalidArgument(name, 'a number, or height and width', given)
+    return [number.check(height, name), number.check(width, name)]
   }
-  return { fallback: undefined as unknown as number, check }
+  return { fallback: undefined as never, check }
 }
 
 /** The first is the default. */
@@ -139,7 +139,8 @@ export function unet2DSettings(config: UNet2DConfig): UNet2DSettings {
     ignored: { names: unknown, owner: 'UNet2DModel', known: Object.keys(schema) },
     options: {
       layout: 'diffusers',
-      imageSize: c.sample_size,
+      imageSize: c.sample_size[0],
+      imageWidth: c.sample_size[1],
       inChannels: c.in_channels,
       outChannels: c.out_channels,
       modelChannels,

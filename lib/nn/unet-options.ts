@@ -7,6 +7,8 @@ import type { Layout } from './blocks'
 export interface UNetOptions {
   /** Height and width of the images that it is meant for, a multiple of 2^(levels - 1). */
   imageSize: number
+  /** Their width, where it is another. Default imageSize. */
+  imageWidth?: number
   inChannels: number
   /** Channels of the first level. */
   modelChannels: number
@@ -115,6 +117,7 @@ const optionalCount = () => ({
 
 const schema = {
   imageSize: options.required(count(undefined, limits.imageSize)),
+  imageWidth: options.integer(undefined, { min: 1, max: limits.imageSize }),
   inChannels: options.required(count()),
   modelChannels: options.required(count()),
   outChannels: options.required(count()),
@@ -174,6 +177,7 @@ export function resolveUNetOptions(given: UNetOptions) {
     checkMultiple(`modelChannels * channelMult[${i}]`, channels, o.normGroups, 'normGroups')
   }
   checkMultiple('imageSize', o.imageSize, 2 ** (levels - 1), '2^(levels - 1)')
+  if (o.imageWidth) checkMultiple('imageWidth', o.imageWidth, 2 ** (levels - 1), '2^(levels - 1)')
   const rates = o.channelMult.map((_, level) => 2 ** level)
   for (const name of rateOptions) {
     for (const [i, rate] of (o[name] ?? []).entries()) {
@@ -214,6 +218,7 @@ export function resolveUNetOptions(given: UNetOptions) {
   const numHeads = heads(o.numHeads) ?? 1
   return {
     ...o,
+    imageWidth: o.imageWidth === o.imageSize ? undefined : o.imageWidth,
     upAttentionResolutions: o.upAttentionResolutions ?? o.attentionResolutions,
     resblockDownResolutions: down,
     resblockUpResolutions: up,

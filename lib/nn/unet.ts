@@ -40,6 +40,7 @@ export class UNet implements Network {
   readonly inChannels: number
   readonly outChannels: number
   readonly imageSize: number
+  readonly imageWidth?: number
   readonly divisor: number
   readonly numClasses?: number
   readonly contextDim?: number
@@ -66,6 +67,7 @@ export class UNet implements Network {
     this.inChannels = o.inChannels
     this.outChannels = o.outChannels
     this.imageSize = o.imageSize
+    this.imageWidth = o.imageWidth
     this.divisor = 2 ** (o.channelMult.length - 1)
     this.numClasses = o.numClasses
     this.contextDim = o.contextDim

@@ -6,7 +6,7 @@ import { type ImageBatch, ImageFolder, type UnreadableFile } from '../data/image
 import { encodeImage } from '../data/image-format'
 import { DDPM } from '../diffusion/ddpm'
 import type { DDPMOptions } from '../diffusion/ddpm-options'
-import { DiffusionError } from '../errors'
+import { DiffusionError, invalidArgument } from '../errors'
 import { ioError } from '../file-errors'
 import { pauses } from '../pause'
 import { Tensor } from '../tensor'
@@ -104,6 +104,13 @@ export class Trainer {
     const checkpoint = await this.#checkpointToResume()
     const resolved = resolveTrainOptions(this.#given, checkpoint?.state)
     const { unetConfig } = resolved.model
+    if (unetConfig.imageWidth !== undefined) {
+      throw invalidArgument(
+        'model.unetConfig.imageWidth',
+        'nothing: trainings are of square images',
+        unetConfig.imageWidth,
+      )
+    }
     const data = await ImageFolder.open(resolved.data, {
       size: Number(unetConfig.imageSize),
       channels: unetConfig.inChannels === 1 ? 1 : 3,

@@ -471,6 +471,37 @@ describe('diffusers folders', () => {
     await assert.rejects(opens(within('run/checkpoint-500'), { weights: 'model' }), { name: 'AssertionError' })
   })
 
+  it('images that are no squares: samples, configurations and what is saved', async () => {
+    await copy()
+    await edit('unet/config.json', (json) => {
+      json.sample_size = [8, 16]
+    })
+    using ddpm = await open(temporary)
+    assert.deepEqual([ddpm.imageSize, ddpm.imageWidth, ddpm.config.imageWidth], [8, 16, 16])
+    const draw = async (model: DDPM) => model.sample({ batchSize: 2, steps: 3, seed: 1 })
+    const samples = await draw(ddpm)
+    assert.deepEqual(samples.shape, [2, 3, 8, 16])
+    const middle = await ddpm.interpolate({ seeds: [1, 2], count: 2, steps: 2 })
+    assert.deepEqual(middle.shape, [2, 3, 8, 16])
+    await ddpm.savePretrained(temporary)
+    using again = await open(temporary)
+    assert.deepEqual(await (await draw(again)).data(), await samples.data())
+    using same = new DDPM({ ...(ddpm.config as DDPMOptions), device: 'cpu' })
+    assert.equal(same.imageWidth, 16)
+    using square = await DDPM.fromPretrained(temporary, { device: 'cpu', imageSize: 8 })
+    assert.equal(square.imageWidth, 8)
+    for (const [size, argument] of [
+      [[8, 9], 'imageWidth'],
+      [[8], 'sample_size'],
+      [[8, 8, 8], 'sample_size'],
+    ] as const) {
+      await edit('unet/config.json', (json) => {
+        json.sample_size = size
+      })
+      await rejects({ code: 'invalid-argument', argument })
+    }
+  })
+
   it('a folder with a variant alone is told by its name', async () => {
     using ddpm = await open(goldenFolder)
     await ddpm.savePretrained(temporary, { variant: 'fp16', maxShardSize: 300_000 })

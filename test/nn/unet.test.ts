@@ -173,7 +173,6 @@ describe("diffusers' names", () => {
       act_fn: 'gelu',
       attention_legacy_order: true,
       class_embed_type: 'identity',
-      sample_size: [8, 16],
     })) {
       refused({ [argument]: value }, 'unsupported', argument)
     }

@@ -54,6 +54,7 @@ describe("UNet2DModel's options", () => {
       { numClasses: 5 },
       { numClasses: 5, classEmbedding: 'timestep' },
       { middleBlock: false, timeEmbeddingDim: 24 },
+      { imageSize: 8, imageWidth: 16 },
     ]
     for (const o of cases) {
       const { options } = new UNet({ ...base, ...o })
