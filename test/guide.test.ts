@@ -97,6 +97,26 @@ describe('commands as they are printed', function () {
   }).timeout(300_000)
 })
 
+describe('the first example of the README', function () {
+  this.timeout(120_000)
+  const folder = temporaryFolder()
+
+  it('goes from images to pictures', async () => {
+    await writeImages(path.join(folder, 'photos'), 4)
+    const [, code] = /^```js\n(import [\s\S]*?)^```/m.exec(readFileSync(path.join(root, 'README.md'), 'utf8'))!
+    const model =
+      '{ timesteps: 120, unetConfig: { modelChannels: 32, channelMult: [1], numResBlocks: 1, attentionResolutions: [] } }'
+    const short = code.replace('steps: 20_000', `steps: 2, sampleEvery: 0, model: ${model}`)
+    assert.notEqual(short, code)
+    const script = path.join(folder, 'example.mjs')
+    const library = path.join(root, 'dist', 'lib', 'index.mjs')
+    writeFileSync(script, short.replace("'ddpm-native'", JSON.stringify(library)))
+    const { code: status, stderr } = await runScript(script, [], folder)
+    assert.equal(status, 0, stderr)
+    assert.equal((await sharp(path.join(folder, 'samples.png')).metadata()).width, 4 * (4 * 34 + 2))
+  })
+})
+
 describe('examples', function () {
   this.timeout(120_000)
   const folder = temporaryFolder()
