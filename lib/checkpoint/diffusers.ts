@@ -20,6 +20,8 @@ export interface DiffusersFolder {
   readonly weights: Weights
   /** Of the class labels, by number: model_index.json's id2label, as DiTPipeline has it. */
   readonly classNames?: readonly string[]
+  /** The label of no class: a field of our own in model_index.json. */
+  readonly nullClass?: number
 }
 
 export interface FoundFolder extends Omit<DiffusersFolder, 'weights' | 'schedulerConfig'> {
@@ -71,6 +73,7 @@ export async function readDiffusersFolder(
     unetConfig: await readJsonFile(path.join(folder, unet, configFile)),
     schedulerConfig: scheduler === undefined ? undefined : await readJsonFile(path.join(folder, scheduler)),
     classNames: classNames(index.id2label),
+    nullClass: Number.isSafeInteger(index.null_class) ? (index.null_class as number) : undefined,
     files: { unet: path.join(unet, configFile), scheduler },
     readWeights: () => readWeights(path.join(folder, unet), o.variant),
   }
@@ -111,7 +114,10 @@ export async function writeDiffusersFolder(
   await write(path.join('scheduler', schedulerFile), 'DDPMScheduler', contents.schedulerConfig)
   const { _class_name: scheduler = 'DDPMScheduler' } = contents.schedulerConfig
   const parts = { scheduler: ['diffusers', scheduler], unet: ['diffusers', 'UNet2DModel'] }
-  const labels = contents.classNames && { id2label: { ...contents.classNames } }
+  const labels = {
+    ...(contents.classNames && { id2label: { ...contents.classNames } }),
+    ...(contents.nullClass !== undefined && { null_class: contents.nullClass }),
+  }
   await write(indexFile, scheduler === 'DDIMScheduler' ? 'DDIMPipeline' : 'DDPMPipeline', { ...parts, ...labels })
 }
 

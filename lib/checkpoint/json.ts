@@ -1,6 +1,7 @@
 /** JSON from files that are not trusted: an object, without duplicate keys, in bounded memory. */
 import { DiffusionError, quote } from '../errors'
 import type { Budget } from './budget'
+import { describeKind, headLength } from './file-kind'
 import { findDuplicateKey } from './json-keys'
 import { parsePython } from './python-json'
 import { type Source, type SourceOptions, withSource } from './source'
@@ -21,6 +22,9 @@ async function readJson(source: Source): Promise<JsonObject> {
   if (source.size > maxFileBytes) throw source.bad(`it has more than ${maxFileBytes} bytes`)
   const bytes = new Uint8Array(source.size)
   await source.read(bytes, 0)
+  // What was put in the file's place is told by its name.
+  const what = bytes[0] === 0x7b ? undefined : describeKind(bytes.subarray(0, headLength))
+  if (what !== undefined && !/text$/.test(what)) throw source.bad(`it is ${what}`)
   return parseJsonObject(bytes, source.budget, 'it', { python: true })
 }
 

@@ -27,6 +27,7 @@ export interface Pretrained {
   readonly settings: SchedulerSettings & {
     readonly unetConfig: ConstructorParameters<typeof UNet>[0]
     readonly classNames?: readonly string[]
+    readonly nullClass?: number
   }
   readonly weights: StateDict
   /** As it is in the folder; the defaults of DDPMScheduler where there is none. */
@@ -40,23 +41,39 @@ export async function readPretrained(
   folder: string,
   o: { readonly variant?: string; readonly weights?: WeightsKind } = {},
 ): Promise<Pretrained> {
-  const { unetConfig, schedulerConfig, classNames, files, readWeights } = await readDiffusersFolder(folder, o)
+  const { unetConfig, schedulerConfig, classNames, nullClass, files, readWeights } = await readDiffusersFolder(
+    folder,
+    o,
+  )
   const scheduler = schedulerConfig ?? { _class_name: 'DDPMScheduler' }
   const { settings, ignored } = readScheduler(scheduler)
   const unet = unet2DSettings(unetConfig)
-  const dict = renameLegacyDiffusers(wrapped(await readWeights()))
+  const found = ownNames(wrapped(await readWeights()))
+  const dict = renameLegacyDiffusers(found.dict)
   checkUNetFits(unet.options, dict, folder)
   const warnings = [
+    ...(found.prefix === '' ? [] : [foundAt(folder, { key: '', prefix: found.prefix })]),
     ...ignoredFields(files.unet, unet.ignored),
     ...(files.scheduler ? ignoredFields(files.scheduler, ignored) : [noScheduler(folder)]),
   ]
-  const named = classNames?.length === unet.options.numClasses ? { classNames } : {}
+  const { numClasses = 0 } = unet.options
+  const named = {
+    ...(classNames?.length === numClasses && { classNames }),
+    ...(nullClass !== undefined && nullClass >= 0 && nullClass < numClasses && { nullClass }),
+  }
   return {
     settings: { ...settings, unetConfig: unet.options, ...named },
     weights: dict,
     schedulerConfig: scheduler,
     warnings,
   }
+}
+
+/** Without what was before all names of a network that was saved inside of another, such as torch.compile's '_orig_mod.'. */
+function ownNames(dict: StateDict): { dict: StateDict; prefix: string } {
+  const [{ prefix } = { prefix: '' }] = findWeights([{ key: '', names: Object.keys(dict) }], ['conv_in.weight'])
+  const names = Object.keys(dict).filter((name) => name.startsWith(prefix))
+  return { prefix, dict: Object.fromEntries(names.map((name) => [name.slice(prefix.length), dict[name]])) }
 }
 
 function noScheduler(folder: string): string {
@@ -71,6 +88,7 @@ export async function writePretrained(
   o: {
     readonly averaged: boolean
     readonly classNames?: readonly string[]
+    readonly nullClass?: number
     readonly schedulerConfig?: SchedulerConfig
   } & WeightsOptions &
     WrittenScheduler,
@@ -84,8 +102,14 @@ export async function writePretrained(
   for (const { name } of network.parameters.slots) {
     weights[name] = await stateDict[o.averaged ? emaName(name) : modelPrefix + name].data()
   }
-  const { classNames } = o
-  const contents = { schedulerConfig, unetConfig, weights: unet2DWeights(network.options, weights), classNames }
+  const { classNames, nullClass } = o
+  const contents = {
+    schedulerConfig,
+    unetConfig,
+    weights: unet2DWeights(network.options, weights),
+    classNames,
+    nullClass,
+  }
   await writeDiffusersFolder(folder, contents, { maxShardSize: o.maxShardSize, variant: o.variant })
 }
 
@@ -224,7 +248,14 @@ export function foundAt(path: string, { key, prefix }: FoundWeights): string {
   return `${path}: ${where} were taken${prefix === '' ? '' : `, without ${quote(prefix)} before their names`}`
 }
 
+/** Names that its Unet alone has. */
+const lucidrains = /(^|\.)(init_conv\.weight|downs\.0\.0\.block1\.proj\.weight)$/
+
 export function nothingFits(path: string, names: readonly string[], network: Network | undefined): DiffusionError {
+  if (names.some((name) => lucidrains.test(name))) {
+    const message = `${path} is of denoising-diffusion-pytorch's Unet, which is another network: its norms and its linear attention have no counterpart here`
+    return new DiffusionError('unsupported', message, { argument: 'path' })
+  }
   const own = network?.parameters.slots[0]
   const like =
     own && names.length > 0 ? `: its names are like ${quote(names[0])}, the network's like ${quote(own.name)}` : ''

@@ -471,6 +471,20 @@ describe('diffusers folders', () => {
     await assert.rejects(opens(within('run/checkpoint-500'), { weights: 'model' }), { name: 'AssertionError' })
   })
 
+  it('weights that were saved inside of another module', async () => {
+    await copy()
+    const file = path.join(temporary, 'unet/diffusion_pytorch_model.safetensors')
+    const { tensors } = await readSafetensors(file)
+    await writeSafetensors(
+      file,
+      Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => [`module._orig_mod.${name}`, tensor])),
+    )
+    using ddpm = await open(temporary)
+    using expected = await open(goldenFolder)
+    assert.deepEqual(await weightsOf(ddpm), await weightsOf(expected))
+    assert.match(ddpm.warnings().join(), /without 'module\._orig_mod\.' before their names$/)
+  })
+
   it('images that are no squares: samples, configurations and what is saved', async () => {
     await copy()
     await edit('unet/config.json', (json) => {
@@ -519,7 +533,7 @@ describe('diffusers folders', () => {
       { zeroTerminalSnr: true, parameterization: 'x0', betaSchedule: 'cosine', timesteps: 100 },
       { givenBetas: [0.1, 0.2, 1], parameterization: 'v' },
       { timestepSpacing: 'leading', stepsOffset: 1, vPosterior: 1, clipDenoised: false },
-      { unetConfig: { ...small, numClasses: 3 }, classNames: ['cat', 'dog', 'none'] },
+      { unetConfig: { ...small, numClasses: 3 }, classNames: ['cat', 'dog', 'none'], nullClass: 2 },
     ]
     for (const options of cases) {
       const settings = { unetConfig: small, ...options, device: 'cpu', useEma: false } as const

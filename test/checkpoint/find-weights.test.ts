@@ -4,6 +4,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { describeKind } from '../../lib/checkpoint/file-kind'
+import { readJsonFile } from '../../lib/checkpoint/json'
 import { readSafetensors, writeSafetensors } from '../../lib/checkpoint/safetensors'
 import { readShapes, readStateDictFile } from '../../lib/checkpoint/state-dict-file'
 import { DDPM, type DDPMOptions } from '../../lib/index'
@@ -128,6 +129,8 @@ describe('weights in files of trainings', () => {
       code: 'state-mismatch',
       message: /'conv1.weight', the network's like 'time_embed/,
     })
+    const lucidrains = dict({ model: dict({ 'model.init_conv.weight': { shape: [1], data: Float32Array.of(1) } }) })
+    await assert.rejects(load(lucidrains), { code: 'unsupported', message: /denoising-diffusion-pytorch's Unet/ })
     await assert.rejects(load(dict({ step: 3, opt: dict({ lr: 1 }) })), {
       code: 'bad-file',
       message: /nor is there one/,
@@ -195,6 +198,30 @@ describe('files that are not what they are called', () => {
         await writeFile(file, content)
         await assert.rejects(readStateDictFile(file), { code: 'bad-file', message: expected }, name)
       }
+    } finally {
+      await rm(folder, { recursive: true })
+    }
+  })
+
+  it('configurations, too', async () => {
+    const folder = await mkdtemp(path.join(os.tmpdir(), 'ddpm-kinds-'))
+    try {
+      const file = path.join(folder, 'config.json')
+      for (const name of ['a pointer of LFS', 'a web page', 'PNG', 'a zip archive']) {
+        const [content, message] = kinds[name]
+        await writeFile(file, content, 'latin1')
+        await assert.rejects(readJsonFile(file), { code: 'bad-file', message }, name)
+      }
+      for (const [text, message] of [
+        ['[1]', /not a JSON object/],
+        ['hello, this is it', /not JSON/],
+        ['{"a"', /not JSON/],
+      ] as const) {
+        await writeFile(file, text)
+        await assert.rejects(readJsonFile(file), { code: 'bad-file', message }, text)
+      }
+      await writeFile(file, ' \n{"a": 1}')
+      assert.deepEqual(await readJsonFile(file), { a: 1 })
     } finally {
       await rm(folder, { recursive: true })
     }
