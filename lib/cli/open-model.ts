@@ -5,6 +5,8 @@ import type { DDPM } from '../diffusion/ddpm'
 import { precisions } from '../native'
 import type { Seed } from '../options'
 import { type OptionTable, UsageError, type Values } from './args'
+import { stderr } from './output'
+import { Progress } from './progress'
 
 /** Which model. */
 export const sourceOptions = {
@@ -12,7 +14,7 @@ export const sourceOptions = {
     kind: 'string',
     short: 'm',
     value: 'path',
-    help: 'a model file, run, diffusers folder or checkpoint (the model that comes with this package)',
+    help: 'a model file or its URL, a run, diffusers folder or checkpoint (the model that comes with this package)',
   },
   checkpoint: { kind: 'string', value: 'folder', help: 'the same as --model' },
   'no-ema': { kind: 'flag', help: 'the trained weights instead of the averaged ones' },
@@ -52,5 +54,12 @@ export async function openModel(values: ModelValues, positional?: string): Promi
   const { config, key, variant, seed = 0, deterministic = false, precision } = values
   const device = (values.device ?? 'auto') as DeviceName // checked where it is opened
   const weights = values['no-ema'] ? 'model' : undefined
-  return loadModel(source, { weights, config, key, variant, device, seed, deterministic, precision })
+  let bar: Progress | undefined
+  const onDownload = ({ received, total }: { received: number; total: number | undefined }) => {
+    if (total === undefined) return
+    bar ??= new Progress(stderr, { label: 'download', total, rate: false })
+    bar.update(received)
+  }
+  const settings = { device, seed, deterministic, precision, onDownload }
+  return loadModel(source, { weights, config, key, variant, ...settings }).finally(() => bar?.clear())
 }

@@ -4,13 +4,14 @@ import { DDPM } from '../diffusion/ddpm'
 import { modelPrefix } from '../diffusion/state'
 import { invalidArgument } from '../errors'
 import { checkUNetFits } from '../nn/unet-fit'
-import { oneOf, parseOptions, string, value } from '../options'
+import { func, oneOf, parseOptions, string, value } from '../options'
 import { openCheckpoint, readWeights } from '../train/checkpoint'
 import { loadModelFile, type LoadModelOptions as ModelFileOptions, modelFromWeights } from '../train/model-file'
+import type { DownloadOptions } from './download'
 import { configBeside, locateModel, type SourceKind, shippedModel, superfluous } from './locate'
 import { mismatch, shapesOf } from './source'
 
-export interface LoadModelOptions extends ModelFileOptions {
+export interface LoadModelOptions extends ModelFileOptions, DownloadOptions {
   /** The averaged weights or the trained ones, of what has both. Default: the averaged ones where there are any. */
   readonly weights?: 'ema' | 'model'
   /** A checkpoint's YAML configuration. Default: the file beside it with the extension .yaml. */
@@ -26,6 +27,7 @@ const schema = {
   weights: oneOf(['ema', 'model']),
   config: string(),
   variant: string(),
+  onDownload: func<NonNullable<DownloadOptions['onDownload']>>(),
   key: string(),
   device: any<ModelFileOptions['device']>(),
   seed: any<ModelFileOptions['seed']>(),
@@ -43,14 +45,14 @@ const owners: Readonly<Record<'weights' | 'config' | 'variant' | 'key', readonly
 
 /**
  * Reads a model for sampling: a run (its newest checkpoint), a checkpoint of one, a model file, a folder of diffusers, or a checkpoint
- * of ddpm.py (.ckpt, .pt, .safetensors) with its configuration; also by a file: URL. Default: the model that comes with this package.
+ * of ddpm.py (.ckpt, .pt, .safetensors) with its configuration; also a file by its URL, which is kept in a cache. Default: the model that comes with this package.
  * Throws `not-found`, `io`, `bad-file`, `state-mismatch`, `invalid-argument` for an option that the model's kind has not got, and what
  * the configurations' readers throw.
  */
 export async function loadModel(source: string | URL = shippedModel, options: LoadModelOptions = {}): Promise<DDPM> {
   if (typeof source !== 'string' && !(source instanceof URL)) throw invalidArgument('source', 'a path or a URL', source)
-  const { weights, config, variant, key, ...given } = parseOptions('loadModel', options, schema)
-  const { kind, path } = await locateModel(source)
+  const { weights, config, variant, key, onDownload, ...given } = parseOptions('loadModel', options, schema)
+  const { kind, path } = await locateModel(source, { onDownload })
   for (const [name, [owner, ...kinds]] of Object.entries(owners)) {
     if (options[name as keyof typeof owners] !== undefined && !kinds.includes(kind))
       throw superfluous(name, owner, kind)

@@ -8,6 +8,7 @@ import { readSafetensorsHeader } from '../checkpoint/safetensors'
 import { isTorch } from '../checkpoint/state-dict-file'
 import { DiffusionError, invalidArgument } from '../errors'
 import { modelFormat } from '../train/model-file'
+import { type DownloadOptions, download } from './download'
 
 /** A model file or a run of this project; a diffusers folder; a checkpoint of ddpm.py with its configuration. */
 export type SourceKind = 'model' | 'run' | 'diffusers' | 'ckpt'
@@ -22,11 +23,11 @@ export interface LocatedModel {
 export const shippedModel = path.join(__dirname, '..', '..', '..', 'models', 'emoji-32.safetensors')
 
 /**
- * Throws `not-found`, `io`, `bad-file` for what is no file or folder of a model, and `invalid-argument` for a URL that is not that
- * of a file.
+ * A file by its URL is downloaded first. Throws `not-found`, `io`, `bad-file` for what is no file or folder of a model, and
+ * `invalid-argument` for a URL that is none.
  */
-export async function locateModel(source: string | URL): Promise<LocatedModel> {
-  const named = fileOf(source)
+export async function locateModel(source: string | URL, o: DownloadOptions = {}): Promise<LocatedModel> {
+  const named = await fileOf(source, o)
   const stats = await stat(named).catch((cause) => {
     throw new DiffusionError('not-found', `${named} does not exist`, { argument: 'path', received: named, cause })
   })
@@ -55,11 +56,14 @@ async function folderOf(folder: string): Promise<LocatedModel> {
   throw new DiffusionError('not-found', message, { argument: 'path', received: folder })
 }
 
-function fileOf(source: string | URL): string {
-  const url = source instanceof URL || /^(https?|file):/i.test(source) ? new URL(source) : undefined
-  if (!url) return source as string
+/** What is on another machine is brought here first. */
+async function fileOf(source: string | URL, o: DownloadOptions): Promise<string> {
+  if (!(source instanceof URL) && !/^(https?|file):/i.test(source)) return source
+  if (!URL.canParse(String(source))) throw invalidArgument('path', 'a file, a folder, or a URL', source)
+  const url = new URL(source)
   if (url.protocol === 'file:') return fileURLToPath(url)
-  throw invalidArgument('path', 'a file, a folder, or a file: URL', String(source))
+  if (url.protocol === 'http:' || url.protocol === 'https:') return download(url, o)
+  throw invalidArgument('path', 'a URL that begins with https:, http: or file:', url.href)
 }
 
 /** A checkpoint's configuration: the YAML file beside it. Throws `not-found`. */

@@ -116,7 +116,8 @@ describe('naming a model', function () {
       message: /neither a run, .*nor a diffusers folder/,
     })
     await assert.rejects(loadModel(at('text.ckpt')), { code: 'bad-file' })
-    await assert.rejects(loadModel('https://example.org/model.safetensors'), { code: 'invalid-argument' })
+    await assert.rejects(loadModel('https://'), { code: 'invalid-argument' })
+    await assert.rejects(loadModel(new URL('ftp://example.org/a.ckpt')), { code: 'invalid-argument' })
     const tensors = JSON.parse((await runCli(['info', at('alone', 'last.ckpt'), '--json'])).stdout)
     assert.ok(tensors.kind === 'ckpt' && tensors.tensors > 10 && tensors.config === 'none beside it')
   })
