@@ -1,6 +1,7 @@
 import { readSource } from '../convert/source'
 import { type TargetKind, writeTarget } from '../convert/target'
 import { type Command, type OptionTable, UsageError } from './args'
+import { checkWritable } from './free-name'
 import { createOutput, warn } from './output'
 
 const options = {
@@ -45,6 +46,7 @@ A checkpoint holds trained and averaged weights; the others hold the averaged on
     if (source === undefined || target === undefined) throw new UsageError('the source or the target is missing')
     const output = createOutput(json === true)
     const kind = to ?? kindOf(target)
+    if (kind !== 'diffusers') await checkWritable(target)
     const model = await readSource(source, { config, key, variant: from })
     try {
       const files = await writeTarget(model, target, { to: kind, weights, variant, maxShardSize })

@@ -131,7 +131,7 @@ export async function* drawImages(
       if (o.skip(span)) continue
       const onStep = ({ step, total }: { step: number; total: number }) => {
         // `total` is not always `steps`: ddim.py's strides may take some more.
-        bar ??= new Progress(stderr, { label: 'sample', total: batches * total, done: b * total })
+        bar ??= new Progress(stderr, { label: 'sample', total: batches * total, done: b * total, lines: true })
         bar.update(b * total + step, `${b * batch} of ${count} images`)
       }
       const labels = Array.from({ length: span.count }, (_, i) => o.labelOf(span.first + i))

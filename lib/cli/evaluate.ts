@@ -89,7 +89,7 @@ async function evaluateFolder(
       seed: values.seed,
       signal,
       onProgress: ({ done, total, images }) => {
-        bar ??= new Progress(stderr, { label: 'evaluate', total })
+        bar ??= new Progress(stderr, { label: 'evaluate', total, lines: true })
         bar.update(done, `${images} images`)
       },
     })

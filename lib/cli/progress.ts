@@ -1,4 +1,4 @@
-/** A progress bar with rate and time left, on a terminal; nothing elsewhere. */
+/** A progress bar with rate and time left, on a terminal; elsewhere a line of them now and then, if that is asked for. */
 
 import { oneLine } from '../printable'
 
@@ -10,6 +10,8 @@ export interface Terminal {
 }
 
 const redrawMs = 100
+/** Between lines where there is no terminal. */
+const lineMs = 30_000
 /** The rate is that of the last so many milliseconds, so that a slow start is forgotten. */
 const windowMs = 20_000
 
@@ -18,12 +20,18 @@ export class Progress {
   readonly #total: number
   readonly #label: string
   readonly #rate: boolean
+  readonly #lines: boolean
+  #lastLine = performance.now()
   #marks: { time: number; done: number }[]
   #drawn = 0
 
-  /** `done`: how much of `total` there is before it starts; `rate`: whether to show how much that is a second (default true). */
-  constructor(out: Terminal, o: { label: string; total: number; done?: number; rate?: boolean }) {
+  /**
+   * `done`: how much of `total` there is before it starts; `rate`: whether to show how much that is a second (default true);
+   * `lines`: whether to write lines where there is no terminal (default false).
+   */
+  constructor(out: Terminal, o: { label: string; total: number; done?: number; rate?: boolean; lines?: boolean }) {
     this.#rate = o.rate ?? true
+    this.#lines = o.lines ?? false
     this.#out = out
     this.#label = o.label
     this.#total = o.total
@@ -34,10 +42,20 @@ export class Progress {
     const now = performance.now()
     this.#marks.push({ time: now, done })
     while (this.#marks.length > 2 && now - this.#marks[1].time > windowMs) this.#marks.shift()
-    if (!this.#out.isTTY) return
+    if (!this.#out.isTTY) {
+      this.#line(now, done, note)
+      return
+    }
     if (now - this.#drawn < redrawMs && done < this.#total) return
     this.#drawn = now
     this.#out.write(`\r\x1b[K${oneLine(this.line(done, note))}`)
+  }
+
+  #line(now: number, done: number, note: string): void {
+    if (!this.#lines || now - this.#lastLine < lineMs) return
+    this.#lastLine = now
+    const percent = Math.floor((100 * done) / this.#total)
+    this.#out.write(`${this.#label} ${percent}% ${done}/${this.#total}  ETA ${this.eta}  ${oneLine(note)}\n`)
   }
 
   /** Text above the bar. */

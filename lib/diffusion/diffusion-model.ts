@@ -245,6 +245,7 @@ export abstract class DiffusionModel implements Schedule {
     const plan = choosePlan(core, { ...o, strength: o.strength || undefined })
     this.warn(plan.warnings ?? [])
     const { seed = core.seeds.next(), logEveryT = this.#options.logEveryT } = o
+    if (o.image) await this.#warnings.ofRange(o.image, 'image')
     const loop = () => samplingLoop(core, shape, plan, { ...o, condition, seed, logEveryT })
     const result = o.strength === 0 ? await untouched(o, shape, o.returnIntermediates) : await loop()
     return o.returnIntermediates ? result : result.samples

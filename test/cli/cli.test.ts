@@ -450,6 +450,23 @@ describe('command line pieces', () => {
     assert.deepEqual([0.4, 75, 3675].map(duration), ['0:00', '1:15', '1:01:15'])
   })
 
+  it('writes lines where there is no terminal, every half minute, if asked to', () => {
+    let text = ''
+    const write = (s: string) => {
+      text += s
+    }
+    const { now } = performance
+    try {
+      let time = 0
+      performance.now = () => time
+      const progress = new Progress({ write }, { label: 'sample', total: 100, lines: true })
+      for (time = 1000; time <= 60_000; time += 1000) progress.update(time / 1000, 'of 16 images')
+    } finally {
+      performance.now = now
+    }
+    assert.equal(text, 'sample 30% 30/100  ETA 1:10  of 16 images\nsample 60% 60/100  ETA 0:40  of 16 images\n')
+  })
+
   it('draws two pixels a character', async () => {
     const data = Uint8Array.of(255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9)
     const text = await preview({ data, width: 2, height: 2, channels: 3 }, 80)
