@@ -5,8 +5,9 @@ import { type DeviceInfo, type NativeBuffer, type NativeDevice, native } from '.
 /** 'auto' is CUDA where it is, else the CPU. 'cuda:1' is the second GPU; 'reference', 'cuda-host' and 'cuda-host-contracted' are for tests. */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'reference' | 'cuda-host' | 'cuda-host-contracted'
 
+/** Of Device.open. */
 export interface DeviceOptions {
-  /** Threads of the CPU backend; default DDPM_NUM_THREADS or all cores. */
+  /** Threads of the CPU backend. Default: DDPM_NUM_THREADS or all cores. */
   threads?: number
 }
 

@@ -41,10 +41,13 @@ export type DiffusionErrorCode =
   | 'internal'
 
 export interface DiffusionErrorDetails {
-  /** The argument, option or entry that is at fault. */
+  /** The argument, option or entry that is at fault. Default: none is. */
   argument?: string
+  /** What it should have been. Default: not said. */
   expected?: string
+  /** What it was, cut where it is long. Default: not said. */
   received?: string
+  /** The error that this one is about. Default: none. */
   cause?: unknown
 }
 

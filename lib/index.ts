@@ -4,12 +4,12 @@ import './native'
 
 export { type LoadModelOptions, loadModel } from './convert/load-model'
 export type { ClassSource } from './data/class-labels'
-export { readImage } from './data/image-file'
+export { type ReadImageOptions, readImage } from './data/image-file'
 export { type ImageBatch, ImageFolder, type ImageFolderOptions, type UnreadableFile } from './data/image-folder'
+export type { GridOptions } from './data/image-grid'
 export {
   type CanvasPixels,
   encodePng,
-  type GridOptions,
   type SaveImagesOptions,
   saveImages,
   toPixels,
@@ -21,6 +21,7 @@ export type { ClassLabels } from './diffusion/condition'
 export { type Batch, DDPM } from './diffusion/ddpm'
 export type {
   DDPMOptions,
+  ImageOptions,
   InterpolateOptions,
   LoggedImages,
   LogImagesOptions,
@@ -36,19 +37,22 @@ export { makeGrid } from './diffusion/make-grid'
 export type {
   CalcBpdOptions,
   ConditionOptions,
+  LoadStateDictOptions,
   LossOptions,
+  PMeanVarianceOptions,
   PSampleOptions,
   TrainBatchOptions,
 } from './diffusion/method-options'
 export type {
+  ComputeOptions,
   DiffusionModelOptions,
   ModelSettings,
-  PSampleLoopOptions,
-  SamplingOptions,
+  ProcessOptions,
   ScheduleOptions,
 } from './diffusion/model-options'
 export type { CheckpointReport, InitFromCkptOptions } from './diffusion/pretrained'
 export type { LoopResult, StepEvent } from './diffusion/sampling/loop'
+export type { Intermediates, PathOptions, PSampleLoopOptions, SamplingOptions } from './diffusion/sampling-options'
 export type {
   BetaSchedule,
   DdimDiscretization,
@@ -57,7 +61,7 @@ export type {
   TimestepSpacing,
 } from './diffusion/schedule'
 export type { SchedulerConfig } from './diffusion/scheduler-config'
-export type { VarianceType } from './diffusion/settings'
+export type { Threshold, VarianceType } from './diffusion/settings'
 export type { LoadReport } from './diffusion/state'
 export type { Integers, Timesteps } from './diffusion/timesteps'
 export type { Accumulation, OptimizerOptions, TrainingState, TrainResult } from './diffusion/training-step'
@@ -67,12 +71,18 @@ export type { DeviceInfo, Precision } from './native'
 export type { Layout } from './nn/blocks'
 export type { Network } from './nn/network'
 export { UNet, type UNet2DConfig, type UNetOptions } from './nn/unet'
-export type { ResolvedUNetOptions } from './nn/unet-options'
+export type { ResolvedUNetOptions, UNetDetails } from './nn/unet-options'
 export type { StateDict } from './nn/weights'
 export type { Seed } from './options'
-export { type Shape, Tensor, type TensorDType } from './tensor'
+export { type RandnOptions, type Shape, Tensor, type TensorDType } from './tensor'
 export { type EvaluateOptions, type Evaluation, evaluate } from './train/evaluate'
 export type { StepMetrics } from './train/metrics'
 export { type ModelInfo, saveModel } from './train/model-file'
-export type { ModelConfig, ResolvedTrainOptions, TrainOptions } from './train/options'
+export type {
+  ModelConfig,
+  ResolvedTrainOptions,
+  TrainModelOptions,
+  TrainOptions,
+  TrainUNetOptions,
+} from './train/options'
 export { type RunResult, Trainer, type TrainHooks, type TrainStart } from './train/trainer'

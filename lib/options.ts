@@ -14,6 +14,12 @@ export type Schema = Record<string, Field<any>>
 export type Parsed<S extends Schema> = { [K in keyof S]: S[K] extends Field<infer T> ? T : never }
 
 /**
+ * A schema for options that an interface documents: `{ ... } satisfies SchemaOf<SampleOptions>` says that none is missing and that
+ * their types are these. Editors show the interface; a type made of the schema would show the schema's.
+ */
+export type SchemaOf<Options> = { readonly [K in keyof Options]-?: Field<Options[K] | undefined> }
+
+/**
  * The options with defaults filled in. Throws `unknown-option` for a name that the schema does not have and
  * `invalid-argument` for a value that does not pass. `owner` is named in the messages, e.g. 'DDPM'.
  */

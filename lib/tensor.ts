@@ -12,6 +12,12 @@ type Storage =
   | { readonly host: Float32Array | Int32Array }
   | { readonly device: Device; readonly buffer: NativeBuffer; readonly owned: boolean }
 
+/** Of Tensor.randn. */
+export interface RandnOptions {
+  /** Of the numbers: an integer, or a bigint of 64 bits. Default 0. */
+  seed?: Seed
+}
+
 /** Images are NCHW. A Tensor never changes; what is given to `from` and taken from `data()` is copied. */
 export class Tensor {
   readonly shape: readonly number[]
@@ -43,7 +49,7 @@ export class Tensor {
    * Normal numbers of the seed's stream `user`; row i along the first dimension is the same whatever the size of that
    * dimension. Default seed: 0.
    */
-  static randn(shape: Shape, options: { seed?: Seed } = {}): Tensor {
+  static randn(shape: Shape, options: RandnOptions = {}): Tensor {
     checkShape(shape)
     const o = parseOptions('Tensor.randn', options, { seed: seed(0) })
     const [rows, size] = shape.length > 1 ? [shape[0], sizeOf(shape.slice(1))] : [1, sizeOf(shape)]

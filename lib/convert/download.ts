@@ -8,7 +8,7 @@ import { DiffusionError } from '../errors'
 import { makeFolder } from '../make-folder'
 
 export interface DownloadOptions {
-  /** Bytes so far, and of the whole where the server says it. */
+  /** Called with each piece of a download: bytes so far, and of the whole where the server says it. Default: none. */
   readonly onDownload?: (event: { readonly received: number; readonly total: number | undefined }) => unknown
 }
 

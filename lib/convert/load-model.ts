@@ -1,17 +1,18 @@
 /** Models to draw with, from whatever they are kept in. */
 import { readCompVisConfig } from '../diffusion/compvis-config'
 import { DDPM } from '../diffusion/ddpm'
+import type { ComputeOptions } from '../diffusion/model-options'
 import { modelPrefix } from '../diffusion/state'
 import { invalidArgument } from '../errors'
 import { checkUNetFits } from '../nn/unet-fit'
 import { func, oneOf, parseOptions, string, value } from '../options'
 import { openCheckpoint, readWeights } from '../train/checkpoint'
-import { loadModelFile, type LoadModelOptions as ModelFileOptions, modelFromWeights } from '../train/model-file'
+import { loadModelFile, modelFromWeights } from '../train/model-file'
 import type { DownloadOptions } from './download'
 import { configBeside, locateModel, type SourceKind, shippedModel, superfluous } from './locate'
 import { mismatch, shapesOf } from './source'
 
-export interface LoadModelOptions extends ModelFileOptions, DownloadOptions {
+export interface LoadModelOptions extends ComputeOptions, DownloadOptions {
   /** The averaged weights or the trained ones, of what has both. Default: the averaged ones where there are any. */
   readonly weights?: 'ema' | 'model'
   /** A checkpoint's YAML configuration. Default: the file beside it with the extension .yaml. */
@@ -29,10 +30,10 @@ const schema = {
   variant: string(),
   onDownload: func<NonNullable<DownloadOptions['onDownload']>>(),
   key: string(),
-  device: any<ModelFileOptions['device']>(),
-  seed: any<ModelFileOptions['seed']>(),
+  device: any<ComputeOptions['device']>(),
+  seed: any<ComputeOptions['seed']>(),
   deterministic: any<boolean>(),
-  precision: any<ModelFileOptions['precision']>(),
+  precision: any<ComputeOptions['precision']>(),
 }
 
 /** Which kinds have an option, and what they are called. */
@@ -57,7 +58,7 @@ export async function loadModel(source: string | URL = shippedModel, options: Lo
     if (options[name as keyof typeof owners] !== undefined && !kinds.includes(kind))
       throw superfluous(name, owner, kind)
   }
-  const settings = Object.fromEntries(Object.entries(given).filter(([, v]) => v !== undefined)) as ModelFileOptions
+  const settings = Object.fromEntries(Object.entries(given).filter(([, v]) => v !== undefined)) as ComputeOptions
   switch (kind) {
     case 'model':
       return loadModelFile(path, settings)
@@ -77,7 +78,7 @@ async function fromCkpt(
   file: string,
   config: string,
   { weights: given, key }: Pick<LoadModelOptions, 'weights' | 'key'>,
-  settings: ModelFileOptions,
+  settings: ComputeOptions,
 ): Promise<DDPM> {
   const { options } = await readCompVisConfig(config)
   const { shapes, averaged } = await shapesOf(file, key)

@@ -61,15 +61,23 @@ export async function decodeImage(file: string, options: DecodeOptions, o: FileO
   return new Uint8Array(data.buffer, data.byteOffset, data.length)
 }
 
+/** Of readImage. */
+export interface ReadImageOptions {
+  /** Height and width in pixels. */
+  size: number
+  /** 1 for grey, 3 for RGB. Default 3. */
+  channels?: 1 | 3
+  /** What shows through transparent pixels: a CSS colour. Default 'white'. */
+  background?: string
+  /** Read an SVG, too, whose decoding is not bounded. Default false. */
+  svg?: boolean
+}
+
 /**
- * An image file as [1, channels, size, size] in [-1, 1], scaled and cropped as training images are. Defaults: RGB, on white, no
- * SVGs. Throws `bad-file` with what is wrong with it, or the limit that it is beyond; `not-found` and `io`.
+ * An image file as [1, channels, size, size] in [-1, 1], scaled and cropped as training images are. Throws `bad-file` with what is wrong with it, or the limit that it is beyond; `not-found` and `io`.
  */
-export async function readImage(
-  file: string,
-  o: { size: number; channels?: 1 | 3; background?: string; svg?: boolean },
-): Promise<Tensor> {
-  const { size, channels = 3, background = 'white', svg } = o
+export async function readImage(file: string, options: ReadImageOptions): Promise<Tensor> {
+  const { size, channels = 3, background = 'white', svg } = options
   const bytes = await decodeImage(file, { size, channels, background }, { svg })
   const pixels = new Float32Array(bytes.length)
   toSigned(bytes, { size, channels, flip: false }, pixels)

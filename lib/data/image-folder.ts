@@ -27,7 +27,7 @@ export interface ImageFolderOptions {
   readonly cacheBytes?: number
   /** SVGs are read too; what they do is not bounded (default false: they are unreadable). */
   readonly svg?: boolean
-  /** Called once for each file that turns out to be unreadable. */
+  /** Called once for each file that turns out to be unreadable. Default: none. */
   readonly onUnreadable?: (file: UnreadableFile) => void
 }
 

@@ -36,8 +36,9 @@ export function imageAt({ data, shape: [, height, width, channels] }: ImageBytes
   return { data: data.subarray(index * size, (index + 1) * size), width, height, channels: channels === 1 ? 1 : 3 }
 }
 
+/** How images lie in one picture. */
 export interface GridOptions {
-  /** Default: the square root of the number of images, rounded up. */
+  /** Images in a row. Default: the square root of the number of images, rounded up. */
   readonly columns?: number
   /** Between images and around them, in pixels of the images (default 2; 0 for one image). */
   readonly gap?: number

@@ -1,37 +1,27 @@
 /** Samples as pictures: in files, as PNG, and as pixels of a canvas. */
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { invalidArgument } from '../errors'
-import { integer, number, type Parsed, parseOptions } from '../options'
+import { integer, number, parseOptions, type SchemaOf } from '../options'
 import { Tensor } from '../tensor'
 import { encodeAnimation, encodeImage, imageFormatOf, type Pixels } from './image-format'
-import { imageGrid, toBytes } from './image-grid'
+import { type GridOptions, imageGrid, toBytes } from './image-grid'
 
 const gridSchema = {
-  /** Default: the square root of the number of images, rounded up. */
   columns: integer(undefined, { min: 1 }),
-  /** Between images and around them, in pixels of the images. Default 2; 0 for one image. */
   gap: integer(undefined, { min: 0 }),
-  /** Pixels of the picture for each pixel of an image. */
   scale: integer(1, { min: 1 }),
-}
+} satisfies SchemaOf<GridOptions>
 
-/**
- * How images lie in one picture.
- * @interface
- */
-export type GridOptions = Partial<Parsed<typeof gridSchema>>
+/** Of saveImages. */
+export interface SaveImagesOptions extends GridOptions {
+  /** Of an animation: frames a second, from 0.1 to 50. Default 10. */
+  readonly fps?: number
+}
 
 const saveSchema = {
   ...gridSchema,
-  /** Of an animation: frames a second. */
   fps: number(10, { min: 0.1, max: 50 }),
-}
-
-/**
- * Of saveImages.
- * @interface
- */
-export type SaveImagesOptions = Partial<Parsed<typeof saveSchema>>
+} satisfies SchemaOf<SaveImagesOptions>
 
 /**
  * Samples [n, 1 or 3, h, w] in [-1, 1], or one of them without the first dimension, as one picture, side by side: PNG, JPEG, WebP,
@@ -88,7 +78,7 @@ export async function toPixels(samples: Tensor, options: GridOptions = {}): Prom
   return { data, width, height }
 }
 
-async function pictureOf(samples: Tensor, o: Parsed<typeof gridSchema>): Promise<Pixels> {
+async function pictureOf(samples: Tensor, o: GridOptions): Promise<Pixels> {
   const shape = samples instanceof Tensor && samples.shape.length === 3 ? [1, ...samples.shape] : samples?.shape
   const [n, c] = Array.isArray(shape) ? shape : []
   const fits = samples instanceof Tensor && samples.dtype === 'float32' && shape.length === 4

@@ -1,99 +1,143 @@
 /** Options of DDPM and of its own methods. */
-import { array, boolean, integer, oneOf, type Parsed, required, type Seed, seed, string, value } from '../options'
+import {
+  array,
+  boolean,
+  type Field,
+  integer,
+  oneOf,
+  required,
+  type SchemaOf,
+  type Seed,
+  seed,
+  string,
+  value,
+} from '../options'
 import type { Tensor } from '../tensor'
-import { modelSchema, pathSchema, samplingSchema } from './model-options'
+import { type ComputeOptions, type DiffusionModelOptions, modelSchema, type ProcessOptions } from './model-options'
+import {
+  type Intermediates,
+  type PathOptions,
+  pathSchema,
+  type SamplingOptions,
+  samplingSchema,
+} from './sampling-options'
+
+/** The images of a DDPM, and what a batch calls them. */
+export interface ImageOptions {
+  /** Height and width of samples, in pixels. Default: the network's, or 256. */
+  imageSize?: number
+  /** Width of samples, where it is another than their height. Default: the network's where `imageSize` is, too. */
+  imageWidth?: number
+  /** Channels of samples. Default: the network's, or 3. */
+  channels?: number
+  /** The images' name in a batch. Default 'image'. */
+  firstStageKey?: string
+  /** The class labels' name in a batch, for a class-conditional network. Default 'class_label'. */
+  classKey?: string
+  /** The tokens' name in a batch, for a network with cross-attention. Default 'context'. */
+  contextKey?: string
+}
+
+/** Of DDPM. */
+export interface DDPMOptions extends DiffusionModelOptions, ImageOptions {}
 
 export const ddpmSchema = {
   ...modelSchema,
-  /** Height and width of samples; default: the network's, or 256. */
   imageSize: integer(undefined, { min: 1 }),
-  /** Width of samples, where it is another than their height; default: the network's where imageSize is, too. */
   imageWidth: integer(undefined, { min: 1 }),
-  /** Channels of samples; default: the network's, or 3. */
   channels: integer(undefined, { min: 1 }),
-  /** The images' name in a batch. */
   firstStageKey: string('image'),
-  /** The class labels' name in a batch, for a class-conditional network. */
   classKey: string('class_label'),
-  /** The tokens' name in a batch, for a network with cross-attention. */
   contextKey: string('context'),
+} satisfies SchemaOf<DDPMOptions>
+
+/** Of DDPM.sample. */
+export interface SampleOptions extends SamplingOptions {
+  /** How many images. Default 16. */
+  batchSize?: number
 }
 
-/**
- * Of DDPM.
- * @interface
- */
-export type DDPMOptions = Partial<Parsed<typeof ddpmSchema>>
+export const sampleSchema = {
+  ...samplingSchema,
+  batchSize: integer(16, { min: 1 }),
+} satisfies SchemaOf<SampleOptions & Intermediates>
 
-export const sampleSchema = { ...samplingSchema, batchSize: integer(16, { min: 1 }) }
+/** Of DDPM.interpolate. */
+export interface InterpolateOptions extends PathOptions {
+  /** The seeds of the first and the last image. */
+  seeds: readonly [Seed, Seed]
+  /** How many images, the first and the last included. Default 8. */
+  count?: number
+  /** Which image of the two seeds: its place in a batch of sample(). Default 0. */
+  sample?: number
+}
 
 export const interpolateSchema = {
   ...pathSchema,
-  /** The seeds of the first and the last image. */
-  seeds: required(array(seed())),
-  /** Images, the two included. */
+  seeds: required(array(seed())) as Field<InterpolateOptions['seeds']>, // how many is checked by interpolate
   count: integer(8, { min: 2 }),
-  /** Which image of the two seeds. */
   sample: integer(0, { min: 0, max: 2 ** 31 - 1 }),
-}
-
-/**
- * Of DDPM.interpolate.
- * @interface
- */
-export type InterpolateOptions = Partial<Parsed<typeof interpolateSchema>> & { seeds: readonly [Seed, Seed] }
-
-/**
- * Of DDPM.sample.
- * @interface
- */
-export type SampleOptions = Partial<Parsed<typeof sampleSchema>>
+} satisfies SchemaOf<InterpolateOptions>
 
 /** DDPM's options but for those that the files decide. */
-export type PretrainedOptions = Omit<DDPMOptions, 'model' | 'unetConfig'> & {
+export interface PretrainedOptions extends ProcessOptions, ComputeOptions, ImageOptions {
   /** Which weights of several: 'fp16' for diffusion_pytorch_model.fp16.safetensors. Default: those without such a name. */
   variant?: string
   /** Of a training's checkpoint, which has both. Default: the averaged ones where there are any. */
   weights?: 'ema' | 'model'
 }
 
-export const savePretrainedSchema = {
-  weights: oneOf(['ema', 'model']),
+/** Of DDPM.savePretrained. */
+export interface SavePretrainedOptions {
+  /** The averaged weights or the trained ones. Default: the averaged ones where there are any. */
+  weights?: 'ema' | 'model'
   /** Of the tensors of one file, in bytes; more make several files with an index. Default: one file. */
-  maxShardSize: integer(undefined, { min: 1 }),
+  maxShardSize?: number
   /** 'fp16': weights rounded to half precision, in files of that name. Default: float32. */
-  variant: oneOf(['fp16']),
+  variant?: 'fp16'
 }
 
-/**
- * Of DDPM.savePretrained.
- * @interface
- */
-export type SavePretrainedOptions = Partial<Parsed<typeof savePretrainedSchema>>
+export const savePretrainedSchema = {
+  weights: oneOf(['ema', 'model']),
+  maxShardSize: integer(undefined, { min: 1 }),
+  variant: oneOf(['fp16']),
+} satisfies SchemaOf<SavePretrainedOptions>
+
+/** Of DDPM.logImages. */
+export interface LogImagesOptions {
+  /** How many images of the batch, and samples. Default 8. */
+  N?: number
+  /** How many of the images are shown with more and more noise. Default 2. */
+  nRow?: number
+  /** Draw samples of the averaged weights, too. Default true. */
+  sample?: boolean
+  /** Sampling steps, fewer than all. Default: all. */
+  steps?: number
+  /** Of all noise. Default: the next of the model's own. */
+  seed?: Seed
+  /** Ends it within one step, with `aborted`. Default: none. */
+  signal?: AbortSignal
+  /** Which pictures are returned. Default: all. */
+  returnKeys?: readonly (keyof LoggedImages)[]
+}
 
 export const logImagesSchema = {
   N: integer(8, { min: 1 }),
   nRow: integer(2, { min: 1 }),
   sample: boolean(true),
-  /** Sampling steps, fewer than all. */
   steps: integer(undefined, { min: 1 }),
-  /** Of all noise; default: the next of the model's own. */
   seed: seed(),
   signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
   returnKeys: value<readonly (keyof LoggedImages)[]>('an array of names', Array.isArray),
-}
-
-/**
- * Of DDPM.logImages.
- * @interface
- */
-export type LogImagesOptions = Partial<Parsed<typeof logImagesSchema>>
+} satisfies SchemaOf<LogImagesOptions>
 
 /** Pictures to look at. Grids are [3, height, width]. */
 export interface LoggedImages {
+  /** The batch's images, [n, c, h, w]. */
   inputs: Tensor
   /** Inputs with more and more noise. */
   diffusionRow: Tensor
+  /** [N, c, h, w]. */
   samples?: Tensor
   /** Samples with less and less noise. */
   denoiseRow?: Tensor

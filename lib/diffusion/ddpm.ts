@@ -38,6 +38,7 @@ import { drawNoise, nextStream, qSample } from './process'
 import { interpolatedNoise } from './sampling/interpolate'
 import type { LoopResult, StepEvent } from './sampling/loop'
 import { stepsOf } from './sampling/steps'
+import type { Intermediates } from './sampling-options'
 import type { SchedulerConfig } from './scheduler-config'
 import type { TrainResult } from './training-step'
 
@@ -188,10 +189,10 @@ export class DDPM extends DiffusionModel {
   }
 
   /** Images [batchSize, channels, imageSize, imageWidth]; batchSize defaults to 16. See pSampleLoop. */
-  async sample(options?: SampleOptions & { returnIntermediates?: false }): Promise<Tensor>
-  async sample(options: SampleOptions & { returnIntermediates: true }): Promise<LoopResult>
-  async sample(options?: SampleOptions): Promise<Tensor | LoopResult>
-  async sample(options?: SampleOptions): Promise<Tensor | LoopResult> {
+  async sample(options?: SampleOptions & Intermediates<false>): Promise<Tensor>
+  async sample(options: SampleOptions & Required<Intermediates<true>>): Promise<LoopResult>
+  async sample(options?: SampleOptions & Intermediates): Promise<Tensor | LoopResult>
+  async sample(options?: SampleOptions & Intermediates): Promise<Tensor | LoopResult> {
     const { batchSize, ...rest } = parseOptions('sample', options, sampleSchema)
     const shape = [batchSize, this.channels, this.imageSize, this.imageWidth]
     return this.pSampleLoop(shape, rest)
@@ -202,7 +203,7 @@ export class DDPM extends DiffusionModel {
    * `for await (const { step, total, x } of ddpm.sampleSteps({ steps: 50, sampler: 'ddim' })) ...`. `x` is lent for one turn of the
    * loop. Throws what `sample` throws.
    */
-  sampleSteps(options: Omit<SampleOptions, 'returnIntermediates'> = {}): AsyncGenerator<StepEvent, void, undefined> {
+  sampleSteps(options: SampleOptions = {}): AsyncGenerator<StepEvent, void, undefined> {
     return stepsOf((o) => this.sample(o), options)
   }
 
@@ -232,6 +233,12 @@ export class DDPM extends DiffusionModel {
       throw invalidArgument(`batch.${key}`, 'a Tensor of shape [n, height, width, channels] or [n, height, width]', x)
     }
     return this.nhwcToNchw(x)
+  }
+
+  /** @internal */
+  protected override summary(): Record<string, unknown> {
+    const { channels, imageSize, classNames } = this
+    return { images: [channels, imageSize, imageSize], ...super.summary(), classes: classNames.length }
   }
 
   async sharedStep(batch: Batch): Promise<LossResult> {

@@ -1,10 +1,11 @@
 /** What all diffusion models have in common; ddpm.py's DDPM without what is about images. */
+import { type InspectOptions, inspect } from 'node:util'
 import { Device } from '../device'
 import { invalidArgument } from '../errors'
 import { exportOnnx, type OnnxOptions } from '../export/onnx'
 import type { Network } from '../nn/network'
 import type { StateDict } from '../nn/weights'
-import { boolean, parseOptions, type Seed } from '../options'
+import { parseOptions, type Seed } from '../options'
 import { drawTimesteps } from '../rng'
 import { checkShape, type Shape, sizeOf, Tensor } from '../tensor'
 import { type BitsPerDim, calcBpd } from './bits-per-dim'
@@ -19,25 +20,22 @@ import {
   calcBpdSchema,
   clipSchema,
   conditionSchema,
+  type LoadStateDictOptions,
   type LossOptions,
+  loadStateDictSchema,
+  type PMeanVarianceOptions,
   type PSampleOptions,
   pSampleSchema,
   type TrainBatchOptions,
   trainBatchSchema,
 } from './method-options'
-import {
-  loopSchema,
-  type ModelSettings,
-  type PSampleLoopOptions,
-  type SamplingOptions,
-  type ScheduleOptions,
-  scheduleSchema,
-} from './model-options'
+import { type ModelSettings, type ScheduleOptions, scheduleSchema } from './model-options'
 import { pMeanVariance, pSample } from './posterior-step'
 import { nhwcToNchw, predictStartFromNoise, qMeanVariance, qPosterior, qSample } from './process'
 import { choosePlan } from './sampling/choose'
 import { untouched } from './sampling/image'
 import { type LoopResult, samplingLoop } from './sampling/loop'
+import { type Intermediates, loopSchema, type PSampleLoopOptions, type SamplingOptions } from './sampling-options'
 import type { Parameterization, Schedule } from './schedule'
 import { betasOf, scheduleOf } from './schedule-of'
 import { type LoadReport, loadStateDict, type Stateful, stateDict } from './state'
@@ -197,11 +195,11 @@ export abstract class DiffusionModel implements Schedule {
 
   // ---- the reverse process -----------------------------------------------------------------------------------------
 
-  /** p(x_{t-1} | x_t) by the denoiser. clipDenoised: of the predicted x_0 to [-1, 1]; default: the model's. */
+  /** p(x_{t-1} | x_t) by the denoiser. */
   async pMeanVariance(
     x: Tensor,
     t: Timesteps,
-    options: ConditionOptions & { clipDenoised?: boolean } = {},
+    options: PMeanVarianceOptions = {},
   ): Promise<{ modelMean: Tensor; posteriorVariance: Tensor; posteriorLogVariance: Tensor }> {
     const { clipDenoised, ...given } = parseOptions('pMeanVariance', options, clipSchema)
     return this.call(async (core) => {
@@ -229,15 +227,19 @@ export abstract class DiffusionModel implements Schedule {
    * From noise to samples of `shape` [n, c, h, w]. Image i of a seed has the same noise in any batch. Throws `aborted`
    * within one step of `signal`, `not-finite` for NaN; leaves nothing on the device.
    */
-  async pSampleLoop(shape: Shape, options?: PSampleLoopOptions & { returnIntermediates?: false }): Promise<Tensor>
-  async pSampleLoop(shape: Shape, options: PSampleLoopOptions & { returnIntermediates: true }): Promise<LoopResult>
-  async pSampleLoop(shape: Shape, options?: PSampleLoopOptions): Promise<Tensor | LoopResult>
-  async pSampleLoop(shape: Shape, options?: PSampleLoopOptions): Promise<Tensor | LoopResult> {
+  async pSampleLoop(shape: Shape, options?: PSampleLoopOptions & Intermediates<false>): Promise<Tensor>
+  async pSampleLoop(shape: Shape, options: PSampleLoopOptions & Required<Intermediates<true>>): Promise<LoopResult>
+  async pSampleLoop(shape: Shape, options?: PSampleLoopOptions & Intermediates): Promise<Tensor | LoopResult>
+  async pSampleLoop(shape: Shape, options?: PSampleLoopOptions & Intermediates): Promise<Tensor | LoopResult> {
     return this.call((core) => this.loop(core, shape, options))
   }
 
   /** @internal pSampleLoop with a core. */
-  protected async loop(core: Core, shape: Shape, options?: PSampleLoopOptions): Promise<Tensor | LoopResult> {
+  protected async loop(
+    core: Core,
+    shape: Shape,
+    options?: PSampleLoopOptions & Intermediates,
+  ): Promise<Tensor | LoopResult> {
     checkShape(shape)
     const o = parseOptions('pSampleLoop', options, loopSchema)
     const { classLabels: labels, guidanceScale, context } = o
@@ -431,9 +433,9 @@ export abstract class DiffusionModel implements Schedule {
    * Takes a dict with ddpm.py's names, or with the network's alone. Throws `state-mismatch` for wrong shapes and, with `strict`
    * (default), for missing and unexpected names, before anything is changed.
    */
-  async loadStateDict(dict: StateDict, options: { strict?: boolean } = {}): Promise<LoadReport> {
+  async loadStateDict(dict: StateDict, options: LoadStateDictOptions = {}): Promise<LoadReport> {
     this.#core.alive()
-    const { strict } = parseOptions('loadStateDict', options, { strict: boolean(true) })
+    const { strict } = parseOptions('loadStateDict', options, loadStateDictSchema)
     const { schedule, logvar, missing, unexpected } = await loadStateDict(this.#stateful, dict, strict)
     if (logvar) this.logvar = logvar
     if (schedule) this.#publish(schedule)
@@ -470,6 +472,19 @@ export abstract class DiffusionModel implements Schedule {
   /** @internal */
   protected warn(warnings: readonly string[]): void {
     this.#warnings.add(warnings)
+  }
+
+  /** What console.log shows: a few lines, without weights and buffers. */
+  [inspect.custom](_depth: number, options: InspectOptions): string {
+    return `${this.constructor.name} ${inspect(this.summary(), options)}`
+  }
+
+  /** @internal */
+  protected summary(): Record<string, unknown> {
+    const { parameterCount, numTimesteps, parameterization, globalStep } = this
+    const network = this.network?.constructor.name ?? 'a function'
+    const computed = `${this.#options.precision} on ${this.device.name}`
+    return { network, parameterCount, numTimesteps, parameterization, globalStep, computed }
   }
 
   /** Gives all memory back. Using the model afterwards throws `disposed`; disposing of it again does nothing. */

@@ -5,6 +5,7 @@
  */
 
 export interface LossScaleState {
+  /** What losses are multiplied by. */
   scale: number
   /** Updates since it was last changed. */
   goodUpdates: number

@@ -11,7 +11,7 @@ import { UNet } from '../nn/unet'
 import { renameLegacyDiffusers, todaysName, unet2DSettings } from '../nn/unet-diffusers'
 import { checkUNetFits } from '../nn/unet-fit'
 import type { StateDict } from '../nn/weights'
-import { array, boolean, oneOf, type Parsed, parseOptions, string } from '../options'
+import { array, boolean, oneOf, parseOptions, type SchemaOf, string } from '../options'
 import { Tensor } from '../tensor'
 import {
   readScheduler,
@@ -115,22 +115,24 @@ export async function writePretrained(
 
 // ---- init_from_ckpt --------------------------------------------------------------------------------------------------
 
-export const initFromCkptSchema = {
-  /** Names that begin with one of these are left out. */
-  ignoreKeys: array(string(''), []),
-  /** Only the network: the schedule stays, and the averages start anew from its weights. */
-  onlyModel: boolean(false),
-  /** 'model': weights and averages as they are in the file; 'ema': the file's averages as the weights. */
-  weights: oneOf(['model', 'ema'], 'model'),
+/** Of DDPM.initFromCkpt. */
+export interface InitFromCkptOptions {
+  /** Names that begin with one of these are left out. Default: none. */
+  ignoreKeys?: readonly string[]
+  /** Only the network: the schedule stays, and the averages start anew from its weights. Default false. */
+  onlyModel?: boolean
+  /** 'model' (default): weights and averages as they are in the file; 'ema': the file's averages as the weights. */
+  weights?: 'model' | 'ema'
   /** Which dict of the file has the weights, such as 'ema' or 'ema.model'. Default: the one that has the network's names. */
-  key: string(),
+  key?: string
 }
 
-/**
- * Of DDPM.initFromCkpt.
- * @interface
- */
-export type InitFromCkptOptions = Partial<Parsed<typeof initFromCkptSchema>>
+export const initFromCkptSchema = {
+  ignoreKeys: array(string(''), []),
+  onlyModel: boolean(false),
+  weights: oneOf(['model', 'ema'], 'model'),
+  key: string(),
+} satisfies SchemaOf<InitFromCkptOptions>
 
 export interface Checkpoint {
   /** For loadStateDict. */

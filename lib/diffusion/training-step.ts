@@ -2,7 +2,7 @@
 import { DiffusionError } from '../errors'
 import type { Graph, Value } from '../graph'
 import type { StateDict } from '../nn/weights'
-import { array, number, type Parsed, parseOptions, required } from '../options'
+import { array, number, type Parsed, parseOptions, required, type SchemaOf } from '../options'
 import type { Program } from '../program'
 import type { Tensor } from '../tensor'
 import type { Core } from './core'
@@ -25,21 +25,27 @@ import {
 } from './losses'
 import { LossSecondMoment } from './timestep-sampler'
 
-const optimizerSchema = {
+/** AdamW (Loshchilov & Hutter 2019) with torch.optim.AdamW's defaults. */
+export interface OptimizerOptions {
   /** Learning rate; ddpm.py's self.learning_rate. */
+  lr: number
+  /** Decay of the averages of the gradient and of its square, each below 1. Default [0.9, 0.999]. */
+  betas?: readonly number[]
+  /** Added to the root of the averaged squares. Default 1e-8. */
+  eps?: number
+  /** Part of each weight, times lr, that is taken off in an update (decoupled). Default 0.01. */
+  weightDecay?: number
+  /** Gradients are scaled down to this global L2 norm; 0 (default): no clipping. */
+  maxGradNorm?: number
+}
+
+const optimizerSchema = {
   lr: required(number(undefined, { min: 0 })),
   betas: array(number(undefined, { min: 0, max: 1 }), [0.9, 0.999]),
   eps: number(1e-8, { min: 0 }),
   weightDecay: number(0.01, { min: 0 }),
-  /** Gradients are scaled down to this global L2 norm; 0: no clipping. */
   maxGradNorm: number(0, { min: 0 }),
-}
-
-/**
- * AdamW (Loshchilov & Hutter 2019) with torch.optim.AdamW's defaults.
- * @interface
- */
-export type OptimizerOptions = Partial<Parsed<typeof optimizerSchema>> & { lr: number }
+} satisfies SchemaOf<OptimizerOptions>
 
 export interface UpdateOptions {
   /** Change the weights after this batch; otherwise only add to the gradients. */
@@ -65,12 +71,17 @@ export interface TrainResult extends LossResult {
 
 /** Everything that a bit-exact resume needs of the model. */
 export interface TrainingState {
+  /** The trained weights, by the network's names. */
   weights: StateDict
   /** Undefined where useEma is false. */
   ema?: StateDict
+  /** AdamW's averages of the gradients. */
   m: StateDict
+  /** AdamW's averages of their squares. */
   v: StateDict
+  /** Updates so far. */
   optimizerStep: number
+  /** How often the weights were averaged in. */
   emaUpdates: number
   /** Seeds drawn so far for calls that were given none (default 0). */
   draws?: number
@@ -83,6 +94,7 @@ export interface TrainingState {
 }
 
 export interface Accumulation {
+  /** Their sums, by the network's names. */
   gradients: StateDict
   /** Samples that they are of. */
   samples: number

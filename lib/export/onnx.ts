@@ -3,23 +3,25 @@ import { endianness } from 'node:os'
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { DiffusionError, invalidArgument } from '../errors'
 import type { Network } from '../nn/network'
-import { integer, type Parsed, parseOptions } from '../options'
+import { integer, parseOptions, type SchemaOf } from '../options'
 import { OnnxGraph } from './onnx-graph'
 import { encodeModel } from './onnx-model'
 
-const onnxSchema = {
-  /** Of the images, a multiple of 2^(levels - 1); default: the network's. */
-  height: integer(undefined, { min: 1 }),
-  width: integer(undefined, { min: 1 }),
-  /** Context tokens of a sample. Needed for a network with cross-attention. */
-  contextLength: integer(undefined, { min: 1 }),
+/** Of exportOnnx. */
+export interface OnnxOptions {
+  /** Of the images in pixels, a multiple of 2^(levels - 1). Default: the network's. */
+  height?: number
+  /** Of the images in pixels, a multiple of 2^(levels - 1). Default: the network's. */
+  width?: number
+  /** Context tokens of a sample. Needed for a network with cross-attention, and for no other. */
+  contextLength?: number
 }
 
-/**
- * Of exportOnnx.
- * @interface
- */
-export type OnnxOptions = Partial<Parsed<typeof onnxSchema>>
+const onnxSchema = {
+  height: integer(undefined, { min: 1 }),
+  width: integer(undefined, { min: 1 }),
+  contextLength: integer(undefined, { min: 1 }),
+} satisfies SchemaOf<OnnxOptions>
 
 /** Of a protobuf message; larger models would have their weights in files beside the model's. */
 const maxBytes = 2 ** 31 - 1

@@ -3,21 +3,11 @@ import { invalidArgument } from '../errors'
 import * as options from '../options'
 import type { Layout } from './blocks'
 
-/** openaimodel.UNetModel's keyword arguments in camelCase, and what tells diffusers' UNet2DModel from it. */
-export interface UNetOptions {
-  /** Height and width of the images that it is meant for, a multiple of 2^(levels - 1). */
-  imageSize: number
-  /** Their width, where it is another. Default imageSize. */
+/** Options of UNet that have defaults. */
+export interface UNetDetails {
+  /** Width of the images that it is meant for, where it is another than their height. Default imageSize. */
   imageWidth?: number
-  inChannels: number
-  /** Channels of the first level. */
-  modelChannels: number
-  outChannels: number
-  /** Residual blocks of a level on the way down; there is one more on the way up. */
-  numResBlocks: number
-  /** Downsampling rates with attention: 2 is the level of half the resolution. */
-  attentionResolutions: readonly number[]
-  /** Probability in [0, 1). Default 0. */
+  /** Probability in [0, 1) that a number is dropped in training. Default 0. */
   dropout?: number
   /** Channels of each level as multiples of modelChannels. Default [1, 2, 4, 8]. */
   channelMult?: readonly number[]
@@ -53,20 +43,21 @@ export interface UNetOptions {
   layout?: Layout
   /** Groups of the norms. Default 32. */
   normGroups?: number
-  /** Default 1e-5. */
+  /** Added to the variances in the norms. Default 1e-5. */
   normEps?: number
   /** Frequencies of the time embedding are 10000^(-i / (half - freqShift)). Default 0. */
   freqShift?: number
   /** The time embedding is cosines, then sines. Default true. */
   flipSinToCos?: boolean
-  /** 1: on all sides; 0: one row and column at the bottom and right. Default 1. */
+  /** Padding of the downsampling convolutions. 1: on all sides; 0: one row and column at the bottom and right. Default 1. */
   downsamplePadding?: 0 | 1
   /** The input is scaled from [0, 1] to [-1, 1]: 2x - 1. Default false. */
   centerInput?: boolean
   /** Downsampling rates with attention on the way up. Default attentionResolutions. */
   upAttentionResolutions?: readonly number[]
-  /** Downsampling rates that are left by a residual block on the way down, and on the way up. Default by resblockUpdown. */
+  /** Downsampling rates that are left by a residual block on the way down. Default by resblockUpdown. */
   resblockDownResolutions?: readonly number[]
+  /** Downsampling rates that are left by a residual block on the way up. Default by resblockUpdown. */
   resblockUpResolutions?: readonly number[]
   /**
    * How a class label becomes a part of the time embedding: 'table' has a row for each class, 'timestep' takes it for a number as the
@@ -83,6 +74,22 @@ export interface UNetOptions {
   middleAttention?: boolean
   /** Groups of the norm before that attention; 0: no norm there. Default normGroups. */
   middleNormGroups?: number
+}
+
+/** openaimodel.UNetModel's keyword arguments in camelCase, and what tells diffusers' UNet2DModel from it. */
+export interface UNetOptions extends UNetDetails {
+  /** Height and width of the images that it is meant for, a multiple of 2^(levels - 1). */
+  imageSize: number
+  /** Channels of the input: 3 for RGB. */
+  inChannels: number
+  /** Channels of the first level. */
+  modelChannels: number
+  /** Channels of the output: as many as of the input, or twice as many for a learned variance. */
+  outChannels: number
+  /** Residual blocks of a level on the way down; there is one more on the way up. */
+  numResBlocks: number
+  /** Downsampling rates with attention: 2 is the level of half the resolution. */
+  attentionResolutions: readonly number[]
 }
 
 /**

@@ -2,6 +2,7 @@
  * The UNet of DDPM (Ho et al. 2020, appendix B) as a graph: residual blocks with a time embedding, attention at chosen
  * levels, skip connections from every block on the way down to one on the way up.
  */
+import { type InspectOptions, inspect } from 'node:util'
 import { invalidArgument } from '../errors'
 import type { Value } from '../graph'
 import { AttentionBlock, type BlockInputs, ResBlock, type ResBlockOptions } from './blocks'
@@ -91,6 +92,13 @@ export class UNet implements Network {
     Linear.placeTogether(this.parameters, this.#embeddings)
     const { size } = this.parameters
     if (size > limits.parameters) throw invalidArgument('modelChannels', `at most ${limits.parameters} weights`, size)
+  }
+
+  /** What console.log shows: the options that matter most. */
+  [inspect.custom](_depth: number, options: InspectOptions): string {
+    const { imageSize, inChannels, outChannels, modelChannels, channelMult, numResBlocks } = this.options
+    const shown = { imageSize, inChannels, outChannels, modelChannels, channelMult, numResBlocks }
+    return `UNet ${inspect(shown, options)}`
   }
 
   /**

@@ -2,7 +2,7 @@
 import type { ImageFolder } from '../data/image-folder'
 import type { DDPM } from '../diffusion/ddpm'
 import { DiffusionError, invalidArgument } from '../errors'
-import { boolean, func, integer, type Parsed, parseOptions, seed, value } from '../options'
+import { boolean, func, integer, parseOptions, type SchemaOf, type Seed, seed, value } from '../options'
 import { Tensor } from '../tensor'
 
 /** Means over the images; arrays are by timestep, t ascending. */
@@ -20,23 +20,30 @@ export interface Evaluation {
   readonly mse: readonly number[]
 }
 
-const schema = {
-  /** Images to evaluate: the first of the data's order (default: all). */
-  limit: integer(undefined, { min: 1 }),
-  batchSize: integer(16, { min: 1 }),
-  /** Of the noise. */
-  seed: seed(0),
-  clipDenoised: boolean(),
-  /** After each evaluation of the network: how many of all are done. */
-  onProgress: func<(event: { done: number; total: number; images: number }) => unknown>(),
-  signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
+/** Of evaluate. */
+export interface EvaluateOptions {
+  /** Images to evaluate: the first of the data's order. Default: all. */
+  limit?: number
+  /** Images in a batch; no figure depends on it. Default 16. */
+  batchSize?: number
+  /** Of the noise. Default 0. */
+  seed?: Seed
+  /** Clip the predicted x_0 to [-1, 1]. Default: the model's. */
+  clipDenoised?: boolean
+  /** Called after each evaluation of the network: how many of all are done, and of images in all. Default: none. */
+  onProgress?: (event: { done: number; total: number; images: number }) => unknown
+  /** Ends it within one evaluation of the network, with `aborted`. Default: none. */
+  signal?: AbortSignal
 }
 
-/**
- * Of evaluate.
- * @interface
- */
-export type EvaluateOptions = Partial<Parsed<typeof schema>>
+const schema = {
+  limit: integer(undefined, { min: 1 }),
+  batchSize: integer(16, { min: 1 }),
+  seed: seed(0),
+  clipDenoised: boolean(),
+  onProgress: func<(event: { done: number; total: number; images: number }) => unknown>(),
+  signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
+} satisfies SchemaOf<EvaluateOptions>
 
 /**
  * Every timestep of every image is evaluated once. Images must have the size of the model's. A class-conditional model is told their

@@ -5,6 +5,7 @@
 import { isObject, parseJsonObject } from '../checkpoint/json'
 import { DDPM } from '../diffusion/ddpm'
 import type { DDPMOptions } from '../diffusion/ddpm-options'
+import type { ComputeOptions } from '../diffusion/model-options'
 import { DiffusionError } from '../errors'
 import { checkUNetFits } from '../nn/unet-fit'
 import type { UNetOptions } from '../nn/unet-options'
@@ -22,9 +23,6 @@ export interface ModelInfo {
   /** How it was trained: step, loss, options; as the writer liked. */
   readonly training: Record<string, unknown>
 }
-
-/** DDPM's options that do not belong to the model. */
-export type LoadModelOptions = Pick<DDPMOptions, 'device' | 'seed' | 'deterministic' | 'precision'>
 
 export interface ModelFile extends ModelInfo {
   readonly weights: StateDict
@@ -76,7 +74,7 @@ export async function readModelFile(file: string): Promise<ModelFile> {
 export async function modelFromWeights(
   config: ModelConfig,
   weights: StateDict,
-  options: LoadModelOptions = {},
+  options: ComputeOptions = {},
 ): Promise<DDPM> {
   if (isObject(config.unetConfig)) checkUNetFits(config.unetConfig as unknown as UNetOptions, weights, 'the model')
   const ddpm = new DDPM({ ...config, ...options, useEma: false } as unknown as DDPMOptions)
@@ -90,7 +88,7 @@ export async function modelFromWeights(
 }
 
 /** Reads a model file for sampling. */
-export async function loadModelFile(file: string, options: LoadModelOptions = {}): Promise<DDPM> {
+export async function loadModelFile(file: string, options: ComputeOptions = {}): Promise<DDPM> {
   const { config, weights } = await readModelFile(file)
   return modelFromWeights(config, weights, options)
 }

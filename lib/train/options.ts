@@ -1,9 +1,11 @@
 /** Options of a training run: their defaults, their checks, and what a resume may change. */
 import { isDeepStrictEqual } from 'node:util'
 import type { ClassSource } from '../data/class-labels'
-import { modelSchema } from '../diffusion/model-options'
+import type { ImageOptions } from '../diffusion/ddpm-options'
+import { modelSchema, type ProcessOptions } from '../diffusion/model-options'
 import { DiffusionError, describe, invalidArgument } from '../errors'
 import { type Precision, precisions } from '../native'
+import type { UNetDetails } from '../nn/unet-options'
 import {
   array,
   boolean,
@@ -21,8 +23,33 @@ import {
 } from '../options'
 import { decayStart, type LrSchedule, lrSchedules } from './lr-schedule'
 
+/** Of the UNet of a training; what UNet has no default for has one here. */
+export interface TrainUNetOptions extends UNetDetails {
+  /** Height and width of the images in pixels, a multiple of 2^(levels - 1). Default 32. */
+  imageSize?: number
+  /** Channels of the input: 3 for RGB, 1 for grey. Default 3. */
+  inChannels?: number
+  /** Channels of the output. Default 3. */
+  outChannels?: number
+  /** Channels of the first level. Default 64. */
+  modelChannels?: number
+  /** Residual blocks of a level on the way down. Default 2. */
+  numResBlocks?: number
+  /** Downsampling rates with attention. Default [2, 4]. */
+  attentionResolutions?: readonly number[]
+}
+
+/** DDPM's options but for those that are the training's own. */
+export interface TrainModelOptions extends ProcessOptions, ImageOptions {
+  /** Of the UNet. Default: 32x32 RGB, 64 channels multiplied by [1, 2, 2], two blocks a level, attention at 1/2 and 1/4. */
+  unetConfig?: TrainUNetOptions
+}
+
 /** A DDPM's options as plain JSON, `unetConfig` included; `device` and `seed` are the training's own. */
-export type ModelConfig = Record<string, unknown> & { unetConfig?: Record<string, unknown> }
+export type ModelConfig = Record<string, unknown> & {
+  /** Options of UNet. Default: none, the network is the writer's own. */
+  unetConfig?: Record<string, unknown>
+}
 
 export interface TrainOptions {
   /** Folder of images, read recursively. */
@@ -31,11 +58,8 @@ export interface TrainOptions {
   out: string
   /** Go on from the newest checkpoint in `out`; options that are left out are taken from it (default false). */
   resume?: boolean
-  /**
-   * Options of DDPM. Left out, the network is a UNet for 32x32 RGB with 64 channels, multiplied by [1, 2, 2], two blocks a
-   * level and attention at 1/2 and 1/4; `unetConfig` may change single fields of it.
-   */
-  model?: ModelConfig
+  /** Options of DDPM, and of its UNet. Default: DDPM's, and a UNet for 32x32 RGB. */
+  model?: TrainModelOptions
   /** What shows through transparent pixels: a CSS colour (default 'white'). */
   background?: string
   /** Read SVGs, too (default false: they are unreadable). What decoding one takes is not bounded. */
@@ -58,13 +82,13 @@ export interface TrainOptions {
   lr?: number
   /** Steps over which the learning rate rises linearly (default 1000, or a tenth of all steps where that is less). */
   warmup?: number
-  /** The rate after the warm-up (default 'constant'). */
+  /** What the rate does after the warm-up (default 'constant'). */
   lrSchedule?: LrSchedule
-  /** AdamW's (default [0.9, 0.999]). */
+  /** AdamW's decay of its two averages, each below 1 (default [0.9, 0.999]). */
   betas?: readonly number[]
-  /** AdamW's (default 1e-8). */
+  /** Added by AdamW to the root of the averaged squares (default 1e-8). */
   eps?: number
-  /** AdamW's, decoupled (default 0). */
+  /** Part of each weight, times lr, that AdamW takes off in a step (default 0). */
   weightDecay?: number
   /** Gradients are scaled down to this global norm; 0 for no limit (default 1, Ho et al. 2020). */
   maxGradNorm?: number
@@ -83,9 +107,9 @@ export interface TrainOptions {
   keep?: number
   /** Of the weights, the noise, the order and the samples (default 0). */
   seed?: Seed
-  /** As for DDPM (default 'auto'). */
+  /** Where it is computed, as for DDPM: 'cpu', 'cuda', 'cuda:1' (default 'auto': CUDA where it is). */
   device?: string
-  /** As for DDPM (default 'fp32'). */
+  /** What the network is computed in, as for DDPM: 'fp32', 'fp16', 'bf16' (default 'fp32'). */
   precision?: Precision
   /** Batches decoded ahead of the step (default 4). */
   prefetch?: number
@@ -182,7 +206,7 @@ export function resolveTrainOptions(
   const options = parseOptions('Trainer', { ...saved, ...named }, schema)
   if (options.betas.length !== 2) throw invalidArgument('betas', 'two numbers', options.betas)
   const warmup = options.warmup ?? defaultWarmup(options.steps)
-  return { ...options, warmup, model: saved?.model ?? completeModel(given.model ?? {}) }
+  return { ...options, warmup, model: saved?.model ?? completeModel((given.model ?? {}) as ModelConfig) }
 }
 
 /** More than a tenth of a short training would never reach its rate. */

@@ -42,9 +42,13 @@ export interface TrainStart {
 
 /** Called in order, between two steps; the training waits for what they return. */
 export interface TrainHooks {
+  /** Once, before the first step: what is trained on what, and where. */
   onStart?(start: TrainStart): unknown
+  /** After each step, with its loss and how long it took. */
   onStep?(metrics: StepMetrics): unknown
+  /** After each checkpoint that is complete. */
   onCheckpoint?(o: { step: number; folder: string }): unknown
+  /** After each picture of samples that was written. */
   onSamples?(o: { step: number; file: string }): unknown
   /** At once for each file that is no readable image; the training goes on without it. */
   onUnreadable?(file: UnreadableFile): unknown
@@ -53,7 +57,7 @@ export interface TrainHooks {
    * be removed, a run folder that was renamed, steps that the device can't record.
    */
   onWarning?(warning: DiffusionError): unknown
-  /** Ends the training after the step under way, with a checkpoint. */
+  /** Ends the training after the step under way, with a checkpoint. Default: none. */
   signal?: AbortSignal
 }
 

@@ -269,7 +269,11 @@ describe('Trainer', () => {
     assert.throws(wrong({ steps: 0 }), is('invalid-argument', /steps: expected an integer of at least 1, got 0/))
     assert.throws(wrong({ lrSchedule: 'cosin' }), is('invalid-argument', /did you mean 'cosine'/))
     assert.throws(wrong({ out: undefined }), is('invalid-argument', /out is required/))
-    await rejects(train({ ...tinyTraining(data, run), model: { timestep: 5 } }), 'unknown-option', /timesteps/)
+    await rejects(
+      train({ ...tinyTraining(data, run), model: { timestep: 5 } as object }),
+      'unknown-option',
+      /timesteps/,
+    )
     await rejects(train(tinyTraining(path.join(folder, 'nowhere'), run)), 'not-found', /no such folder/)
     assert.ok(!existsSync(run))
   })
@@ -357,7 +361,7 @@ describe('Trainer', () => {
       assert.deepEqual(numbers(readMetrics(run)), numbers(readMetrics(unstopped)))
     })
 
-    for (const timestepSampler of ['uniform', 'loss-second-moment']) {
+    for (const timestepSampler of ['uniform', 'loss-second-moment'] as const) {
       it(`when the images vanish, and go on when they are back (${timestepSampler})`, async () => {
         const own = path.join(folder, `vanishing-${timestepSampler}`)
         await writeImages(own, 21)

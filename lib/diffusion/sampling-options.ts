@@ -1,0 +1,136 @@
+/** Options of sampling: how samples are drawn, and what they begin with. */
+import { array, boolean, func, integer, number, oneOf, type SchemaOf, type Seed, seed, value } from '../options'
+import { Tensor } from '../tensor'
+import type { ClassLabels } from './condition'
+import { samplers } from './sampling/choose'
+import type { StepEvent } from './sampling/loop'
+import { type DdimDiscretization, maxTimesteps, type TimestepSpacing, timestepSpacings } from './schedule'
+import type { SchedulerConfig } from './scheduler-config'
+
+/** How samples are drawn, whatever they begin with. */
+export interface PathOptions {
+  /**
+   * 'ddpm' (default): ancestral; 'ddim': Song et al. 2021; 'plms': Liu et al. 2022; 'dpmsolver++': Lu et al. 2022; 'unipc': Zhao et al.
+   * 2023. The last three are multistep solvers for 10 to 50 steps.
+   */
+  sampler?: (typeof samplers)[number]
+  /** How many steps are taken, fewer than the schedule has. Needed by all samplers but 'ddpm'. Default: all. */
+  steps?: number
+  /**
+   * Which timesteps: for 'ddpm' with `steps` (default: the model's), 'ddim' (default: ddimDiscretize), 'dpmsolver++' and 'unipc'
+   * (default: 'linspace').
+   */
+  timestepSpacing?: TimestepSpacing
+  /** Of the noise in the steps of 'ddim': 0 (default) is deterministic, 1 adds as much as ancestral sampling. */
+  eta?: number
+  /** For 'ddim' with clipping: the noise follows from the clipped x_0, not from the network's output. Default false. */
+  clippedNoise?: boolean
+  /**
+   * For 'ddim' and 'plms': ddim.py's strides, of which 'uniform' may take more steps than asked for or end beyond the schedule.
+   * Default: evenly, exactly `steps`.
+   */
+  ddimDiscretize?: DdimDiscretization
+  /** For 'dpmsolver++' and 'unipc': 1, 2 (default) or 3. */
+  solverOrder?: number
+  /**
+   * In place of `sampler` and its options: a scheduler_config.json of diffusers (DDPMScheduler, DDIMScheduler or
+   * DPMSolverMultistepScheduler), reproduced step for step. Its schedule and prediction_type replace the model's; num_train_timesteps
+   * must be the model's. Default: none.
+   */
+  scheduler?: SchedulerConfig
+  /** Descending timesteps in place of `steps`, for a DDPMScheduler. Default: those of the scheduler. */
+  timesteps?: readonly number[]
+  /**
+   * For a class-conditional network: one label for all samples, or one for each; also the classes' names, as classLabel takes them.
+   * Default: the null class; needed where there is none.
+   */
+  classLabels?: ClassLabels
+  /** For a network with cross-attention, which needs it: tokens [n, l, contextDim]. */
+  context?: Tensor
+  /** Of classifier-free guidance: 1 (default) is none, 0 unconditional, more than 1 exaggerates the class. */
+  guidanceScale?: number
+  /** Clip the predicted x_0 to [-1, 1]. Default: the model's with 'ddpm', else false, as in the samplers' sources. 'plms' can't. */
+  clipDenoised?: boolean
+  /** Fix every algorithm, so that an image is the same bit for bit in any batch. Default: the model's. */
+  deterministic?: boolean
+  /** Called after each step; sampling waits for what it returns. Default: none. */
+  onStep?: (event: StepEvent) => unknown
+  /** Ends the sampling within one step, with `aborted`. Default: none. */
+  signal?: AbortSignal
+}
+
+export const pathSchema = {
+  sampler: oneOf(samplers),
+  steps: integer(undefined, { min: 1 }),
+  timestepSpacing: oneOf(timestepSpacings),
+  eta: number(undefined, { min: 0 }),
+  clippedNoise: boolean(),
+  ddimDiscretize: oneOf(['uniform', 'quad']),
+  solverOrder: integer(undefined, { min: 1, max: 3 }),
+  scheduler: value<SchedulerConfig>('an object of scheduler_config.json', isObject),
+  timesteps: array(integer(undefined, { min: 0 }), undefined, maxTimesteps),
+  classLabels: value<ClassLabels>('a number, a name, an array, an Int32Array or a Tensor', isLabels),
+  context: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
+  guidanceScale: number(),
+  clipDenoised: boolean(),
+  deterministic: boolean(),
+  onStep: func<(event: StepEvent) => unknown>(),
+  signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
+} satisfies SchemaOf<PathOptions>
+
+/** How samples are drawn, and what they begin with. */
+export interface SamplingOptions extends PathOptions {
+  /** Of the noise: an integer, or a bigint of 64 bits. Default: the next of the model's own. */
+  seed?: Seed
+  /** Index of the first sample: image i drawn alone is image i of a batch. Default 0. */
+  sampleOffset?: number
+  /** Which states are intermediates: each whose number of steps left this divides. Default: the model's. */
+  logEveryT?: number
+  /** Of the samples' shape, in [-1, 1]: the image to begin with (`strength`), or to keep a part of (`mask`). Default: none. */
+  image?: Tensor
+  /** Image to image: the last part of the steps that is taken, from 0 (the image itself) to 1. Default: all, from noise. */
+  strength?: number
+  /** Inpainting: 1 keeps the image's pixel, 0 draws it. [n or 1, c or 1, h, w]. Not for 'unipc'. Default: all is drawn. */
+  mask?: Tensor
+}
+
+/** Whether a sampling returns the states on the way, too. */
+export interface Intermediates<Wanted extends boolean = boolean> {
+  /** Return the states on the way with the samples: a LoopResult in place of a Tensor. Default false. */
+  returnIntermediates?: Wanted
+}
+
+export const samplingSchema = {
+  ...pathSchema,
+  seed: seed(),
+  sampleOffset: integer(0, { min: 0, max: 2 ** 31 - 1 }),
+  returnIntermediates: boolean(false),
+  logEveryT: integer(undefined, { min: 1 }),
+  image: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
+  strength: number(undefined, { min: 0, max: 1 }),
+  mask: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
+} satisfies SchemaOf<SamplingOptions & Intermediates>
+
+/** Of pSampleLoop. */
+export interface PSampleLoopOptions extends SamplingOptions {
+  /** The first state, of the samples' shape, in place of noise. Default: drawn by `seed`. */
+  xT?: Tensor
+  /** The noise of step i, counted from 0, of the samples' shape. Default: drawn by `seed`. */
+  noise?: (i: number) => Tensor | Promise<Tensor>
+}
+
+export const loopSchema = {
+  ...samplingSchema,
+  xT: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
+  noise: func<NonNullable<PSampleLoopOptions['noise']>>(),
+} satisfies SchemaOf<PSampleLoopOptions & Intermediates>
+
+function isObject(v: unknown): boolean {
+  return typeof v === 'object' && v !== null && !Array.isArray(v)
+}
+
+function isLabels(v: unknown): boolean {
+  return (
+    typeof v === 'number' || typeof v === 'string' || Array.isArray(v) || ArrayBuffer.isView(v) || v instanceof Tensor
+  )
+}
