@@ -8,7 +8,7 @@
 
 namespace ddpm {
 
-constexpr int32_t kBackendAbi = 7;
+constexpr int32_t kBackendAbi = 8;
 
 enum class ErrorCode : int32_t { none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal };
 
@@ -57,7 +57,7 @@ struct Recording;     // the same
 template <class Op>
 struct Kernel {
   bool (*run)(DeviceHandle*, const Op&, void* scratch, Error*) = nullptr;
-  size_t (*scratch)(DeviceHandle*, const Op&) = nullptr;
+  bool (*scratch)(DeviceHandle*, const Op&, size_t* bytes, Error*) = nullptr;
 };
 
 // A device is used by one thread, except that info, libraries, allocate, plan*, list and the kernels' scratch may be
@@ -78,7 +78,7 @@ struct Backend {
   void (*libraries)(DeviceHandle*, char* text, size_t bytes);
 
   // Memory, aligned to at least 64 bytes. Copies and kernels run in the order they are issued; copyOut and synchronize
-  // wait.
+  // wait, and copyIn returns when the host's memory has been read.
   void* (*allocate)(DeviceHandle*, size_t bytes, Error*);
   void (*release)(DeviceHandle*, void*);
   bool (*copyIn)(DeviceHandle*, void* device, const void* host, size_t bytes, Error*);
@@ -96,9 +96,9 @@ struct Backend {
   void (*releaseRecording)(DeviceHandle*, Recording*);
 
   // Algorithm and packed size of a convolution; shapes only, data pointers may be null.
-  ConvPlan (*planConv)(DeviceHandle*, const Conv2d&, const PlanOptions&);
-  ConvPlan (*planDgrad)(DeviceHandle*, const Conv2dDgrad&, const PlanOptions&);
-  ConvAlgo (*planWgrad)(DeviceHandle*, const Conv2dWgrad&, const PlanOptions&);
+  bool (*planConv)(DeviceHandle*, const Conv2d&, const PlanOptions&, ConvPlan*, Error*);
+  bool (*planDgrad)(DeviceHandle*, const Conv2dDgrad&, const PlanOptions&, ConvPlan*, Error*);
+  bool (*planWgrad)(DeviceHandle*, const Conv2dWgrad&, const PlanOptions&, ConvAlgo*, Error*);
 
   // What kernels' `run` would launch, for models of time: calls issue(argument) and, for each launch that this asks for
   // on the calling thread, add(argument, launch) in place of executing it. Pointers of ops count by their alignment

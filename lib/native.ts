@@ -39,7 +39,10 @@ export interface NativeDevice {
   readonly timesAlgorithms: boolean
   /** E.g. { name: 'AMD EPYC', isa: 'avx2', threads: 2, memoryBytes: 25e9, freeBytes: 9e9, precisions: ['fp32'] }. */
   info(): DeviceInfo
-  /** Libraries of others that the backend uses ('cuDNN 9.5.1 in /usr/lib'), or why none; '' where it knows none. Opens them. */
+  /**
+   * Libraries of others that the backend uses ('cuDNN 9.5.1 in /usr/lib'), or why none, and what of the device's memory is not as
+   * it should be; '' where there is nothing to say. Opens them.
+   */
   libraries(): string
   /**
    * What went another way than it should have, although results are right: programs that the device can't record. Each once,

@@ -1,6 +1,7 @@
 // npm run build:cuda: compiles the CUDA library, build/Release/ddpm_cuda.so, wherever nvcc is. DDPM_CUDA_ARCHS narrows the
 // architectures: '90a', '80,89', or 'native' for the GPU that is here.
 // With --if-gpu, as npm install calls it: for the GPU of this machine where there are both it and nvcc; elsewhere nothing.
+// Else also the same library on a stand-in for the CUDA runtime, which tests run (test/fake-cudart).
 import { spawnSync } from 'node:child_process'
 import os from 'node:os'
 import path from 'node:path'
@@ -45,7 +46,8 @@ try {
       `-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${path.join(root, 'build', 'Release')}`,
     ])
     const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(os.availableParallelism())
-    run('cmake', ['--build', folder, '--target', 'ddpm_cuda', '--parallel', jobs])
+    const targets = ['ddpm_cuda', ...(optional ? [] : ['ddpm_cuda_stand_in', 'fake_cudart_misused'])]
+    run('cmake', ['--build', folder, '--parallel', jobs, '--target', ...targets])
   }
 } catch (error) {
   console.error(`build:cuda: ${error.message}`)

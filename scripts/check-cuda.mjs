@@ -24,7 +24,7 @@ const build = spawnSync(process.execPath, [path.join(import.meta.dirname, 'build
 if (build.status !== 0) process.exit(build.status ?? 1)
 
 const hot = hotKernels(readFileSync(path.join(root, 'kernels', 'cuda', 'hot-kernels.txt'), 'utf8'))
-const entries = reports(path.join(root, 'build', 'cuda', 'CMakeFiles', 'ddpm_cuda.dir'))
+const entries = reports(path.join(root, 'build', 'cuda', 'CMakeFiles', 'ddpm_cuda_objects.dir'))
 console.log(registerTable(hot, entries))
 const problems = spillsOf(hot, entries)
 for (const problem of problems) console.error(`check:cuda: ${problem}`)

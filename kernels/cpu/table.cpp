@@ -9,10 +9,11 @@ namespace {
 
 CpuDevice& deviceOf(DeviceHandle* handle) { return *reinterpret_cast<CpuDevice*>(handle); }
 
-template <class Op>
-bool runKernel(DeviceHandle* handle, const Op& op, void* scratch, Error* error) {
+// No exception leaves the backend.
+template <class F>
+bool guarded(Error* error, F f) {
   try {
-    run(deviceOf(handle), op, scratch);
+    f();
     return true;
   } catch (const std::bad_alloc& e) {
     setError(error, ErrorCode::outOfMemory, e.what());
@@ -23,8 +24,13 @@ bool runKernel(DeviceHandle* handle, const Op& op, void* scratch, Error* error) 
 }
 
 template <class Op>
-size_t scratchOf(DeviceHandle* handle, const Op& op) {
-  return scratch(deviceOf(handle), op);
+bool runKernel(DeviceHandle* handle, const Op& op, void* scratch, Error* error) {
+  return guarded(error, [&] { run(deviceOf(handle), op, scratch); });
+}
+
+template <class Op>
+bool scratchOf(DeviceHandle* handle, const Op& op, size_t* bytes, Error* error) {
+  return guarded(error, [&] { *bytes = scratch(deviceOf(handle), op); });
 }
 
 }  // namespace
@@ -36,14 +42,14 @@ void fill(Backend& backend) {
 #define DDPM_FILL(Op) backend.k##Op.scratch = scratchOf<Op>;
   DDPM_CPU_SCRATCH_OPS(DDPM_FILL)
 #undef DDPM_FILL
-  backend.planConv = [](DeviceHandle* d, const Conv2d& op, const PlanOptions& o) {
-    return planConv(deviceOf(d), op, o);
+  backend.planConv = [](DeviceHandle* d, const Conv2d& op, const PlanOptions& o, ConvPlan* plan, Error* error) {
+    return guarded(error, [&] { *plan = planConv(deviceOf(d), op, o); });
   };
-  backend.planDgrad = [](DeviceHandle* d, const Conv2dDgrad& op, const PlanOptions& o) {
-    return planDgrad(deviceOf(d), op, o);
+  backend.planDgrad = [](DeviceHandle* d, const Conv2dDgrad& op, const PlanOptions& o, ConvPlan* plan, Error* error) {
+    return guarded(error, [&] { *plan = planDgrad(deviceOf(d), op, o); });
   };
-  backend.planWgrad = [](DeviceHandle* d, const Conv2dWgrad& op, const PlanOptions& o) {
-    return planWgrad(deviceOf(d), op, o);
+  backend.planWgrad = [](DeviceHandle* d, const Conv2dWgrad& op, const PlanOptions& o, ConvAlgo* algo, Error* error) {
+    return guarded(error, [&] { *algo = planWgrad(deviceOf(d), op, o); });
   };
 }
 

@@ -64,8 +64,9 @@ void info(DeviceHandle* handle, DeviceInfo* out) {
   onDevice(handle, &ignored, [&](CudaDevice& device) { device.describe(out); });
 }
 
-void libraries(DeviceHandle*, char* text, size_t bytes) {
-  std::snprintf(text, bytes, "%s", cudnn::description().c_str());
+void libraries(DeviceHandle* handle, char* text, size_t bytes) {
+  const std::string note = deviceOf(handle).memoryNote();
+  std::snprintf(text, bytes, "%s%s%s", cudnn::description().c_str(), note.empty() ? "" : "; ", note.c_str());
 }
 
 void* allocate(DeviceHandle* handle, size_t bytes, Error* error) {
@@ -126,8 +127,18 @@ bool runKernel(DeviceHandle* handle, const Op& op, void* scratch, Error* error) 
 }
 
 template <class Op>
-size_t scratchOf(DeviceHandle* handle, const Op& op) {
-  return scratch(deviceOf(handle), op);
+bool scratchOf(DeviceHandle* handle, const Op& op, size_t* bytes, Error* error) {
+  return onDevice(handle, error, [&](CudaDevice& device) { *bytes = scratch(device, op); });
+}
+
+bool planConv(DeviceHandle* handle, const Conv2d& op, const PlanOptions& options, ConvPlan* plan, Error* error) {
+  return onDevice(handle, error, [&](CudaDevice& device) { *plan = cuda::planConv(device, op, options); });
+}
+bool planDgrad(DeviceHandle* handle, const Conv2dDgrad& op, const PlanOptions& options, ConvPlan* plan, Error* error) {
+  return onDevice(handle, error, [&](CudaDevice& device) { *plan = cuda::planDgrad(device, op, options); });
+}
+bool planWgrad(DeviceHandle* handle, const Conv2dWgrad& op, const PlanOptions& options, ConvAlgo* algo, Error* error) {
+  return onDevice(handle, error, [&](CudaDevice& device) { *algo = cuda::planWgrad(device, op, options); });
 }
 
 ddpm::Gathered* gather(DeviceHandle*) {
@@ -167,13 +178,9 @@ Backend make() {
 #ifndef __CUDACC__
   b.list = list;
 #endif
-  b.planConv = [](DeviceHandle* d, const Conv2d& op, const PlanOptions& o) { return planConv(deviceOf(d), op, o); };
-  b.planDgrad = [](DeviceHandle* d, const Conv2dDgrad& op, const PlanOptions& o) {
-    return planDgrad(deviceOf(d), op, o);
-  };
-  b.planWgrad = [](DeviceHandle* d, const Conv2dWgrad& op, const PlanOptions& o) {
-    return planWgrad(deviceOf(d), op, o);
-  };
+  b.planConv = planConv;
+  b.planDgrad = planDgrad;
+  b.planWgrad = planWgrad;
   b.gather = gather;
   b.choose = chooseAll;
 #define DDPM_KERNEL(Op) b.k##Op.run = runKernel<Op>;

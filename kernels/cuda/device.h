@@ -49,6 +49,8 @@ class CudaDevice {
   // Makes it the calling thread's device; before anything else is asked of it.
   void use() const;
   void describe(DeviceInfo* out) const;
+  // For reports, where memory is not allocated as it should be; else empty.
+  std::string memoryNote() const;
 
   void* allocate(size_t bytes);
   void release(void* memory) noexcept;  // what goes wrong is thrown by the next synchronize()
@@ -69,9 +71,13 @@ class CudaDevice {
   int multiprocessors() const { return multiprocessors_; }
 
  private:
+  void makePool();
+  void close() noexcept;
+
   int32_t index_;
   Stream stream_ = nullptr, recordingStream_ = nullptr;
-  CUmemPoolHandle_st* pool_ = nullptr;  // null where the driver has no stream-ordered allocation
+  CUmemPoolHandle_st* pool_ = nullptr;  // null where memory cannot be allocated in the order of the stream
+  std::string whyNoPool_;
   int multiprocessors_ = 0;
   std::atomic<std::thread::id> recorder_{};
   std::set<Recording*> recordings_;

@@ -104,10 +104,17 @@ bool isLost(cudaError_t status) {
     case cudaErrorTensorMemoryLeak:
     case cudaErrorMpsClientTerminated:
     case cudaErrorExternalDevice:
+    case cudaErrorUnknown:  // what a driver gives for a fault that it has no name for
       return true;
     default:
       return false;
   }
+}
+
+ErrorCode codeOf(cudaError_t status) {
+  return isLost(status)                        ? ErrorCode::deviceUnavailable
+         : status == cudaErrorMemoryAllocation ? ErrorCode::outOfMemory
+                                               : ErrorCode::internal;
 }
 
 cudaGraphExec_t graphOf(Recording* recording) { return reinterpret_cast<cudaGraphExec_t>(recording); }
@@ -123,7 +130,7 @@ void checkCuda(cudaError_t status, const char* expression, const char* file, int
   if (isLost(status))
     throw BackendError(ErrorCode::deviceUnavailable,
                        "a kernel failed and this process has lost the GPU, " + what + "; DDPM_DEBUG=sync names the op");
-  throw BackendError(status == cudaErrorMemoryAllocation ? ErrorCode::outOfMemory : ErrorCode::internal, what);
+  throw BackendError(codeOf(status), what);
 }
 
 void checkLaunch(cudaError_t status, const std::string& kernel, dim3 grid, dim3 block, size_t shared) {
@@ -131,9 +138,9 @@ void checkLaunch(cudaError_t status, const std::string& kernel, dim3 grid, dim3 
   const auto extent = [](dim3 d) {
     return std::to_string(d.x) + " x " + std::to_string(d.y) + " x " + std::to_string(d.z);
   };
-  throw BackendError(isLost(status) ? ErrorCode::deviceUnavailable : ErrorCode::internal,
-                     "kernel " + kernel + " (" + extent(grid) + " blocks of " + extent(block) + " threads, " +
-                         std::to_string(shared) + " bytes of shared memory) could not be launched: " + reason(status));
+  throw BackendError(codeOf(status), "kernel " + kernel + " (" + extent(grid) + " blocks of " + extent(block) +
+                                         " threads, " + std::to_string(shared) +
+                                         " bytes of shared memory) could not be launched: " + reason(status));
 }
 
 const char* CudaDevice::backendName() { return "cuda"; }
@@ -162,30 +169,55 @@ CudaDevice::CudaDevice(int32_t index) : index_(index) {
   if (!problem.empty()) throw BackendError(ErrorCode::deviceUnavailable, problem);
   DDPM_CUDA(cudaSetDevice(index));
   DDPM_CUDA(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, index));
-  int pools = 0;
-  DDPM_CUDA(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, index));
-  if (pools) {
-    cudaMemPoolProps properties = {};
-    properties.allocType = cudaMemAllocationTypePinned;
-    properties.location.type = cudaMemLocationTypeDevice;
-    properties.location.id = index;
-    DDPM_CUDA(cudaMemPoolCreate(&pool_, &properties));
-    // Freed memory stays in the pool: the next program's arena is likely to be of the same size.
-    uint64_t keep = UINT64_MAX;
-    DDPM_CUDA(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep));
+  try {
+    makePool();
+    DDPM_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    DDPM_CUDA(cudaStreamCreateWithFlags(&recordingStream_, cudaStreamNonBlocking));
+  } catch (...) {
+    close();
+    throw;
   }
-  DDPM_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-  DDPM_CUDA(cudaStreamCreateWithFlags(&recordingStream_, cudaStreamNonBlocking));
 }
 
-CudaDevice::~CudaDevice() {
+CudaDevice::~CudaDevice() { close(); }
+
+// Some virtual machines and shared GPUs say that they have pools, and cannot make one.
+void CudaDevice::makePool() {
+  int pools = 0;
+  DDPM_CUDA(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, index_));
+  if (!pools) {
+    whyNoPool_ = "the driver has no pools";
+    return;
+  }
+  cudaMemPoolProps properties = {};
+  properties.allocType = cudaMemAllocationTypePinned;
+  properties.location.type = cudaMemLocationTypeDevice;
+  properties.location.id = index_;
+  cudaError_t status = cudaMemPoolCreate(&pool_, &properties);
+  if (status != cudaSuccess) pool_ = nullptr;
+  // Freed memory stays in the pool: the next program's arena is likely to be of the same size.
+  uint64_t keep = UINT64_MAX;
+  if (pool_) status = cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep);
+  if (status == cudaSuccess) return;
+  if (isLost(status)) DDPM_CUDA(status);
+  if (pool_) cudaMemPoolDestroy(pool_);
+  pool_ = nullptr;
+  cudaGetLastError();
+  whyNoPool_ = reason(status);
+}
+
+void CudaDevice::close() noexcept {
   cudaSetDevice(index_);
-  cudaStreamSynchronize(stream_);
+  if (stream_) cudaStreamSynchronize(stream_);
   for (Recording* recording : recordings_) cudaGraphExecDestroy(graphOf(recording));
-  cudaStreamDestroy(recordingStream_);
-  cudaStreamDestroy(stream_);
+  if (recordingStream_) cudaStreamDestroy(recordingStream_);
+  if (stream_) cudaStreamDestroy(stream_);
   if (pool_) cudaMemPoolDestroy(pool_);
   cudaGetLastError();
+}
+
+std::string CudaDevice::memoryNote() const {
+  return pool_ ? "" : "memory by cudaMalloc, not from a pool: " + whyNoPool_;
 }
 
 void CudaDevice::use() const { DDPM_CUDA(cudaSetDevice(index_)); }
@@ -244,9 +276,11 @@ void CudaDevice::release(void* memory) noexcept {
   if (deferred_.empty() && !isLost(status)) deferred_ = "memory was not freed, " + reason(status);
 }
 
-// From pageable memory cudaMemcpyAsync returns when the source has been read.
+// Of pageable memory, cudaMemcpyAsync may read the source after it has returned (CUDA Runtime API, "API synchronization
+// behavior").
 void CudaDevice::copyIn(void* device, const void* host, size_t bytes) {
   DDPM_CUDA(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_));
+  DDPM_CUDA(cudaStreamSynchronize(stream_));
 }
 
 void CudaDevice::copyOut(void* host, const void* device, size_t bytes) {

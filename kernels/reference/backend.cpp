@@ -83,9 +83,15 @@ bool copy(DeviceHandle*, void* to, const void* from, size_t bytes, Error*) {
 bool synchronize(DeviceHandle*, Error*) { return true; }
 
 // There is one algorithm, whatever the options ask for; it reads the weights as they are.
-ConvPlan planConv(DeviceHandle*, const Conv2d&, const PlanOptions&) { return {ConvAlgo::direct, 0}; }
-ConvPlan planDgrad(DeviceHandle*, const Conv2dDgrad&, const PlanOptions&) { return {ConvAlgo::direct, 0}; }
-ConvAlgo planWgrad(DeviceHandle*, const Conv2dWgrad&, const PlanOptions&) { return ConvAlgo::direct; }
+template <class Op>
+bool plan(DeviceHandle*, const Op&, const PlanOptions&, ConvPlan* plan, Error*) {
+  *plan = {ConvAlgo::direct, 0};
+  return true;
+}
+bool planWgrad(DeviceHandle*, const Conv2dWgrad&, const PlanOptions&, ConvAlgo* algo, Error*) {
+  *algo = ConvAlgo::direct;
+  return true;
+}
 
 Backend make() {
   Backend b = {};
@@ -102,8 +108,8 @@ Backend make() {
   b.copyOut = copyOut;
   b.copy = copy;
   b.synchronize = synchronize;
-  b.planConv = planConv;
-  b.planDgrad = planDgrad;
+  b.planConv = plan<Conv2d>;
+  b.planDgrad = plan<Conv2dDgrad>;
   b.planWgrad = planWgrad;
 #define DDPM_KERNEL(Op) b.k##Op.run = runKernel<Op>;
   DDPM_OPS(DDPM_KERNEL)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "native/graph/backend_error.h"
 #include "native/graph/fuse.h"
 #include "native/graph/plan.h"
 #include "native/graph/precision.h"
@@ -83,12 +84,15 @@ size_t scratchOf(const Target& target, const Step& step) {
   return std::visit(
       [&](const auto& op) -> size_t {
         using Op = std::decay_t<decltype(op)>;
-        size_t (*scratch)(DeviceHandle*, const Op&) = nullptr;
+        bool (*scratch)(DeviceHandle*, const Op&, size_t*, Error*) = nullptr;
 #define DDPM_PICK(Name) \
   if constexpr (std::is_same_v<Op, Name>) scratch = target.backend->k##Name.scratch;
         DDPM_OPS(DDPM_PICK)
 #undef DDPM_PICK
-        return scratch ? scratch(target.device, op) : 0;
+        size_t bytes = 0;
+        Error error;
+        if (scratch && !scratch(target.device, op, &bytes, &error)) throw toFailure(error);
+        return bytes;
       },
       step);
 }

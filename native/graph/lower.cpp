@@ -1,5 +1,7 @@
 #include "native/graph/lower.h"
 
+#include "native/graph/backend_error.h"
+
 namespace ddpm {
 
 Tensor channels(Tensor t, int32_t start, int32_t count) {
@@ -44,14 +46,24 @@ bool Lowering::isInPlace(size_t input, int32_t start) const {
   return placement_.isPartOf(node_->inputs[input], node_->outputs[0], start);
 }
 
-ConvPlan Lowering::plan(const Conv2d& op) const {
-  return target_.backend->planConv(target_.device, op, target_.options);
+namespace {
+
+template <class Result, class Plan, class Op>
+Result planned(const Target& target, Plan plan, const Op& op) {
+  Result result = {};
+  Error error;
+  if (!plan(target.device, op, target.options, &result, &error)) throw toFailure(error);
+  return result;
 }
+
+}  // namespace
+
+ConvPlan Lowering::plan(const Conv2d& op) const { return planned<ConvPlan>(target_, target_.backend->planConv, op); }
 ConvPlan Lowering::plan(const Conv2dDgrad& op) const {
-  return target_.backend->planDgrad(target_.device, op, target_.options);
+  return planned<ConvPlan>(target_, target_.backend->planDgrad, op);
 }
 ConvAlgo Lowering::plan(const Conv2dWgrad& op) const {
-  return target_.backend->planWgrad(target_.device, op, target_.options);
+  return planned<ConvAlgo>(target_, target_.backend->planWgrad, op);
 }
 
 const void* Lowering::packed(size_t weight, const ConvShape& shape, ConvPass pass, const ConvPlan& plan) {

@@ -38,28 +38,6 @@ const Ends& ends() {
 
 }  // namespace
 
-Failure toFailure(const Error& error) {
-  const char* code = "internal";
-  switch (error.code) {
-    case ErrorCode::invalidArgument:
-      code = "invalid-argument";
-      break;
-    case ErrorCode::outOfMemory:
-      code = "out-of-memory";
-      break;
-    case ErrorCode::deviceUnavailable:
-      code = "device-unavailable";
-      break;
-    case ErrorCode::unsupported:
-      code = "unsupported";
-      break;
-    case ErrorCode::none:
-    case ErrorCode::internal:
-      break;
-  }
-  return {code, error.message[0] ? error.message : "the backend failed and did not say why"};
-}
-
 std::shared_ptr<Device> Device::open(const std::string& name, int32_t index, int32_t threads) {
   const Backend& backend = loadBackend(name);
   Error error;

@@ -13,12 +13,10 @@
 #include <vector>
 
 #include "kernels/backend.h"
-#include "native/graph/error.h"
+#include "native/graph/backend_error.h"
 #include "native/runtime/planner.h"
 
 namespace ddpm {
-
-Failure toFailure(const Error& error);
 
 // How work ended; null: it worked. Shared, so that handing it on needs no memory.
 using Outcome = std::shared_ptr<const Failure>;

@@ -40,7 +40,8 @@ struct Listing {
 StepNeeds needsOf(const Device& device, const Step& step) {
   Listing listing = {device, step, {}, {}};
   withKernel(device, step, [&](const auto& kernel, const auto& op) {
-    if (kernel.scratch) listing.needs.scratchBytes = kernel.scratch(device.handle(), op);
+    if (kernel.scratch && !kernel.scratch(device.handle(), op, &listing.needs.scratchBytes, &listing.error))
+      throw toFailure(listing.error);
   });
   if (!device.backend().list) return listing.needs;
   listing.needs.known = true;

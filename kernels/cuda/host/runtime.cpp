@@ -118,6 +118,7 @@ CudaDevice::~CudaDevice() {
   while (!recordings_.empty()) release(*recordings_.begin());
 }
 void CudaDevice::use() const {}
+std::string CudaDevice::memoryNote() const { return ""; }
 
 void CudaDevice::describe(DeviceInfo* out) const {
   std::snprintf(out->name, sizeof out->name, "CUDA kernels executed on the CPU");
