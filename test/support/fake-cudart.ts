@@ -80,6 +80,7 @@ export class StandIn {
         LD_LIBRARY_PATH: this.#folder,
         DDPM_NATIVE_PREBUILD: this.#folder,
         DDPM_CUDNN: 'off',
+        DDPM_TUNE_CACHE: 'off',
         FAKE_CUDART_REPORT: report,
         ...Object.fromEntries(Object.entries(given).flatMap(([k, v]) => (v === undefined ? [] : [[k, String(v)]]))),
         ...env,
