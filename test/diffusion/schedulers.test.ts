@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict'
+import { settingsOfScheduler } from '../../lib/diffusion/diffusers-scheduler'
+import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers'
 import { DDPM, Tensor } from '../../lib/index'
 import { assertCloseToScale } from '../support/compare'
 import { testDevice } from '../support/devices'
@@ -37,6 +39,52 @@ describe("diffusers' spacings by the version that wrote them", () => {
       }
     })
   }
+})
+
+describe("fields of diffusers' schedulers", () => {
+  const plan = (scheduler: Record<string, unknown>, steps: number) => schedulerPlan(scheduler, 1000, { steps })
+  const timesteps = ({ evaluations }: ReturnType<typeof plan>) => evaluations.map(({ t }) => t)
+
+  it('sigmoid betas are those of trained_betas with the same numbers', () => {
+    const sigmoid = { _class_name: 'DDIMScheduler', beta_schedule: 'sigmoid', beta_start: 1e-4, beta_end: 0.02 }
+    const { givenBetas } = settingsOfScheduler(sigmoid)
+    const given = { ...sigmoid, beta_schedule: 'linear', trained_betas: [...givenBetas!] }
+    assert.deepEqual(plan(sigmoid, 7).table, plan(given, 7).table)
+    assert.notDeepEqual(plan(sigmoid, 7).table, plan({ ...sigmoid, beta_schedule: 'linear' }, 7).table)
+  })
+
+  it('lambda_min_clipped leaves out what is noisier, -Infinity nothing', () => {
+    const dpm = { _class_name: 'DPMSolverMultistepScheduler', beta_schedule: 'squaredcos_cap_v2' }
+    assert.deepEqual(timesteps(plan({ ...dpm, lambda_min_clipped: -Infinity }, 5)), timesteps(plan(dpm, 5)))
+    const [first] = timesteps(plan({ ...dpm, lambda_min_clipped: -5.1 }, 5))
+    assert.equal(timesteps(plan(dpm, 5))[0], 999)
+    // alpha_bar is cos^2: log(alpha / sigma) is -5.1 where it is 1 / (1 + exp(10.2)).
+    const angle = Math.acos(Math.sqrt((1 / (1 + Math.exp(10.2))) * Math.cos((0.008 / 1.008) * (Math.PI / 2)) ** 2))
+    assert.ok(Math.abs(first - ((angle / (Math.PI / 2)) * 1.008 - 0.008) * 1000) < 2, String(first))
+    const trailing = { ...dpm, lambda_min_clipped: -5.1, timestep_spacing: 'trailing' }
+    assert.throws(() => plan(trailing, 5), { code: 'unsupported', argument: 'lambda_min_clipped' })
+    for (const field of ['use_lu_lambdas', 'use_flow_sigmas', 'use_beta_sigmas', 'use_exponential_sigmas']) {
+      assert.throws(() => plan({ ...dpm, [field]: true }, 5), { code: 'unsupported', argument: field })
+      assert.ok(plan({ ...dpm, [field]: false }, 5))
+    }
+  })
+
+  it("steps_offset is the model's, too: what its own spacing 'leading' takes", async () => {
+    const config = { timestep_spacing: 'leading', steps_offset: 1 }
+    using ddpm = new DDPM({
+      model: (x) => x,
+      imageSize: 2,
+      channels: 1,
+      ...settingsOfScheduler(config),
+      device: testDevice,
+    })
+    const seen: number[] = []
+    const onStep = ({ t }: { t: number }) => seen.push(t)
+    await ddpm.sample({ batchSize: 1, steps: 4, onStep })
+    assert.deepEqual(seen.splice(0), [751, 501, 251, 1])
+    await ddpm.sample({ batchSize: 1, steps: 4, sampler: 'ddim', timestepSpacing: 'leading', onStep })
+    assert.deepEqual(seen, timesteps(plan({ _class_name: 'DDIMScheduler', ...config }, 4)))
+  })
 })
 
 for (const name of ['scheduler_ddpm', 'scheduler_ddim', 'scheduler_dpmsolver_multistep']) {
