@@ -59,6 +59,7 @@ const rows: readonly (readonly string[])[] = [
   ['eta', 'ddimEta'],
   ['sampler', 'samplerName', 'samplingMethod', 'method', 'useDdim'],
   ['timestepSpacing', 'spacing', 'timestepRespacing'],
+  ['sigmas', 'sigmaSchedule', 'useKarrasSigmas', 'karras', 'scheduleType'],
   ['solverOrder', 'order'],
   ['onStep', 'callback', 'callbackOnStepEnd', 'stepCallback', 'progress', 'onProgress', 'imgCallback'],
   ['returnIntermediates', 'returnAllTimesteps', 'logIntermediates'],

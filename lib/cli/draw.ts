@@ -4,6 +4,9 @@ import { readImage } from '../data/image-file'
 import { type ImageBytes, toBytes } from '../data/image-grid'
 import type { DDPM } from '../diffusion/ddpm'
 import type { SampleOptions } from '../diffusion/ddpm-options'
+import { owners } from '../diffusion/sampling/choose'
+import { samplerNamed, samplers } from '../diffusion/sampling/sampler-names'
+import { sigmaSchedules } from '../diffusion/sampling/sigmas'
 import type { SchedulerConfig } from '../diffusion/scheduler-config'
 import { Tensor } from '../tensor'
 import { type OptionTable, UsageError, type Values } from './args'
@@ -23,22 +26,31 @@ export const drawOptions = {
   guidance: { kind: 'number', help: 'scale of classifier-free guidance: 1 is none, more exaggerates the class (1)' },
   sampler: {
     kind: 'string',
-    choices: ['ddpm', 'ddim', 'plms', 'dpmsolver++', 'unipc'],
-    help: 'ancestral sampling, or fewer steps by another (ddpm)',
+    value: 'name',
+    help: `${samplers.join(', ')}, or as k-diffusion and AUTOMATIC1111 call them, such as "DPM++ 2M Karras" (ddpm)`,
   },
   steps: {
     kind: 'integer',
     min: 1,
-    help: "sampling steps: fewer are faster (250, or all there are; 25 for 'plms', 'dpmsolver++', 'unipc')",
+    help: "sampling steps: fewer are faster (250, or all there are, for 'ddpm' and 'ddim'; 25 for others)",
   },
   spacing: { kind: 'string', choices: ['linspace', 'leading', 'trailing'], help: 'which timesteps are taken' },
+  sigmas: {
+    kind: 'string',
+    choices: sigmaSchedules,
+    help: "which noise levels are taken; not for 'ddpm', 'ddim' and 'plms' (uniform)",
+  },
   discretize: {
     kind: 'string',
     choices: ['uniform', 'quad'],
     help: "ddim.py's strides for 'ddim' and 'plms' (evenly, as many as --steps)",
   },
-  eta: { kind: 'number', min: 0, help: "noise of DDIM's steps: 0 none, 1 as much as ancestral sampling (0)" },
-  order: { kind: 'integer', min: 1, max: 3, help: "of 'dpmsolver++' and 'unipc' (2)" },
+  eta: {
+    kind: 'number',
+    min: 0,
+    help: 'noise of the steps: 0 none, 1 as much as ancestral sampling (ddim 0, others 1)',
+  },
+  order: { kind: 'integer', min: 1, max: 4, help: "of 'dpmsolver++' and 'unipc' (2), 'lms' (4)" },
   scheduler: { kind: 'string', value: 'file', help: "diffusers' scheduler_config.json, in place of --sampler" },
   clip: { kind: 'string', choices: ['yes', 'no'], help: 'clip the predicted image in each step (ddpm yes, others no)' },
   'init-image': {
@@ -65,24 +77,44 @@ export type DrawValues = Values<typeof drawOptions>
 const defaultCount = 16
 const defaultBatch = 16
 const defaultSteps = 250
-/** Of the multistep solvers. */
+/** Of all samplers but 'ddpm' and 'ddim'. */
 const solverSteps = 25
 const defaultStrength = 0.5
+
+/** Options that not all samplers have, by the library's names. */
+const ofSamplers = {
+  spacing: 'timestepSpacing',
+  sigmas: 'sigmas',
+  eta: 'eta',
+  discretize: 'ddimDiscretize',
+  order: 'solverOrder',
+  mask: 'mask',
+  clip: 'clipDenoised',
+} as const
+
+function samplerOf(values: DrawValues) {
+  try {
+    return samplerNamed(values.sampler ?? 'ddpm')
+  } catch (error) {
+    throw new UsageError(`--${(error as Error).message}`)
+  }
+}
 
 export function checkDrawOptions(values: DrawValues): void {
   const together = (name: keyof DrawValues, needed: boolean, what: string) => {
     if (values[name] !== undefined && !needed) throw new UsageError(`--${name} goes with ${what}`)
   }
-  const { sampler = 'ddpm' } = values
-  const solver = sampler === 'dpmsolver++' || sampler === 'unipc'
-  together('spacing', sampler !== 'plms', 'another --sampler')
-  together('eta', sampler === 'ddim', '--sampler ddim')
-  together('discretize', sampler === 'ddim' || sampler === 'plms', '--sampler ddim or plms')
-  together('order', solver, '--sampler dpmsolver++ or unipc')
+  const { sampler, sigmas } = samplerOf(values)
+  together('sigmas', sigmas === undefined, `a --sampler that does not name them`)
+  for (const [name, option] of Object.entries(ofSamplers)) {
+    const allowed = owners[option] ?? []
+    together(name as keyof DrawValues, allowed.includes(sampler), `--sampler ${allowed.join(', ')}`)
+  }
   together('strength', values['init-image'] !== undefined, '--init-image')
   together('mask', values['init-image'] !== undefined, '--init-image')
   if (values.scheduler !== undefined) {
-    for (const name of ['sampler', 'spacing', 'clip'] as const) together(name, false, 'no --scheduler, which says it')
+    for (const name of ['sampler', 'spacing', 'sigmas', 'clip'] as const)
+      together(name, false, 'no --scheduler, which says it')
   }
   if (values.interpolate === undefined) return
   if (values.interpolate.length !== 2) throw new UsageError('--interpolate: expected two seeds, such as 1,2')
@@ -164,7 +196,7 @@ type StartOptions = Pick<SampleOptions, 'image' | 'strength' | 'mask'>
 
 /** How samples are drawn, whatever they begin with. */
 async function pathOptions(ddpm: DDPM, values: DrawValues): Promise<PathOptions> {
-  const { sampler: given, spacing, discretize, eta, order, clip, guidance, interpolate } = values
+  const { sampler: given, spacing, sigmas, discretize, eta, order, clip, guidance, interpolate } = values
   const shared = { guidanceScale: guidance, clipDenoised: clip && clip === 'yes' }
   const limited = (steps: number) => values.steps ?? Math.min(steps, ddpm.numTimesteps)
   if (values.scheduler !== undefined) {
@@ -172,15 +204,16 @@ async function pathOptions(ddpm: DDPM, values: DrawValues): Promise<PathOptions>
     return { ...shared, clipDenoised: undefined, scheduler, steps: limited(defaultSteps) }
   }
   if (interpolate && given === undefined) return { ...shared, steps: values.steps, timestepSpacing: spacing }
-  const sampler = given ?? 'ddpm'
+  const { sampler } = samplerOf(values)
   return {
     ...shared,
-    sampler,
+    sampler: given,
     steps: limited(sampler === 'ddpm' || sampler === 'ddim' ? defaultSteps : solverSteps),
     timestepSpacing: spacing,
+    sigmas,
     ddimDiscretize: discretize,
     solverOrder: order,
-    ...(sampler === 'ddim' ? { eta: eta ?? 0 } : {}),
+    eta,
   }
 }
 

@@ -1,27 +1,52 @@
 /** Options of sampling: how samples are drawn, and what they begin with. */
-import { array, boolean, func, integer, number, oneOf, type SchemaOf, type Seed, seed, value } from '../options'
+import {
+  array,
+  boolean,
+  type Field,
+  func,
+  integer,
+  number,
+  oneOf,
+  type SchemaOf,
+  type Seed,
+  seed,
+  value,
+} from '../options'
 import { Tensor } from '../tensor'
 import type { ClassLabels } from './condition'
-import { samplers } from './sampling/choose'
 import type { StepEvent } from './sampling/loop'
+import { type Sampler, samplerNamed } from './sampling/sampler-names'
+import { type SigmaSchedule, sigmaSchedules } from './sampling/sigmas'
 import { type DdimDiscretization, maxTimesteps, type TimestepSpacing, timestepSpacings } from './schedule'
 import type { SchedulerConfig } from './scheduler-config'
 
 /** How samples are drawn, whatever they begin with. */
 export interface PathOptions {
   /**
-   * 'ddpm' (default): ancestral; 'ddim': Song et al. 2021; 'plms': Liu et al. 2022; 'dpmsolver++': Lu et al. 2022; 'unipc': Zhao et al.
-   * 2023. The last three are multistep solvers for 10 to 50 steps.
+   * 'ddpm' (default): ancestral; 'ddim': Song et al. 2021; 'plms': Liu et al. 2022; 'dpmsolver++' (2M; 'sde-dpmsolver++' with noise):
+   * Lu et al. 2022; 'unipc': Zhao et al. 2023; 'heun': Karras et al. 2022; k-diffusion's 'euler', 'euler-ancestral', 'lms', 'kdpm2',
+   * 'kdpm2-ancestral', 'dpmsolver++2s-ancestral', 'dpmsolver++sde'. Also by the names of k-diffusion ('dpmpp_2m'), AUTOMATIC1111
+   * ('DPM++ 2M Karras') and diffusers' classes. 10 to 50 steps are usual. 'heun', 'kdpm2', '2s' and 'sde' evaluate the network twice in
+   * each step but the last.
    */
-  sampler?: (typeof samplers)[number]
+  sampler?: Sampler | (string & {})
   /** How many steps are taken, fewer than the schedule has. Needed by all samplers but 'ddpm'. Default: all. */
   steps?: number
   /**
-   * Which timesteps: for 'ddpm' with `steps` (default: the model's), 'ddim' (default: ddimDiscretize), 'dpmsolver++' and 'unipc'
-   * (default: 'linspace').
+   * Which timesteps: for 'ddpm' with `steps` (default: the model's), 'ddim' (default: ddimDiscretize) and, with sigmas 'uniform', all
+   * others but 'plms' (default: 'linspace').
    */
   timestepSpacing?: TimestepSpacing
-  /** Of the noise in the steps of 'ddim': 0 (default) is deterministic, 1 adds as much as ancestral sampling. */
+  /**
+   * Which noise levels, for all samplers but 'ddpm', 'ddim' and 'plms': those of evenly spaced timesteps ('uniform', default), or
+   * from the most noise to the least by Karras et al. 2022, eq. 5 ('karras'), evenly in log(sigma) ('exponential'), or by quantiles of a
+   * beta distribution ('beta'); the network is told the nearest timesteps.
+   */
+  sigmas?: SigmaSchedule
+  /**
+   * Of the noise in the steps: 0 is deterministic, 1 adds as much as ancestral sampling. Default: 0 for 'ddim', 1 for the others that
+   * take it ('euler-ancestral', 'kdpm2-ancestral', 'dpmsolver++2s-ancestral', 'dpmsolver++sde').
+   */
   eta?: number
   /** For 'ddim' with clipping: the noise follows from the clipped x_0, not from the network's output. Default false. */
   clippedNoise?: boolean
@@ -30,11 +55,12 @@ export interface PathOptions {
    * Default: evenly, exactly `steps`.
    */
   ddimDiscretize?: DdimDiscretization
-  /** For 'dpmsolver++' and 'unipc': 1, 2 (default) or 3. */
+  /** For 'dpmsolver++' and 'unipc': 1, 2 (default) or 3; 'sde-dpmsolver++': 1 or 2 (default); 'lms': 1 to 4 (default). */
   solverOrder?: number
   /**
-   * In place of `sampler` and its options: a scheduler_config.json of diffusers (DDPMScheduler, DDIMScheduler or
-   * DPMSolverMultistepScheduler), reproduced step for step. Its schedule and prediction_type replace the model's; num_train_timesteps
+   * In place of `sampler` and its options: a scheduler_config.json of diffusers, reproduced step for step: DDPM, DDIM,
+   * DPMSolverMultistep, EulerDiscrete, EulerAncestralDiscrete, HeunDiscrete, LMSDiscrete, KDPM2Discrete, KDPM2AncestralDiscrete or
+   * DPMSolverSDE. Its schedule and prediction_type replace the model's; num_train_timesteps
    * must be the model's. Default: none.
    */
   scheduler?: SchedulerConfig
@@ -49,7 +75,7 @@ export interface PathOptions {
   context?: Tensor
   /** Of classifier-free guidance: 1 (default) is none, 0 unconditional, more than 1 exaggerates the class. */
   guidanceScale?: number
-  /** Clip the predicted x_0 to [-1, 1]. Default: the model's with 'ddpm', else false, as in the samplers' sources. 'plms' can't. */
+  /** Clip the predicted x_0 to [-1, 1]. Default: the model's with 'ddpm', else false, as in the samplers' sources. 'plms' and 'lms' can't. */
   clipDenoised?: boolean
   /** Fix every algorithm, so that an image is the same bit for bit in any batch. Default: the model's. */
   deterministic?: boolean
@@ -60,13 +86,14 @@ export interface PathOptions {
 }
 
 export const pathSchema = {
-  sampler: oneOf(samplers),
+  sampler: samplerName(),
   steps: integer(undefined, { min: 1 }),
   timestepSpacing: oneOf(timestepSpacings),
+  sigmas: oneOf(sigmaSchedules),
   eta: number(undefined, { min: 0 }),
   clippedNoise: boolean(),
   ddimDiscretize: oneOf(['uniform', 'quad']),
-  solverOrder: integer(undefined, { min: 1, max: 3 }),
+  solverOrder: integer(undefined, { min: 1, max: 4 }),
   scheduler: value<SchedulerConfig>('an object of scheduler_config.json', isObject),
   timesteps: array(integer(undefined, { min: 0 }), undefined, maxTimesteps),
   classLabels: value<ClassLabels>('a number, a name, an array, an Int32Array or a Tensor', isLabels),
@@ -133,4 +160,12 @@ function isLabels(v: unknown): boolean {
   return (
     typeof v === 'number' || typeof v === 'string' || Array.isArray(v) || ArrayBuffer.isView(v) || v instanceof Tensor
   )
+}
+
+function samplerName(): Field<PathOptions['sampler']> {
+  const check = (name: unknown) => {
+    samplerNamed(name)
+    return name as string
+  }
+  return { fallback: undefined, check }
 }

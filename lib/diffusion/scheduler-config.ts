@@ -38,6 +38,15 @@ const clipping = {
   clip_sample_range: number(1, { min: 0 }),
   timestep_spacing: oneOf(timestepSpacings, 'leading'),
 }
+const formulas = {
+  use_karras_sigmas: boolean(false),
+  use_exponential_sigmas: boolean(false),
+  use_beta_sigmas: boolean(false),
+}
+/** The classes after k-diffusion. */
+const sigma = { ...common, timestep_spacing: oneOf(timestepSpacings, 'linspace') }
+/** ldm's betas, which some classes have as defaults. */
+const latent = { beta_start: number(0.00085, { min: 0, max: 1 }), beta_end: number(0.012, { min: 0, max: 1 }) }
 /** By class: __init__'s keyword arguments and defaults (diffusers 0.0.4 to 0.35). */
 export const schemas = {
   DDPMScheduler: { ...common, ...clipping, variance_type: string('fixed_small') },
@@ -52,10 +61,8 @@ export const schemas = {
     solver_type: oneOf(['midpoint', 'heun'], 'midpoint'),
     lower_order_final: boolean(true),
     euler_at_final: boolean(false),
-    use_karras_sigmas: boolean(false),
+    ...formulas,
     use_lu_lambdas: boolean(false),
-    use_exponential_sigmas: boolean(false),
-    use_beta_sigmas: boolean(false),
     use_flow_sigmas: boolean(false),
     use_dynamic_shifting: boolean(false),
     lambda_min_clipped: anyNumber(-Infinity),
@@ -64,33 +71,49 @@ export const schemas = {
     // It takes no other half of an output for a variance than to drop it.
     variance_type: string(),
   },
+  EulerDiscreteScheduler: {
+    ...sigma,
+    ...formulas,
+    interpolation_type: oneOf(['linear', 'log_linear'], 'linear'),
+    sigma_min: number(undefined, { min: 1e-6 }),
+    sigma_max: number(undefined, { min: 1e-6 }),
+    timestep_type: string('discrete'),
+    final_sigmas_type: oneOf(['zero', 'sigma_min'], 'zero'),
+  },
+  EulerAncestralDiscreteScheduler: sigma,
+  HeunDiscreteScheduler: {
+    ...sigma,
+    ...latent,
+    ...formulas,
+    clip_sample: boolean(false),
+    clip_sample_range: number(1, { min: 0 }),
+  },
+  LMSDiscreteScheduler: { ...sigma, ...formulas },
+  KDPM2DiscreteScheduler: { ...sigma, ...latent, ...formulas },
+  KDPM2AncestralDiscreteScheduler: { ...sigma, ...latent, ...formulas },
+  DPMSolverSDEScheduler: { ...sigma, ...latent, ...formulas, noise_sampler_seed: integer() },
 } as const
 export type ClassName = keyof typeof schemas
 export type Fields<N extends ClassName> = Parsed<(typeof schemas)[N]>
 export type ScheduleFields = Parsed<typeof schedule>
 export type CommonFields = Parsed<typeof common>
 export type ClippingFields = Parsed<typeof clipping>
+/** What the classes after k-diffusion have, or some of them. */
+export type SigmaFields = Pick<Fields<'EulerDiscreteScheduler'>, 'timestep_spacing'> &
+  Partial<Fields<'EulerDiscreteScheduler'> & Fields<'HeunDiscreteScheduler'>>
 
-/** ldm's, which some classes have as defaults. */
-const latent = { beta_start: 0.00085, beta_end: 0.012 }
+const latentScaled = { beta_start: 0.00085, beta_end: 0.012, beta_schedule: 'scaled_linear' }
 /**
  * Further classes of the same process, whose models can be opened; with defaults that are others. They can't be sampled with until
  * they have fields above.
  */
 const others: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   DEISMultistepScheduler: {},
-  DPMSolverSDEScheduler: latent,
   DPMSolverSinglestepScheduler: {},
-  EulerAncestralDiscreteScheduler: {},
-  EulerDiscreteScheduler: {},
-  HeunDiscreteScheduler: latent,
   IPNDMScheduler: {},
-  KDPM2AncestralDiscreteScheduler: latent,
-  KDPM2DiscreteScheduler: latent,
-  LCMScheduler: { ...latent, beta_schedule: 'scaled_linear' },
-  LMSDiscreteScheduler: {},
+  LCMScheduler: latentScaled,
   PNDMScheduler: {},
-  TCDScheduler: { ...latent, beta_schedule: 'scaled_linear' },
+  TCDScheduler: latentScaled,
   UniPCMultistepScheduler: {},
 }
 

@@ -10,9 +10,9 @@ import type { Parameterization, Schedule } from './schedule'
 
 export const rowLength = 8
 
-/** Rows of all tables: one sampler evaluates the network once more than there are timesteps. */
+/** Rows of all tables: a step evaluates the network once or twice, and some begin with a few evaluations more. */
 export function tableRows(numTimesteps: number): number {
-  return numTimesteps + 1
+  return 2 * numTimesteps + 12
 }
 
 /** [a, b] of a*x_t + b*out. */

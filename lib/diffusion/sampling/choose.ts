@@ -5,24 +5,21 @@ import type { SchedulerConfig } from '../scheduler-config'
 import { ancestralPlan, respacedPlan } from './ancestral'
 import { ddimPlan } from './ddim'
 import { type SchedulerCall, schedulerPlan } from './diffusers'
-import { dpmEvaluations } from './dpm-solver'
-import { lastPart } from './image'
-import { sigmasOf, solverTimesteps } from './noise-levels'
-import { makePlan, type PlanContext, type SamplingPlan } from './plan'
+import { isLevelSampler, type LevelSamplerName, levelPlan, levelSamplers } from './level-samplers'
+import type { PlanContext, SamplingPlan } from './plan'
 import { plmsPlan } from './plms'
-import { unipcEvaluations } from './unipc'
-
-export const samplers = ['ddpm', 'ddim', 'plms', 'dpmsolver++', 'unipc'] as const
-export type Sampler = (typeof samplers)[number]
+import { type Sampler, samplerNamed, samplers } from './sampler-names'
+import type { SigmaSchedule } from './sigmas'
 
 export interface SamplerChoice {
-  /** Default 'ddpm'. */
-  readonly sampler?: Sampler
+  /** Default 'ddpm'; see samplerNamed. */
+  readonly sampler?: string
   readonly scheduler?: SchedulerConfig
   readonly timesteps?: readonly number[]
   readonly clippedNoise?: boolean
   readonly steps?: number
   readonly timestepSpacing?: TimestepSpacing
+  readonly sigmas?: SigmaSchedule
   readonly eta?: number
   readonly ddimDiscretize?: DdimDiscretization
   readonly solverOrder?: number
@@ -31,27 +28,52 @@ export interface SamplerChoice {
   readonly strength?: number
   /** Whether there is one. */
   readonly mask?: unknown
+  readonly xT?: unknown
 }
 
-/** Which samplers have an option. */
-const owners: Partial<Record<keyof SamplerChoice, readonly Sampler[]>> = {
-  eta: ['ddim'],
+const levelSamplersWith = (has: (s: (typeof levelSamplers)[LevelSamplerName]) => boolean) =>
+  samplers.filter((name) => isLevelSampler(name) && has(levelSamplers[name]))
+
+/** Which samplers have an option, of those that not all have. */
+export const owners: Partial<Record<keyof SamplerChoice, readonly Sampler[]>> = {
+  eta: ['ddim', ...levelSamplersWith(({ noisy }) => noisy === true)],
   clippedNoise: ['ddim'],
   ddimDiscretize: ['ddim', 'plms'],
-  timestepSpacing: ['ddpm', 'ddim', 'dpmsolver++', 'unipc'],
-  solverOrder: ['dpmsolver++', 'unipc'],
-  // A corrected state does not contain what was blended into the point.
-  mask: ['ddpm', 'ddim', 'plms', 'dpmsolver++'],
-  clipDenoised: ['ddpm', 'ddim', 'dpmsolver++', 'unipc'],
+  timestepSpacing: ['ddpm', 'ddim', ...levelSamplersWith(() => true)],
+  sigmas: levelSamplersWith(() => true),
+  solverOrder: levelSamplersWith(({ order }) => order !== undefined),
+  mask: ['ddpm', 'ddim', 'plms', ...levelSamplersWith(({ maskless }) => !maskless)],
+  clipDenoised: ['ddpm', 'ddim', ...levelSamplersWith(({ predictsNoise }) => !predictsNoise)],
 }
 
 /** Throws `invalid-argument` for an option that the sampler does not have. */
 export function choosePlan(context: PlanContext, o: SamplerChoice): SamplingPlan {
   const plan = planOf(context, o)
+  // A scheduler says all of it itself.
+  if (o.scheduler) return plan
+  const own = { ...plan, warnings: startWarnings(plan, context, o) }
   const { thresholding: threshold } = context.settings
-  // PLMS' prediction is that of the noise; a scheduler says it itself.
-  if (!threshold || o.scheduler || o.sampler === 'plms' || o.clipDenoised === false) return plan
-  return { ...plan, clip: true, threshold }
+  if (!threshold || o.clipDenoised === false) return own
+  // A prediction of the noise has no threshold.
+  const predictsImage = owners.clipDenoised?.includes(samplerNamed(o.sampler ?? 'ddpm').sampler)
+  return predictsImage ? { ...own, clip: true, threshold } : own
+}
+
+/** More of an image than there is at the last timestep, as a factor, is more than networks see past. */
+const mostSignal = 0.2
+
+/** Of a first step at which there is no longer only noise, which is what the samples begin with. */
+function startWarnings(plan: SamplingPlan, { schedule }: PlanContext, o: SamplerChoice): string[] {
+  if (o.strength !== undefined || o.xT) return []
+  const signal = (t: number) => Math.sqrt(schedule.alphasCumprod[t])
+  const { t } = plan.evaluations[0]
+  const last = schedule.alphasCumprod.length - 1
+  if (signal(t) - signal(last) <= mostSignal) return []
+  const part = signal(t).toFixed(2)
+  return [
+    `the first step is at timestep ${t} of ${last}, where ${part} of an image is left, but begins with noise alone: ` +
+      "take more steps or timestepSpacing 'trailing', and no ddimDiscretize",
+  ]
 }
 
 function planOf(context: PlanContext, o: SamplerChoice): SamplingPlan {
@@ -60,7 +82,8 @@ function planOf(context: PlanContext, o: SamplerChoice): SamplingPlan {
     if (!plan.variance || context.settings.varianceType !== 'fixed') return plan
     throw wrong('scheduler', "scheduler: its variance_type needs a model that learns it, not varianceType 'fixed'")
   }
-  const { sampler = 'ddpm', clipDenoised } = o
+  const { sampler, sigmas = o.sigmas } = samplerNamed(o.sampler ?? 'ddpm')
+  const { clipDenoised } = o
   if (o.timesteps) throw wrong('timesteps', 'timesteps goes with scheduler')
   for (const [name, allowed] of Object.entries(owners)) {
     if (o[name as keyof SamplerChoice] === undefined || allowed.includes(sampler)) continue
@@ -69,10 +92,20 @@ function planOf(context: PlanContext, o: SamplerChoice): SamplingPlan {
   if (o.timestepSpacing !== undefined && o.ddimDiscretize !== undefined) {
     throw wrong('ddimDiscretize', 'give timestepSpacing or ddimDiscretize, not both')
   }
+  if (o.sigmas !== undefined && o.sigmas !== sigmas) {
+    throw wrong('sigmas', `sigmas: the sampler's name says '${sigmas}', not '${o.sigmas}'`)
+  }
+  if (o.timestepSpacing !== undefined && sigmas !== undefined && sigmas !== 'uniform') {
+    throw wrong('timestepSpacing', `timestepSpacing goes with sigmas 'uniform', not with '${sigmas}'`)
+  }
   const T = context.schedule.betas.length
   if (sampler !== 'ddpm' && o.steps === undefined) throw wrong('steps', `sampler '${sampler}' needs a number of steps`)
   const steps = o.steps ?? T
   const { strength } = o
+  if (isLevelSampler(sampler)) {
+    const { timestepSpacing: spacing, solverOrder: order, eta } = o
+    return levelPlan(sampler, context, { steps, sigmas, spacing, order, eta, clipDenoised, strength })
+  }
   switch (sampler) {
     case 'ddpm':
       if (steps === T) return ancestralPlan(context, { clipDenoised, strength })
@@ -91,32 +124,20 @@ function planOf(context: PlanContext, o: SamplerChoice): SamplingPlan {
     }
     case 'plms':
       return plmsPlan(context, { steps, discretization: o.ddimDiscretize, strength })
-    case 'dpmsolver++':
-    case 'unipc': {
-      const sigmas = sigmasOf(context.schedule.alphasCumprod)
-      const timesteps = [...solverTimesteps(steps, T, o.timestepSpacing ?? 'linspace')]
-      const levels = lastPart(timesteps, strength).map((t) => ({ t, sigma: sigmas[t] }))
-      const { parameterization } = context.settings
-      const order = o.solverOrder ?? 2
-      const evaluations =
-        sampler === 'unipc'
-          ? unipcEvaluations(levels, { order, parameterization })
-          : dpmEvaluations(levels, 0, {
-              algorithm: 'dpmsolver++',
-              order,
-              solverType: 'midpoint',
-              lowerOrderFinal: levels.length < 15,
-              parameterization,
-            })
-      return makePlan(evaluations, T, { clip: clipDenoised ?? false })
-    }
   }
 }
 
 /** What a scheduler's configuration does not decide. */
 function schedulerCall(o: SamplerChoice): SchedulerCall {
   const { steps, timesteps, eta, clippedNoise, strength } = o
-  for (const name of ['sampler', 'timestepSpacing', 'ddimDiscretize', 'solverOrder', 'clipDenoised'] as const) {
+  for (const name of [
+    'sampler',
+    'sigmas',
+    'timestepSpacing',
+    'ddimDiscretize',
+    'solverOrder',
+    'clipDenoised',
+  ] as const) {
     if (o[name] !== undefined) throw wrong(name, `${name} is decided by scheduler`)
   }
   return { steps, timesteps, eta, clippedNoise, strength }

@@ -25,10 +25,17 @@ import {
 } from '../scheduler-config'
 import { ancestralStep } from './ancestral'
 import { ddimStep } from './ddim'
+import { formulaOf, sigmaPlan } from './diffusers-sigma'
+import { dpmSdeEvaluations } from './dpm-ancestral'
 import { dpmEvaluations } from './dpm-solver'
+import { eulerAncestralEvaluations, eulerEvaluations } from './euler'
+import { heunEvaluations } from './heun'
 import { lastPart } from './image'
-import { karrasLevels, sigmasOf, solverTimesteps } from './noise-levels'
+import { kdpm2Evaluations } from './kdpm2'
+import { lmsEvaluations } from './lms'
+import { sigmasOf, solverTimesteps } from './noise-levels'
 import { type Evaluation, makePlan, type SamplingPlan } from './plan'
+import { formulaLevels } from './sigmas'
 
 export interface SchedulerCall {
   /** num_inference_steps. */
@@ -48,6 +55,13 @@ const planners: {
   DDPMScheduler: ddpmPlan,
   DDIMScheduler: ddimPlan,
   DPMSolverMultistepScheduler: dpmPlan,
+  EulerDiscreteScheduler: sigmaPlan(eulerEvaluations),
+  EulerAncestralDiscreteScheduler: sigmaPlan(eulerAncestralEvaluations),
+  HeunDiscreteScheduler: sigmaPlan(heunEvaluations),
+  LMSDiscreteScheduler: sigmaPlan((levels, o) => lmsEvaluations(levels, { ...o, order: 4 })),
+  KDPM2DiscreteScheduler: sigmaPlan((levels, o) => kdpm2Evaluations(levels, { ...o, eta: 0 })),
+  KDPM2AncestralDiscreteScheduler: sigmaPlan((levels, o) => kdpm2Evaluations(levels, { ...o, eta: 1 })),
+  DPMSolverSDEScheduler: sigmaPlan(dpmSdeEvaluations),
 }
 
 /** Options of one class alone. */
@@ -163,8 +177,6 @@ function clippedPlan(steps: readonly Evaluation[], c: CommonFields & ClippingFie
 /** What would change the numbers. */
 const dpmFixed = {
   use_lu_lambdas: false,
-  use_exponential_sigmas: false,
-  use_beta_sigmas: false,
   use_flow_sigmas: false,
   use_dynamic_shifting: false,
 }
@@ -181,9 +193,11 @@ function dpmPlan(_: SchedulerConfig, c: Fields<'DPMSolverMultistepScheduler'>, o
   if (o.steps === undefined) throw invalidArgument('steps', 'a number of steps', o.steps)
   const sigmas = sigmasOf(alphasOf(c))
   const spread = () => solverTimesteps(o.steps!, lastTimestep(c, sigmas), c.timestep_spacing, c.steps_offset)
-  const all = c.use_karras_sigmas
-    ? karrasLevels(o.steps, sigmas)
-    : Array.from(spread(), (t) => ({ t, sigma: sigmas[t] }))
+  const formula = formulaOf(c)
+  const all =
+    formula === 'uniform'
+      ? Array.from(spread(), (t) => ({ t, sigma: sigmas[t] }))
+      : formulaLevels(formula, o.steps, sigmas)
   const levels = lastPart(all, o.strength)
   const evaluations = dpmEvaluations(levels, c.final_sigmas_type === 'zero' ? 0 : sigmas[0], {
     algorithm: c.algorithm_type,

@@ -41,22 +41,3 @@ export function solverTimesteps(steps: number, numTimesteps: number, spacing: Ti
   if (spacing === 'leading') return spread((i) => i * Math.floor(numTimesteps / (steps + 1)) + offset)
   return spread((i) => roundToEven((i * numTimesteps) / steps) - 1)
 }
-
-/** Noise levels of Karras et al. 2022, eq. 5, with rho 7, and the timesteps nearest to them. */
-export function karrasLevels(steps: number, sigmas: Float64Array): NoiseLevel[] {
-  const [low, high] = [sigmas[0] ** (1 / 7), sigmas[sigmas.length - 1] ** (1 / 7)]
-  const logs = sigmas.map(Math.log)
-  return Array.from({ length: steps }, (_, i) => {
-    const ramp = steps === 1 ? 0 : i / (steps - 1)
-    const sigma = (high + ramp * (low - high)) ** 7
-    return { t: roundToEven(positionIn(logs, Math.log(sigma))), sigma }
-  })
-}
-
-/** The fractional index of `value` in ascending numbers. */
-function positionIn(ascending: Float64Array, value: number): number {
-  const above = ascending.findIndex((v) => v > value)
-  const low = Math.min(above < 0 ? ascending.length - 2 : Math.max(above - 1, 0), ascending.length - 2)
-  const weight = (value - ascending[low]) / (ascending[low + 1] - ascending[low])
-  return low + Math.min(Math.max(weight, 0), 1)
-}

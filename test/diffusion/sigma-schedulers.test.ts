@@ -1,0 +1,66 @@
+// diffusers' schedulers after k-diffusion, by chains that they computed.
+import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers'
+import { DDPM, Tensor } from '../../lib/index'
+import { assertClose, assertCloseToScale } from '../support/compare'
+import { testDevice } from '../support/devices'
+import { Fixture } from './fixture'
+
+/** What is given to `step` and not in a configuration, and so has no counterpart. */
+const without = ['churn', 'order1', 'order2_karras', 'v_order3']
+const names = ['euler', 'euler_ancestral', 'heun', 'lms', 'kdpm2', 'kdpm2_ancestral']
+
+for (const name of names) {
+  describe(`scheduler_${name}`, () => {
+    it('every case: timesteps, what the network sees, states and predictions of x_0', async () => {
+      const fixture = await Fixture.load(`scheduler_${name}`)
+      const { rtol } = fixture.tolerance.suggest
+      const { shape } = fixture.config
+      for (const c of fixture.config.cases.filter(({ id }: { id: string }) => !without.includes(id))) {
+        const T = c.scheduler.num_train_timesteps ?? 1000
+        const scheduler = { _class_name: fixture.config.class, ...c.scheduler }
+        const { evaluations } = schedulerPlan(scheduler, T, { steps: c.num_inference_steps })
+        assertClose(
+          evaluations.map(({ t }) => t),
+          fixture.numbers(`out/${c.id}/timesteps`),
+          { abs: 0.5001, rel: 0 },
+          `${c.id}: the nearest timesteps`,
+        )
+        const seen: Tensor[] = []
+        using ddpm = new DDPM({
+          timesteps: T,
+          device: testDevice,
+          model: async (x) => {
+            seen.push(Tensor.from(await x.data(), x.shape))
+            return fixture.row(`in/${c.id}/model_output`, seen.length - 1)
+          },
+        })
+        let drawn = 0
+        const zero = Tensor.from(new Float32Array(96), shape)
+        // The state is the input that they scale for the network.
+        const { samples, predX0 } = await ddpm.pSampleLoop(shape, {
+          scheduler,
+          steps: c.num_inference_steps,
+          xT: fixture.row(`out/${c.id}/scaled_input`, 0),
+          noise: (i) => (c.noise_drawn_at_step[i] ? fixture.row(`in/${c.id}/noise`, drawn++) : zero),
+          returnIntermediates: true,
+          logEveryT: 1,
+        })
+        for (const [i, state] of seen.entries()) {
+          const expected = await fixture.row(`out/${c.id}/scaled_input`, i).data()
+          assertCloseToScale(await state.data(), expected, rtol, `${c.id}: input ${i}`)
+        }
+        // The last has the sigma that it ends with.
+        const last = await fixture.row(`out/${c.id}/prev_sample`, evaluations.length - 1).data()
+        const sigmas = fixture.numbers(`out/${c.id}/sigmas`)
+        const alpha = 1 / Math.sqrt(1 + sigmas[evaluations.length] ** 2)
+        const scaled = last.map((v) => v * alpha)
+        assertCloseToScale(await samples.data(), scaled, rtol, `${c.id}: the end`)
+        if (!fixture.has(`out/${c.id}/pred_original_sample`)) continue
+        for (const [i, state] of predX0.slice(1).entries()) {
+          const x0 = await fixture.row(`out/${c.id}/pred_original_sample`, i).data()
+          assertCloseToScale(await state.data(), x0, rtol, `${c.id} x0 ${i}`)
+        }
+      }
+    })
+  })
+}
