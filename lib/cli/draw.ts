@@ -5,7 +5,7 @@ import { type ImageBytes, toBytes } from '../data/image-grid'
 import type { DDPM } from '../diffusion/ddpm'
 import type { SampleOptions } from '../diffusion/ddpm-options'
 import { owners } from '../diffusion/sampling/choose'
-import { samplerNamed, samplers } from '../diffusion/sampling/sampler-names'
+import { type SamplerName, samplerNamed, samplers } from '../diffusion/sampling/sampler-names'
 import { sigmaSchedules } from '../diffusion/sampling/sigmas'
 import type { SchedulerConfig } from '../diffusion/scheduler-config'
 import { Tensor } from '../tensor'
@@ -207,7 +207,7 @@ async function pathOptions(ddpm: DDPM, values: DrawValues): Promise<PathOptions>
   const { sampler } = samplerOf(values)
   return {
     ...shared,
-    sampler: given,
+    sampler: given as SamplerName | undefined,
     steps: limited(sampler === 'ddpm' || sampler === 'ddim' ? defaultSteps : solverSteps),
     timestepSpacing: spacing,
     sigmas,

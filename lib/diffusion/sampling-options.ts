@@ -15,7 +15,7 @@ import {
 import { Tensor } from '../tensor'
 import type { ClassLabels } from './condition'
 import type { StepEvent } from './sampling/loop'
-import { type Sampler, samplerNamed } from './sampling/sampler-names'
+import { type SamplerName, samplerNamed } from './sampling/sampler-names'
 import { type SigmaSchedule, sigmaSchedules } from './sampling/sigmas'
 import { type DdimDiscretization, maxTimesteps, type TimestepSpacing, timestepSpacings } from './schedule'
 import type { SchedulerConfig } from './scheduler-config'
@@ -29,7 +29,7 @@ export interface PathOptions {
    * ('DPM++ 2M Karras') and diffusers' classes. 10 to 50 steps are usual. 'heun', 'kdpm2', '2s' and 'sde' evaluate the network twice in
    * each step but the last.
    */
-  sampler?: Sampler | (string & {})
+  sampler?: SamplerName
   /** How many steps are taken, fewer than the schedule has. Needed by all samplers but 'ddpm'. Default: all. */
   steps?: number
   /**
@@ -165,7 +165,7 @@ function isLabels(v: unknown): boolean {
 function samplerName(): Field<PathOptions['sampler']> {
   const check = (name: unknown) => {
     samplerNamed(name)
-    return name as string
+    return name as SamplerName
   }
   return { fallback: undefined, check }
 }

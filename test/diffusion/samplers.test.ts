@@ -125,7 +125,7 @@ const chosen: SampleOptions[] = [
   { sampler: 'DPM++ 2M Karras', steps: 8 },
 ]
 
-const betweenTimesteps = ({ sampler = '', sigmas }: SampleOptions) =>
+const betweenTimesteps = ({ sampler = 'ddpm', sigmas }: SampleOptions) =>
   sigmas !== undefined || /Karras|kdpm2|2s|sde$/.test(sampler)
 const solvers = ['unipc', 'euler', 'heun', 'lms', 'kdpm2', 'dpmsolver++']
 

@@ -5,8 +5,10 @@ import { smallUNet } from '../support/small-unet'
 const [scene, argument] = process.argv.slice(2)
 
 /** `deterministic`: no algorithms are timed, so that a fault meets the calls of the model's own programs. */
-const modelOn = (device: DeviceName, more: { precision?: Precision; deterministic?: boolean } = { deterministic: true }) =>
-  new DDPM({ unetConfig: smallUNet, imageSize: 8, timesteps: 20, seed: 1, device, ...more })
+const modelOn = (
+  device: DeviceName,
+  more: { precision?: Precision; deterministic?: boolean } = { deterministic: true },
+) => new DDPM({ unetConfig: smallUNet, imageSize: 8, timesteps: 20, seed: 1, device, ...more })
 
 async function work(ddpm: DDPM, { batchSize = 2, trains = true } = {}): Promise<number> {
   const images = await ddpm.sample({ batchSize, steps: 5 })

@@ -3,25 +3,28 @@ import { DiffusionError, describe } from '../../errors'
 import { closest } from '../../options'
 import { type SigmaSchedule, sigmaSchedules } from './sigmas'
 
-/** By name: what k-diffusion, ComfyUI, AUTOMATIC1111 and diffusers call it, where that is not the same but for case and dashes. */
+/** By name: what k-diffusion, ComfyUI, AUTOMATIC1111 and diffusers call it. */
 const names = {
   ddpm: ['DDPMScheduler'],
-  ddim: ['DDIMScheduler'],
-  plms: [],
-  euler: ['EulerDiscreteScheduler'],
-  'euler-ancestral': ['Euler a', 'EulerAncestralDiscreteScheduler'],
-  heun: ['HeunDiscreteScheduler'],
-  lms: ['LMSDiscreteScheduler'],
+  ddim: ['DDIM', 'DDIMScheduler'],
+  plms: ['PLMS'],
+  euler: ['Euler', 'EulerDiscreteScheduler'],
+  'euler-ancestral': ['euler_ancestral', 'Euler a', 'EulerAncestralDiscreteScheduler'],
+  heun: ['Heun', 'HeunDiscreteScheduler'],
+  lms: ['LMS', 'LMSDiscreteScheduler'],
   kdpm2: ['dpm_2', 'DPM2', 'KDPM2DiscreteScheduler'],
   'kdpm2-ancestral': ['dpm_2_ancestral', 'DPM2 a', 'KDPM2AncestralDiscreteScheduler'],
   'dpmsolver++': ['dpmpp_2m', 'DPM++ 2M', 'DPMSolverMultistepScheduler'],
   'sde-dpmsolver++': ['dpmpp_2m_sde', 'DPM++ 2M SDE'],
   'dpmsolver++2s-ancestral': ['dpmpp_2s_ancestral', 'DPM++ 2S a'],
   'dpmsolver++sde': ['dpmpp_sde', 'DPM++ SDE', 'DPMSolverSDEScheduler'],
-  unipc: ['uni_pc_bh2', 'UniPCMultistepScheduler'],
+  unipc: ['uni_pc', 'uni_pc_bh2', 'UniPC', 'UniPCMultistepScheduler'],
 } as const satisfies Readonly<Record<string, readonly string[]>>
 
 export type Sampler = keyof typeof names
+type Other = (typeof names)[Sampler][number]
+/** In TypeScript by these spellings; JavaScript may write them in another case, and with other dashes and spaces. */
+export type SamplerName = Sampler | Other | `${Other} ${'Karras' | 'Exponential' | 'Beta'}`
 export const samplers = Object.keys(names) as readonly Sampler[]
 
 /** Of k-diffusion and others, and not here. */
