@@ -1,9 +1,11 @@
 // What a user gets from the tarball: packs it, installs it into an empty project without install scripts, and loads it by
-// require and by import, at run time and in the type checker. Any warning is a failure.
+// require and by import, at run time and in the type checker. Any warning is a failure, and so is a prebuilt addon that asks for a
+// newer glibc than Node.js does.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
+import { tooNew } from './symbol-versions.mjs'
 
 const root = path.join(import.meta.dirname, '..')
 const project = mkdtempSync(path.join(tmpdir(), 'ddpm-native-package-'))
@@ -42,6 +44,14 @@ try {
     .map((f) => f.path)
     .filter((f) => /^(test|kernels|native|build|bench)\/|binding\.gyp|ddpm_reference/.test(f))
   if (stray.length > 0) throw new Error(`the tarball holds ${stray.join(', ')}`)
+
+  for (const { path: file } of files.filter(({ path: file }) => /^prebuilds\/linux-.*glibc\.node$/.test(file))) {
+    const symbols = tooNew(path.join(root, file))
+    if (symbols.length > 0) {
+      throw new Error(`${file} does not load with glibc 2.28, as Node.js does: it asks for ${symbols.join(', ')}`)
+    }
+    console.log(`${file}: loads with glibc 2.28`)
+  }
 
   writeFileSync(path.join(project, 'package.json'), '{ "name": "empty", "private": true }')
   run('npm install', 'npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund', tarball])

@@ -1,11 +1,13 @@
 #include "kernels/cpu/backend.h"
 
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <new>
 #include <string>
+#include <string_view>
 #include <thread>
 
 #if defined(__linux__)
@@ -107,8 +109,12 @@ uint64_t availableMemory() {
   bool found = false;
   if (FILE* file = std::fopen("/proc/meminfo", "r")) {
     char line[128];
-    while (!found && std::fgets(line, sizeof line, file))
-      found = std::sscanf(line, "MemAvailable: %llu", &kilobytes) == 1;
+    constexpr std::string_view kName = "MemAvailable:";
+    while (!found && std::fgets(line, sizeof line, file)) {
+      if (!std::string_view(line).starts_with(kName)) continue;
+      const char* number = line + kName.size() + std::strspn(line + kName.size(), " ");
+      found = std::from_chars(number, line + std::strlen(line), kilobytes).ec == std::errc();
+    }
     std::fclose(file);
   }
   return found ? uint64_t(kilobytes) * 1024 : physicalMemory();
@@ -153,9 +159,9 @@ DeviceHandle* open(const DeviceOptions& options, Error* error) {
   if (threads == 0) {
     const char* text = getenv("DDPM_NUM_THREADS");
     if (text && *text) {
-      char* end;
-      const long n = strtol(text, &end, 10);
-      if (*end || n < 1 || n > kMaxThreads) {
+      long n = 0;
+      const auto [end, failed] = std::from_chars(text, text + std::strlen(text), n);
+      if (failed != std::errc() || *end || n < 1 || n > kMaxThreads) {
         setError(error, ErrorCode::invalidArgument,
                  ("DDPM_NUM_THREADS=" + std::string(text) + ": expected an integer from 1 to 1024").c_str());
         return nullptr;

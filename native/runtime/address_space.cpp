@@ -6,7 +6,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <cstdio>
+#include <cstring>
 #include <string>
 
 #include "native/graph/error.h"
@@ -32,7 +34,8 @@ constexpr uint64_t kModules = uint64_t(64) << 20;
 uint64_t addressSpace() {
   unsigned long long pages = 0;
   if (FILE* file = std::fopen("/proc/self/statm", "r")) {
-    if (std::fscanf(file, "%llu", &pages) != 1) pages = 0;
+    char line[128];
+    if (std::fgets(line, sizeof line, file)) std::from_chars(line, line + std::strlen(line), pages);
     std::fclose(file);
   }
   return uint64_t(pages) * uint64_t(sysconf(_SC_PAGESIZE));
