@@ -97,7 +97,7 @@ describe('in an editor', () => {
       'new library.DDPM({ timestep: 10 })',
       "new library.DDPM({ timesteps: '10' })",
       "ddpm.sample({ samplr: 'ddim' })",
-      "ddpm.sample({ sampler: 'dddim' })",
+      "ddpm.sample({ timestepSpacing: 'trailling' })",
       'ddpm.interpolate({ seeds: [1, 2], cout: 3 })',
       'ddpm.configureOptimizers({ lr: 1, weightDecy: 0 })',
       "new library.Trainer({ data: 'a', out: 'b', model: { timestep: 10 } })",
@@ -109,7 +109,7 @@ describe('in an editor', () => {
     assert.equal(found.length, wrong.length)
     for (const [i, call] of wrong.entries()) {
       const text = allText(found[i])
-      assert.match(text, /'(timestep|timesteps|samplr|cout|weightDecy|numHead|limt|column)'|Type '"dddim"'/, call)
+      assert.match(text, /'(timestep|timesteps|samplr|cout|weightDecy|numHead|limt|column)'|Type '"trailling"'/, call)
       assert.doesNotMatch(text, /Parsed|Field<|SchemaOf|Partial</, `${call}: ${text}`)
     }
   })
