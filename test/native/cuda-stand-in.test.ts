@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import path from 'node:path'
 import { misused, StandIn, type StandInSettings } from '../support/fake-cudart'
+import { fakeCudnn } from '../support/fake-cudnn'
 import type { Attempt } from './stand-in-child'
 
 const child = path.join(__dirname, 'stand-in-child.js')
@@ -48,6 +49,17 @@ describe('the CUDA library on a stand-in for the CUDA runtime', function () {
       [...['cuda:0', 'cuda:0', 'cuda:0'], ...['cuda:1', 'cuda:1', 'cuda:1']],
     )
   })
+
+  for (const precision of ['fp32', 'bf16']) {
+    it(`builds, times and records plans of cuDNN's stand-in, ${precision}`, () => {
+      const ran = run<{ pixels: number; warnings: string[]; libraries: string }>(
+        ...(['sample', precision, {}, { DDPM_CUDNN: fakeCudnn, DDPM_DEBUG: 'plan' }] as const),
+      )
+      assert.deepEqual([ran.pixels, ran.warnings], [pixels, []])
+      assert.match(ran.libraries, /^cuDNN 9/)
+      assert.match(ran.stderr, /Conv2d .*: .*; timed: .*cuDNN engine/)
+    })
+  }
 
   it('runs every op, in launches that the kernels have registers and shared memory for', () => {
     const ended = standIn.run(

@@ -60,6 +60,13 @@ const scenes: Record<string, () => Promise<unknown>> = {
     return { results, libraries: device.libraries(), inUse: device.memoryInfo().inUse }
   },
 
+  /** Samples, with algorithms chosen by times. */
+  async sample() {
+    const ddpm = modelOn('cuda', { precision: argument as Precision })
+    const pixels = await work(ddpm, { trains: false })
+    return { pixels, warnings: ddpm.warnings(), libraries: ddpm.device.libraries() }
+  },
+
   /** ARGUMENT is a fault: what a call gives whose device or process it strikes, and what goes on then. */
   async fault() {
     const ddpm = modelOn('cuda')
