@@ -345,6 +345,12 @@ struct PosteriorStep {
   int32_t clip;
 };
 
+// The next step of a sampling, counted on the device: step[n] += 1, then t[n] = table[step[n]]. All i32; step, t
+// {N,1,1,1}, table {T,1,1,1}.
+struct NextStep {
+  Tensor step, table, t;
+};
+
 // y[n, e] = normal number e of stream (seed, purpose, sample[n], step[n]); see philox.h. e counts in CHW order.
 // rng {1,1,1,4} i32: seed low, seed high, unused, unused. sample, step {N,1,1,1} i32.
 struct GaussianNoise {
@@ -422,7 +428,7 @@ struct Ema {
   X(UpsampleNearest) X(UpsampleNearestBackward) X(AvgPool) X(AvgPoolBackward) X(ToNhwc) X(ToNchw)   \
   X(Embedding) X(EmbeddingBackward) X(TimestepEmbedding) X(Dropout)                                 \
   X(Loss) X(ElementLoss) X(LossBackward) X(WeightedSum) X(WeightedSumBackward)                      \
-  X(TimestepAffine) X(Extract) X(PosteriorStep) X(GaussianNoise)                                    \
+  X(TimestepAffine) X(Extract) X(PosteriorStep) X(NextStep) X(GaussianNoise)                        \
   X(VarianceNoise) X(VariationalLoss) X(VariationalLossBackward)                                    \
   X(SumSquares) X(AdamW) X(Ema)
 // clang-format on

@@ -270,6 +270,14 @@ export class Graph {
     return { y, x0 }
   }
 
+  /**
+   * After all that was added before, changes the buffers of the inputs step and t, i32 [n, 1, 1, 1]: step += 1 and
+   * t = table[step], table i32 [T, 1, 1, 1]. The next run finds them so. Has no value.
+   */
+  nextStep(step: Value, table: Value, t: Value): void {
+    this.#add('nextStep', [step, table, t])
+  }
+
   /** Normal numbers [n, 1, 1, d], kernels/philox.h; rng i32 [1, 1, 1, 4], sample and step i32 [n, 1, 1, 1]. */
   gaussianNoise(rng: Value, sample: Value, step: Value, o: { d: number; purpose: number }): Value {
     return this.#one('gaussianNoise', [rng, sample, step], o)

@@ -55,8 +55,19 @@ export interface NativeDevice {
   memoryInUse(): number
   /** Resolves when everything asked for before it is done. */
   synchronize(): Promise<void>
+  /**
+   * Runs programs one after the other, each as `NativeProgram.run` does, and waits for the device once, at the end. What is
+   * asked for meanwhile has its turn between two of them. `stop`, and the release of a program, have no further run begin:
+   * `done` then resolves after those that have.
+   */
+  runAll(runs: readonly NativeRun[]): { readonly done: Promise<void>; stop(): void }
   /** Stops the thread; what still waits is rejected. Called by the environment's cleanup hook too. */
   close(): void
+}
+
+export interface NativeRun {
+  readonly program: NativeProgram
+  readonly bindings: Readonly<Record<string, NativeBuffer>>
 }
 
 /** Device memory. */

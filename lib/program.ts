@@ -2,7 +2,7 @@
 import type { Device } from './device'
 import { DiffusionError, invalidArgument } from './errors'
 import { Graph, type Value } from './graph'
-import type { NativeBuffer, NativeProgram, Precision, ProgramStep } from './native'
+import type { NativeBuffer, NativeProgram, NativeRun, Precision, ProgramStep } from './native'
 
 /** What an input can be bound to: memory of the device, or numbers to be copied there. */
 export type Binding = NativeBuffer | Float32Array | Int32Array
@@ -99,6 +99,11 @@ export class Program {
     } catch (error) {
       throw DiffusionError.from(error)
     }
+  }
+
+  /** A run for a queue (run-queue.ts). */
+  runWith(bindings: Readonly<Record<string, NativeBuffer>>): NativeRun {
+    return { program: this.#native, bindings }
   }
 
   #stage(name: string, elements: number): NativeBuffer {

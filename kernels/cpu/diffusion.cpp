@@ -43,6 +43,13 @@ void run(CpuDevice&, const Extract& op, void*) {
   for (int64_t n = 0; n < op.y.n; ++n) *at(op.y, n, 0) = *rowOf(op.table, op.t, n);
 }
 
+void run(CpuDevice&, const NextStep& op, void*) {
+  for (int64_t n = 0; n < op.step.n; ++n) {
+    ++op.step.i32()[n * op.step.ld];
+    op.t.i32()[n * op.t.ld] = index(op.table, rowNumber(op.table, op.step, n));
+  }
+}
+
 // Ho et al. 2020, eq. 7 and 11; Song et al. 2021, eq. 12. See ops.h for the table.
 void run(CpuDevice& device, const PosteriorStep& op, void*) {
   forPieces(device, op.y, [&](int64_t n, int64_t begin, int64_t count) {

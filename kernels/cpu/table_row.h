@@ -4,9 +4,12 @@
 
 namespace ddpm::cpu::DDPM_ISA {
 
-inline float* rowOf(const Tensor& table, const Tensor& index, int64_t n) {
+inline int64_t rowNumber(const Tensor& table, const Tensor& index, int64_t n) {
   const int64_t i = index.i32()[n * index.ld], last = table.n - 1;
-  return table.f32() + (i < 0 ? 0 : i < last ? i : last) * table.ld;
+  return i < 0 ? 0 : i < last ? i : last;
+}
+inline float* rowOf(const Tensor& table, const Tensor& index, int64_t n) {
+  return table.f32() + rowNumber(table, index, n) * table.ld;
 }
 
 }  // namespace ddpm::cpu::DDPM_ISA

@@ -67,6 +67,17 @@ struct ExtractElements {
   }
 };
 
+struct NextSteps {
+  Rows<int32_t> step, t;
+  Rows<const int32_t> table;
+  RowIndex row;  // step, of the table
+  template <int V>
+  __device__ void run(int, int64_t n, int64_t) const {
+    element(step, n, 0) = element(step, n, 0) + 1;
+    element(t, n, 0) = element(table, row(n), 0);
+  }
+};
+
 // Ho et al. 2020, eq. 7 and 11; Song et al. 2021, eq. 12: x_t and the model's output to x_{t-1}, noise and all, in one
 // pass.
 struct PosteriorElements {
@@ -113,6 +124,12 @@ void run(CudaDevice& device, const TimestepAffine& op, void*) {
 
 void run(CudaDevice& device, const Extract& op, void*) {
   forEachSample(device, op.y.n, ExtractElements{in(op.table), rowIndex(op.t, op.table), out(op.y)});
+}
+
+void run(CudaDevice& device, const NextStep& op, void*) {
+  forEachSample(device, op.step.n,
+                NextSteps{rowsOf<int32_t>(op.step, DType::i32), rowsOf<int32_t>(op.t, DType::i32), indices(op.table),
+                          rowIndex(op.step, op.table)});
 }
 
 void run(CudaDevice& device, const PosteriorStep& op, void*) {

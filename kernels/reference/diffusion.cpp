@@ -26,6 +26,13 @@ void run(const Extract& op) {
   for (int n = 0; n < op.y.n; ++n) at(op.y, n, 0) = at(op.table, rowOf(op.table, op.t, n), 0);
 }
 
+void run(const NextStep& op) {
+  for (int n = 0; n < op.step.n; ++n) {
+    op.step.i32()[int64_t(n) * op.step.ld] = index(op.step, n) + 1;
+    op.t.i32()[int64_t(n) * op.t.ld] = index(op.table, rowOf(op.table, op.step, n));
+  }
+}
+
 // Ho et al. 2020, eq. 7 and 11; Song et al. 2021, eq. 12. See ops.h for the table.
 void run(const PosteriorStep& op) {
   forEach(op.y, [&](int64_t n, int e) {

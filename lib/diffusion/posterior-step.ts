@@ -27,6 +27,8 @@ export interface StepKind extends ConditionKind {
   readonly deterministic?: boolean
   /** The denoiser's output is an input, `out`. */
   readonly given?: boolean
+  /** At its end it counts `row` up and sets `t` to what the input `timesteps`, a table, has there: the next run is the next step. */
+  readonly advances?: boolean
   /** What a multistep sampler adds to the fused step; see sampling/plan.ts. */
   readonly multistep?: Multistep
 }
@@ -36,36 +38,17 @@ export interface StepKind extends ConditionKind {
  * x0. Multistep samplers have more of both; see multistepNodes.
  */
 export function stepProgram(core: Core, kind: StepKind): Promise<Program> {
-  const { shape, clip, noise, x0, learned = false, raw = false, guided, contextLength, multistep, given: taken } = kind
+  const { shape, clip, noise, x0, learned = false, raw = false, advances = false } = kind
   const { n, d } = extentOf(shape, 'x')
   const rows = tableRows(core.numTimesteps)
-  const { history = 0, corrects = false, starts = false } = multistep ?? {}
+  const { history = 0, corrects = false, starts = false } = kind.multistep ?? {}
   const build = (g: Graph): Record<string, Value> => {
     const x = g.input('x', [n, 1, 1, d])
     const row = g.input('row', [n, 1, 1, 1], 'i32')
-    const table = g.input('table', [rows, 1, 1, rowLength])
     const t = g.input('t', [n, 1, 1, 1], 'i32')
-    const { prediction, variance } = taken
-      ? givenOutput(g, { n, d, learned })
-      : core.denoiser.build(g, x, t, shape, { train: false, guided, contextLength })
-    const given =
-      noise === 'given' || noise === 'shared' ? g.input('noise', [noise === 'given' ? n : 1, 1, 1, d]) : undefined
-    const draw = noise === 'drawn' ? noiseInputs(g, n) : undefined
-    if (learned && variance) {
-      const { y, x0: start } = g.posteriorStep(x, prediction, table, row, { clip })
-      const z = given ?? (draw && g.gaussianNoise(draw.rng, draw.sample, draw.step, { d, purpose: Purpose.posterior }))
-      const noisy = z ? g.varianceNoise(y, variance, varianceInput(core, g), row, z) : y
-      return { y: noisy, ...(x0 && { x0: start }), ...(raw && { raw: variance }) }
-    }
-    const next = g.posteriorStep(x, prediction, table, row, { clip, noise: given, draw })
-    if (!multistep) return x0 ? next : { y: next.y }
-    const nodes = multistepNodes(g, { ...multistep, x, row, rows, next })
-    return {
-      y: nodes.y,
-      ...(history > 0 && { m0: nodes.m0 }),
-      ...(corrects && { state: nodes.state }),
-      ...(x0 && { x0: nodes.x0 }),
-    }
+    const outputs = stepNodes(g, core, kind, { x, row, t })
+    if (advances) g.nextStep(row, g.input('timesteps', [rows, 1, 1, 1], 'i32'), t)
+    return outputs
   }
   const key = {
     shape: shape.join('x'),
@@ -74,12 +57,13 @@ export function stepProgram(core: Core, kind: StepKind): Promise<Program> {
     x0,
     learned,
     raw,
-    guided,
-    contextLength,
+    advances,
+    guided: kind.guided,
+    contextLength: kind.contextLength,
     history,
     corrects,
     starts,
-    given: taken ?? false,
+    given: kind.given ?? false,
   }
   return core.networkProgram('step', key, build, kind.deterministic)
 }
@@ -90,6 +74,39 @@ function givenOutput(g: Graph, o: { n: number; d: number; learned: boolean }): D
   if (!o.learned) return { prediction: g.input('out', [n, 1, 1, d]) }
   const out = g.input('out', [n, 1, 1, 2 * d])
   return { prediction: g.slice(out, { start: 0, count: d }), variance: g.slice(out, { start: d, count: d }) }
+}
+
+function stepNodes(
+  g: Graph,
+  core: Core,
+  kind: StepKind,
+  { x, row, t }: Record<'x' | 'row' | 't', Value>,
+): Record<string, Value> {
+  const { shape, clip, noise, x0, learned = false, raw, guided, contextLength, multistep } = kind
+  const [n, , , d] = x.dims
+  const rows = tableRows(core.numTimesteps)
+  const table = g.input('table', [rows, 1, 1, rowLength])
+  const { prediction, variance } = kind.given
+    ? givenOutput(g, { n, d, learned })
+    : core.denoiser.build(g, x, t, shape, { train: false, guided, contextLength })
+  const given =
+    noise === 'given' || noise === 'shared' ? g.input('noise', [noise === 'given' ? n : 1, 1, 1, d]) : undefined
+  const draw = noise === 'drawn' ? noiseInputs(g, n) : undefined
+  if (learned && variance) {
+    const { y, x0: start } = g.posteriorStep(x, prediction, table, row, { clip })
+    const z = given ?? (draw && g.gaussianNoise(draw.rng, draw.sample, draw.step, { d, purpose: Purpose.posterior }))
+    const noisy = z ? g.varianceNoise(y, variance, varianceInput(core, g), row, z) : y
+    return { y: noisy, ...(x0 && { x0: start }), ...(raw && { raw: variance }) }
+  }
+  const next = g.posteriorStep(x, prediction, table, row, { clip, noise: given, draw })
+  if (!multistep) return x0 ? next : { y: next.y }
+  const nodes = multistepNodes(g, { ...multistep, x, row, rows, next })
+  return {
+    y: nodes.y,
+    ...(multistep.history > 0 && { m0: nodes.m0 }),
+    ...(multistep.corrects && { state: nodes.state }),
+    ...(x0 && { x0: nodes.x0 }),
+  }
 }
 
 export function posteriorTableOf(core: Core) {

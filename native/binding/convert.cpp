@@ -96,10 +96,14 @@ Napi::Object toObject(const Napi::Value& value, const char* argument) {
   return value.As<Napi::Object>();
 }
 
+Napi::Array toArray(const Napi::Value& value, const char* argument) {
+  require(value.IsArray(), value, argument, "an array");
+  return value.As<Napi::Array>();
+}
+
 std::vector<ValueId> toValueIds(const Napi::Value& value, const char* argument) {
   std::vector<ValueId> ids;
-  require(value.IsArray(), value, argument, "an array of values");
-  const Napi::Array array = value.As<Napi::Array>();
+  const Napi::Array array = toArray(value, argument);
   for (uint32_t i = 0; i < array.Length(); ++i) ids.push_back(toInt(array.Get(i), argument));
   return ids;
 }

@@ -19,6 +19,7 @@ double toNumber(const Napi::Value& value, const char* argument);
 int32_t toInt(const Napi::Value& value, const char* argument);
 std::string toString(const Napi::Value& value, const char* argument);
 Napi::Object toObject(const Napi::Value& value, const char* argument);
+Napi::Array toArray(const Napi::Value& value, const char* argument);
 std::vector<ValueId> toValueIds(const Napi::Value& value, const char* argument);
 Attributes toAttributes(const Napi::Value& value);
 

@@ -1,6 +1,7 @@
 #include "native/binding/convert.h"
 #include "native/binding/objects.h"
 #include "native/graph/precision.h"
+#include "native/runtime/run_queue.h"
 
 namespace ddpm::binding {
 
@@ -10,7 +11,8 @@ Napi::Function NativeDevice::define(Napi::Env env) {
       {InstanceMethod<&NativeDevice::info>("info"), InstanceMethod<&NativeDevice::libraries>("libraries"),
        InstanceMethod<&NativeDevice::warnings>("warnings"), InstanceMethod<&NativeDevice::allocate>("allocate"),
        InstanceMethod<&NativeDevice::memoryInUse>("memoryInUse"),
-       InstanceMethod<&NativeDevice::synchronize>("synchronize"), InstanceMethod<&NativeDevice::close>("close")});
+       InstanceMethod<&NativeDevice::synchronize>("synchronize"), InstanceMethod<&NativeDevice::runAll>("runAll"),
+       InstanceMethod<&NativeDevice::close>("close")});
 }
 
 NativeDevice::NativeDevice(const Napi::CallbackInfo& info)
@@ -86,6 +88,29 @@ Napi::Value NativeDevice::synchronize(const Napi::CallbackInfo& info) {
       Error error;
       if (!device->backend().synchronize(device->handle(), &error)) throw toFailure(error);
     });
+  });
+}
+
+Napi::Value NativeDevice::runAll(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const Napi::Array list = toArray(info[0], "runs");
+    std::vector<RunQueue::Run> runs;
+    for (uint32_t i = 0; i < list.Length(); ++i) {
+      const Napi::Object run = toObject(list.Get(i), "runs");
+      const auto program = NativeProgram::unwrap(run.Get("program"));
+      if (program->device != device_)
+        throw Failure::argumentOf("runAll", "program", "a program of this device", "another's");
+      runs.push_back({program, toBindings(run.Get("bindings"), *program)});
+    }
+    const auto queue = std::make_shared<RunQueue>(device_, std::move(runs));
+    Napi::Object result = Napi::Object::New(info.Env());
+    // Not what the queue holds, until the garbage collector comes.
+    result.Set("stop", Napi::Function::New(info.Env(), [weak = std::weak_ptr(queue)](const Napi::CallbackInfo&) {
+                 if (const auto running = weak.lock()) running->stop();
+               }));
+    result.Set("done",
+               Environment::of(info.Env()).promiseOfPieces(info.Env(), *device_, [queue] { return queue->next(); }));
+    return result;
   });
 }
 

@@ -38,12 +38,20 @@ void Environment::onExit(void* environment) {
   self.channel_.Release();
 }
 
-Napi::Promise Environment::promise(Napi::Env env, Device& device, std::function<void()> work,
-                                   const Napi::Object& result) {
+Napi::Promise Environment::promise(Napi::Env env, Device& device, Device::Work work, const Napi::Object& result) {
+  const auto whole = [work = std::move(work)] {
+    work();
+    return false;
+  };
+  return promiseOfPieces(env, device, whole, result);
+}
+
+Napi::Promise Environment::promiseOfPieces(Napi::Env env, Device& device, Device::Piece piece,
+                                           const Napi::Object& result) {
   auto owned = std::make_unique<Completion>(env);
   const Napi::Promise promise = owned->deferred.Promise();
   if (!result.IsEmpty()) owned->result = Napi::Persistent(result);
-  device.submit(std::move(work), doneOf(owned.get()));
+  device.submitPieces(std::move(piece), doneOf(owned.get()));
   owned.release();  // by `settle`
   launched(env);
   return promise;

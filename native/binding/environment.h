@@ -35,7 +35,9 @@ class Environment {
   void closeDevices();
 
   // Submits work to a device and returns the promise of its end, which resolves to `result`.
-  Napi::Promise promise(Napi::Env env, Device& device, std::function<void()> work, const Napi::Object& result = {});
+  Napi::Promise promise(Napi::Env env, Device& device, Device::Work work, const Napi::Object& result = {});
+  // The same with work in pieces.
+  Napi::Promise promiseOfPieces(Napi::Env env, Device& device, Device::Piece piece, const Napi::Object& result = {});
 
   // The same beside the device's order (Device::submitBeside); resolves to what `make` then returns.
   Napi::Promise promiseBeside(Napi::Env env, Device& device, std::function<void()> work,

@@ -32,6 +32,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   Napi::Value allocate(const Napi::CallbackInfo& info);
   Napi::Value memoryInUse(const Napi::CallbackInfo& info);
   Napi::Value synchronize(const Napi::CallbackInfo& info);
+  Napi::Value runAll(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
 
   std::shared_ptr<Device> device_;
@@ -88,6 +89,8 @@ class NativeProgram : public Napi::ObjectWrap<NativeProgram> {
  public:
   static Napi::Function define(Napi::Env env);
   static Napi::Value create(Napi::Env env, std::shared_ptr<Program> program);
+  // Throws invalid-argument, or closed after release().
+  static const std::shared_ptr<Program>& unwrap(const Napi::Value& value);
 
   explicit NativeProgram(const Napi::CallbackInfo& info);
 
@@ -102,6 +105,9 @@ class NativeProgram : public Napi::ObjectWrap<NativeProgram> {
 
   std::shared_ptr<Program> program_;  // null once released
 };
+
+// Buffers by name, checked to be what the program needs.
+Program::Bindings toBindings(const Napi::Value& value, const Program& program);
 
 // An instance of one of the classes around a C++ object, which its constructor takes from the environment: JavaScript,
 // which has the constructors too, cannot hand it one.

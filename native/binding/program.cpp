@@ -20,6 +20,12 @@ Napi::Value NativeProgram::create(Napi::Env env, std::shared_ptr<Program> progra
   return construct(env, Environment::of(env).programClass, program);
 }
 
+const std::shared_ptr<Program>& NativeProgram::unwrap(const Napi::Value& value) {
+  const NativeProgram* self = instance<NativeProgram>(value, Environment::Kind::program);
+  if (!self) throw Failure::argumentOf("native", "program", "a NativeProgram", "another value");
+  return self->program();
+}
+
 const std::shared_ptr<Program>& NativeProgram::program() const {
   if (!program_) throw Failure("closed", "the program was released");
   program_->device->checkOpen();
@@ -38,17 +44,22 @@ Napi::Value NativeProgram::memory(const Napi::CallbackInfo& info) {
   });
 }
 
+Program::Bindings toBindings(const Napi::Value& value, const Program& program) {
+  const Napi::Object named = toObject(value, "bindings");
+  const Napi::Array names = named.GetPropertyNames();
+  Program::Bindings bindings;
+  for (uint32_t i = 0; i < names.Length(); ++i) {
+    const std::string name = names.Get(i).ToString();
+    bindings[name] = NativeBuffer::unwrap(named.Get(name), name.c_str());
+  }
+  program.checkBindings(bindings);
+  return bindings;
+}
+
 Napi::Value NativeProgram::run(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&]() -> Napi::Value {
     const auto running = program();
-    const Napi::Object named = toObject(info[0], "bindings");
-    const Napi::Array names = named.GetPropertyNames();
-    auto bindings = std::make_shared<Program::Bindings>();
-    for (uint32_t i = 0; i < names.Length(); ++i) {
-      const std::string name = names.Get(i).ToString();
-      (*bindings)[name] = NativeBuffer::unwrap(named.Get(name), name.c_str());
-    }
-    running->checkBindings(*bindings);
+    const auto bindings = std::make_shared<Program::Bindings>(toBindings(info[0], *running));
     return Environment::of(info.Env()).promise(info.Env(), *running->device, [running, bindings] {
       running->run(*bindings);
     });
@@ -72,6 +83,7 @@ Napi::Value NativeProgram::launches(const Napi::CallbackInfo& info) {
 
 Napi::Value NativeProgram::release(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] {
+    if (program_) program_->retire();
     program_.reset();
     return info.Env().Undefined();
   });

@@ -102,6 +102,15 @@ void Device::checkOpen() const {
 // The thread
 
 void Device::submit(Work work, Done done) {
+  submitPieces(
+      [work = std::move(work)] {
+        work();
+        return false;
+      },
+      std::move(done));
+}
+
+void Device::submitPieces(Piece work, Done done) {
   {
     const std::lock_guard lock(mutex_);
     if (!dead_) {
@@ -162,14 +171,30 @@ Outcome Device::attempt(const Work& work) const noexcept {
   }
 }
 
+// False where there is no memory for that.
+bool Device::requeue(Job& job) noexcept {
+  const std::lock_guard lock(mutex_);
+  try {
+    queue_.push_back(std::move(job));
+    return true;
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+}
+
 void Device::execute(Job& job) {
   Outcome outcome;
+  bool more = false;
   if (closed_) {
     outcome = ends().closed;
   } else if (job.done && deferred_) {
     outcome = std::move(deferred_);
   } else {
-    outcome = attempt(job.work);
+    outcome = attempt([&] { more = job.work(); });
+  }
+  if (!outcome && more) {
+    if (requeue(job)) return;
+    outcome = ends().outOfMemory;
   }
   job.work = nullptr;  // what it held last is released before anybody hears of its end
   if (job.done) {

@@ -31,6 +31,7 @@ struct Debug {
 class Device {
  public:
   using Work = std::function<void()>;         // runs on the device's thread; may throw
+  using Piece = std::function<bool()>;        // the same, a part of longer work; true: there is more
   using Done = std::function<void(Outcome)>;  // the same, but throws nothing
 
   // Throws device-unavailable. `threads` 0: the backend's default.
@@ -53,6 +54,8 @@ class Device {
   // Appends a job. Work without `done` that fails makes the next job with one fail. After close() work is dropped and
   // done is called with 'closed'. Throws std::bad_alloc.
   void submit(Work work, Done done = {});
+  // The same with work in pieces, between which what else was asked for has its turn.
+  void submitPieces(Piece piece, Done done);
 
   // The same beside the order of the device, on a thread of its own; for what takes long. What is on its way when the
   // device is closed is waited for: it looks at closing().
@@ -81,7 +84,7 @@ class Device {
 
  private:
   struct Job {
-    Work work;
+    Piece work;
     Done done;
   };
 
@@ -89,6 +92,7 @@ class Device {
   void loop();
   void execute(Job& job);
   Outcome attempt(const Work& work) const noexcept;
+  bool requeue(Job& job) noexcept;
   void free(void* memory);
   void resizeWorkspace(uint64_t bytes);
 

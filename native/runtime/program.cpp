@@ -77,7 +77,7 @@ void Program::bind(const Bindings& bindings) {
   for (const Patch& p : patches_) *p.pointer = bases_[p.address.storage] + p.address.offset;
 }
 
-void Program::run(const Bindings& bindings) {
+void Program::run(const Bindings& bindings, bool waits) {
   bind(bindings);
   // However it ends, what is written is not what it was.
   struct Touch {
@@ -104,7 +104,7 @@ void Program::run(const Bindings& bindings) {
   });
   if (device->debug().times) times_.endRun();
   Error error;
-  if (!device->backend().synchronize(device->handle(), &error)) throw toFailure(error);
+  if ((waits || packs) && !device->backend().synchronize(device->handle(), &error)) throw toFailure(error);
   if (packs) {
     packedId_ = weights->id;
     packedVersion_ = weights->version;

@@ -1,5 +1,6 @@
 // A compiled graph with memory: what runs.
 #pragma once
+#include <atomic>
 #include <map>
 #include <memory>
 #include <string>
@@ -28,8 +29,13 @@ class Program {
   // Throws invalid-argument where a buffer is missing, unknown, too small or another device's.
   void checkBindings(const Bindings& bindings) const;
 
-  // On the device's thread, after checkBindings. Throws what the backend reports, or closed.
-  void run(const Bindings& bindings);
+  // On the device's thread, after checkBindings. Throws what the backend reports, or closed. Without `waits` it may
+  // still be under way on the device when this returns, and what goes wrong there is reported by who waits next.
+  void run(const Bindings& bindings, bool waits = true);
+
+  // Nobody will ask it to run again: runs that are queued (run_queue.h) are dropped. Any thread.
+  void retire() { retired_ = true; }
+  bool isRetired() const { return retired_; }
 
   // How runs were issued. Any thread.
   Recordings::Counts launches() const { return recordings_.counts(); }
@@ -54,6 +60,7 @@ class Program {
   Recordings recordings_;
   uint64_t scratchOffset_ = 0, workspaceBytes_ = 0;
   StepTimes times_;
+  std::atomic<bool> retired_{false};
 };
 
 }  // namespace ddpm

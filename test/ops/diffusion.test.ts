@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
+import { Device } from '../../lib/device'
 import { Purpose } from '../../lib/rng'
 import { assertClose, assertSameBits } from '../support/compare'
 import { Random } from '../support/random'
-import { type Feed, integers, normals, runGraph, testedBackends } from '../support/run-graph'
+import { compileGraph, type Feed, integers, normals, runGraph, testedBackends } from '../support/run-graph'
 import { type OpCase, testOp } from '../support/test-op'
 
 const timesteps = 20
@@ -53,6 +54,40 @@ testOp('extract', [
     tolerance: 0,
   },
 ])
+
+describe('nextStep', () => {
+  for (const backend of ['reference' as const, ...testedBackends]) {
+    it(`counts samples' steps up and looks up their timesteps, the last beyond the end (${backend})`, async () => {
+      const device = Device.open(backend)
+      const program = compileGraph(backend, (g) => {
+        const [step, t] = ['step', 't'].map((name) => g.input(name, [3, 1, 1, 1], 'i32'))
+        g.nextStep(step, g.input('table', [4, 1, 1, 1], 'i32'), t)
+        return {}
+      })
+      const bindings = {
+        step: device.upload(Int32Array.of(-2, 0, 2)),
+        t: device.upload(new Int32Array(3)),
+        table: device.upload(Int32Array.of(90, 70, -50, 2 ** 30 + 1)),
+      }
+      const read = async (name: 'step' | 't') => [...new Int32Array((await bindings[name].read()).buffer)]
+      for (const [step, t] of [
+        [
+          [-1, 1, 3],
+          [90, 70, 2 ** 30 + 1],
+        ],
+        [
+          [0, 2, 4],
+          [90, -50, 2 ** 30 + 1],
+        ],
+      ]) {
+        await program.run(bindings)
+        assert.deepEqual([await read('step'), await read('t')], [step, t])
+      }
+      program.release()
+      for (const buffer of Object.values(bindings)) buffer.release()
+    })
+  }
+})
 
 /** Extra inputs of the ways that a posterior step gets its noise. */
 const noises: Record<string, (n: number, d: number) => Record<string, Feed>> = {

@@ -2,9 +2,10 @@
 import { DiffusionError, invalidArgument } from '../../errors'
 import type { NativeBuffer } from '../../native'
 import { Purpose, type PurposeId } from '../../rng'
+import type { RunQueue } from '../../run-queue'
 import { type Shape, sizeOf, Tensor } from '../../tensor'
 import { type Core, checkTensor, extentOf } from '../core'
-import { noiseBindings, noiseInputs, type Stream } from '../process'
+import { noiseInputs } from '../process'
 
 export interface ImageOptions {
   /** Of the samples' shape. */
@@ -32,26 +33,34 @@ export async function untouched(o: ImageOptions, shape: Shape, withSteps: boolea
   return { samples: await copy(), intermediates: await steps(), predX0: await steps() }
 }
 
-/** x_t of the image into `y`, with the stream's noise. */
-export async function noiseImage(
+/** Where a sampling stands, on the device: `row`, of the plan, and `t` of each sample, and where its noise comes from. */
+export type Clock = Readonly<Record<'row' | 't' | 'rng' | 'sample', NativeBuffer>>
+
+/** Asks for x_t of the image in `y`, with the noise of this step. */
+export function noiseImage(
+  queue: RunQueue,
   core: Core,
-  o: { image: Tensor; t: number; stream: Stream; purpose: PurposeId; y: NativeBuffer },
-): Promise<void> {
-  const { n, d } = extentOf(o.image.shape, 'image')
+  o: { shape: Shape; image: NativeBuffer; clock: Clock; purpose: PurposeId; y: NativeBuffer },
+): void {
+  const { n, d } = extentOf(o.shape, 'image')
   const program = core.program('noiseImage', { n, d, purpose: o.purpose }, (g) => {
     const { rng, sample, step } = noiseInputs(g, n)
     const z = g.gaussianNoise(rng, sample, step, { d, purpose: o.purpose })
     const [a, b] = ['a', 'b'].map((name) => g.input(name, [core.numTimesteps, 1, 1, 1]))
     return { y: g.timestepAffine(g.input('image', [n, 1, 1, d]), a, g.input('t', [n, 1, 1, 1], 'i32'), z, b) }
   })
-  await program.run({
-    image: await o.image.binding(core.device),
-    t: new Int32Array(n).fill(o.t),
-    a: core.buffer('sqrtAlphasCumprod'),
-    b: core.buffer('sqrtOneMinusAlphasCumprod'),
-    ...noiseBindings(n, o.stream),
-    y: o.y,
-  })
+  const { t, row, rng, sample } = o.clock
+  const tables = { a: core.buffer('sqrtAlphasCumprod'), b: core.buffer('sqrtOneMinusAlphasCumprod') }
+  queue.add(program, { image: o.image, t, ...tables, rng, sample, step: row, y: o.y })
+}
+
+/** A copy of the tensor on the device. */
+export async function copyOf(core: Core, tensor: Tensor): Promise<NativeBuffer> {
+  const values = await tensor.binding(core.device)
+  if (ArrayBuffer.isView(values)) return core.device.upload(values)
+  const buffer = core.device.allocate(sizeOf(tensor.shape))
+  buffer.copyFrom(values)
+  return buffer
 }
 
 /**
@@ -59,42 +68,42 @@ export async function noiseImage(
  * has (Song et al. 2021b, appendix I.2); at the end, unlike there, by itself.
  */
 export class Inpainting {
-  readonly #scratch: NativeBuffer
+  readonly #noisy: NativeBuffer
 
   private constructor(
     readonly core: Core,
-    readonly image: Tensor,
+    readonly shape: Shape,
+    readonly image: NativeBuffer,
     readonly keep: NativeBuffer,
     readonly change: NativeBuffer,
     readonly index: NativeBuffer,
   ) {
-    this.#scratch = core.device.allocate(sizeOf(image.shape))
+    this.#noisy = core.device.allocate(sizeOf(shape))
   }
 
   static async create(core: Core, image: Tensor, mask: Tensor): Promise<Inpainting> {
     const keep = await spread(mask, image.shape)
     const { device } = core
     const [kept, change] = [keep, keep.map((v) => 1 - v)].map((values) => device.upload(values))
-    return new Inpainting(core, image, kept, change, device.upload(Int32Array.from(keep, (_, i) => i)))
+    const index = device.upload(Int32Array.from(keep, (_, i) => i))
+    return new Inpainting(core, image.shape, await copyOf(core, image), kept, change, index)
   }
 
-  /** Blends the image at timestep t into x. */
-  async blendNoisy(x: NativeBuffer, t: number, stream: Stream): Promise<void> {
+  /** Asks for a blend of the image, with as much noise as there is at this time, into x. */
+  blendNoisy(queue: RunQueue, x: NativeBuffer, clock: Clock): void {
+    const { core, shape, image } = this
     // The forward process draws from its own stream, so that the steps' noise stays what it is without a mask.
-    await noiseImage(this.core, { image: this.image, t, stream, purpose: Purpose.training, y: this.#scratch })
-    await this.#blend(x, this.#scratch)
+    noiseImage(queue, core, { shape, image, clock, purpose: Purpose.training, y: this.#noisy })
+    this.#blend(queue, x, this.#noisy)
   }
 
-  async blendClean(x: NativeBuffer): Promise<void> {
-    const image = await this.image.binding(this.core.device)
-    if (ArrayBuffer.isView(image)) this.#scratch.write(image)
-    else this.#scratch.copyFrom(image)
-    await this.#blend(x, this.#scratch)
+  blendClean(queue: RunQueue, x: NativeBuffer): void {
+    this.#blend(queue, x, this.image)
   }
 
   /** A product by elements: each element is a sample of its own, whose "timestep" is its place in the mask. */
-  async #blend(x: NativeBuffer, known: NativeBuffer): Promise<void> {
-    const size = sizeOf(this.image.shape)
+  #blend(queue: RunQueue, x: NativeBuffer, known: NativeBuffer): void {
+    const size = sizeOf(this.shape)
     const program = this.core.program('blend', { size }, (g) => {
       const [state, image, keep, change] = ['x', 'known', 'keep', 'change'].map((name) =>
         g.input(name, [size, 1, 1, 1]),
@@ -102,11 +111,11 @@ export class Inpainting {
       return { y: g.timestepAffine(state, change, g.input('index', [size, 1, 1, 1], 'i32'), image, keep) }
     })
     const { keep, change, index } = this
-    await program.run({ x, known, keep, change, index, y: x })
+    queue.add(program, { x, known, keep, change, index, y: x })
   }
 
   release(): void {
-    for (const buffer of [this.keep, this.change, this.index, this.#scratch]) buffer.release()
+    for (const buffer of [this.image, this.keep, this.change, this.index, this.#noisy]) buffer.release()
   }
 }
 

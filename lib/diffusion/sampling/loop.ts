@@ -1,18 +1,27 @@
-/** The loop that all samplers share: x stays on the device and alternates between two buffers. */
+/**
+ * The loop that all samplers share. x stays on the device and alternates between two buffers; which step it is, is counted there
+ * too. Steps are asked for many at a time, unless JavaScript has a part in each.
+ */
 import { DiffusionError } from '../../errors'
 import type { NativeBuffer } from '../../native'
 import type { Seed } from '../../options'
 import type { Binding, Bindings } from '../../program'
 import { Purpose } from '../../rng'
+import { RunQueue } from '../../run-queue'
 import { type Shape, Tensor } from '../../tensor'
 import { type Condition, kindOf } from '../condition'
 import { type Core, checkTensor, extentOf } from '../core'
 import { type StepKind, stepProgram } from '../posterior-step'
 import { noiseBindings, noiseProgram } from '../process'
 import { tableRows } from '../step-tables'
-import { checkImage, type ImageOptions, Inpainting, noiseImage } from './image'
+import { type Clock, checkImage, copyOf, type ImageOptions, Inpainting, noiseImage } from './image'
 import type { Evaluation, SamplingPlan } from './plan'
 import { Thresholding } from './threshold'
+
+/** How many steps are asked for before they are waited for: an abort waits as long, where a device runs ahead of its host. */
+const stepsAtOnce = 32
+
+type Buffers = Readonly<Record<string, NativeBuffer>>
 
 export interface StepEvent {
   /** The timestep that was just left. */
@@ -63,6 +72,8 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     noise,
     x0: o.returnIntermediates,
     learned: plan.variance !== undefined,
+    // With thresholding, JavaScript has a part in each step and counts them.
+    advances: plan.threshold === undefined,
     ...kindOf(o.condition),
     deterministic: o.deterministic,
     multistep: plan.history > 0 || plan.corrects || plan.starts ? plan : undefined,
@@ -72,31 +83,62 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     held.push(resource)
     return resource
   }
-  const allocate = () => hold(core.device.allocate(n * d))
+  const allocate = (elements = n * d) => hold(core.device.allocate(elements))
+  const staged = new Map<string, NativeBuffer>()
+  /** With what lies outside of the device in memory there, which the next call with these names writes anew. */
+  const stage = (bindings: Bindings): Buffers =>
+    Object.fromEntries(
+      Object.entries(bindings).map(([name, binding]) => {
+        if (!ArrayBuffer.isView(binding)) return [name, binding]
+        const buffer = staged.get(name) ?? allocate(binding.length)
+        staged.set(name, buffer)
+        buffer.write(binding)
+        return [name, buffer]
+      }),
+    )
+  const queue = new RunQueue(core.device, o.signal)
+  const flush = async () => {
+    await queue.flush()
+    core.alive()
+    checkAborted(o.signal)
+  }
   try {
     const tables = holdTables(core, plan, noise, hold)
-    let [x, next] = [allocate(), allocate()]
+    let x = o.xT ? hold(await copyOf(core, o.xT)) : allocate()
+    let next = allocate()
     const memory = new Memory(plan, allocate)
     const x0 = o.returnIntermediates ? allocate() : undefined
     const { threshold } = plan
     const thresholding = threshold && hold(new Thresholding(core, shape, { ...plan, threshold }, kind))
-    const streamOf = (step: number) => ({ seed: o.seed, sampleOffset: o.sampleOffset, step })
-    const draw = noiseBindings(n, streamOf(0))
-    const stream = { rng: hold(core.device.upload(draw.rng)), sample: hold(core.device.upload(draw.sample)) }
-    const stepNoise = async (i: number): Promise<Bindings> => {
-      if (o.noise) return { noise: await noiseValues(core, await o.noise(i), shape) }
-      return plan.noisy ? { ...stream, step: new Int32Array(n).fill(i) } : {}
+    const draw = noiseBindings(n, { seed: o.seed, sampleOffset: o.sampleOffset, step: 0 })
+    const clock: Clock = {
+      row: hold(core.device.upload(new Int32Array(n))),
+      t: hold(core.device.upload(new Int32Array(n).fill(plan.evaluations[0].t))),
+      rng: hold(core.device.upload(draw.rng)),
+      sample: hold(core.device.upload(draw.sample)),
     }
+    const { row, t, rng, sample } = clock
+    const inputs = { row, t, ...tables, ...(noise === 'drawn' && { rng, sample, step: row }) }
     const snapshot = async (buffer: NativeBuffer) => Tensor.wrap(await buffer.read(0, n * d), shape)
     const inpainting = o.image && o.mask ? hold(await Inpainting.create(core, o.image, o.mask)) : undefined
 
-    if (o.xT) await copyTo(x, o.xT, core)
-    else if (o.image && o.strength !== undefined) {
-      const { t } = plan.evaluations[0]
-      await noiseImage(core, { image: o.image, t, stream: streamOf(0), purpose: Purpose.initial, y: x })
-    } else await noiseProgram(core, { n, d }, Purpose.initial).run({ ...draw, y: x })
+    if (o.image && o.strength !== undefined && !o.xT) {
+      const image = hold(await copyOf(core, o.image))
+      noiseImage(queue, core, { shape, image, clock, purpose: Purpose.initial, y: x })
+    } else if (!o.xT) {
+      queue.add(noiseProgram(core, { n, d }, Purpose.initial), { rng, sample, step: row, y: x })
+    }
+    await flush()
     const intermediates = x0 ? [await snapshot(x)] : []
     const predX0 = [...intermediates]
+
+    const { external } = core.denoiser
+    const denoiserAt = async (at: number) =>
+      stage(await core.denoiser.bindings(x, new Int32Array(n).fill(at), shape, o.condition))
+    const noiseAt = async (i: number) =>
+      o.noise ? stage({ noise: await noiseValues(core, await o.noise(i), shape) }) : {}
+    const inEachStep = external || o.noise !== undefined || thresholding !== undefined
+    const once = inEachStep ? {} : await denoiserAt(0)
 
     const total = plan.evaluations.filter(({ partial }) => !partial).length
     let step = 0
@@ -104,21 +146,34 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     for (const [i, evaluation] of plan.evaluations.entries()) {
       checkAborted(o.signal)
       from ??= evaluation.t
-      const t = new Int32Array(n).fill(evaluation.t)
-      if (!plan.evaluations[i - 1]?.partial) await inpainting?.blendNoisy(x, evaluation.t, streamOf(i))
-      const program = await stepProgram(core, { ...kind, given: thresholding?.given })
-      const denoiser = await core.denoiser.bindings(x, t, shape, o.condition)
+      // With thresholding, `row` is another one.
+      if (thresholding) row.write(new Int32Array(n).fill(i))
+      if (thresholding) t.write(new Int32Array(n).fill(evaluation.t))
+      if (!plan.evaluations[i - 1]?.partial) inpainting?.blendNoisy(queue, x, clock)
+      if (external || thresholding) await flush()
+      const denoiser = inEachStep ? await denoiserAt(evaluation.t) : once
       const own = await thresholding?.step(i, { x, t, table: tables.table, denoiser })
-      const at = { row: new Int32Array(n).fill(i), ...tables, ...(own ? { row: own.row, ...own.tables } : {}) }
-      const inputs = { ...(own?.denoiser ?? denoiser), ...(await stepNoise(i)) }
-      await program.run({ x, y: next, t, ...at, ...inputs, ...memory.bindings, ...(x0 && { x0 }) })
+      const others = own ? stage({ row: own.row, ...own.tables, ...own.denoiser }) : denoiser
+      const bindings = {
+        x,
+        y: next,
+        ...inputs,
+        ...others,
+        ...(await noiseAt(i)),
+        ...memory.bindings,
+        ...(x0 && { x0 }),
+      }
+      queue.add(await stepProgram(core, { ...kind, given: thresholding?.given }), bindings)
       memory.advance(evaluation)
       ;[x, next] = [next, x]
-      if (evaluation.partial) continue
+      if (!evaluation.partial && ++step === total) inpainting?.blendClean(queue, x)
 
-      step++
-      if (step === total) await inpainting?.blendClean(x)
-      if (x0 && ((total - step) % o.logEveryT === 0 || step === 1)) {
+      const isKept = x0 && !evaluation.partial && ((total - step) % o.logEveryT === 0 || step === 1)
+      const isShown = o.onStep && !evaluation.partial
+      const isLast = i + 1 === plan.evaluations.length
+      if (inEachStep || isKept || isShown || isLast || (i + 1) % stepsAtOnce === 0) await flush()
+      if (evaluation.partial) continue
+      if (x0 && isKept) {
         intermediates.push(await snapshot(x))
         predX0.push(await snapshot(x0))
       }
@@ -140,11 +195,12 @@ function holdTables(
   plan: SamplingPlan,
   noise: StepKind['noise'],
   hold: (buffer: NativeBuffer) => NativeBuffer,
-): Bindings {
-  const upload = (values: Float32Array) => hold(core.device.upload(values))
+): Buffers {
+  const upload = (values: Float32Array | Int32Array) => hold(core.device.upload(values))
   // A learned variance is needed where there is noise.
   const table = {
     table: upload(plan.table),
+    ...(!plan.threshold && { timesteps: upload(timestepsOf(core, plan)) }),
     ...(plan.variance && noise !== 'none' && { variance: upload(plan.variance) }),
   }
   const columns = Object.entries(plan.columns).map(([name, values]) => [name, upload(values)])
@@ -154,6 +210,12 @@ function holdTables(
     ...Object.fromEntries(columns),
     one: upload(new Float32Array(tableRows(core.numTimesteps)).fill(1)),
   }
+}
+
+function timestepsOf(core: Core, plan: SamplingPlan): Int32Array {
+  const table = new Int32Array(tableRows(core.numTimesteps))
+  table.set(plan.evaluations.map(({ t }) => t))
+  return table
 }
 
 /** What a multistep sampler remembers: the last predictions, and the state that the corrector begins with. */
@@ -167,7 +229,7 @@ class Memory {
     this.#states = plan.corrects ? [allocate(), allocate()] : []
   }
 
-  get bindings(): Bindings {
+  get bindings(): Buffers {
     const [base, state] = this.#states
     return { ...Object.fromEntries(this.#m.map((buffer, i) => [`m${i}`, buffer])), ...(base && { base, state }) }
   }
@@ -182,12 +244,6 @@ class Memory {
 async function noiseValues(core: Core, noise: unknown, shape: Shape): Promise<Binding> {
   checkTensor(noise, 'noise', shape)
   return noise.binding(core.device)
-}
-
-async function copyTo(buffer: NativeBuffer, tensor: Tensor, core: Core): Promise<void> {
-  const values = await tensor.binding(core.device)
-  if (ArrayBuffer.isView(values)) buffer.write(values)
-  else buffer.copyFrom(values)
 }
 
 /** NaN that a network brought forth would otherwise come out as a picture of nothing. */

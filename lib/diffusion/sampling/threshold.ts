@@ -54,7 +54,7 @@ export class Thresholding {
 
   async step(
     i: number,
-    at: { x: NativeBuffer; t: Int32Array; table: Binding; denoiser: Bindings },
+    at: { x: NativeBuffer; t: Binding; table: Binding; denoiser: Bindings },
   ): Promise<ThresholdedStep> {
     const { core, plan } = this
     const { n, d } = extentOf(this.shape, 'shape')

@@ -100,6 +100,17 @@ void lowerPosterior(Lowering& l) {
                       .clip = l.attributes().boolean("clip")});
 }
 
+// nextStep: step, table, t; writes the buffers that step and t are bound to.
+std::vector<ValueType> inferNextStep(const Call& call) {
+  const int32_t n = call.dims(0)[0];
+  checkTimesteps(call, 0, n);
+  call.requireDType(1, DType::i32);
+  call.requireDims(1, {kAny, 1, 1, 1});
+  checkTimesteps(call, 2, n);
+  return {};
+}
+void lowerNextStep(Lowering& l) { l.run(NextStep{l.in(0), l.in(1), l.in(2)}); }
+
 std::vector<ValueType> inferNoise(const Call& call) {
   const int32_t n = call.dims(1)[0];
   checkStream(call, 0, 1, 2, n);
@@ -128,6 +139,12 @@ const std::vector<OpDef>& diffusionOps() {
        .lower = lowerPosterior,
        .inPlace = {{0, 0}, {0, 1}, {1, 0}, {1, 1}},
        .results = 2},
+      {.name = "nextStep",
+       .inputs = {"step", "table", "t"},
+       .infer = inferNextStep,
+       .lower = lowerNextStep,
+       .results = 0,
+       .effect = true},
       {.name = "gaussianNoise",
        .inputs = {"rng", "sample", "step"},
        .attributes = {"d", "purpose"},
