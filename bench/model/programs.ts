@@ -24,7 +24,7 @@ class Model extends DDPM {
         train: true,
       }
       const program = await (kind === 'sampling'
-        ? stepProgram(core, { shape, clip: true, noise: 'drawn', x0: false, ...condition })
+        ? stepProgram(core, { shape, clip: true, noise: 'drawn', x0: false, advances: true, ...condition })
         : trainingProgram(core, input, { update: true, ema: false }))
       return program.steps().filter(({ prologue }) => !prologue)
     })
