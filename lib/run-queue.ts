@@ -12,7 +12,8 @@ export class RunQueue {
   /** An abort of `signal` lets no further run begin. */
   constructor(device: Device, signal?: AbortSignal) {
     this.#device = device
-    this.#signal = signal
+    // One of its own: many that listen to one signal would have Node warn of a leak.
+    this.#signal = signal && AbortSignal.any([signal])
   }
 
   /** `bindings` are those of all inputs and outputs, and stay until the flush has ended. */

@@ -1,5 +1,6 @@
 /** A sampling is queued many steps at a time, and is what it is step by step. */
 import assert from 'node:assert/strict'
+import { getEventListeners } from 'node:events'
 import { setImmediate } from 'node:timers/promises'
 import { DDPM, type DDPMOptions, Device, Tensor } from '../../lib/index'
 import type { NativeBuffer } from '../../lib/native'
@@ -145,6 +146,24 @@ describe('a sampling', () => {
     const before = runs(ddpm)
     await rejected
     assert.ok(runs(ddpm) <= before + 1, `${runs(ddpm) - before} steps after the abort`)
+  })
+
+  it('shares its signal with any number of others, of which nothing is left', async () => {
+    using ddpm = await modelOf({ timesteps: 1000 })
+    const controller = new AbortController()
+    const { signal } = controller
+    const warnings: string[] = []
+    const hear = ({ name }: Error) => void warnings.push(name)
+    process.on('warning', hear)
+    const all = Array.from({ length: 12 }, () => ddpm.sample({ batchSize: 1, signal }))
+    const rejected = Promise.all(all.map((sampling) => assert.rejects(sampling, { code: 'aborted' })))
+    await underWay(ddpm)
+    controller.abort()
+    await rejected
+    await setImmediate()
+    process.off('warning', hear)
+    assert.deepEqual(warnings, [])
+    assert.equal(getEventListeners(signal, 'abort').length, 0)
   })
 
   it('whose model is disposed of ends, too', async () => {
