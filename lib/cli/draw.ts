@@ -38,7 +38,7 @@ export const drawOptions = {
   sigmas: {
     kind: 'string',
     choices: sigmaSchedules,
-    help: "which noise levels are taken; not for 'ddpm', 'ddim' and 'plms' (uniform)",
+    help: "which noise levels are taken; not for 'ddpm', 'ddim', 'plms' and 'lcm' (uniform)",
   },
   discretize: {
     kind: 'string',
@@ -50,7 +50,7 @@ export const drawOptions = {
     min: 0,
     help: 'noise of the steps: 0 none, 1 as much as ancestral sampling (ddim 0, others 1)',
   },
-  order: { kind: 'integer', min: 1, max: 4, help: "of 'dpmsolver++' and 'unipc' (2), 'lms' (4)" },
+  order: { kind: 'integer', min: 1, max: 4, help: "of 'dpmsolver++', 'unipc' and 'deis' (2), 'lms' (4)" },
   scheduler: { kind: 'string', value: 'file', help: "diffusers' scheduler_config.json, in place of --sampler" },
   clip: { kind: 'string', choices: ['yes', 'no'], help: 'clip the predicted image in each step (ddpm yes, others no)' },
   'init-image': {

@@ -24,7 +24,7 @@ import type { SchedulerConfig } from './scheduler-config'
 export interface PathOptions {
   /**
    * 'ddpm' (default): ancestral; 'ddim': Song et al. 2021; 'plms': Liu et al. 2022; 'dpmsolver++' (2M; 'sde-dpmsolver++' with noise):
-   * Lu et al. 2022; 'unipc': Zhao et al. 2023; 'heun': Karras et al. 2022; k-diffusion's 'euler', 'euler-ancestral', 'lms', 'kdpm2',
+   * Lu et al. 2022; 'unipc': Zhao et al. 2023; 'deis': Zhang & Chen 2023; 'lcm', for latent consistency models; 'heun': Karras et al. 2022; k-diffusion's 'euler', 'euler-ancestral', 'lms', 'kdpm2',
    * 'kdpm2-ancestral', 'dpmsolver++2s-ancestral', 'dpmsolver++sde'. Also by the names of k-diffusion ('dpmpp_2m'), AUTOMATIC1111
    * ('DPM++ 2M Karras') and diffusers' classes. 10 to 50 steps are usual. 'heun', 'kdpm2', '2s' and 'sde' evaluate the network twice in
    * each step but the last.
@@ -34,11 +34,11 @@ export interface PathOptions {
   steps?: number
   /**
    * Which timesteps: for 'ddpm' with `steps` (default: the model's), 'ddim' (default: ddimDiscretize) and, with sigmas 'uniform', all
-   * others but 'plms' (default: 'linspace').
+   * others but 'plms' and 'lcm' (default: 'linspace').
    */
   timestepSpacing?: TimestepSpacing
   /**
-   * Which noise levels, for all samplers but 'ddpm', 'ddim' and 'plms': those of evenly spaced timesteps ('uniform', default), or
+   * Which noise levels, for all samplers but 'ddpm', 'ddim', 'plms' and 'lcm': those of evenly spaced timesteps ('uniform', default), or
    * from the most noise to the least by Karras et al. 2022, eq. 5 ('karras'), evenly in log(sigma) ('exponential'), or by quantiles of a
    * beta distribution ('beta'); the network is told the nearest timesteps.
    */
@@ -55,12 +55,12 @@ export interface PathOptions {
    * Default: evenly, exactly `steps`.
    */
   ddimDiscretize?: DdimDiscretization
-  /** For 'dpmsolver++' and 'unipc': 1, 2 (default) or 3; 'sde-dpmsolver++': 1 or 2 (default); 'lms': 1 to 4 (default). */
+  /** For 'dpmsolver++', 'unipc' and 'deis': 1, 2 (default) or 3; 'sde-dpmsolver++': 1 or 2 (default); 'lms': 1 to 4 (default). */
   solverOrder?: number
   /**
    * In place of `sampler` and its options: a scheduler_config.json of diffusers, reproduced step for step: DDPM, DDIM,
-   * DPMSolverMultistep, EulerDiscrete, EulerAncestralDiscrete, HeunDiscrete, LMSDiscrete, KDPM2Discrete, KDPM2AncestralDiscrete or
-   * DPMSolverSDE. Its schedule and prediction_type replace the model's; num_train_timesteps
+   * DPMSolverMultistep, EulerDiscrete, EulerAncestralDiscrete, HeunDiscrete, LMSDiscrete, KDPM2Discrete, KDPM2AncestralDiscrete,
+   * DPMSolverSDE, DEISMultistep, UniPCMultistep, PNDM or LCM. Its schedule and prediction_type replace the model's; num_train_timesteps
    * must be the model's. Default: none.
    */
   scheduler?: SchedulerConfig
@@ -75,7 +75,7 @@ export interface PathOptions {
   context?: Tensor
   /** Of classifier-free guidance: 1 (default) is none, 0 unconditional, more than 1 exaggerates the class. */
   guidanceScale?: number
-  /** Clip the predicted x_0 to [-1, 1]. Default: the model's with 'ddpm', else false, as in the samplers' sources. 'plms' and 'lms' can't. */
+  /** Clip the predicted x_0 to [-1, 1]. Default: the model's with 'ddpm', else false, as in the samplers' sources. 'plms', 'lms' and 'deis' can't. */
   clipDenoised?: boolean
   /** Fix every algorithm, so that an image is the same bit for bit in any batch. Default: the model's. */
   deterministic?: boolean

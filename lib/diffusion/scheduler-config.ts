@@ -16,11 +16,12 @@ import type { Threshold } from './settings'
 /** `_class_name` and the constructor's keyword arguments, in snake_case. */
 export type SchedulerConfig = Readonly<Record<string, unknown>>
 
+const betaNames = ['linear', 'scaled_linear', 'squaredcos_cap_v2', 'sigmoid'] as const
 const schedule = {
   num_train_timesteps: integer(1000, { min: 2, max: maxTimesteps }),
   beta_start: number(1e-4, { min: 0, max: 1 }),
   beta_end: number(2e-2, { min: 0, max: 1 }),
-  beta_schedule: oneOf(['linear', 'scaled_linear', 'squaredcos_cap_v2', 'sigmoid'], 'linear'),
+  beta_schedule: oneOf(betaNames, 'linear'),
   trained_betas: array(number(), undefined, maxTimesteps),
   rescale_betas_zero_snr: boolean(false),
 }
@@ -45,6 +46,15 @@ const formulas = {
 }
 /** The classes after k-diffusion. */
 const sigma = { ...common, timestep_spacing: oneOf(timestepSpacings, 'linspace') }
+/** The multistep solvers of papers. */
+const multistep = {
+  ...sigma,
+  ...formulas,
+  solver_order: integer(2, { min: 1, max: 3 }),
+  lower_order_final: boolean(true),
+  use_flow_sigmas: boolean(false),
+  use_dynamic_shifting: boolean(false),
+}
 /** ldm's betas, which some classes have as defaults. */
 const latent = { beta_start: number(0.00085, { min: 0, max: 1 }), beta_end: number(0.012, { min: 0, max: 1 }) }
 /** By class: __init__'s keyword arguments and defaults (diffusers 0.0.4 to 0.35). */
@@ -92,6 +102,36 @@ export const schemas = {
   KDPM2DiscreteScheduler: { ...sigma, ...latent, ...formulas },
   KDPM2AncestralDiscreteScheduler: { ...sigma, ...latent, ...formulas },
   DPMSolverSDEScheduler: { ...sigma, ...latent, ...formulas, noise_sampler_seed: integer() },
+  DEISMultistepScheduler: {
+    ...multistep,
+    algorithm_type: oneOf(['deis'], 'deis'),
+    solver_type: oneOf(['logrho'], 'logrho'),
+  },
+  UniPCMultistepScheduler: {
+    ...multistep,
+    solver_type: oneOf(['bh1', 'bh2'], 'bh2'),
+    predict_x0: boolean(true),
+    disable_corrector: array(integer(undefined, { min: 0 }), []),
+    final_sigmas_type: oneOf(['zero', 'sigma_min']),
+  },
+  PNDMScheduler: {
+    ...sigma,
+    timestep_spacing: oneOf(timestepSpacings, 'leading'),
+    skip_prk_steps: boolean(false),
+    set_alpha_to_one: boolean(false),
+  },
+  LCMScheduler: {
+    ...sigma,
+    ...latent,
+    beta_schedule: oneOf(betaNames, 'scaled_linear'),
+    clip_sample: boolean(false),
+    clip_sample_range: number(1, { min: 0 }),
+    original_inference_steps: integer(50, { min: 1 }),
+    timestep_scaling: number(10, { min: 0 }),
+    timestep_spacing: oneOf(timestepSpacings, 'leading'),
+    // All of its steps but the last lead to the next timestep, and the last to the image.
+    set_alpha_to_one: boolean(true),
+  },
 } as const
 export type ClassName = keyof typeof schemas
 export type Fields<N extends ClassName> = Parsed<(typeof schemas)[N]>
@@ -108,13 +148,9 @@ const latentScaled = { beta_start: 0.00085, beta_end: 0.012, beta_schedule: 'sca
  * they have fields above.
  */
 const others: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
-  DEISMultistepScheduler: {},
   DPMSolverSinglestepScheduler: {},
   IPNDMScheduler: {},
-  LCMScheduler: latentScaled,
-  PNDMScheduler: {},
   TCDScheduler: latentScaled,
-  UniPCMultistepScheduler: {},
 }
 
 /** The fields of a class by their names; of one that can only be opened, those that all have. */

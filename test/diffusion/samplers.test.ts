@@ -127,7 +127,7 @@ const chosen: SampleOptions[] = [
 
 const betweenTimesteps = ({ sampler = 'ddpm', sigmas }: SampleOptions) =>
   sigmas !== undefined || /Karras|kdpm2|2s|sde$/.test(sampler)
-const solvers = ['unipc', 'euler', 'heun', 'lms', 'kdpm2', 'dpmsolver++']
+const solvers = ['unipc', 'euler', 'heun', 'lms', 'deis', 'dpmsolver++']
 
 describe('samplers', () => {
   for (const options of chosen) {
@@ -178,6 +178,7 @@ describe('samplers', () => {
       [{ sampler: 'ddim', steps: 5, timestepSpacing: 'leading', ddimDiscretize: 'quad' }, 'ddimDiscretize'],
       [{ timesteps: [3, 2] }, 'timesteps'],
       [{ sampler: 'lms', steps: 5, clipDenoised: true }, 'clipDenoised'],
+      [{ sampler: 'lcm', steps: 5, timestepSpacing: 'leading' }, 'timestepSpacing'],
       [{ sampler: 'heun', steps: 5, eta: 1 }, 'eta'],
       [{ sampler: 'sde-dpmsolver++', steps: 5, solverOrder: 3 }, 'solverOrder'],
       [{ sampler: 'euler', steps: 1001 }, 'steps'],
@@ -276,7 +277,10 @@ describe('image to image', () => {
     await rejected({ mask: image }, 'image')
     await rejected({ image, mask: image }, 'mask') // negative
     await rejected({ image, mask: Tensor.from([1, 0]) }, 'mask')
-    await rejected({ image, mask: Tensor.from([1, 0, 1, 0], [1, 1, 2, 2]), sampler: 'unipc' }, 'mask')
+    const mask = Tensor.from([1, 0, 1, 0], [1, 1, 2, 2])
+    await rejected({ image, mask, sampler: 'unipc' }, 'mask')
+    await rejected({ image, mask, scheduler: { _class_name: 'UniPCMultistepScheduler' } }, 'mask')
+    await ddpm.sample({ batchSize: 1, steps: 4, image, mask, scheduler: { _class_name: 'PNDMScheduler' } })
   })
 })
 

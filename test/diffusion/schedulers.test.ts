@@ -63,10 +63,16 @@ describe("fields of diffusers' schedulers", () => {
     assert.ok(Math.abs(first - ((angle / (Math.PI / 2)) * 1.008 - 0.008) * 1000) < 2, String(first))
     const trailing = { ...dpm, lambda_min_clipped: -5.1, timestep_spacing: 'trailing' }
     assert.throws(() => plan(trailing, 5), { code: 'unsupported', argument: 'lambda_min_clipped' })
-    for (const field of ['use_lu_lambdas', 'use_flow_sigmas', 'use_beta_sigmas', 'use_exponential_sigmas']) {
+    for (const field of ['use_lu_lambdas', 'use_flow_sigmas']) {
       assert.throws(() => plan({ ...dpm, [field]: true }, 5), { code: 'unsupported', argument: field })
       assert.ok(plan({ ...dpm, [field]: false }, 5))
     }
+    const [even, ...others] = ['', 'use_karras_sigmas', 'use_beta_sigmas', 'use_exponential_sigmas'].map((field) =>
+      String(timesteps(plan({ ...dpm, [field]: true }, 5))),
+    )
+    assert.equal(new Set([even, ...others]).size, 4)
+    const both = { ...dpm, use_beta_sigmas: true, use_karras_sigmas: true }
+    assert.throws(() => plan(both, 5), { code: 'invalid-argument', argument: 'use_beta_sigmas' })
   })
 
   it("steps_offset is the model's, too: what its own spacing 'leading' takes", async () => {

@@ -1,5 +1,6 @@
 // Samplers between noise levels, against closed forms: Gaussian data, whose best denoiser and probability flow are known.
 import assert from 'node:assert/strict'
+import { deisEvaluations } from '../../lib/diffusion/sampling/deis'
 import { dpm2sAncestralEvaluations, dpmSdeEvaluations } from '../../lib/diffusion/sampling/dpm-ancestral'
 import { dpmEvaluations } from '../../lib/diffusion/sampling/dpm-solver'
 import { eulerAncestralEvaluations, eulerEvaluations } from '../../lib/diffusion/sampling/euler'
@@ -10,7 +11,9 @@ import type { NoiseLevel } from '../../lib/diffusion/sampling/noise-levels'
 import type { Evaluation } from '../../lib/diffusion/sampling/plan'
 import { samplerNamed, samplers } from '../../lib/diffusion/sampling/sampler-names'
 import { betaQuantile, formulaLevels, levelsAt } from '../../lib/diffusion/sampling/sigmas'
+import { DDPM, type DDPMOptions, type SampleOptions } from '../../lib/index'
 import { assertClose } from '../support/compare'
+import { testDevice } from '../support/devices'
 import { follow } from '../support/follow-plan'
 import { Fixture } from './fixture'
 
@@ -53,6 +56,9 @@ const flows: Record<string, readonly [Solve, number]> = {
   'LMS 1': [(levels) => lmsEvaluations(levels, { ...common, order: 1 }), 1.9],
   'LMS 2': [(levels) => lmsEvaluations(levels, { ...common, order: 2 }), 3.6],
   // The first steps, of lower orders, decide.
+  'DEIS 1': [(levels) => deisEvaluations(levels, { ...common, order: 1, lowerOrderFinal: true }), 1.9],
+  'DEIS 2': [(levels) => deisEvaluations(levels, { ...common, order: 2, lowerOrderFinal: true }), 3.6],
+  'DEIS 3': [(levels) => deisEvaluations(levels, { ...common, order: 3, lowerOrderFinal: true }), 4],
   'LMS 4': [(levels) => lmsEvaluations(levels, { ...common, order: 4 }), 3.6],
 }
 
@@ -110,6 +116,25 @@ describe('samplers with noise', () => {
       assert.ok(errors[0] > 6 * errors[2], String(errors))
     })
   }
+})
+
+describe('the start', () => {
+  it('is warned of where it is far from noise', async () => {
+    const warned = async (o: DDPMOptions, options: SampleOptions) => {
+      using ddpm = new DDPM({ model: (x) => x, imageSize: 2, channels: 1, device: testDevice, ...o })
+      await ddpm.sample({ batchSize: 1, ...options })
+      return ddpm.warnings().filter((line) => /the first step is at timestep \d+ of \d+/.test(line)).length
+    }
+    const quad = { sampler: 'ddim', steps: 20, ddimDiscretize: 'quad' } as const
+    assert.equal(await warned({ betaSchedule: 'cosine' }, quad), 1)
+    assert.equal(await warned({ betaSchedule: 'linear' }, quad), 0)
+    assert.equal(
+      await warned({ betaSchedule: 'cosine' }, { sampler: 'euler', steps: 3, timestepSpacing: 'leading' }),
+      1,
+    )
+    assert.equal(await warned({ betaSchedule: 'cosine' }, { sampler: 'euler', steps: 3 }), 0)
+    assert.equal(await warned({ timesteps: 50 }, { steps: 50 }), 0)
+  })
 })
 
 describe('noise levels', () => {

@@ -5,6 +5,7 @@ import type { SchedulerConfig } from '../scheduler-config'
 import { ancestralPlan, respacedPlan } from './ancestral'
 import { ddimPlan } from './ddim'
 import { type SchedulerCall, schedulerPlan } from './diffusers'
+import { lcmPlan } from './lcm'
 import { isLevelSampler, type LevelSamplerName, levelPlan, levelSamplers } from './level-samplers'
 import type { PlanContext, SamplingPlan } from './plan'
 import { plmsPlan } from './plms'
@@ -42,8 +43,8 @@ export const owners: Partial<Record<keyof SamplerChoice, readonly Sampler[]>> = 
   timestepSpacing: ['ddpm', 'ddim', ...levelSamplersWith(() => true)],
   sigmas: levelSamplersWith(() => true),
   solverOrder: levelSamplersWith(({ order }) => order !== undefined),
-  mask: ['ddpm', 'ddim', 'plms', ...levelSamplersWith(({ maskless }) => !maskless)],
-  clipDenoised: ['ddpm', 'ddim', ...levelSamplersWith(({ predictsNoise }) => !predictsNoise)],
+  mask: ['ddpm', 'ddim', 'plms', 'lcm', ...levelSamplersWith(({ maskless }) => !maskless)],
+  clipDenoised: ['ddpm', 'ddim', 'lcm', ...levelSamplersWith(({ predictsNoise }) => !predictsNoise)],
 }
 
 /** Throws `invalid-argument` for an option that the sampler does not have. */
@@ -79,6 +80,8 @@ function startWarnings(plan: SamplingPlan, { schedule }: PlanContext, o: Sampler
 function planOf(context: PlanContext, o: SamplerChoice): SamplingPlan {
   if (o.scheduler) {
     const plan = schedulerPlan(o.scheduler, context.schedule.betas.length, schedulerCall(o))
+    if (o.mask && !keepsBlended(plan))
+      throw wrong('mask', 'mask: the scheduler corrects states, in which none would stay')
     if (!plan.variance || context.settings.varianceType !== 'fixed') return plan
     throw wrong('scheduler', "scheduler: its variance_type needs a model that learns it, not varianceType 'fixed'")
   }
@@ -122,9 +125,16 @@ function planOf(context: PlanContext, o: SamplerChoice): SamplingPlan {
         strength,
       })
     }
+    case 'lcm':
+      return lcmPlan(context, { steps, clipDenoised, strength })
     case 'plms':
       return plmsPlan(context, { steps, discretization: o.ddimDiscretize, strength })
   }
+}
+
+/** Whether what is blended into a point before a step has a part in the next one: not where that begins at an earlier state. */
+function keepsBlended({ evaluations }: SamplingPlan): boolean {
+  return evaluations.every(({ correct }, i) => !correct || evaluations[i - 1].partial)
 }
 
 /** What a scheduler's configuration does not decide. */

@@ -25,6 +25,7 @@ import {
 } from '../scheduler-config'
 import { ancestralStep } from './ancestral'
 import { ddimStep } from './ddim'
+import { deisPlan, lcmPlan, pndmPlan, unipcPlan } from './diffusers-others'
 import { formulaOf, sigmaPlan } from './diffusers-sigma'
 import { dpmSdeEvaluations } from './dpm-ancestral'
 import { dpmEvaluations } from './dpm-solver'
@@ -62,6 +63,10 @@ const planners: {
   KDPM2DiscreteScheduler: sigmaPlan((levels, o) => kdpm2Evaluations(levels, { ...o, eta: 0 })),
   KDPM2AncestralDiscreteScheduler: sigmaPlan((levels, o) => kdpm2Evaluations(levels, { ...o, eta: 1 })),
   DPMSolverSDEScheduler: sigmaPlan(dpmSdeEvaluations),
+  DEISMultistepScheduler: deisPlan,
+  UniPCMultistepScheduler: unipcPlan,
+  PNDMScheduler: pndmPlan,
+  LCMScheduler: lcmPlan,
 }
 
 /** Options of one class alone. */

@@ -1,6 +1,7 @@
 /** The samplers that go from one noise level to the next, by name. */
 import { invalidArgument } from '../../errors'
 import { type Parameterization, respacedTimesteps, type TimestepSpacing } from '../schedule'
+import { deisEvaluations } from './deis'
 import { dpm2sAncestralEvaluations, dpmSdeEvaluations } from './dpm-ancestral'
 import { type DpmAlgorithm, dpmEvaluations } from './dpm-solver'
 import { eulerAncestralEvaluations, eulerEvaluations } from './euler'
@@ -56,6 +57,12 @@ const table = {
   'sde-dpmsolver++': { timesteps: 'dpm-solver', order: { fallback: 2, most: 2 }, evaluations: dpm('sde-dpmsolver++') },
   'dpmsolver++2s-ancestral': { timesteps: 'k-diffusion', noisy: true, evaluations: dpm2sAncestralEvaluations },
   'dpmsolver++sde': { timesteps: 'k-diffusion', noisy: true, evaluations: dpmSdeEvaluations },
+  deis: {
+    timesteps: 'dpm-solver',
+    order: { fallback: 2, most: 3 },
+    predictsNoise: true,
+    evaluations: (levels, o) => deisEvaluations(levels, { ...o, lowerOrderFinal: true }),
+  },
   unipc: {
     timesteps: 'dpm-solver',
     order: { fallback: 2, most: 3 },

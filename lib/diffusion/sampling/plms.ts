@@ -5,7 +5,7 @@ import { lastPart } from './image'
 import { type Evaluation, makePlan, type PlanContext, type SamplingPlan } from './plan'
 
 /** Adams-Bashforth coefficients of orders 1 to 4, newest first (Liu et al. 2022, eq. 9; plms.py's p_sample_plms). */
-const adamsBashforth: readonly (readonly number[])[] = [
+export const adamsBashforth: readonly (readonly number[])[] = [
   [1],
   [3 / 2, -1 / 2],
   [23 / 12, -16 / 12, 5 / 12],

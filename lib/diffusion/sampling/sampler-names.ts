@@ -7,7 +7,7 @@ import { type SigmaSchedule, sigmaSchedules } from './sigmas'
 const names = {
   ddpm: ['DDPMScheduler'],
   ddim: ['DDIM', 'DDIMScheduler'],
-  plms: ['PLMS'],
+  plms: ['PLMS', 'PNDMScheduler'],
   euler: ['Euler', 'EulerDiscreteScheduler'],
   'euler-ancestral': ['euler_ancestral', 'Euler a', 'EulerAncestralDiscreteScheduler'],
   heun: ['Heun', 'HeunDiscreteScheduler'],
@@ -18,6 +18,8 @@ const names = {
   'sde-dpmsolver++': ['dpmpp_2m_sde', 'DPM++ 2M SDE'],
   'dpmsolver++2s-ancestral': ['dpmpp_2s_ancestral', 'DPM++ 2S a'],
   'dpmsolver++sde': ['dpmpp_sde', 'DPM++ SDE', 'DPMSolverSDEScheduler'],
+  deis: ['DEIS', 'DEISMultistepScheduler'],
+  lcm: ['LCM', 'LCMScheduler'],
   unipc: ['uni_pc', 'uni_pc_bh2', 'UniPC', 'UniPCMultistepScheduler'],
 } as const satisfies Readonly<Record<string, readonly string[]>>
 

@@ -1,38 +1,56 @@
-/** UniPC: Zhao et al. 2023, for x_0 and with B(h) = e^h - 1 ("bh2"). */
+/** UniPC: Zhao et al. 2023, for x_0. */
 import type { Parameterization } from '../schedule'
 import { startRow } from '../step-tables'
 import { type NoiseLevel, type SolverPoint, solverPoint } from './noise-levels'
 import type { Evaluation } from './plan'
 
+export interface UnipcOptions {
+  readonly order: number
+  readonly parameterization: Parameterization
+  /** B(h): h ('bh1') or e^h - 1 ('bh2', default). */
+  readonly variant?: Variant
+  /** The last step has order 1, the one before 2 at most (default). */
+  readonly lowerOrderFinal?: boolean
+  /** Steps, counted from 0, whose end is not corrected. */
+  readonly uncorrected?: readonly number[]
+  /** The sigma of the images; default 0. */
+  readonly final?: number
+}
+
+type Variant = 'bh1' | 'bh2'
+
 /**
  * Each evaluation first corrects the state that it was made at (UniC), then predicts the next one (UniP): two orders of accuracy
- * from one evaluation. The last step leads to clean images and has order 1, the one before 2 at most.
+ * from one evaluation.
  */
-export function unipcEvaluations(
-  levels: readonly NoiseLevel[],
-  o: { order: number; parameterization: Parameterization },
-): Evaluation[] {
-  const points = levels.map(({ sigma }) => solverPoint(sigma))
-  const orderOf = (i: number) => Math.min(o.order, i + 1, levels.length - i)
+export function unipcEvaluations(levels: readonly NoiseLevel[], o: UnipcOptions): Evaluation[] {
+  const { variant = 'bh2', lowerOrderFinal = true, uncorrected = [], final = 0 } = o
+  const points = [...levels.map(({ sigma }) => sigma), final].map(solverPoint)
+  const orderOf = (i: number) => Math.min(o.order, i + 1, lowerOrderFinal ? levels.length - i : o.order)
   return levels.map(({ t }, i) => {
     const prediction = startRow(o.parameterization, points[i].alpha ** 2)
     // The m of the corrector begin with the new prediction.
-    const correct = i === 0 ? undefined : correction(points.slice(0, i + 1).reverse(), orderOf(i - 1))
-    if (i === levels.length - 1) return { t, prediction, correct, next: { state: 0, m: [1] } }
-    return { t, prediction, correct, next: predictor(points.slice(0, i + 2).reverse(), orderOf(i)) }
+    const corrects = i > 0 && !uncorrected.includes(i - 1)
+    const correct = corrects ? correction(points.slice(0, i + 1).reverse(), orderOf(i - 1), variant) : undefined
+    if (i === levels.length - 1 && final === 0) return { t, prediction, correct, next: { state: 0, m: [1] } }
+    return { t, prediction, correct, next: predictor(points.slice(0, i + 2).reverse(), orderOf(i), variant) }
   })
 }
 
 /** UniP: weights of the predictions at the points from the second on. */
-function predictor(points: readonly SolverPoint[], order: number): Evaluation['next'] {
-  const { r, state, first, scale, b } = integral(points, order)
+function predictor(points: readonly SolverPoint[], order: number, variant: Variant): Evaluation['next'] {
+  const { r, state, first, scale, b } = integral(points, order, variant)
   const rho = order === 2 ? [0.5] : solve(vandermonde(r.slice(0, -1)), b.slice(0, -1))
   return { state, m: weights(first, scale, rho, r) }
 }
 
 /** UniC: weights of the predictions at all points, of which the first is the one that is corrected. */
-function correction(points: readonly SolverPoint[], order: number): NonNullable<Evaluation['correct']> {
-  const { r, state, first, scale, b } = integral(points, order)
+function correction(
+  points: readonly SolverPoint[],
+  order: number,
+  variant: Variant,
+): NonNullable<Evaluation['correct']> {
+  const { r, state, first, scale, b } = integral(points, order, variant)
   const rho = order === 1 ? [0.5] : solve(vandermonde(r), b)
   const own = rho[order - 1]
   const m = weights(first, scale, rho.slice(0, -1), r)
@@ -51,20 +69,21 @@ function weights(first: number, scale: number, rho: readonly number[], r: readon
 }
 
 /** What predictor and corrector share: Zhao et al. 2023, eq. 3 and theorem 3.1. */
-function integral(points: readonly SolverPoint[], order: number) {
+function integral(points: readonly SolverPoint[], order: number, variant: Variant) {
   const [to, from] = points
   const h = to.lambda - from.lambda
   const r = Array.from({ length: order - 1 }, (_, i) => (points[i + 2].lambda - from.lambda) / h)
   const first = Math.expm1(-h)
+  const base = variant === 'bh1' ? -h : first
   const b: number[] = []
   let phi = first / -h - 1
   let factorial = 1
   for (let k = 1; k <= order; k++) {
-    b.push((phi * factorial) / first)
+    b.push((phi * factorial) / base)
     factorial *= k + 1
     phi = phi / -h - 1 / factorial
   }
-  return { r: [...r, 1], state: to.sigma / from.sigma, first: -to.alpha * first, scale: -to.alpha * first, b }
+  return { r: [...r, 1], state: to.sigma / from.sigma, first: -to.alpha * first, scale: -to.alpha * base, b }
 }
 
 /** Row k: the k-th powers. */

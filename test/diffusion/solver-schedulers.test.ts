@@ -1,0 +1,95 @@
+// diffusers' DEIS, PNDM and UniPC, by chains that they computed; LCM by its definition.
+import assert from 'node:assert/strict'
+import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers'
+import { lcmTimesteps } from '../../lib/diffusion/sampling/lcm'
+import { DDPM, Tensor } from '../../lib/index'
+import { normal, Purpose } from '../../lib/rng'
+import { assertClose, assertCloseToScale } from '../support/compare'
+import { testDevice } from '../support/devices'
+import { Fixture } from './fixture'
+
+/** Cases that can't be expressed, and the field that says so. */
+const refused: Record<string, string> = { sample_no_x0: 'predict_x0' }
+
+for (const name of ['deis', 'pndm', 'unipc']) {
+  describe(`scheduler_${name}`, () => {
+    it('every case: timesteps, and states at each evaluation', async () => {
+      const fixture = await Fixture.load(`scheduler_${name}`)
+      const { rtol } = fixture.tolerance.suggest
+      for (const c of fixture.config.cases) {
+        const T = c.scheduler.num_train_timesteps ?? 1000
+        const scheduler = { _class_name: fixture.config.class, ...c.scheduler }
+        const steps = c.num_inference_steps
+        if (c.id in refused) {
+          assert.throws(() => schedulerPlan(scheduler, T, { steps }), { code: 'unsupported', argument: refused[c.id] })
+          continue
+        }
+        const states: Float32Array[] = []
+        const seen: number[] = []
+        using ddpm = new DDPM({
+          timesteps: T,
+          device: testDevice,
+          model: async (x, t) => {
+            states.push(await x.data())
+            seen.push((await t.data())[0])
+            return fixture.row(`in/${c.id}/model_output`, states.length - 1)
+          },
+        })
+        const xT = fixture.tensor(`in/${c.id}/sample`)
+        const loop = ddpm.pSampleLoop(fixture.config.shape, { scheduler, steps, xT, returnIntermediates: false })
+        states.push(await (await loop).data())
+        assert.deepEqual(seen, [...fixture.integers(`out/${c.id}/timesteps`)], `${c.id} timesteps`)
+        for (const [i, state] of states.slice(1).entries()) {
+          const expected = await fixture.row(`out/${c.id}/prev_sample`, i).data()
+          assertCloseToScale(await state, expected, rtol, `${c.id} state ${i}`)
+        }
+      }
+    })
+  })
+}
+
+describe('LCMScheduler', () => {
+  it('takes timesteps of the 50 that a model was distilled with', () => {
+    assert.deepEqual(lcmTimesteps(4, 50, 1000), [999, 759, 499, 259])
+    assert.deepEqual(lcmTimesteps(1, 50, 1000), [999])
+    assert.deepEqual(
+      lcmTimesteps(50, 50, 100),
+      Array.from({ length: 50 }, (_, i) => 99 - 2 * i),
+    )
+    assert.equal(lcmTimesteps(51, 50, 1000), undefined)
+  })
+
+  it('goes from predictions of x_0 to the next timestep by fresh noise', async () => {
+    const image = Tensor.from([0.5, -0.25, 0.1, 0.9], [1, 1, 2, 2])
+    const states: Float32Array[] = []
+    using ddpm = new DDPM({
+      parameterization: 'x0',
+      imageSize: 2,
+      channels: 1,
+      device: testDevice,
+      model: async (x) => {
+        states.push(await x.data())
+        return image
+      },
+    })
+    const scheduler = { _class_name: 'LCMScheduler', prediction_type: 'sample' }
+    const samples = await (await ddpm.sample({ batchSize: 1, steps: 2, seed: 4, scheduler })).data()
+    let product = 1
+    for (let t = 0; t <= 499; t++) {
+      const root = Math.sqrt(0.00085) + ((Math.sqrt(0.012) - Math.sqrt(0.00085)) * t) / 999
+      product *= 1 - root ** 2
+    }
+    const pixels = await image.data()
+    const noise = normal(4, Purpose.posterior, 0, 0, 4)
+    // At these timesteps the boundary condition leaves a millionth of the state.
+    const expected = pixels.map((v, i) => Math.sqrt(product) * v + Math.sqrt(1 - product) * noise[i])
+    assertClose(states[1], expected, { abs: 2e-5, rel: 0 }, 'the second state')
+    assertClose(samples, pixels, { abs: 2e-5, rel: 0 }, 'samples')
+  })
+
+  it('refuses more steps than the model was distilled with', async () => {
+    using ddpm = new DDPM({ model: (x) => x, imageSize: 2, channels: 1, device: testDevice })
+    const scheduler = { _class_name: 'LCMScheduler', original_inference_steps: 10 }
+    await assert.rejects(ddpm.sample({ steps: 11, scheduler }), { code: 'invalid-argument', argument: 'steps' })
+  })
+})
