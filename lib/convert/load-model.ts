@@ -1,4 +1,5 @@
 /** Models to draw with, from whatever they are kept in. */
+import type { HubOptions } from '../checkpoint/hub/snapshot'
 import { readCompVisConfig } from '../diffusion/compvis-config'
 import { DDPM } from '../diffusion/ddpm'
 import type { ComputeOptions } from '../diffusion/model-options'
@@ -12,7 +13,7 @@ import type { DownloadOptions } from './download'
 import { configBeside, locateModel, type SourceKind, shippedModel, superfluous } from './locate'
 import { mismatch, shapesOf } from './source'
 
-export interface LoadModelOptions extends ComputeOptions, DownloadOptions {
+export interface LoadModelOptions extends ComputeOptions, DownloadOptions, HubOptions {
   /** The averaged weights or the trained ones, of what has both. Default: the averaged ones where there are any. */
   readonly weights?: 'ema' | 'model'
   /** A checkpoint's YAML configuration. Default: the file beside it with the extension .yaml. */
@@ -28,6 +29,7 @@ const schema = {
   weights: oneOf(['ema', 'model']),
   config: string(),
   variant: string(),
+  revision: string(),
   onDownload: func<NonNullable<DownloadOptions['onDownload']>>(),
   key: string(),
   device: any<ComputeOptions['device']>(),
@@ -52,8 +54,8 @@ const owners: Readonly<Record<'weights' | 'config' | 'variant' | 'key', readonly
  */
 export async function loadModel(source: string | URL = shippedModel, options: LoadModelOptions = {}): Promise<DDPM> {
   if (typeof source !== 'string' && !(source instanceof URL)) throw invalidArgument('source', 'a path or a URL', source)
-  const { weights, config, variant, key, onDownload, ...given } = parseOptions('loadModel', options, schema)
-  const { kind, path } = await locateModel(source, { onDownload })
+  const { weights, config, variant, key, revision, onDownload, ...given } = parseOptions('loadModel', options, schema)
+  const { kind, path } = await locateModel(source, { onDownload, revision, variant })
   for (const [name, [owner, ...kinds]] of Object.entries(owners)) {
     if (options[name as keyof typeof owners] !== undefined && !kinds.includes(kind))
       throw superfluous(name, owner, kind)

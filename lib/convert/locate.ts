@@ -3,6 +3,7 @@ import { access, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { isDiffusersFolder } from '../checkpoint/diffusers'
+import { type HubOptions, hubSnapshot, isHubName } from '../checkpoint/hub/snapshot'
 import { openRegularFile } from '../checkpoint/regular-file'
 import { readSafetensorsHeader } from '../checkpoint/safetensors'
 import { isTorch } from '../checkpoint/state-dict-file'
@@ -19,18 +20,27 @@ export interface LocatedModel {
   readonly path: string
 }
 
+export interface LocateOptions extends DownloadOptions, HubOptions {
+  /** Which weights of a model of the hub. */
+  readonly variant?: string
+}
+
 /** The class-conditional model that comes with this package; models/README.md says how it was made. */
 export const shippedModel = path.join(__dirname, '..', '..', '..', 'models', 'emoji-32.safetensors')
 
 /**
- * A file by its URL is downloaded first. Throws `not-found`, `io`, `bad-file` for what is no file or folder of a model, and
+ * A file by its URL is downloaded first; a name that is no file's may be a model's on the hub, and is fetched. Throws `not-found`, `io`, `bad-file` for what is no file or folder of a model, and
  * `invalid-argument` for a URL that is none.
  */
-export async function locateModel(source: string | URL, o: DownloadOptions = {}): Promise<LocatedModel> {
+export async function locateModel(source: string | URL, o: LocateOptions = {}): Promise<LocatedModel> {
   const named = await fileOf(source, o)
   const stats = await stat(named).catch((cause) => {
+    if (isHubName(named)) return undefined
     throw new DiffusionError('not-found', `${named} does not exist`, { argument: 'path', received: named, cause })
   })
+  if (!stats) return { kind: 'diffusers', path: await hubSnapshot(named, o.variant, o) }
+  if (o.revision !== undefined)
+    throw invalidArgument('revision', 'none for a file or folder: the hub has revisions', o.revision)
   if (stats.isDirectory()) return folderOf(named)
   const folder = path.dirname(named)
   const has = (name: string) => exists(path.join(folder, name))

@@ -1,4 +1,5 @@
 /** Options of DDPM and of its own methods. */
+import type { HubOptions } from '../checkpoint/hub/snapshot'
 import {
   array,
   boolean,
@@ -80,7 +81,7 @@ export const interpolateSchema = {
 } satisfies SchemaOf<InterpolateOptions>
 
 /** DDPM's options but for those that the files decide. */
-export interface PretrainedOptions extends ProcessOptions, ComputeOptions, ImageOptions {
+export interface PretrainedOptions extends ProcessOptions, ComputeOptions, ImageOptions, HubOptions {
   /** Which weights of several: 'fp16' for diffusion_pytorch_model.fp16.safetensors. Default: those without such a name. */
   variant?: string
   /** Of a training's checkpoint, which has both. Default: the averaged ones where there are any. */

@@ -30,6 +30,7 @@ import {
   foundAt,
   type InitFromCkptOptions,
   nothingFits,
+  pretrainedFolder,
   readCheckpoint,
   readPretrained,
   writePretrained,
@@ -96,12 +97,14 @@ export class DDPM extends DiffusionModel {
 
   /**
    * A model from a folder in diffusers' layout (UNet2DModel with a scheduler of discrete timesteps; safetensors or .bin, whole or in
-   * shards): a pipeline, a training's checkpoint, or a network alone. Its options are those of the files, others the defaults, but
+   * shards): a pipeline, a training's checkpoint, or a network alone. Where there is no such folder, a name such as
+   * 'google/ddpm-cifar10-32' is fetched from the Hugging Face hub into its cache (HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). Its options are those of the files, others the defaults, but
    * useEma is false unless given; `options` override. What was ignored is among `warnings()`. Throws
    * `not-found`, `io`, `bad-file`, `state-mismatch`, and `unsupported` with the field's name for what has no counterpart here.
    */
-  static async fromPretrained(folder: string, options: PretrainedOptions = {}): Promise<DDPM> {
-    const { variant, weights: kind, ...own } = options
+  static async fromPretrained(source: string, options: PretrainedOptions = {}): Promise<DDPM> {
+    const { variant, weights: kind, revision, onDownload, ...own } = options
+    const folder = await pretrainedFolder(source, variant, { revision, onDownload })
     const { settings, weights, schedulerConfig, warnings } = await readPretrained(folder, { variant, weights: kind })
     const ddpm = new DDPM({ ...settings, useEma: false, ...own })
     ddpm.schedulerConfig = schedulerConfig

@@ -1,11 +1,13 @@
 /** Models from other libraries' files: diffusers' folders, and PyTorch checkpoints as ddpm.py's init_from_ckpt takes them. */
+import { stat } from 'node:fs/promises'
 import { readDiffusersFolder, type WeightsKind, writeDiffusersFolder } from '../checkpoint/diffusers'
 import { unet2DConfig, unet2DWeights } from '../checkpoint/diffusers-unet'
 import type { WeightsOptions } from '../checkpoint/diffusers-weights'
 import { type FoundWeights, findWeights, isAverage, likelyDict, type NamedDict } from '../checkpoint/find-weights'
+import { type HubOptions, hubSnapshot, isHubName } from '../checkpoint/hub/snapshot'
 import { type NumberTensor, plainNumbers } from '../checkpoint/plain-numbers'
 import { checkKey, readStateDictFile } from '../checkpoint/state-dict-file'
-import { DiffusionError, quote } from '../errors'
+import { DiffusionError, invalidArgument, quote } from '../errors'
 import type { Network } from '../nn/network'
 import { UNet } from '../nn/unet'
 import { renameLegacyDiffusers, todaysName, unet2DSettings } from '../nn/unet-diffusers'
@@ -34,6 +36,15 @@ export interface Pretrained {
   readonly schedulerConfig: SchedulerConfig
   /** Fields that were ignored, and what was not found. */
   readonly warnings: readonly string[]
+}
+
+/** A folder as it is; what is none, and may be a model's name on the hub, is fetched. */
+export async function pretrainedFolder(source: string, variant?: string, o: HubOptions = {}): Promise<string> {
+  const isHere = typeof source !== 'string' || (await stat(source).catch(() => undefined)) !== undefined
+  if (!isHere && isHubName(source)) return hubSnapshot(source, variant, o)
+  if (o.revision !== undefined)
+    throw invalidArgument('revision', 'none for a folder: the hub has revisions', o.revision)
+  return source
 }
 
 /** What a diffusers folder says, checked to fit together before a model is made of it. */
