@@ -23,7 +23,8 @@ import type { SchedulerConfig } from './scheduler-config'
 /** How samples are drawn, whatever they begin with. */
 export interface PathOptions {
   /**
-   * 'ddpm' (default): ancestral; 'ddim': Song et al. 2021; 'plms': Liu et al. 2022; 'dpmsolver++' (2M; 'sde-dpmsolver++' with noise):
+   * 'ddpm' (default): ancestral; 'ddim': Song et al. 2021; 'plms': Liu et al. 2022; 'dpmsolver++' (2M; 'sde-dpmsolver++' with noise;
+   * 'dpmsolver++singlestep'):
    * Lu et al. 2022; 'unipc': Zhao et al. 2023; 'deis': Zhang & Chen 2023; 'lcm', for latent consistency models; 'heun': Karras et al. 2022; k-diffusion's 'euler', 'euler-ancestral', 'lms', 'kdpm2',
    * 'kdpm2-ancestral', 'dpmsolver++2s-ancestral', 'dpmsolver++sde'. Also by the names of k-diffusion ('dpmpp_2m'), AUTOMATIC1111
    * ('DPM++ 2M Karras') and diffusers' classes. 10 to 50 steps are usual. 'heun', 'kdpm2', '2s' and 'sde' evaluate the network twice in
@@ -55,12 +56,12 @@ export interface PathOptions {
    * Default: evenly, exactly `steps`.
    */
   ddimDiscretize?: DdimDiscretization
-  /** For 'dpmsolver++', 'unipc' and 'deis': 1, 2 (default) or 3; 'sde-dpmsolver++': 1 or 2 (default); 'lms': 1 to 4 (default). */
+  /** For 'dpmsolver++', its singlestep, 'unipc' and 'deis': 1, 2 (default) or 3; 'sde-dpmsolver++': 1 or 2 (default); 'lms': 1 to 4 (default). */
   solverOrder?: number
   /**
    * In place of `sampler` and its options: a scheduler_config.json of diffusers, reproduced step for step: DDPM, DDIM,
    * DPMSolverMultistep, EulerDiscrete, EulerAncestralDiscrete, HeunDiscrete, LMSDiscrete, KDPM2Discrete, KDPM2AncestralDiscrete,
-   * DPMSolverSDE, DEISMultistep, UniPCMultistep, PNDM or LCM. Its schedule and prediction_type replace the model's; num_train_timesteps
+   * DPMSolverSDE, DEISMultistep, DPMSolverSinglestep, UniPCMultistep, PNDM or LCM. Its schedule and prediction_type replace the model's; num_train_timesteps
    * must be the model's. Default: none.
    */
   scheduler?: SchedulerConfig
@@ -117,7 +118,7 @@ export interface SamplingOptions extends PathOptions {
   image?: Tensor
   /** Image to image: the last part of the steps that is taken, from 0 (the image itself) to 1. Default: all, from noise. */
   strength?: number
-  /** Inpainting: 1 keeps the image's pixel, 0 draws it. [n or 1, c or 1, h, w]. Not for 'unipc'. Default: all is drawn. */
+  /** Inpainting: 1 keeps the image's pixel, 0 draws it. [n or 1, c or 1, h, w]. Not for 'unipc' and 'dpmsolver++singlestep'. Default: all is drawn. */
   mask?: Tensor
 }
 

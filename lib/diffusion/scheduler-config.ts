@@ -114,6 +114,15 @@ export const schemas = {
     disable_corrector: array(integer(undefined, { min: 0 }), []),
     final_sigmas_type: oneOf(['zero', 'sigma_min']),
   },
+  DPMSolverSinglestepScheduler: {
+    ...multistep,
+    lower_order_final: boolean(false),
+    algorithm_type: oneOf(['dpmsolver++', 'dpmsolver'], 'dpmsolver++'),
+    solver_type: oneOf(['midpoint', 'heun'], 'midpoint'),
+    lambda_min_clipped: anyNumber(-Infinity),
+    final_sigmas_type: oneOf(['zero', 'sigma_min'], 'zero'),
+    variance_type: string(),
+  },
   PNDMScheduler: {
     ...sigma,
     timestep_spacing: oneOf(timestepSpacings, 'leading'),
@@ -148,7 +157,6 @@ const latentScaled = { beta_start: 0.00085, beta_end: 0.012, beta_schedule: 'sca
  * they have fields above.
  */
 const others: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
-  DPMSolverSinglestepScheduler: {},
   IPNDMScheduler: {},
   TCDScheduler: latentScaled,
 }

@@ -290,7 +290,7 @@ describe('inpainting', () => {
   it('keeps what the mask says and draws the rest', async () => {
     using ddpm = gaussian({ clipDenoised: false })
     const pixels = await image.data()
-    for (const sampler of samplers.filter((name) => name !== 'unipc')) {
+    for (const sampler of samplers.filter((name) => name !== 'unipc' && name !== 'dpmsolver++singlestep')) {
       const options = { sampler, steps: 20, seed: 2 }
       const mask = Tensor.from([1, 0, 0.5, 0], [1, 1, 2, 2])
       const found = await draw(ddpm, { ...options, image, mask })

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { deisEvaluations } from '../../lib/diffusion/sampling/deis'
 import { dpm2sAncestralEvaluations, dpmSdeEvaluations } from '../../lib/diffusion/sampling/dpm-ancestral'
+import { singlestepEvaluations } from '../../lib/diffusion/sampling/dpm-singlestep'
 import { dpmEvaluations } from '../../lib/diffusion/sampling/dpm-solver'
 import { eulerAncestralEvaluations, eulerEvaluations } from '../../lib/diffusion/sampling/euler'
 import { heunEvaluations } from '../../lib/diffusion/sampling/heun'
@@ -46,6 +47,14 @@ function sampler(solve: Solve, steps: number) {
 }
 
 const common = { parameterization: 'x0', sigmas } as const
+const singlestep = (order: number) => (levels: readonly NoiseLevel[]) =>
+  singlestepEvaluations(levels, 0, {
+    ...common,
+    algorithm: 'dpmsolver++',
+    order,
+    solverType: 'midpoint',
+    lowerOrderFinal: true,
+  })
 const flows: Record<string, readonly [Solve, number]> = {
   // Twice the steps: how many times smaller an error of the order makes; a little less before the limit.
   Euler: [(levels) => eulerEvaluations(levels, common), 1.9],
@@ -59,6 +68,9 @@ const flows: Record<string, readonly [Solve, number]> = {
   'DEIS 1': [(levels) => deisEvaluations(levels, { ...common, order: 1, lowerOrderFinal: true }), 1.9],
   'DEIS 2': [(levels) => deisEvaluations(levels, { ...common, order: 2, lowerOrderFinal: true }), 3.6],
   'DEIS 3': [(levels) => deisEvaluations(levels, { ...common, order: 3, lowerOrderFinal: true }), 4],
+  'DPM-Solver++ singlestep 1': [singlestep(1), 1.9],
+  'DPM-Solver++ singlestep 2': [singlestep(2), 3.6],
+  'DPM-Solver++ singlestep 3': [singlestep(3), 7],
   'LMS 4': [(levels) => lmsEvaluations(levels, { ...common, order: 4 }), 3.6],
 }
 

@@ -11,7 +11,7 @@ import { Fixture } from './fixture'
 /** Cases that can't be expressed, and the field that says so. */
 const refused: Record<string, string> = { sample_no_x0: 'predict_x0' }
 
-for (const name of ['deis', 'pndm', 'unipc']) {
+for (const name of ['deis', 'dpmsolver_singlestep', 'pndm', 'unipc']) {
   describe(`scheduler_${name}`, () => {
     it('every case: timesteps, and states at each evaluation', async () => {
       const fixture = await Fixture.load(`scheduler_${name}`)
@@ -47,6 +47,49 @@ for (const name of ['deis', 'pndm', 'unipc']) {
     })
   })
 }
+
+describe('predictions of x_0 on the way', () => {
+  it('are the image where the network knows it, also of solvers for the noise', async () => {
+    const image = 0.3
+    const latent = { beta_schedule: 'scaled_linear', beta_start: 0.00085, beta_end: 0.012 }
+    let product = 1
+    const bars = Array.from({ length: 1000 }, (_, t) => {
+      const root = Math.sqrt(0.00085) + ((Math.sqrt(0.012) - Math.sqrt(0.00085)) * t) / 999
+      product *= 1 - root ** 2
+      return product
+    })
+    using ddpm = new DDPM({
+      imageSize: 2,
+      channels: 1,
+      device: testDevice,
+      model: async (x, t) => {
+        const bar = bars[(await t.data())[0]]
+        const noise = (await x.data()).map((v) => (v - Math.sqrt(bar) * image) / Math.sqrt(1 - bar))
+        return Tensor.from(noise, x.shape)
+      },
+    })
+    const schedulers = [
+      { _class_name: 'DPMSolverSinglestepScheduler', algorithm_type: 'dpmsolver', final_sigmas_type: 'sigma_min' },
+      { _class_name: 'DEISMultistepScheduler' },
+      { _class_name: 'LMSDiscreteScheduler', timestep_spacing: 'leading' },
+      { _class_name: 'PNDMScheduler' },
+    ]
+    for (const scheduler of schedulers) {
+      const { predX0 } = await ddpm.sample({
+        batchSize: 1,
+        steps: 9,
+        seed: 2,
+        scheduler: { solver_order: 3, ...latent, ...scheduler },
+        returnIntermediates: true,
+        logEveryT: 1,
+      })
+      assert.equal(predX0.length, 10)
+      for (const x0 of predX0.slice(1)) {
+        assertClose(await x0.data(), [image, image, image, image], { abs: 2e-3, rel: 0 }, scheduler._class_name)
+      }
+    }
+  })
+})
 
 describe('LCMScheduler', () => {
   it('takes timesteps of the 50 that a model was distilled with', () => {

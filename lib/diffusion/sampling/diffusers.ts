@@ -28,6 +28,7 @@ import { ddimStep } from './ddim'
 import { deisPlan, lcmPlan, pndmPlan, unipcPlan } from './diffusers-others'
 import { formulaOf, sigmaPlan } from './diffusers-sigma'
 import { dpmSdeEvaluations } from './dpm-ancestral'
+import { singlestepEvaluations } from './dpm-singlestep'
 import { dpmEvaluations } from './dpm-solver'
 import { eulerAncestralEvaluations, eulerEvaluations } from './euler'
 import { heunEvaluations } from './heun'
@@ -67,6 +68,7 @@ const planners: {
   UniPCMultistepScheduler: unipcPlan,
   PNDMScheduler: pndmPlan,
   LCMScheduler: lcmPlan,
+  DPMSolverSinglestepScheduler: singlestepPlan,
 }
 
 /** Options of one class alone. */
@@ -215,8 +217,34 @@ function dpmPlan(_: SchedulerConfig, c: Fields<'DPMSolverMultistepScheduler'>, o
   return makePlan(evaluations, c.num_train_timesteps, { clip: false, threshold: thresholdOf(c) })
 }
 
+function singlestepPlan(_: SchedulerConfig, c: Fields<'DPMSolverSinglestepScheduler'>, o: SchedulerCall): SamplingPlan {
+  checkFixed(c, { use_flow_sigmas: false, use_dynamic_shifting: false })
+  const solvesForImages = c.algorithm_type === 'dpmsolver++'
+  if (!solvesForImages) checkFixed(c, { thresholding: false, final_sigmas_type: 'sigma_min' })
+  if (o.steps === undefined) throw invalidArgument('steps', 'a number of steps', o.steps)
+  const sigmas = sigmasOf(alphasOf(c))
+  const formula = formulaOf(c)
+  const spread = () =>
+    solverTimesteps(o.steps!, lastTimestep({ ...c, timestep_spacing: 'linspace' }, sigmas), 'linspace')
+  const all =
+    formula === 'uniform'
+      ? Array.from(spread(), (t) => ({ t, sigma: sigmas[t] }))
+      : formulaLevels(formula, o.steps, sigmas)
+  const evaluations = singlestepEvaluations(lastPart(all, o.strength), c.final_sigmas_type === 'zero' ? 0 : sigmas[0], {
+    algorithm: c.algorithm_type,
+    order: c.solver_order,
+    solverType: c.solver_type,
+    lowerOrderFinal: c.lower_order_final,
+    parameterization: parameterizationOf(c),
+  })
+  return makePlan(evaluations, c.num_train_timesteps, { clip: false, threshold: thresholdOf(c) })
+}
+
 /** How many timesteps there are without those of too much noise: lambda = -log(sigma) below lambda_min_clipped. */
-function lastTimestep(c: Fields<'DPMSolverMultistepScheduler'>, sigmas: Float64Array): number {
+function lastTimestep(
+  c: Pick<Fields<'DPMSolverMultistepScheduler'>, 'lambda_min_clipped' | 'timestep_spacing'>,
+  sigmas: Float64Array,
+): number {
   const kept = sigmas.filter((sigma) => -Math.log(sigma) >= c.lambda_min_clipped).length
   if (kept < sigmas.length && c.timestep_spacing === 'trailing') {
     throw unsupported('lambda_min_clipped', ["-Infinity with 'trailing'"], c.lambda_min_clipped)

@@ -3,6 +3,7 @@ import { invalidArgument } from '../../errors'
 import { type Parameterization, respacedTimesteps, type TimestepSpacing } from '../schedule'
 import { deisEvaluations } from './deis'
 import { dpm2sAncestralEvaluations, dpmSdeEvaluations } from './dpm-ancestral'
+import { singlestepEvaluations } from './dpm-singlestep'
 import { type DpmAlgorithm, dpmEvaluations } from './dpm-solver'
 import { eulerAncestralEvaluations, eulerEvaluations } from './euler'
 import { heunEvaluations } from './heun'
@@ -55,6 +56,19 @@ const table = {
   'kdpm2-ancestral': { timesteps: 'k-diffusion', noisy: true, evaluations: kdpm2 },
   'dpmsolver++': { timesteps: 'dpm-solver', order: { fallback: 2, most: 3 }, evaluations: dpm('dpmsolver++') },
   'sde-dpmsolver++': { timesteps: 'dpm-solver', order: { fallback: 2, most: 2 }, evaluations: dpm('sde-dpmsolver++') },
+  'dpmsolver++singlestep': {
+    timesteps: 'dpm-solver',
+    order: { fallback: 2, most: 3 },
+    // A block goes on from the point where it began.
+    maskless: true,
+    evaluations: (levels, o) =>
+      singlestepEvaluations(levels, 0, {
+        ...o,
+        algorithm: 'dpmsolver++',
+        solverType: 'midpoint',
+        lowerOrderFinal: true,
+      }),
+  },
   'dpmsolver++2s-ancestral': { timesteps: 'k-diffusion', noisy: true, evaluations: dpm2sAncestralEvaluations },
   'dpmsolver++sde': { timesteps: 'k-diffusion', noisy: true, evaluations: dpmSdeEvaluations },
   deis: {

@@ -16,6 +16,7 @@ const names = {
   'kdpm2-ancestral': ['dpm_2_ancestral', 'DPM2 a', 'KDPM2AncestralDiscreteScheduler'],
   'dpmsolver++': ['dpmpp_2m', 'DPM++ 2M', 'DPMSolverMultistepScheduler'],
   'sde-dpmsolver++': ['dpmpp_2m_sde', 'DPM++ 2M SDE'],
+  'dpmsolver++singlestep': ['DPMSolverSinglestepScheduler'],
   'dpmsolver++2s-ancestral': ['dpmpp_2s_ancestral', 'DPM++ 2S a'],
   'dpmsolver++sde': ['dpmpp_sde', 'DPM++ SDE', 'DPMSolverSDEScheduler'],
   deis: ['DEIS', 'DEISMultistepScheduler'],
