@@ -2,6 +2,8 @@
 // First of all: it makes room where address space is limited, before other modules and their threads take it.
 import './native'
 
+export type { HubOptions } from './checkpoint/hub/snapshot'
+export type { DownloadOptions } from './convert/download'
 export { type LoadModelOptions, loadModel } from './convert/load-model'
 export type { ClassSource } from './data/class-labels'
 export { type ReadImageOptions, readImage } from './data/image-file'
@@ -52,6 +54,7 @@ export type {
 } from './diffusion/model-options'
 export type { CheckpointReport, InitFromCkptOptions } from './diffusion/pretrained'
 export type { LoopResult, StepEvent } from './diffusion/sampling/loop'
+export type { SamplerName } from './diffusion/sampling/sampler-names'
 export type { Intermediates, PathOptions, PSampleLoopOptions, SamplingOptions } from './diffusion/sampling-options'
 export type {
   BetaSchedule,

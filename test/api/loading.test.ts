@@ -70,6 +70,17 @@ describe('loading', function () {
     assert.match(stderr, /^ddpm sample: the addon of ddpm-native can't be loaded on .*\n$/)
   })
 
+  it('without the package of the hub leaves all but models of the hub', () => {
+    const copy = copyOf('no-hub', ['@huggingface'])
+    const script = `
+      library.DDPM.fromPretrained('some/model').catch(({ name, code, message }) => {
+        console.log(JSON.stringify({ name, code, message }))
+      })`
+    const { name, code, message } = run(copy, script)
+    assert.deepEqual([name, code], ['DiffusionError', 'unsupported'])
+    assert.match(message, /some\/model is no folder here.*npm install @huggingface\/hub/)
+  })
+
   it('without sharp leaves all but images', () => {
     const copy = copyOf('no-sharp', ['sharp'])
     const script = `

@@ -4,7 +4,7 @@ import path from 'node:path'
 import { DDPM, type DiffusionError, loadModel } from '../../lib/index'
 import { commit, HubServer } from '../support/hub-server'
 import { smallUNet } from '../support/small-unet'
-import { temporaryFolder } from '../train/support'
+import { runCli, temporaryFolder } from '../train/support'
 
 describe('a model of the hub by its name', function () {
   this.timeout(60_000)
@@ -79,6 +79,10 @@ describe('a model of the hub by its name', function () {
     assert.deepEqual(readFileSync(link), files.get(weights))
     assert.equal(readdirSync(path.join(cache(), 'blobs')).length, 4)
     assert.ok(!server.requests.some((request) => /README|\.bin|fp16/.test(request)))
+
+    const info = await runCli(['info', name, '--json'])
+    assert.equal(info.code, 0, info.stderr)
+    assert.equal(JSON.parse(info.stdout).parameters, ddpm.parameterCount)
 
     const asked = server.requests.length
     using _ = await loadModel(name, { device: 'cpu', revision: 'v1' })
