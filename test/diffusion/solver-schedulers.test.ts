@@ -1,10 +1,12 @@
 // diffusers' DEIS, PNDM and UniPC, by chains that they computed; LCM by its definition.
 import assert from 'node:assert/strict'
+import { schedulerOfSettings } from '../../lib/diffusion/diffusers-scheduler'
 import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers'
 import { lcmTimesteps } from '../../lib/diffusion/sampling/lcm'
+import { schemas } from '../../lib/diffusion/scheduler-config'
 import { DDPM, Tensor } from '../../lib/index'
 import { normal, Purpose } from '../../lib/rng'
-import { assertClose, assertCloseToScale } from '../support/compare'
+import { assertClose, assertCloseToScale, assertSameBits } from '../support/compare'
 import { testDevice } from '../support/devices'
 import { Fixture } from './fixture'
 
@@ -47,6 +49,42 @@ for (const name of ['deis', 'dpmsolver_singlestep', 'pndm', 'unipc']) {
     })
   })
 }
+
+describe('the configuration of a model', () => {
+  it('is that of any class by its name alone, and image i of a seed is the same in any batch', async () => {
+    for (const timesteps of [20, 1000]) {
+      using ddpm = new DDPM({
+        imageSize: 2,
+        channels: 1,
+        timesteps,
+        device: testDevice,
+        model: async (x) => Tensor.from((await x.data()).map(Math.tanh), x.shape),
+      })
+      const config = schedulerOfSettings({
+        betas: ddpm.betas,
+        vPosterior: 0,
+        varianceType: 'fixed',
+        clipDenoised: false,
+        parameterization: 'eps',
+        timestepSpacing: 'leading',
+      })
+      const drawn: Record<string, Float32Array> = {}
+      for (const _class_name of Object.keys(schemas)) {
+        const scheduler = { ...config, original_inference_steps: 10, _class_name }
+        const draw = async (batchSize: number, sampleOffset: number) =>
+          (await ddpm.sample({ batchSize, sampleOffset, steps: 6, seed: 3, scheduler })).data()
+        const both = await draw(2, 0)
+        assertSameBits(both.slice(4), await draw(1, 1), _class_name)
+        drawn[_class_name] = both
+      }
+      // One process by two formulas, and the probability flow by two.
+      const same = { abs: 1e-4, rel: 1e-4 }
+      assertClose(drawn.EulerAncestralDiscreteScheduler, drawn.DDPMScheduler, same, 'with noise')
+      assertClose(drawn.EulerDiscreteScheduler, drawn.DDIMScheduler, same, 'without')
+      assert.deepEqual(ddpm.warnings(), [])
+    }
+  })
+})
 
 describe('predictions of x_0 on the way', () => {
   it('are the image where the network knows it, also of solvers for the noise', async () => {
