@@ -36,7 +36,7 @@ export interface Evaluation {
   readonly start?: { readonly state: number; readonly m: readonly number[] }
   /** The noise has the variance that the network learned, by this row; see learned-variance.ts. next.noise only says if. */
   readonly variance?: VarianceRow
-  /** The first of the two evaluations of one step. */
+  /** Of one step of several evaluations, not the last. */
   readonly partial?: boolean
   /** Later steps don't see m_0. */
   readonly forget?: boolean
