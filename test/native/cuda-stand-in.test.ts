@@ -11,10 +11,6 @@ const child = path.join(__dirname, 'stand-in-child.js')
 const mocha = require.resolve('mocha/bin/mocha.js')
 
 let standIn: StandIn
-before(function () {
-  standIn = StandIn.make(this)
-})
-after(() => standIn?.remove())
 
 function run<T>(scene: string, argument: string | number, settings: StandInSettings = {}, env: NodeJS.ProcessEnv = {}) {
   const ended = standIn.run([child, scene, String(argument)], settings, env)
@@ -26,6 +22,11 @@ const pixels = 2 * 3 * 64
 
 describe('the CUDA library on a stand-in for the CUDA runtime', function () {
   this.timeout(300_000)
+
+  before(function () {
+    standIn = StandIn.make(this)
+  })
+  after(() => standIn?.remove())
 
   it('samples and trains, records, and gives everything back', () => {
     const ran = run<{ results: { pixels: number; warnings: string[] }[]; inUse: number }>('work', 1)
@@ -232,6 +233,10 @@ describe('the CUDA library on a stand-in for the CUDA runtime', function () {
 })
 
 describe('the stand-in for the CUDA runtime', () => {
+  before(function () {
+    StandIn.make(this).remove()
+  })
+
   const twoDevices = { ...process.env, FAKE_CUDART_DEVICES: '2' }
   const cases: readonly (readonly [string, RegExp])[] = [
     ['used after it was freed', /uses \+\d+ in an allocation of 1024 bytes at \+\d+, which was freed/],
