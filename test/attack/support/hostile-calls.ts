@@ -126,6 +126,12 @@ function anything(world: World, depth: number): Anything {
   }
 }
 
+const bindings = ({ random, objects }: World): Anything => ({
+  x: pick(random, objects),
+  y: pick(random, objects),
+  '': pick(random, objects),
+})
+
 /** Arguments that a method could take, most of them. */
 function plausible(world: World, name: string): Anything[] {
   const { random, objects, device } = world
@@ -152,9 +158,17 @@ function plausible(world: World, name: string): Anything[] {
             { start: size(), count: size(), type: 'l2' },
           ]
     case 'compile':
+    case 'compileBeside':
       return [chance(random, 0.7) ? device : pick(random, objects), { y: Math.floor(random.uniform() * 4) }, {}]
     case 'run':
-      return [{ x: pick(random, objects), y: pick(random, objects), '': pick(random, objects) }]
+      return [bindings(world)]
+    case 'runAll':
+      return [
+        Array.from({ length: pick(random, [0, 1, 3]) }, () => ({
+          program: pick(random, objects),
+          bindings: bindings(world),
+        })),
+      ]
     case 'dims':
       return [size()]
     case 'backward':
@@ -187,7 +201,10 @@ function callSomething(world: World, depth: number): void {
       ? Reflect.apply(descriptor.get, receiver, [])
       : Reflect.apply(descriptor.value, receiver, args)
     world.accepted++
-    if (result instanceof Promise) promises.push(result.catch((error) => complain(error)))
+    // runAll gives a promise with a function to stop it by.
+    if (result?.done instanceof Promise && chance(random, 0.3)) result.stop()
+    const promise = result?.done ?? result
+    if (promise instanceof Promise) promises.push(promise.catch((error) => complain(error)))
     else if (typeof result === 'object' && result !== null && objects.length < 40) objects.push(result)
   } catch (error) {
     complain(error)
