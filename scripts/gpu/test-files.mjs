@@ -11,11 +11,16 @@ const diffusion = [
   'mixed',
   'objectives',
   'operations',
+  'queued',
   'same-image',
   'samplers',
   'sampling',
   'schedulers',
+  'sigma-samplers',
+  'sigma-schedulers',
+  'solver-schedulers',
   'state',
+  'thresholding',
   'training',
 ]
 
@@ -45,7 +50,7 @@ export const opTests = ops.map(compiled('ops'))
 /** Ops first: what fails there fails everywhere. */
 export const gpuTests = [
   ...opTests,
-  ...['exit', 'precision', 'receivers', 'recordings'].map(compiled('native')),
-  ...['unet', 'joined-linears'].map(compiled('nn')),
+  ...['exit', 'precision', 'receivers', 'recordings', 'run-queue'].map(compiled('native')),
+  ...['unet', 'joined-linears', 'unet2d-options'].map(compiled('nn')),
   ...diffusion.map(compiled('diffusion')),
 ]
