@@ -1,9 +1,10 @@
 // npm run test:contracted: the tests of one device on cuda-host-contracted, the CUDA kernels on the CPU with multiply-adds and sums
 // of tensor cores as GPUs round them. What asks for more than was promised fails here, before a GPU meets it.
 // Options: --only ops (or nn, diffusion, native, several with commas), --grep TITLE, --quick: without what takes longest there,
-// chains of many steps in fp32 (three minutes instead of five).
+// chains of many steps in fp32, which mixed.test has in 16 bits.
 import { spawnSync } from 'node:child_process'
 import { createRequire } from 'node:module'
+import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { gpuTests } from './gpu/test-files.mjs'
@@ -11,7 +12,10 @@ import { gpuTests } from './gpu/test-files.mjs'
 const root = path.join(import.meta.dirname, '..')
 const require = createRequire(import.meta.url)
 const device = 'cuda-host-contracted'
-const long = ['bits-per-dim', 'same-image', 'sampling'].map((name) => `dist/test/diffusion/${name}.test.js`)
+const long = [
+  ...['bits-per-dim', 'queued', 'same-image', 'samplers', 'sampling', 'schedulers', 'sigma-samplers'],
+  ...['sigma-schedulers', 'solver-schedulers', 'thresholding', 'training'],
+].map((name) => `dist/test/diffusion/${name}.test.js`)
 const { values } = parseArgs({
   options: { only: { type: 'string' }, grep: { type: 'string' }, quick: { type: 'boolean', default: false } },
 })
@@ -38,7 +42,9 @@ const files = all
   .filter((file) => !values.quick || !long.includes(file))
 const grep = values.grep === undefined ? [] : ['--grep', values.grep]
 // Without .mocharc.json: it would add its own spec, which is every test there is.
-const args = ['--no-config', '--reporter', 'dot', '--timeout', '600000', ...grep, ...files]
+// The emulated GPU computes on one thread of each process.
+const parallel = ['--parallel', '--jobs', String(os.availableParallelism())]
+const args = ['--no-config', '--reporter', 'dot', '--timeout', '600000', ...parallel, ...grep, ...files]
 console.log(`test:contracted: ${files.length} files on ${device}${values.quick ? `, not ${long.join(', ')}` : ''}`)
 const { status } = spawnSync(process.execPath, [require.resolve('mocha/bin/mocha.js'), ...args], {
   cwd: root,
