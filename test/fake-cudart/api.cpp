@@ -41,9 +41,9 @@ Pool* poolOf(cudaMemPool_t pool) { return reinterpret_cast<Pool*>(pool); }
 
 // A call of the interface: one at a time, faults first.
 template <class F>
-cudaError_t call(const char* name, F f) {
+cudaError_t call(const char* name, F f, cudaError_t (*fault)(const char*, int) = faultOf) {
   const std::lock_guard guard(lock);
-  cudaError_t status = faultOf(name, current);
+  cudaError_t status = fault(name, current);
   if (status == cudaSuccess) status = f();
   if (status != cudaSuccess) last = status;
   return status;
@@ -52,11 +52,7 @@ cudaError_t call(const char* name, F f) {
 // One that no device has to work for, nor minds that one is lost.
 template <class F>
 cudaError_t question(const char* name, F f) {
-  const std::lock_guard guard(lock);
-  cudaError_t status = ownFaultOf(name, current);
-  if (status == cudaSuccess) status = f();
-  if (status != cudaSuccess) last = status;
-  return status;
+  return call(name, f, ownFaultOf);
 }
 
 // One that may not be made while something is captured.
@@ -68,6 +64,7 @@ cudaError_t unsafe(const char* name, F f) {
   });
 }
 
+// Puts it on the stream, which has to be the thread's device's.
 cudaError_t issueOn(Stream& stream, const Work& work) {
   if (stream.device != current) return cudaErrorInvalidResourceHandle;
   return issue(stream, work);

@@ -2,6 +2,7 @@
 import { cpSync, readdirSync, readFileSync, utimesSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
+import { jsonSnippets } from '../../fuzz/seeds'
 import { type Corpus, file, type Input, light, type Seed, seed, slow, withHostileValues } from '../support/input'
 import type { Tiny } from '../support/tiny'
 import { safetensors } from './safetensors'
@@ -165,25 +166,6 @@ export function corpusOf({ run, model }: Tiny): Corpus {
       seed('metrics', ['metrics'], 'metrics.jsonl', metrics),
       seed('classes', ['class-labels'], 'classes.json', Buffer.from('{"a/0.png":"a","b/1.png":"b"}')),
     ],
-    snippets: [
-      '"',
-      '{',
-      '}',
-      '[',
-      ']',
-      ',',
-      ':',
-      '9',
-      '-',
-      'e9',
-      '0',
-      'null',
-      'true',
-      '\\',
-      '1e15',
-      '[[[[',
-      '\\"',
-      '\n',
-    ],
+    snippets: [...jsonSnippets, '\\"', '\n'],
   }
 }
