@@ -11,29 +11,7 @@ const fixtures = path.join(__dirname, '..', '..', '..', 'test', 'fixtures')
 export const fixture = (name: string) => path.join(fixtures, ...name.split('/'))
 export const load = (...names: string[]) => names.map((name) => readFileSync(fixture(name)))
 
-export const jsonSnippets = [
-  ...[
-    '"',
-    '{',
-    '}',
-    '[',
-    ']',
-    ',',
-    ':',
-    '9',
-    '-',
-    'e9',
-    '0',
-    'null',
-    'true',
-    '\\',
-    '1e15',
-    '[[[[',
-    '""',
-    'NaN',
-    '-Infinity',
-  ],
-]
+export const jsonSnippets = [...'"{}[],:90-\\', 'e9', 'null', 'true', '1e15', '[[[[', '""', 'NaN', '-Infinity']
 export const yamlSnippets = [
   ...jsonSnippets,
   ...[': ', '- ', '\n', '&a ', '*a', '? ', '| \n', '!!binary ', '<<: *a', '%YAML 1.1\n---\n', '#', "'"],
