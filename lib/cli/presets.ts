@@ -1,4 +1,4 @@
-/** Options of trainings that are known to work, by the names of `ddpm train`; those that are given come before them. */
+/** Options of a training by the kind of data, by the names of `ddpm train`; those that are given come before them. */
 export const presets = {
   /** A few hundred icons or sprites in some minutes on two cores: it learns them, and draws them again. */
   small: {
