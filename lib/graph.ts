@@ -35,6 +35,7 @@ export class Graph {
   readonly native: NativeGraph = native.createGraph()
   readonly #parameters = new Map<string, Value>()
   readonly #integers = new Map<ValueId, string>()
+  #recomputing = false
   /** Numbers that are part of the graph, by the names of the inputs that a Program binds them to. */
   readonly constants = new Map<string, Float32Array | Int32Array>()
   /** For each i32 input by its name whose numbers pick rows of tables, the rows there are. */
@@ -296,6 +297,22 @@ export class Graph {
   variationalLoss(mean: Value, trueMean: Value, x0: Value, v: Value, table: Value, t: Value): Value {
     this.#picks(t, table)
     return this.#one('variationalLoss', [mean, trueMean, x0, v, table, t])
+  }
+
+  /**
+   * What `build` adds, of which `backward` then keeps only what others read: it computes the rest again, right before the
+   * gradients that need it. The gradients are the same to the bit. Within another `recomputed` it is part of that.
+   */
+  recomputed<T>(build: () => T): T {
+    if (this.#recomputing) return build()
+    this.native.region(true)
+    this.#recomputing = true
+    try {
+      return build()
+    } finally {
+      this.#recomputing = false
+      this.native.region(false)
+    }
   }
 
   /** Appends the gradient nodes of a scalar; gradients of parameters go to the bank 'grads' with +=. */

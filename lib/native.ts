@@ -96,6 +96,8 @@ export interface NativeGraph {
    */
   add(op: string, inputs: readonly ValueId[], attributes: Attributes): ValueId[]
   dims(value: ValueId): [number, number, number, number]
+  /** What is added between `region(true)` and `region(false)` is computed again by `backward`'s nodes; see Graph.recomputed. */
+  region(open: boolean): void
   /**
    * Reverse mode from a scalar: appends the gradient nodes, accumulates the gradients of parameters into the bank
    * 'grads', and returns the gradients of the values `wrt` (-1 where the loss does not depend on one).

@@ -51,6 +51,10 @@ const options = {
     help: 'timestep and class scale and shift the norms; with 32 channels a level, where a sum has no effect, the better choice',
   },
   dropout: { kind: 'number', min: 0, max: 1, help: 'dropout probability (0)' },
+  'use-checkpoint': {
+    kind: 'flag',
+    help: "computes the blocks' insides again in the backward pass: less memory, more time, the same numbers",
+  },
   timesteps: { kind: 'integer', min: 1, help: 'diffusion steps (1000)' },
   schedule: { kind: 'string', choices: ['linear', 'cosine', 'sqrt_linear', 'sqrt'], help: 'noise schedule (linear)' },
   parameterization: { kind: 'string', choices: ['eps', 'x0', 'v'], help: 'what the network predicts (eps)' },
@@ -186,6 +190,7 @@ function modelConfig(values: Values<typeof options>): ModelConfig {
       numHeads: values.heads,
       useScaleShiftNorm: values['scale-shift-norm'],
       dropout: values.dropout,
+      useCheckpoint: values['use-checkpoint'],
     },
   }
 }

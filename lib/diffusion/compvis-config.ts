@@ -38,7 +38,7 @@ const modelNames = [
 const unetNames = [
   ...['image_size', 'in_channels', 'model_channels', 'out_channels', 'num_res_blocks', 'attention_resolutions'],
   ...['dropout', 'channel_mult', 'conv_resample', 'num_classes', 'num_heads', 'num_head_channels'],
-  ...['num_heads_upsample', 'use_scale_shift_norm', 'resblock_updown', 'use_new_attention_order', 'legacy'],
+  ...['num_heads_upsample', 'use_scale_shift_norm', 'resblock_updown', 'use_new_attention_order', 'legacy', 'use_checkpoint'],
   ...['use_spatial_transformer', 'transformer_depth', 'context_dim'],
 ]
 /** Arguments that would change the model, with the one value that does not. */
@@ -89,10 +89,8 @@ function checkpointOf(c: Parsed<typeof checkpointSchema>): CompVisConfig['checkp
 }
 
 function unetOf(params: JsonObject, modelSize: number | undefined): UNetOptions {
-  // Gradient checkpointing saves PyTorch memory and changes no number.
-  const { use_checkpoint: _, image_size: size, ...rest } = params
-  const owner = 'unet_config.params'
-  const options = translate(owner, rest, { names: unetNames, fixed: unetFixed, known: ['use_checkpoint'] })
+  const { image_size: size, ...rest } = params
+  const options = translate('unet_config.params', rest, { names: unetNames, fixed: unetFixed, known: [] })
   // improved-diffusion's UNetModel has no image_size; without any, the models' default.
   return { imageSize: size ?? modelSize ?? 256, ...options } as unknown as UNetOptions
 }

@@ -242,6 +242,10 @@ export class OnnxGraph implements NetworkGraph {
     throw new DiffusionError('internal', 'an exported network is not built for training')
   }
 
+  recomputed<T>(build: () => T): T {
+    return build()
+  }
+
   // ---- pieces ------------------------------------------------------------------------------------------------------
 
   #value(name: string, dims: Dims, form: Form): Value {

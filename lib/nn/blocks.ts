@@ -12,7 +12,7 @@ import {
   observed,
   Upsample,
 } from './layers'
-import type { BuildContext } from './network'
+import { type BuildContext, recomputed } from './network'
 import type { Scope } from './parameters'
 
 /** Whose state_dict names and projections: CompVis's and OpenAI's openaimodel.UNetModel, or diffusers' UNet2DModel. */
@@ -91,7 +91,12 @@ export class ResBlock {
       this.#skip = new Conv2d(scope.at(names.skip), inChannels, outChannels, { kernel: 1 })
   }
 
-  build(context: BuildContext, x: Value, { embeddings }: Pick<BlockInputs, 'embeddings'>): Value {
+  build(context: BuildContext, x: Value, inputs: Pick<BlockInputs, 'embeddings'>): Value {
+    const y = recomputed(context, () => this.#build(context, x, inputs))
+    return observed(context, this.scope.prefix, y)
+  }
+
+  #build(context: BuildContext, x: Value, { embeddings }: Pick<BlockInputs, 'embeddings'>): Value {
     const { graph } = context
     const resample = (value: Value) => this.#resample?.build(context, value) ?? value
     let h = this.#conv1.build(context, resample(graph.silu(this.#norm1.build(context, x))))
@@ -101,7 +106,7 @@ export class ResBlock {
     h = this.#conv2.build(context, this.#dropout.build(context, graph.silu(h)))
     const skipped = resample(x)
     const y = graph.add(this.#skip?.build(context, skipped) ?? skipped, h)
-    return observed(context, this.scope.prefix, divided(context, y, this.o.divisor))
+    return divided(context, y, this.o.divisor)
   }
 }
 
@@ -152,14 +157,18 @@ export class AttentionBlock implements Layer {
   }
 
   build(context: BuildContext, x: Value): Value {
+    const y = recomputed(context, () => this.#build(context, x))
+    return observed(context, this.scope.prefix, y)
+  }
+
+  #build(context: BuildContext, x: Value): Value {
     const { graph } = context
     const { heads, order, channels } = this.o
     const shape = { heads, scale: 1 / Math.sqrt(channels / heads) }
     const h = this.#norm?.build(context, x) ?? x
     const [q, k, v] = Linear.buildAll(context, h, this.#projections)
     const y = k === undefined ? graph.attentionQkv(q, { ...shape, order }) : graph.attention(q, k, v, shape)
-    const sum = graph.add(x, this.#out.build(context, y))
-    return observed(context, this.scope.prefix, divided(context, sum, this.o.divisor))
+    return divided(context, graph.add(x, this.#out.build(context, y)), this.o.divisor)
   }
 }
 

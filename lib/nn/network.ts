@@ -25,6 +25,7 @@ export type NetworkGraph = Pick<
   | 'embedding'
   | 'timestepEmbedding'
   | 'dropout'
+  | 'recomputed'
 >
 
 export interface BuildContext {
@@ -33,8 +34,15 @@ export interface BuildContext {
   readonly train: boolean
   /** i32 [1, 1, 1, 4]: seed low, seed high, step, 0. Needed where train is true and there is dropout. */
   readonly rng?: Value
+  /** Blocks keep nothing for the backward pass but what they put out; see `recomputed`. */
+  readonly recompute?: boolean
   /** Called with the name and output of each module, e.g. 'middle_block.1'; for tests and inspection. */
   readonly observe?: (name: string, value: Value) => void
+}
+
+/** A block of the network: openaimodel's `checkpoint(fn, inputs, params, flag)`. */
+export function recomputed(context: BuildContext, build: () => Value): Value {
+  return context.recompute ? context.graph.recomputed(build) : build()
 }
 
 /** Extra inputs of conditional networks. */

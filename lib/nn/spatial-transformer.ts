@@ -3,7 +3,7 @@ import { invalidArgument } from '../errors'
 import type { Value } from '../graph'
 import type { BlockInputs } from './blocks'
 import { Conv2d, GroupNorm, LayerNorm, Linear, observed } from './layers'
-import type { BuildContext } from './network'
+import { type BuildContext, recomputed } from './network'
 import type { Scope } from './parameters'
 
 export interface SpatialTransformerOptions {
@@ -41,7 +41,10 @@ export class SpatialTransformer {
   build(context: BuildContext, x: Value, { tokens }: BlockInputs): Value {
     if (!tokens) throw invalidArgument('context', 'tokens to attend to', tokens)
     let h = this.#projIn.build(context, this.#norm.build(context, x))
-    for (const block of this.#blocks) h = block.build(context, h, tokens)
+    for (const block of this.#blocks) {
+      const input = h
+      h = recomputed(context, () => block.build(context, input, tokens))
+    }
     return observed(context, this.scope.prefix, context.graph.add(x, this.#projOut.build(context, h)))
   }
 }

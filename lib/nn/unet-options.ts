@@ -9,6 +9,11 @@ export interface UNetDetails {
   imageWidth?: number
   /** Probability in [0, 1) that a number is dropped in training. Default 0. */
   dropout?: number
+  /**
+   * Training keeps of a residual block or attention only what it puts out, and computes the rest again in the backward pass (Chen
+   * et al. 2016): less memory, more time, the same numbers to the bit. openaimodel's use_checkpoint. Default false.
+   */
+  useCheckpoint?: boolean
   /** Channels of each level as multiples of modelChannels. Default [1, 2, 4, 8]. */
   channelMult?: readonly number[]
   /** Convolutions in the up- and downsampling, not just repeating and averaging. Default true. */
@@ -131,6 +136,7 @@ const schema = {
   numResBlocks: options.required(count(undefined, limits.numResBlocks)),
   attentionResolutions: options.required(options.array(count(), undefined, limits.levels)),
   dropout: options.number(0, { min: 0, max: 1 }),
+  useCheckpoint: options.boolean(false),
   channelMult: options.array(options.number(undefined, { min: 0, max: limits.mult }), [1, 2, 4, 8], limits.levels),
   convResample: options.boolean(true),
   numClasses: options.integer(undefined, { min: 1, max: limits.numClasses }),

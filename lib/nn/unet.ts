@@ -109,7 +109,8 @@ export class UNet implements Network {
     return new UNet(unet2DSettings(config).options)
   }
 
-  build(context: BuildContext, x: Value, t: Value, conditioning: Conditioning = {}): Value {
+  build(given: BuildContext, x: Value, t: Value, conditioning: Conditioning = {}): Value {
+    const context = { ...given, recompute: given.train && this.options.useCheckpoint }
     const { graph } = context
     this.#check(x, conditioning)
     const embedding = graph.silu(this.#embed(context, t, conditioning))

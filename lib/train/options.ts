@@ -176,6 +176,9 @@ const free: readonly string[] = [
   'cacheBytes',
 ]
 
+/** The same of the network's options. */
+const freeOfUnet: readonly string[] = ['useCheckpoint']
+
 const defaultUnet = {
   imageSize: 32,
   inChannels: 3,
@@ -186,6 +189,7 @@ const defaultUnet = {
   attentionResolutions: [2, 4],
   numHeads: 4,
   dropout: 0,
+  useCheckpoint: false,
 }
 
 /**
@@ -206,7 +210,13 @@ export function resolveTrainOptions(
   const options = parseOptions('Trainer', { ...saved, ...named }, schema)
   if (options.betas.length !== 2) throw invalidArgument('betas', 'two numbers', options.betas)
   const warmup = options.warmup ?? defaultWarmup(options.steps)
-  return { ...options, warmup, model: saved?.model ?? completeModel((given.model ?? {}) as ModelConfig) }
+  const model = (given.model ?? {}) as ModelConfig
+  return { ...options, warmup, model: saved ? withFree(saved.model, model) : completeModel(model) }
+}
+
+function withFree(saved: ResolvedTrainOptions['model'], { unetConfig = {} }: ModelConfig): ResolvedTrainOptions['model'] {
+  const changed = Object.entries(definedOnly(unetConfig)).filter(([name]) => freeOfUnet.includes(name))
+  return { ...saved, unetConfig: { ...saved.unetConfig, ...Object.fromEntries(changed) } }
 }
 
 /** More than a tenth of a short training would never reach its rate. */
@@ -262,6 +272,7 @@ function refuseChanges(given: Record<string, unknown>, saved: ResolvedTrainOptio
   const { unetConfig, ...diffusion } = model ?? {}
   for (const [name, now] of Object.entries(definedOnly(diffusion))) refuse(`model.${name}`, saved.model[name], now)
   for (const [name, now] of Object.entries(definedOnly(unetConfig ?? {}))) {
+    if (freeOfUnet.includes(name)) continue
     refuse(`model.unetConfig.${name}`, saved.model.unetConfig[name], now)
   }
 }

@@ -38,6 +38,7 @@ Napi::Function NativeGraph::define(Napi::Env env) {
   return DefineClass(
       env, "NativeGraph",
       {InstanceMethod<&NativeGraph::add>("add"), InstanceMethod<&NativeGraph::dims>("dims"),
+       InstanceMethod<&NativeGraph::region>("region"),
        InstanceMethod<&NativeGraph::backward>("backward"), InstanceMethod<&NativeGraph::compile>("compile"),
        InstanceMethod<&NativeGraph::compileBeside>("compileBeside")});
 }
@@ -63,6 +64,14 @@ Napi::Value NativeGraph::dims(const Napi::CallbackInfo& info) {
     graph_.check(v, "dims");
     const Dims& d = graph_.value(v).dims;
     return fromIds(info.Env(), {d[0], d[1], d[2], d[3]});
+  });
+}
+
+Napi::Value NativeGraph::region(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    if (info[0].ToBoolean()) graph_.openRegion();
+    else graph_.closeRegion();
+    return info.Env().Undefined();
   });
 }
 

@@ -70,6 +70,7 @@ class NativeGraph : public Napi::ObjectWrap<NativeGraph> {
  private:
   Napi::Value add(const Napi::CallbackInfo& info);
   Napi::Value dims(const Napi::CallbackInfo& info);
+  Napi::Value region(const Napi::CallbackInfo& info);
   Napi::Value backward(const Napi::CallbackInfo& info);
   Napi::Value compile(const Napi::CallbackInfo& info);
   Napi::Value compileBeside(const Napi::CallbackInfo& info);

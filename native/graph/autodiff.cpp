@@ -20,13 +20,20 @@ std::vector<ValueId> backward(Graph& graph, ValueId loss, const std::vector<Valu
     }
     if (graph.value(v).dtype != DType::f32) throw Failure::argumentOf("backward", "wrt", "f32 values", "i32");
   }
+  if (graph.isRegionOpen()) throw Failure::argumentOf("backward", "region", "none that is open", "one");
   fuseNorms(graph);
   return Gradient(graph, loss, wrt).run();
 }
 
 Gradient::Gradient(Graph& graph, ValueId loss, const std::vector<ValueId>& wrt)
-    : graph_(graph), loss_(loss), wrt_(wrt), pending_(graph.values().size()) {
+    : graph_(graph),
+      loss_(loss),
+      wrt_(wrt),
+      kept_(graph.values().size()),
+      again_(graph.values().size(), kAbsent),
+      pending_(graph.values().size()) {
   markWanted(wrt);
+  markKept();
 }
 
 // A value's gradient is wanted where a parameter or one of `wrt` lies behind it.
@@ -42,6 +49,33 @@ void Gradient::markWanted(const std::vector<ValueId>& wrt) {
   }
 }
 
+// What is read outside of a value's region has its memory until then anyway, or, as the next region's input, until that
+// one is computed again.
+void Gradient::markKept() {
+  for (const Node& node : graph_.nodes()) {
+    for (ValueId v : node.inputs) {
+      if (v != kAbsent && graph_.producer(v).region != node.region) kept_[v] = true;
+    }
+  }
+  for (ValueId v : wrt_) kept_[v] = true;
+}
+
+// The nodes once more (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"), right before the gradients
+// that read them. Same ops, same inputs, same random numbers: the same bits. Those that nobody reads are dead.
+void Gradient::recompute(int32_t region) {
+  region_ = region;
+  const int32_t count = int32_t(graph_.nodes().size());
+  for (int32_t i = 0; i < count; ++i) {
+    const Node node = graph_.node(i);  // a copy: the graph grows
+    const bool isSource = node.inputs.empty();
+    if (node.region != region || isSource) continue;
+    const std::vector<ValueId> outputs = append(*node.op, node.inputs, node.attributes);
+    for (size_t k = 0; k < outputs.size(); ++k) {
+      if (!kept_[node.outputs[k]]) again_[node.outputs[k]] = outputs[k];
+    }
+  }
+}
+
 std::vector<ValueId> Gradient::run() {
   if (wanted_[loss_]) {
     const Attributes one = {{"dims", std::vector<double>{1, 1, 1, 1}}, {"value", 1.0}};
@@ -53,6 +87,7 @@ std::vector<ValueId> Gradient::run() {
     for (ValueId v : node_.inputs) any = any || (v != kAbsent && wanted_[v]);
     for (ValueId v : node_.outputs) reached = finish(v) != kAbsent || reached;
     if (!any || !reached) continue;
+    if (node_.region != kNoRegion && node_.region != region_) recompute(node_.region);
     if (!node_.op->gradient) {
       throw Failure::argumentOf("backward", "loss", "a path of ops that have gradients", node_.op->name);
     }
@@ -68,7 +103,14 @@ bool Gradient::wants(size_t i) const { return input(i) != kAbsent && wanted_[inp
 ValueId Gradient::of(size_t output) const { return pending_[node_.outputs[output]].whole; }
 
 std::vector<ValueId> Gradient::emit(const char* op, std::vector<ValueId> inputs, Attributes attributes) {
-  return graph_.append(opNamed(op), std::move(inputs), std::move(attributes));
+  return append(opNamed(op), std::move(inputs), std::move(attributes));
+}
+
+std::vector<ValueId> Gradient::append(const OpDef& op, std::vector<ValueId> inputs, Attributes attributes) {
+  for (ValueId& v : inputs) {
+    if (v != kAbsent && size_t(v) < again_.size() && again_[v] != kAbsent) v = again_[v];
+  }
+  return graph_.append(op, std::move(inputs), std::move(attributes));
 }
 
 void Gradient::give(size_t i, ValueId gradient) {

@@ -25,7 +25,8 @@ class Gradient {
   ValueId of(size_t output) const;  // the gradient of an output; kAbsent: nothing depends on it
   ValueId dy() const { return of(0); }
 
-  // Appends a node (of an internal op, or a public one) and returns its values.
+  // Appends a node (of an internal op, or a public one) and returns its values. It reads values of regions as they are
+  // computed again.
   std::vector<ValueId> emit(const char* op, std::vector<ValueId> inputs, Attributes attributes = {});
   // Contributes to the gradient of input i: a whole one, or one of its channels from `start` on.
   void give(size_t i, ValueId gradient);
@@ -44,6 +45,9 @@ class Gradient {
   };
 
   void markWanted(const std::vector<ValueId>& wrt);
+  void markKept();
+  void recompute(int32_t region);
+  std::vector<ValueId> append(const OpDef& op, std::vector<ValueId> inputs, Attributes attributes);
   void contribute(ValueId v, ValueId gradient);
   ValueId finish(ValueId v);  // joins what was contributed
 
@@ -51,6 +55,9 @@ class Gradient {
   ValueId loss_;
   std::vector<ValueId> wrt_;
   std::vector<bool> wanted_;
+  std::vector<bool> kept_;      // of values of regions: needed outside, and so there is nothing to compute again
+  std::vector<ValueId> again_;  // for each value, what it is computed again as; kAbsent: it is not
+  int32_t region_ = kNoRegion;  // whose values were computed again last
   std::vector<Pending> pending_;
   Node node_;  // a copy: the graph grows meanwhile
 };

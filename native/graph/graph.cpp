@@ -69,6 +69,9 @@ std::vector<ValueType> Graph::infer(const OpDef& op, const std::vector<ValueId>&
 std::vector<ValueId> Graph::add(const std::string& name, std::vector<ValueId> inputs, Attributes attributes) {
   const OpDef* op = findOp(name);
   if (!op || op->internal) throw Failure::argumentOf("graph", "op", "the name of an op", Failure::quoted(name));
+  if (isRegionOpen() && op->effect) {
+    throw Failure::argumentOf(name.c_str(), "op", "one that changes nothing, in what is computed again", name);
+  }
   std::vector<ValueId> all = append(*op, std::move(inputs), std::move(attributes));
   all.resize(std::min<size_t>(all.size(), op->results));
   return all;
@@ -88,8 +91,18 @@ std::vector<ValueId> Graph::append(const OpDef& op, std::vector<ValueId> inputs,
     outputs.push_back(ValueId(values_.size()));
     values_.push_back({t.dims, t.dtype, index});
   }
-  nodes_.push_back({&op, std::move(inputs), std::move(attributes), outputs});
+  nodes_.push_back({&op, std::move(inputs), std::move(attributes), outputs, region_});
   return outputs;
+}
+
+void Graph::openRegion() {
+  if (isRegionOpen()) throw Failure::argumentOf("graph", "region", "one at a time", "one within another");
+  region_ = regions_++;
+}
+
+void Graph::closeRegion() {
+  if (!isRegionOpen()) throw Failure::argumentOf("graph", "region", "an open one", "none");
+  region_ = kNoRegion;
 }
 
 void Graph::rewrite(int32_t index, const OpDef& op, std::vector<ValueId> inputs, Attributes attributes) {

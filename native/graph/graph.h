@@ -15,6 +15,7 @@ struct OpDef;
 using Dims = std::array<int32_t, 4>;  // n, h, w, c
 using ValueId = int32_t;
 constexpr ValueId kAbsent = -1;
+constexpr int32_t kNoRegion = -1;
 
 std::string toString(const Dims& dims);
 inline int64_t elements(const Dims& d) { return int64_t(d[0]) * d[1] * d[2] * d[3]; }
@@ -35,6 +36,7 @@ struct Node {
   std::vector<ValueId> inputs;  // kAbsent where an optional one is absent
   Attributes attributes;
   std::vector<ValueId> outputs;
+  int32_t region = kNoRegion;  // the one that it was added in
 };
 
 class Graph {
@@ -44,6 +46,12 @@ class Graph {
 
   // The same for the compiler's own ops too; returns all values.
   std::vector<ValueId> append(const OpDef& op, std::vector<ValueId> inputs, Attributes attributes);
+
+  // What is added between the two is a region: `backward` computes its values again where it needs them, so that they
+  // need no memory until then. Throws invalid-argument where one is open already, or none.
+  void openRegion();
+  void closeRegion();
+  bool isRegionOpen() const { return region_ != kNoRegion; }
 
   // Turns a node into one that gives the same values: as many of them as its new op has.
   void rewrite(int32_t node, const OpDef& op, std::vector<ValueId> inputs, Attributes attributes);
@@ -68,6 +76,7 @@ class Graph {
 
   std::vector<Node> nodes_;
   std::vector<Value> values_;
+  int32_t regions_ = 0, region_ = kNoRegion;
 };
 
 }  // namespace ddpm

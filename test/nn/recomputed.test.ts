@@ -1,0 +1,129 @@
+/** Blocks that are computed again in the backward pass: the same numbers to the bit, in less memory. */
+import assert from 'node:assert/strict'
+import { Device, type DeviceName } from '../../lib/device'
+import { Graph } from '../../lib/graph'
+import type { Precision } from '../../lib/native'
+import { UNet } from '../../lib/nn/unet'
+import { Random } from '../support/random'
+import { compileGraph, type Feeds, integers, normals, runGraph, testedBackends, type Values } from '../support/run-graph'
+
+const shape = [2, 8, 8] as const
+const [n, height, width] = shape
+const base = {
+  imageSize: 8,
+  inChannels: 3,
+  outChannels: 3,
+  modelChannels: 32,
+  numResBlocks: 1,
+  attentionResolutions: [2],
+  channelMult: [1, 2],
+  numHeads: 2,
+  dropout: 0.2,
+}
+const networks = {
+  'added embedding, convolutions between levels': base,
+  'scale and shift, resampling in blocks, classes': {
+    ...base,
+    useScaleShiftNorm: true,
+    resblockUpdown: true,
+    numClasses: 5,
+  },
+  'transformers with context': { ...base, useSpatialTransformer: true, transformerDepth: 2, contextDim: 24 },
+  "diffusers' names, three projections": { ...base, layout: 'diffusers' as const, middleScale: 2 },
+}
+
+const random = new Random(5)
+const d = 3 * height * width
+const feeds: Feeds = {
+  x: normals(random, [n, 1, 1, d]),
+  target: normals(random, [n, 1, 1, d]),
+  t: integers(random, [n, 1, 1, 1], 1000),
+  rng: { dims: [1, 1, 1, 4], data: Int32Array.of(7, 0, 3, 0) },
+  mean: { dims: [n, 1, 1, 1], data: new Float32Array(n).fill(1 / n) },
+}
+const labels = integers(random, [n, 1, 1, 1], 5)
+const context = normals(random, [n, 1, 3, 24])
+
+function feedsOf(unet: UNet): Feeds {
+  return { ...feeds, ...(unet.numClasses && { y: labels }), ...(unet.contextDim && { context }) }
+}
+
+/** Loss and the gradient of the input; those of the weights go to their bank. */
+function step(unet: UNet, graph: Graph, { x, target, t, rng, mean, y, context: tokens }: Values) {
+  const images = graph.toNhwc(x, { channels: 3, height, width })
+  const out = graph.toNchw(unet.build({ graph, train: true, rng }, images, t, { y, context: tokens }))
+  const loss = graph.weightedSum(graph.loss(out, target, { type: 'l2' }), mean)
+  const [gradient] = graph.backward(loss, [x])
+  return { loss, gradient: gradient! }
+}
+
+async function gradients(device: DeviceName, unet: UNet, precision: Precision) {
+  const weights = unet.parameters.initialize(3).map((w, i) => w + 0.05 * Math.sin(i)) // those that are zero, too
+  const banks = { weights, grads: new Float32Array(unet.parameters.count) }
+  return runGraph(device, feedsOf(unet), (graph, inputs) => step(unet, graph, inputs), { banks, precision })
+}
+
+describe('useCheckpoint', () => {
+  for (const backend of testedBackends) {
+    for (const [title, options] of Object.entries(networks)) {
+      it(`${backend}: the same loss and gradients to the bit: ${title}`, async () => {
+        for (const precision of Device.open(backend).native.info().precisions) {
+          const kept = await gradients(backend, new UNet(options), precision)
+          const again = await gradients(backend, new UNet({ ...options, useCheckpoint: true }), precision)
+          assert.deepEqual(again.loss, kept.loss)
+          assert.ok(kept.gradient.some((v) => v !== 0) && kept.grads.some((v) => v !== 0))
+          for (const name of ['gradient', 'grads'] as const) {
+            const at = again[name].findIndex((v, i) => !Object.is(v, kept[name][i]))
+            assert.equal(at, -1, `${precision} ${name}[${at}]: ${again[name][at]}, not ${kept[name][at]}`)
+          }
+        }
+      })
+    }
+  }
+
+  it('takes less memory, and none without a backward pass', () => {
+    const deep = { ...base, numResBlocks: 3, dropout: 0 }
+    const arena = (useCheckpoint: boolean, train: boolean) => {
+      const unet = new UNet({ ...deep, useCheckpoint })
+      const program = compileGraph('cpu', (graph) => {
+        const inputs = Object.fromEntries(
+          Object.entries(feedsOf(unet)).map(([name, { dims, data }]) => {
+            return [name, graph.input(name, dims, data instanceof Int32Array ? 'i32' : 'f32')]
+          }),
+        )
+        if (train) return step(unet, graph, inputs)
+        const images = graph.toNhwc(inputs.x, { channels: 3, height, width })
+        return { out: graph.toNchw(unet.build({ graph, train }, images, inputs.t)) }
+      })
+      const bytes = program.memory().arena
+      program.release()
+      return bytes
+    }
+    assert.ok(arena(true, true) < 0.6 * arena(false, true), `${arena(true, true)} of ${arena(false, true)} bytes`)
+    assert.equal(arena(true, false), arena(false, false))
+  })
+})
+
+describe('graph.recomputed', () => {
+  const refused = { name: 'Error', code: 'invalid-argument' }
+
+  it('is part of one around it, and ends with an error', () => {
+    const graph = new Graph()
+    const x = graph.input('x', [1, 2, 2, 4])
+    graph.recomputed(() => graph.recomputed(() => graph.silu(x)))
+    assert.throws(() => graph.recomputed(() => graph.slice(x, { start: 3, count: 2 })), refused)
+    graph.recomputed(() => graph.silu(x))
+  })
+
+  it('refuses what changes something, and gradients of what is not closed', () => {
+    const graph = new Graph()
+    const hyper = graph.input('hyper', [1, 1, 1, 16])
+    assert.throws(() => graph.recomputed(() => graph.ema(hyper, { count: 16 })), {
+      ...refused,
+      message: /that changes nothing/,
+    })
+    const scalar = graph.input('x', [1, 1, 1, 1])
+    assert.throws(() => graph.recomputed(() => graph.backward(scalar)), { ...refused, argument: 'region' })
+    assert.throws(() => graph.native.region(false), { ...refused, expected: 'an open one' })
+  })
+})
