@@ -17,7 +17,7 @@ function step(batch: number, useCheckpoint = false): Case {
       let at = 0
       return {
         run: () => ddpm.trainBatch(x, { step: at++, update: true, accumulate: 1 }),
-        memory: () => ddpm.memoryInfo().device.inUse,
+        memory: () => ddpm.memoryInfo().programBytes, // beside weights, gradients, moments and averages,
         dispose: () => ddpm.dispose(),
       }
     },

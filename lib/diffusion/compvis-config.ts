@@ -38,7 +38,14 @@ const modelNames = [
 const unetNames = [
   ...['image_size', 'in_channels', 'model_channels', 'out_channels', 'num_res_blocks', 'attention_resolutions'],
   ...['dropout', 'channel_mult', 'conv_resample', 'num_classes', 'num_heads', 'num_head_channels'],
-  ...['num_heads_upsample', 'use_scale_shift_norm', 'resblock_updown', 'use_new_attention_order', 'legacy', 'use_checkpoint'],
+  ...[
+    'num_heads_upsample',
+    'use_scale_shift_norm',
+    'resblock_updown',
+    'use_new_attention_order',
+    'legacy',
+    'use_checkpoint',
+  ],
   ...['use_spatial_transformer', 'transformer_depth', 'context_dim'],
 ]
 /** Arguments that would change the model, with the one value that does not. */

@@ -214,7 +214,10 @@ export function resolveTrainOptions(
   return { ...options, warmup, model: saved ? withFree(saved.model, model) : completeModel(model) }
 }
 
-function withFree(saved: ResolvedTrainOptions['model'], { unetConfig = {} }: ModelConfig): ResolvedTrainOptions['model'] {
+function withFree(
+  saved: ResolvedTrainOptions['model'],
+  { unetConfig = {} }: ModelConfig,
+): ResolvedTrainOptions['model'] {
   const changed = Object.entries(definedOnly(unetConfig)).filter(([name]) => freeOfUnet.includes(name))
   return { ...saved, unetConfig: { ...saved.unetConfig, ...Object.fromEntries(changed) } }
 }

@@ -38,9 +38,8 @@ Napi::Function NativeGraph::define(Napi::Env env) {
   return DefineClass(
       env, "NativeGraph",
       {InstanceMethod<&NativeGraph::add>("add"), InstanceMethod<&NativeGraph::dims>("dims"),
-       InstanceMethod<&NativeGraph::region>("region"),
-       InstanceMethod<&NativeGraph::backward>("backward"), InstanceMethod<&NativeGraph::compile>("compile"),
-       InstanceMethod<&NativeGraph::compileBeside>("compileBeside")});
+       InstanceMethod<&NativeGraph::region>("region"), InstanceMethod<&NativeGraph::backward>("backward"),
+       InstanceMethod<&NativeGraph::compile>("compile"), InstanceMethod<&NativeGraph::compileBeside>("compileBeside")});
 }
 
 NativeGraph::NativeGraph(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -69,8 +68,10 @@ Napi::Value NativeGraph::dims(const Napi::CallbackInfo& info) {
 
 Napi::Value NativeGraph::region(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] {
-    if (info[0].ToBoolean()) graph_.openRegion();
-    else graph_.closeRegion();
+    if (info[0].ToBoolean())
+      graph_.openRegion();
+    else
+      graph_.closeRegion();
     return info.Env().Undefined();
   });
 }

@@ -86,6 +86,7 @@ describe('DDPM.fromConfig', () => {
         channelMult: [1, 2],
         numHeads: 4,
         useScaleShiftNorm: true,
+        useCheckpoint: true,
       },
     })
     using ddpm = await DDPM.fromConfig(await file(text), { device: 'cpu', seed: 7 })

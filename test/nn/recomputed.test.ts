@@ -5,7 +5,15 @@ import { Graph } from '../../lib/graph'
 import type { Precision } from '../../lib/native'
 import { UNet } from '../../lib/nn/unet'
 import { Random } from '../support/random'
-import { compileGraph, type Feeds, integers, normals, runGraph, testedBackends, type Values } from '../support/run-graph'
+import {
+  compileGraph,
+  type Feeds,
+  integers,
+  normals,
+  runGraph,
+  testedBackends,
+  type Values,
+} from '../support/run-graph'
 
 const shape = [2, 8, 8] as const
 const [n, height, width] = shape

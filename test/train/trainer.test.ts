@@ -102,7 +102,7 @@ describe('Trainer', () => {
     model.dispose()
   })
 
-  it('stops after the step under way when its signal fires, and resumes to the bit', async () => {
+  it('stops after the step under way when its signal fires, and resumes to the bit, with other memory too', async () => {
     const run = newRun()
     const stop = new AbortController()
     const onStep = ({ step }: { step: number }) => void (step === 5 && stop.abort())
@@ -110,7 +110,8 @@ describe('Trainer', () => {
     assert.deepEqual([result.step, result.stopped], [5, true])
     assert.equal(path.basename(result.checkpoint), 'step-00000005')
     const starts: number[] = []
-    const again = await train({ data, out: run, resume: true }, { onStart: ({ step }) => starts.push(step) })
+    const model = { unetConfig: { useCheckpoint: true } } // changes no number, and so it can be changed
+    const again = await train({ data, out: run, resume: true, model }, { onStart: ({ step }) => starts.push(step) })
     assert.deepEqual(starts, [5])
     assert.deepEqual([again.step, again.stopped], [12, false])
     assert.deepEqual(numbers(readMetrics(run)), numbers(readMetrics(unstopped)))

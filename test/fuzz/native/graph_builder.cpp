@@ -106,6 +106,7 @@ ValueId GraphBuilder::plausibleValue(const std::string& name, const OpDef& op, c
   }
   if (name == "index") return input({2, 1, 1, 1}, "i32");
   if (name == "rng") return input({1, 1, 1, 4}, "i32");
+  if (name == "table" && kind == "nextStep") return input({5, 1, 1, 1}, "i32");
   if (name == "table" && kind == "embedding") return parameter({5, double(bytes_.one(kChannels))});
   if (isOneOf(name, {"table", "a", "b"}) && kind != "add") {
     return like({1, 1, 1, bytes_.one({8, 40, 5, 1}) * (kind == "posteriorStep" || name != "table" ? 1 : 2)});
@@ -152,7 +153,20 @@ Attributes::Entry GraphBuilder::plausibleEntry(const std::string& name, const Di
   return double(bytes_.one({1, 2, 0, 3, 4, 8, 16, 32}));
 }
 
+// Opens a region or closes it, or tries to.
+void GraphBuilder::toggleRegion() {
+  try {
+    if (graph_.isRegionOpen() != hostile())
+      graph_.closeRegion();
+    else
+      graph_.openRegion();
+  } catch (const Failure& failure) {
+    if (failure.code == "internal") throw;
+  }
+}
+
 void GraphBuilder::addNode() {
+  if (bytes_.below(16) == 0) toggleRegion();
   const OpDef& op = *publicOps()[size_t(bytes_.below(int(publicOps().size())))];
   try {
     std::vector<ValueId> inputs;
@@ -165,7 +179,7 @@ void GraphBuilder::addNode() {
         for (int more = bytes_.below(4); more > 0; --more) inputs.push_back(like(x));
       } else if (hostile()) {
         inputs.push_back(hostileValue());
-      } else if (inputs.empty() && !isOneOf(name, {"rng", "hyper", "table", "index"})) {
+      } else if (inputs.empty() && !isOneOf(name, {"rng", "hyper", "table", "index", "step"})) {
         inputs.push_back(anyValue());
         x = graph_.value(inputs[0]).dims;
       } else {
@@ -187,6 +201,7 @@ void GraphBuilder::addNode() {
 }
 
 void GraphBuilder::differentiate() {
+  if (graph_.isRegionOpen() && !hostile()) graph_.closeRegion();
   try {
     const ValueId loss = hostile() ? hostileValue() : anyValue();
     std::vector<ValueId> wrt;

@@ -15,6 +15,7 @@ class GraphBuilder {
 
   // Adds a node, or is refused with a Failure, which is dropped.
   void addNode();
+  void toggleRegion();
   // Differentiates some value, likewise.
   void differentiate();
 
