@@ -16,13 +16,15 @@ export interface Value {
   readonly dims: Dims
 }
 
-/** A parameter's place in the flat buffers 'weights', 'grads', 'm', 'v' and 'ema'. */
+/** A parameter's place in the flat buffers 'weights', 'grads', 'm', 'v' and 'ema', or, where it is frozen, in 'frozen'. */
 export interface ParameterSlot {
   readonly name: string
   /** As in the PyTorch state_dict: [out, in, kh, kw], [out, in, 1], [out, in] or [c]. */
   readonly shape: readonly number[]
   /** In elements, a multiple of 16. The data lies as [out, kh, kw, in]. */
   readonly offset: number
+  /** It is not trained: it has no gradient, no moments and no average. Default false. */
+  readonly frozen?: boolean
 }
 
 /** The parameters of a linear layer. */
@@ -81,7 +83,8 @@ export class Graph {
   parameter(slot: ParameterSlot): Value {
     let value = this.#parameters.get(slot.name)
     if (!value) {
-      value = this.#one('parameter', [], { name: slot.name, shape: slot.shape, offset: slot.offset })
+      const { name, shape, offset, frozen = false } = slot
+      value = this.#one('parameter', [], { name, shape, offset, frozen })
       this.#parameters.set(slot.name, value)
     }
     return value
@@ -351,13 +354,13 @@ export class Graph {
 /** Slots that lie side by side as one, whose outputs are those of all; undefined where they don't. */
 function joined(slots: readonly ParameterSlot[]): ParameterSlot | undefined {
   if (slots.length === 0) return undefined
-  const [{ shape, offset }] = slots
+  const [{ shape, offset, frozen }] = slots
   const inner = shape.slice(1)
   let [outs, end] = [0, offset]
   for (const slot of slots) {
-    if (slot.offset !== end || String(slot.shape.slice(1)) !== String(inner)) return undefined
+    if (slot.frozen !== frozen || slot.offset !== end || String(slot.shape.slice(1)) !== String(inner)) return undefined
     outs += slot.shape[0]
     end += slot.shape.reduce((a, b) => a * b, 1)
   }
-  return { name: slots.map(({ name }) => name).join(', '), shape: [outs, ...inner], offset }
+  return { name: slots.map(({ name }) => name).join(', '), shape: [outs, ...inner], offset, frozen }
 }

@@ -88,8 +88,9 @@ export class NetworkDenoiser implements Denoiser {
     return this.#bank.run('ema', fn)
   }
 
-  get activeWeights(): NativeBuffer {
-    return this.weights.bank(this.#bank.getStore() ?? 'weights')
+  /** The banks of the weights that the asynchronous context computes with. */
+  get active(): ReturnType<Weights['bindings']> {
+    return this.weights.bindings(this.#bank.getStore() ?? 'weights')
   }
 
   check(shape: Shape, argument: string): void {
@@ -138,7 +139,7 @@ export class NetworkDenoiser implements Denoiser {
 
   async bindings(_x: NativeBuffer, _t: Int32Array, [n]: Shape, { y, guidance, context }: Condition): Promise<Bindings> {
     return {
-      weights: this.activeWeights,
+      ...this.active,
       ...(y && { labels: y }),
       ...(context && { context: await context.binding(this.weights.device) }),
       ...(guidance && {

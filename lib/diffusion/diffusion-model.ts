@@ -451,8 +451,9 @@ export abstract class DiffusionModel implements Schedule {
   async exportOnnx(path: string, options?: OnnxOptions): Promise<void> {
     this.#core.alive()
     const network = requireNetwork(this.#core, 'exportOnnx')
-    const weights = await network.activeWeights.read()
-    await exportOnnx(path, network.module, weights, this.parameterization, options)
+    const { weights, frozen } = network.active
+    const [flat, unchanged = new Float32Array()] = await Promise.all([weights.read(), frozen?.read()])
+    await exportOnnx(path, network.module, { flat, frozen: unchanged }, this.parameterization, options)
   }
 
   /** Bytes in use on the device, and by each compiled program of this model. */

@@ -176,7 +176,7 @@ export async function lossBindings(core: Core, o: LossInput): Promise<Bindings> 
     t: o.t,
     sqrtAlphasCumprod: core.buffer('sqrtAlphasCumprod'),
     sqrtOneMinusAlphasCumprod: core.buffer('sqrtOneMinusAlphasCumprod'),
-    ...(network && { weights: network.activeWeights }),
+    ...network?.active,
   }
   if (core.settings.parameterization === 'v') {
     bindings['-sqrtOneMinusAlphasCumprod'] = negated(core, 'sqrtOneMinusAlphasCumprod')

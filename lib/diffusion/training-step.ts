@@ -178,7 +178,7 @@ export class Training {
     const bindings = {
       ...(await lossBindings(core, input)),
       ...lossWeights(core, input, scale),
-      weights: network.weights.bank('weights'),
+      ...network.weights.bindings('weights'),
       grads: network.weights.bank('grads'),
     }
     this.accumulated = o.update ? 0 : this.accumulated + input.t.length

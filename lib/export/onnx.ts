@@ -3,6 +3,7 @@ import { endianness } from 'node:os'
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { DiffusionError, invalidArgument } from '../errors'
 import type { Network } from '../nn/network'
+import type { Banks } from '../nn/parameters'
 import { integer, parseOptions, type SchemaOf } from '../options'
 import { OnnxGraph } from './onnx-graph'
 import { encodeModel } from './onnx-model'
@@ -30,13 +31,13 @@ const maxBytes = 2 ** 31 - 1
  * Writes the file atomically, one parameter after another. Inputs: x float [n, inChannels, height, width], t int64 [n],
  * with class labels y int64 [n], with cross-attention context float [n, contextLength, contextDim]; the output is called `output`, float [n, outChannels, height, width]. n is free.
  *
- * @param weights a bank of the network's parameters
+ * @param banks of the network's parameters
  * @throws `invalid-argument`, `unknown-option`, `io`, and `unsupported` for a model of 2 GiB or more
  */
 export async function exportOnnx(
   path: string,
   network: Network,
-  weights: Float32Array,
+  { flat, frozen }: Banks,
   output: string,
   options: OnnxOptions = {},
 ): Promise<void> {
@@ -49,7 +50,7 @@ export async function exportOnnx(
     const expected = contextDim ? 'a number, for a network with cross-attention' : 'nothing without cross-attention'
     throw invalidArgument('contextLength', expected, contextLength)
   }
-  const graph = new OnnxGraph((slot) => network.parameters.toTorch(weights, slot))
+  const graph = new OnnxGraph((slot) => network.parameters.toTorch(slot.frozen ? frozen : flat, slot))
   const x = graph.imageInput('x', { height, width, channels: network.inChannels })
   const t = graph.indexInput('t')
   const y = network.numClasses === undefined ? undefined : graph.indexInput('y')

@@ -24,6 +24,7 @@ export const uniformFanIn = (fanIn: number): Initializer => ({ kind: 'uniform', 
 
 export interface Parameter extends ParameterSlot {
   readonly initializer: Initializer
+  readonly frozen: boolean
 }
 
 export interface LoadOptions {
@@ -31,13 +32,21 @@ export interface LoadOptions {
    * True (default): missing and unexpected names are errors, as in torch's load_state_dict. Wrong shapes always are.
    */
   strict?: boolean
-  /** A bank whose values stay where the dict has no entry; it is not changed. Default: zeros. */
+  /** Banks whose values stay where the dict has no entry; they are not changed. Default: zeros. */
   into?: Float32Array
+  frozenInto?: Float32Array
+  /** The dict is of what is trained only. Default false. */
+  trainedOnly?: boolean
 }
 
-export interface LoadResult {
-  /** A new bank. */
+/** The trained parameters' bank, and that of the frozen ones. */
+export interface Banks {
   readonly flat: Float32Array
+  readonly frozen: Float32Array
+}
+
+/** With new banks. */
+export interface LoadResult extends Banks {
   readonly missing: readonly string[]
   readonly unexpected: readonly string[]
 }
@@ -48,6 +57,7 @@ const alignment = 16
 interface Layout {
   readonly offsets: ReadonlyMap<Parameter, number>
   readonly count: number
+  readonly frozenCount: number
 }
 
 export class ParameterTable {
@@ -55,6 +65,7 @@ export class ParameterTable {
   readonly #byName = new Map<string, Parameter>()
   /** By each of their members. */
   readonly #groups = new Map<Parameter, readonly Parameter[]>()
+  readonly #frozen = new Set<Parameter>()
   /** Made when the first offset is asked for. */
   #layout?: Layout
 
@@ -62,12 +73,17 @@ export class ParameterTable {
     return this.#slots
   }
 
-  /** Elements of a bank, the gaps between slots included: a multiple of 16. */
+  /** Elements of a bank of what is trained, the gaps between slots included: a multiple of 16. */
   get count(): number {
     return this.#layOut().count
   }
 
-  /** The number of trainable numbers, without gaps. */
+  /** Elements of the bank of what is frozen, in the same way. */
+  get frozenCount(): number {
+    return this.#layOut().frozenCount
+  }
+
+  /** How many numbers there are, frozen ones too, without gaps. */
   get size(): number {
     return this.#slots.reduce((sum, { shape }) => sum + sizeOf(shape), 0)
   }
@@ -80,12 +96,16 @@ export class ParameterTable {
     if (this.#byName.has(name)) throw new DiffusionError('internal', `parameter '${name}' is defined twice`)
     this.#checkOpen(name)
     const offsetOf = (slot: Parameter) => this.#layOut().offsets.get(slot)!
+    const isFrozen = (slot: Parameter) => this.#frozen.has(slot)
     const slot: Parameter = Object.freeze({
       name,
       shape: Object.freeze([...shape]),
       initializer,
       get offset() {
         return offsetOf(this)
+      },
+      get frozen() {
+        return isFrozen(this)
       },
     })
     this.#slots.push(slot)
@@ -102,17 +122,26 @@ export class ParameterTable {
     }
   }
 
-  /** Where the slots lie: in their order, each with its group. */
+  /** Those of these names are not trained: they lie in a bank of their own, and there is none of their gradients. */
+  freeze(isFrozen: (name: string) => boolean): void {
+    for (const slot of this.#slots.filter(({ name }) => isFrozen(name))) {
+      this.#checkOpen(slot.name)
+      this.#frozen.add(slot)
+    }
+  }
+
+  /** Where the slots lie in either bank: in their order, each with its group. */
   #layOut(): Layout {
     if (this.#layout) return this.#layout
     const offsets = new Map<Parameter, number>()
-    let count = 0
+    const ends = { count: 0, frozenCount: 0 }
     for (const slot of this.#slots.flatMap((first) => this.#groups.get(first) ?? [first])) {
       if (offsets.has(slot)) continue
-      offsets.set(slot, count)
-      count += Math.ceil(sizeOf(slot.shape) / alignment) * alignment
+      const end = this.#frozen.has(slot) ? 'frozenCount' : 'count'
+      offsets.set(slot, ends[end])
+      ends[end] += Math.ceil(sizeOf(slot.shape) / alignment) * alignment
     }
-    this.#layout = { offsets, count }
+    this.#layout = { offsets, ...ends }
     return this.#layout
   }
 
@@ -120,64 +149,80 @@ export class ParameterTable {
     if (this.#layout) throw new DiffusionError('internal', `parameter '${name}' comes after the bank was laid out`)
   }
 
-  /**
-   * A bank of initial weights. Parameter i is drawn from stream (seed, Purpose.weights, i), so that it does not depend
-   * on the others; elements are counted in the bank's layout.
-   */
+  /** Initial weights, of which `flat` are those that are trained: `initialBanks`. */
   initialize(seed: Seed): Float32Array {
-    const flat = new Float32Array(this.count)
-    this.#slots.forEach((slot, index) => {
-      fill(flat.subarray(slot.offset, slot.offset + sizeOf(slot.shape)), slot.initializer, seed, index)
-    })
-    return flat
+    return this.initialBanks(seed).flat
   }
 
-  /** Copies of a bank's parameters. */
-  toStateDict(flat: Float32Array): StateDict {
-    return Object.fromEntries(this.entries(flat))
+  /**
+   * Initial weights. Parameter i is drawn from stream (seed, Purpose.weights, i), so that it does not depend
+   * on the others; elements are counted in the bank's layout.
+   */
+  initialBanks(seed: Seed): Banks {
+    const banks = { flat: new Float32Array(this.count), frozen: new Float32Array(this.frozenCount) }
+    this.#slots.forEach((slot, index) => {
+      const bank = slot.frozen ? banks.frozen : banks.flat
+      fill(bank.subarray(slot.offset, slot.offset + sizeOf(slot.shape)), slot.initializer, seed, index)
+    })
+    return banks
+  }
+
+  /** Copies of a bank's parameters; with `frozen` also of those that are. */
+  toStateDict(flat: Float32Array, frozen?: Float32Array): StateDict {
+    return Object.fromEntries(this.entries(flat, frozen))
   }
 
   /** The same one by one. */
-  *entries(flat: Float32Array): Generator<[string, Tensor]> {
-    for (const slot of this.#slots) yield [slot.name, Tensor.wrap(this.toTorch(flat, slot), slot.shape)]
+  *entries(flat: Float32Array, frozen?: Float32Array): Generator<[string, Tensor]> {
+    for (const slot of this.#slots) {
+      const bank = slot.frozen ? frozen : flat
+      if (bank) yield [slot.name, Tensor.wrap(this.toTorch(bank, slot), slot.shape)]
+    }
   }
 
-  /** A copy of one parameter of a bank, in the order of its shape. */
-  toTorch(flat: Float32Array, { shape, offset }: ParameterSlot): Float32Array {
-    this.#checkBank(flat)
+  /** A copy of one parameter of its bank, in the order of its shape. */
+  toTorch(bank: Float32Array, { shape, offset, frozen }: ParameterSlot): Float32Array {
+    this.#checkBank(bank, frozen ? this.frozenCount : this.count)
     const data = new Float32Array(sizeOf(shape))
-    reorder(flat.subarray(offset, offset + data.length), data, shape, 'toTorch')
+    reorder(bank.subarray(offset, offset + data.length), data, shape, 'toTorch')
     return data
   }
 
   /** Throws `state-mismatch`, which names missing, unexpected and wrongly shaped entries. */
-  async fromStateDict(dict: StateDict, { strict = true, into }: LoadOptions = {}): Promise<LoadResult> {
-    if (into) this.#checkBank(into)
-    const missing = this.#slots.map(({ name }) => name).filter((name) => !Object.hasOwn(dict, name))
+  async fromStateDict(dict: StateDict, options: LoadOptions = {}): Promise<LoadResult> {
+    const { strict = true, into, frozenInto, trainedOnly = false } = options
+    const slots = trainedOnly ? this.#slots.filter(({ frozen }) => !frozen) : this.#slots
+    if (into) this.#checkBank(into, this.count)
+    if (frozenInto) this.#checkBank(frozenInto, this.frozenCount)
+    const missing = slots.map(({ name }) => name).filter((name) => !Object.hasOwn(dict, name))
     const unexpected = Object.keys(dict).filter((name) => !this.#byName.has(name))
-    const mismatched = this.#slots.filter(({ name, shape }) => {
+    const mismatched = slots.filter(({ name, shape }) => {
       return Object.hasOwn(dict, name) && !(sameShape(dict[name].shape, shape) && dict[name].dtype === 'float32')
     })
     if (mismatched.length > 0 || (strict && (missing.length > 0 || unexpected.length > 0))) {
       throw mismatch(dict, strict ? missing : [], strict ? unexpected : [], mismatched)
     }
-    const flat = into ? into.slice() : new Float32Array(this.count)
+    const banks = {
+      flat: into ? into.slice() : new Float32Array(this.count),
+      frozen: frozenInto ? frozenInto.slice() : new Float32Array(this.frozenCount),
+    }
     const pause = pauses()
-    for (const { name, shape, offset } of this.#slots) {
+    for (const { name, shape, offset, frozen } of slots) {
       await pause()
       if (!Object.hasOwn(dict, name)) continue
       const data = (await dict[name].values()) as Float32Array
-      reorder(data, flat.subarray(offset, offset + data.length), shape, 'fromTorch')
+      const bank = frozen ? banks.frozen : banks.flat
+      reorder(data, bank.subarray(offset, offset + data.length), shape, 'fromTorch')
     }
-    return { flat, missing, unexpected }
+    return { ...banks, missing, unexpected }
   }
 
-  #checkBank(flat: Float32Array): void {
-    if (flat.length === this.count) return
-    throw new DiffusionError('invalid-argument', `a bank has ${this.count} elements, got ${flat.length}`, {
+  #checkBank(bank: Float32Array, count: number): void {
+    if (bank.length === count) return
+    throw new DiffusionError('invalid-argument', `a bank has ${count} elements, got ${bank.length}`, {
       argument: 'flat',
-      expected: `${this.count} elements`,
-      received: String(flat.length),
+      expected: `${count} elements`,
+      received: String(bank.length),
     })
   }
 }

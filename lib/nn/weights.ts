@@ -7,8 +7,14 @@ import type { LoadOptions, LoadResult, ParameterTable, StateDict } from './param
 
 export type { StateDict } from './parameters'
 
-/** `m` and `v` are AdamW's moments, `ema` the averaged weights. The same names as a program's bindings. */
-export type Bank = 'weights' | 'grads' | 'm' | 'v' | 'ema'
+/**
+ * `m` and `v` are AdamW's moments, `ema` the averaged weights; `frozen` is what is not trained. The same names as a program's
+ * bindings.
+ */
+export type Bank = 'weights' | 'frozen' | 'grads' | 'm' | 'v' | 'ema'
+
+/** Those that stand for all weights, together with what is frozen. */
+type Whole = 'weights' | 'ema'
 
 export class Weights {
   readonly #banks = new Map<Bank, NativeBuffer>()
@@ -20,15 +26,29 @@ export class Weights {
     readonly seed: Seed,
   ) {}
 
-  /** Allocated when first asked for: `weights` with initial weights, the others with zeros (see `copy` for `ema`). */
+  /** Allocated when first asked for: `weights` and `frozen` with initial weights, others with zeros (see `copy` for `ema`). */
   bank(name: Bank): NativeBuffer {
-    let buffer = this.#banks.get(name)
-    if (!buffer) {
-      const { count } = this.table
-      buffer = name === 'weights' ? this.device.upload(this.table.initialize(this.seed)) : this.device.allocate(count)
-      this.#banks.set(name, buffer)
+    if (!this.#banks.has(name)) this.#make(name)
+    return this.#banks.get(name)!
+  }
+
+  #make(name: Bank): void {
+    if (name !== 'weights' && name !== 'frozen') {
+      this.#banks.set(name, this.device.allocate(this.table.count))
+      return
     }
-    return buffer
+    const { flat, frozen } = this.table.initialBanks(this.seed)
+    if (!this.#banks.has('weights')) this.#banks.set('weights', this.device.upload(flat))
+    if (frozen.length > 0 && !this.#banks.has('frozen')) this.#banks.set('frozen', this.device.upload(frozen))
+  }
+
+  /** What a program of the network is bound to. */
+  bindings(name: Whole): { readonly weights: NativeBuffer; readonly frozen?: NativeBuffer } {
+    return { weights: this.bank(name), ...(this.#hasFrozen && { frozen: this.bank('frozen') }) }
+  }
+
+  get #hasFrozen(): boolean {
+    return this.table.frozenCount > 0
   }
 
   /** True when the bank was asked for before, and so takes memory. */
@@ -36,10 +56,16 @@ export class Weights {
     return this.#banks.has(name)
   }
 
-  async read(name: Bank): Promise<StateDict> {
+  /** `weights` and `ema` with what is frozen, the others without. */
+  async read(name: Exclude<Bank, 'frozen'>): Promise<StateDict> {
+    const withFrozen = this.#hasFrozen && isWhole(name)
+    const [flat, frozen] = await Promise.all([
+      this.bank(name).read(),
+      withFrozen ? this.bank('frozen').read() : undefined,
+    ])
     const dict: StateDict = {}
     const pause = pauses()
-    for (const [key, tensor] of this.table.entries(await this.bank(name).read())) {
+    for (const [key, tensor] of this.table.entries(flat, frozen)) {
       dict[key] = tensor
       await pause()
     }
@@ -47,21 +73,34 @@ export class Weights {
   }
 
   /**
-   * Replaces the bank, or with `strict` false those entries that the dict has. Throws `state-mismatch` before anything
-   * is changed.
+   * Replaces the bank, and with `weights` what is frozen; with `strict` false those entries that the dict has. Frozen entries among
+   * averages are not looked at: they are the weights'. Throws `state-mismatch` before anything is changed.
    */
   async write(
-    name: Bank,
+    name: Exclude<Bank, 'frozen'>,
     dict: StateDict,
     { strict = true }: Pick<LoadOptions, 'strict'> = {},
   ): Promise<Pick<LoadResult, 'missing' | 'unexpected'>> {
+    const replacesFrozen = this.#hasFrozen && name === 'weights'
     const into = strict ? undefined : await this.bank(name).read()
-    const { flat, missing, unexpected } = await this.table.fromStateDict(dict, { strict, into })
-    // Not through bank(): drawing initial weights only to replace them would take longer than anything else here.
-    const buffer = this.#banks.get(name)
-    if (buffer) buffer.write(flat)
-    else this.#banks.set(name, this.device.upload(flat))
+    const frozenInto = strict || !replacesFrozen ? undefined : await this.bank('frozen').read()
+    const trainedOnly = !isWhole(name)
+    const { flat, frozen, missing, unexpected } = await this.table.fromStateDict(dict, {
+      strict,
+      into,
+      frozenInto,
+      trainedOnly,
+    })
+    this.#replace(name, flat)
+    if (replacesFrozen) this.#replace('frozen', frozen)
     return { missing, unexpected }
+  }
+
+  /** Not through bank(): drawing initial weights only to replace them would take longer than anything else here. */
+  #replace(name: Bank, data: Float32Array): void {
+    const buffer = this.#banks.get(name)
+    if (buffer) buffer.write(data)
+    else this.#banks.set(name, this.device.upload(data))
   }
 
   /** On the device, in order. An average starts with `copy('weights', 'ema')`. */
@@ -74,4 +113,8 @@ export class Weights {
     for (const buffer of this.#banks.values()) buffer.release()
     this.#banks.clear()
   }
+}
+
+function isWhole(name: Bank): name is Whole {
+  return name === 'weights' || name === 'ema'
 }

@@ -87,8 +87,11 @@ Napi::Value NativeProgram::steps(const Napi::CallbackInfo& info) {
     const auto running = program();
     const Steps& steps = running->compiled().steps;
     Napi::Array array = Napi::Array::New(info.Env());
-    for (const Step& step : steps.prologue) array.Set(array.Length(), stepOf(info.Env(), *running, step, true));
-    for (const Step& step : steps.steps) array.Set(array.Length(), stepOf(info.Env(), *running, step, false));
+    const auto append = [&](const std::vector<Step>& some, bool isPrologue) {
+      for (const Step& step : some) array.Set(array.Length(), stepOf(info.Env(), *running, step, isPrologue));
+    };
+    for (const Prologue& prologue : steps.prologues) append(prologue.steps, true);
+    append(steps.steps, false);
     return array;
   });
 }

@@ -36,7 +36,7 @@ Gradient::Gradient(Graph& graph, ValueId loss, const std::vector<ValueId>& wrt)
   markKept();
 }
 
-// A value's gradient is wanted where a parameter or one of `wrt` lies behind it.
+// A value's gradient is wanted where a parameter that is trained or one of `wrt` lies behind it.
 void Gradient::markWanted(const std::vector<ValueId>& wrt) {
   wanted_.assign(graph_.values().size(), false);
   for (ValueId v : wrt) wanted_[v] = true;
@@ -44,7 +44,7 @@ void Gradient::markWanted(const std::vector<ValueId>& wrt) {
     bool any = false;
     for (ValueId v : node.inputs) any = any || (v != kAbsent && wanted_[v]);
     for (ValueId v : node.outputs) {
-      if (graph_.value(v).dtype == DType::f32 && (any || graph_.isParameter(v))) wanted_[v] = true;
+      if (graph_.value(v).dtype == DType::f32 && (any || graph_.isTrained(v))) wanted_[v] = true;
     }
   }
 }

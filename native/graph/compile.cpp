@@ -1,6 +1,7 @@
 #include "native/graph/compile.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "native/graph/backend_error.h"
 #include "native/graph/fuse.h"
@@ -12,7 +13,7 @@ namespace {
 
 bool hasEffect(const Graph& graph, const Node& node) {
   const auto addsToBank = [&](const auto& pair) {
-    return size_t(pair.second) < node.inputs.size() && graph.isParameter(node.inputs[pair.second]);
+    return size_t(pair.second) < node.inputs.size() && graph.isTrained(node.inputs[pair.second]);
   };
   return node.op->effect || std::any_of(node.op->accumulates.begin(), node.op->accumulates.end(), addsToBank);
 }
@@ -44,7 +45,7 @@ void copyOutputs(const Region& region, Placement& placement, Steps& steps) {
   }
 }
 
-const std::set<std::string> kBanks = {"weights", "grads", "m", "v", "ema"};
+const std::set<std::string> kBanks = {"weights", "frozen", "grads", "m", "v", "ema"};
 
 void checkOutputs(const Graph& graph, const std::map<std::string, ValueId>& outputs) {
   for (const auto& [name, v] : outputs) {
@@ -115,21 +116,27 @@ Compiled compileOnce(const Graph& source, const std::map<std::string, ValueId>& 
   Lowering lowering(graph, placement, target, changesWeights, compiled.steps);
   for (int32_t i : region.live) lowering.lower(i);
   copyOutputs(region, placement, compiled.steps);
-  if (const Tensor mirror = placement.mirror()) {
-    auto& [prologue, steps] = compiled.steps;
-    compiled.keepsMirror = prologue.empty() && std::any_of(steps.begin(), steps.end(), [](const Step& step) {
-                             const AdamW* adamW = std::get_if<AdamW>(&step);
-                             return adamW && adamW->mirror && adamW->mirror.c == adamW->weight.c;
-                           });
-    prologue.push_back(Copy{placement.bank("weights", 0, {1, 1, 1, mirror.c}), mirror, 0});
+  for (auto& [bank, prologue] : compiled.steps.prologues) {
+    const Tensor mirror = placement.mirror(bank);
+    if (!mirror) continue;
+    if (std::strcmp(bank, "weights") == 0) {
+      const auto& steps = compiled.steps.steps;
+      compiled.keepsMirror = prologue.empty() && std::any_of(steps.begin(), steps.end(), [&](const Step& step) {
+                               const AdamW* adamW = std::get_if<AdamW>(&step);
+                               return adamW && adamW->mirror && adamW->mirror.c == adamW->weight.c;
+                             });
+    }
+    prologue.push_back(Copy{placement.bank(bank, 0, {1, 1, 1, mirror.c}), mirror, 0});
   }
 
   compiled.storages = std::move(placement.storages());
   compiled.arenaBytes = planArena(compiled.storages, compiled.steps.steps);
   compiled.packedBytes = planPacked(compiled.storages);
-  for (const auto* steps : {&compiled.steps.prologue, &compiled.steps.steps}) {
-    for (const Step& step : *steps) compiled.scratchBytes = std::max(compiled.scratchBytes, scratchOf(target, step));
-  }
+  const auto needScratch = [&](const std::vector<Step>& steps) {
+    for (const Step& step : steps) compiled.scratchBytes = std::max(compiled.scratchBytes, scratchOf(target, step));
+  };
+  for (const Prologue& prologue : compiled.steps.prologues) needScratch(prologue.steps);
+  needScratch(compiled.steps.steps);
   return compiled;
 }
 

@@ -14,7 +14,8 @@ namespace ddpm {
 struct Compiled {
   std::vector<Storage> storages;
   Steps steps;
-  bool keepsMirror = false;     // the prologue makes the mirror only, and a step keeps it up with the weights it writes
+  // The prologue of 'weights' makes the mirror only, and a step keeps it up with the weights it writes.
+  bool keepsMirror = false;
   std::set<std::string> names;  // every name that the graph knows: its inputs, outputs and banks
   uint64_t arenaBytes = 0, packedBytes = 0, scratchBytes = 0;
 };

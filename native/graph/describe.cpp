@@ -68,7 +68,9 @@ std::string describe(const Compiled& compiled) {
   std::snprintf(head, sizeof head, "arena %.1f MB, packed weights %.1f MB, scratch %.1f MB\n",
                 compiled.arenaBytes / 1e6, compiled.packedBytes / 1e6, compiled.scratchBytes / 1e6);
   std::string text = head;
-  for (const Step& step : compiled.steps.prologue) text += "when weights change: " + describeStep(compiled, step);
+  for (const auto& [bank, steps] : compiled.steps.prologues) {
+    for (const Step& step : steps) text += "when " + std::string(bank) + " change: " + describeStep(compiled, step);
+  }
   for (const Step& step : compiled.steps.steps) text += describeStep(compiled, step);
   return text;
 }

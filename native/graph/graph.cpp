@@ -124,9 +124,15 @@ void Graph::rewrite(int32_t index, const OpDef& op, std::vector<ValueId> inputs,
   node.attributes = std::move(attributes);
 }
 
-bool Graph::isParameter(ValueId v) const {
+const char* Graph::bankOf(ValueId v) const {
   static const OpDef* parameter = findOp("parameter");
-  return v != kAbsent && producer(v).op == parameter;
+  if (v == kAbsent || producer(v).op != parameter) return nullptr;
+  return producer(v).attributes.flag("frozen") ? "frozen" : "weights";
+}
+
+bool Graph::isTrained(ValueId v) const {
+  const char* bank = bankOf(v);
+  return bank && std::strcmp(bank, "weights") == 0;
 }
 
 void Graph::check(ValueId v, const char* where) const {

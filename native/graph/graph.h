@@ -65,7 +65,10 @@ class Graph {
   const std::vector<Value>& values() const { return values_; }
   const Value& value(ValueId v) const { return values_[v]; }
   const Node& producer(ValueId v) const { return nodes_[values_[v].node]; }
-  bool isParameter(ValueId v) const;
+  // The bank that a parameter is in: "weights", or "frozen" where it is not trained. Null: v is no parameter.
+  const char* bankOf(ValueId v) const;
+  bool isParameter(ValueId v) const { return bankOf(v) != nullptr; }
+  bool isTrained(ValueId v) const;
   void check(ValueId v, const char* where) const;  // throws invalid-argument where there is no such value
 
   // For every value, how many times nodes read it.

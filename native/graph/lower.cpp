@@ -30,7 +30,7 @@ Tensor Lowering::optionalOut(size_t i) const { return placement_.isUsed(node_->o
 Tensor Lowering::accumulator(size_t input, size_t output) {
   const ValueId v = input < node_->inputs.size() ? node_->inputs[input] : kAbsent;
   if (v == kAbsent) return {};
-  if (graph_.isParameter(v)) {
+  if (graph_.isTrained(v)) {
     return placement_.bank("grads", graph_.producer(v).attributes.integer("offset"), graph_.value(v).dims);
   }
   const Tensor t = out(output);
@@ -69,7 +69,7 @@ ConvAlgo Lowering::plan(const Conv2dWgrad& op) const {
 const void* Lowering::packed(size_t weight, const ConvShape& shape, ConvPass pass, const ConvPlan& plan) {
   if (plan.packedBytes == 0) return nullptr;
   const ValueId v = node_->inputs[weight];
-  const bool isKept = graph_.isParameter(v) && !changesWeights_;
+  const bool isKept = graph_.isParameter(v) && !(changesWeights_ && graph_.isTrained(v));
   std::string key;
   if (isKept) {
     for (int64_t part : {int64_t(v), int64_t(pass), int64_t(plan.algo), int64_t(shape.stride), int64_t(shape.padTop),
@@ -83,7 +83,7 @@ const void* Lowering::packed(size_t weight, const ConvShape& shape, ConvPass pas
   void* memory = encode({placement_.addStorage({kind, plan.packedBytes, ""}), 0});
   const ConvPackWeights op = {placement_.tensor(v), memory, shape, pass, plan.algo};
   if (isKept) {
-    out_.prologue.push_back(op);
+    out_.prologueOf(graph_.bankOf(v)).push_back(op);
     packed_[key] = memory;
   } else {
     run(op);

@@ -1,5 +1,6 @@
 // From nodes to steps. A descriptor's `lower` sees a Lowering: it asks for the tensors of its node and appends ops.
 #pragma once
+#include <array>
 #include <map>
 #include <string>
 #include <vector>
@@ -19,9 +20,17 @@ struct Target {
   DType precision = DType::f32;  // the narrow dtype of a mixed program (kernels/ops.h); f32: there is none
 };
 
-struct Steps {
-  std::vector<Step> prologue;  // packs and mirrors weights; runs when they have changed
+// Packs and mirrors the parameters of a bank; runs when that has changed.
+struct Prologue {
+  const char* bank;
   std::vector<Step> steps;
+};
+
+struct Steps {
+  std::array<Prologue, 2> prologues = {{{"weights", {}}, {"frozen", {}}}};
+  std::vector<Step> steps;
+
+  std::vector<Step>& prologueOf(const std::string& bank) { return prologues[bank == "frozen"].steps; }
 };
 
 class Lowering {
@@ -38,12 +47,12 @@ class Lowering {
   Tensor in(size_t i) const;
   Tensor out(size_t i) const;
   Tensor optionalOut(size_t i) const;  // absent where nobody reads it
-  // The gradient of input `input`, for a kernel that adds to it: the bank 'grads' where that input is a parameter, else
+  // The gradient of input `input`, for a kernel that adds to it: the bank 'grads' where that input is trained, else
   // output `output`, set to zero first. Absent where the input is.
   Tensor accumulator(size_t input, size_t output);
   Tensor bank(const std::string& name, int64_t offset, Dims dims) const;
   // The mirror (placement.h) of the first `count` weights; absent in a program that reads none.
-  Tensor mirror(int32_t count) { return placement_.mirror(count); }
+  Tensor mirror(int32_t count) { return placement_.mirror("weights", count); }
   size_t inputCount() const { return node_->inputs.size(); }
   bool isInPlace(size_t input, int32_t start) const;  // the input already lies in channels [start, ...) of output 0
 

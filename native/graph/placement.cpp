@@ -54,7 +54,7 @@ void Placement::placeOutputs() {
     const ValueId v = node.outputs[0];
     if (isNamed(node, "parameter")) {
       offsetOf_[v] = uint64_t(node.attributes.integer("offset")) * 4;
-      storageOf_[v] = external("weights", offsetOf_[v] + bytes(v));
+      storageOf_[v] = external(graph_.bankOf(v), offsetOf_[v] + bytes(v));
     } else if (isNamed(node, "mirror")) {
       placeInMirror(v);
     } else {
@@ -70,21 +70,24 @@ void Placement::placeOutputs() {
 
 // At the parameter's place in the bank; as large as the furthest of its uses.
 void Placement::placeInMirror(ValueId v) {
-  const Node& parameter = graph_.producer(graph_.producer(v).inputs[0]);
+  const ValueId of = graph_.producer(v).inputs[0];
+  const Node& parameter = graph_.producer(of);
   mirrorDType_ = graph_.value(v).dtype;
-  if (mirror_ < 0) mirror_ = addStorage({Storage::packed, 0, "mirror"});
-  storageOf_[v] = mirror_;
+  const std::string bank = graph_.bankOf(of);
+  if (!mirrors_.count(bank)) mirrors_[bank] = addStorage({Storage::packed, 0, "mirror"});
+  storageOf_[v] = mirrors_[bank];
   offsetOf_[v] = uint64_t(parameter.attributes.integer("offset")) * sizeOf(mirrorDType_);
-  uint64_t& size = storages_[mirror_].bytes;
+  uint64_t& size = storages_[mirrors_[bank]].bytes;
   size = std::max(size, offsetOf_[v] + bytes(v));
 }
 
-Tensor Placement::mirror(int32_t atLeast) {
-  if (mirror_ < 0) return {};
-  uint64_t& size = storages_[mirror_].bytes;
+Tensor Placement::mirror(const std::string& bank, int32_t atLeast) {
+  const auto found = mirrors_.find(bank);
+  if (found == mirrors_.end()) return {};
+  uint64_t& size = storages_[found->second].bytes;
   size = std::max(size, uint64_t(atLeast) * sizeOf(mirrorDType_));
   const int32_t count = int32_t(size / sizeOf(mirrorDType_));
-  return {encode({uint32_t(mirror_), 0}), 1, 1, 1, count, count, mirrorDType_};
+  return {encode({found->second, 0}), 1, 1, 1, count, count, mirrorDType_};
 }
 
 // The parts of a concatenation are written where they belong, unless they have a place already.

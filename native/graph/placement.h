@@ -33,9 +33,9 @@ class Placement {
   // Absent (data null) where the value has no memory.
   Tensor tensor(ValueId v) const;
   Tensor bank(const std::string& name, int64_t offset, Dims dims);
-  // The mirror: a narrow copy of the bank 'weights' up to the last parameter that is read there, or of `count` elements
-  // where that is more, {1,1,1,P}. Absent where no parameter is.
-  Tensor mirror(int32_t count = 0);
+  // The mirror of a bank of parameters: a narrow copy of it up to the last one that is read there, or of `count` elements
+  // where that is more, {1,1,1,P}. Absent where none is.
+  Tensor mirror(const std::string& bank, int32_t count = 0);
   bool isUsed(ValueId v) const { return used_[v]; }
   // True when `part` lies where channels [start, ...) of `whole` are.
   bool isPartOf(ValueId part, ValueId whole, int32_t start) const;
@@ -74,7 +74,7 @@ class Placement {
   std::vector<std::vector<ValueId>> members_;  // of roots: the values that live in them
   std::vector<Storage> storages_;
   std::map<std::string, uint32_t> externals_;
-  int64_t mirror_ = -1;  // the storage
+  std::map<std::string, uint32_t> mirrors_;  // the storages, by bank
   DType mirrorDType_ = DType::f32;
 };
 

@@ -27,15 +27,17 @@ Program::~Program() {
 }
 
 void Program::findPatches() {
-  for (auto* steps : {&steps_.prologue, &steps_.steps}) {
-    for (Step& step : *steps) {
+  const auto find = [&](std::vector<Step>& steps) {
+    for (Step& step : steps) {
       visitPointers(step, [&](void*& pointer, Access access) {
         const Address address = decode(pointer);
         patches_.push_back({&pointer, address});
         if (access != Access::read) written_[address.storage] = true;
       });
     }
-  }
+  };
+  for (Prologue& prologue : steps_.prologues) find(prologue.steps);
+  find(steps_.steps);
 }
 
 void Program::checkBindings(const Bindings& bindings) const {
@@ -91,25 +93,35 @@ void Program::run(const Bindings& bindings, bool waits) {
     }
   } touch{*this, bindings};
 
-  const Buffer* weights = steps_.prologue.empty() ? nullptr : bindings.at("weights").get();
-  const bool packs = weights && (packedId_ != weights->id || packedVersion_ != weights->version);
-  if (packs) packedId_ = 0;  // in case that it fails
+  // The prologues that are to run now, with their banks.
+  std::array<const Buffer*, 2> packs = {};
+  for (size_t i = 0; i < packs.size(); ++i) {
+    const auto& [bank, prologue] = steps_.prologues[i];
+    if (prologue.empty()) continue;
+    const Buffer* buffer = bindings.at(bank).get();
+    Packed& from = packedFrom_[i];
+    if (from.id == buffer->id && from.version == buffer->version) continue;
+    packs[i] = buffer;
+    from = {};  // in case that it fails
+  }
   // What the steps depend on beside the program itself: where its operands and the scratch are, and what is to be done.
   Recordings::Key key(bases_.begin(), bases_.end());
   key.push_back(device->workspace());
-  key.push_back(packs ? &steps_.prologue : nullptr);
+  for (size_t i = 0; i < packs.size(); ++i) key.push_back(packs[i] ? &steps_.prologues[i] : nullptr);
   recordings_.run(key, [&] {
-    if (packs) execute(steps_.prologue);
+    for (size_t i = 0; i < packs.size(); ++i) {
+      if (packs[i]) execute(steps_.prologues[i].steps);
+    }
     execute(steps_.steps);
   });
   if (device->debug().times) times_.endRun();
   Error error;
-  if ((waits || packs) && !device->backend().synchronize(device->handle(), &error)) throw toFailure(error);
-  if (packs) {
-    packedId_ = weights->id;
-    packedVersion_ = weights->version;
+  const bool packed = packs[0] || packs[1];
+  if ((waits || packed) && !device->backend().synchronize(device->handle(), &error)) throw toFailure(error);
+  for (size_t i = 0; i < packs.size(); ++i) {
+    if (packs[i]) packedFrom_[i] = {packs[i]->id, packs[i]->version};
   }
-  if (compiled_.keepsMirror) packedVersion_ = bindings.at("weights")->version + 1;  // the version that `touch` makes
+  if (compiled_.keepsMirror) packedFrom_[0].version = bindings.at("weights")->version + 1;  // which `touch` makes
 }
 
 void Program::execute(std::vector<Step>& steps) {

@@ -1,5 +1,6 @@
 // A compiled graph with memory: what runs.
 #pragma once
+#include <array>
 #include <atomic>
 #include <map>
 #include <memory>
@@ -56,7 +57,11 @@ class Program {
   std::vector<bool> written_;  // of each storage: whether a step writes it
   std::vector<char*> bases_;   // of each storage: where it is in this run
   char* packed_ = nullptr;
-  uint64_t packedId_ = 0, packedVersion_ = 0;  // the weights that packed_ was made of
+  // What a bank's part of packed_ was made of.
+  struct Packed {
+    uint64_t id = 0, version = 0;
+  };
+  std::array<Packed, 2> packedFrom_;  // as Steps::prologues
   Recordings recordings_;
   uint64_t scratchOffset_ = 0, workspaceBytes_ = 0;
   StepTimes times_;

@@ -31,7 +31,7 @@ Dims dimsAttribute(const Call& call) {
 }
 
 std::vector<ValueType> inferInput(const Call& call) {
-  static const char* const banks[] = {"weights", "grads", "m", "v", "ema"};
+  static const char* const banks[] = {"weights", "frozen", "grads", "m", "v", "ema"};
   const std::string& name = call.attributes.string("name");
   const bool taken = std::any_of(std::begin(banks), std::end(banks), [&](const char* b) { return name == b; });
   call.require(!name.empty() && !taken, "name", "a name that is not a bank's", Failure::quoted(name));
@@ -47,6 +47,7 @@ std::vector<ValueType> inferParameter(const Call& call) {
                "[out, in, kh, kw], [out, in, 1], [out, in] or [c]", listText(s));
   const int64_t offset = call.attributes.integer("offset");
   call.require(offset >= 0 && offset % 16 == 0, "offset", "a multiple of 16", std::to_string(offset));
+  call.attributes.flag("frozen");
   double end = 1;
   for (double extent : s) end *= extent;
   end += double(offset);
@@ -68,7 +69,7 @@ void lowerConstant(Lowering& l) { l.run(Fill{l.out(0), float(l.attributes().numb
 const std::vector<OpDef>& sourceOps() {
   static const std::vector<OpDef> ops = {
       {.name = "input", .attributes = {"name", "dims", "dtype"}, .infer = inferInput},
-      {.name = "parameter", .attributes = {"name", "shape", "offset"}, .infer = inferParameter},
+      {.name = "parameter", .attributes = {"name", "shape", "offset", "frozen"}, .infer = inferParameter},
       {.name = "mirror", .inputs = {"parameter"}, .infer = inferMirror, .internal = true},
       {.name = "constant",
        .attributes = {"dims", "value"},
