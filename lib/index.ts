@@ -79,6 +79,7 @@ export type { StateDict } from './nn/weights'
 export type { Seed } from './options'
 export { type RandnOptions, type Shape, Tensor, type TensorDType } from './tensor'
 export { type EvaluateOptions, type Evaluation, evaluate } from './train/evaluate'
+export type { RunResult, TrainHooks, TrainStart } from './train/hooks'
 export type { StepMetrics } from './train/metrics'
 export { type ModelInfo, saveModel } from './train/model-file'
 export type {
@@ -88,4 +89,4 @@ export type {
   TrainOptions,
   TrainUNetOptions,
 } from './train/options'
-export { type RunResult, Trainer, type TrainHooks, type TrainStart } from './train/trainer'
+export { Trainer } from './train/trainer'

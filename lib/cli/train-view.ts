@@ -1,6 +1,7 @@
 /** What is shown of a training. */
+
+import type { TrainHooks, TrainStart } from '../train/hooks'
 import type { StepMetrics } from '../train/metrics'
-import type { TrainHooks, TrainStart } from '../train/trainer'
 import { note, type Output, stderr } from './output'
 import { duration, Progress } from './progress'
 

@@ -1,9 +1,7 @@
-/** Options of a training run: their defaults, their checks, and what a resume may change. */
-import { isDeepStrictEqual } from 'node:util'
+/** Options of a training run: their types, defaults and checks. */
 import type { ClassSource } from '../data/class-labels'
 import type { ImageOptions } from '../diffusion/ddpm-options'
-import { modelSchema, type ProcessOptions } from '../diffusion/model-options'
-import { DiffusionError, describe, invalidArgument } from '../errors'
+import type { ProcessOptions } from '../diffusion/model-options'
 import { type Precision, precisions } from '../native'
 import type { UNetDetails } from '../nn/unet-options'
 import {
@@ -13,15 +11,13 @@ import {
   number,
   oneOf,
   type Parsed,
-  parseOptions,
   required,
   type Seed,
   seed,
   string,
-  unknownOption,
   value,
 } from '../options'
-import { decayStart, type LrSchedule, lrSchedules } from './lr-schedule'
+import { type LrSchedule, lrSchedules } from './lr-schedule'
 
 /** Of the UNet of a training; what UNet has no default for has one here. */
 export interface TrainUNetOptions extends UNetDetails {
@@ -118,7 +114,8 @@ export interface TrainOptions {
 }
 
 const positive = { min: 1 }
-const schema = {
+/** Of TrainOptions. */
+export const trainSchema = {
   data: required(string()),
   out: required(string()),
   resume: boolean(false),
@@ -153,147 +150,7 @@ const schema = {
  * TrainOptions with all defaults filled in.
  * @interface
  */
-export type ResolvedTrainOptions = Omit<Parsed<typeof schema>, 'model' | 'warmup'> & {
+export type ResolvedTrainOptions = Omit<Parsed<typeof trainSchema>, 'model' | 'warmup'> & {
   warmup: number
   model: ModelConfig & { unetConfig: Record<string, unknown> }
-}
-
-/** Where and how fast, but not what is computed: a resume may change these, and `steps` while no rate so far depends on it. */
-const free: readonly string[] = [
-  'data',
-  'svg', // which images there are is part of the data's fingerprint
-  'classes', // where they are, as with data: what they are is part of the data's fingerprint
-  'out',
-  'resume',
-  'steps',
-  'sampleEvery',
-  'sampleCount',
-  'sampleSteps',
-  'checkpointEvery',
-  'keep',
-  'device',
-  'prefetch',
-  'cacheBytes',
-]
-
-/** The same of the network's options. */
-const freeOfUnet: readonly string[] = ['useCheckpoint']
-
-const defaultUnet = {
-  imageSize: 32,
-  inChannels: 3,
-  outChannels: 3,
-  modelChannels: 64,
-  channelMult: [1, 2, 2],
-  numResBlocks: 2,
-  attentionResolutions: [2, 4],
-  numHeads: 4,
-  dropout: 0,
-  useCheckpoint: false,
-}
-
-/**
- * The options with all defaults filled in: those of the checkpoint, where one is resumed, else the library's. Throws
- * `unknown-option` and `invalid-argument`, the latter also for an option that differs from the checkpoint's and would change
- * what is computed.
- */
-export function resolveTrainOptions(
-  given: TrainOptions,
-  from?: { readonly options: ResolvedTrainOptions; readonly step: number },
-): ResolvedTrainOptions {
-  const saved = from?.options
-  for (const name of Object.keys(given)) {
-    if (!Object.hasOwn(schema, name)) throw unknownOption('Trainer', name, Object.keys(schema))
-  }
-  const named = definedOnly(given as unknown as Record<string, unknown>)
-  if (from) refuseChanges(named, from.options, from.step)
-  const options = parseOptions('Trainer', { ...saved, ...named }, schema)
-  if (options.betas.length !== 2) throw invalidArgument('betas', 'two numbers', options.betas)
-  const warmup = options.warmup ?? defaultWarmup(options.steps)
-  const model = (given.model ?? {}) as ModelConfig
-  return { ...options, warmup, model: saved ? withFree(saved.model, model) : completeModel(model) }
-}
-
-function withFree(
-  saved: ResolvedTrainOptions['model'],
-  { unetConfig = {} }: ModelConfig,
-): ResolvedTrainOptions['model'] {
-  const changed = Object.entries(definedOnly(unetConfig)).filter(([name]) => freeOfUnet.includes(name))
-  return { ...saved, unetConfig: { ...saved.unetConfig, ...Object.fromEntries(changed) } }
-}
-
-/** More than a tenth of a short training would never reach its rate. */
-function defaultWarmup(steps: number): number {
-  return Math.min(1000, Math.floor(steps / 10))
-}
-
-/** Those of a checkpoint, which is not trusted: checked, and those that it is too old to have with their defaults. */
-export function savedTrainOptions(saved: Record<string, unknown>): ResolvedTrainOptions {
-  const { seed } = saved
-  const large = typeof seed === 'string' && /^\d{1,20}$/.test(seed) // a bigint, as a checkpoint says it
-  const options = parseOptions('Trainer', large ? { ...saved, seed: BigInt(seed) } : saved, schema)
-  if (options.betas.length !== 2) throw invalidArgument('betas', 'two numbers', options.betas)
-  return { ...options, warmup: options.warmup ?? 1000 } as ResolvedTrainOptions
-}
-
-function completeModel(model: ModelConfig): ResolvedTrainOptions['model'] {
-  for (const name of ['device', 'seed', 'model', 'deterministic', 'precision']) {
-    if (name in model) {
-      throw new DiffusionError('invalid-argument', `model.${name}: a training has its own`, {
-        argument: `model.${name}`,
-      })
-    }
-  }
-  const unetConfig = { ...defaultUnet, ...definedOnly(model.unetConfig ?? {}) }
-  return { ...diffusionDefaults(), ...definedOnly(model), unetConfig }
-}
-
-/** DDPM's defaults, so that a checkpoint says all that it was made with. */
-function diffusionDefaults(): Record<string, unknown> {
-  const defaults = Object.entries(modelSchema).map(([name, { fallback }]) => [name, fallback])
-  const { seed: _s, deterministic: _d, precision: _p, ...own } = definedOnly(Object.fromEntries(defaults))
-  return own
-}
-
-function refuseChanges(given: Record<string, unknown>, saved: ResolvedTrainOptions, step: number): void {
-  const refuse = (name: string, before: unknown, now: unknown) => {
-    if (isDeepStrictEqual(before, now)) return
-    throw new DiffusionError(
-      'invalid-argument',
-      `${name} is ${describe(before)} in the checkpoint and can't become ${describe(now)} on resume: ` +
-        'leave it out, or start a new run',
-      { argument: name, expected: describe(before), received: describe(now) },
-    )
-  }
-  const { model, ...rest } = given as { model?: ModelConfig }
-  for (const [name, now] of Object.entries(rest)) {
-    const fixed = name === 'steps' ? !sameRates(saved, Number(now), step) : !free.includes(name)
-    // A checkpoint from before there was the option was made with its default.
-    const before = saved[name as keyof ResolvedTrainOptions] ?? schema[name as keyof typeof schema].fallback
-    if (fixed) refuse(name, before, now)
-  }
-  const { unetConfig, ...diffusion } = model ?? {}
-  for (const [name, now] of Object.entries(definedOnly(diffusion))) refuse(`model.${name}`, saved.model[name], now)
-  for (const [name, now] of Object.entries(definedOnly(unetConfig ?? {}))) {
-    if (freeOfUnet.includes(name)) continue
-    refuse(`model.unetConfig.${name}`, saved.model.unetConfig[name], now)
-  }
-}
-
-/** Whether the rates of the first `step` steps would be those of the run if it had `steps` steps altogether. */
-function sameRates(saved: ResolvedTrainOptions, steps: number, step: number): boolean {
-  return step <= Math.min(decayStart(saved), decayStart({ ...saved, steps }))
-}
-
-/** The same options for a class-conditional model, with what follows from the classes' names. */
-export function withClasses(options: ResolvedTrainOptions, classNames: readonly string[]): ResolvedTrainOptions {
-  const { unetConfig, ...diffusion } = options.model
-  const own = unetConfig.numClasses !== undefined || diffusion.nullClass !== undefined
-  const nullClass = own ? {} : { nullClass: classNames.length, classDropout: diffusion.classDropout || 0.1 }
-  const numClasses = unetConfig.numClasses ?? classNames.length + 1
-  return { ...options, model: { ...diffusion, ...nullClass, classNames, unetConfig: { ...unetConfig, numClasses } } }
-}
-
-function definedOnly<T extends Record<string, unknown>>(options: T): T {
-  return Object.fromEntries(Object.entries(options).filter(([, v]) => v !== undefined)) as T
 }

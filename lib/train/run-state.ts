@@ -3,7 +3,8 @@ import { isObject, type JsonObject } from '../checkpoint/json'
 import type { LossScaleState } from '../diffusion/loss-scale'
 import { DiffusionError, describe } from '../errors'
 import { resolveUNetOptions, type UNetOptions } from '../nn/unet-options'
-import { type ResolvedTrainOptions, savedTrainOptions } from './options'
+import type { ResolvedTrainOptions } from './options'
+import { savedTrainOptions } from './resolve-options'
 
 /** Random numbers and the data's order follow from the seed and the position, so these are all their state. */
 export interface RunState {

@@ -4,7 +4,7 @@ import path from 'node:path'
 import { DDPM } from '../../lib/diffusion/ddpm'
 import { saveCheckpoint } from '../../lib/train/checkpoint'
 import { saveModel } from '../../lib/train/model-file'
-import { resolveTrainOptions } from '../../lib/train/options'
+import { resolveTrainOptions } from '../../lib/train/resolve-options'
 
 const fixtures = path.join(__dirname, '..', '..', '..', 'test', 'fixtures')
 

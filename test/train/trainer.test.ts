@@ -16,8 +16,9 @@ import sharp from 'sharp'
 import { loadModel } from '../../lib/convert/load-model'
 import { DiffusionError } from '../../lib/errors'
 import { openCheckpoint, readTrainingState } from '../../lib/train/checkpoint'
+import type { TrainHooks } from '../../lib/train/hooks'
 import type { TrainOptions } from '../../lib/train/options'
-import { Trainer, type TrainHooks } from '../../lib/train/trainer'
+import { Trainer } from '../../lib/train/trainer'
 import { numbers, readMetrics, temporaryFolder, tinyModel, tinyTraining, writeImages } from './support'
 
 describe('Trainer', () => {

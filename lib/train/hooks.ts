@@ -1,0 +1,51 @@
+/** What a training tells while it runs, and what it gives at its end. */
+import type { UnreadableFile } from '../data/image-folder'
+import type { DiffusionError } from '../errors'
+import type { StepMetrics } from './metrics'
+import type { ResolvedTrainOptions } from './options'
+
+export interface TrainStart {
+  /** Steps that are done already: not 0 after a resume. */
+  readonly step: number
+  readonly options: ResolvedTrainOptions
+  readonly images: number
+  readonly unreadable: readonly UnreadableFile[]
+  /** Numbers that are trained. */
+  readonly parameters: number
+  readonly device: string
+  /** The step after which there are the next pictures; undefined without any. */
+  readonly firstPicture: number | undefined
+}
+
+/** Called in order, between two steps; the training waits for what they return. */
+export interface TrainHooks {
+  /** Once, before the first step: what is trained on what, and where. */
+  onStart?(start: TrainStart): unknown
+  /** After each step, with its loss and how long it took. */
+  onStep?(metrics: StepMetrics): unknown
+  /** After each checkpoint that is complete. */
+  onCheckpoint?(o: { step: number; folder: string }): unknown
+  /** After each picture of samples that was written. */
+  onSamples?(o: { step: number; file: string }): unknown
+  /** At once for each file that is no readable image; the training goes on without it. */
+  onUnreadable?(file: UnreadableFile): unknown
+  /**
+   * Something went wrong that does not end the training: a picture or events that could not be written, an old checkpoint that can't
+   * be removed, a run folder that was renamed, steps that the device can't record.
+   */
+  onWarning?(warning: DiffusionError): unknown
+  /** Ends the training after the step under way, with a checkpoint. Default: none. */
+  signal?: AbortSignal
+}
+
+export interface RunResult {
+  readonly step: number
+  /** True where the signal ended it before the last step. */
+  readonly stopped: boolean
+  /** Folder of the newest checkpoint. */
+  readonly checkpoint: string
+  /** The exported model, once all steps are done. */
+  readonly model?: string
+  /** The last step's; undefined where no step was left to do. */
+  readonly metrics?: StepMetrics
+}
