@@ -253,9 +253,21 @@ export function respacedTimesteps(
     if ((steps - 1) * stride + offset < numTimesteps) return spread((i) => i * stride + offset)
     throw invalidArgument('stepsOffset', `timesteps below ${numTimesteps} with ${steps} steps`, offset)
   }
-  if (spacing === 'trailing') return spread((i) => roundToEven(((i + 1) * numTimesteps) / steps) - 1)
+  if (spacing === 'trailing') return Int32Array.from(trailingTimesteps(steps, numTimesteps)).reverse()
   if (steps === 1) return Int32Array.of(numTimesteps - 1)
-  return spread((i) => roundToEven((i * (numTimesteps - 1)) / (steps - 1)))
+  return Int32Array.from(evenly(steps, numTimesteps - 1), roundToEven)
+}
+
+/** `n` numbers from 0 to `last`, as numpy.linspace rounds them: by that a half falls on one side or the other. */
+export function evenly(n: number, last: number): number[] {
+  const step = n > 1 ? last / (n - 1) : 0
+  return Array.from({ length: n }, (_, i) => (i > 0 && i === n - 1 ? last : i * step))
+}
+
+/** Descending from T - 1 by T / steps, as numpy.arange rounds them. */
+export function trailingTimesteps(steps: number, numTimesteps: number): number[] {
+  const step = numTimesteps - numTimesteps / steps - numTimesteps
+  return Array.from({ length: steps }, (_, i) => roundToEven(numTimesteps + i * step) - 1)
 }
 
 /** As numpy and Python round: halves to the even neighbour. */

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { ancestralPlan, respacedPlan } from '../../lib/diffusion/sampling/ancestral'
+import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers'
 import {
   type BetaSchedule,
   betaSchedules,
@@ -108,6 +109,19 @@ describe('respacing', () => {
         (e) => e instanceof DiffusionError && e.argument === 'steps',
       )
     }
+  })
+
+  it('halves fall where numpy has them, by the roundings of its steps', () => {
+    // numpy.linspace(0, 999, 27).round()[13], numpy.arange(1000, 0, -1000 / 48).round() - 1.
+    assert.equal(respacedTimesteps(27, 1000)[13], 499)
+    const trailing = respacedTimesteps(48, 1000, 'trailing').reverse()
+    assert.deepEqual(
+      [3, 15, 27, 39].map((i) => trailing[i]),
+      [936, 686, 436, 186],
+    )
+    const scheduler = { _class_name: 'PNDMScheduler', timestep_spacing: 'linspace', skip_prk_steps: true }
+    const plms = schedulerPlan(scheduler, 1000, { steps: 7 }).evaluations.map(({ t }) => t)
+    assert.deepEqual(plms.slice(2), [832, 666, 500, 333, 166, 0])
   })
 
   it('through all timesteps is ancestral sampling', () => {

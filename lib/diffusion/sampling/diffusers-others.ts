@@ -1,5 +1,6 @@
 /** diffusers' DEIS, LCM, PNDM and UniPC schedulers by their own configurations. */
 import { invalidArgument } from '../../errors'
+import { roundToEven } from '../schedule'
 import {
   alphasOf,
   checkFixed,
@@ -90,7 +91,7 @@ export function pndmPlan(_: SchedulerConfig, c: Fields<'PNDMScheduler'>, o: Call
   const parameterization = pick(predictions, 'prediction_type', c.prediction_type)
   if (parameterization === 'x0') throw unsupported('prediction_type', ["'epsilon'", "'v_prediction'"], 'sample')
   const bars = alphasOf(c)
-  const spread = floatTimesteps(steps, T, c.timestep_spacing, c.steps_offset).map(Math.round)
+  const spread = floatTimesteps(steps, T, c.timestep_spacing, c.steps_offset).map(roundToEven)
   const least = c.skip_prk_steps ? 2 : 4
   const timesteps = lastPart(spread, o.strength)
   if (timesteps.length < least) throw invalidArgument('strength', `at least ${least} steps`, o.strength)

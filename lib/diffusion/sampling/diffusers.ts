@@ -38,6 +38,7 @@ import { lmsEvaluations } from './lms'
 import { sigmasOf, solverTimesteps } from './noise-levels'
 import { type Evaluation, makePlan, type SamplingPlan } from './plan'
 import { formulaLevels } from './sigmas'
+import { floatTimesteps } from './timesteps'
 
 export interface SchedulerCall {
   /** num_inference_steps. */
@@ -106,14 +107,7 @@ function timestepsOf(c: ClippingFields & CommonFields, steps: number | undefined
   if (steps === undefined || !Number.isSafeInteger(steps) || steps < 1 || steps > T) {
     throw invalidArgument('steps', `an integer from 1 to ${T}`, steps)
   }
-  const spread = (at: (i: number) => number) => Array.from({ length: steps }, (_, i) => at(steps - 1 - i))
-  const timesteps = {
-    linspace: () => spread((i) => (steps === 1 ? 0 : roundToEven((i * (T - 1)) / (steps - 1)))),
-    leading: () => spread((i) => i * Math.floor(T / steps) + c.steps_offset),
-    trailing: () => spread((i) => roundToEven(((i + 1) * T) / steps) - 1),
-  }[c.timestep_spacing]()
-  if (timesteps[0] < T) return timesteps
-  throw invalidArgument('steps_offset', 'timesteps within the schedule', c.steps_offset)
+  return floatTimesteps(steps, T, c.timestep_spacing, c.steps_offset).map(roundToEven)
 }
 
 /** Where a step leads: to the next timestep, or before 0.31 by a fixed stride, which leaves some noise where steps do not divide T. */

@@ -1,6 +1,6 @@
 /** Where the solvers of the probability flow ODE evaluate the network: timesteps and their noise levels, as diffusers has them. */
 import { invalidArgument } from '../../errors'
-import { roundToEven, type TimestepSpacing } from '../schedule'
+import { evenly, roundToEven, type TimestepSpacing, trailingTimesteps } from '../schedule'
 
 /** A point of the variance preserving process, by sigma = sqrt((1 - alpha_bar) / alpha_bar). */
 export interface NoiseLevel {
@@ -36,8 +36,14 @@ export function solverTimesteps(steps: number, numTimesteps: number, spacing: Ti
   }
   // Two steps at one timestep have no direction: where there are no more timesteps, each is taken.
   if (steps === numTimesteps) return Int32Array.from({ length: steps }, (_, i) => steps - 1 - i)
-  const spread = (at: (i: number) => number) => Int32Array.from({ length: steps }, (_, i) => at(steps - i))
-  if (spacing === 'linspace') return spread((i) => roundToEven((i * (numTimesteps - 1)) / steps))
-  if (spacing === 'leading') return spread((i) => i * Math.floor(numTimesteps / (steps + 1)) + offset)
-  return spread((i) => roundToEven((i * numTimesteps) / steps) - 1)
+  if (spacing === 'trailing') return Int32Array.from(trailingTimesteps(steps, numTimesteps))
+  if (spacing === 'leading') {
+    return Int32Array.from({ length: steps }, (_, i) => (steps - i) * Math.floor(numTimesteps / (steps + 1)) + offset)
+  }
+  return Int32Array.from(
+    evenly(steps + 1, numTimesteps - 1)
+      .slice(1)
+      .reverse(),
+    roundToEven,
+  )
 }
