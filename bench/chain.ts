@@ -12,7 +12,7 @@ import { UNet } from '../lib/nn/unet'
 import { Weights } from '../lib/nn/weights'
 import { Program } from '../lib/program'
 import { Tensor } from '../lib/tensor'
-import { readModelFile } from '../lib/train/model-file'
+import { readModelFile } from '../lib/run/model-file'
 
 const file = path.join(__dirname, '..', '..', 'models', 'emoji-32.safetensors')
 const direct = 0

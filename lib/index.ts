@@ -77,16 +77,16 @@ export { UNet, type UNet2DConfig, type UNetOptions } from './nn/unet'
 export type { ResolvedUNetOptions, UNetDetails } from './nn/unet-options'
 export type { StateDict } from './nn/weights'
 export type { Seed } from './options'
-export { type RandnOptions, type Shape, Tensor, type TensorDType } from './tensor'
-export { type EvaluateOptions, type Evaluation, evaluate } from './train/evaluate'
-export type { RunResult, TrainHooks, TrainStart } from './train/hooks'
-export type { StepMetrics } from './train/metrics'
-export { type ModelInfo, saveModel } from './train/model-file'
+export { type ModelInfo, saveModel } from './run/model-file'
 export type {
   ModelConfig,
   ResolvedTrainOptions,
   TrainModelOptions,
   TrainOptions,
   TrainUNetOptions,
-} from './train/options'
+} from './run/options'
+export { type RandnOptions, type Shape, Tensor, type TensorDType } from './tensor'
+export { type EvaluateOptions, type Evaluation, evaluate } from './train/evaluate'
+export type { RunResult, TrainHooks, TrainStart } from './train/hooks'
+export type { StepMetrics } from './train/metrics'
 export { Trainer } from './train/trainer'

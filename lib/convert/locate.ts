@@ -8,7 +8,7 @@ import { openRegularFile } from '../checkpoint/regular-file'
 import { readSafetensorsHeader } from '../checkpoint/safetensors'
 import { isTorch } from '../checkpoint/state-dict-file'
 import { DiffusionError, invalidArgument } from '../errors'
-import { modelFormat } from '../train/model-file'
+import { modelFormat } from '../run/model-file'
 import { type DownloadOptions, download } from './download'
 
 /** A model file or a run of this project; a diffusers folder; a checkpoint of ddpm.py with its configuration. */

@@ -8,9 +8,9 @@ import { emaName, modelPrefix } from '../diffusion/state'
 import { DiffusionError } from '../errors'
 import { checkUNetFits, type Shapes } from '../nn/unet-fit'
 import type { StateDict } from '../nn/weights'
+import { openCheckpoint, readTrainingState } from '../run/checkpoint'
+import { modelFromWeights, readModelFile } from '../run/model-file'
 import { Tensor } from '../tensor'
-import { openCheckpoint, readTrainingState } from '../train/checkpoint'
-import { modelFromWeights, readModelFile } from '../train/model-file'
 import { configBeside, locateModel, type SourceKind, superfluous } from './locate'
 
 export interface SourceModel {

@@ -1,6 +1,7 @@
 /** Denoising diffusion in image space: Ho et al. 2020, by the names of CompVis' ddpm.py DDPM. */
 import type { JsonObject } from '../checkpoint/json'
 import { DiffusionError, invalidArgument } from '../errors'
+import { baseOf } from '../nn/lora'
 import { UNet } from '../nn/unet'
 import { type Parsed, parseOptions } from '../options'
 import { checkShape, Tensor } from '../tensor'
@@ -165,12 +166,13 @@ export class DDPM extends DiffusionModel {
    */
   get config(): JsonObject {
     const { model: _, device: __, seed: ___, deterministic: ____, ...options } = this.#settings
-    if (!(this.network instanceof UNet)) {
+    const network = baseOf(this.network)
+    if (!(network instanceof UNet)) {
       throw new DiffusionError('unsupported', 'only a model whose network is a UNet has a configuration')
     }
     const { imageSize, channels } = this
     const imageWidth = this.imageWidth === imageSize ? undefined : this.imageWidth
-    const given = { ...options, imageSize, imageWidth, channels, unetConfig: this.network.options, ...this.ownBetas() }
+    const given = { ...options, imageSize, imageWidth, channels, unetConfig: network.options, ...this.ownBetas() }
     const plain = (_: string, value: unknown) => (ArrayBuffer.isView(value) ? [...(value as Float32Array)] : value)
     return JSON.parse(JSON.stringify(given, plain))
   }

@@ -1,7 +1,8 @@
 /** The denoiser that a model's options ask for. */
 import type { Device } from '../device'
-import { DiffusionError } from '../errors'
+import { DiffusionError, invalidArgument } from '../errors'
 import type { Network } from '../nn/network'
+import { withTrained } from '../nn/trained'
 import { UNet } from '../nn/unet'
 import { type Denoiser, type DenoiserFunction, FunctionDenoiser, isNetwork, NetworkDenoiser } from './denoiser'
 import { checkClasses } from './given-condition'
@@ -19,7 +20,15 @@ export function denoiserOf(options: ModelSettings, device: Device): Denoiser {
     : new FunctionDenoiser(device, model, learned)
 }
 
-function modelOf({ model, unetConfig }: ModelSettings): Network | DenoiserFunction {
+function modelOf(options: ModelSettings): Network | DenoiserFunction {
+  const model = givenModel(options)
+  if (isNetwork(model)) return withTrained(model, options)
+  const { freeze, lora } = options
+  if (freeze || lora) throw invalidArgument(freeze ? 'freeze' : 'lora', 'nothing for a function', freeze ?? lora)
+  return model
+}
+
+function givenModel({ model, unetConfig }: ModelSettings): Network | DenoiserFunction {
   if ((model === undefined) === (unetConfig === undefined)) {
     const received = model ? 'both' : 'neither'
     throw new DiffusionError('invalid-argument', `expected either model or unetConfig, got ${received}`, {

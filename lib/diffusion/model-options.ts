@@ -2,6 +2,7 @@
 import { Device, type DeviceName } from '../device'
 import { type Precision, precisions } from '../native'
 import type { Network } from '../nn/network'
+import { type TrainedOptions, trainedSchema } from '../nn/trained'
 import type { UNetOptions } from '../nn/unet-options'
 import {
   array,
@@ -70,7 +71,7 @@ export const scheduleSchema = {
 } satisfies SchemaOf<ScheduleOptions>
 
 /** What a model is, whatever its network: what the files of a model keep. */
-export interface ProcessOptions extends ScheduleOptions {
+export interface ProcessOptions extends ScheduleOptions, TrainedOptions {
   /** Distance of prediction and target in the loss: 'l1' absolute, 'l2' squared. Default 'l2'. */
   lossType?: 'l1' | 'l2'
   /** Keep averages of the weights, for emaScope and for files. Default true. */
@@ -157,6 +158,7 @@ export interface DiffusionModelOptions extends ProcessOptions, ComputeOptions {
 
 export const modelSchema = {
   ...scheduleSchema,
+  ...trainedSchema,
   model: value<Network | DenoiserFunction>(
     'a network or a function (x, t) => Tensor',
     (v) => typeof v === 'function' || isNetwork(v),

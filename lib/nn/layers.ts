@@ -38,7 +38,7 @@ export class Conv2d implements Layer {
     private readonly o: { kernel: number; stride?: number; padding?: number | readonly number[]; zero?: boolean },
   ) {
     const init = o.zero ? zeros : uniformFanIn(inChannels * o.kernel ** 2)
-    this.#weight = scope.parameter('weight', [outChannels, inChannels, o.kernel, o.kernel], init)
+    this.#weight = scope.parameter('weight', [outChannels, inChannels, o.kernel, o.kernel], init, 'conv2d')
     this.#bias = scope.parameter('bias', [outChannels], init)
   }
 
@@ -66,7 +66,7 @@ export class Linear implements Layer {
   ) {
     const init = o.zero ? zeros : uniformFanIn(inChannels)
     const shape = o.conv1d ? [outChannels, inChannels, 1] : [outChannels, inChannels]
-    const weight = scope.parameter('weight', shape, init)
+    const weight = scope.parameter('weight', shape, init, 'linear')
     this.slots = (o.bias ?? true) ? { weight, bias: scope.parameter('bias', [outChannels], init) } : { weight }
   }
 

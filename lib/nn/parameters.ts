@@ -22,8 +22,12 @@ export const ones: Initializer = { kind: 'ones' }
 export const standardNormal: Initializer = { kind: 'normal' }
 export const uniformFanIn = (fanIn: number): Initializer => ({ kind: 'uniform', fanIn })
 
+/** What a weight is multiplied in. Biases, norms and tables are of none. */
+export type LayerKind = 'linear' | 'conv2d'
+
 export interface Parameter extends ParameterSlot {
   readonly initializer: Initializer
+  readonly layer?: LayerKind
   readonly frozen: boolean
 }
 
@@ -92,7 +96,7 @@ export class ParameterTable {
     return this.#byName.get(name)
   }
 
-  add(name: string, shape: readonly number[], initializer: Initializer): Parameter {
+  add(name: string, shape: readonly number[], initializer: Initializer, layer?: LayerKind): Parameter {
     if (this.#byName.has(name)) throw new DiffusionError('internal', `parameter '${name}' is defined twice`)
     this.#checkOpen(name)
     const offsetOf = (slot: Parameter) => this.#layOut().offsets.get(slot)!
@@ -101,6 +105,7 @@ export class ParameterTable {
       name,
       shape: Object.freeze([...shape]),
       initializer,
+      layer,
       get offset() {
         return offsetOf(this)
       },
@@ -111,6 +116,11 @@ export class ParameterTable {
     this.#slots.push(slot)
     this.#byName.set(name, slot)
     return slot
+  }
+
+  /** Whether it has been used, since when nothing can be added, placed or frozen. */
+  get isLaidOut(): boolean {
+    return this.#layout !== undefined
   }
 
   /** Has these lie side by side in a bank, in this order, with no gap between those of a multiple of 16 elements. */
@@ -238,8 +248,8 @@ export class Scope {
     return new Scope(this.table, this.prefix ? `${this.prefix}.${name}` : name)
   }
 
-  parameter(name: string, shape: readonly number[], initializer: Initializer): Parameter {
-    return this.table.add(this.at(name).prefix, shape, initializer)
+  parameter(name: string, shape: readonly number[], initializer: Initializer, layer?: LayerKind): Parameter {
+    return this.table.add(this.at(name).prefix, shape, initializer, layer)
   }
 }
 

@@ -1,8 +1,8 @@
 /** What a training tells while it runs, and what it gives at its end. */
 import type { UnreadableFile } from '../data/image-folder'
 import type { DiffusionError } from '../errors'
+import type { ResolvedTrainOptions } from '../run/options'
 import type { StepMetrics } from './metrics'
-import type { ResolvedTrainOptions } from './options'
 
 export interface TrainStart {
   /** Steps that are done already: not 0 after a resume. */

@@ -5,11 +5,11 @@ import { atomicWrite } from '../checkpoint/atomic-write'
 import { encodeImage } from '../data/image-format'
 import { DiffusionError } from '../errors'
 import { ioError } from '../file-errors'
+import type { RunFolder } from '../run/run-folder'
 import { EventFile, type EventImage } from './event-file'
 import type { TrainHooks } from './hooks'
 import { MetricsLog, type StepMetrics } from './metrics'
 import type { Pictures } from './pictures'
-import type { RunFolder } from './run-folder'
 
 export class Journal {
   readonly #run: RunFolder

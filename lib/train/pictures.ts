@@ -4,8 +4,8 @@ import type { Pixels } from '../data/image-format'
 import { imageAt, toBytes } from '../data/image-grid'
 import type { DDPM } from '../diffusion/ddpm'
 import { makeGrid } from '../diffusion/make-grid'
+import type { ResolvedTrainOptions } from '../run/options'
 import { Tensor } from '../tensor'
-import type { ResolvedTrainOptions } from './options'
 
 /** By the names that ddpm.py's log_images gives them. */
 export type Pictures = Readonly<Record<'inputs' | 'diffusion_row' | 'samples' | 'denoise_row', Pixels>>

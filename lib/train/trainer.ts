@@ -11,13 +11,13 @@ import {
   type RunState,
   readTrainingState,
   removeLeftovers,
-} from './checkpoint'
+} from '../run/checkpoint'
+import type { TrainOptions } from '../run/options'
+import { resolveTrainOptions, withClasses } from '../run/resolve-options'
+import { RunFolder } from '../run/run-folder'
 import type { RunResult, TrainHooks } from './hooks'
 import { Journal } from './journal'
-import type { TrainOptions } from './options'
 import { nextPictureStep } from './pictures'
-import { resolveTrainOptions, withClasses } from './resolve-options'
-import { RunFolder } from './run-folder'
 import { TrainingLoop } from './training-loop'
 
 /**

@@ -129,7 +129,11 @@ describe('exportOnnx', () => {
     const target = at('refused.onnx')
     await refused(exportOnnx(target, unet, banks(weights), 'eps', { height: 9 }), 'invalid-argument', 'x')
     await refused(exportOnnx(target, unet, banks(weights), 'eps', { heigth: 8 } as object), 'unknown-option', 'heigth')
-    await refused(exportOnnx(target, unet, banks(weights), 'eps', { contextLength: 8 }), 'invalid-argument', 'contextLength')
+    await refused(
+      exportOnnx(target, unet, banks(weights), 'eps', { contextLength: 8 }),
+      'invalid-argument',
+      'contextLength',
+    )
     await refused(exportOnnx('', unet, banks(weights), 'eps'), 'invalid-argument', 'path')
     await refused(exportOnnx(at('nowhere/x.onnx'), unet, banks(weights), 'eps'), 'io', 'path')
     // Nothing of its weights is touched before the size is known.
