@@ -1,11 +1,11 @@
 /** State dicts from any file that PyTorch users have: safetensors, .ckpt, .pt, .bin. */
-import { DiffusionError, quote } from '../errors'
+import { DiffusionError, describe, quote } from '../errors'
 import type { Budget } from './budget'
 import { headLength, kindOf } from './file-kind'
 import { likelyDict, type NamedDict } from './find-weights'
 import { openRegularFile } from './regular-file'
 import { readSafetensors, readSafetensorsHeader, type StoredTensor } from './safetensors'
-import { type TorchFile, TorchTensor, type TorchValue, withTorchFile } from './torch/checkpoint'
+import { Inert, type TorchFile, TorchTensor, type TorchValue, withTorchFile } from './torch/checkpoint'
 
 export interface StateDictFile {
   /** Without a prototype. */
@@ -93,10 +93,10 @@ async function fromTorch(file: TorchFile, choose: Choose): Promise<StateDictFile
 
 function chosen(file: TorchFile, choose: Choose) {
   const root = file.value
-  if (!(root instanceof Map)) throw file.bad('it holds no dict')
+  if (!isContainer(root)) throw file.bad('it holds no dict')
   const dicts = dictsOf(file, root)
   const { key, wanted = () => true } = choose(named(dicts))
-  const dict = dicts.get(key) ?? root
+  const dict = dicts.get(key) ?? new Map(itemsOf(root))
   const found: [string, TorchTensor][] = []
   const others: string[] = []
   for (const [name, value] of dict) {
@@ -105,32 +105,65 @@ function chosen(file: TorchFile, choose: Choose) {
     if (value instanceof TorchTensor) found.push([name, value])
     else others.push(name)
   }
-  const counters = [...root].filter(([name, value]) => typeof name === 'string' && Number.isSafeInteger(value))
+  if (found.length === 0 && others.length > 0) {
+    const there = others.slice(0, 8).map((name) => `${quote(name)} (${kindOfValue(dict.get(name))})`)
+    const more = others.length > there.length ? `, and ${others.length - there.length} more` : ''
+    throw file.bad(`it has no tensors by their names, only ${there.join(', ')}${more}`)
+  }
+  const counters =
+    root instanceof Map ? [...root].filter(([n, v]) => typeof n === 'string' && Number.isSafeInteger(v)) : []
   return { found, others, counters: Object.fromEntries(dict === root ? [] : counters) }
 }
 
 type Dict = ReadonlyMap<TorchValue, TorchValue>
+type Container = Dict | readonly TorchValue[]
+
+function isContainer(value: TorchValue): value is Container {
+  return value instanceof Map || Array.isArray(value)
+}
+
+/** Those of a list by their places: some trainings save [weights, optimizer, step]. Numbers as keys count, as in a list. */
+function itemsOf(container: Container): [string, TorchValue][] {
+  const isKey = (key: TorchValue) => typeof key === 'string' || Number.isSafeInteger(key)
+  return [...container.entries()].filter(([key]) => isKey(key)).map(([key, value]) => [String(key), value])
+}
+
+/** For messages. */
+function kindOfValue(value: TorchValue | undefined): string {
+  if (value instanceof Map) {
+    const object = [...value.values()].find((item) => item instanceof Inert)
+    return object ? `a dict with ${object}` : 'a dict'
+  }
+  if (Array.isArray(value)) {
+    const what =
+      value.length > 0 && value.every((item) => item instanceof TorchTensor) ? 'tensors, without names' : 'items'
+    return `a list of ${value.length} ${what}`
+  }
+  return value instanceof Inert ? String(value) : describe(value)
+}
 
 /** Levels at which a training keeps weights: { ema: { model: { ... } } }. */
-const maxDepth = 3
+const maxDepth = 5
 const maxDicts = 1000
 
 /** The dicts of a checkpoint by their names within it, joined by dots; '' is the whole. One object is one dict. */
-function dictsOf(file: TorchFile, root: Dict): Map<string, Dict> {
-  const dicts = new Map<string, Dict>([['', root]])
-  const seen = new Set<Dict>([root])
-  let level: [string, Dict][] = [['', root]]
+function dictsOf(file: TorchFile, root: Container): Map<string, Dict> {
+  const dicts = new Map<string, Dict>(root instanceof Map ? [['', root]] : [])
+  const seen = new Set<Container>([root])
+  let level: [string, Container][] = [['', root]]
   for (let depth = 0; depth < maxDepth; depth++) {
-    const next: [string, Dict][] = []
-    for (const [key, dict] of level) {
-      file.budget.items(dict.size)
-      for (const [name, value] of dict) {
-        if (typeof name !== 'string' || !(value instanceof Map) || seen.has(value) || seen.size > maxDicts) continue
+    const next: [string, Container][] = []
+    for (const [key, container] of level) {
+      file.budget.items(container instanceof Map ? container.size : (container as readonly TorchValue[]).length)
+      // Further in, numbers are those of an optimizer's parameters.
+      if (depth > 0 && container instanceof Map && typeof container.keys().next().value === 'number') continue
+      for (const [name, value] of itemsOf(container)) {
+        if (!isContainer(value) || seen.has(value) || seen.size > maxDicts) continue
         seen.add(value)
         next.push([key === '' ? name : `${key}.${name}`, value])
       }
     }
-    for (const [key, dict] of next) if (!dicts.has(key)) dicts.set(key, dict)
+    for (const [key, value] of next) if (value instanceof Map && !dicts.has(key)) dicts.set(key, value)
     level = next
   }
   return dicts

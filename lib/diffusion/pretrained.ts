@@ -178,9 +178,6 @@ export async function readCheckpoint(
     const ignored = (name: string) => o.ignoreKeys.some((prefix) => name.startsWith(prefix))
     return { key: place.key, wanted: (name) => !ignored(name) && !ignored(without(outer, name)) }
   })
-  if (others.length > 0 && Object.keys(tensors).length === 0) {
-    throw bad(path, `${quote(others[0])} of its state_dict is not a tensor, nor is there one`)
-  }
   let { dict, left } = stripped(wrapped(plainNumbers(tensors, budget)), place.prefix)
   if (network instanceof UNet && network.options.layout === 'diffusers') dict = renameLegacyDiffusers(dict)
   if (o.weights === 'ema' && !isAverage(place)) dict = withAverages(path, dict, network)

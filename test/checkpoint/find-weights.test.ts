@@ -133,8 +133,27 @@ describe('weights in files of trainings', () => {
     await assert.rejects(load(lucidrains), { code: 'unsupported', message: /denoising-diffusion-pytorch's Unet/ })
     await assert.rejects(load(dict({ step: 3, opt: dict({ lr: 1 }) })), {
       code: 'bad-file',
-      message: /nor is there one/,
+      message: /no tensors by their names, only 'step' \(3\), 'opt' \(a dict\)/,
     })
+    const shadow = { list: [scalar, scalar] }
+    await assert.rejects(load(dict({ decay: 1, shadow_params: shadow })), {
+      code: 'bad-file',
+      message: /'shadow_params' \(a list of 2 tensors, without names\)/,
+    })
+    await assert.rejects(load(dict({ model: { opcodes: 'c__main__\nNet\n)\x81' } })), {
+      code: 'bad-file',
+      message: /'model' \(an object \(__main__.Net\)\)/,
+    })
+  })
+
+  it('in a list, as [weights, optimizer, epoch, step, averages], by their places', async () => {
+    const list = { list: [dict(named(trained, 'module.')), extra, 3, 400, dict(named(averaged, 'module.'))] }
+    const first = await load(list)
+    assert.deepEqual(first.weights, trained)
+    assert.deepEqual(first.report.found, { key: '0', prefix: 'module.' })
+    assert.deepEqual((await load(list, { key: '4' })).weights, averaged)
+    const inside = dict({ states: { list: [extra, dict({ ema: dict(named(trained)) })] } })
+    assert.deepEqual((await load(inside)).report.found, { key: 'states.1.ema', prefix: '' })
   })
 
   it('shapes of a UNet are found without the network', async () => {

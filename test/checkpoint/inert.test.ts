@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { Inert, type TorchValue, withTorchFile } from '../../lib/checkpoint/torch/checkpoint'
 import { isInert } from '../../lib/checkpoint/torch/inert'
-import { zipOf } from '../support/torch-file'
+import { checkpointOf, string, zipOf } from '../support/torch-file'
 
 const script = `
 import argparse, array, collections, dataclasses, datetime, decimal, enum, fractions, json, pathlib, pickle, sys, types, uuid
@@ -92,6 +92,17 @@ describe('objects beside the weights', () => {
         assert.equal((root.get('after') as readonly TorchValue[])[1], 7, name)
       }),
     )
+  })
+
+  it('a member of an enumeration is written as getattr by Python 3.11, which gets nothing else', async () => {
+    const member = (owner: string) => `c__builtin__\ngetattr\n(${owner}${string('red')}tR`
+    const beside = (opcodes: string) => rootOf(checkpointOf(`}(${string('a')}${opcodes}u.`))
+    const root = (await beside(member('c__main__\nColor\n'))) as ReadonlyMap<string, TorchValue>
+    assert.equal(String(root.get('a')), 'an object (__main__.Color)')
+    const called = `${member('c__main__\nColor\n')}(tR`
+    for (const evil of [member('cos\nsystem\n'), member('cos\nPathLike\n'), member(string('x')), called]) {
+      await assert.rejects(beside(evil), { code: 'bad-file', message: /not allowed; torch.save\(model.state_dict/ })
+    }
   })
 
   it('are known by their names, in full', () => {

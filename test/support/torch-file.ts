@@ -75,12 +75,13 @@ export const tensor = (stored: string, offset: string, shape: string, strides: s
 const text = (value: string) => `X${uint32(Buffer.byteLength(value))}${Buffer.from(value).toString('latin1')}`
 const uint32 = (value: number) => Buffer.from(Uint32Array.of(value).buffer).toString('latin1')
 
-/** What a checkpoint holds: dicts, tensors of float32, numbers, and opcodes for anything else. */
+/** What a checkpoint holds: dicts, lists, tensors of float32, numbers, and opcodes for anything else. */
 export type Content =
   | number
   | { readonly shape: readonly number[]; readonly data: Float32Array }
   | { readonly opcodes: string }
   | { readonly dict: Readonly<Record<string, Content>> }
+  | { readonly list: readonly Content[] }
 
 /** A file of torch.save with these contents. */
 export function torchFile(content: Content): Buffer {
@@ -93,6 +94,7 @@ export function torchFile(content: Content): Buffer {
       return `}(${Object.entries(c.dict)
         .map(([key, value]) => text(key) + opcodes(value))
         .join('')}u`
+    if ('list' in c) return `](${c.list.map(opcodes).join('')}e`
     const { shape, data } = c
     const key = String(Object.keys(storages).length)
     storages[key] = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)

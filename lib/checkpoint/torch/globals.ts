@@ -95,10 +95,14 @@ export function torchHost(
       const name = callee instanceof Global ? `${callee.module} ${callee.name}` : undefined
       if (name !== undefined && Object.hasOwn(callables, name)) return callables[name](args, budget)
       if (callee instanceof Global && isInert(callee.module, callee.name, construct)) return new Inert(String(callee))
+      if (name !== undefined && isMember(name, args)) return new Inert(String(args[0]))
+      if (callee instanceof Global && callee.module.startsWith('__torch__'))
+        throw bad('it is a program of TorchScript (torch.jit.save), not a state_dict')
       if (callee instanceof Global && callee.module.startsWith('torch.nn.'))
         throw bad(`it holds a whole module (${callee}), not its state_dict`)
       throw bad(
-        `its pickle would call ${callee instanceof Global ? callee : 'what is not a name'}, which is not allowed`,
+        `its pickle would call ${callee instanceof Global ? callee : 'what is not a name'}, which is not allowed; ` +
+          'torch.save(model.state_dict(), file) writes the weights alone',
       )
     },
     build(object, state) {
@@ -120,6 +124,12 @@ export function torchHost(
       return storage(key, storages[type.name], size)
     },
   }
+}
+
+/** getattr(Mode, 'FAST'): how Python 3.11 writes a member of an enumeration. */
+function isMember(name: string, [owner, member]: readonly unknown[]): boolean {
+  if (name !== 'builtins getattr' && name !== '__builtin__ getattr') return false
+  return owner instanceof Global && isInert(owner.module, owner.name, true) && typeof member === 'string'
 }
 
 function arrayOf(value: unknown, bad: Bad): readonly unknown[] {
