@@ -10,7 +10,7 @@
 // dtype      f32 unless an op says otherwise. i32 for labels, timesteps and random-number coordinates.
 // Precision  A program is of precision fp32, where every number is f32, or mixed: it has one narrow dtype, f16 or bf16.
 //            Each activation (and gradient of one) of Conv2d*, GroupNorm*, LayerNorm*, Unary*, Geglu*, Copy, Add,
-//            Dropout, UpsampleNearest*, AvgPool*, ToNhwc and SumPixels is f32 or narrow on its own, except
+//            Dropout, UpsampleNearest*, AvgPool*, FirResample, ToNhwc and SumPixels is f32 or narrow on its own, except
 //            that an op's operands (named there) are all f32 or all narrow. Everything else is f32. Arithmetic is in
 //            f32; what is narrow is rounded once, to nearest even, when it is stored.
 // Writing    Outputs are written with `=`; gradients of parameters (those named dWeight, dBias, dGamma, dBeta, dTable)
@@ -227,6 +227,9 @@ struct AddSample {
 struct SumPixels {
   Tensor x, y;
 };  // y[n,c] = sum over pixels, y {N,1,1,C}: the gradient of e above
+struct DivSample {
+  Tensor x, d, y;
+};  // y = x / d[n], d {N,1,1,1}, or {1,1,1,1} for all samples, f32 or i32; y may be x
 struct ScaleShift {
   Tensor x, e, y;
 };  // e {N,1,1,2C}: y = x*(1 + e[n,c]) + e[n,C+c]; y may be x
@@ -262,6 +265,18 @@ struct AvgPoolBackward {
   int32_t kernel;
 };
 
+// A separable filter of R taps over x with up - 1 zeros after each pixel, of which every down-th place is kept:
+// y[h,w] = sum over r, s of taps[r] taps[s] z[h*down + r - top, w*down + s - left], z[i*up, j*up] = x[i,j], else 0. The
+// gradient is the same op, with up and down exchanged and the taps reversed. Karras et al. 2019 (StyleGAN2),
+// upfirdn_2d; Zhang 2019.
+constexpr int kMaxFirTaps = 8;
+struct FirResample {
+  Tensor x, y;
+  int32_t up, down, top, left;  // top and left may be negative
+  int32_t count;                // R
+  float taps[kMaxFirTaps];
+};
+
 // Surface layout <-> inner layout: x {N,1,1,D} holds each sample as CHW.
 struct ToNhwc {
   Tensor x, y;
@@ -275,6 +290,13 @@ struct Embedding {
 };  // index {N,1,1,1} i32; table {V,1,1,C}; y {N,1,1,C}
 struct EmbeddingBackward {
   Tensor index, dy, dTable;
+};
+
+// y[n] = [sin(a_0) ..., cos(a_0) ...] (sinFirst; else cos before sin), a_i = 2 pi w_i t, or with log 2 pi w_i log(t).
+// t {N,1,1,1} i32 or f32; weight {1,1,1,C/2}. Tancik et al. 2020; Song et al. 2021, GaussianFourierProjection.
+struct FourierEmbedding {
+  Tensor t, weight, y;
+  int32_t log, sinFirst;
 };
 
 // y[n] = [cos(t f_0) ... , sin(t f_0) ...] (sinFirst: sin before cos), f_i = maxPeriod^(-i / (dim/2 - freqShift)); an
@@ -424,9 +446,9 @@ struct Ema {
   X(GroupNorm) X(GroupNormBackward) X(LayerNorm) X(LayerNormBackward)                               \
   X(Attention) X(AttentionBackward)                                                                 \
   X(Unary) X(UnaryBackward) X(Geglu) X(GegluBackward)                                               \
-  X(Add) X(AddSample) X(SumPixels) X(ScaleShift) X(ScaleShiftBackward) X(Copy) X(Fill)              \
-  X(UpsampleNearest) X(UpsampleNearestBackward) X(AvgPool) X(AvgPoolBackward) X(ToNhwc) X(ToNchw)   \
-  X(Embedding) X(EmbeddingBackward) X(TimestepEmbedding) X(Dropout)                                 \
+  X(Add) X(AddSample) X(SumPixels) X(DivSample) X(ScaleShift) X(ScaleShiftBackward) X(Copy) X(Fill)              \
+  X(UpsampleNearest) X(UpsampleNearestBackward) X(AvgPool) X(AvgPoolBackward) X(FirResample) X(ToNhwc) X(ToNchw)   \
+  X(Embedding) X(EmbeddingBackward) X(FourierEmbedding) X(TimestepEmbedding) X(Dropout)                                 \
   X(Loss) X(ElementLoss) X(LossBackward) X(WeightedSum) X(WeightedSumBackward)                      \
   X(TimestepAffine) X(Extract) X(PosteriorStep) X(NextStep) X(GaussianNoise)                        \
   X(VarianceNoise) X(VariationalLoss) X(VariationalLossBackward)                                    \

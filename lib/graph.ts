@@ -33,6 +33,15 @@ export interface LinearSlots {
   readonly bias?: ParameterSlot
 }
 
+export interface FirOptions {
+  readonly taps: readonly number[]
+  /** Default 1. */
+  readonly up?: number
+  /** Default 1. */
+  readonly down?: number
+  readonly padding: readonly number[]
+}
+
 export class Graph {
   readonly native: NativeGraph = native.createGraph()
   readonly #parameters = new Map<string, Value>()
@@ -168,6 +177,12 @@ export class Graph {
     return this.#one('scaleShift', [x, e])
   }
 
+  /** x / d, d [n, 1, 1, 1] (f32 or i32, without a gradient), or a number for all. */
+  divSample(x: Value, d: Value | number): Value {
+    const divisor = typeof d === 'number' ? this.constant(Float32Array.of(d), [1, 1, 1, 1]) : d
+    return this.#one('divSample', [x, divisor])
+  }
+
   /** y = scale x + shift, the same for all elements. */
   affine(x: Value, { scale, shift = 0 }: { scale: number; shift?: number }): Value {
     const [n, height, width, channels] = x.dims
@@ -198,6 +213,15 @@ export class Graph {
     return this.#one('avgPool', [x], o)
   }
 
+  /**
+   * A separable filter of at most 8 taps, in the order in which they meet the pixels, over x with up - 1 zeros after each pixel;
+   * of the result every down-th place is kept. padding: [top, left, bottom, right], negative to leave out. kernels/ops.h
+   * FirResample.
+   */
+  firResample(x: Value, o: FirOptions): Value {
+    return this.#one('firResample', [x], { taps: o.taps, up: o.up ?? 1, down: o.down ?? 1, padding: o.padding })
+  }
+
   /** [n, 1, 1, d] with every sample as CHW -> [n, h, w, c]. */
   toNhwc(x: Value, o: { channels: number; height: number; width: number }): Value {
     return this.#one('toNhwc', [x], o)
@@ -212,6 +236,14 @@ export class Graph {
   embedding(index: Value, table: Value): Value {
     this.#picks(index, table)
     return this.#one('embedding', [index, table])
+  }
+
+  /**
+   * t [n, 1, 1, 1] i32 or f32, weight [c] -> [n, 1, 1, 2c], sines and cosines of 2 pi weight t, or with `log` of its logarithm:
+   * kernels/ops.h FourierEmbedding. No gradient.
+   */
+  fourierEmbedding(t: Value, weight: Value, o: { log: boolean; sinFirst: boolean }): Value {
+    return this.#one('fourierEmbedding', [t, weight], o)
   }
 
   /** t [n, 1, 1, 1] i32 or f32 -> [n, 1, 1, dim]; kernels/ops.h TimestepEmbedding. */

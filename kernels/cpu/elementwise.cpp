@@ -46,6 +46,14 @@ void run(CpuDevice& device, const AddSample& op, void*) {
   });
 }
 
+void run(CpuDevice& device, const DivSample& op, void*) {
+  forPixels(device, op.x, op.y, [&](int64_t n, const float* x, float* y) {
+    const int64_t at = op.d.n == 1 ? 0 : n * op.d.ld;
+    const vf d = broadcast(op.d.dtype == DType::i32 ? float(op.d.i32()[at]) : op.d.f32()[at]);
+    forChannels(op.x.c, [=](int64_t i, auto part) { part.store(y + i, part.load(x + i) / d); });
+  });
+}
+
 void run(CpuDevice& device, const ScaleShift& op, void*) {
   const int64_t c = op.x.c;
   forPixels(device, op.x, op.y, [&](int64_t n, const float* x, float* y) {

@@ -46,4 +46,23 @@ void run(CpuDevice& device, const TimestepEmbedding& op, void*) {
     for (int64_t n = 0; n < op.y.n; ++n) op.y.f32()[n * op.y.ld + op.y.c - 1] = 0;
 }
 
+// The logarithm and each product are rounded to f32 where PyTorch rounds them, as above.
+void run(CpuDevice& device, const FourierEmbedding& op, void*) {
+  const int half = op.weight.c;
+  const int64_t cosAt = op.sinFirst ? half : 0, sinAt = half - cosAt;
+  device.pool.parallelRange(half, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t n = 0; n < op.y.n; ++n) {
+      const float t = op.t.dtype == DType::i32 ? float(op.t.i32()[n * op.t.ld]) : op.t.f32()[n * op.t.ld];
+      const float place = op.log ? float(log(double(t))) : t;
+      float* y = op.y.f32() + n * op.y.ld;
+      for (int64_t i = begin; i < end; ++i) {
+        const float turns = 2 * (place * op.weight.f32()[i]);
+        const double angle = turns * float(M_PI);
+        y[cosAt + i] = float(cos(angle));
+        y[sinAt + i] = float(sin(angle));
+      }
+    }
+  });
+}
+
 }  // namespace ddpm::cpu::DDPM_ISA

@@ -1,5 +1,5 @@
-// Nearest upsampling and average pooling; either one's gradient is the other up to a factor. A task is a row of an
-// image.
+// Nearest upsampling and average pooling, either one's gradient is the other up to a factor; filters that resample. A
+// task is a row of an image.
 #include "kernels/cpu/rows.h"
 
 namespace ddpm::cpu::DDPM_ISA {
@@ -58,6 +58,43 @@ void run(CpuDevice& device, const AvgPool& op, void*) {
 
 void run(CpuDevice& device, const AvgPoolBackward& op, void*) {
   spread(device, op.dy, op.dx, op.kernel, 1.0f / (op.kernel * op.kernel));
+}
+
+// The pixels of x that one place of y is made of, along one side.
+struct FirReach {
+  int count = 0;
+  int at[kMaxFirTaps];
+  float tap[kMaxFirTaps];
+
+  // `first`: of z, the sparse x.
+  FirReach(const FirResample& op, int first, int size) {
+    for (int r = 0; r < op.count; ++r) {
+      const int place = first + r;
+      if (place < 0 || place % op.up || place / op.up >= size) continue;
+      at[count] = place / op.up;
+      tap[count++] = op.taps[r];
+    }
+  }
+};
+
+void run(CpuDevice& device, const FirResample& op, void*) {
+  const Tensor &x = op.x, &y = op.y;
+  forImageRows(device, y, [&](int n, int h) {
+    const FirReach rows(op, h * op.down - op.top, x.h);
+    for (int w = 0; w < y.w; ++w) {
+      const FirReach columns(op, w * op.down - op.left, x.w);
+      float* to = pixel(y, int64_t(n) * y.h + h, w);
+      forChannels(y.c, [&](int64_t c, auto part) {
+        vf sum = zero();
+        for (int r = 0; r < rows.count; ++r)
+          for (int s = 0; s < columns.count; ++s) {
+            const float* from = pixel(x, int64_t(n) * x.h + rows.at[r], columns.at[s]);
+            sum += part.load(from + c) * (rows.tap[r] * columns.tap[s]);
+          }
+        part.store(to + c, sum);
+      });
+    }
+  });
 }
 
 }  // namespace ddpm::cpu::DDPM_ISA

@@ -28,6 +28,21 @@ struct AddSampleElements {
   }
 };
 
+struct DivSampleElements {
+  Rows<const float> x, d;
+  Rows<const int32_t> dInteger;  // one of the two
+  Rows<float> y;
+  bool one;
+  template <int V>
+  __device__ void run(int n, int64_t row, int64_t c) const {
+    const int sample = one ? 0 : n;
+    const float divisor = d ? element(d, sample, 0) : float(element(dInteger, sample, 0));
+    auto value = load<V>(x, row, c);
+    for (int i = 0; i < V; ++i) value.v[i] /= divisor;
+    store<V>(y, row, c, value);
+  }
+};
+
 struct ScaleShiftElements {
   Rows<const float> x, e;
   Rows<float> y;
@@ -110,6 +125,18 @@ void run(CudaDevice& device, const Add& op, void*) {
 
 void run(CudaDevice& device, const AddSample& op, void*) {
   pointwise(device, bySample({&op.y, &op.x, &op.e}), AddSampleElements{in(op.x), in(op.e), out(op.y)});
+}
+
+void run(CudaDevice& device, const DivSample& op, void*) {
+  DivSampleElements f;
+  f.x = in(op.x);
+  f.y = out(op.y);
+  f.one = op.d.n == 1;
+  if (op.d.dtype == DType::i32)
+    f.dInteger = indices(op.d);
+  else
+    f.d = in(op.d);
+  pointwise(device, bySample({&op.y, &op.x}), f);
 }
 
 void run(CudaDevice& device, const ScaleShift& op, void*) {

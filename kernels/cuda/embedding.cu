@@ -47,7 +47,41 @@ struct Sinusoids {
   }
 };
 
+// The logarithm and each product are rounded to f32 where PyTorch rounds them, as above.
+struct FourierWaves {
+  Rows<const int32_t> t;
+  Rows<const float> tFloat;  // one of the two
+  Rows<const float> weight;
+  Rows<float> y;
+  bool log;
+  int half, cosAt;
+  template <int V>
+  __device__ void run(int n, int64_t, int64_t c) const {
+    static_assert(V == 1);
+    const int i = int(c) % half;
+    const float time = t ? float(element(t, n, 0)) : element(tFloat, n, 0);
+    const float place = log ? float(::log(double(time))) : time;
+    const float turns = 2 * (place * element(weight, 0, i));
+    const double angle = turns * float(M_PI);
+    element(y, n, c) = float(c - i == cosAt ? cos(angle) : sin(angle));
+  }
+};
+
 }  // namespace
+
+void run(CudaDevice& device, const FourierEmbedding& op, void*) {
+  FourierWaves f;
+  if (op.t.dtype == DType::i32)
+    f.t = indices(op.t);
+  else
+    f.tFloat = in(op.t);
+  f.weight = in(op.weight);
+  f.y = out(op.y);
+  f.log = op.log;
+  f.half = op.weight.c;
+  f.cosAt = op.sinFirst ? f.half : 0;
+  pointwiseOf<1>(device, Extent{op.y.n, 1, op.y.c, 1}, f);
+}
 
 void run(CudaDevice& device, const Embedding& op, void*) {
   pointwise(device, bySample({&op.y, &op.table}), Lookup{rowIndex(op.index, op.table), in(op.table), out(op.y)});

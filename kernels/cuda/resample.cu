@@ -1,5 +1,5 @@
-// Nearest upsampling and average pooling. All are gathers: an output pixel is a copy of one pixel or a sum over a
-// window.
+// Nearest upsampling, average pooling, filters that resample. All are gathers: an output pixel is a copy of one pixel
+// or a sum over a window.
 #include "kernels/cuda/tensor.cuh"
 
 namespace ddpm::cuda {
@@ -64,7 +64,52 @@ struct Gather {
   }
 };
 
+struct Fir {
+  static constexpr bool kMixed = true;
+  FeatureMap x, y;
+  Size from, to;
+  int up, down, top, left, count;
+  float taps[kMaxFirTaps];
+  // The pixel of x at this place of z, or -1.
+  __device__ int source(int place, int size) const {
+    return place < 0 || place % up || place / up >= size ? -1 : place / up;
+  }
+  template <int V>
+  __device__ void run(int n, int64_t row, int64_t c) const {
+    const Pixel p = pixelOf(n, row, to);
+    Vec<float, V> sum;
+    for (int i = 0; i < V; ++i) sum.v[i] = 0;
+    for (int r = 0; r < count; ++r) {
+      const int h = source(p.h * down + r - top, from.h);
+      if (h < 0) continue;
+      for (int s = 0; s < count; ++s) {
+        const int w = source(p.w * down + s - left, from.w);
+        if (w < 0) continue;
+        const auto value = load<V>(x, rowOf(n, h, w, from), c);
+        const float tap = taps[r] * taps[s];
+        for (int i = 0; i < V; ++i) sum.v[i] += value.v[i] * tap;
+      }
+    }
+    store<V>(y, row, c, sum);
+  }
+};
+
 }  // namespace
+
+void run(CudaDevice& device, const FirResample& op, void*) {
+  Fir f;
+  f.x = featureMap(op.x);
+  f.y = featureMap(op.y);
+  f.from = sizeOf(op.x);
+  f.to = sizeOf(op.y);
+  f.up = op.up;
+  f.down = op.down;
+  f.top = op.top;
+  f.left = op.left;
+  f.count = op.count;
+  for (int r = 0; r < kMaxFirTaps; ++r) f.taps[r] = op.taps[r];
+  pointwise(device, bySample({&op.y, &op.x}), f);
+}
 
 void run(CudaDevice& device, const UpsampleNearest& op, void*) {
   pointwise(device, bySample({&op.y, &op.x}),

@@ -20,6 +20,14 @@ void run(const SumPixels& op) {
     }
 }
 
+void run(const DivSample& op) {
+  forEachOfSample(op.y, [&](int n, int64_t row, int c) {
+    const int i = op.d.n == 1 ? 0 : n;
+    const double d = op.d.dtype == DType::i32 ? double(index(op.d, i)) : double(at(op.d, i, 0));
+    at(op.y, row, c) = float(at(op.x, row, c) / d);
+  });
+}
+
 void run(const ScaleShift& op) {
   forEachOfSample(op.y, [&](int n, int64_t row, int c) {
     at(op.y, row, c) = float(at(op.x, row, c) * (1.0 + at(op.e, n, c)) + at(op.e, n, op.y.c + c));

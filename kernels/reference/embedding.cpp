@@ -32,4 +32,19 @@ void run(const TimestepEmbedding& op) {
   }
 }
 
+// The logarithm and each product are rounded to f32 where PyTorch rounds them, as above.
+void run(const FourierEmbedding& op) {
+  const int half = op.weight.c;
+  for (int n = 0; n < op.y.n; ++n) {
+    const float t = op.t.dtype == DType::i32 ? float(index(op.t, n)) : at(op.t, n, 0);
+    const float place = op.log ? float(std::log(double(t))) : t;
+    for (int i = 0; i < half; ++i) {
+      const float turns = 2 * (place * at(op.weight, 0, i));
+      const float angle = turns * float(M_PI);
+      at(op.y, n, op.sinFirst ? half + i : i) = float(std::cos(double(angle)));
+      at(op.y, n, op.sinFirst ? i : half + i) = float(std::sin(double(angle)));
+    }
+  }
+}
+
 }  // namespace ddpm::reference

@@ -1,4 +1,4 @@
-// Nearest upsampling and average pooling.
+// Nearest upsampling, average pooling, filters that resample.
 #include "kernels/reference/reference.h"
 
 namespace ddpm::reference {
@@ -44,6 +44,24 @@ void run(const AvgPoolBackward& op) {
     const int p = h / op.kernel, q = w / op.kernel;
     const bool read = p < op.dy.h && q < op.dy.w;  // else dropped at the border
     at(op.dx, n, h, w, c) = read ? float(double(at(op.dy, n, p, q, c)) / (op.kernel * op.kernel)) : 0.0f;
+  });
+}
+
+// x with zeros between its pixels.
+static double sparse(const FirResample& op, int n, int h, int w, int c) {
+  const bool zero = h < 0 || w < 0 || h % op.up || w % op.up || h / op.up >= op.x.h || w / op.up >= op.x.w;
+  return zero ? 0 : double(at(op.x, n, h / op.up, w / op.up, c));
+}
+
+void run(const FirResample& op) {
+  forEachPixel(op.y, [&](int n, int h, int w, int c) {
+    double sum = 0;
+    for (int r = 0; r < op.count; ++r)
+      for (int s = 0; s < op.count; ++s) {
+        const double z = sparse(op, n, h * op.down + r - op.top, w * op.down + s - op.left, c);
+        sum += double(op.taps[r]) * op.taps[s] * z;
+      }
+    at(op.y, n, h, w, c) = float(sum);
   });
 }
 

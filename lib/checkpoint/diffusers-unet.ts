@@ -1,7 +1,8 @@
 /** A UNet in terms of diffusers' UNet2DModel: its config.json, and the weights by its names. */
 import { DiffusionError, describe } from '../errors'
 import { UNet } from '../nn/unet'
-import { levelChannels, type ResolvedUNetOptions } from '../nn/unet-options'
+import { timeEmbeddings } from '../nn/unet-diffusers'
+import { groupsOf, levelChannels, type ResolvedUNetOptions } from '../nn/unet-options'
 import type { JsonObject } from './json'
 import type { StoredTensor } from './safetensors'
 
@@ -14,8 +15,16 @@ export function unet2DConfig(o: ResolvedUNetOptions): JsonObject {
   only('convResample', true)
   const channels = levelChannels(o)
   const rates = channels.map((_, level) => 2 ** level)
-  const down = blocksOf('Down', rates, o.attentionResolutions, o.resblockDownResolutions, rates.slice(0, -1))
-  const up = blocksOf('Up', rates, o.upAttentionResolutions, o.resblockUpResolutions, rates.slice(1))
+  const down = blocksOf('Down', rates.slice(0, -1), rates, {
+    attention: o.attentionResolutions,
+    resnet: o.resblockDownResolutions,
+    skip: o.skipDownResolutions,
+  })
+  const up = blocksOf('Up', rates.slice(1), rates, {
+    attention: o.upAttentionResolutions,
+    resnet: o.resblockUpResolutions,
+    skip: o.skipUpResolutions,
+  })
   return {
     act_fn: 'silu',
     add_attention: o.middleAttention,
@@ -35,14 +44,14 @@ export function unet2DConfig(o: ResolvedUNetOptions): JsonObject {
     mid_block_scale_factor: o.middleScale,
     ...(o.middleBlock ? {} : { mid_block_type: null }),
     norm_eps: o.normEps,
-    norm_num_groups: o.normGroups,
+    norm_num_groups: o.normGroups || null,
     num_class_embeds: o.numClasses ?? null,
-    num_train_timesteps: null,
+    num_train_timesteps: o.numTimesteps ?? null,
     out_channels: o.outChannels,
     resnet_time_scale_shift: o.useScaleShiftNorm ? 'scale_shift' : 'default',
     sample_size: o.imageWidth === undefined ? o.imageSize : [o.imageSize, o.imageWidth],
     ...(o.timeEmbeddingDim === 4 * o.modelChannels ? {} : { time_embedding_dim: o.timeEmbeddingDim }),
-    time_embedding_type: 'positional',
+    time_embedding_type: Object.entries(timeEmbeddings).find(([, name]) => name === o.timeEmbedding)![0],
     up_block_types: up.types.reverse(),
     upsample_type: up.resample,
   }
@@ -51,24 +60,27 @@ export function unet2DConfig(o: ResolvedUNetOptions): JsonObject {
 /** Types of the blocks by level, and the type of resampling that those with attention have in common. */
 function blocksOf(
   side: 'Down' | 'Up',
-  rates: readonly number[],
-  attention: readonly number[],
-  resblocks: readonly number[],
   left: readonly number[],
+  rates: readonly number[],
+  o: Readonly<Record<'attention' | 'resnet' | 'skip', readonly number[]>>,
 ): { types: string[]; resample: 'conv' | 'resnet' } {
-  const kinds = new Set(left.filter((rate) => attention.includes(rate)).map((rate) => resblocks.includes(rate)))
+  const plain = left.filter((rate) => o.attention.includes(rate) && !o.skip.includes(rate))
+  const kinds = new Set(plain.map((rate) => o.resnet.includes(rate)))
   if (kinds.size > 1) {
-    throw unsupported(`resblock${side}Resolutions`, 'all levels with attention or none', resblocks)
+    throw unsupported(`resblock${side}Resolutions`, 'all levels with attention or none', o.resnet)
   }
   const types = rates.map((rate) => {
-    if (attention.includes(rate)) return `Attn${side}Block2D`
-    return resblocks.includes(rate) ? `Resnet${side}sampleBlock2D` : `${side}Block2D`
+    const skip = o.skip.includes(rate) ? 'Skip' : ''
+    if (o.attention.includes(rate)) return `Attn${skip}${side}Block2D`
+    return o.resnet.includes(rate) ? `Resnet${side}sampleBlock2D` : `${skip}${side}Block2D`
   })
   return { types, resample: kinds.has(true) ? 'resnet' : 'conv' }
 }
 
 /** null where UNetMidBlock2D's rule gives as many; see diffusersOptions. */
-function middleGroups({ middleNormGroups: groups, normGroups, useScaleShiftNorm }: ResolvedUNetOptions): number | null {
+function middleGroups(o: ResolvedUNetOptions): number | null {
+  const { middleNormGroups: groups, useScaleShiftNorm } = o
+  const normGroups = groupsOf(levelChannels(o)[o.channelMult.length - 1], o.normGroups)
   if (useScaleShiftNorm) return groups === 0 ? null : groups
   if (groups === 0) throw unsupported('middleNormGroups', describe(normGroups), groups)
   return groups === normGroups ? null : groups

@@ -46,6 +46,10 @@ export class Core {
     parts: Parts,
     readonly schedule: Schedule,
   ) {
+    const { numTimesteps: known = Infinity } = parts.denoiser.network?.module ?? {}
+    if (schedule.betas.length > known) {
+      throw invalidArgument('timesteps', `at most ${known}, which the network knows`, schedule.betas.length)
+    }
     this.#parts = parts
   }
 

@@ -41,7 +41,7 @@ import { betasOf, scheduleOf } from './schedule-of'
 import { type LoadReport, loadStateDict, type Stateful, stateDict } from './state'
 import type { Timesteps } from './timesteps'
 import { type OptimizerOptions, Training, type TrainingState, type TrainResult } from './training-step'
-import { Warnings } from './warnings'
+import { noTimestepZero, Warnings } from './warnings'
 
 export abstract class DiffusionModel implements Schedule {
   /** The schedule's buffers, [T] each; not to be written to (see registerSchedule). */
@@ -78,6 +78,7 @@ export abstract class DiffusionModel implements Schedule {
     const device = Device.open(options.device)
     const denoiser = denoiserOf(options, device)
     this.#core = Core.create(device, denoiser, options, schedule, options.seed)
+    if (denoiser.network?.module.positiveTimesteps) this.#warnings.add([noTimestepZero])
     if (denoiser.network) {
       if (options.useEma) {
         this.#ema = new LitEma(options.emaDecay)

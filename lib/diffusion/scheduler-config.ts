@@ -214,10 +214,27 @@ export function ownFields(config: SchedulerConfig): Record<string, unknown> {
   return own
 }
 
+/** Of diffusers, with noise levels in place of timesteps. */
+const otherProcesses = [
+  'ScoreSdeVeScheduler',
+  'ScoreSdeVpScheduler',
+  'KarrasVeScheduler',
+  'EDMEulerScheduler',
+  'EDMDPMSolverMultistepScheduler',
+]
+
 /** Throws `unsupported` for a class that is not among `names`. */
 export function classOf<N extends string>(config: SchedulerConfig, names: readonly N[], fallback?: N): N {
   const { _class_name: name = fallback } = config
   if (names.includes(name as N)) return name as N
+  if (typeof name === 'string' && otherProcesses.includes(name)) {
+    const message = `scheduler: ${name} is of another process than DDPM's, which is not available; the network opens by UNet.fromDiffusers(config)`
+    throw new DiffusionError('unsupported', message, {
+      argument: '_class_name',
+      expected: names.join(', '),
+      received: describe(name),
+    })
+  }
   throw unsupported('_class_name', names.map(describe), name)
 }
 

@@ -31,3 +31,7 @@ export class Warnings {
     this.add([`${argument} has values from ${range}, where images are expected to be in [-1, 1]${bytes}`])
   }
 }
+
+/** Of a network with positiveTimesteps. */
+export const noTimestepZero =
+  "the network's Fourier time embedding takes the logarithm of the timestep: what it predicts at timestep 0 is no number"

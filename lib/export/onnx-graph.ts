@@ -4,7 +4,7 @@
  * The number of samples stays open: `dims` has a 1 for it.
  */
 import { DiffusionError } from '../errors'
-import type { LinearSlots, ParameterSlot, Value } from '../graph'
+import type { FirOptions, LinearSlots, ParameterSlot, Value } from '../graph'
 import type { Dims } from '../native'
 import type { NetworkGraph } from '../nn/network'
 import type { Attribute, ElementType, Initializer, OnnxNode, Port } from './onnx-model'
@@ -182,6 +182,14 @@ export class OnnxGraph implements NetworkGraph {
     return this.#like(x, shift === 0 ? scaled : this.#node('Add', [scaled, scalar(shift)]))
   }
 
+  divSample(x: Value, d: Value | number): Value {
+    if (typeof d === 'number') {
+      return this.#like(x, this.#node('Div', [this.#name(x), this.#floats([], Float32Array.of(d))]))
+    }
+    const divisor = this.#reshape(this.#number(d), this.#form(x) === 'vector' ? [-1, 1] : [-1, 1, 1, 1])
+    return this.#like(x, this.#node('Div', [this.#name(x), divisor]))
+  }
+
   concat(values: readonly Value[]): Value {
     const [n, h, w] = values[0].dims
     const channels = values.reduce((sum, { dims }) => sum + dims[3], 0)
@@ -210,9 +218,40 @@ export class OnnxGraph implements NetworkGraph {
     return this.#value(y, [n, Math.floor(h / kernel), Math.floor(w / kernel), c], 'map')
   }
 
+  /** Zeros come between the pixels by a transposed convolution with a single one. */
+  firResample(x: Value, { taps, up = 1, down = 1, padding }: FirOptions): Value {
+    const [n, h, w, c] = x.dims
+    const [top, left, bottom, right] = padding
+    const size = taps.length
+    let z = this.#name(x)
+    if (up > 1) {
+      const ones = this.#floats([c, 1, 1, 1], new Float32Array(c).fill(1))
+      z = this.#node('ConvTranspose', [z, ones], { group: c, strides: [up, up], output_padding: [up - 1, up - 1] })
+    }
+    z = this.#node('Pad', [z, this.#integers([0, 0, top, left, 0, 0, bottom, right])])
+    const filter = taps.flatMap((row) => taps.map((column) => row * column))
+    const weights = this.#floats(
+      [c, 1, size, size],
+      Float32Array.from({ length: c * size ** 2 }, (_, i) => filter[i % size ** 2]),
+    )
+    const y = this.#node('Conv', [z, weights], { group: c, kernel_shape: [size, size], strides: [down, down] })
+    const extent = (pixels: number, pad: number) => Math.floor((pixels * up + pad - size) / down) + 1
+    return this.#value(y, [n, extent(h, top + bottom), extent(w, left + right), c], 'map')
+  }
+
   embedding(index: Value, table: Value): Value {
     const y = this.#node('Gather', [this.#parameter(table), this.#name(index)], { axis: 0 })
     return this.#value(y, [1, 1, 1, table.dims[3]], 'vector')
+  }
+
+  /** Products are rounded to float32 where kernels/ops.h FourierEmbedding rounds them. */
+  fourierEmbedding(t: Value, weight: Value, { log, sinFirst }: { log: boolean; sinFirst: boolean }): Value {
+    const column = this.#node('Unsqueeze', [this.#number(t), this.#integers([1])])
+    const place = log ? this.#node('Log', [column]) : column
+    const scalar = (v: number) => this.#floats([], Float32Array.of(v))
+    const turns = this.#node('Mul', [this.#node('Mul', [place, this.#parameter(weight)]), scalar(2)])
+    const y = this.#waves(this.#node('Mul', [turns, scalar(Math.PI)]), sinFirst)
+    return this.#value(y, [1, 1, 1, 2 * weight.dims[3]], 'vector')
   }
 
   /** Frequencies are rounded to float32 where kernels/ops.h TimestepEmbedding rounds them. */
@@ -226,14 +265,8 @@ export class OnnxGraph implements NetworkGraph {
     const frequencies = Float32Array.from({ length: half }, (_, i) =>
       Math.exp(fround(fround(step * i) / fround(half - freqShift))),
     )
-    const column = this.#node('Unsqueeze', [this.#node('Cast', [this.#name(t)], { to: 1 }), this.#integers([1])])
-    const angles = this.#node('Mul', [column, this.#floats([half], frequencies)])
-    const order = sinFirst ? ['Sin', 'Cos'] : ['Cos', 'Sin']
-    const waves = this.#node(
-      'Concat',
-      order.map((op) => this.#node(op, [angles])),
-      { axis: 1 },
-    )
+    const column = this.#node('Unsqueeze', [this.#number(t), this.#integers([1])])
+    const waves = this.#waves(this.#node('Mul', [column, this.#floats([half], frequencies)]), sinFirst)
     const y = dim % 2 ? this.#node('Pad', [waves, this.#integers([0, 0, 0, 1])]) : waves
     return this.#value(y, [1, 1, 1, dim], 'vector')
   }
@@ -281,6 +314,20 @@ export class OnnxGraph implements NetworkGraph {
     const outputs = Array.from({ length: parts }, (_, i) => `v${this.nodes.length}.${i}`)
     this.nodes.push({ op: 'Split', inputs: [x], outputs, attributes: { axis } })
     return outputs
+  }
+
+  /** Integers as floats, [n]. */
+  #number(index: Value): string {
+    return this.#node('Cast', [this.#name(index)], { to: 1 })
+  }
+
+  #waves(angles: string, sinFirst: boolean): string {
+    const order = sinFirst ? ['Sin', 'Cos'] : ['Cos', 'Sin']
+    return this.#node(
+      'Concat',
+      order.map((op) => this.#node(op, [angles])),
+      { axis: 1 },
+    )
   }
 
   #reshape(x: string, shape: readonly number[]): string {

@@ -14,6 +14,7 @@ import {
 } from './layers'
 import { type BuildContext, recomputed } from './network'
 import type { Scope } from './parameters'
+import { type Carried, firDownsample, firUpsample } from './skip-blocks'
 
 /** Whose state_dict names and projections: CompVis's and OpenAI's openaimodel.UNetModel, or diffusers' UNet2DModel. */
 export type Layout = 'openai' | 'diffusers'
@@ -43,6 +44,9 @@ export interface BlockInputs {
   readonly embeddings: ReadonlyMap<Linear, Value>
   /** Of cross-attention, [n, 1, l, contextDim]. */
   readonly tokens?: Value
+  /** Of skip blocks on the way down and up. */
+  readonly down: Carried
+  readonly up: Carried
 }
 
 export interface ResBlockOptions {
@@ -51,10 +55,15 @@ export interface ResBlockOptions {
   readonly outChannels: number
   readonly embeddingChannels: number
   readonly norm: NormOptions
+  /** Of the second norm; default norm. */
+  readonly normOut?: NormOptions
   readonly dropout: { readonly p: number; readonly layer: number }
   /** The time embedding scales and shifts the second norm, instead of being added before it. */
   readonly scaleShift: boolean
-  readonly resample?: 'up' | 'down'
+  /** 'fir': by a filter, in place of repeating and averaging. */
+  readonly resample?: 'up' | 'down' | 'fir-up' | 'fir-down'
+  /** A 1x1 convolution beside the block even where the channels stay the same. Default false. */
+  readonly projects?: boolean
   /** Of the output; default 1. */
   readonly divisor?: number
 }
@@ -79,15 +88,17 @@ export class ResBlock {
     const names = resBlockNames[o.layout]
     if (resample === 'up') this.#resample = new Upsample(scope, inChannels, { conv: false })
     if (resample === 'down') this.#resample = new Downsample(scope, inChannels, { conv: false, name: '', padding: 1 })
+    if (resample === 'fir-up') this.#resample = firUpsample
+    if (resample === 'fir-down') this.#resample = firDownsample
     this.#norm1 = new GroupNorm(scope.at(names.norm1), inChannels, norm)
     this.#conv1 = new Conv2d(scope.at(names.conv1), inChannels, outChannels, { kernel: 3, padding: 1 })
     const embedded = o.scaleShift ? 2 * outChannels : outChannels
     this.embedding = new Linear(scope.at(names.embedding), o.embeddingChannels, embedded)
-    this.#norm2 = new GroupNorm(scope.at(names.norm2), outChannels, norm)
+    this.#norm2 = new GroupNorm(scope.at(names.norm2), outChannels, o.normOut ?? norm)
     this.#dropout = new Dropout(o.dropout)
     const zero = o.layout === 'openai'
     this.#conv2 = new Conv2d(scope.at(names.conv2), outChannels, outChannels, { kernel: 3, padding: 1, zero })
-    if (inChannels !== outChannels)
+    if (o.projects || inChannels !== outChannels)
       this.#skip = new Conv2d(scope.at(names.skip), inChannels, outChannels, { kernel: 1 })
   }
 
@@ -174,5 +185,5 @@ export class AttentionBlock implements Layer {
 
 /** diffusers' output_scale_factor. */
 function divided({ graph }: BuildContext, x: Value, divisor = 1): Value {
-  return divisor === 1 ? x : graph.affine(x, { scale: 1 / divisor })
+  return divisor === 1 ? x : graph.divSample(x, divisor)
 }

@@ -193,26 +193,3 @@ export class Upsample implements Layer {
     return this.#conv ? this.#conv.build(context, y) : y
   }
 }
-
-/** Sinusoids of t through two linear layers: t [n, 1, 1, 1] to [n, 1, 1, outDim]. */
-export class TimestepEmbedding {
-  readonly #first: Linear
-  readonly #second: Linear
-
-  constructor(
-    first: Scope,
-    second: Scope,
-    private readonly o: { dim: number; outDim: number; freqShift: number; sinFirst: boolean },
-  ) {
-    this.#first = new Linear(first, o.dim, o.outDim)
-    this.#second = new Linear(second, o.outDim, o.outDim)
-  }
-
-  build(context: BuildContext, t: Value): Value {
-    const { graph } = context
-    const { dim, freqShift, sinFirst } = this.o
-    const sinusoids = graph.timestepEmbedding(t, { dim, maxPeriod: 10000, freqShift, sinFirst })
-    observed(context, 'timestep_embedding', sinusoids)
-    return this.#second.build(context, graph.silu(this.#first.build(context, sinusoids)))
-  }
-}

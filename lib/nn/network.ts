@@ -19,10 +19,13 @@ export type NetworkGraph = Pick<
   | 'addSample'
   | 'scaleShift'
   | 'affine'
+  | 'divSample'
   | 'concat'
   | 'upsampleNearest'
   | 'avgPool'
+  | 'firResample'
   | 'embedding'
+  | 'fourierEmbedding'
   | 'timestepEmbedding'
   | 'dropout'
   | 'recomputed'
@@ -62,6 +65,10 @@ export interface Network {
   readonly imageWidth?: number
   /** Height and width must be multiples of this, 2^(levels - 1). */
   readonly divisor: number
+  /** Timesteps that it knows, from 0 on; undefined where it takes any. */
+  readonly numTimesteps?: number
+  /** Timestep 0 has no meaning for it. */
+  readonly positiveTimesteps?: boolean
   /** Of class labels; undefined where it takes none. */
   readonly numClasses?: number
   /** Channels of the context tokens of cross-attention; undefined where it takes none. */

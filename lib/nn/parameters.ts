@@ -14,12 +14,14 @@ export type StateDict = Record<string, Tensor>
 
 /** PyTorch's defaults; `fanIn`: U(-1/sqrt(fanIn), 1/sqrt(fanIn)), which is kaiming_uniform_ with a = sqrt(5). */
 export type Initializer =
-  | { readonly kind: 'zeros' | 'ones' | 'normal' }
+  | { readonly kind: 'zeros' | 'ones' }
+  | { readonly kind: 'normal'; readonly std: number }
   | { readonly kind: 'uniform'; readonly fanIn: number }
 
 export const zeros: Initializer = { kind: 'zeros' }
 export const ones: Initializer = { kind: 'ones' }
-export const standardNormal: Initializer = { kind: 'normal' }
+export const normalOf = (std: number): Initializer => ({ kind: 'normal', std })
+export const standardNormal = normalOf(1)
 export const uniformFanIn = (fanIn: number): Initializer => ({ kind: 'uniform', fanIn })
 
 /** What a weight is multiplied in. Biases, norms and tables are of none. */
@@ -255,8 +257,9 @@ export class Scope {
 
 function fill(target: Float32Array, initializer: Initializer, seed: Seed, index: number): void {
   if (initializer.kind === 'ones') target.fill(1)
-  else if (initializer.kind === 'normal') target.set(normal(seed, Purpose.weights, index, 0, target.length))
-  else if (initializer.kind === 'uniform') {
+  else if (initializer.kind === 'normal') {
+    target.set(normal(seed, Purpose.weights, index, 0, target.length).map((v) => v * initializer.std))
+  } else if (initializer.kind === 'uniform') {
     const bound = 1 / Math.sqrt(initializer.fanIn)
     const raw = words(seed, Purpose.weights, index, 0, target.length)
     // 23 bits and half of the last place, as in kernels/philox.h uniform01.

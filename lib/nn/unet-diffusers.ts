@@ -16,17 +16,21 @@ export interface UNet2DSettings {
 /** What a block of a level is made of; `resample`: 'type' as downsample_type and upsample_type say. */
 interface BlockType {
   readonly attention: boolean
-  readonly resample: 'conv' | 'resnet' | 'type'
+  readonly resample: 'conv' | 'resnet' | 'skip' | 'type'
 }
 export const downBlocks = {
   DownBlock2D: { attention: false, resample: 'conv' },
   AttnDownBlock2D: { attention: true, resample: 'type' },
   ResnetDownsampleBlock2D: { attention: false, resample: 'resnet' },
+  SkipDownBlock2D: { attention: false, resample: 'skip' },
+  AttnSkipDownBlock2D: { attention: true, resample: 'skip' },
 } as const satisfies Record<string, BlockType>
 export const upBlocks = {
   UpBlock2D: { attention: false, resample: 'conv' },
   AttnUpBlock2D: { attention: true, resample: 'type' },
   ResnetUpsampleBlock2D: { attention: false, resample: 'resnet' },
+  SkipUpBlock2D: { attention: false, resample: 'skip' },
+  AttnSkipUpBlock2D: { attention: true, resample: 'skip' },
 } as const satisfies Record<string, BlockType>
 const oneOrMore = { min: 1 }
 
@@ -39,7 +43,7 @@ const schema = {
   in_channels: options.integer(3, oneOrMore),
   out_channels: options.integer(3, oneOrMore),
   center_input_sample: options.boolean(false),
-  time_embedding_type: only('positional'),
+  time_embedding_type: options.oneOf(['positional', 'fourier', 'learned'], 'positional'),
   time_embedding_dim: options.integer(undefined, oneOrMore),
   freq_shift: options.number(0),
   flip_sin_to_cos: options.boolean(true),
@@ -58,6 +62,7 @@ const schema = {
   attention_legacy_order: only(false),
   // The default of __init__ is 8; null, as many configurations have it, means one head.
   attention_head_dim: options.integer(undefined, oneOrMore),
+  // null, which is no default, is a quarter of the channels, at most 32.
   norm_num_groups: options.integer(32, oneOrMore),
   attn_norm_num_groups: options.integer(undefined, oneOrMore),
   norm_eps: options.number(1e-5),
@@ -105,6 +110,8 @@ function only<T>(...values: readonly [T, ...T[]]): options.Field<T> {
   return { fallback: values[0], check }
 }
 
+export const timeEmbeddings = { positional: 'sinusoidal', fourier: 'fourier', learned: 'learned' } as const
+
 /** Throws `invalid-argument`, and `unsupported` for what UNet can't express. */
 export function unet2DSettings(config: UNet2DConfig): UNet2DSettings {
   if (typeof config !== 'object' || config === null) throw invalidArgument('config', 'an object', config)
@@ -130,7 +137,9 @@ export function unet2DSettings(config: UNet2DConfig): UNet2DSettings {
     c.upsample_type,
   )
   // Only a convolution pads; the lowest level has none.
-  const pads = down.resnet.filter((rate) => rate < 2 ** (levels - 1)).length < levels - 1
+  const pads = [...down.resnet, ...down.skip].filter((rate) => rate < 2 ** (levels - 1)).length < levels - 1
+  const numTimesteps = c.time_embedding_type === 'learned' ? c.num_train_timesteps : undefined
+  const labelLimit = numTimesteps ?? limits.numClasses
   const timestepLabels = c.class_embed_type === 'timestep'
   const scaleShift = c.resnet_time_scale_shift === 'scale_shift'
   const [modelChannels] = c.block_out_channels
@@ -148,6 +157,8 @@ export function unet2DSettings(config: UNet2DConfig): UNet2DSettings {
       numResBlocks: c.layers_per_block,
       attentionResolutions: down.attention,
       upAttentionResolutions: up.attention,
+      skipDownResolutions: down.skip,
+      skipUpResolutions: up.skip,
       resblockDownResolutions: down.resnet,
       resblockUpResolutions: up.resnet,
       centerInput: c.center_input_sample,
@@ -155,9 +166,9 @@ export function unet2DSettings(config: UNet2DConfig): UNet2DSettings {
       dropout: c.dropout,
       numHeads: 1,
       numHeadChannels: headDim,
-      numClasses: c.num_class_embeds ?? (timestepLabels ? limits.numClasses : undefined),
+      numClasses: c.num_class_embeds ?? (timestepLabels ? labelLimit : undefined),
       classEmbedding: timestepLabels ? 'timestep' : 'table',
-      normGroups: c.norm_num_groups,
+      normGroups: config.norm_num_groups === null ? 0 : c.norm_num_groups,
       normEps: c.norm_eps,
       freqShift: c.freq_shift,
       flipSinToCos: c.flip_sin_to_cos,
@@ -165,20 +176,26 @@ export function unet2DSettings(config: UNet2DConfig): UNet2DSettings {
       middleAttention: c.add_attention,
       useScaleShiftNorm: scaleShift,
       // UNetMidBlock2D's rule: with scale_shift its attention has a norm only where its groups are given.
-      middleNormGroups: c.attn_norm_num_groups ?? (scaleShift ? 0 : c.norm_num_groups),
+      middleNormGroups: c.attn_norm_num_groups ?? (scaleShift ? 0 : undefined),
       middleBlock: config.mid_block_type !== null,
+      timeEmbedding: timeEmbeddings[c.time_embedding_type],
+      numTimesteps,
       timeEmbeddingDim: c.time_embedding_dim,
     },
   }
 }
 
-/** Downsampling rates of the levels with attention, and of those that a residual block leaves. */
-function levelsOf(blocks: readonly BlockType[], type: 'conv' | 'resnet'): { attention: number[]; resnet: number[] } {
+/** Downsampling rates of the levels with attention, of those that a residual block leaves, and of skip blocks. */
+function levelsOf(
+  blocks: readonly BlockType[],
+  type: 'conv' | 'resnet',
+): Record<'attention' | 'resnet' | 'skip', number[]> {
   const rates = (has: (block: BlockType) => boolean) =>
     blocks.flatMap((block, level) => (has(block) ? [2 ** level] : []))
   return {
     attention: rates(({ attention }) => attention),
     resnet: rates(({ resample }) => (resample === 'type' ? type : resample) === 'resnet'),
+    skip: rates(({ resample }) => resample === 'skip'),
   }
 }
 

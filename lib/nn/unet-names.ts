@@ -1,4 +1,5 @@
 /** What the modules of a UNet are called in the state_dict of either library. */
+import { DiffusionError } from '../errors'
 import type { Layout } from './blocks'
 
 /**
@@ -11,6 +12,9 @@ export interface UNetNames {
   readonly labels: string
   readonly down: (level: number, i: number) => { res: string; attention: string }
   readonly downsample: (level: number) => string
+  /** Of a skip block: what leads away from its level, and where its own layers are. */
+  readonly downSkip: (level: number) => { res: string; block: string }
+  readonly upSkip: (level: number) => { res: string; block: string }
   /** The convolution inside of a downsample module. */
   readonly downsampleConv: string
   readonly middle: { readonly res: readonly [string, string]; readonly attention: string }
@@ -27,6 +31,10 @@ export function namesOf(layout: Layout, n: number, levels: number): UNetNames {
   return layout === 'openai' ? openai(n, levels) : diffusers(levels)
 }
 
+function noSkips(): never {
+  throw new DiffusionError('internal', "skip blocks in layout 'openai'")
+}
+
 /** One list of blocks on either side; a block holds a residual block, then attention, then an upsampling. */
 function openai(n: number, levels: number): UNetNames {
   const input = (level: number, i: number) => `input_blocks.${1 + level * (n + 1) + i}`
@@ -37,6 +45,8 @@ function openai(n: number, levels: number): UNetNames {
     labels: 'label_emb',
     down: (level, i) => ({ res: `${input(level, i)}.0`, attention: `${input(level, i)}.1` }),
     downsample: (level) => `${input(level, n)}.0`,
+    downSkip: noSkips,
+    upSkip: noSkips,
     downsampleConv: 'op',
     middle: { res: ['middle_block.0', 'middle_block.2'], attention: 'middle_block.1' },
     up: (level, i) => ({ res: `${output(level, i)}.0`, attention: `${output(level, i)}.1` }),
@@ -60,6 +70,8 @@ function diffusers(levels: number): UNetNames {
     labels: 'class_embedding',
     down: (level, i) => block(`down_blocks.${level}`, i),
     downsample: (level) => `down_blocks.${level}.downsamplers.0`,
+    downSkip: (level) => ({ res: `down_blocks.${level}.resnet_down`, block: `down_blocks.${level}` }),
+    upSkip: (level) => ({ res: `${up(level)}.resnet_up`, block: up(level) }),
     downsampleConv: 'conv',
     middle: { res: ['mid_block.resnets.0', 'mid_block.resnets.1'], attention: 'mid_block.attentions.0' },
     up: (level, i) => block(up(level), i),

@@ -46,7 +46,7 @@ export interface UNetDetails {
 
   /** Names in the state_dict and kind of the attention's projections: one for q, k and v or three. Default 'openai'. */
   layout?: Layout
-  /** Groups of the norms. Default 32. */
+  /** Groups of the norms; 0: a quarter of the channels, at most 32. Default 32. */
   normGroups?: number
   /** Added to the variances in the norms. Default 1e-5. */
   normEps?: number
@@ -60,6 +60,14 @@ export interface UNetDetails {
   centerInput?: boolean
   /** Downsampling rates with attention on the way up. Default attentionResolutions. */
   upAttentionResolutions?: readonly number[]
+  /**
+   * Downsampling rates of diffusers' SkipDownBlock2D: beside the residual blocks, whose sums are divided by sqrt(2), the picture
+   * itself is halved by a filter and becomes a part of the map. Norms have a quarter of their channels as groups, at most 32.
+   * The first levels, and perhaps the lowest, of a network of 3 channels in and out. Default none.
+   */
+  skipDownResolutions?: readonly number[]
+  /** The same on the way up, SkipUpBlock2D: the first levels each add to a picture that is a part of the output. Default none. */
+  skipUpResolutions?: readonly number[]
   /** Downsampling rates that are left by a residual block on the way down. Default by resblockUpdown. */
   resblockDownResolutions?: readonly number[]
   /** Downsampling rates that are left by a residual block on the way up. Default by resblockUpdown. */
@@ -69,6 +77,14 @@ export interface UNetDetails {
    * timestep is. Default 'table'.
    */
   classEmbedding?: 'table' | 'timestep'
+  /**
+   * What the linear layers of the time embedding are given of the timestep t: 'sinusoidal', waves of fixed frequencies of t;
+   * 'fourier', waves of random frequencies of log(t), where the output is divided by t, which can't be 0 then (Song et al.
+   * 2021, NCSN++); 'learned', a row of a table. Default 'sinusoidal'.
+   */
+  timeEmbedding?: 'sinusoidal' | 'fourier' | 'learned'
+  /** Timesteps that have a row in the table of timeEmbedding 'learned', and needed there. */
+  numTimesteps?: number
   /** Channels of the time embedding. Default 4 * modelChannels. */
   timeEmbeddingDim?: number
   /** The two residual blocks, with attention between them, at the lowest resolution. Default true. */
@@ -113,6 +129,7 @@ export const limits = {
   /** Residual blocks on the way down, each with as many blocks as its transformer is deep. */
   blocks: 4096,
   numClasses: 2 ** 20,
+  numTimesteps: 2 ** 20,
   contextDim: 2 ** 16,
   /** All numbers that are trained: 16 GiB. */
   parameters: 2 ** 32,
@@ -151,7 +168,7 @@ const schema = {
   transformerDepth: count(1, limits.transformerDepth),
   contextDim: options.integer(undefined, { min: 1, max: limits.contextDim }),
   layout: options.oneOf<Layout>(['openai', 'diffusers'], 'openai'),
-  normGroups: count(32),
+  normGroups: options.integer(32, { min: 0, max: limits.channels }),
   normEps: options.number(1e-5, { min: 0 }),
   freqShift: options.number(0, { min: 0 }),
   flipSinToCos: options.boolean(true),
@@ -159,9 +176,13 @@ const schema = {
   middleScale: options.number(1, { min: 1e-6, max: 1e6 }),
   centerInput: options.boolean(false),
   upAttentionResolutions: options.array(count(), undefined, limits.levels),
+  skipDownResolutions: options.array(count(), [], limits.levels),
+  skipUpResolutions: options.array(count(), [], limits.levels),
   resblockDownResolutions: options.array(count(), undefined, limits.levels),
   resblockUpResolutions: options.array(count(), undefined, limits.levels),
   classEmbedding: options.oneOf(['table', 'timestep'], 'table'),
+  timeEmbedding: options.oneOf(['sinusoidal', 'fourier', 'learned'], 'sinusoidal'),
+  numTimesteps: options.integer(undefined, { min: 1, max: limits.numTimesteps }),
   timeEmbeddingDim: options.integer(undefined, { min: 1, max: limits.embeddingChannels }),
   middleBlock: options.boolean(true),
   middleAttention: options.boolean(true),
@@ -187,7 +208,7 @@ export function resolveUNetOptions(given: UNetOptions) {
   // The last norm and convolution work on the first level's channels: openaimodel declares them with model_channels.
   if (o.channelMult[0] !== 1) throw invalidArgument('channelMult[0]', '1', o.channelMult[0])
   for (const [i, channels] of levelChannels(o).entries()) {
-    checkMultiple(`modelChannels * channelMult[${i}]`, channels, o.normGroups, 'normGroups')
+    checkMultiple(`modelChannels * channelMult[${i}]`, channels, groupsOf(channels, o.normGroups), 'normGroups')
   }
   checkMultiple('imageSize', o.imageSize, 2 ** (levels - 1), '2^(levels - 1)')
   if (o.imageWidth) checkMultiple('imageWidth', o.imageWidth, 2 ** (levels - 1), '2^(levels - 1)')
@@ -199,20 +220,36 @@ export function resolveUNetOptions(given: UNetOptions) {
       throw invalidArgument(`${name}[${i}]`, `a downsampling rate, one of ${rates.join(', ')}`, rate)
     }
   }
+  checkSkips(o)
   const [down, up] = resamplers(o)
+  if ((o.timeEmbedding === 'learned') !== (o.numTimesteps !== undefined)) {
+    const expected =
+      o.numTimesteps === undefined ? "a number with timeEmbedding 'learned'" : "nothing without timeEmbedding 'learned'"
+    throw invalidArgument('numTimesteps', expected, o.numTimesteps)
+  }
   if (o.classEmbedding === 'timestep' && o.numClasses === undefined) {
     throw invalidArgument('numClasses', "a number with classEmbedding 'timestep'", undefined)
+  }
+  if (o.classEmbedding === 'timestep' && o.numTimesteps && o.numClasses! > o.numTimesteps) {
+    throw invalidArgument(
+      'numClasses',
+      `at most numTimesteps with classEmbedding 'timestep', ${o.numTimesteps}`,
+      o.numClasses,
+    )
   }
   checkTransformer(o)
   if (o.layout === 'diffusers') {
     if (o.useSpatialTransformer) throw invalidArgument('useSpatialTransformer', "false with layout 'diffusers'", true)
     if (!o.convResample) throw invalidArgument('convResample', "true with layout 'diffusers'", false)
     if (o.useNewAttentionOrder) throw invalidArgument('useNewAttentionOrder', "false with layout 'diffusers'", true)
+  } else if (o.timeEmbedding !== 'sinusoidal') {
+    throw invalidArgument('timeEmbedding', `'sinusoidal' with layout '${o.layout}'`, o.timeEmbedding)
   }
-  if (o.downsamplePadding === 0 && levels > 1 && (!o.convResample || down.length === levels - 1)) {
+  const padless = new Set([...down, ...o.skipDownResolutions.filter((rate) => rate < 2 ** (levels - 1))])
+  if (o.downsamplePadding === 0 && levels > 1 && (!o.convResample || padless.size === levels - 1)) {
     throw invalidArgument('downsamplePadding', '1 where no convolution does the downsampling', 0)
   }
-  const { middleNormGroups = o.normGroups } = o
+  const { middleNormGroups = groupsOf(levelChannels(o)[levels - 1], o.normGroups) } = o
   if (middleNormGroups > 0) {
     checkMultiple(
       'modelChannels * channelMult[last]',
@@ -244,9 +281,39 @@ export function resolveUNetOptions(given: UNetOptions) {
   }
 }
 
+/** 0: a quarter of the channels, at most 32. */
+export function groupsOf(channels: number, groups = 0): number {
+  return groups || Math.min(Math.floor(channels / 4), 32)
+}
+
+/** A picture that skipped a level would have another size than the next level's map. */
+function checkSkips(o: {
+  layout: Layout
+  inChannels: number
+  outChannels: number
+  channelMult: readonly number[]
+  skipDownResolutions: readonly number[]
+  skipUpResolutions: readonly number[]
+}): void {
+  const lowest = 2 ** (o.channelMult.length - 1)
+  for (const name of ['skipDownResolutions', 'skipUpResolutions'] as const) {
+    if (o[name].length === 0) continue
+    if (o.layout !== 'diffusers') throw invalidArgument(name, `none with layout '${o.layout}'`, o[name])
+    for (const channels of ['inChannels', 'outChannels'] as const) {
+      if (o[channels] !== 3) throw invalidArgument(channels, `3 with ${name}`, o[channels])
+    }
+    const linked = [...new Set(o[name])].filter((rate) => name === 'skipUpResolutions' || rate < lowest)
+    if (Math.max(1, ...linked.map((rate) => 2 * rate)) !== 2 ** linked.length) {
+      throw invalidArgument(name, 'the first levels, without a gap', o[name])
+    }
+  }
+}
+
 const rateOptions = [
   'attentionResolutions',
   'upAttentionResolutions',
+  'skipDownResolutions',
+  'skipUpResolutions',
   'resblockDownResolutions',
   'resblockUpResolutions',
 ] as const
@@ -255,14 +322,21 @@ const rateOptions = [
 function resamplers(o: {
   channelMult: readonly number[]
   resblockUpdown: boolean
+  skipDownResolutions: readonly number[]
+  skipUpResolutions: readonly number[]
   resblockDownResolutions?: readonly number[]
   resblockUpResolutions?: readonly number[]
 }): [number[], number[]] {
   const rates = o.channelMult.map((_, level) => 2 ** level)
-  const among = (possible: number[], given: readonly number[] = o.resblockUpdown ? possible : []) => {
-    return possible.filter((rate) => given.includes(rate))
-  }
-  return [among(rates.slice(0, -1), o.resblockDownResolutions), among(rates.slice(1), o.resblockUpResolutions)]
+  const among = (
+    possible: number[],
+    skips: readonly number[],
+    given: readonly number[] = o.resblockUpdown ? possible : [],
+  ) => possible.filter((rate) => given.includes(rate) && !skips.includes(rate))
+  return [
+    among(rates.slice(0, -1), o.skipDownResolutions, o.resblockDownResolutions),
+    among(rates.slice(1), o.skipUpResolutions, o.resblockUpResolutions),
+  ]
 }
 
 function checkTransformer(o: { useSpatialTransformer: boolean; transformerDepth: number; contextDim?: number }): void {

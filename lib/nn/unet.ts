@@ -13,23 +13,38 @@ import {
   GroupNorm,
   type Layer,
   Linear,
+  type NormOptions,
   observed,
-  TimestepEmbedding,
   Upsample,
 } from './layers'
 import type { BuildContext, Conditioning, Network } from './network'
 import { ParameterTable, Scope } from './parameters'
+import { SkipDown, SkipUp } from './skip-blocks'
 import { SpatialTransformer } from './spatial-transformer'
+import {
+  FourierProjection,
+  LearnedProjection,
+  Sinusoids,
+  type TimeProjection,
+  TimestepEmbedding,
+} from './time-embedding'
 import { type UNet2DConfig, unet2DSettings } from './unet-diffusers'
 import { namesOf, type UNetNames } from './unet-names'
-import { levelChannels, limits, type ResolvedUNetOptions, resolveUNetOptions, type UNetOptions } from './unet-options'
+import {
+  groupsOf,
+  levelChannels,
+  limits,
+  type ResolvedUNetOptions,
+  resolveUNetOptions,
+  type UNetOptions,
+} from './unet-options'
 
 export type { UNet2DConfig } from './unet-diffusers'
 export type { UNetOptions } from './unet-options'
 
 /** Runs in turn; what comes out is kept for a skip connection on the way down, or begins with one on the way up. */
 type Block = readonly Part[]
-type Part = Layer | ResBlock | SpatialTransformer
+type Part = Layer | ResBlock | SpatialTransformer | SkipDown | SkipUp
 
 /**
  * CompVis's and OpenAI's openaimodel.UNetModel and improved-diffusion's for images, and with `layout: 'diffusers'`
@@ -43,12 +58,15 @@ export class UNet implements Network {
   readonly imageSize: number
   readonly imageWidth?: number
   readonly divisor: number
+  readonly numTimesteps?: number
+  readonly positiveTimesteps: boolean
   readonly numClasses?: number
   readonly contextDim?: number
   readonly parameters = new ParameterTable()
 
   readonly #root = new Scope(this.parameters)
   readonly #names: UNetNames
+  readonly #timeProjection: TimeProjection
   readonly #timeEmbedding: TimestepEmbedding
   readonly #labels?: Embedding | TimestepEmbedding
   readonly #down: Block[]
@@ -70,6 +88,8 @@ export class UNet implements Network {
     this.imageSize = o.imageSize
     this.imageWidth = o.imageWidth
     this.divisor = 2 ** (o.channelMult.length - 1)
+    this.numTimesteps = o.numTimesteps
+    this.positiveTimesteps = o.timeEmbedding === 'fourier'
     this.numClasses = o.numClasses
     this.contextDim = o.contextDim
     this.#levelChannels = levelChannels(o)
@@ -77,13 +97,14 @@ export class UNet implements Network {
 
     const names = this.#names
     const [first, second] = names.timeEmbedding.map((name) => this.#root.at(name))
-    this.#timeEmbedding = new TimestepEmbedding(first, second, this.#sinusoids)
+    this.#timeProjection = this.#projection()
+    this.#timeEmbedding = new TimestepEmbedding(first, second, this.#projected)
     if (o.numClasses) this.#labels = this.#classEmbedding(o.numClasses)
     const skips: number[] = []
     this.#down = this.#wayDown(skips)
     this.#middle = this.#bottom()
     this.#up = this.#wayUp(skips)
-    this.#normOut = new GroupNorm(this.#root.at(names.normOut), o.modelChannels, this.#norm)
+    this.#normOut = new GroupNorm(this.#root.at(names.normOut), o.modelChannels, this.#norm(o.modelChannels))
     this.#convOut = new Conv2d(this.#root.at(names.convOut), o.modelChannels, o.outChannels, {
       kernel: 3,
       padding: 1,
@@ -118,14 +139,17 @@ export class UNet implements Network {
     const inputs: BlockInputs = {
       embeddings: new Map(this.#embeddings.map((layer, i) => [layer, projected[i]])),
       tokens: conditioning.context,
+      down: {},
+      up: {},
     }
     const { lists } = this.#names
+    let h = this.options.centerInput ? graph.affine(x, { scale: 2, shift: -1 }) : x
+    inputs.down.picture = h
     const run = (block: Block, input: Value, name?: string) => {
       const output = block.reduce((h, layer) => layer.build(context, h, inputs), input)
       return name ? observed(context, name, output) : output
     }
     const skips: Value[] = []
-    let h = this.options.centerInput ? graph.affine(x, { scale: 2, shift: -1 }) : x
     for (const [i, block] of this.#down.entries()) {
       h = run(block, h, lists && `${lists.down}.${i}`)
       skips.push(h)
@@ -134,7 +158,9 @@ export class UNet implements Network {
     for (const [i, block] of this.#up.entries()) {
       h = run(block, graph.concat([h, skips.pop()!]), lists && `${lists.up}.${i}`)
     }
-    return this.#convOut.build(context, graph.silu(this.#normOut.build(context, h)))
+    const out = this.#convOut.build(context, graph.silu(this.#normOut.build(context, h)))
+    const sum = inputs.up.picture ? graph.add(out, inputs.up.picture) : out
+    return this.options.timeEmbedding === 'fourier' ? graph.divSample(sum, t) : sum
   }
 
   #check(x: Value, { context: tokens }: Conditioning): void {
@@ -161,20 +187,40 @@ export class UNet implements Network {
   #classEmbedding(classes: number): Embedding | TimestepEmbedding {
     const scope = this.#root.at(this.#names.labels)
     if (this.options.classEmbedding === 'table') return new Embedding(scope, classes, this.#embeddingChannels)
-    return new TimestepEmbedding(scope.at('linear_1'), scope.at('linear_2'), this.#sinusoids)
+    return new TimestepEmbedding(scope.at('linear_1'), scope.at('linear_2'), this.#projected)
   }
 
-  get #sinusoids() {
-    const { modelChannels, freqShift, flipSinToCos } = this.options
-    return { dim: modelChannels, outDim: this.#embeddingChannels, freqShift, sinFirst: !flipSinToCos }
+  #projection(): TimeProjection {
+    const { modelChannels, freqShift, flipSinToCos, timeEmbedding, numTimesteps } = this.options
+    const scope = this.#root.at('time_proj')
+    return {
+      sinusoidal: () => new Sinusoids(modelChannels, { freqShift, sinFirst: !flipSinToCos }),
+      fourier: () => new FourierProjection(scope, modelChannels),
+      learned: () => new LearnedProjection(scope, numTimesteps!, modelChannels),
+    }[timeEmbedding]()
+  }
+
+  get #projected() {
+    return { projection: this.#timeProjection, outDim: this.#embeddingChannels }
   }
 
   get #embeddingChannels(): number {
     return this.options.timeEmbeddingDim
   }
 
-  get #norm() {
-    return { groups: this.options.normGroups, eps: this.options.normEps }
+  /** `groups` 0: a quarter of the channels, at most 32. */
+  #norm(channels: number, groups = this.options.normGroups): NormOptions {
+    return { groups: groupsOf(channels, groups), eps: this.options.normEps }
+  }
+
+  /** What the residual blocks and attentions of a level have in common; a skip block's norms are its own. */
+  #level(
+    level: number,
+    side: 'down' | 'up',
+  ): { readonly skips: boolean; readonly groups?: number; readonly divisor: number } {
+    const { skipDownResolutions, skipUpResolutions } = this.options
+    const skips = (side === 'down' ? skipDownResolutions : skipUpResolutions).includes(2 ** level)
+    return skips ? { skips, groups: 0, divisor: Math.SQRT2 } : { skips, divisor: 1 }
   }
 
   #channels(level: number): number {
@@ -196,15 +242,27 @@ export class UNet implements Network {
     skips.push(modelChannels)
     let channels = modelChannels
     for (let level = 0; level < channelMult.length; level++) {
+      const kind = this.#level(level, 'down')
       for (let i = 0; i < numResBlocks; i++) {
         const name = names.down(level, i)
-        const block: Part[] = [this.#resBlock(name.res, channels, this.#channels(level))]
+        const block: Part[] = [this.#resBlock(name.res, channels, this.#channels(level), kind)]
         channels = this.#channels(level)
-        if (this.#hasAttention(level, 'down')) block.push(this.#attention(name.attention, channels, 'down'))
+        if (this.#hasAttention(level, 'down')) {
+          block.push(this.#attention(name.attention, channels, 'down', kind.skips ? { ...kind, groups: 32 } : {}))
+        }
         blocks.push(block)
         skips.push(channels)
       }
       if (level === channelMult.length - 1) break
+      skips.push(channels)
+      if (kind.skips) {
+        const { res, block } = names.downSkip(level)
+        blocks.push([
+          this.#resBlock(res, channels, channels, { ...kind, resample: 'fir-down', projects: true }),
+          new SkipDown(this.#root.at(block), { pictureChannels: inChannels, channels }),
+        ])
+        continue
+      }
       const name = names.downsample(level)
       blocks.push([
         this.options.resblockDownResolutions.includes(2 ** level)
@@ -215,7 +273,6 @@ export class UNet implements Network {
               padding: downsamplePadding,
             }),
       ])
-      skips.push(channels)
     }
     return blocks
   }
@@ -224,7 +281,8 @@ export class UNet implements Network {
     if (!this.options.middleBlock) return []
     const channels = this.#channels(this.options.channelMult.length - 1)
     const { res, attention } = this.#names.middle
-    const { middleAttention, middleNormGroups: groups, middleScale: divisor } = this.options
+    const { middleAttention, middleNormGroups, middleScale: divisor } = this.options
+    const groups = middleNormGroups || 'none'
     const before = this.#resBlock(res[0], channels, channels, { divisor })
     const middle = middleAttention ? [this.#attention(attention, channels, 'down', { groups, divisor })] : []
     return [before, ...middle, this.#resBlock(res[1], channels, channels, { divisor })]
@@ -235,13 +293,22 @@ export class UNet implements Network {
     const blocks: Block[] = []
     let channels = this.#channels(channelMult.length - 1)
     for (let level = channelMult.length - 1; level >= 0; level--) {
+      const kind = this.#level(level, 'up')
+      const attention = this.#hasAttention(level, 'up')
       for (let i = 0; i <= numResBlocks; i++) {
         const name = this.#names.up(level, i)
-        const block: Part[] = [this.#resBlock(name.res, channels + skips.pop()!, this.#channels(level))]
+        const skipped = skips.pop()!
+        const groups = kind.skips ? skipUpGroups(channels, skipped, attention) : undefined
+        const block: Part[] = [this.#resBlock(name.res, channels + skipped, this.#channels(level), { ...kind, groups })]
         channels = this.#channels(level)
-        if (this.#hasAttention(level, 'up')) block.push(this.#attention(name.attention, channels, 'up'))
+        if (kind.skips) {
+          if (i === numResBlocks) block.push(...this.#skipUp(level, channels))
+          blocks.push(block)
+          continue
+        }
+        if (attention) block.push(this.#attention(name.attention, channels, 'up'))
         if (level > 0 && i === numResBlocks) {
-          const upsample = this.#names.upsample(level, this.#hasAttention(level, 'up'))
+          const upsample = this.#names.upsample(level, attention)
           block.push(
             this.options.resblockUpResolutions.includes(2 ** level)
               ? this.#resBlock(upsample, channels, channels, { resample: 'up' })
@@ -254,18 +321,42 @@ export class UNet implements Network {
     return blocks
   }
 
+  /** After the residual blocks of a level: one attention, the picture, and the way to the next level. */
+  #skipUp(level: number, channels: number): Part[] {
+    const kind = this.#level(level, 'up')
+    const { res, block } = this.#names.upSkip(level)
+    const picture = {
+      pictureChannels: this.options.outChannels,
+      channels,
+      norm: this.#norm(channels, 0),
+      top: level === 0,
+    }
+    const { attention } = this.#names.up(level, 0)
+    return [
+      ...(this.#hasAttention(level, 'up') ? [this.#attention(attention, channels, 'up', { ...kind, groups: 32 })] : []),
+      new SkipUp(this.#root.at(block), picture),
+      ...(level > 0 ? [this.#resBlock(res, channels, channels, { ...kind, resample: 'fir-up', projects: true })] : []),
+    ]
+  }
+
+  /** `groups`: of the first norm; 0 for a quarter of the channels, of both. */
   #resBlock(
     name: string,
     inChannels: number,
     outChannels: number,
-    o: Pick<ResBlockOptions, 'resample' | 'divisor'> = {},
+    {
+      groups,
+      skips = false,
+      ...o
+    }: Pick<ResBlockOptions, 'resample' | 'divisor' | 'projects'> & { groups?: number; skips?: boolean } = {},
   ): ResBlock {
     const block = new ResBlock(this.#root.at(name), {
       layout: this.options.layout,
       inChannels,
       outChannels,
       embeddingChannels: this.#embeddingChannels,
-      norm: this.#norm,
+      norm: this.#norm(inChannels, groups),
+      normOut: this.#norm(outChannels, skips ? 0 : groups),
       dropout: { p: this.options.dropout, layer: this.#dropouts++ },
       scaleShift: this.options.useScaleShiftNorm,
       ...o,
@@ -278,14 +369,14 @@ export class UNet implements Network {
     name: string,
     channels: number,
     side: 'down' | 'up',
-    { groups = this.options.normGroups, divisor = 1 } = {},
+    { groups = this.options.normGroups, divisor = 1 }: { groups?: number | 'none'; divisor?: number } = {},
   ): AttentionBlock | SpatialTransformer {
     if (this.options.useSpatialTransformer) return this.#transformer(name, channels)
     return new AttentionBlock(this.#root.at(name), {
       layout: this.options.layout,
       channels,
       heads: this.#heads(channels, side),
-      norm: groups > 0 ? { ...this.#norm, groups } : undefined,
+      norm: groups === 'none' ? undefined : this.#norm(channels, groups),
       order: this.options.useNewAttentionOrder ? 'qkv-first' : 'heads-first',
       divisor,
     })
@@ -324,4 +415,9 @@ export class UNet implements Network {
     }
     return legacy && side === 'up' ? numHeadsUpsample : numHeads
   }
+}
+
+/** Those of the first norm, as AttnSkipUpBlock2D and SkipUpBlock2D count them: the former divides only what the skip brought. */
+function skipUpGroups(channels: number, skipped: number, attention: boolean): number {
+  return Math.min(attention ? channels + Math.floor(skipped / 4) : Math.floor((channels + skipped) / 4), 32)
 }

@@ -1,12 +1,14 @@
 /** The networks of the golden files, with weights as a bank and the inputs that PyTorch was given. */
 import { type Network, UNet } from '../../lib'
 import type { StoredTensor } from '../../lib/checkpoint/safetensors'
+import type { Banks, StateDict } from '../../lib/nn/parameters'
 import { Golden, readJson, stateDictOf } from '../nn/golden'
+import { hashedWeights } from '../nn/hashed-weights'
 
 export interface GoldenNetwork {
   readonly golden: Golden
   readonly network: Network
-  readonly weights: Float32Array
+  readonly weights: Banks
   /** Of the inputs and the output, NCHW. */
   readonly shape: readonly number[]
   /** Context tokens, [n, length, channels]; of a network with cross-attention. */
@@ -21,17 +23,26 @@ export const goldenNames = [
   'unet_noconvresample_nonsquare',
   'unet_scaleshift_updown_class',
   'diffusers_ddpm',
+  'unet2d_skip_fourier',
+  'unet2d_learned',
 ]
 
 export async function openGolden(name: string): Promise<GoldenNetwork> {
   const golden = await Golden.open(`${name}.safetensors`)
-  const diffusers = name === 'diffusers_ddpm'
-  const network = diffusers
-    ? UNet.fromDiffusers(readJson('diffusers_ddpm/unet/config.json'))
-    : new UNet(golden.unetOptions({ imageSize: 16 }))
-  const dict = diffusers
-    ? await stateDictOf('diffusers_ddpm/unet/diffusion_pytorch_model.safetensors')
-    : await golden.parameters((parameter) => network.parameters.get(parameter) !== undefined)
-  const { flat } = await network.parameters.fromStateDict(dict)
-  return { golden, network, weights: flat, shape: golden.tensors['in/x'].shape, context: golden.tensors['in/context'] }
+  const network = networkOf(golden)
+  const dict = await weightsOf(golden, network)
+  const weights = await network.parameters.fromStateDict(dict)
+  return { golden, network, weights, shape: golden.tensors['in/x'].shape, context: golden.tensors['in/context'] }
+}
+
+function networkOf(golden: Golden): UNet {
+  if (golden.config.unet2d) return UNet.fromDiffusers(golden.config.unet2d)
+  if (golden.name.startsWith('diffusers')) return UNet.fromDiffusers(readJson('diffusers_ddpm/unet/config.json'))
+  return new UNet(golden.unetOptions({ imageSize: 16 }))
+}
+
+async function weightsOf(golden: Golden, { parameters }: UNet): Promise<StateDict> {
+  if (golden.config.unet2d) return hashedWeights(parameters)
+  if (golden.name.startsWith('diffusers')) return stateDictOf('diffusers_ddpm/unet/diffusion_pytorch_model.safetensors')
+  return golden.parameters((parameter) => parameters.get(parameter) !== undefined)
 }

@@ -18,8 +18,10 @@ const conv = (g: Graph, o: { stride?: number; padding?: number[] }) =>
 const rng = (g: Graph) => input(g, 'rng', [1, 1, 1, 4], 'i32')
 const labels = (g: Graph, name = 't') => input(g, name, [2, 1, 1, 1], 'i32')
 
+type Case = [attribute: string, values: readonly number[], build: Build]
+
 /** By attribute: what takes it, and numbers that it can't be. */
-const cases: [attribute: string, values: readonly number[], build: Build][] = [
+const cases: Case[] = [
   ['dims', [...noIntegers, 0], (g, v) => input(g, 'x', [1, 1, 1, v])],
   ['shape', [...noIntegers, 0], (g, v) => g.parameter({ name: 'w', shape: [4, v], offset: 0 })],
   ['offset', [...noIntegers, 8, int32 - 15, 2 ** 40], (g, v) => g.parameter({ name: 'w', shape: [4, 4], offset: v })],
@@ -48,6 +50,19 @@ const cases: [attribute: string, values: readonly number[], build: Build][] = [
   ['count', [...noIntegers, 0, 7, int32], (g, v) => g.slice(input(g, 'x', x), { start: 1, count: v })],
   ['factor', [...noIntegers, 0, int32], (g, v) => g.upsampleNearest(input(g, 'x', x), { factor: v })],
   ['kernel', [...noIntegers, 0], (g, v) => g.avgPool(input(g, 'x', x), { kernel: v })],
+  ...(['up', 'down'] as const).map(
+    (name): Case => [
+      name,
+      [...noIntegers, 0, 2 ** 20],
+      (g, v) => g.firResample(input(g, 'x', x), { taps: [1], padding: [0, 0, 0, 0], [name]: v }),
+    ],
+  ),
+  ['taps', noNumbers, (g, v) => g.firResample(input(g, 'x', x), { taps: [1, v], padding: [0, 0, 0, 0] })],
+  [
+    'padding',
+    [...noIntegers.filter((v) => v !== -1), -4],
+    (g, v) => g.firResample(input(g, 'x', x), { taps: [1], padding: [0, v, 0, 0] }),
+  ],
   [
     'height',
     [...noIntegers, 0],

@@ -47,6 +47,8 @@ export function assertScaled(
   assertClose(actual, expected, { abs: Math.max(scale * largest(expected), floor), rel: 0 }, what)
 }
 
+const frozenBank = (frozen: Float32Array) => (frozen.length > 0 ? { frozen } : undefined)
+
 const dot = (a: Float32Array, b: Float32Array) => a.reduce((sum, v, i) => sum + v * b[i], 0)
 
 export function feedsOf(golden: Golden): Feeds {
@@ -92,7 +94,7 @@ export async function checkGolden(
   const feeds = feedsOf(golden)
   const mean = { ...feeds.mean, data: (feeds.mean.data as Float32Array).map((weight) => scale * weight) }
   const table = unet.parameters
-  const { flat } = await table.fromStateDict(weights)
+  const { flat, frozen } = await table.fromStateDict(weights)
   const actual = await runGraph(
     backend,
     { ...feeds, mean },
@@ -103,7 +105,7 @@ export async function checkGolden(
       const [gradX, gradContext] = graph.backward(loss, wanted)
       return { out, loss, gradX: gradX!, ...(gradContext && { gradContext }) }
     },
-    { banks: { weights: flat, grads: new Float32Array(table.count) }, forceAlgo, precision },
+    { banks: { weights: flat, ...frozenBank(frozen), grads: new Float32Array(table.count) }, forceAlgo, precision },
   )
   const unscaled = (values: Float32Array) => values.map((value) => value / scale)
   assertScaled(actual.out, golden.floats('out/out'), allowed.out, 0, 'out')
@@ -155,12 +157,12 @@ export async function checkGoldenOutput(
   weights: StateDict,
   forceAlgo?: number,
 ): Promise<void> {
-  const { flat } = await unet.parameters.fromStateDict(weights)
+  const { flat, frozen } = await unet.parameters.fromStateDict(weights)
   const { out } = await runGraph(
     backend,
     feedsOf(golden),
     (graph, inputs) => ({ out: addUNet(graph, unet, inputs, golden.tensors['in/x'].shape) }),
-    { banks: { weights: flat }, forceAlgo },
+    { banks: { weights: flat, ...frozenBank(frozen) }, forceAlgo },
   )
   assertScaled(out, golden.floats('out/out'), tolerance.out, 0, 'out')
 }

@@ -169,14 +169,18 @@ describe("diffusers' names", () => {
     const refused = (change: Record<string, unknown>, code: string, argument: string) =>
       assert.throws(() => UNet.fromDiffusers({ ...config, ...change }), { name: 'DiffusionError', code, argument })
     for (const [argument, value] of Object.entries({
-      time_embedding_type: 'fourier',
       act_fn: 'gelu',
       attention_legacy_order: true,
       class_embed_type: 'identity',
     })) {
       refused({ [argument]: value }, 'unsupported', argument)
     }
-    refused({ down_block_types: ['SkipDownBlock2D', 'DownBlock2D'] }, 'invalid-argument', 'down_block_types[0]')
+    refused({ time_embedding_type: 'cosine' }, 'invalid-argument', 'time_embedding_type')
+    refused({ time_embedding_type: 'learned' }, 'invalid-argument', 'numTimesteps')
+    refused({ down_block_types: ['KDownBlock2D', 'DownBlock2D'] }, 'invalid-argument', 'down_block_types[0]')
+    const skips = { up_block_types: ['SkipUpBlock2D', 'SkipUpBlock2D'] }
+    refused({ ...skips, in_channels: 1 }, 'invalid-argument', 'inChannels')
+    refused({ up_block_types: ['SkipUpBlock2D', 'UpBlock2D'] }, 'invalid-argument', 'skipUpResolutions')
     refused({ resnet_time_scale_shift: 'spatial' }, 'invalid-argument', 'resnet_time_scale_shift')
     refused({ mid_block_scale_factor: 0 }, 'invalid-argument', 'middleScale')
     refused({ downsample_padding: 2 }, 'invalid-argument', 'downsample_padding')

@@ -1,6 +1,6 @@
 import type { Dims } from '../../lib/native'
 import { Random } from '../support/random'
-import { normals } from '../support/run-graph'
+import { integers, normals } from '../support/run-graph'
 import { awkwardShapes, testOp, titleOf } from '../support/test-op'
 
 const channels = ([n, h, w]: Dims, c: number): Dims => [n, h, w, c]
@@ -33,6 +33,24 @@ testOp(
     views: ['x', 'e'],
     mixed: true, // its gradient sums the pixels
   })),
+)
+
+/** A divisor for each sample, one for all, and integers. */
+testOp(
+  'divSample',
+  awkwardShapes.flatMap((x) =>
+    [
+      { title: 'by floats', d: normals(new Random(26), perSample(x, 1), 0.5, 3) },
+      { title: 'by one', d: normals(new Random(27), [1, 1, 1, 1], 0.5, 3) },
+      { title: 'by integers', d: integers(new Random(28), perSample(x, 1), 1000) },
+    ].map(({ title, d }) => ({
+      title: `${titleOf(x)} ${title}`,
+      inputs: { x: normals(new Random(19), x), d: { ...d, data: d.data.map((v) => v || 7) } },
+      build: (g, v) => g.divSample(v.x, v.d),
+      wrt: ['x'],
+      views: ['x'],
+    })),
+  ),
 )
 
 testOp(

@@ -38,6 +38,29 @@ testOp(
   ),
 )
 
+const waves = [1, 4, 19].flatMap((c) =>
+  [true, false].flatMap((log) => [
+    { c, log, sinFirst: true },
+    { c, log, sinFirst: false },
+  ]),
+)
+
+testOp(
+  'fourierEmbedding',
+  waves.flatMap(({ c, ...o }) =>
+    [
+      { title: 'integers', t: Int32Array.of(1, 5, 700) },
+      { title: 'fractions', t: Float32Array.of(0.01, 0.7, 50) },
+    ].map(({ title, t }) => ({
+      title: `${title}, ${c} frequencies, ${JSON.stringify(o)}`,
+      inputs: { t: { dims: [3, 1, 1, 1], data: t }, weight: normals(new Random(36), [1, 1, 1, c], 16) },
+      build: (g, v) => g.fourierEmbedding(v.t, v.weight, o),
+      wrt: [],
+      tolerance: 1e-6,
+    })),
+  ),
+)
+
 describe('timestepEmbedding by its formula', () => {
   for (const backend of ['reference' as const, ...testedBackends]) {
     it(`on ${backend}`, async () => {

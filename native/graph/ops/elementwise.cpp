@@ -36,6 +36,18 @@ std::vector<ValueType> inferSumPixels(const Call& call) {
 }
 void lowerSumPixels(Lowering& l) { l.run(SumPixels{l.in(0), l.out(0)}); }
 
+std::vector<ValueType> inferDivSample(const Call& call) {
+  const Dims& x = call.dims(0);
+  call.requireDType(0, DType::f32);
+  const int32_t samples = call.dims(1)[0] == 1 ? 1 : x[0];
+  call.requireDims(1, {samples, 1, 1, 1});
+  return {{x}};
+}
+void lowerDivSample(Lowering& l) { l.run(DivSample{l.in(0), l.in(1), l.out(0)}); }
+void gradientDivSample(Gradient& g) {
+  if (g.wants(0)) g.give(0, g.emit("divSample", {g.dy(), g.input(1)})[0]);
+}
+
 std::vector<ValueType> inferScaleShift(const Call& call) {
   const Dims& x = call.dims(0);
   call.requireDType(0, DType::f32);
@@ -160,6 +172,12 @@ const std::vector<OpDef>& elementwiseOps() {
        .takes = "e",
        .gives = "e",
        .internal = true},
+      {.name = "divSample",
+       .inputs = {"x", "d"},
+       .infer = inferDivSample,
+       .gradient = gradientDivSample,
+       .lower = lowerDivSample,
+       .inPlace = {{0, 0}}},
       {.name = "scaleShift",
        .inputs = {"x", "e"},
        .infer = inferScaleShift,

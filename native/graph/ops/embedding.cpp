@@ -34,6 +34,21 @@ void lowerTimestepEmbedding(Lowering& l) {
                           a.boolean("sinFirst")});
 }
 
+std::vector<ValueType> inferFourierEmbedding(const Call& call) {
+  call.requireDims(0, {kAny, 1, 1, 1});
+  call.requireDType(1, DType::f32);
+  call.requireDims(1, {1, 1, 1, kAny});
+  call.attributes.boolean("log");
+  call.attributes.boolean("sinFirst");
+  const int32_t half = call.dims(1)[3];
+  call.require(half <= INT32_MAX / 2, "weight", "fewer than 2^30 numbers", std::to_string(half));
+  return {{{call.dims(0)[0], 1, 1, 2 * half}}};
+}
+void lowerFourierEmbedding(Lowering& l) {
+  const Attributes& a = l.attributes();
+  l.run(FourierEmbedding{l.in(0), l.in(1), l.out(0), a.boolean("log"), a.boolean("sinFirst")});
+}
+
 }  // namespace
 
 const std::vector<OpDef>& embeddingOps() {
@@ -49,6 +64,11 @@ const std::vector<OpDef>& embeddingOps() {
        .lower = lowerEmbeddingBackward,
        .accumulates = {{0, 2}},
        .internal = true},
+      {.name = "fourierEmbedding",
+       .inputs = {"t", "weight"},
+       .attributes = {"log", "sinFirst"},
+       .infer = inferFourierEmbedding,
+       .lower = lowerFourierEmbedding},
       {.name = "timestepEmbedding",
        .inputs = {"t"},
        .attributes = {"dim", "maxPeriod", "freqShift", "sinFirst"},

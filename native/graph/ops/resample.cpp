@@ -1,5 +1,7 @@
-// Nearest upsampling and average pooling.
+// Nearest upsampling, average pooling, filters that resample.
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "native/graph/autodiff.h"
 #include "native/graph/lower.h"
@@ -49,6 +51,73 @@ void giveBackward(Gradient& g, const char* op) {
 void gradientUpsample(Gradient& g) { giveBackward(g, "upsampleNearestBackward"); }
 void gradientAvgPool(Gradient& g) { giveBackward(g, "avgPoolBackward"); }
 
+// ---- filters -------------------------------------------------------------------------------------------------------
+
+std::vector<ValueType> inferFir(const Call& call) {
+  const Dims& x = call.dims(0);
+  call.requireDType(0, DType::f32);
+  const int64_t up = call.integer("up", 1, 1 << 10), down = call.integer("down", 1, 1 << 10);
+  const std::vector<double>& taps = call.attributes.list("taps");
+  call.require(!taps.empty() && taps.size() <= kMaxFirTaps, "taps", "1 to " + std::to_string(kMaxFirTaps) + " numbers",
+               std::to_string(taps.size()));
+  for (double v : taps) {
+    call.require(std::abs(v) <= std::numeric_limits<float>::max(), "taps", "finite numbers", std::to_string(v));
+  }
+  const std::vector<double>& padding = call.attributes.list("padding");
+  call.require(padding.size() == 4, "padding", "[top, left, bottom, right]",
+               std::to_string(padding.size()) + " numbers");
+  for (double v : padding) {
+    call.require(std::abs(v) < (1 << 30) && v == double(int32_t(v)), "padding", "integers from -2^30 to 2^30",
+                 std::to_string(v));
+  }
+  const auto outputs = [&](int side) {
+    const int64_t padded = x[side + 1] * up + int64_t(padding[size_t(side)]) + int64_t(padding[size_t(side) + 2]);
+    const int64_t most = std::max({padded, x[side + 1] * up, int64_t(std::abs(padding[size_t(side)]))});
+    call.require(most + int64_t(taps.size()) + down <= INT32_MAX, "padding",
+                 "a padded map of fewer than 2^31 rows and columns", std::to_string(most));
+    call.require(padded >= int64_t(taps.size()), "padding",
+                 "a padded map of at least " + std::to_string(taps.size()) + " squared", std::to_string(padded));
+    return int32_t((padded - int64_t(taps.size())) / down + 1);
+  };
+  return {{{x[0], outputs(0), outputs(1), x[3]}}};
+}
+
+void lowerFir(Lowering& l) {
+  const Attributes& a = l.attributes();
+  const std::vector<double>&taps = a.list("taps"), &padding = a.list("padding");
+  FirResample op{.x = l.in(0),
+                 .y = l.out(0),
+                 .up = int32_t(a.integer("up")),
+                 .down = int32_t(a.integer("down")),
+                 .top = int32_t(padding[0]),
+                 .left = int32_t(padding[1]),
+                 .count = int32_t(taps.size()),
+                 .taps = {}};
+  std::copy(taps.begin(), taps.end(), op.taps);
+  l.run(op);
+}
+
+// dx[i] = sum over r of taps[r] dy[(i*up + top - r) / down], where that is whole: with the taps from the last to the
+// first, a filter over dy with down - 1 zeros between its pixels, of which every up-th place is kept.
+void gradientFir(Gradient& g) {
+  Attributes a = g.attributes();
+  const double up = a.number("up"), down = a.number("down");
+  std::vector<double> taps = a.list("taps"), padding = a.list("padding");
+  const double last = double(taps.size()) - 1;
+  std::reverse(taps.begin(), taps.end());
+  const Dims &x = g.dims(g.input(0)), &dy = g.dims(g.dy());
+  for (size_t side = 0; side < 2; ++side) {
+    const double before = last - padding[side];
+    padding[side] = before;
+    padding[side + 2] = (x[side + 1] - 1) * up + last + 1 - dy[side + 1] * down - before;
+  }
+  a.set("up", down);
+  a.set("down", up);
+  a.set("taps", taps);
+  a.set("padding", padding);
+  g.give(0, g.emit("firResample", {g.dy()}, a)[0]);
+}
+
 }  // namespace
 
 const std::vector<OpDef>& resampleOps() {
@@ -85,6 +154,14 @@ const std::vector<OpDef>& resampleOps() {
        .takes = "e",
        .gives = "e",
        .internal = true},
+      {.name = "firResample",
+       .inputs = {"x"},
+       .attributes = {"taps", "up", "down", "padding"},
+       .infer = inferFir,
+       .gradient = gradientFir,
+       .lower = lowerFir,
+       .takes = "e",
+       .gives = "e"},
   };
   return ops;
 }

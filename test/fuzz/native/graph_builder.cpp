@@ -93,6 +93,7 @@ ValueId GraphBuilder::plausibleValue(const std::string& name, const OpDef& op, c
   const std::string_view kind = op.name;
   const auto of = [&](int32_t h, int32_t c) { return Dims{x[0], h, 1, c}; };
   if (name == "weight" && kind == "weightedSum") return like(x);
+  if (name == "weight" && kind == "fourierEmbedding") return parameter({double(bytes_.one(kChannels))});
   if (name == "weight") {
     const double k = bytes_.one(kChannels), r = kind == "linear" ? 1 : bytes_.one({1, 3, 3, 2, 5});
     return parameter(kind == "linear" ? std::vector<double>{k, double(x[3])}
@@ -102,8 +103,11 @@ ValueId GraphBuilder::plausibleValue(const std::string& name, const OpDef& op, c
   if (isOneOf(name, {"gamma", "beta"})) return parameter({double(x[3])});
   if (name == "e") return like(of(1, kind == "scaleShift" ? 2 * x[3] : x[3]));
   if (isOneOf(name, {"t", "sample", "step"})) {
-    return kind == "timestepEmbedding" ? like(of(1, 1)) : input(kind == "extract" ? Dims{2, 1, 1, 1} : of(1, 1), "i32");
+    if (isOneOf(kind, {"timestepEmbedding", "fourierEmbedding"})) return like(of(1, 1));
+    return input(kind == "extract" ? Dims{2, 1, 1, 1} : of(1, 1), "i32");
   }
+  if (name == "d" && bytes_.below(2)) return input(of(1, 1), "i32");
+  if (name == "d") return like(bytes_.below(2) ? of(1, 1) : Dims{1, 1, 1, 1});
   if (name == "index") return input({2, 1, 1, 1}, "i32");
   if (name == "rng") return input({1, 1, 1, 4}, "i32");
   if (name == "table" && kind == "nextStep") return input({5, 1, 1, 1}, "i32");
@@ -142,7 +146,9 @@ Attributes::Entry GraphBuilder::plausibleEntry(const std::string& name, const Di
     return std::vector<double>{double(bytes_.below(3)), double(bytes_.below(3)), double(bytes_.below(3)),
                                double(bytes_.below(3))};
   }
-  if (isOneOf(name, {"sinFirst", "clip", "ema"})) return bytes_.below(2) == 1;
+  if (name == "taps") return std::vector<double>(size_t(1 + bytes_.below(8)), bytes_.one({1.0, 0.5, -2.0}));
+  if (isOneOf(name, {"up", "down"})) return double(bytes_.one({1, 2, 3}));
+  if (isOneOf(name, {"log", "sinFirst", "clip", "ema"})) return bytes_.below(2) == 1;
   if (name == "order") return std::string(bytes_.below(2) ? "heads-first" : "qkv-first");
   if (name == "type") return std::string(bytes_.below(2) ? "l1" : "l2");
   if (isOneOf(name, {"scale", "eps", "p", "freqShift"})) return bytes_.one({0.5, 1e-5, 0.0, 0.999});
