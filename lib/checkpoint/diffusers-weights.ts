@@ -37,19 +37,21 @@ export async function readWeights(folder: string, variant?: string): Promise<Rec
     const index = path.join(folder, `${name}.index.json`)
     if (await exists(index)) return shards(folder, index)
   }
-  const variants = await otherVariants(folder)
-  const hint = variants.length > 0 ? `; it has those of the variant ${variants.map(quote).join(', ')}` : ''
-  const message = `${folder} has no weights: none of ${names.join(', ')}, whole or with an index${hint}`
+  const message = `${folder} has no weights: none of ${names.join(', ')}, whole or with an index${await otherWeights(folder)}`
   throw new DiffusionError('not-found', message, { argument: 'path', received: folder })
 }
 
-/** Names of variants that have weights here; '' is none. */
-async function otherVariants(folder: string): Promise<string[]> {
-  const files = await readdir(folder).catch(() => [])
-  const found = files.flatMap(
-    (file) => /^diffusion_pytorch_model(?:\.([\w-]+?))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)$/.exec(file)?.[1] ?? [],
-  )
-  return [...new Set(found)].slice(0, 8)
+/** What else is there: variants, or files of other names. */
+async function otherWeights(folder: string): Promise<string> {
+  const files = (await readdir(folder).catch(() => [])).sort()
+  const found = files.flatMap((file) => {
+    const match = /^diffusion_pytorch_model((?:\.[\w-]+?)*)(?:-\d+-of-\d+)?\.(?:safetensors|bin)$/.exec(file)
+    return match ? [match[1].slice(1)] : []
+  })
+  const variants = [...new Set(found)].filter(Boolean).slice(0, 8)
+  if (variants.length > 0) return `; it has those of the variant ${variants.map(quote).join(', ')}`
+  const others = files.filter((file) => /\.(safetensors|bin|pt|pth|ckpt|msgpack|onnx|h5)$/.test(file))
+  return others.length > 0 ? `; it has ${others.slice(0, 4).map(quote).join(', ')}` : ''
 }
 
 async function wholeFile(file: string): Promise<Record<string, NumberTensor>> {

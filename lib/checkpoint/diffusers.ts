@@ -2,7 +2,7 @@
  * diffusers' folders: a network's config.json with the weights beside it, and a scheduler_config.json. Only the files; what the
  * configurations mean is said elsewhere.
  */
-import { access } from 'node:fs/promises'
+import { access, readdir } from 'node:fs/promises'
 import path from 'node:path'
 import { DiffusionError } from '../errors'
 import { makeFolder } from '../make-folder'
@@ -65,7 +65,7 @@ export async function readDiffusersFolder(
     if (!Array.isArray(index[part])) throw bad(path.join(folder, indexFile), `it has no '${part}'`)
   }
   const unet = await unetFolder(folder, o.weights)
-  if (unet === undefined) throw missing(folder, o.weights, isPipeline)
+  if (unet === undefined) throw await missing(folder, o.weights, isPipeline)
   const scheduler = await firstFile(folder, isPipeline ? schedulerFolders.slice(0, 2) : schedulerFolders, schedulerFile)
   if (scheduler === undefined && isPipeline)
     throw notFound(folder, `it has no ${path.join('scheduler', schedulerFile)}`)
@@ -121,11 +121,15 @@ export async function writeDiffusersFolder(
   await write(indexFile, scheduler === 'DDIMScheduler' ? 'DDIMPipeline' : 'DDPMPipeline', { ...parts, ...labels })
 }
 
-function missing(folder: string, weights: WeightsKind | undefined, isPipeline: boolean): DiffusionError {
+async function missing(folder: string, weights: WeightsKind | undefined, isPipeline: boolean): Promise<DiffusionError> {
   if (weights === 'ema') return notFound(folder, `it has no averaged weights (${path.join('unet_ema', configFile)})`)
   const files = [path.join('unet', configFile), configFile]
   if (isPipeline) return notFound(folder, `it has neither ${files.join(' nor ')}`)
-  return notFound(folder, `it has none of ${[indexFile, ...files].join(', ')}`)
+  // A training's folder has its checkpoints in it.
+  const inside = (await readdir(folder).catch(() => [])).filter((name) => /^checkpoint-\d+$/.test(name))
+  const newest = inside.sort((a, b) => Number(b.slice(11)) - Number(a.slice(11)))[0]
+  const hint = newest === undefined ? '' : `; give one of its checkpoints, such as ${path.join(folder, newest)}`
+  return notFound(folder, `it has none of ${[indexFile, ...files].join(', ')}${hint}`)
 }
 
 function notFound(folder: string, problem: string): DiffusionError {

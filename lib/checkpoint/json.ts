@@ -40,16 +40,25 @@ export function parseJsonObject(
   let json: string
   let value: unknown
   try {
-    json = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
+    // Editors put a byte order mark before what they save.
+    json = new TextDecoder('utf-8', { fatal: true, ignoreBOM: !o.python }).decode(bytes)
     if (o.python) ({ value, json } = parsePython(json, budget))
     else value = JSON.parse(json)
   } catch (error) {
-    throw error instanceof DiffusionError ? error : bad(`${what} is not JSON`)
+    throw error instanceof DiffusionError ? error : bad(`${what} is not JSON${o.python ? placeOf(error, bytes) : ''}`)
   }
   if (!isObject(value)) throw bad(`${what} is not a JSON object`)
   const duplicate = findDuplicateKey(json)
   if (duplicate !== undefined) throw bad(`${what} has ${quote(duplicate)} twice`)
   return value
+}
+
+/** The line of a mistake such as a comma before a brace, where JSON.parse tells its place. */
+function placeOf(error: unknown, bytes: Uint8Array): string {
+  const [, position] = /at position (\d+)/.exec(String(error)) ?? []
+  if (position === undefined) return ''
+  const before = bytes.subarray(0, Number(position))
+  return ` from line ${before.reduce((lines, byte) => lines + (byte === 0x0a ? 1 : 0), 1)} on`
 }
 
 export function isObject(value: unknown): value is JsonObject {

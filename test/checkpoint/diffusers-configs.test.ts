@@ -1,6 +1,6 @@
 // Configurations of diffusers folders, of every version: what is read, ignored with a warning, or refused by name.
 import assert from 'node:assert/strict'
-import { cp, readFile, rename, writeFile } from 'node:fs/promises'
+import { cp, mkdir, readFile, rename, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { readSafetensors, writeSafetensors } from '../../lib/checkpoint/safetensors'
 import { DDPM, type DDPMOptions } from '../../lib/index'
@@ -203,6 +203,31 @@ describe('configurations of diffusers folders', () => {
     using ddpm = await open(goldenFolder)
     await ddpm.savePretrained(work.folder, { variant: 'fp16', maxShardSize: 300_000 })
     await rejects({ code: 'not-found', message: /it has those of the variant 'fp16'$/ })
+  })
+
+  it('files of other names, and a folder of checkpoints, are told by their names', async () => {
+    await copy()
+    const unet = path.join(work.folder, 'unet')
+    const move = (from: string, to: string) => rename(path.join(unet, from), path.join(unet, to))
+    await move('diffusion_pytorch_model.safetensors', 'diffusion_pytorch_model.ema.fp16.safetensors')
+    await rejects({ code: 'not-found', message: /the variant 'ema.fp16'$/ })
+    await move('diffusion_pytorch_model.ema.fp16.safetensors', 'model.safetensors')
+    await rejects({ code: 'not-found', message: /; it has 'model.safetensors'$/ })
+    for (const step of ['500', '1000'])
+      await mkdir(path.join(work.folder, 'training', `checkpoint-${step}`), { recursive: true })
+    const message = /; give one of its checkpoints, such as .*checkpoint-1000$/
+    await assert.rejects(open(path.join(work.folder, 'training')), { code: 'not-found', message })
+  })
+
+  it('a byte order mark is read over, and where a file is no JSON is said', async () => {
+    await copy()
+    const file = path.join(work.folder, 'unet/config.json')
+    const text = await readFile(file, 'utf8')
+    await writeFile(file, `\ufeff${text}`)
+    ;(await open(work.folder)).dispose()
+    await writeFile(file, text.replace(/\n\}\s*$/, ',\n}\n'))
+    const line = text.trimEnd().split('\n').length
+    await rejects({ code: 'bad-file', message: new RegExp(`not JSON from line ${line} on$`) })
   })
 
   it('files that are missing or damaged', async () => {
