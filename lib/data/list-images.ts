@@ -2,7 +2,7 @@
 import { constants, type Dirent } from 'node:fs'
 import { open, readdir, realpath, stat } from 'node:fs/promises'
 import path from 'node:path'
-import { DiffusionError } from '../errors'
+import { DiffusionError, quote } from '../errors'
 import { withRetries } from './image-bytes'
 import { hasSignature, headLength } from './image-limits'
 
@@ -27,7 +27,8 @@ export interface ListedImages {
 }
 
 /**
- * The images below `folder`, by their extensions, and files without an extension that begin like one. Hidden files and folders are
+ * The images below `folder`, by their extensions, and files without an extension that begin like one; what begins so under another
+ * extension, such as a copy that an editor left, is left out and told. Hidden files and folders are
  * not looked at. Symbolic links are followed; no folder is read twice, so that links in a circle end. Throws `not-found` and `io`.
  */
 export async function listImages(folder: string): Promise<ListedImages> {
@@ -95,7 +96,9 @@ class Walk {
   async #file(relative: string): Promise<void> {
     const extension = path.extname(relative).toLowerCase()
     const known = imageExtensions.has(extension) || foreignExtensions.has(extension)
-    if (known || (extension === '' && (await beginsLikeImage(this.#path(relative))))) this.#files.push(relative)
+    if (!known && !(await beginsLikeImage(this.#path(relative)))) return
+    if (known || extension === '') this.#files.push(relative)
+    else this.#leave(relative, `it begins like an image, but its name ends in ${quote(extension)}`)
   }
 
   #leave(file: string, reason: string): void {

@@ -6,16 +6,19 @@ import { DiffusionError, invalidArgument } from '../errors'
  * ('food' for 'Food & Drink'). Case and punctuation do not count. Throws `invalid-argument` with the names otherwise.
  */
 export function classLabel(names: readonly string[], text: string): number {
+  // As it is written: '-1' and '1', or '#', are the same words, or none.
+  const exact = names.findIndex((name) => name.normalize() === text.normalize())
+  if (exact >= 0) return exact
   const wanted = words(text)
   if (wanted.trim() === '') throw unknownClass(names, text, 'there is no such class')
-  const whole = names.findIndex((name) => words(name) === wanted)
-  if (whole >= 0) return whole
-  // '4' is no beginning of '40'.
+  // '4' is no beginning of '40', nor of '4e1'.
   const begins = (name: string) => {
     const rest = words(name).split(wanted).slice(1)
-    return rest.some((text) => !/\d$/.test(wanted) || !/^\d/.test(text))
+    return rest.some((text) => !/\d$/.test(wanted) || !/^[\p{L}\p{N}]/u.test(text))
   }
-  const found = names.flatMap((name, label) => (begins(name) ? [label] : []))
+  const labelsOf = (fits: (name: string) => boolean) => names.flatMap((name, label) => (fits(name) ? [label] : []))
+  const whole = labelsOf((name) => words(name) === wanted)
+  const found = whole.length > 0 ? whole : labelsOf(begins)
   if (found.length === 1) return found[0]
   throw unknownClass(names, text, found.length === 0 ? 'there is no such class' : 'it could be several classes')
 }
@@ -23,6 +26,7 @@ export function classLabel(names: readonly string[], text: string): number {
 /** Lower-case words, each behind a space, so that where one begins is seen. */
 function words(name: string): string {
   return name
+    .normalize()
     .toLowerCase()
     .replace(/[^\p{L}\p{N}]+/gu, ' ')
     .replace(/^ ?/, ' ')

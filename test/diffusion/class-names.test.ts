@@ -31,6 +31,14 @@ describe('class names', () => {
     for (const [text, label] of cases) assert.equal(ddpm.classLabel(text), label, text)
   })
 
+  it('that are the same words, or none, are told apart as they are written', () => {
+    using ddpm = open(['-1', '1', 'a_b', 'a b', '#', 'cafe\u0301', '4e1'])
+    for (const [label, name] of ddpm.classNames!.entries()) assert.equal(ddpm.classLabel(name), label, name)
+    assert.equal(ddpm.classLabel('CAF\u00c9'), 5)
+    for (const text of ['+1', 'A-B']) rejects(() => ddpm.classLabel(text), /it could be several classes/)
+    rejects(() => ddpm.classLabel('4'), /no such class/)
+  })
+
   it('are listed where none or several are meant', () => {
     using ddpm = open(classNames)
     rejects(() => ddpm.classLabel('rink'), /class 'rink': there is no such class; expected one of Food & Drink, Flags,/)
