@@ -49,6 +49,17 @@ export interface PathOptions {
    * take it ('euler-ancestral', 'kdpm2-ancestral', 'dpmsolver++2s-ancestral', 'dpmsolver++sde').
    */
   eta?: number
+  /**
+   * For 'euler' and 'heun', S_churn of Karras et al. 2022, algorithm 2, as k-diffusion has it: before each step but the first, whose
+   * beginning is noise already, sigma is raised by sChurn / steps of itself (at most sqrt(2) - 1) with fresh noise. Default 0: none.
+   */
+  sChurn?: number
+  /** The least sigma = sqrt((1 - alpha_bar) / alpha_bar) of a step that sChurn adds noise to. Default 0. */
+  sTmin?: number
+  /** The greatest. Default: any. */
+  sTmax?: number
+  /** What the noise of sChurn is multiplied by; slightly more than 1 makes up for detail that denoisers take away. Default 1. */
+  sNoise?: number
   /** For 'ddim' with clipping: the noise follows from the clipped x_0, not from the network's output. Default false. */
   clippedNoise?: boolean
   /**
@@ -92,6 +103,10 @@ export const pathSchema = {
   timestepSpacing: oneOf(timestepSpacings),
   sigmas: oneOf(sigmaSchedules),
   eta: number(undefined, { min: 0 }),
+  sChurn: number(undefined, { min: 0 }),
+  sTmin: number(undefined, { min: 0 }),
+  sTmax: number(undefined, { min: 0 }),
+  sNoise: number(undefined, { min: 0 }),
   clippedNoise: boolean(),
   ddimDiscretize: oneOf(['uniform', 'quad']),
   solverOrder: integer(undefined, { min: 1, max: 4 }),

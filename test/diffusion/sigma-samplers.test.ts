@@ -11,7 +11,7 @@ import { lmsEvaluations } from '../../lib/diffusion/sampling/lms'
 import type { NoiseLevel } from '../../lib/diffusion/sampling/noise-levels'
 import type { Evaluation } from '../../lib/diffusion/sampling/plan'
 import { samplerNamed, samplers } from '../../lib/diffusion/sampling/sampler-names'
-import { betaQuantile, formulaLevels, levelsAt } from '../../lib/diffusion/sampling/sigmas'
+import { betaQuantile, formulaLevels, levelOf, levelsAt } from '../../lib/diffusion/sampling/sigmas'
 import { DDPM, type DDPMOptions, type SampleOptions } from '../../lib/index'
 import { assertClose } from '../support/compare'
 import { testDevice } from '../support/devices'
@@ -87,7 +87,15 @@ describe('solvers between noise levels', () => {
   }
 })
 
+/** Half of the way back to the step before, at most sqrt(2) - 1, to a level that has a timestep. */
+function churnOf({ length }: readonly NoiseLevel[]) {
+  const places = Math.min(fine / (length - 1) / 2, 512)
+  const amount = ((most / least) ** (places / fine) - 1) * length
+  return { amount, least: 0.01, most: 15, noise: 1, sigmas }
+}
 const noisy: Record<string, Solve> = {
+  'Euler with churn': (levels) => eulerEvaluations(levels, { ...common, churn: churnOf(levels) }),
+  'Heun with churn': (levels) => heunEvaluations(levels, { ...common, churn: churnOf(levels) }),
   'Euler ancestral': (levels) => eulerAncestralEvaluations(levels, common),
   'Euler ancestral, eta 0.5': (levels) => eulerAncestralEvaluations(levels, { ...common, eta: 0.5 }),
   'KDPM2 ancestral': (levels) => kdpm2Evaluations(levels, { ...common, eta: 1 }),
@@ -128,6 +136,48 @@ describe('samplers with noise', () => {
       assert.ok(errors[0] > 6 * errors[2], String(errors))
     })
   }
+})
+
+describe('churn', () => {
+  const levels = [10, 5, 2, 1].map((sigma) => levelOf(sigma, sigmas))
+  const churn = { amount: 1, least: 0, most: Infinity, noise: 1, sigmas }
+  const noises = (o: Partial<typeof churn>) =>
+    eulerEvaluations(levels, { ...common, churn: { ...churn, ...o } }).map(({ next }) => next.noise)
+
+  it('begins a step with more noise, whose coefficient follows from both sigmas', () => {
+    const expected = [5, 2, 1].map((sigma) => {
+      const more = 1.25 * sigma
+      return Math.sqrt(more ** 2 - sigma ** 2) / Math.sqrt(1 + more ** 2)
+    })
+    assertClose(noises({}) as number[], [...expected, 0], { abs: 1e-12, rel: 0 }, 'a quarter each')
+    assertClose(noises({ noise: 2 }) as number[], [...expected.map((v) => 2 * v), 0], { abs: 1e-12, rel: 0 }, 's_noise')
+    const limited = noises({ amount: 100 })[0]!
+    const more = Math.SQRT2 * 5
+    assertClose([limited], [5 / Math.sqrt(1 + more ** 2)], { abs: 1e-12, rel: 0 }, 'at most sqrt(2) - 1')
+    assert.deepEqual(
+      noises({ least: 1.5, most: 3 }).map((v) => v !== 0),
+      [false, true, false, false],
+    )
+  })
+
+  it('belongs to Euler and Heun, and its other options to it', async () => {
+    using ddpm = new DDPM({ model: (x) => x, imageSize: 2, channels: 1, device: testDevice })
+    const draw = (o: SampleOptions) => ddpm.sample({ batchSize: 1, steps: 4, seed: 1, ...o }).then((x) => x.data())
+    for (const sampler of ['euler', 'heun'] as const) {
+      const [plain, none, some] = [
+        await draw({ sampler }),
+        await draw({ sampler, sChurn: 0 }),
+        await draw({ sampler, sChurn: 2 }),
+      ]
+      assert.deepEqual(none, plain)
+      assert.notDeepEqual(some, plain)
+    }
+    const wrong = (o: SampleOptions, argument: string) =>
+      assert.rejects(draw(o), { code: 'invalid-argument', argument })
+    await wrong({ sampler: 'lms', sChurn: 1 }, 'sChurn')
+    await wrong({ sampler: 'euler', sNoise: 1 }, 'sNoise')
+    await wrong({ scheduler: { _class_name: 'EulerDiscreteScheduler' }, sChurn: 1 }, 'sChurn')
+  })
 })
 
 describe('the start', () => {

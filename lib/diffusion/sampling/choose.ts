@@ -1,8 +1,10 @@
 /** The plan that the user's options ask for. */
+
 import { DiffusionError } from '../../errors'
 import type { DdimDiscretization, TimestepSpacing } from '../schedule'
 import type { SchedulerConfig } from '../scheduler-config'
 import { ancestralPlan, respacedPlan } from './ancestral'
+import type { Churn } from './churn'
 import { ddimPlan } from './ddim'
 import { type SchedulerCall, schedulerPlan } from './diffusers'
 import { lcmPlan } from './lcm'
@@ -22,6 +24,10 @@ export interface SamplerChoice {
   readonly timestepSpacing?: TimestepSpacing
   readonly sigmas?: SigmaSchedule
   readonly eta?: number
+  readonly sChurn?: number
+  readonly sTmin?: number
+  readonly sTmax?: number
+  readonly sNoise?: number
   readonly ddimDiscretize?: DdimDiscretization
   readonly solverOrder?: number
   readonly clipDenoised?: boolean
@@ -38,6 +44,7 @@ const levelSamplersWith = (has: (s: (typeof levelSamplers)[LevelSamplerName]) =>
 /** Which samplers have an option, of those that not all have. */
 export const owners: Partial<Record<keyof SamplerChoice, readonly Sampler[]>> = {
   eta: ['ddim', ...levelSamplersWith(({ noisy }) => noisy === true)],
+  sChurn: levelSamplersWith(({ churns }) => churns === true),
   clippedNoise: ['ddim'],
   ddimDiscretize: ['ddim', 'plms'],
   timestepSpacing: ['ddpm', 'ddim', ...levelSamplersWith(() => true)],
@@ -92,6 +99,9 @@ function planOf(context: PlanContext, o: SamplerChoice): SamplingPlan {
     if (o[name as keyof SamplerChoice] === undefined || allowed.includes(sampler)) continue
     throw wrong(name, `${name} belongs to ${allowed.map((s) => `'${s}'`).join(', ')}, not to sampler '${sampler}'`)
   }
+  for (const name of ['sTmin', 'sTmax', 'sNoise'] as const) {
+    if (o[name] !== undefined && o.sChurn === undefined) throw wrong(name, `${name} goes with sChurn`)
+  }
   if (o.timestepSpacing !== undefined && o.ddimDiscretize !== undefined) {
     throw wrong('ddimDiscretize', 'give timestepSpacing or ddimDiscretize, not both')
   }
@@ -107,7 +117,8 @@ function planOf(context: PlanContext, o: SamplerChoice): SamplingPlan {
   const { strength } = o
   if (isLevelSampler(sampler)) {
     const { timestepSpacing: spacing, solverOrder: order, eta } = o
-    return levelPlan(sampler, context, { steps, sigmas, spacing, order, eta, clipDenoised, strength })
+    const churn = churnOf(o)
+    return levelPlan(sampler, context, { steps, sigmas, spacing, order, eta, churn, clipDenoised, strength })
   }
   switch (sampler) {
     case 'ddpm':
@@ -132,6 +143,15 @@ function planOf(context: PlanContext, o: SamplerChoice): SamplingPlan {
   }
 }
 
+function churnOf({
+  sChurn,
+  sTmin = 0,
+  sTmax = Infinity,
+  sNoise = 1,
+}: SamplerChoice): Omit<Churn, 'sigmas'> | undefined {
+  return sChurn ? { amount: sChurn, least: sTmin, most: sTmax, noise: sNoise } : undefined
+}
+
 /** Whether what is blended into a point before a step has a part in the next one: not where that begins at an earlier state. */
 function keepsBlended({ evaluations }: SamplingPlan): boolean {
   return evaluations.every(({ correct }, i) => !correct || evaluations[i - 1].partial)
@@ -147,6 +167,10 @@ function schedulerCall(o: SamplerChoice): SchedulerCall {
     'ddimDiscretize',
     'solverOrder',
     'clipDenoised',
+    'sChurn',
+    'sTmin',
+    'sTmax',
+    'sNoise',
   ] as const) {
     if (o[name] !== undefined) throw wrong(name, `${name} is decided by scheduler`)
   }

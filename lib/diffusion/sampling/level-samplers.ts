@@ -1,6 +1,7 @@
 /** The samplers that go from one noise level to the next, by name. */
 import { invalidArgument } from '../../errors'
 import { type Parameterization, respacedTimesteps, type TimestepSpacing } from '../schedule'
+import type { Churn } from './churn'
 import { deisEvaluations } from './deis'
 import { dpm2sAncestralEvaluations, dpmSdeEvaluations } from './dpm-ancestral'
 import { singlestepEvaluations } from './dpm-singlestep'
@@ -22,6 +23,7 @@ interface StepOptions {
   readonly sigmas: Float64Array
   readonly order: number
   readonly eta: number
+  readonly churn?: Churn
 }
 
 interface LevelSampler {
@@ -29,6 +31,8 @@ interface LevelSampler {
   readonly order?: { readonly fallback: number; readonly most: number }
   /** It takes `eta`, by default 1. */
   readonly noisy?: boolean
+  /** It takes sChurn. */
+  readonly churns?: boolean
   /** It predicts the noise, which can't be clipped. */
   readonly predictsNoise?: boolean
   /** What is blended into a point would not stay. */
@@ -43,9 +47,9 @@ const dpm = (algorithm: DpmAlgorithm) => (levels: readonly NoiseLevel[], o: Step
 const kdpm2 = (levels: readonly NoiseLevel[], o: StepOptions) => kdpm2Evaluations(levels, o)
 
 const table = {
-  euler: { timesteps: 'k-diffusion', evaluations: eulerEvaluations },
+  euler: { timesteps: 'k-diffusion', churns: true, evaluations: eulerEvaluations },
   'euler-ancestral': { timesteps: 'k-diffusion', noisy: true, evaluations: eulerAncestralEvaluations },
-  heun: { timesteps: 'k-diffusion', evaluations: heunEvaluations },
+  heun: { timesteps: 'k-diffusion', churns: true, evaluations: heunEvaluations },
   lms: {
     timesteps: 'k-diffusion',
     order: { fallback: 4, most: 4 },
@@ -103,6 +107,7 @@ export function levelPlan(
     spacing?: TimestepSpacing
     order?: number
     eta?: number
+    churn?: Omit<Churn, 'sigmas'>
     clipDenoised?: boolean
     strength?: number
   },
@@ -123,7 +128,8 @@ export function levelPlan(
   const uniform = levelsAt([...spread(o.spacing)], sigmas)
   const levels = lastPart(formula === 'uniform' ? uniform : formulaLevels(formula, o.steps, sigmas), o.strength)
   const { parameterization } = settings
-  return makePlan(evaluations(levels, { parameterization, sigmas, order, eta: o.eta ?? 1 }), T, {
+  const churn = o.churn && { ...o.churn, sigmas }
+  return makePlan(evaluations(levels, { parameterization, sigmas, order, eta: o.eta ?? 1, churn }), T, {
     clip: o.clipDenoised ?? false,
   })
 }
