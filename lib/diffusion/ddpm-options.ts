@@ -1,5 +1,6 @@
 /** Options of DDPM and of its own methods. */
 import type { HubOptions } from '../checkpoint/hub/snapshot'
+import type { LoraNames } from '../checkpoint/lora-file'
 import {
   array,
   boolean,
@@ -103,6 +104,19 @@ export const savePretrainedSchema = {
   maxShardSize: integer(undefined, { min: 1 }),
   variant: oneOf(['fp16']),
 } satisfies SchemaOf<SavePretrainedOptions>
+
+/** Of DDPM.saveLora. */
+export interface SaveLoraOptions {
+  /** Whose names the file has: 'peft' (default), as diffusers' load_lora_weights reads, or 'kohya', as sd-scripts writes. */
+  names?: LoraNames
+  /** The averaged updates or the trained ones. Default: the averaged ones where there are any. */
+  weights?: 'ema' | 'model'
+}
+
+export const saveLoraSchema = {
+  names: oneOf<LoraNames>(['peft', 'kohya'], 'peft'),
+  weights: oneOf(['ema', 'model']),
+} satisfies SchemaOf<SaveLoraOptions>
 
 /** Of DDPM.logImages. */
 export interface LogImagesOptions {

@@ -1,8 +1,12 @@
 /** Denoising diffusion in image space: Ho et al. 2020, by the names of CompVis' ddpm.py DDPM. */
 import type { JsonObject } from '../checkpoint/json'
+import { writeLora } from '../checkpoint/lora-file'
 import { DiffusionError, invalidArgument } from '../errors'
-import { baseOf } from '../nn/lora'
+import { baseOf, LoraNetwork } from '../nn/lora'
+import { adapterEntries, mergeUpdates, updatesOf } from '../nn/lora-weights'
+import type { Network } from '../nn/network'
 import { UNet } from '../nn/unet'
+import type { StateDict } from '../nn/weights'
 import { type Parsed, parseOptions } from '../options'
 import { checkShape, Tensor } from '../tensor'
 import { checkClassNames, classLabel } from './class-names'
@@ -18,11 +22,21 @@ import {
   logImagesSchema,
   type PretrainedOptions,
   type SampleOptions,
+  type SaveLoraOptions,
   type SavePretrainedOptions,
   sampleSchema,
+  saveLoraSchema,
   savePretrainedSchema,
 } from './ddpm-options'
 import { DiffusionModel } from './diffusion-model'
+import {
+  changeWeights,
+  type LoraSource,
+  mergeAdapters,
+  readLoras,
+  type WithLorasOptions,
+  withLorasSchema,
+} from './lora'
 import type { LossDict, LossResult } from './losses'
 import { imageRows } from './make-grid'
 import type { TrainBatchOptions } from './method-options'
@@ -42,6 +56,7 @@ import type { LoopResult, StepEvent } from './sampling/loop'
 import { stepsOf } from './sampling/steps'
 import type { Intermediates } from './sampling-options'
 import type { SchedulerConfig } from './scheduler-config'
+import { emaName, modelPrefix } from './state'
 import type { TrainResult } from './training-step'
 
 /**
@@ -150,6 +165,10 @@ export class DDPM extends DiffusionModel {
     if (o.weights === 'ema' && !averaged) {
       throw new DiffusionError('not-configured', 'the model has no averaged weights: useEma is false')
     }
+    if (this.network instanceof LoraNetwork) {
+      using plain = await this.merged()
+      return plain.savePretrained(folder, options)
+    }
     await writePretrained(folder, this.network, await this.stateDict(), {
       ...this.#settings,
       ...this.exactBetas(),
@@ -158,6 +177,92 @@ export class DDPM extends DiffusionModel {
       maxShardSize: o.maxShardSize,
       variant: o.variant,
     })
+  }
+
+  // ---- low-rank updates --------------------------------------------------------------------------------------------
+
+  /**
+   * A model like this one with low-rank updates from files: `withLoras([{ path: 'style.safetensors', scale: 0.8 }])`. They are made
+   * part of the weights, or with `merge: false` stay layers beside, which round otherwise. Names that are of no UNet are among its
+   * `warnings()`. Throws `not-found`, `io`, `bad-file`, `unsupported` for other kinds of updates, and `state-mismatch` where they
+   * are of other layers.
+   */
+  async withLoras(loras: readonly LoraSource[], options: WithLorasOptions = {}): Promise<DDPM> {
+    const { merge } = parseOptions('withLoras', options, withLorasSchema)
+    const network = requireNetwork(this.network, 'withLoras')
+    if (network instanceof LoraNetwork) {
+      throw new DiffusionError('unsupported', 'the model has updates beside its weights already: merged() has none')
+    }
+    const { updates, warnings } = await readLoras(network.parameters, loras)
+    const ranks = Object.fromEntries([...updates].map(([module, { down }]) => [module, down.shape[0]]))
+    const add = async (weights: StateDict, model: DDPM) => {
+      if (merge) return mergeUpdates(weights, updates)
+      return { ...weights, ...(await adapterEntries((model.network as LoraNetwork).adapters, updates)) }
+    }
+    const model = await this.#with({ lora: merge ? undefined : { rank: ranks } }, add)
+    model.warn(warnings)
+    return model
+  }
+
+  /** A model like this one whose low-rank updates are part of its weights, so that nothing is beside them; else a copy. */
+  async merged(): Promise<DDPM> {
+    const network = requireNetwork(this.network, 'merged')
+    return this.#with({ lora: undefined }, async (weights) => {
+      return network instanceof LoraNetwork ? mergeAdapters(network, weights) : weights
+    })
+  }
+
+  /**
+   * Writes the low-rank updates of a model with `lora`, and nothing else, as safetensors. Throws `io`, and `unsupported` for a model
+   * that has none.
+   */
+  async saveLora(path: string, options: SaveLoraOptions = {}): Promise<void> {
+    const { names, weights = this.#settings.useEma ? 'ema' : 'model' } = parseOptions(
+      'saveLora',
+      options,
+      saveLoraSchema,
+    )
+    const { network } = this
+    if (!(network instanceof LoraNetwork)) {
+      throw new DiffusionError(
+        'unsupported',
+        'saveLora: the model has no low-rank updates; it has them with the option lora',
+      )
+    }
+    if (weights === 'ema' && !this.#settings.useEma) {
+      throw new DiffusionError('not-configured', 'the model has no averaged weights: useEma is false')
+    }
+    const dict = await this.stateDict()
+    const nameOf = (name: string) => (weights === 'ema' ? emaName(name) : modelPrefix + name)
+    const own = Object.fromEntries(network.parameters.slots.map(({ name }) => [name, dict[nameOf(name)]]))
+    await writeLora(path, updatesOf(network.adapters, own), names)
+  }
+
+  /** A model of the same options but for these, with its weights and averages by `change`. */
+  async #with(
+    options: Pick<DDPMOptions, 'lora'>,
+    change: (weights: StateDict, model: DDPM) => Promise<StateDict>,
+  ): Promise<DDPM> {
+    const { device, seed, deterministic, precision } = this.#settings
+    const made = {
+      ...(this.config as DDPMOptions),
+      device,
+      seed,
+      deterministic,
+      precision,
+      freeze: undefined,
+      ...options,
+    }
+    const model = new DDPM(made)
+    model.schedulerConfig = this.schedulerConfig
+    try {
+      const table = this.network!.parameters
+      await model.loadStateDict(await changeWeights(await this.stateDict(), table, (weights) => change(weights, model)))
+      return model
+    } catch (error) {
+      model.dispose()
+      throw error
+    }
   }
 
   /**
@@ -324,6 +429,11 @@ export class DDPM extends DiffusionModel {
     const drawn = (await this.emaScope(() => this.loop(core, shape, options))) as LoopResult
     return { ...log, samples: drawn.samples, denoiseRow: await imageRows(drawn.intermediates) }
   }
+}
+
+function requireNetwork(network: Network | undefined, method: string): Network {
+  if (network) return network
+  throw new DiffusionError('unsupported', `${method} needs a network; a function has no weights`, { argument: 'model' })
 }
 
 /** The first n samples of a batch. */

@@ -155,7 +155,8 @@ export abstract class DiffusionModel implements Schedule {
 
   /** How many numbers are trained; 0 for a function. */
   get parameterCount(): number {
-    return (this.network?.parameters.slots ?? []).reduce((sum, { shape }) => sum + sizeOf(shape), 0)
+    const trained = (this.network?.parameters.slots ?? []).filter(({ frozen }) => !frozen)
+    return trained.reduce((sum, { shape }) => sum + sizeOf(shape), 0)
   }
 
   /** Sets `training`; torch's Module.train. */
