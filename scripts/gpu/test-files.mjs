@@ -7,6 +7,7 @@ const diffusion = [
   'ema',
   'gaussian',
   'learned-variance',
+  'lora',
   'losses',
   'mixed',
   'objectives',
@@ -51,6 +52,6 @@ export const opTests = ops.map(compiled('ops'))
 export const gpuTests = [
   ...opTests,
   ...['exit', 'precision', 'receivers', 'recordings', 'run-queue'].map(compiled('native')),
-  ...['unet', 'joined-linears', 'recomputed', 'unet2d-golden', 'unet2d-options'].map(compiled('nn')),
+  ...['unet', 'joined-linears', 'lora', 'recomputed', 'unet2d-golden', 'unet2d-options'].map(compiled('nn')),
   ...diffusion.map(compiled('diffusion')),
 ]
