@@ -6,9 +6,11 @@ export type { HubOptions } from './checkpoint/hub/snapshot'
 export type { DownloadOptions } from './convert/download'
 export { type LoadModelOptions, loadModel } from './convert/load-model'
 export type { ClassSource } from './data/class-labels'
+export { type Crop, Dataset, type DatasetOptions } from './data/dataset'
 export { type ReadImageOptions, readImage } from './data/image-file'
-export { type ImageBatch, ImageFolder, type ImageFolderOptions, type UnreadableFile } from './data/image-folder'
+export { ImageFolder, type ImageFolderOptions } from './data/image-folder'
 export type { GridOptions } from './data/image-grid'
+export type { Picture } from './data/picture'
 export {
   type CanvasPixels,
   encodePng,
@@ -16,6 +18,9 @@ export {
   saveImages,
   toPixels,
 } from './data/save-images'
+export type { ImageSource, UnreadableFile } from './data/sources/source'
+export type { UserBatch, UserBatches, UserData, UserImage, UserItems, UserPicture } from './data/sources/user'
+export type { ImageBatch, TrainingData } from './data/training-data'
 export { Device, type DeviceName, type DeviceOptions, type MemoryInfo } from './device'
 export type { BitsPerDim } from './diffusion/bits-per-dim'
 export { type CompVisConfig, readCompVisConfig } from './diffusion/compvis-config'

@@ -15,6 +15,8 @@ export type OptionSpec = OptionBase &
     | { readonly kind: 'string'; readonly choices?: readonly string[] }
     | { readonly kind: 'integer' | 'number'; readonly min?: number; readonly max?: number }
     | { readonly kind: 'integers' }
+    /** HEIGHTxWIDTH, or one number for both; 'sizes' are several. */
+    | { readonly kind: 'size' | 'sizes' }
     /** Of 64 bits, as Seed; 'seeds' are several. */
     | { readonly kind: 'seed' | 'seeds' }
   )
@@ -31,6 +33,8 @@ type ValueOf<S extends OptionSpec> = S extends { choices: readonly (infer Choice
 interface ValuesOfKinds {
   string: string
   integers: readonly number[]
+  size: readonly [height: number, width: number]
+  sizes: readonly (readonly [height: number, width: number])[]
   seed: Seed
   seeds: Seed[]
 }
@@ -114,6 +118,10 @@ function parseValue(name: string, spec: OptionSpec, text: string | undefined, in
     case 'integers':
       if (text === 'none') return []
       return text.split(',').map((item) => parseNumber(name, { kind: 'integer', min: 0 }, item))
+    case 'size':
+      return parseSize(name, text)
+    case 'sizes':
+      return text.split(',').map((item) => parseSize(name, item))
     case 'seed':
       return parseSeed(name, text)
     case 'seeds':
@@ -133,6 +141,14 @@ function parseNumber(name: string, spec: { kind: string; min?: number; max?: num
   throw new UsageError(`${name}: expected ${kind}${range}, got '${text}'`)
 }
 
+function parseSize(name: string, text: string): readonly [height: number, width: number] {
+  const [height, width = height, ...more] = text
+    .split('x')
+    .map((side) => (/^[1-9]\d{0,6}$/.test(side) ? Number(side) : 0))
+  if (height > 0 && width > 0 && more.length === 0) return [height, width]
+  throw new UsageError(`${name}: expected a size such as 64, or 64x96 for 64 rows and 96 columns, got '${text}'`)
+}
+
 const maxSeed = 2n ** 64n - 1n
 
 function parseSeed(name: string, text: string): Seed {
@@ -148,6 +164,8 @@ const placeholders = {
   integer: 'n',
   number: 'x',
   integers: 'n,n,...',
+  size: 'n|hxw',
+  sizes: 'hxw,...',
   seed: 'n',
   seeds: 'n,n',
 }

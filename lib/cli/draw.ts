@@ -221,9 +221,10 @@ async function pathOptions(ddpm: DDPM, values: DrawValues): Promise<PathOptions>
 async function startImage(ddpm: DDPM, values: DrawValues): Promise<((n: number) => StartOptions) | undefined> {
   const { 'init-image': file, mask: maskFile } = values
   if (file === undefined) return undefined
-  const { imageSize: size, imageWidth, channels } = ddpm
-  if (imageWidth !== size) throw new UsageError('--init-image: only for a model of square images')
-  const pixels = await (await readImage(file, { size, channels: channels === 1 ? 1 : 3 })).values()
+  const { imageSize, imageWidth, channels } = ddpm
+  const size = [imageSize, imageWidth] as const
+  if (channels > 4) throw new UsageError(`--init-image: only for a model of at most 4 channels, not ${channels}`)
+  const pixels = await (await readImage(file, { size, channels: channels as 1 | 2 | 3 | 4 })).values()
   const white = maskFile === undefined ? undefined : await readImage(maskFile, { size, channels: 1 })
   const kept = white && (await white.values()).map((v) => (v >= 0 ? 1 : 0))
   const mask = kept && Tensor.wrap(kept, white.shape)
@@ -232,7 +233,7 @@ async function startImage(ddpm: DDPM, values: DrawValues): Promise<((n: number) 
   return (n) => {
     const image = new Float32Array(n * pixels.length)
     for (let i = 0; i < n; i++) image.set(pixels, i * pixels.length)
-    return { image: Tensor.wrap(image, [n, channels, size, size]), strength, mask }
+    return { image: Tensor.wrap(image, [n, channels, ...size]), strength, mask }
   }
 }
 

@@ -1,5 +1,5 @@
 import { atomicWrite } from '../checkpoint/atomic-write'
-import { ImageFolder } from '../data/image-folder'
+import { Dataset } from '../data/dataset'
 import { type Evaluation, evaluate as evaluateModel } from '../train/evaluate'
 import { type Command, type OptionTable, UsageError, type Values } from './args'
 import { checkWritable } from './free-name'
@@ -14,10 +14,11 @@ const options = {
   batch: { kind: 'integer', min: 1, help: 'images evaluated at once (16)' },
   seed: { kind: 'seed', help: 'of the noise, and of the choice (0)' },
   background: { kind: 'string', value: 'colour', help: 'shows through transparent pixels (white)' },
+  range: { kind: 'string', choices: ['0,1', '-1,1'], help: 'black and white of floats, which no file says' },
   svg: { kind: 'flag', help: 'read SVGs too: only those of people you trust' },
   classes: {
     kind: 'string',
-    value: 'folders|file',
+    value: 'folders|labels|file',
     help: "the images' classes, for a class-conditional model, as in ddpm train (none: its null class)",
   },
   output: {
@@ -69,13 +70,12 @@ async function evaluateFolder(
   const ddpm = await openModel(values)
   let bar: Progress | undefined
   try {
-    const { imageSize, imageWidth } = ddpm
-    if (imageWidth !== imageSize) throw new UsageError('only models of square images can be evaluated')
-    const data = await ImageFolder.open(folder, {
-      size: imageSize,
-      channels: ddpm.channels === 1 ? 1 : 3,
+    const data = await Dataset.open(folder, {
+      size: [ddpm.imageSize, ddpm.imageWidth],
+      channels: ddpm.channels,
       background: values.background,
       svg: values.svg,
+      range: values.range?.split(',').map(Number) as [number, number] | undefined,
       classes: values.classes,
       seed: values.seed,
       onUnreadable: ({ file, reason }) => {

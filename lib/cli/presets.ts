@@ -2,7 +2,7 @@
 export const presets = {
   /** A few hundred icons or sprites in some minutes on two cores: it learns them, and draws them again. */
   small: {
-    size: 32,
+    size: [32, 32],
     'model-channels': 32,
     'channel-mult': [1, 2, 4],
     'res-blocks': 1,
@@ -19,7 +19,7 @@ export const presets = {
   },
   /** What the model of this package was made with (models/README.md): some thousand pictures of 32x32 in some hours. */
   icons: {
-    size: 32,
+    size: [32, 32],
     'model-channels': 64,
     'channel-mult': [1, 1, 2],
     'res-blocks': 1,
@@ -37,7 +37,7 @@ export const presets = {
   },
   /** Ho et al. 2020, appendix B: CIFAR-10. For a GPU. */
   cifar10: {
-    size: 32,
+    size: [32, 32],
     'model-channels': 128,
     'channel-mult': [1, 2, 2, 2],
     'res-blocks': 2,
@@ -51,7 +51,7 @@ export const presets = {
   },
   /** Ho et al. 2020, appendix B: CelebA-HQ and LSUN at 256x256. For a GPU. */
   lsun256: {
-    size: 256,
+    size: [256, 256],
     'model-channels': 128,
     'channel-mult': [1, 1, 2, 2, 4, 4],
     'res-blocks': 2,

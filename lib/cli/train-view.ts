@@ -100,16 +100,17 @@ export class TrainView {
 
 /** What the images become, for machines. */
 function looksOf({ options: { model, flip } }: TrainStart) {
-  const { imageSize: size, inChannels: channels } = model.unetConfig
-  return { size, channels, flip, classes: model.classNames ?? [] }
+  const { imageSize: size, imageWidth: width = size, inChannels: channels } = model.unetConfig
+  return { size, width, channels, flip, classes: model.classNames ?? [] }
 }
 
 /** The same in words. */
 function looks(start: TrainStart): string {
-  const { size, channels, flip, classes } = looksOf(start)
+  const { size, width, channels, flip, classes } = looksOf(start)
   const names = classes as readonly string[]
   const shown = names.length > 8 ? `${names.slice(0, 8).join(', ')}, ...` : names.join(', ')
   const mirrored = flip ? 'mirrored at random (--no-flip: as they are)' : 'not mirrored'
   const kinds = names.length > 0 ? `${names.length} classes (${shown})` : 'no classes'
-  return `${size}x${size} ${channels === 1 ? 'grey' : 'RGB'}, ${mirrored}, ${kinds}`
+  const colours = { 1: 'grey', 3: 'RGB' }[Number(channels)] ?? `in ${channels} channels`
+  return `${size}x${width} ${colours}, ${mirrored}, ${kinds}`
 }

@@ -1,3 +1,4 @@
+import { crops } from '../data/dataset'
 import { precisions } from '../native'
 import { listCheckpoints } from '../run/checkpoint'
 import { lrSchedules } from '../run/lr-schedule'
@@ -29,16 +30,32 @@ const options = {
   'lr-schedule': { kind: 'string', choices: lrSchedules, help: 'the learning rate afterwards (constant)' },
   'weight-decay': { kind: 'number', min: 0, help: "AdamW's (0)" },
   clip: { kind: 'number', min: 0, help: 'largest norm of the gradients, 0: no limit (1)' },
-  size: { kind: 'integer', min: 1, help: 'height and width; images are scaled and cropped to it (32)' },
-  channels: { kind: 'integer', min: 1, max: 3, help: '3 for RGB, 1 for grey (3)' },
+  size: { kind: 'size', help: 'height and width, 64 or 64x96; images are scaled and cropped to it (32)' },
+  crop: {
+    kind: 'string',
+    choices: crops,
+    help: 'of images of another shape: the middle, a random part, or none: each side is scaled by itself (centre)',
+  },
+  'crop-scale': { kind: 'number', min: 1, help: 'with random crops, how much larger images are scaled before (1)' },
+  buckets: {
+    kind: 'sizes',
+    help: 'aspect buckets, 48x80,64x64,80x48: images are trained in the size most like their own',
+  },
+  channels: {
+    kind: 'integer',
+    min: 1,
+    help: '3 for RGB, 1 for grey, 2 and 4 with alpha; of arrays, as many as they have (3)',
+  },
+  range: { kind: 'string', choices: ['0,1', '-1,1'], help: 'black and white of floats, which no file says' },
   background: { kind: 'string', value: 'colour', help: 'shows through transparent pixels (white)' },
   svg: { kind: 'flag', help: 'read SVGs too: only those of people you trust' },
   flip: { kind: 'flag', help: 'mirror half of the images at random (done, unless a preset says no)' },
   'no-flip': { kind: 'flag', help: 'do not' },
+  'flip-vertical': { kind: 'flag', help: 'turn half of the images upside down at random' },
   classes: {
     kind: 'string',
-    value: 'folders|file',
-    help: 'a class-conditional model: by the sub-folders, or by a JSON file { "path": "class" }',
+    value: 'folders|labels|file',
+    help: 'a class-conditional model: by the sub-folders, by the labels in the file, or by a JSON file { "path": "class" }',
   },
   'class-dropout': { kind: 'number', min: 0, max: 1, help: 'labels left out in training, for guidance (0.1)' },
   'model-channels': { kind: 'integer', min: 1, help: "the UNet's width, a multiple of 32 (64)" },
@@ -113,13 +130,18 @@ metrics.jsonl (a line a step), event files for TensorBoard and, at the end, mode
     if (folder === undefined && !values.resume) throw new UsageError('the folder of images is missing')
     const output = createOutput(values.json === true)
     const trainer = new Trainer({
-      data: folder,
+      data: folder as string,
       out: values.out,
       resume: values.resume,
       model: modelConfig(values),
       background: values.background,
       svg: values.svg,
       flip: values.flip ? true : values['no-flip'] ? false : undefined,
+      flipVertical: values['flip-vertical'],
+      crop: values.crop,
+      cropScale: values['crop-scale'],
+      buckets: values.buckets,
+      range: values.range?.split(',').map(Number),
       classes: values.classes,
       steps: values.steps,
       batchSize: values.batch,
@@ -180,7 +202,8 @@ function modelConfig(values: Values<typeof options>): ModelConfig {
     classDropout: values['class-dropout'],
     emaDecay: values['ema-decay'],
     unetConfig: {
-      imageSize: values.size,
+      imageSize: values.size?.[0],
+      imageWidth: values.size && values.size[0] !== values.size[1] ? values.size[1] : undefined,
       inChannels: values.channels,
       outChannels: values.channels,
       modelChannels: values['model-channels'],

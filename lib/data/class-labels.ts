@@ -2,8 +2,11 @@
 import { DiffusionError } from '../errors'
 import { readLabelFile } from './label-file'
 
-/** 'folders': the first folder of an image's path is its class. Otherwise a JSON file, { "path of an image": "class" }. */
-export type ClassSource = 'folders' | (string & {})
+/**
+ * 'folders': the first folder of an image's path is its class. 'labels': those that the file of the images has itself. Otherwise a
+ * JSON file, { "path of an image": "class" }.
+ */
+export type ClassSource = 'folders' | 'labels' | (string & {})
 
 export interface ClassLabelling {
   /** In the order of their code units; label i is the class names[i]. */
@@ -28,9 +31,14 @@ export async function classLabels(files: readonly string[], source: ClassSource)
       received: source,
     })
   }
-  const names = [...new Set(classes as string[])].sort()
+  return labelling(classes as string[])
+}
+
+/** Of the class of each image. */
+export function labelling(classes: readonly string[]): ClassLabelling {
+  const names = [...new Set(classes)].sort()
   const index = new Map(names.map((name, i) => [name, i]))
-  return { names, labels: Int32Array.from(classes, (name) => index.get(name!)!) }
+  return { names, labels: Int32Array.from(classes, (name) => index.get(name)!) }
 }
 
 function firstFolder(file: string): string | undefined {

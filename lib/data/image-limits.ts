@@ -56,20 +56,25 @@ const streamedRows = 256
 const wholeFrame: Partial<Record<Format, number>> = { webp: 8, gif: 6, heif: 20, svg: 12 }
 /** Of the samples whose range is known. What black and white are in floats, and in integers of 32 bits, no file says. */
 const sampleBytes: Readonly<Record<string, number>> = { uchar: 1, ushort: 2 }
+/** Of those whose range a caller says; a picture of them takes three arrays. */
+const floatBytes: Readonly<Record<string, number>> = { float: 12, double: 24 }
 
-/** Bytes that decoding takes, roughly. Throws `bad-file` beyond a limit, with its name, and for samples of unknown range. */
-export function decodeCost(metadata: Metadata, format: Format, file: string): number {
+/**
+ * Bytes that decoding takes, roughly. Throws `bad-file` beyond a limit, with its name, and for samples of unknown range; that of
+ * floats may be known to the caller.
+ */
+export function decodeCost(metadata: Metadata, format: Format, file: string, { floats = false } = {}): number {
   const { width, height, channels = 4, depth, isProgressive } = metadata
   if (metadata.format !== format) throw bad(file, `it begins like ${format}, but is ${metadata.format}`)
   const size = `${width} x ${height} pixels`
   if (width * height > maxPixels) throw bad(file, `it has ${size}, more than maxPixels (${maxPixels})`)
-  if (depth !== undefined && !Object.hasOwn(sampleBytes, depth)) {
-    throw bad(
-      file,
-      `its samples are of the type ${depth}, whose black and white are not known: convert it to 8 or 16 bits`,
-    )
+  const known = floats ? { ...sampleBytes, ...floatBytes } : sampleBytes
+  if (depth !== undefined && !Object.hasOwn(known, depth)) {
+    const remedy = Object.hasOwn(floatBytes, depth) ? 'say them (range), or convert it' : 'convert it'
+    const problem = `its samples are of the type ${depth}, whose black and white are not known: ${remedy} to 8 or 16 bits`
+    throw bad(file, problem)
   }
-  const sample = sampleBytes[depth ?? ''] ?? 8
+  const sample = known[depth ?? ''] ?? 8
   // A progressive JPEG keeps 16 bits of each coefficient; the strips and tiles of a TIFF may be as large as it is.
   const whole = isProgressive || format === 'tiff'
   const bytes = channels * (format === 'jpeg' && isProgressive ? 2 : sample)

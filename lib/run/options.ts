@@ -1,5 +1,7 @@
 /** Options of a training run: their types, defaults and checks. */
 import type { ClassSource } from '../data/class-labels'
+import { type Crop, crops } from '../data/dataset'
+import { isUserData, type UserData } from '../data/sources/user'
 import type { ImageOptions } from '../diffusion/ddpm-options'
 import type { ProcessOptions } from '../diffusion/model-options'
 import { type Precision, precisions } from '../native'
@@ -48,8 +50,11 @@ export type ModelConfig = Record<string, unknown> & {
 }
 
 export interface TrainOptions {
-  /** Folder of images, read recursively. */
-  data: string
+  /**
+   * A folder of images, read recursively; a file of many; or an object of yours, with `length` and `get(i)` or with
+   * `batch(first, count)`. An object is not saved: a resume is given it again.
+   */
+  data: string | UserData
   /** Run folder: checkpoints/, samples/, metrics.jsonl, TensorBoard's event files and, at the end, model.safetensors. */
   out: string
   /** Go on from the newest checkpoint in `out`; options that are left out are taken from it (default false). */
@@ -62,9 +67,25 @@ export interface TrainOptions {
   svg?: boolean
   /** Mirror half of the images left to right, at random (default true). */
   flip?: boolean
+  /** Turn half of the images upside down, at random (default false). */
+  flipVertical?: boolean
   /**
-   * Train a class-conditional model: 'folders', where the first folder of an image's path is its class, or a JSON file
-   * { "path of an image": "class" }. Unless `model` says otherwise it has one more class, the null class, which stands for a
+   * Of images of another shape, which are scaled to cover the size: cut out the middle ('centre'), or a random part each time
+   * ('random'); 'none' scales each side by itself and cuts nothing off (default 'centre').
+   */
+  crop?: Crop
+  /** With crop 'random', how much larger than the size images are scaled before they are cut (default 1). */
+  cropScale?: number
+  /**
+   * Aspect buckets, [height, width] of each: an image is trained in the size that is most like its own, a batch in one. Samples keep
+   * the size of `model` (default: all images have that).
+   */
+  buckets?: readonly (readonly number[])[]
+  /** Black and white of images and arrays of floats: [0, 1], [-1, 1] (default: floats are refused, as no file says it). */
+  range?: readonly number[]
+  /**
+   * Train a class-conditional model: 'folders', where the first folder of an image's path is its class, 'labels' for those that the
+   * file of the images has itself, or a JSON file { "path of an image": "class" }. Unless `model` says otherwise it has one more class, the null class, which stands for a
    * tenth of the labels (default: no classes).
    */
   classes?: ClassSource
@@ -114,15 +135,21 @@ export interface TrainOptions {
 }
 
 const positive = { min: 1 }
+const isData = (v: unknown) => typeof v === 'string' || isUserData(v)
 /** Of TrainOptions. */
 export const trainSchema = {
-  data: required(string()),
+  data: required(value<string | UserData>('a path, or an object with get() or batch()', isData)),
   out: required(string()),
   resume: boolean(false),
   model: value<ModelConfig>('an object of DDPM options', (v) => typeof v === 'object' && v !== null),
   background: string('white'),
   svg: boolean(false),
   flip: boolean(true),
+  flipVertical: boolean(false),
+  crop: oneOf(crops, 'centre'),
+  cropScale: number(1, { min: 1, max: 8 }),
+  buckets: array(array(integer(undefined, positive), undefined, 2)),
+  range: array(number(), undefined, 2),
   classes: string(),
   steps: integer(100_000, positive),
   batchSize: integer(16, positive),

@@ -1,8 +1,9 @@
 /** A training's options with all defaults filled in, and what a resume may change of them. */
 import { isDeepStrictEqual } from 'node:util'
+import { givesBatches } from '../data/sources/user'
 import { modelSchema } from '../diffusion/model-options'
 import { DiffusionError, describe, invalidArgument } from '../errors'
-import { parseOptions, unknownOption } from '../options'
+import { type Parsed, parseOptions, unknownOption } from '../options'
 import { decayStart } from './lr-schedule'
 import { type ModelConfig, type ResolvedTrainOptions, type TrainOptions, trainSchema } from './options'
 
@@ -56,10 +57,13 @@ export function resolveTrainOptions(
   const named = definedOnly(given as unknown as Record<string, unknown>)
   if (from) refuseChanges(named, from.options, from.step)
   const options = parseOptions('Trainer', { ...saved, ...named }, trainSchema)
-  if (options.betas.length !== 2) throw invalidArgument('betas', 'two numbers', options.betas)
+  checkPairs(options)
+  checkData(options, named.flip, saved !== undefined)
   const warmup = options.warmup ?? defaultWarmup(options.steps)
-  const model = (given.model ?? {}) as ModelConfig
-  return { ...options, warmup, model: saved ? withFree(saved.model, model) : completeModel(model) }
+  const wanted = (given.model ?? {}) as ModelConfig
+  const model = saved ? withFree(saved.model, wanted) : completeModel(wanted)
+  checkBuckets(options.buckets, model.unetConfig.channelMult)
+  return { ...options, warmup, model }
 }
 
 function withFree(
@@ -80,8 +84,44 @@ export function savedTrainOptions(saved: Record<string, unknown>): ResolvedTrain
   const { seed } = saved
   const large = typeof seed === 'string' && /^\d{1,20}$/.test(seed) // a bigint, as a checkpoint says it
   const options = parseOptions('Trainer', large ? { ...saved, seed: BigInt(seed) } : saved, trainSchema)
-  if (options.betas.length !== 2) throw invalidArgument('betas', 'two numbers', options.betas)
+  checkPairs(options)
   return { ...options, warmup: options.warmup ?? 1000 } as ResolvedTrainOptions
+}
+
+/** What an array's type does not say. */
+function checkPairs({ betas, range, buckets }: Omit<Parsed<typeof trainSchema>, 'model'>): void {
+  if (betas.length !== 2) throw invalidArgument('betas', 'two numbers', betas)
+  if (range && !(range.length === 2 && range[0] < range[1])) throw invalidArgument('range', 'black, then white', range)
+  if (buckets && !(buckets.length > 0 && buckets.every((bucket) => bucket.length === 2))) {
+    throw invalidArgument('buckets', 'one [height, width] or several', buckets)
+  }
+}
+
+/** Each must go through the network's levels, which halve it; a batch of the last one may come late. */
+function checkBuckets(buckets: readonly (readonly number[])[] | undefined, channelMult: unknown): void {
+  const rate = Array.isArray(channelMult) ? 2 ** (channelMult.length - 1) : 1
+  for (const bucket of buckets ?? []) {
+    if (bucket.some((side) => side % rate !== 0)) throw invalidArgument('buckets', `multiples of ${rate}`, bucket)
+  }
+}
+
+function checkData(
+  { data, crop, cropScale, ...o }: Omit<Parsed<typeof trainSchema>, 'model'>,
+  flip: unknown,
+  resumed: boolean,
+): void {
+  if (data === '' && resumed) {
+    const problem = 'data: this run was trained on an object of yours, which a resume must be given again'
+    throw new DiffusionError('invalid-argument', problem, { argument: 'data' })
+  }
+  if (cropScale !== 1 && crop !== 'random') throw invalidArgument('cropScale', "1 unless crop is 'random'", cropScale)
+  if (!givesBatches(data)) return
+  // Its batches come as they are.
+  for (const name of ['flipVertical', 'buckets', 'range', 'classes'] as const) {
+    if (o[name]) throw invalidArgument(name, 'nothing for an object with batch(), whose batches are its own', o[name])
+  }
+  if (flip === true) throw invalidArgument('flip', 'nothing for an object with batch()', flip)
+  if (crop !== 'centre') throw invalidArgument('crop', 'nothing for an object with batch()', crop)
 }
 
 function completeModel(model: ModelConfig): ResolvedTrainOptions['model'] {

@@ -1,5 +1,5 @@
 /** How well a model describes images: bits per dimension and reconstruction errors over a folder. */
-import type { ImageFolder } from '../data/image-folder'
+import type { TrainingData } from '../data/training-data'
 import type { DDPM } from '../diffusion/ddpm'
 import { DiffusionError, invalidArgument } from '../errors'
 import { boolean, func, integer, parseOptions, type SchemaOf, type Seed, seed, value } from '../options'
@@ -50,7 +50,7 @@ const schema = {
  * classes, which are matched by name, or the null class where the data have none. Throws `aborted`, and `invalid-argument` for classes
  * that the model does not have.
  */
-export async function evaluate(ddpm: DDPM, data: ImageFolder, options: EvaluateOptions = {}): Promise<Evaluation> {
+export async function evaluate(ddpm: DDPM, data: TrainingData, options: EvaluateOptions = {}): Promise<Evaluation> {
   const o = parseOptions('evaluate', options, schema)
   const labelOf = labelsFor(ddpm, data)
   const images = Math.min(data.length, o.limit ?? data.length)
@@ -62,7 +62,7 @@ export async function evaluate(ddpm: DDPM, data: ImageFolder, options: EvaluateO
     const first = b * o.batchSize
     const n = Math.min(o.batchSize, images - first)
     const batch = await data.batch(first, n)
-    const result = await ddpm.calcBpd(Tensor.wrap(batch.images, [n, data.channels, data.size, data.size]), {
+    const result = await ddpm.calcBpd(Tensor.wrap(batch.images, batch.shape), {
       y: labelOf?.(n, batch.labels),
       clipDenoised: o.clipDenoised,
       seed: o.seed,
@@ -97,7 +97,7 @@ function sum(values: Iterable<number>): number {
 /** The model's labels of a batch; undefined where it takes none. */
 function labelsFor(
   ddpm: DDPM,
-  data: ImageFolder,
+  data: TrainingData,
 ): ((n: number, labels: Int32Array | undefined) => Int32Array) | undefined {
   if (ddpm.network?.numClasses === undefined) {
     if (data.classNames) throw invalidArgument('classes', 'nothing for a model without classes', data.classNames)

@@ -1,5 +1,5 @@
 /** What a training tells while it runs, and what it gives at its end. */
-import type { UnreadableFile } from '../data/image-folder'
+import type { UnreadableFile } from '../data/sources/source'
 import type { DiffusionError } from '../errors'
 import type { ResolvedTrainOptions } from '../run/options'
 import type { StepMetrics } from './metrics'

@@ -1,7 +1,7 @@
 /** What a training shows of itself: the pictures of ddpm.py's ImageLogger. */
-import type { ImageBatch, ImageFolder } from '../data/image-folder'
 import type { Pixels } from '../data/image-format'
 import { imageAt, toBytes } from '../data/image-grid'
+import type { ImageBatch, TrainingData } from '../data/training-data'
 import type { DDPM } from '../diffusion/ddpm'
 import { makeGrid } from '../diffusion/make-grid'
 import type { ResolvedTrainOptions } from '../run/options'
@@ -40,14 +40,14 @@ const columns = 4
  */
 export async function drawPictures(
   ddpm: DDPM,
-  data: ImageFolder,
+  data: TrainingData,
   options: ResolvedTrainOptions,
   signal?: AbortSignal,
 ): Promise<Pictures> {
   const { sampleCount: N, seed } = options
-  const { images, labels } = await data.batch(0, N)
+  const { images, shape, labels } = await data.batch(0, N)
   const batch = {
-    [ddpm.firstStageKey]: nhwc(images, [N, data.channels, data.size, data.size]),
+    [ddpm.firstStageKey]: nhwc(images, shape),
     ...(labels && { [ddpm.classKey]: Tensor.wrap(labels, [N]) }),
   }
   const steps = Math.min(options.sampleSteps, ddpm.numTimesteps)
@@ -60,8 +60,12 @@ export async function drawPictures(
   }
 }
 
+/** Of more channels than can be seen, the first three are, of two the first. */
 async function pixels(picture: Tensor): Promise<Pixels> {
-  return imageAt(toBytes((await picture.values()) as Float32Array, [1, ...picture.shape]), 0)
+  const [channels, height, width] = picture.shape
+  const seen = channels === 2 ? 1 : Math.min(channels, 3)
+  const values = ((await picture.values()) as Float32Array).subarray(0, seen * height * width)
+  return imageAt(toBytes(values, [1, seen, height, width]), 0)
 }
 
 /** Of [n, c, h, w], as a batch of ddpm.py has its images. */

@@ -1,9 +1,11 @@
 /** A training run: images in, checkpoints, metrics and pictures out. */
 import path from 'node:path'
-import { ImageFolder } from '../data/image-folder'
+import type { DatasetOptions } from '../data/dataset'
+import { openData } from '../data/open-data'
+import type { TrainingData } from '../data/training-data'
 import { DDPM } from '../diffusion/ddpm'
 import type { DDPMOptions } from '../diffusion/ddpm-options'
-import { DiffusionError, invalidArgument } from '../errors'
+import { DiffusionError } from '../errors'
 import {
   type Checkpoint,
   listCheckpoints,
@@ -54,20 +56,18 @@ export class Trainer {
   async #locked(folder: RunFolder, hooks: TrainHooks): Promise<RunResult> {
     const checkpoint = await this.#checkpointToResume()
     const resolved = resolveTrainOptions(this.#given, checkpoint?.state)
-    const { unetConfig } = resolved.model
-    if (unetConfig.imageWidth !== undefined) {
-      throw invalidArgument(
-        'model.unetConfig.imageWidth',
-        'nothing: trainings are of square images',
-        unetConfig.imageWidth,
-      )
-    }
-    const data = await ImageFolder.open(resolved.data, {
-      size: Number(unetConfig.imageSize),
-      channels: unetConfig.inChannels === 1 ? 1 : 3,
+    const { imageSize, imageWidth, inChannels } = resolved.model.unetConfig
+    const data = await openData(resolved.data, {
+      size: [Number(imageSize), Number(imageWidth ?? imageSize)],
+      channels: Number(inChannels),
       background: resolved.background,
       svg: resolved.svg,
       flip: resolved.flip,
+      flipVertical: resolved.flipVertical,
+      crop: resolved.crop,
+      cropScale: resolved.cropScale,
+      buckets: resolved.buckets as DatasetOptions['buckets'],
+      range: resolved.range as DatasetOptions['range'],
       classes: resolved.classes,
       seed: resolved.seed,
       cacheBytes: resolved.cacheBytes,
@@ -118,19 +118,20 @@ export class Trainer {
 }
 
 function withAbsolutePaths(options: TrainOptions): TrainOptions {
-  const absolute = (file: string) => (typeof file === 'string' ? path.resolve(file) : file) // others are refused later
   const given = { ...options }
   for (const name of ['data', 'out', 'classes'] as const) {
-    if (given[name] !== undefined && given[name] !== 'folders') given[name] = absolute(given[name])
+    const value = given[name]
+    const words = name === 'classes' && (value === 'folders' || value === 'labels')
+    if (typeof value === 'string' && !words) Object.assign(given, { [name]: path.resolve(value) }) // others are refused later
   }
   return given
 }
 
-function refuseOtherData(data: ImageFolder, state: RunState): void {
+function refuseOtherData(data: TrainingData, state: RunState): void {
   if (data.fingerprint === state.data.fingerprint) return
   throw new DiffusionError(
     'invalid-argument',
-    `${data.folder} is not what this run was trained on: ${state.data.images} readable images then, ${data.length} now, ` +
+    `${data.name} is not what this run was trained on: ${state.data.images} readable images then, ${data.length} now, ` +
       'and not under the same names or not in the same classes; a resumed run would not continue the same training',
     { argument: 'data', expected: `${state.data.images} images`, received: `${data.length} images` },
   )

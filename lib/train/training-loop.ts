@@ -1,6 +1,6 @@
 /** The loop of a training, with everything open: steps, checkpoints, and what is left whole when one fails. */
 import path from 'node:path'
-import type { ImageBatch, ImageFolder } from '../data/image-folder'
+import type { ImageBatch, TrainingData } from '../data/training-data'
 import type { DDPM } from '../diffusion/ddpm'
 import { DiffusionError } from '../errors'
 import { pauses } from '../pause'
@@ -24,7 +24,7 @@ export class TrainingLoop {
 
   constructor(
     readonly ddpm: DDPM,
-    readonly data: ImageFolder,
+    readonly data: TrainingData,
     readonly options: ResolvedTrainOptions,
     readonly hooks: TrainHooks,
     readonly journal: Journal,
@@ -76,8 +76,8 @@ export class TrainingLoop {
       await pause()
     }
     this.#whole = false
-    for (const [i, { images, labels }] of batches.entries()) {
-      using x = Tensor.wrap(images, [batchSize, this.data.channels, this.data.size, this.data.size])
+    for (const [i, { images, shape, labels }] of batches.entries()) {
+      using x = Tensor.wrap(images, shape)
       const result = await this.ddpm.trainBatch(x, {
         y: labels,
         step: step * accumulate + i, // names the noise, so each batch must have its own
@@ -125,7 +125,7 @@ export class TrainingLoop {
       draws: training.draws ?? 0,
       ...(training.lossScale && { lossScale: training.lossScale }),
       data: { fingerprint: data.fingerprint, images: data.length },
-      options: { ...options, out },
+      options: { ...options, out, data: savedData(options.data) },
       time: new Date().toISOString(),
     }
     const { keep } = options
@@ -179,4 +179,9 @@ export class TrainingLoop {
       loss: metrics?.loss,
     }
   }
+}
+
+/** An object of the caller's is no option that could be saved: a resume is given it again. */
+function savedData(data: ResolvedTrainOptions['data']): string {
+  return typeof data === 'string' ? data : ''
 }

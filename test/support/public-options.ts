@@ -29,14 +29,13 @@ export async function optionsCalls(project: Project, file: string, root: string)
   const { checker, program } = project
   const calls: OptionsCall[] = []
 
-  const isHidden = (symbol: TypeSymbol) => {
-    const { modifiers } = (symbol.valueDeclaration?.resolve() ?? {}) as { modifiers?: { kind: number }[] }
+  const isClosed = (declaration: TypeSymbol['valueDeclaration']) => {
+    const { modifiers } = (declaration?.resolve() ?? {}) as { modifiers?: { kind: number }[] }
     const hidden: number[] = [SyntaxKind.ProtectedKeyword, SyntaxKind.PrivateKeyword]
-    return (
-      modifiers?.some(({ kind }) => hidden.includes(kind)) ||
-      symbol.getJsDocTags(checker).some(({ name }) => name === 'internal')
-    )
+    return modifiers?.some(({ kind }) => hidden.includes(kind)) ?? false
   }
+  const isHidden = (symbol: TypeSymbol) =>
+    isClosed(symbol.valueDeclaration) || symbol.getJsDocTags(checker).some(({ name }) => name === 'internal')
   const optionsOf = (type: Type | undefined): Option[] => {
     const given = type && checker.getNonNullableType(type)
     if (!given || !(given.isObjectType() || given.isIntersectionType())) return []
@@ -74,7 +73,8 @@ export async function optionsCalls(project: Project, file: string, root: string)
     const signatures = checker.getSignaturesOfType(type, SignatureKind.Construct)
     if (signatures.some(({ isAbstract }) => isAbstract)) continue // its methods are those of DDPM
     add(symbol.name, name, checker.getSignaturesOfType(type, SignatureKind.Call))
-    add(`new ${symbol.name}`, `new ${name}`, signatures)
+    const open = signatures.filter(({ declaration }) => !isClosed(declaration))
+    add(`new ${symbol.name}`, `new ${name}`, open)
     if (!(symbol.flags & SymbolFlags.Class)) continue
     const owners: [string, Type][] = [
       [name, type],
