@@ -316,21 +316,27 @@ struct Dropout {
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Losses. One value a sample: loss[n] = mean over D of |pred - target| (l1) or (pred - target)^2 (l2).
+// Losses. One value a sample: loss[n] = mean over D of f(d), d = pred - target, all even:
+//   l1 |d|; l2 d^2; huber (Huber 1964) m(|d| - m/2) with m = min(|d|, delta), which is d^2/2 up to delta and then
+//   straight; smoothL1 the same divided by delta (torch.nn.SmoothL1Loss); pseudoHuber 2 delta (sqrt(d^2 + delta^2) -
+//   delta), near 0 d^2
 
-enum class LossType : int32_t { l1 = 0, l2 = 1 };
+enum class LossType : int32_t { l1 = 0, l2, huber, smoothL1, pseudoHuber };
 
 struct Loss {
   Tensor pred, target, loss;
   LossType type;
+  float delta;  // above 0; not of l1 and l2
 };
 struct ElementLoss {
   Tensor pred, target, y;
   LossType type;
+  float delta;
 };  // the same without the mean, y as pred
 struct LossBackward {
   Tensor pred, target, dLoss, dPred;
   LossType type;
+  float delta;
 };  // dLoss {N,1,1,1}
 
 // y[0] = sum_n x[n] w[n], all {N,1,1,1}; and its gradient dx[n] = dy[0] w[n]

@@ -27,6 +27,17 @@ export interface ParameterSlot {
   readonly frozen?: boolean
 }
 
+/** kernels/ops.h, Losses, in the order of LossType. */
+export const lossTypes = ['l1', 'l2', 'huber', 'smooth_l1', 'pseudo_huber'] as const
+export type LossType = (typeof lossTypes)[number]
+
+/** What a loss measures an element's difference by. */
+export interface ElementLoss {
+  readonly type: LossType
+  /** Where a Huber loss becomes straight, above 0. Default 1. */
+  readonly delta?: number
+}
+
 /** The parameters of a linear layer. */
 export interface LinearSlots {
   readonly weight: ParameterSlot
@@ -261,14 +272,14 @@ export class Graph {
     return this.#one('round', [x])
   }
 
-  /** One value a sample, the mean over the rest: [n, 1, 1, 1]. */
-  loss(pred: Value, target: Value, o: { type: 'l1' | 'l2' }): Value {
-    return this.#one('loss', [pred, target], o)
+  /** One value a sample, the mean over the rest: [n, 1, 1, 1]. kernels/ops.h, Losses; delta above 0, default 1. */
+  loss(pred: Value, target: Value, { type, delta = 1 }: ElementLoss): Value {
+    return this.#one('loss', [pred, target], { type, delta })
   }
 
   /** The loss without any mean, in the dims of pred. No gradient. */
-  elementLoss(pred: Value, target: Value, o: { type: 'l1' | 'l2' }): Value {
-    return this.#one('elementLoss', [pred, target], o)
+  elementLoss(pred: Value, target: Value, { type, delta = 1 }: ElementLoss): Value {
+    return this.#one('elementLoss', [pred, target], { type, delta })
   }
 
   /** sum_n x[n] weight[n], all [n, 1, 1, 1] -> [1, 1, 1, 1]. */

@@ -44,6 +44,7 @@ const rows: readonly (readonly string[])[] = [
   ['betaSchedule', 'schedule', 'noiseSchedule'],
   ['parameterization', 'predictionType', 'objective', 'predictEpsilon', 'predictXstart'],
   ['lossType', 'loss', 'lossFn'],
+  ['lossDelta', 'huberC', 'huberDelta', 'huberBeta'],
   ['emaDecay', 'ema', 'emaRate', 'emaMaxDecay'],
   ['sampleEvery', 'saveAndSampleEvery', 'saveImagesEpochs', 'logEveryT'],
   ['checkpointEvery', 'checkpointingSteps', 'saveInterval', 'saveEvery', 'saveModelEpochs'],

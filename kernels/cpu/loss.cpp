@@ -1,4 +1,4 @@
-// l1 and l2, a value for each sample, and the weighted sum over samples. Losses are of image size: small.
+// Losses, a value for each sample, and the weighted sum over samples. Losses are of image size: small.
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/sum_double.h"
 
@@ -15,49 +15,111 @@ struct SampleShape {
   }
 };
 
+DDPM_INLINE double magnitude(double d) { return __builtin_fabs(d); }
+DDPM_INLINE vf magnitude(vf d) { return abs(d); }
+DDPM_INLINE double root(double x) { return __builtin_sqrt(x); }
+DDPM_INLINE vf root(vf x) { return sqrt(x); }
+
+// f(d) in double and in vectors of float, and f'(d). NaN stays NaN in all.
+struct L1 {
+  template <class V>
+  DDPM_INLINE V value(V d) const {
+    return magnitude(d);
+  }
+  DDPM_INLINE vf slope(vf d) const { return select(d > 0.0f, broadcast(1), select(d < 0.0f, broadcast(-1), d)); }
+};
+struct L2 {
+  template <class V>
+  DDPM_INLINE V value(V d) const {
+    return d * d;
+  }
+  DDPM_INLINE vf slope(vf d) const { return 2.0f * d; }
+};
+// Huber's times `factor`.
+struct Huber {
+  float delta, factor;
+  template <class V>
+  DDPM_INLINE V value(V d) const {
+    const V distance = magnitude(d), most = delta - V{};
+    const V m = distance < most ? distance : most;
+    return factor * m * (distance - 0.5f * m);
+  }
+  DDPM_INLINE vf slope(vf d) const {
+    const vf most = broadcast(delta);
+    return factor * select(abs(d) > most, copySign(most, d), d);
+  }
+};
+struct PseudoHuber {
+  float delta;
+  template <class V>
+  DDPM_INLINE V value(V d) const {
+    const V most = delta - V{};
+    // d^2 / (sqrt(d^2 + delta^2) + delta) is the difference of the two without cancellation.
+    return 2 * delta * d * (d / (root(d * d + most * most) + most));
+  }
+  DDPM_INLINE vf slope(vf d) const { return 2 * delta * d / sqrt(d * d + delta * delta); }
+};
+
+template <class F>
+void withLoss(LossType type, float delta, F f) {
+  switch (type) {
+    case LossType::l1:
+      return f(L1{});
+    case LossType::l2:
+      return f(L2{});
+    case LossType::huber:
+      return f(Huber{delta, 1});
+    case LossType::smoothL1:
+      return f(Huber{delta, 1 / delta});
+    case LossType::pseudoHuber:
+      return f(PseudoHuber{delta});
+  }
+}
+
 float* rowOf(const Tensor& t, int64_t n, int64_t row) { return t.f32() + (n * t.h * t.w + row) * t.ld; }
 
 }  // namespace
 
 void run(CpuDevice& device, const Loss& op, void*) {
   const SampleShape shape(op.pred, op.target, op.pred);
-  device.pool.parallelFor(op.pred.n, [&](int64_t n, int) {
-    double sum = 0;
-    for (int64_t row = 0; row < shape.rows; ++row) {
-      const float *pred = rowOf(op.pred, n, row), *target = rowOf(op.target, n, row);
-      const auto difference = [=](int64_t i) { return double(pred[i]) - target[i]; };
-      sum += op.type == LossType::l1 ? sumDouble(shape.width, [=](int64_t i) { return __builtin_fabs(difference(i)); })
-                                     : sumDouble(shape.width, [=](int64_t i) { return difference(i) * difference(i); });
-    }
-    op.loss.f32()[n * op.loss.ld] = float(sum / double(shape.rows * shape.width));
-  });
-}
-
-void run(CpuDevice& device, const ElementLoss& op, void*) {
-  forRows(device, {op.pred, op.target, op.y}, [&](float* const* p, int64_t count) {
-    const float *pred = p[0], *target = p[1];
-    float* y = p[2];
-    forChannels(count, [&](int64_t i, auto part) {
-      const vf d = part.load(pred + i) - part.load(target + i);
-      part.store(y + i, op.type == LossType::l1 ? abs(d) : d * d);
+  withLoss(op.type, op.delta, [&](auto loss) {
+    device.pool.parallelFor(op.pred.n, [&](int64_t n, int) {
+      double sum = 0;
+      for (int64_t row = 0; row < shape.rows; ++row) {
+        const float *pred = rowOf(op.pred, n, row), *target = rowOf(op.target, n, row);
+        sum += sumDouble(shape.width, [=](int64_t i) { return loss.value(double(pred[i]) - target[i]); });
+      }
+      op.loss.f32()[n * op.loss.ld] = float(sum / double(shape.rows * shape.width));
     });
   });
 }
 
-// l1: sign(d) dLoss / D, 0 at 0; l2: 2 d dLoss / D.
+void run(CpuDevice& device, const ElementLoss& op, void*) {
+  withLoss(op.type, op.delta, [&](auto loss) {
+    forRows(device, {op.pred, op.target, op.y}, [&](float* const* p, int64_t count) {
+      const float *pred = p[0], *target = p[1];
+      float* y = p[2];
+      forChannels(count, [&](int64_t i, auto part) {
+        part.store(y + i, loss.value(part.load(pred + i) - part.load(target + i)));
+      });
+    });
+  });
+}
+
+// f'(d) dLoss / D.
 void run(CpuDevice& device, const LossBackward& op, void*) {
   const SampleShape shape(op.pred, op.target, op.dPred);
-  device.pool.parallelFor(op.pred.n, [&](int64_t n, int) {
-    const float dMean = float(double(op.dLoss.f32()[n * op.dLoss.ld]) / double(shape.rows * shape.width));
-    for (int64_t row = 0; row < shape.rows; ++row) {
-      const float *pred = rowOf(op.pred, n, row), *target = rowOf(op.target, n, row);
-      float* dPred = rowOf(op.dPred, n, row);
-      forChannels(shape.width, [&](int64_t i, auto part) {
-        const vf d = part.load(pred + i) - part.load(target + i);
-        const vf sign = select(d > 0.0f, broadcast(1), select(d < 0.0f, broadcast(-1), d));  // NaN stays NaN
-        part.store(dPred + i, op.type == LossType::l1 ? sign * dMean : d * (2 * dMean));
-      });
-    }
+  withLoss(op.type, op.delta, [&](auto loss) {
+    device.pool.parallelFor(op.pred.n, [&](int64_t n, int) {
+      const float dMean = float(double(op.dLoss.f32()[n * op.dLoss.ld]) / double(shape.rows * shape.width));
+      for (int64_t row = 0; row < shape.rows; ++row) {
+        const float *pred = rowOf(op.pred, n, row), *target = rowOf(op.target, n, row);
+        float* dPred = rowOf(op.dPred, n, row);
+        forChannels(shape.width, [&](int64_t i, auto part) {
+          part.store(dPred + i, loss.slope(part.load(pred + i) - part.load(target + i)) * dMean);
+        });
+      }
+    });
   });
 }
 

@@ -1,4 +1,4 @@
-// l1 and l2, a value for each sample, and the weighted sum over samples.
+// Losses, a value for each sample, and the weighted sum over samples.
 #include "kernels/cuda/reduce.cuh"
 
 namespace ddpm::cuda {
@@ -6,28 +6,38 @@ namespace {
 
 constexpr int kThreads = 256;
 
+// NaN stays NaN in all.
 template <LossType type>
-__device__ __forceinline__ float elementLoss(float difference) {
-  return type == LossType::l1 ? fabsf(difference) : difference * difference;
+__device__ __forceinline__ float elementLoss(float d, float delta) {
+  if (type == LossType::l1) return fabsf(d);
+  if (type == LossType::l2) return d * d;
+  // d^2 / (sqrt(d^2 + delta^2) + delta) is the difference of the two without cancellation.
+  if (type == LossType::pseudoHuber) return 2.0f * delta * d * (d / (sqrtf(d * d + delta * delta) + delta));
+  const float m = fabsf(d) < delta ? fabsf(d) : delta;
+  const float huber = m * (fabsf(d) - 0.5f * m);
+  return type == LossType::huber ? huber : huber / delta;
 }
 
 template <LossType type>
-__device__ __forceinline__ float derivative(float d) {
+__device__ __forceinline__ float derivative(float d, float delta) {
+  if (type == LossType::l1) return d > 0 ? 1.0f : d < 0 ? -1.0f : d;
   if (type == LossType::l2) return 2.0f * d;
-  return d > 0 ? 1.0f : d < 0 ? -1.0f : d;  // 0 stays 0, NaN stays NaN
+  if (type == LossType::pseudoHuber) return 2.0f * delta * d / sqrtf(d * d + delta * delta);
+  const float clamped = d > delta ? delta : d < -delta ? -delta : d;
+  return type == LossType::huber ? clamped : clamped / delta;
 }
 
 // A block a sample. Threads walk over channels and then pixels; their sums, few and of like size, are added in double.
 template <LossType type>
-__global__ void __launch_bounds__(kThreads)
-    lossKernel(Rows<const float> pred, Rows<const float> target, Rows<float> loss, int area, int channels) {
+__global__ void __launch_bounds__(kThreads) lossKernel(Rows<const float> pred, Rows<const float> target,
+                                                       Rows<float> loss, int area, int channels, float delta) {
   const int n = blockIdx.x;
   const int64_t size = int64_t(area) * channels;
   float sum = 0;
   for (int64_t i = threadIdx.x; i < size; i += kThreads) {
     const int64_t row = n * int64_t(area) + i / channels;
     const int c = int(i % channels);
-    sum += elementLoss<type>(element(pred, row, c) - element(target, row, c));
+    sum += elementLoss<type>(element(pred, row, c) - element(target, row, c), delta);
   }
   const double total = blockSum<kThreads>(double(sum));
   if (threadIdx.x == 0) element(loss, n, 0) = float(total / double(size));
@@ -37,11 +47,12 @@ template <LossType type>
 struct LossElements {
   Rows<const float> pred, target;
   Rows<float> y;
+  float delta;
   template <int V>
   __device__ void run(int, int64_t row, int64_t c) const {
     auto value = load<V>(pred, row, c);
     const auto other = load<V>(target, row, c);
-    for (int i = 0; i < V; ++i) value.v[i] = elementLoss<type>(value.v[i] - other.v[i]);
+    for (int i = 0; i < V; ++i) value.v[i] = elementLoss<type>(value.v[i] - other.v[i], delta);
     store<V>(y, row, c, value);
   }
 };
@@ -50,13 +61,13 @@ template <LossType type>
 struct LossGradients {
   Rows<const float> pred, target, dLoss;
   Rows<float> dPred;
-  float inverseSize;
+  float inverseSize, delta;
   template <int V>
   __device__ void run(int n, int64_t row, int64_t c) const {
     auto value = load<V>(pred, row, c);
     const auto other = load<V>(target, row, c);
     const float scale = element(dLoss, n, 0) * inverseSize;
-    for (int i = 0; i < V; ++i) value.v[i] = scale * derivative<type>(value.v[i] - other.v[i]);
+    for (int i = 0; i < V; ++i) value.v[i] = scale * derivative<type>(value.v[i] - other.v[i], delta);
     store<V>(dPred, row, c, value);
   }
 };
@@ -81,10 +92,18 @@ struct WeightedSumGradients {
 // f<type>() for the op's type.
 template <class F>
 void forType(LossType type, F f) {
-  if (type == LossType::l1)
-    f.template operator()<LossType::l1>();
-  else
-    f.template operator()<LossType::l2>();
+  switch (type) {
+    case LossType::l1:
+      return f.template operator()<LossType::l1>();
+    case LossType::l2:
+      return f.template operator()<LossType::l2>();
+    case LossType::huber:
+      return f.template operator()<LossType::huber>();
+    case LossType::smoothL1:
+      return f.template operator()<LossType::smoothL1>();
+    case LossType::pseudoHuber:
+      return f.template operator()<LossType::pseudoHuber>();
+  }
 }
 
 }  // namespace
@@ -92,13 +111,14 @@ void forType(LossType type, F f) {
 void run(CudaDevice& device, const Loss& op, void*) {
   forType(op.type, [&]<LossType type>() {
     launch<lossKernel<type>>(unsigned(op.pred.n), kThreads, 0, device.stream(), in(op.pred), in(op.target),
-                             out(op.loss), pixels(op.pred), op.pred.c);
+                             out(op.loss), pixels(op.pred), op.pred.c, op.delta);
   });
 }
 
 void run(CudaDevice& device, const ElementLoss& op, void*) {
   forType(op.type, [&]<LossType type>() {
-    pointwise(device, flat({&op.y, &op.pred, &op.target}), LossElements<type>{in(op.pred), in(op.target), out(op.y)});
+    pointwise(device, flat({&op.y, &op.pred, &op.target}),
+              LossElements<type>{in(op.pred), in(op.target), out(op.y), op.delta});
   });
 }
 
@@ -106,7 +126,7 @@ void run(CudaDevice& device, const LossBackward& op, void*) {
   const float inverseSize = float(1.0 / (double(pixels(op.pred)) * op.pred.c));
   forType(op.type, [&]<LossType type>() {
     pointwise(device, bySample({&op.dPred, &op.pred, &op.target}),
-              LossGradients<type>{in(op.pred), in(op.target), in(op.dLoss), out(op.dPred), inverseSize});
+              LossGradients<type>{in(op.pred), in(op.target), in(op.dLoss), out(op.dPred), inverseSize, op.delta});
   });
 }
 

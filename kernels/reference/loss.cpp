@@ -1,4 +1,4 @@
-// l1 and l2, a value for each sample, and the weighted sum over samples.
+// Losses, a value for each sample, and the weighted sum over samples.
 #include <cmath>
 
 #include "kernels/reference/reference.h"
@@ -6,13 +6,41 @@
 namespace ddpm::reference {
 namespace {
 
-double elementLoss(double difference, LossType type) {
-  return type == LossType::l1 ? std::abs(difference) : difference * difference;
+double huber(double difference, double delta) {
+  const double distance = std::abs(difference);
+  return distance > delta ? delta * (distance - delta / 2) : difference * difference / 2;
 }
 
-double derivative(double difference, LossType type) {
-  if (type == LossType::l2) return 2 * difference;
-  return difference > 0 ? 1 : difference < 0 ? -1 : difference;  // 0 stays 0, NaN stays NaN
+double elementLoss(double difference, LossType type, double delta) {
+  switch (type) {
+    case LossType::l1:
+      return std::abs(difference);
+    case LossType::l2:
+      return difference * difference;
+    case LossType::huber:
+      return huber(difference, delta);
+    case LossType::smoothL1:
+      return huber(difference, delta) / delta;
+    default:
+      return 2 * delta * (std::hypot(difference, delta) - delta);
+  }
+}
+
+// 0 stays 0, NaN stays NaN.
+double derivative(double d, LossType type, double delta) {
+  const double clamped = d > delta ? delta : d < -delta ? -delta : d;
+  switch (type) {
+    case LossType::l1:
+      return d > 0 ? 1 : d < 0 ? -1 : d;
+    case LossType::l2:
+      return 2 * d;
+    case LossType::huber:
+      return clamped;
+    case LossType::smoothL1:
+      return clamped / delta;
+    default:
+      return 2 * delta * d / std::hypot(d, delta);
+  }
 }
 
 double sampleSize(const Tensor& t) { return double(pixels(t)) * t.c; }
@@ -25,7 +53,7 @@ void run(const Loss& op) {
     for (int p = 0; p < pixels(op.pred); ++p)
       for (int c = 0; c < op.pred.c; ++c) {
         const int64_t row = int64_t(n) * pixels(op.pred) + p;
-        sum += elementLoss(double(at(op.pred, row, c)) - at(op.target, row, c), op.type);
+        sum += elementLoss(double(at(op.pred, row, c)) - at(op.target, row, c), op.type, op.delta);
       }
     at(op.loss, n, 0) = float(sum / sampleSize(op.pred));
   }
@@ -33,13 +61,13 @@ void run(const Loss& op) {
 
 void run(const ElementLoss& op) {
   forEach(op.y, [&](int64_t row, int c) {
-    at(op.y, row, c) = float(elementLoss(double(at(op.pred, row, c)) - at(op.target, row, c), op.type));
+    at(op.y, row, c) = float(elementLoss(double(at(op.pred, row, c)) - at(op.target, row, c), op.type, op.delta));
   });
 }
 
 void run(const LossBackward& op) {
   forEachOfSample(op.dPred, [&](int n, int64_t row, int c) {
-    const double d = derivative(double(at(op.pred, row, c)) - at(op.target, row, c), op.type);
+    const double d = derivative(double(at(op.pred, row, c)) - at(op.target, row, c), op.type, op.delta);
     at(op.dPred, row, c) = float(at(op.dLoss, n, 0) * d / sampleSize(op.pred));
   });
 }

@@ -1,4 +1,5 @@
 import { crops } from '../data/dataset'
+import { lossTypes } from '../graph'
 import { precisions } from '../native'
 import { listCheckpoints } from '../run/checkpoint'
 import { lrSchedules } from '../run/lr-schedule'
@@ -75,7 +76,8 @@ const options = {
   timesteps: { kind: 'integer', min: 1, help: 'diffusion steps (1000)' },
   schedule: { kind: 'string', choices: ['linear', 'cosine', 'sqrt_linear', 'sqrt'], help: 'noise schedule (linear)' },
   parameterization: { kind: 'string', choices: ['eps', 'x0', 'v'], help: 'what the network predicts (eps)' },
-  loss: { kind: 'string', choices: ['l1', 'l2'], help: 'how its error is measured (l2)' },
+  loss: { kind: 'string', choices: lossTypes, help: 'how its error is measured (l2)' },
+  'loss-delta': { kind: 'number', min: 0, help: 'where a Huber loss goes from squared to straight (1)' },
   'min-snr': { kind: 'number', min: 0, help: 'gamma of the min-SNR weights of the loss (no such weights)' },
   'offset-noise': { kind: 'number', min: 0, help: 'noise that a whole channel shares (0)' },
   'zero-terminal-snr': { kind: 'flag', help: 'a schedule that ends in pure noise; not with eps' },
@@ -195,6 +197,7 @@ function modelConfig(values: Values<typeof options>): ModelConfig {
     betaSchedule: values.schedule,
     parameterization: values.parameterization,
     lossType: values.loss,
+    lossDelta: values['loss-delta'],
     minSnrGamma: values['min-snr'],
     offsetNoise: values['offset-noise'],
     zeroTerminalSnr: values['zero-terminal-snr'],

@@ -169,7 +169,8 @@ export function compVisConfig(options: DDPMOptions, unet: UNetOptions): JsonObje
   only(options, modelImplied)
   only(unet, { ...unetImplied, middleNormGroups: unet.normGroups, timeEmbeddingDim: 4 * unet.modelChannels })
   checkLists(unet)
-  if (options.parameterization === 'v') throw unsupported('parameterization', "'eps' or 'x0'", 'v')
+  oneOf('parameterization', options.parameterization, ['eps', 'x0'])
+  oneOf('lossType', options.lossType, ['l1', 'l2'])
   return {
     model: {
       target: targets.model[0],
@@ -179,6 +180,10 @@ export function compVisConfig(options: DDPMOptions, unet: UNetOptions): JsonObje
       },
     },
   }
+}
+
+function oneOf(name: string, value: string | undefined, values: readonly string[]): void {
+  if (value !== undefined && !values.includes(value)) throw unsupported(name, values.map(describe).join(' or '), value)
 }
 
 function only<T extends object>(options: T, implied: Partial<T>): void {

@@ -13,7 +13,7 @@ import { Core, checkTensor } from './core'
 import { denoiserOf } from './denoiser-of'
 import { LitEma } from './ema'
 import { conditionOf } from './given-condition'
-import { getLoss, type LossResult, lossAndGradients, lossInput, pLosses, requireNetwork } from './losses'
+import { checkLoss, getLoss, type LossResult, lossAndGradients, lossInput, pLosses, requireNetwork } from './losses'
 import {
   type CalcBpdOptions,
   type ConditionOptions,
@@ -72,6 +72,7 @@ export abstract class DiffusionModel implements Schedule {
   readonly #warnings = new Warnings()
 
   protected constructor(options: ModelSettings) {
+    checkLoss(options)
     this.#options = options
     this.seed = options.seed
     const schedule = scheduleOf(options, options)
@@ -262,7 +263,7 @@ export abstract class DiffusionModel implements Schedule {
 
   // ---- losses ------------------------------------------------------------------------------------------------------
 
-  /** l1 or l2 by lossType: the mean (a Tensor of shape []), or with `mean` false every element's. */
+  /** By lossType: the mean (a Tensor of shape []), or with `mean` false every element's. */
   async getLoss(pred: Tensor, target: Tensor, mean = true): Promise<Tensor> {
     return this.call((core) => getLoss(core, pred, target, mean))
   }

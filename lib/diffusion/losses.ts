@@ -1,6 +1,6 @@
 /** The training loss (Ho et al. 2020, eq. 14; ddpm.py's get_loss and p_losses), its value and its gradients. */
-import { DiffusionError } from '../errors'
-import type { Graph, Value } from '../graph'
+import { DiffusionError, invalidArgument } from '../errors'
+import type { Graph, LossType, Value } from '../graph'
 import type { StateDict } from '../nn/weights'
 import type { Binding, Bindings } from '../program'
 import { Purpose, words } from '../rng'
@@ -11,6 +11,7 @@ import type { NetworkDenoiser } from './denoiser'
 import { conditionOf, dropLabels, type GivenCondition } from './given-condition'
 import { boundBindings, boundTerm, defaultVlbWeight } from './learned-variance'
 import { drawNoise, negated, nextStream, noiseBindings, noiseInputs, qSample, type Stream } from './process'
+import type { Settings } from './settings'
 import { parseTimesteps, type Timesteps } from './timesteps'
 
 /** ddpm.py's keys: 'train/loss_simple', 'train/loss_vlb', 'train/loss', or 'val/...'. */
@@ -41,14 +42,25 @@ export async function getLoss(core: Core, pred: Tensor, target: Tensor, mean: bo
   checkTensor(pred, 'pred')
   checkTensor(target, 'target', pred.shape)
   const { n, d } = extentOf(pred.shape, 'pred')
-  const type = core.settings.lossType
-  const program = core.program('getLoss', { n, d, mean, type }, (g) => {
+  const measure = elementLoss(core)
+  const program = core.program('getLoss', { n, d, mean, ...measure }, (g) => {
     const values = [g.input('pred', [n, 1, 1, d]), g.input('target', [n, 1, 1, d])] as const
-    return { loss: mean ? g.loss(...values, { type }) : g.elementLoss(...values, { type }) }
+    return { loss: mean ? g.loss(...values, measure) : g.elementLoss(...values, measure) }
   })
   const [p, q] = await Promise.all([pred.binding(core.device), target.binding(core.device)])
   const { loss } = await program.run({ pred: p, target: q })
   return mean ? Tensor.wrap(Float32Array.of(average(loss)), []) : Tensor.wrap(loss, pred.shape)
+}
+
+/** The distance of prediction and target. */
+function elementLoss({ settings }: Core): { type: LossType; delta: number } {
+  return { type: settings.lossType, delta: settings.lossDelta ?? 1 }
+}
+
+/** Throws `invalid-argument` for a delta of a loss that has none. */
+export function checkLoss({ lossType, lossDelta }: Pick<Settings, 'lossType' | 'lossDelta'>): void {
+  if (lossDelta === undefined || (lossType !== 'l1' && lossType !== 'l2')) return
+  throw invalidArgument('lossDelta', `nothing with lossType '${lossType}'`, lossDelta)
 }
 
 function average(values: ArrayLike<number>): number {
@@ -128,7 +140,7 @@ export function buildLoss(core: Core, g: Graph, o: LossInput): Record<string, Va
   const noisy = g.timestepAffine(x, a, t, noise, b)
   const mode = { train: o.train, ...kindOf(o.condition) }
   const { prediction, variance } = core.denoiser.build(g, noisy, t, shape, mode)
-  const loss = g.loss(prediction, target(core, g, { x, noise, t, a, b }), { type: core.settings.lossType })
+  const loss = g.loss(prediction, target(core, g, { x, noise, t, a, b }), elementLoss(core))
   return variance ? { loss, bound: boundTerm(core, g, { x, noisy, prediction, variance, t }) } : { loss }
 }
 
@@ -202,9 +214,9 @@ function dropoutRng({ seed, step, sampleOffset }: Stream): Int32Array {
 
 /** Names everything that the graph of a loss depends on. */
 export function lossKey(core: Core, o: LossInput) {
-  const { parameterization, lossType } = core.settings
+  const { parameterization } = core.settings
   const offset = !o.noise && offsetOf(core, o.train) > 0
-  const kind = { parameterization, lossType, ...kindOf(o.condition) }
+  const kind = { parameterization, ...elementLoss(core), ...kindOf(o.condition) }
   return { shape: o.x.shape.join('x'), drawn: !o.noise, offset, train: o.train, ...kind }
 }
 

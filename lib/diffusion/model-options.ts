@@ -1,5 +1,6 @@
 /** Options of the diffusion classes: ddpm.py's keyword arguments camelCased, with its defaults, and a few of our own. */
 import { Device, type DeviceName } from '../device'
+import { type LossType, lossTypes } from '../graph'
 import { type Precision, precisions } from '../native'
 import type { Network } from '../nn/network'
 import { type TrainedOptions, trainedSchema } from '../nn/trained'
@@ -72,8 +73,14 @@ export const scheduleSchema = {
 
 /** What a model is, whatever its network: what the files of a model keep. */
 export interface ProcessOptions extends ScheduleOptions, TrainedOptions {
-  /** Distance of prediction and target in the loss: 'l1' absolute, 'l2' squared. Default 'l2'. */
-  lossType?: 'l1' | 'l2'
+  /**
+   * Distance of prediction and target in the loss: 'l1' absolute, 'l2' squared (default), or squared up to about `lossDelta` and then
+   * straight: 'huber' and 'smooth_l1' as torch's HuberLoss and SmoothL1Loss (lucidrains' 'huber'), 'pseudo_huber', which diffusers'
+   * training scripts call huber.
+   */
+  lossType?: LossType
+  /** Where a Huber loss becomes straight: torch's delta or beta, diffusers' huber_c (0.1 there). Default 1. */
+  lossDelta?: number
   /** Keep averages of the weights, for emaScope and for files. Default true. */
   useEma?: boolean
   /** How much of the average stays in each update, from 0 to 1; less in the first ones (LitEma). Default 0.9999. */
@@ -164,7 +171,8 @@ export const modelSchema = {
     (v) => typeof v === 'function' || isNetwork(v),
   ),
   unetConfig: value<UNetOptions>('an object of UNet options', isObject),
-  lossType: oneOf(['l1', 'l2'], 'l2'),
+  lossType: oneOf(lossTypes, 'l2'),
+  lossDelta: number(undefined, { min: 1e-6, max: 1e6 }),
   useEma: boolean(true),
   emaDecay: number(0.9999, { min: 0, max: 1 }),
   logEveryT: integer(100, { min: 1 }),

@@ -1,4 +1,5 @@
 /** What a model is set to, as far as the formulas depend on it. */
+import type { LossType } from '../graph'
 import type { Precision } from '../native'
 import type { Parameterization, TimestepSpacing } from './schedule'
 
@@ -20,7 +21,8 @@ export interface Threshold {
 /** Options that the formulas depend on. */
 export interface Settings {
   readonly parameterization: Parameterization
-  readonly lossType: 'l1' | 'l2'
+  readonly lossType: LossType
+  readonly lossDelta?: number
   readonly vPosterior: number
   readonly lSimpleWeight: number
   readonly originalElboWeight: number

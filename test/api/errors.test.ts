@@ -41,7 +41,7 @@ describe('wrong arguments', () => {
     ['betas beyond 1', { model, givenBetas: [0.1, 2] }, 'givenBetas'],
     ['a schedule that reaches 1', { model, betaSchedule: 'sqrt', linearEnd: 1 }, 'linearStart, linearEnd'],
     ['an unknown parameterization', { model, parameterization: 'w' }, 'parameterization'],
-    ['an unknown loss', { model, lossType: 'huber' }, 'lossType'],
+    ['an unknown loss', { model, lossType: 'hubert' }, 'lossType'],
     ['an unknown device', { model, device: 'tpu' }, 'device'],
     ['a seed below 0', { model, seed: -1 }, 'seed'],
     ['a string for a boolean', { model, clipDenoised: 'yes' }, 'clipDenoised'],

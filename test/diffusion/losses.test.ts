@@ -39,10 +39,10 @@ describe('p_losses', () => {
 })
 
 describe('get_loss', () => {
-  it('l1 and l2, with and without the mean', async () => {
+  it('l1, l2 and huber, with and without the mean', async () => {
     const [pred, target] = [Tensor.from([1, -2, 3, 0.5], [2, 2]), Tensor.from([0, 2, 3, 1], [2, 2])]
-    const expected = { l1: [1, 4, 0, 0.5], l2: [1, 16, 0, 0.25] }
-    for (const lossType of ['l1', 'l2'] as const) {
+    const expected = { l1: [1, 4, 0, 0.5], l2: [1, 16, 0, 0.25], huber: [0.5, 3.5, 0, 0.125] }
+    for (const lossType of ['l1', 'l2', 'huber'] as const) {
       using ddpm = new DDPM({ model: (x) => x, lossType, device: testDevice })
       const each = await ddpm.getLoss(pred, target, false)
       const mean = await ddpm.getLoss(pred, target)
@@ -51,5 +51,22 @@ describe('get_loss', () => {
       const average = expected[lossType].reduce((a, b) => a + b) / 4
       assertClose(await mean.data(), [average], { rel: 1e-6, abs: 0 }, lossType)
     }
+  })
+
+  it('smooth_l1 and pseudo_huber by lossDelta, which l1 and l2 have not got', async () => {
+    const [pred, target] = [Tensor.from([0.05, -2], [1, 2]), Tensor.from([0, 0], [1, 2])]
+    const expected = {
+      smooth_l1: [0.0125, 1.95],
+      pseudo_huber: [0.2 * (Math.sqrt(0.0125) - 0.1), 0.2 * (Math.sqrt(4.01) - 0.1)],
+    }
+    for (const lossType of ['smooth_l1', 'pseudo_huber'] as const) {
+      using ddpm = new DDPM({ model: (x) => x, lossType, lossDelta: 0.1, device: testDevice })
+      const each = await ddpm.getLoss(pred, target, false)
+      assertClose(await each.data(), expected[lossType], { rel: 1e-5, abs: 0 }, lossType)
+    }
+    assert.throws(() => new DDPM({ model: (x) => x, lossDelta: 0.1 }), {
+      code: 'invalid-argument',
+      argument: 'lossDelta',
+    })
   })
 })

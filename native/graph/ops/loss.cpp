@@ -1,41 +1,53 @@
 // Losses, one value a sample, and their weighted sum (kernels/ops.h, Losses).
+#include <algorithm>
+#include <limits>
+
 #include "native/graph/autodiff.h"
 #include "native/graph/lower.h"
 
 namespace ddpm {
 namespace {
 
+// In the order of LossType.
+const std::vector<std::string> kTypes = {"l1", "l2", "huber", "smooth_l1", "pseudo_huber"};
+
 LossType typeOf(const Attributes& attributes) {
-  return attributes.string("type") == "l1" ? LossType::l1 : LossType::l2;
+  return LossType(std::find(kTypes.begin(), kTypes.end(), attributes.string("type")) - kTypes.begin());
 }
+float deltaOf(const Attributes& attributes) { return float(attributes.number("delta")); }
 
 void checkPair(const Call& call) {
   call.requireDType(0, DType::f32);
   call.requireDType(1, DType::f32);
   call.requireDims(1, call.dims(0));
-  call.choice("type", {"l1", "l2"});
+  call.choice("type", kTypes);
+  call.number("delta", std::numeric_limits<float>::min(), std::numeric_limits<float>::max());
 }
 
 std::vector<ValueType> inferLoss(const Call& call) {
   checkPair(call);
   return {{{call.dims(0)[0], 1, 1, 1}}};
 }
-void lowerLoss(Lowering& l) { l.run(Loss{l.in(0), l.in(1), l.out(0), typeOf(l.attributes())}); }
+void lowerLoss(Lowering& l) {
+  l.run(Loss{l.in(0), l.in(1), l.out(0), typeOf(l.attributes()), deltaOf(l.attributes())});
+}
 void gradientLoss(Gradient& g) {
   if (g.wants(0)) g.give(0, g.emit("lossBackward", {g.input(0), g.input(1), g.dy()}, g.attributes())[0]);
-  // |a - b| and (a - b)^2 are even: the target's gradient is the same with the roles changed.
+  // Losses are even: the target's gradient is the same with the roles changed.
   if (g.wants(1)) g.give(1, g.emit("lossBackward", {g.input(1), g.input(0), g.dy()}, g.attributes())[0]);
 }
 std::vector<ValueType> inferLossBackward(const Call& call) { return {{call.dims(0)}}; }
 void lowerLossBackward(Lowering& l) {
-  l.run(LossBackward{l.in(0), l.in(1), l.in(2), l.out(0), typeOf(l.attributes())});
+  l.run(LossBackward{l.in(0), l.in(1), l.in(2), l.out(0), typeOf(l.attributes()), deltaOf(l.attributes())});
 }
 
 std::vector<ValueType> inferElementLoss(const Call& call) {
   checkPair(call);
   return {{call.dims(0)}};
 }
-void lowerElementLoss(Lowering& l) { l.run(ElementLoss{l.in(0), l.in(1), l.out(0), typeOf(l.attributes())}); }
+void lowerElementLoss(Lowering& l) {
+  l.run(ElementLoss{l.in(0), l.in(1), l.out(0), typeOf(l.attributes()), deltaOf(l.attributes())});
+}
 
 std::vector<ValueType> inferWeightedSum(const Call& call) {
   call.requireDType(0, DType::f32);
@@ -59,19 +71,19 @@ const std::vector<OpDef>& lossOps() {
   static const std::vector<OpDef> ops = {
       {.name = "loss",
        .inputs = {"pred", "target"},
-       .attributes = {"type"},
+       .attributes = {"type", "delta"},
        .infer = inferLoss,
        .gradient = gradientLoss,
        .lower = lowerLoss},
       {.name = "lossBackward",
        .inputs = {"pred", "target", "dLoss"},
-       .attributes = {"type"},
+       .attributes = {"type", "delta"},
        .infer = inferLossBackward,
        .lower = lowerLossBackward,
        .internal = true},
       {.name = "elementLoss",
        .inputs = {"pred", "target"},
-       .attributes = {"type"},
+       .attributes = {"type", "delta"},
        .infer = inferElementLoss,
        .lower = lowerElementLoss},
       {.name = "weightedSum",

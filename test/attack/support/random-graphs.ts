@@ -1,5 +1,5 @@
 /** Graphs of random ops with attributes and indices that lie. */
-import { Graph, type Value } from '../../../lib/graph'
+import { Graph, lossTypes, type Value } from '../../../lib/graph'
 import { type Dims, type NativeBuffer, type NativeDevice, native } from '../../../lib/native'
 import type { Random } from '../../support/random'
 import { InternalError } from './hostile-calls'
@@ -68,8 +68,8 @@ const ops: readonly Build[] = [
     }),
   (g, v, r) => g.dropout(v(), v(), { p: number(r, 0, 0.5), layer: number(r, 0, 1) }),
   (g, v) => g.round(v()),
-  (g, v, r) => g.loss(v(), v(), { type: pick(r, ['l1', 'l2']) }),
-  (g, v, r) => g.elementLoss(v(), v(), { type: pick(r, ['l1', 'l2']) }),
+  (g, v, r) => g.loss(v(), v(), { type: pick(r, lossTypes), delta: number(r, 1, 0.1, 0) }),
+  (g, v, r) => g.elementLoss(v(), v(), { type: pick(r, lossTypes), delta: number(r, 1, 0.1, 0) }),
   (g, v) => g.weightedSum(v(), v()),
   (g, v) => g.timestepAffine(v(), v(), v(), v(), v()),
   (g, v) => g.extract(v(), v()),

@@ -150,7 +150,8 @@ Attributes::Entry GraphBuilder::plausibleEntry(const std::string& name, const Di
   if (isOneOf(name, {"up", "down"})) return double(bytes_.one({1, 2, 3}));
   if (isOneOf(name, {"log", "sinFirst", "clip", "ema"})) return bytes_.below(2) == 1;
   if (name == "order") return std::string(bytes_.below(2) ? "heads-first" : "qkv-first");
-  if (name == "type") return std::string(bytes_.below(2) ? "l1" : "l2");
+  if (name == "type") return std::string(bytes_.one({"l1", "l2", "huber", "smooth_l1", "pseudo_huber"}));
+  if (name == "delta") return bytes_.one({1.0, 0.1, 0.0});
   if (isOneOf(name, {"scale", "eps", "p", "freqShift"})) return bytes_.one({0.5, 1e-5, 0.0, 0.999});
   if (name == "maxPeriod") return 10000.0;
   if (name == "count" && weights_ > 0 && bytes_.below(2)) return double((weights_ + 15) / 16 * 16);
