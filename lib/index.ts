@@ -83,6 +83,7 @@ export type { ResolvedUNetOptions, UNetDetails } from './nn/unet-options'
 export type { StateDict } from './nn/weights'
 export type { Seed } from './options'
 export { type ModelInfo, saveModel } from './run/model-file'
+export type { Best } from './run/monitor'
 export type {
   ModelConfig,
   ResolvedTrainOptions,
@@ -90,6 +91,7 @@ export type {
   TrainOptions,
   TrainUNetOptions,
 } from './run/options'
+export type { Scalars } from './run/scalars'
 export { type RandnOptions, type Shape, Tensor, type TensorDType } from './tensor'
 export { type EvaluateOptions, type Evaluation, evaluate } from './train/evaluate'
 export type { RunResult, TrainHooks, TrainStart } from './train/hooks'

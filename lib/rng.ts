@@ -58,6 +58,17 @@ export function drawTimesteps(
   )
 }
 
+/** Seed number `index` of those that are made of a seed for one use. */
+function seedFrom(seed: Seed, index: number, use: number): number {
+  const [low, high] = words(seed, Purpose.user, index, use, 2)
+  return (high >>> 11) * 2 ** 32 + low
+}
+
+/** Seeds of the held-out loss, so that its noise is never the training's. */
+export function heldOutSeed(seed: Seed, index: number): number {
+  return seedFrom(seed, index, 2)
+}
+
 /**
  * Seeds for calls that were given none: they differ from call to call, and a new model of the same seed repeats them.
  * `drawn`, the number of seeds handed out, is all its state.
@@ -68,7 +79,6 @@ export class SeedSequence {
   constructor(readonly seed: Seed) {}
 
   next(): number {
-    const [low, high] = words(this.seed, Purpose.user, this.drawn++, 1, 2)
-    return (high >>> 11) * 2 ** 32 + low
+    return seedFrom(this.seed, this.drawn++, 1)
   }
 }

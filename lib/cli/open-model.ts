@@ -16,7 +16,11 @@ export const sourceOptions = {
     value: 'path',
     help: 'a model file or its URL, a run, diffusers folder or checkpoint (the model that comes with this package)',
   },
-  checkpoint: { kind: 'string', value: 'folder', help: 'the same as --model' },
+  checkpoint: {
+    kind: 'string',
+    value: 'folder',
+    help: 'the same as --model; <run>@best is the best of a run with a monitor',
+  },
   'no-ema': { kind: 'flag', help: 'the trained weights instead of the averaged ones' },
   config: {
     kind: 'string',

@@ -4,6 +4,7 @@ import { precisions } from '../native'
 import { listCheckpoints } from '../run/checkpoint'
 import { lrSchedules } from '../run/lr-schedule'
 import type { ModelConfig } from '../run/options'
+import type { RunResult } from '../train/hooks'
 import { Trainer } from '../train/trainer'
 import { type Command, type CommonValues, type OptionTable, UsageError, type Values } from './args'
 import { createOutput } from './output'
@@ -19,6 +20,16 @@ const options = {
     choices: presetNames,
     help: 'options that are known to work; others that are given come before them',
   },
+  validation: {
+    kind: 'string',
+    value: 'folder|x',
+    help: 'images that are not trained on, for the loss: a folder, or a fraction of the images between 0 and 1 (none)',
+  },
+  'validation-every': { kind: 'integer', min: 1, help: 'steps between evaluations of them (1000, or a tenth of all)' },
+  'validation-count': { kind: 'integer', min: 1, help: 'how many of them are evaluated (256)' },
+  monitor: { kind: 'string', value: 'name', help: 'scalar by which the best checkpoint is kept (val/loss)' },
+  patience: { kind: 'integer', min: 1, help: 'evaluations without a better one that end the training (none do)' },
+  'min-delta': { kind: 'number', min: 0, help: 'by how much it has to be better for that (0)' },
   steps: { kind: 'integer', min: 1, help: 'optimizer steps altogether (100000)' },
   batch: { kind: 'integer', min: 1, help: 'images in a batch (16)' },
   accumulate: { kind: 'integer', min: 1, help: 'batches averaged for one optimizer step (1)' },
@@ -117,12 +128,15 @@ Presets: small (icons and sprites of 32x32, some minutes on two cores), icons (a
 al. 2020, for a GPU).
 
 The run folder: checkpoints/step-*/, samples/step-*.png (with .inputs, .diffusion_row and .denoise_row beside them),
-metrics.jsonl (a line a step), event files for TensorBoard and, at the end, model.safetensors.
+metrics.jsonl (a line a step), event files for TensorBoard and, at the end, model.safetensors. With --validation, the checkpoint of the
+lowest monitored scalar stays: <run>@best. A training that --patience ends has it as model.safetensors.
 
   ddpm train icons --out runs/icons --preset small
   ddpm train photos --out runs/photos --size 64 --channel-mult 1,2,2,4 --batch 32
   ddpm train flowers --classes folders --out runs/flowers      flowers/rose/1.jpg is of class 'rose'
   ddpm train --resume --out runs/photos
+  ddpm train photos --validation 0.2 --patience 5 --out runs/held-out
+  ddpm sample --checkpoint runs/held-out@best
   ddpm sample --checkpoint runs/photos`,
 
   async run(given, [folder]) {
@@ -145,6 +159,12 @@ metrics.jsonl (a line a step), event files for TensorBoard and, at the end, mode
       buckets: values.buckets,
       range: values.range?.split(',').map(Number),
       classes: values.classes,
+      validation: validationOf(values.validation),
+      validationEvery: values['validation-every'],
+      validationCount: values['validation-count'],
+      monitor: values.monitor,
+      patience: values.patience,
+      minDelta: values['min-delta'],
       steps: values.steps,
       batchSize: values.batch,
       accumulate: values.accumulate,
@@ -174,11 +194,22 @@ metrics.jsonl (a line a step), event files for TensorBoard and, at the end, mode
       lostOutput: true,
     }).finally(() => view.end())
     output.event('done', { ...result })
-    if (result.stopped)
-      output.say(`stopped at step ${result.step}; go on with: ddpm train --resume --out ${values.out}`)
-    else output.say(`done: step ${result.step}, ${result.model}`)
-    return result.stopped ? exitCode : 0
+    for (const line of endOf(result, values.out)) output.say(line)
+    return result.stopped === 'signal' ? exitCode : 0
   },
+}
+
+function endOf({ step, stopped, why, best, model }: RunResult, out: string): string[] {
+  if (stopped === 'signal') return [`stopped at step ${step}; go on with: ddpm train --resume --out ${out}`]
+  if (stopped === 'early')
+    return [`stopped early at step ${step}: ${why}`, `done: ${model} is of step ${best?.step ?? step}`]
+  const also = best && best.step !== step ? `; the best is of step ${best.step}: ${out}@best` : ''
+  return [`done: step ${step}, ${model}${also}`]
+}
+
+/** A number is a fraction; a folder that is called like one is ./0.1. */
+function validationOf(text: string | undefined): string | number | undefined {
+  return text !== undefined && /^[\d.]+(e-?\d+)?$/i.test(text) && Number.isFinite(Number(text)) ? Number(text) : text
 }
 
 type TrainValues = Values<typeof options> & CommonValues

@@ -47,7 +47,7 @@ const owners: Readonly<Record<'weights' | 'config' | 'variant' | 'key', readonly
 }
 
 /**
- * Reads a model for sampling: a run (its newest checkpoint), a checkpoint of one, a model file, a folder of diffusers, or a checkpoint
+ * Reads a model for sampling: a run (its newest checkpoint; with '@best' after its name the best), a checkpoint of one, a model file, a folder of diffusers, or a checkpoint
  * of ddpm.py (.ckpt, .pt, .safetensors) with its configuration; also a file by its URL, which is kept in a cache. Default: the
  * model that comes with this package. Throws `not-found`, `io`, `bad-file`, `state-mismatch`, `invalid-argument` for an option that
  * the model's kind has not got, and what the configurations' readers throw.

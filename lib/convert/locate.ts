@@ -8,6 +8,7 @@ import { openRegularFile } from '../checkpoint/regular-file'
 import { readSafetensorsHeader } from '../checkpoint/safetensors'
 import { isTorch } from '../checkpoint/state-dict-file'
 import { DiffusionError, invalidArgument } from '../errors'
+import { openBest } from '../run/checkpoint'
 import { modelFormat } from '../run/model-file'
 import { type DownloadOptions, download } from './download'
 
@@ -34,6 +35,8 @@ export const shippedModel = path.join(__dirname, '..', '..', '..', 'models', 'em
  */
 export async function locateModel(source: string | URL, o: LocateOptions = {}): Promise<LocatedModel> {
   const named = await fileOf(source, o)
+  const best = await bestOf(named)
+  if (best !== undefined) return { kind: 'run', path: best }
   const stats = await stat(named).catch((cause) => {
     if (isHubName(named)) return undefined
     throw new DiffusionError('not-found', `${named} does not exist`, { argument: 'path', received: named, cause })
@@ -54,6 +57,13 @@ export async function locateModel(source: string | URL, o: LocateOptions = {}): 
   if (await isTorch(named)) return { kind: 'ckpt', path: named }
   const { metadata } = await readSafetensorsHeader(named)
   return { kind: metadata.format === modelFormat ? 'model' : 'ckpt', path: named }
+}
+
+/** 'runs/photos@best' is the best checkpoint of that run, where no file has this name. Throws what openBest throws. */
+async function bestOf(named: string): Promise<string | undefined> {
+  const run = /^(.+)@best$/.exec(named)?.[1]
+  if (run === undefined || (await exists(named)) || !(await exists(path.join(run, 'checkpoints')))) return undefined
+  return (await openBest(run)).folder
 }
 
 async function folderOf(folder: string): Promise<LocatedModel> {

@@ -39,7 +39,7 @@ import {
 } from './lora'
 import type { LossDict, LossResult } from './losses'
 import { imageRows } from './make-grid'
-import type { TrainBatchOptions } from './method-options'
+import { type TrainBatchOptions, type ValidationOptions, validationSchema } from './method-options'
 import {
   type CheckpointReport,
   foundAt,
@@ -377,14 +377,16 @@ export class DDPM extends DiffusionModel {
   }
 
   /** Losses 'val/...' with the trained weights, and 'val/..._ema' with the averaged ones. */
-  async validationStep(batch: Batch): Promise<LossDict> {
-    const settings = { ...this.#condition(batch), train: false }
+  async validationStep(batch: Batch, options: ValidationOptions = {}): Promise<LossDict> {
+    const given = parseOptions('validationStep', options, validationSchema)
+    const settings = { ...this.#condition(batch), ...given, train: false }
     return this.call(async (core) => {
       const x = await this.getInput(batch, this.firstStageKey)
-      const { lossDict } = await this.drawnLoss(core, x, settings)
-      const averaged = await this.emaScope(() => this.drawnLoss(core, x, settings))
+      const trained = await this.drawnLoss(core, x, settings)
+      const same = given.seed !== undefined && !this.#settings.useEma
+      const averaged = same ? trained : await this.emaScope(() => this.drawnLoss(core, x, settings))
       const renamed = Object.entries(averaged.lossDict).map(([key, loss]) => [`${key}_ema`, loss])
-      return { ...lossDict, ...Object.fromEntries(renamed) }
+      return { ...trained.lossDict, ...Object.fromEntries(renamed) }
     })
   }
 

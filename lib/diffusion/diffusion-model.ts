@@ -28,10 +28,11 @@ import {
   pSampleSchema,
   type TrainBatchOptions,
   trainBatchSchema,
+  type ValidationOptions,
 } from './method-options'
 import { type ModelSettings, type ScheduleOptions, scheduleSchema } from './model-options'
 import { pMeanVariance, pSample } from './posterior-step'
-import { nhwcToNchw, predictStartFromNoise, qMeanVariance, qPosterior, qSample } from './process'
+import { nextStream, nhwcToNchw, predictStartFromNoise, qMeanVariance, qPosterior, qSample } from './process'
 import { choosePlan } from './sampling/choose'
 import { untouched } from './sampling/image'
 import { type LoopResult, samplingLoop } from './sampling/loop'
@@ -297,12 +298,18 @@ export abstract class DiffusionModel implements Schedule {
   }
 
   /** @internal */
-  protected async drawnLoss(core: Core, xStart: Tensor, o: ConditionOptions & { train: boolean }): Promise<LossResult> {
+  protected async drawnLoss(
+    core: Core,
+    xStart: Tensor,
+    { seed, sampleOffset = 0, ...o }: ConditionOptions & ValidationOptions & { train: boolean },
+  ): Promise<LossResult> {
     checkTensor(xStart, 'x')
     const [batchSize] = xStart.shape
     const { numTimesteps } = core
-    const t = drawTimesteps(core.seeds.next(), 0, { batchSize, numTimesteps, sampleOffset: 0 })
-    return pLosses(core, await lossInput(core, { xStart, t, ...o }))
+    const drawn = () => drawTimesteps(seed ?? core.seeds.next(), 0, { batchSize, numTimesteps, sampleOffset })
+    const t = o.t ?? drawn()
+    const stream = { ...(seed === undefined ? nextStream(core) : { seed, step: 0 }), sampleOffset }
+    return pLosses(core, await lossInput(core, { ...o, xStart, t, stream }))
   }
 
   /**

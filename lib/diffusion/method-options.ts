@@ -66,6 +66,19 @@ export interface CalcBpdOptions extends ConditionOptions {
 /** Of losses. */
 export type LossOptions = ConditionOptions
 
+/** Of validationStep. */
+export interface ValidationOptions {
+  /**
+   * Of timesteps and noise: with one, image i has the same in any batch, and with the averaged weights as with the trained ones.
+   * Default: the next two of the model's own.
+   */
+  seed?: Seed
+  /** Index of the first image: image i alone gets the noise of image i of a batch. Default 0. */
+  sampleOffset?: number
+  /** Timesteps, one for all images or one for each, from 0 to T - 1. Default: drawn. */
+  t?: Timesteps
+}
+
 /** Of loadStateDict. */
 export interface LoadStateDictOptions {
   /** Throw for missing and unexpected names, too. Default true. */
@@ -96,6 +109,11 @@ export const calcBpdSchema = {
   onStep: func<NonNullable<CalcBpdOptions['onStep']>>(),
   signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
 } satisfies SchemaOf<CalcBpdOptions>
+export const validationSchema = {
+  seed: seed(),
+  sampleOffset: integer(0, { min: 0, max: 2 ** 31 - 1 }),
+  t: value<Timesteps>('timesteps', () => true),
+} satisfies SchemaOf<ValidationOptions>
 export const trainBatchSchema = {
   step: integer(undefined, { min: 0, max: 2 ** 31 - 1 }),
   sampleOffset: integer(undefined, { min: 0, max: 2 ** 31 - 1 }),

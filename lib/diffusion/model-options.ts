@@ -87,7 +87,7 @@ export interface ProcessOptions extends ScheduleOptions, TrainedOptions {
   emaDecay?: number
   /** Which states a sampling keeps as intermediates: each whose number of steps left this divides. Default 100. */
   logEveryT?: number
-  /** The metric by which a trainer may choose among checkpoints: ddpm.py's attribute, for its users to read. Default 'val/loss'. */
+  /** The scalar by which a training with held-out images keeps its best checkpoint: ddpm.py's attribute, and Trainer's `monitor`. Default 'val/loss'. */
   monitor?: string
   /** Clip the predicted x_0 to [-1, 1] in ancestral sampling. Default true. */
   clipDenoised?: boolean

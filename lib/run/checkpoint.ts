@@ -1,6 +1,7 @@
 /**
  * Checkpoints of a run: `checkpoints/step-00001000/` with model.safetensors, ema.safetensors (where there is an EMA),
- * optimizer.safetensors and state.json, and `checkpoints/latest`, which names the newest.
+ * optimizer.safetensors and state.json, and `checkpoints/latest`, which names the newest; with a monitor `checkpoints/best`, which names
+ * the one of the best evaluation.
  *
  * A checkpoint is written to a hidden sibling folder, flushed to the disk and renamed: a folder with the final name is
  * complete, whenever the process was killed.
@@ -41,8 +42,12 @@ export function checkpointsFolder(run: string): string {
   return path.join(run, 'checkpoints')
 }
 
+function nameOf(step: number): string {
+  return `step-${String(step).padStart(8, '0')}`
+}
+
 /**
- * Writes the checkpoint of `state.step`, then removes all but the newest `keep`. Returns its folder. When it throws (`io`, e.g.
+ * Writes the checkpoint of `state.step`, then removes all but the newest `keep` and the best that the state names. Returns its folder. When it throws (`io`, e.g.
  * for a full disk), the checkpoints that were there are still there and nothing of the new one is left. What goes wrong once the
  * new one is complete is told to `onWarning`.
  */
@@ -53,7 +58,7 @@ export async function saveCheckpoint(
   options: { keep: number; onWarning?: (warning: DiffusionError) => unknown },
 ): Promise<string> {
   const parent = checkpointsFolder(run)
-  const name = `step-${String(state.step).padStart(8, '0')}`
+  const name = nameOf(state.step)
   const folder = path.join(parent, name)
   const temporary = path.join(parent, `.writing-${name}-${randomUUID()}`)
   try {
@@ -66,7 +71,7 @@ export async function saveCheckpoint(
       ...withPrefix(training.v, secondMoment),
       ...(training.timestepLosses && { [timestepLosses]: training.timestepLosses }),
     })
-    await atomicWrite(path.join(temporary, 'state.json'), `${JSON.stringify(state, bigintsAsText, 2)}\n`)
+    await atomicWrite(path.join(temporary, 'state.json'), stateText(state))
     await syncFolder(temporary)
     await replaceFolder(temporary, folder)
   } catch (error) {
@@ -77,13 +82,37 @@ export async function saveCheckpoint(
   const warn = (error: unknown) => void warnings.push(error)
   await syncFolder(parent).catch(warn)
   await atomicWrite(path.join(parent, 'latest'), `${name}\n`).catch(warn)
+  await nameBest(run, state).catch(warn)
   // What is not known to be on the disk replaces nothing.
   const old = warnings.length > 0 ? [] : await listCheckpoints(run).catch(() => [])
-  for (const folder of old.slice(options.keep)) await removeFolder(folder).catch(warn)
+  const best = bestFolder(run, state)
+  for (const folder of old.slice(options.keep)) if (folder !== best) await removeFolder(folder).catch(warn)
   for (const error of warnings) {
     await options.onWarning?.(ioError(`after the checkpoint ${folder} was saved`, error, { path: folder }))
   }
   return folder
+}
+
+/** The state alone, of a checkpoint whose weights and steps are as they were. Throws `io`; then it is as it was. */
+export async function saveState(run: string, state: RunState): Promise<void> {
+  const file = path.join(checkpointsFolder(run), nameOf(state.step), 'state.json')
+  await atomicWrite(file, stateText(state))
+  await nameBest(run, state)
+}
+
+function stateText(state: RunState): string {
+  return `${JSON.stringify(state, bigintsAsText, 2)}\n`
+}
+
+/** The folder of the best checkpoint, by a run's state. */
+export function bestFolder(run: string, { monitor }: Pick<RunState, 'monitor'>): string | undefined {
+  return monitor?.best && path.join(checkpointsFolder(run), nameOf(monitor.best.step))
+}
+
+/** For people, as `latest`: the states say it, too. */
+async function nameBest(run: string, state: RunState): Promise<void> {
+  const folder = bestFolder(run, state)
+  if (folder) await atomicWrite(path.join(path.dirname(folder), 'best'), `${path.basename(folder)}\n`)
 }
 
 /** Names the checkpoint, as the temporary name would tell nobody anything, and those that are left. */
@@ -142,6 +171,15 @@ export async function openCheckpoint(folder: string): Promise<Checkpoint> {
   const state = await readState(path.join(newest, 'state.json'))
   await checkWeights(newest, state)
   return { folder: newest, state }
+}
+
+/** The best checkpoint of a run, by what its newest says. Throws `not-found` for a run without a monitor, and as openCheckpoint. */
+export async function openBest(run: string): Promise<Checkpoint> {
+  const { state } = await openCheckpoint(run)
+  const folder = bestFolder(run, state)
+  if (folder) return openCheckpoint(folder)
+  const message = `${run} has no best checkpoint: it was trained without a monitor, or not evaluated yet`
+  throw new DiffusionError('not-found', message, { argument: 'checkpoint', received: run })
 }
 
 /** Everything that a training needs to go on. Throws `bad-file` for a truncated or damaged file. */

@@ -89,6 +89,24 @@ export interface TrainOptions {
    * tenth of the labels (default: no classes).
    */
   classes?: ClassSource
+  /**
+   * Images that are not trained on, by which the loss is evaluated: what `data` can be, or a fraction of it between 0 and 1, which
+   * seed and name take out of it. Classes are found as those of `data`; nothing is mirrored or cropped at random (default: none).
+   */
+  validation?: string | number | UserData
+  /** Steps from one evaluation to the next (default 1000, or a tenth of all steps where that is less). */
+  validationEvery?: number
+  /** Held-out images that are evaluated, each at four timesteps: chosen by the seed (default 256, or all where there are fewer). */
+  validationCount?: number
+  /**
+   * By which scalar the best checkpoint is kept, the lowest: 'val/loss', 'val/loss_ema', 'val/loss_simple', 'val/loss_q0' and their
+   * like; or 'train/loss', as the mean since the evaluation before (default: the model's `monitor`, where there is `validation`).
+   */
+  monitor?: string
+  /** How many evaluations without a lower value of the monitored scalar end the training (default: none do). */
+  patience?: number
+  /** By how much a value has to be lower to count for `patience` (default 0). */
+  minDelta?: number
   /** Optimizer steps altogether, those before a resume included (default 100,000). */
   steps?: number
   /** Images in a batch (default 16). */
@@ -120,7 +138,7 @@ export interface TrainOptions {
   sampleSteps?: number
   /** A checkpoint every so many steps (default 1000); there is one at the end in any case. */
   checkpointEvery?: number
-  /** How many checkpoints to keep (default 2). */
+  /** How many checkpoints to keep, beside the best (default 2). */
   keep?: number
   /** Of the weights, the noise, the order and the samples (default 0). */
   seed?: Seed
@@ -136,6 +154,8 @@ export interface TrainOptions {
 
 const positive = { min: 1 }
 const isData = (v: unknown) => typeof v === 'string' || isUserData(v)
+const isValidation = (v: unknown) => (typeof v === 'number' ? v > 0 && v < 1 : isData(v))
+
 /** Of TrainOptions. */
 export const trainSchema = {
   data: required(value<string | UserData>('a path, or an object with get() or batch()', isData)),
@@ -151,6 +171,12 @@ export const trainSchema = {
   buckets: array(array(integer(undefined, positive), undefined, 2)),
   range: array(number(), undefined, 2),
   classes: string(),
+  validation: value<string | number | UserData>('what data can be, or a fraction between 0 and 1', isValidation),
+  validationEvery: integer(undefined, positive),
+  validationCount: integer(256, positive),
+  monitor: string(),
+  patience: integer(undefined, positive),
+  minDelta: number(0, { min: 0 }),
   steps: integer(100_000, positive),
   batchSize: integer(16, positive),
   accumulate: integer(1, positive),
@@ -177,7 +203,8 @@ export const trainSchema = {
  * TrainOptions with all defaults filled in.
  * @interface
  */
-export type ResolvedTrainOptions = Omit<Parsed<typeof trainSchema>, 'model' | 'warmup'> & {
+export type ResolvedTrainOptions = Omit<Parsed<typeof trainSchema>, 'model' | 'warmup' | 'validationEvery'> & {
   warmup: number
+  validationEvery: number
   model: ModelConfig & { unetConfig: Record<string, unknown> }
 }

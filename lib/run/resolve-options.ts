@@ -6,12 +6,15 @@ import { DiffusionError, describe, invalidArgument } from '../errors'
 import { type Parsed, parseOptions, unknownOption } from '../options'
 import { decayStart } from './lr-schedule'
 import { type ModelConfig, type ResolvedTrainOptions, type TrainOptions, trainSchema } from './options'
+import { heldOutScalars, trainScalars } from './scalars'
 
 /** Where and how fast, but not what is computed: a resume may change these, and `steps` while no rate so far depends on it. */
 const free: readonly string[] = [
   'data',
   'svg', // which images there are is part of the data's fingerprint
   'classes', // where they are, as with data: what they are is part of the data's fingerprint
+  'patience',
+  'minDelta',
   'out',
   'resume',
   'steps',
@@ -24,6 +27,8 @@ const free: readonly string[] = [
   'prefetch',
   'cacheBytes',
 ]
+
+const ofEvaluation: readonly string[] = ['validation', 'validationEvery', 'validationCount', 'monitor']
 
 /** The same of the network's options. */
 const freeOfUnet: readonly string[] = ['useCheckpoint']
@@ -63,7 +68,22 @@ export function resolveTrainOptions(
   const wanted = (given.model ?? {}) as ModelConfig
   const model = saved ? withFree(saved.model, wanted) : completeModel(wanted)
   checkBuckets(options.buckets, model.unetConfig.channelMult)
-  return { ...options, warmup, model }
+  const validationEvery = options.validationEvery ?? defaultValidationEvery(options.steps)
+  return withMonitor({ ...options, warmup, validationEvery, model })
+}
+
+/** Checked, and with the model's where there are held-out images and no other is named. */
+function withMonitor(options: ResolvedTrainOptions): ResolvedTrainOptions {
+  const { validation, patience } = options
+  const monitor = options.monitor ?? (validation === undefined ? undefined : String(options.model.monitor))
+  if (monitor === undefined) {
+    if (patience === undefined) return options
+    throw invalidArgument('patience', 'no patience without a monitor, or validation', patience)
+  }
+  const known = [...(validation === undefined ? [] : heldOutScalars), ...trainScalars]
+  if (known.includes(monitor)) return { ...options, monitor }
+  const what = heldOutScalars.includes(monitor) ? 'a scalar of the training where there is no validation' : 'a scalar'
+  throw invalidArgument('monitor', `${what}: ${known.join(', ')}`, monitor)
 }
 
 function withFree(
@@ -79,13 +99,19 @@ function defaultWarmup(steps: number): number {
   return Math.min(1000, Math.floor(steps / 10))
 }
 
+/** So that a short training is evaluated ten times, too. */
+function defaultValidationEvery(steps: number): number {
+  return Math.min(1000, Math.max(1, Math.floor(steps / 10)))
+}
+
 /** Those of a checkpoint, which is not trusted: checked, and those that it is too old to have with their defaults. */
 export function savedTrainOptions(saved: Record<string, unknown>): ResolvedTrainOptions {
   const { seed } = saved
   const large = typeof seed === 'string' && /^\d{1,20}$/.test(seed) // a bigint, as a checkpoint says it
   const options = parseOptions('Trainer', large ? { ...saved, seed: BigInt(seed) } : saved, trainSchema)
   checkPairs(options)
-  return { ...options, warmup: options.warmup ?? 1000 } as ResolvedTrainOptions
+  const { warmup = 1000, validationEvery = defaultValidationEvery(options.steps) } = options
+  return { ...options, warmup, validationEvery } as ResolvedTrainOptions
 }
 
 /** What an array's type does not say. */
@@ -106,16 +132,19 @@ function checkBuckets(buckets: readonly (readonly number[])[] | undefined, chann
 }
 
 function checkData(
-  { data, crop, cropScale, ...o }: Omit<Parsed<typeof trainSchema>, 'model'>,
+  { data, validation, crop, cropScale, ...o }: Omit<Parsed<typeof trainSchema>, 'model'>,
   flip: unknown,
   resumed: boolean,
 ): void {
-  if (data === '' && resumed) {
-    const problem = 'data: this run was trained on an object of yours, which a resume must be given again'
-    throw new DiffusionError('invalid-argument', problem, { argument: 'data' })
+  for (const [argument, path] of Object.entries({ data, validation })) {
+    if (path !== '' || !resumed) continue
+    const problem = `${argument}: this run was given an object of yours, which a resume must be given again`
+    throw new DiffusionError('invalid-argument', problem, { argument })
   }
   if (cropScale !== 1 && crop !== 'random') throw invalidArgument('cropScale', "1 unless crop is 'random'", cropScale)
   if (!givesBatches(data)) return
+  if (typeof validation === 'number')
+    throw invalidArgument('validation', 'no fraction of an object with batch(), whose batches are its own', validation)
   // Its batches come as they are.
   for (const name of ['flipVertical', 'buckets', 'range', 'classes'] as const) {
     if (o[name]) throw invalidArgument(name, 'nothing for an object with batch(), whose batches are its own', o[name])
@@ -155,6 +184,7 @@ function refuseChanges(given: Record<string, unknown>, saved: ResolvedTrainOptio
   }
   const { model, ...rest } = given as { model?: ModelConfig }
   for (const [name, now] of Object.entries(rest)) {
+    if (ofEvaluation.includes(name) && mayChange(name, now, saved)) continue
     const fixed = name === 'steps' ? !sameRates(saved, Number(now), step) : !free.includes(name)
     // A checkpoint from before there was the option was made with its default.
     const before = saved[name as keyof ResolvedTrainOptions] ?? trainSchema[name as keyof typeof trainSchema].fallback
@@ -166,6 +196,13 @@ function refuseChanges(given: Record<string, unknown>, saved: ResolvedTrainOptio
     if (freeOfUnet.includes(name)) continue
     refuse(`model.unetConfig.${name}`, saved.model.unetConfig[name], now)
   }
+}
+
+/** A run without an evaluation may be evaluated from now on, and images may be elsewhere: which they are has a fingerprint. */
+function mayChange(name: string, now: unknown, { validation, monitor }: ResolvedTrainOptions): boolean {
+  if (name === 'validation' && typeof now === 'number') return false // a fraction takes images away
+  if (name === 'validation' && typeof validation === 'string') return true
+  return validation === undefined && monitor === undefined
 }
 
 /** Whether the rates of the first `step` steps would be those of the run if it had `steps` steps altogether. */

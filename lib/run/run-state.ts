@@ -3,8 +3,15 @@ import { isObject, type JsonObject } from '../checkpoint/json'
 import type { LossScaleState } from '../diffusion/loss-scale'
 import { DiffusionError, describe } from '../errors'
 import { resolveUNetOptions, type UNetOptions } from '../nn/unet-options'
+import type { MonitorState } from './monitor'
 import type { ResolvedTrainOptions } from './options'
 import { savedTrainOptions } from './resolve-options'
+
+/** What tells other images from these. */
+export interface DataState {
+  readonly fingerprint: string
+  readonly images: number
+}
 
 /** Random numbers and the data's order follow from the seed and the position, so these are all their state. */
 export interface RunState {
@@ -21,7 +28,13 @@ export interface RunState {
   readonly draws: number
   /** With precision 'fp16' only. */
   readonly lossScale?: LossScaleState
-  readonly data: { readonly fingerprint: string; readonly images: number }
+  readonly data: DataState
+  /** The images of a validation folder or fraction. */
+  readonly heldOut?: DataState
+  /** The step after which there was the last evaluation. */
+  readonly evaluated?: number
+  /** With a monitor. */
+  readonly monitor?: MonitorState
   readonly options: ResolvedTrainOptions
   /** ISO 8601. */
   readonly time: string
@@ -36,11 +49,11 @@ export function runState(json: JsonObject, bad: (problem: string, cause?: unknow
     if (Number.isSafeInteger(value) && (value as number) >= min) return value as number
     throw bad(`${name} is not an integer of at least ${min}`)
   }
-  const { data, options, lossScale, time } = json
+  const { data, heldOut, monitor, options, lossScale, time } = json
   if (lossScale !== undefined && !isLossScale(lossScale)) throw bad('lossScale is not a scale')
-  if (!isObject(data) || typeof data.fingerprint !== 'string' || !Number.isSafeInteger(data.images)) {
-    throw bad('data or options are missing')
-  }
+  if (!isData(data)) throw bad('data or options are missing')
+  if (heldOut !== undefined && !isData(heldOut)) throw bad('heldOut says nothing of images')
+  if (monitor !== undefined && !isMonitor(monitor)) throw bad('monitor is not the state of one')
   return {
     format: json.format,
     version: json.version,
@@ -50,7 +63,10 @@ export function runState(json: JsonObject, bad: (problem: string, cause?: unknow
     emaUpdates: integer('emaUpdates', -1),
     draws: integer('draws'),
     ...(lossScale !== undefined && { lossScale }),
-    data: { fingerprint: data.fingerprint, images: data.images as number },
+    data: { fingerprint: data.fingerprint, images: data.images },
+    ...(heldOut !== undefined && { heldOut: { fingerprint: heldOut.fingerprint, images: heldOut.images } }),
+    ...(json.evaluated !== undefined && { evaluated: integer('evaluated') }),
+    ...(monitor !== undefined && { monitor }),
     options: runOptions(options, bad),
     time: typeof time === 'string' ? time : '',
   }
@@ -67,6 +83,19 @@ function runOptions(options: unknown, bad: (problem: string, cause?: unknown) =>
     if (error instanceof DiffusionError) throw bad(`its options are not those of a training: ${error.message}`, error)
     throw error
   }
+}
+
+function isData(value: unknown): value is DataState & JsonObject {
+  return isObject(value) && typeof value.fingerprint === 'string' && Number.isSafeInteger(value.images)
+}
+
+function isMonitor(value: unknown): value is MonitorState & JsonObject {
+  if (!isObject(value)) return false
+  const { best, score, wait, sum, count } = value
+  const counts = [wait, count].every((n) => Number.isSafeInteger(n) && (n as number) >= 0)
+  const isBest =
+    best === undefined || (isObject(best) && Number.isSafeInteger(best.step) && Number.isFinite(best.value))
+  return counts && isBest && (score === undefined || Number.isFinite(score)) && Number.isFinite(sum)
 }
 
 function isLossScale(value: unknown): value is LossScaleState {

@@ -1,9 +1,9 @@
 /** How well a model describes images: bits per dimension and reconstruction errors over a folder. */
 import type { TrainingData } from '../data/training-data'
 import type { DDPM } from '../diffusion/ddpm'
-import { DiffusionError, invalidArgument } from '../errors'
 import { boolean, func, integer, parseOptions, type SchemaOf, type Seed, seed, value } from '../options'
 import { Tensor } from '../tensor'
+import { labelsFor } from './labels'
 
 /** Means over the images; arrays are by timestep, t ascending. */
 export interface Evaluation {
@@ -92,29 +92,4 @@ function sum(values: Iterable<number>): number {
   let total = 0
   for (const v of values) total += v
   return total
-}
-
-/** The model's labels of a batch; undefined where it takes none. */
-function labelsFor(
-  ddpm: DDPM,
-  data: TrainingData,
-): ((n: number, labels: Int32Array | undefined) => Int32Array) | undefined {
-  if (ddpm.network?.numClasses === undefined) {
-    if (data.classNames) throw invalidArgument('classes', 'nothing for a model without classes', data.classNames)
-    return undefined
-  }
-  if (data.classNames) {
-    const own = data.classNames.map((name) => {
-      const label = ddpm.classNames.indexOf(name)
-      if (label < 0) throw invalidArgument('classes', `classes of the model: ${ddpm.classNames.join(', ')}`, name)
-      return label
-    })
-    return (_, labels) => labels!.map((label) => own[label])
-  }
-  const { nullClass } = ddpm
-  if (nullClass === undefined) {
-    const message = 'classes: the model wants to know the classes of the images, and has no null class'
-    throw new DiffusionError('invalid-argument', message, { argument: 'classes' })
-  }
-  return (n) => new Int32Array(n).fill(nullClass)
 }

@@ -1,7 +1,9 @@
 /** What a training tells while it runs, and what it gives at its end. */
 import type { UnreadableFile } from '../data/sources/source'
 import type { DiffusionError } from '../errors'
+import type { Best } from '../run/monitor'
 import type { ResolvedTrainOptions } from '../run/options'
+import type { Scalars } from '../run/scalars'
 import type { StepMetrics } from './metrics'
 
 export interface TrainStart {
@@ -15,6 +17,10 @@ export interface TrainStart {
   readonly device: string
   /** The step after which there are the next pictures; undefined without any. */
   readonly firstPicture: number | undefined
+  /** Images that are held out and evaluated; undefined without `validation`. */
+  readonly heldOut: number | undefined
+  /** The best evaluation so far: of a resumed run with a monitor. */
+  readonly best: Best | undefined
 }
 
 /** Called in order, between two steps; the training waits for what they return. */
@@ -23,6 +29,13 @@ export interface TrainHooks {
   onStart?(start: TrainStart): unknown
   /** After each step, with its loss and how long it took. */
   onStep?(metrics: StepMetrics): unknown
+  /**
+   * The numbers that TensorBoard gets, as they are logged: of each step ('train/loss', 'lr_abs'), and of each evaluation of held-out
+   * images ('val/loss_ema'). For Weights & Biases, MLflow and their like.
+   */
+  onScalars?(o: { step: number; scalars: Scalars }): unknown
+  /** After each evaluation: its scalars, the best so far by the monitor, and whether it is this one. */
+  onEvaluation?(o: { step: number; scalars: Scalars; best: Best | undefined; improved: boolean }): unknown
   /** After each checkpoint that is complete. */
   onCheckpoint?(o: { step: number; folder: string }): unknown
   /** After each picture of samples that was written. */
@@ -40,11 +53,15 @@ export interface TrainHooks {
 
 export interface RunResult {
   readonly step: number
-  /** True where the signal ended it before the last step. */
-  readonly stopped: boolean
+  /** What ended it before the last step: its signal, or its monitor; false where nothing did. */
+  readonly stopped: false | 'signal' | 'early'
+  /** Of 'early': what the monitor saw. */
+  readonly why?: string
+  /** With a monitor: the evaluation with the lowest value, and its checkpoint. */
+  readonly best?: Best & { readonly checkpoint: string }
   /** Folder of the newest checkpoint. */
   readonly checkpoint: string
-  /** The exported model, once all steps are done. */
+  /** The exported model, once all steps are done; of a training that was stopped early, the best checkpoint's. */
   readonly model?: string
   /** The last step's; undefined where no step was left to do. */
   readonly metrics?: StepMetrics

@@ -6,9 +6,10 @@ import { encodeImage } from '../data/image-format'
 import { DiffusionError } from '../errors'
 import { ioError } from '../file-errors'
 import type { RunFolder } from '../run/run-folder'
+import type { Scalars } from '../run/scalars'
 import { EventFile, type EventImage } from './event-file'
 import type { TrainHooks } from './hooks'
-import { MetricsLog, type StepMetrics } from './metrics'
+import { MetricsLog, type StepMetrics, scalarsOf } from './metrics'
 import type { Pictures } from './pictures'
 
 export class Journal {
@@ -47,7 +48,18 @@ export class Journal {
   /** A step's metrics. Throws `io`. */
   async step(metrics: StepMetrics): Promise<void> {
     this.#log.write(metrics)
-    await this.#writeEvents(() => this.#events.scalars(metrics.step, scalarsOf(metrics)))
+    await this.#scalars(metrics.step, scalarsOf(metrics))
+  }
+
+  /** The losses of the held-out images after a step. Throws `io`. */
+  async heldOut(step: number, scalars: Scalars): Promise<void> {
+    this.#log.write({ step, ...scalars, time: new Date().toISOString() })
+    await this.#scalars(step, scalars)
+  }
+
+  async #scalars(step: number, scalars: Scalars): Promise<void> {
+    await this.#writeEvents(() => this.#events.scalars(step, scalars))
+    await this.#hooks.onScalars?.({ step, scalars })
   }
 
   /** Makes the metrics durable. Throws `io`. */
@@ -107,16 +119,4 @@ export class Journal {
 
 function isIo(error: unknown): error is DiffusionError {
   return error instanceof DiffusionError && error.code === 'io'
-}
-
-/** By ddpm.py's names, where it has one. */
-function scalarsOf(metrics: StepMetrics): Record<string, number> {
-  return {
-    'train/loss': metrics.loss,
-    'train/loss_simple': metrics.loss_simple,
-    'train/loss_vlb': metrics.loss_vlb,
-    ...(metrics.gradNorm !== null && { 'train/grad_norm': metrics.gradNorm }),
-    lr_abs: metrics.lr,
-    images_per_second: metrics.imagesPerSecond,
-  }
 }

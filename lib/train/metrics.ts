@@ -1,6 +1,7 @@
-/** metrics.jsonl: one JSON object a line, one line a training step. */
+/** metrics.jsonl: one JSON object a line, one line a training step, and one of its own for the losses of held-out images. */
 import { closeSync, constants, fstatSync, fsyncSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs'
 import { ioError } from '../file-errors'
+import type { Scalars } from '../run/scalars'
 
 const { O_RDWR, O_APPEND, O_CREAT, O_NONBLOCK } = constants
 
@@ -20,6 +21,19 @@ export interface StepMetrics {
   readonly imagesPerSecond: number
   /** ISO 8601. */
   readonly time: string
+}
+
+/** What is logged of a step, by ddpm.py's names where it has one. */
+export function scalarsOf(metrics: StepMetrics): Scalars {
+  return {
+    'train/loss': metrics.loss,
+    'train/loss_simple': metrics.loss_simple,
+    'train/loss_vlb': metrics.loss_vlb,
+    ...(metrics.gradNorm !== null && { 'train/grad_norm': metrics.gradNorm }),
+    ...(metrics.lossScale !== undefined && { 'train/loss_scale': metrics.lossScale }),
+    lr_abs: metrics.lr,
+    images_per_second: metrics.imagesPerSecond,
+  }
 }
 
 export class MetricsLog {
@@ -58,7 +72,7 @@ export class MetricsLog {
   }
 
   /** Throws `io`. The line is then written by the next call that succeeds, `flush` or this one. */
-  write(metrics: StepMetrics): void {
+  write(metrics: StepMetrics | Readonly<{ step: number; time: string; [name: string]: number | string }>): void {
     this.#pending += `${JSON.stringify(metrics)}\n`
     this.flush()
   }

@@ -1,11 +1,12 @@
 /** What a training shows of itself: the pictures of ddpm.py's ImageLogger. */
 import type { Pixels } from '../data/image-format'
 import { imageAt, toBytes } from '../data/image-grid'
-import type { ImageBatch, TrainingData } from '../data/training-data'
+import type { TrainingData } from '../data/training-data'
 import type { DDPM } from '../diffusion/ddpm'
 import { makeGrid } from '../diffusion/make-grid'
 import type { ResolvedTrainOptions } from '../run/options'
-import { Tensor } from '../tensor'
+import type { Tensor } from '../tensor'
+import { batchOf } from './model-batch'
 
 /** By the names that ddpm.py's log_images gives them. */
 export type Pictures = Readonly<Record<'inputs' | 'diffusion_row' | 'samples' | 'denoise_row', Pixels>>
@@ -46,10 +47,7 @@ export async function drawPictures(
 ): Promise<Pictures> {
   const { sampleCount: N, seed } = options
   const { images, shape, labels } = await data.batch(0, N)
-  const batch = {
-    [ddpm.firstStageKey]: nhwc(images, shape),
-    ...(labels && { [ddpm.classKey]: Tensor.wrap(labels, [N]) }),
-  }
+  const batch = batchOf(ddpm, images, labels, shape)
   const steps = Math.min(options.sampleSteps, ddpm.numTimesteps)
   const log = await ddpm.logImages(batch, { N, steps, seed, signal })
   return {
@@ -66,16 +64,4 @@ async function pixels(picture: Tensor): Promise<Pixels> {
   const seen = channels === 2 ? 1 : Math.min(channels, 3)
   const values = ((await picture.values()) as Float32Array).subarray(0, seen * height * width)
   return imageAt(toBytes(values, [1, seen, height, width]), 0)
-}
-
-/** Of [n, c, h, w], as a batch of ddpm.py has its images. */
-function nhwc(images: ImageBatch['images'], [n, c, h, w]: readonly number[]): Tensor {
-  const out = new Float32Array(images.length)
-  const plane = h * w
-  for (let i = 0; i < n; i++) {
-    for (let k = 0; k < c; k++) {
-      for (let p = 0; p < plane; p++) out[(i * plane + p) * c + k] = images[(i * c + k) * plane + p]
-    }
-  }
-  return Tensor.wrap(out, [n, h, w, c])
 }

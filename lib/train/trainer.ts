@@ -1,22 +1,16 @@
 /** A training run: images in, checkpoints, metrics and pictures out. */
 import path from 'node:path'
 import type { DatasetOptions } from '../data/dataset'
-import { openData } from '../data/open-data'
+import { openTrainingData } from '../data/open-data'
 import type { TrainingData } from '../data/training-data'
 import { DDPM } from '../diffusion/ddpm'
 import type { DDPMOptions } from '../diffusion/ddpm-options'
 import { DiffusionError } from '../errors'
-import {
-  type Checkpoint,
-  listCheckpoints,
-  openCheckpoint,
-  type RunState,
-  readTrainingState,
-  removeLeftovers,
-} from '../run/checkpoint'
+import { type Checkpoint, listCheckpoints, openCheckpoint, readTrainingState, removeLeftovers } from '../run/checkpoint'
 import type { TrainOptions } from '../run/options'
 import { resolveTrainOptions, withClasses } from '../run/resolve-options'
 import { RunFolder } from '../run/run-folder'
+import type { DataState } from '../run/run-state'
 import type { RunResult, TrainHooks } from './hooks'
 import { Journal } from './journal'
 import { nextPictureStep } from './pictures'
@@ -57,7 +51,7 @@ export class Trainer {
     const checkpoint = await this.#checkpointToResume()
     const resolved = resolveTrainOptions(this.#given, checkpoint?.state)
     const { imageSize, imageWidth, inChannels } = resolved.model.unetConfig
-    const data = await openData(resolved.data, {
+    const { data, heldOut } = await openTrainingData(resolved.data, {
       size: [Number(imageSize), Number(imageWidth ?? imageSize)],
       channels: Number(inChannels),
       background: resolved.background,
@@ -72,8 +66,12 @@ export class Trainer {
       seed: resolved.seed,
       cacheBytes: resolved.cacheBytes,
       onUnreadable: hooks.onUnreadable,
+      validation: resolved.validation,
     })
-    if (checkpoint) refuseOtherData(data, checkpoint.state)
+    if (checkpoint) {
+      refuseOther(data, checkpoint.state.data, 'data')
+      if (heldOut && checkpoint.state.heldOut) refuseOther(heldOut, checkpoint.state.heldOut, 'validation')
+    }
     const named = data.classNames !== undefined && !checkpoint // a checkpoint's options have the names already
     const options = named ? withClasses(resolved, data.classNames!) : resolved
 
@@ -92,9 +90,11 @@ export class Trainer {
         parameters: ddpm.parameterCount,
         device: ddpm.device.name,
         firstPicture: nextPictureStep(step, options),
+        heldOut: heldOut && Math.min(heldOut.length || options.validationCount, options.validationCount),
+        best: checkpoint?.state.monitor?.best,
       })
       using journal = new Journal(folder, hooks, step)
-      return await new TrainingLoop(ddpm, data, options, hooks, journal).run(checkpoint)
+      return await new TrainingLoop({ ddpm, data, heldOut, options, hooks, journal }, checkpoint).run()
     } finally {
       ddpm.dispose()
     }
@@ -119,7 +119,7 @@ export class Trainer {
 
 function withAbsolutePaths(options: TrainOptions): TrainOptions {
   const given = { ...options }
-  for (const name of ['data', 'out', 'classes'] as const) {
+  for (const name of ['data', 'out', 'classes', 'validation'] as const) {
     const value = given[name]
     const words = name === 'classes' && (value === 'folders' || value === 'labels')
     if (typeof value === 'string' && !words) Object.assign(given, { [name]: path.resolve(value) }) // others are refused later
@@ -127,12 +127,13 @@ function withAbsolutePaths(options: TrainOptions): TrainOptions {
   return given
 }
 
-function refuseOtherData(data: TrainingData, state: RunState): void {
-  if (data.fingerprint === state.data.fingerprint) return
+function refuseOther(data: TrainingData, before: DataState, argument: 'data' | 'validation'): void {
+  if (data.fingerprint === before.fingerprint) return
+  const use = argument === 'data' ? 'trained' : 'evaluated'
   throw new DiffusionError(
     'invalid-argument',
-    `${data.name} is not what this run was trained on: ${state.data.images} readable images then, ${data.length} now, ` +
+    `${data.name} is not what this run was ${use} on: ${before.images} readable images then, ${data.length} now, ` +
       'and not under the same names or not in the same classes; a resumed run would not continue the same training',
-    { argument: 'data', expected: `${state.data.images} images`, received: `${data.length} images` },
+    { argument, expected: `${before.images} images`, received: `${data.length} images` },
   )
 }

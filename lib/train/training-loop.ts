@@ -2,69 +2,141 @@
 import path from 'node:path'
 import type { ImageBatch, TrainingData } from '../data/training-data'
 import type { DDPM } from '../diffusion/ddpm'
+import type { TrainingState } from '../diffusion/training-step'
 import { DiffusionError } from '../errors'
 import { pauses } from '../pause'
-import { type Checkpoint, type RunState, saveCheckpoint } from '../run/checkpoint'
+import {
+  bestFolder,
+  type Checkpoint,
+  openCheckpoint,
+  type RunState,
+  readTrainingState,
+  saveCheckpoint,
+  saveState,
+} from '../run/checkpoint'
 import { learningRate } from '../run/lr-schedule'
 import { saveModel } from '../run/model-file'
+import { Monitor } from '../run/monitor'
 import type { ResolvedTrainOptions } from '../run/options'
 import { Tensor } from '../tensor'
+import { heldOutLosses } from './held-out-losses'
 import type { RunResult, TrainHooks } from './hooks'
 import type { Journal } from './journal'
-import type { StepMetrics } from './metrics'
+import { type StepMetrics, scalarsOf } from './metrics'
 import { drawPictures, isPictureStep } from './pictures'
 
+/** What a training works with. */
+export interface Opened {
+  readonly data: TrainingData
+  readonly heldOut: TrainingData | undefined
+  readonly ddpm: DDPM
+  readonly options: ResolvedTrainOptions
+  readonly hooks: TrainHooks
+  readonly journal: Journal
+}
+
 export class TrainingLoop {
+  readonly #o: Opened
+  readonly #monitor: Monitor | undefined
+  /** Completed steps. */
+  #done: number
+  /** Those of the last evaluation. */
+  #evaluated: number
   #checkpoint: string | undefined
-  #savedStep = -1
+  #saved: { readonly step: number; readonly evaluated: number } | undefined
   /** False while a step is under way, and after one that failed: what is in memory then is no state to go on from. */
   #whole = true
   /** Of the model's warnings, those that were told. */
   readonly #warned = new Set<string>()
 
-  constructor(
-    readonly ddpm: DDPM,
-    readonly data: TrainingData,
-    readonly options: ResolvedTrainOptions,
-    readonly hooks: TrainHooks,
-    readonly journal: Journal,
-  ) {}
-
-  async run(from: Checkpoint | undefined): Promise<RunResult> {
-    const { options, hooks, journal } = this
-    const { steps, batchSize, accumulate } = options
-    let step = from?.state.step ?? 0
+  constructor(opened: Opened, from: Checkpoint | undefined) {
+    this.#o = opened
+    const { monitor: name, patience, minDelta } = opened.options
+    this.#monitor = name === undefined ? undefined : new Monitor({ name, patience, minDelta }, from?.state.monitor)
+    this.#done = from?.state.step ?? 0
+    this.#evaluated = from?.state.evaluated ?? 0
     this.#checkpoint = from?.folder
-    this.#savedStep = from?.state.step ?? -1
-    const batches = this.data.batches(step * accumulate * batchSize, batchSize, options.prefetch)
+    this.#saved = from && { step: this.#done, evaluated: this.#evaluated }
+  }
+
+  async run(): Promise<RunResult> {
+    const { data, options, hooks, journal } = this.#o
+    const { steps, batchSize, accumulate } = options
+    const batches = data.batches(this.#done * accumulate * batchSize, batchSize, options.prefetch)
     let metrics: StepMetrics | undefined
     try {
-      while (step < steps && !hooks.signal?.aborted) {
-        metrics = await this.#step(step, () => batches.next())
-        step++
+      await this.#evaluate() // where a run was stopped in the middle of an evaluation
+      while (this.#done < steps && !hooks.signal?.aborted && !this.#monitor?.over) {
+        metrics = await this.#step(this.#done, () => batches.next())
+        this.#done++
+        this.#monitor?.add(scalarsOf(metrics))
         await journal.step(metrics)
         await hooks.onStep?.(metrics)
-        if (step % options.checkpointEvery === 0) await this.#save(step)
-        if (isPictureStep(step, options)) await this.#draw(step)
+        await this.#evaluate()
+        if (this.#done % options.checkpointEvery === 0) await this.#save()
+        if (isPictureStep(this.#done, options)) await this.#draw()
         for (const warning of this.#newWarnings()) await journal.warn(new DiffusionError('unsupported', warning))
       }
-      await this.#save(step)
+      await this.#save()
     } catch (error) {
-      await this.#rescue(step)
+      await this.#rescue()
       throw error
     } finally {
       await batches.stop()
     }
-    const model = step >= steps ? path.join(await journal.folder(), 'model.safetensors') : undefined
-    if (model) await saveModel(model, this.ddpm, { config: options.model, training: this.#summary(step, metrics) })
-    return { step, stopped: step < steps, checkpoint: this.#checkpoint!, model, metrics }
+    return this.#result(metrics)
+  }
+
+  async #result(metrics: StepMetrics | undefined): Promise<RunResult> {
+    const why = this.#done < this.#o.options.steps ? this.#monitor?.over : undefined
+    const stopped = this.#done >= this.#o.options.steps ? false : why === undefined ? 'signal' : 'early'
+    const run = await this.#o.journal.folder()
+    const monitor = this.#monitor?.state
+    const best = monitor?.best && { ...monitor.best, checkpoint: bestFolder(run, { monitor })! }
+    const model = stopped === 'signal' ? undefined : path.join(run, 'model.safetensors')
+    if (model) await this.#export(model, stopped === 'early' ? best : undefined, metrics)
+    return {
+      step: this.#done,
+      stopped,
+      ...(why && { why }),
+      ...(best && { best }),
+      checkpoint: this.#checkpoint!,
+      model,
+      metrics,
+    }
+  }
+
+  /** The model as it is, or as it was at its best. */
+  async #export(file: string, best: RunResult['best'], metrics: StepMetrics | undefined): Promise<void> {
+    const { ddpm, options } = this.#o
+    if (best) await ddpm.loadTrainingState(await readTrainingState(await openCheckpoint(best.checkpoint)))
+    const own = best ? { step: best.step, [String(options.monitor)]: best.value } : { loss: metrics?.loss }
+    await saveModel(file, ddpm, { config: options.model, training: { ...this.#summary(), ...own } })
+  }
+
+  /** Every validationEvery steps: the held-out images, and what the monitor says. What is aborted is done by the resumed run. */
+  async #evaluate(): Promise<void> {
+    const { ddpm, heldOut, options, hooks, journal } = this.#o
+    const step = this.#done
+    if (!heldOut && !this.#monitor) return
+    if (step % options.validationEvery !== 0 || step <= this.#evaluated) return
+    const { batchSize, seed, validationCount } = options
+    const images = Math.min(heldOut?.length || validationCount, validationCount) // of batches of the user's, the number is not known
+    const scalars = heldOut ? await heldOutLosses(ddpm, heldOut, { images, batchSize, seed, signal: hooks.signal }) : {}
+    if (!scalars) return
+    this.#evaluated = step
+    const improved = this.#monitor?.look(step, scalars) ?? false
+    if (heldOut) await journal.heldOut(step, scalars)
+    await hooks.onEvaluation?.({ step, scalars, best: this.#monitor?.best, improved })
+    if (improved || this.#saved?.step === step) await this.#save()
   }
 
   /** One optimizer step: `accumulate` batches forward and backward, then the update. */
   async #step(step: number, nextBatch: () => Promise<ImageBatch>): Promise<StepMetrics> {
-    const { batchSize, accumulate } = this.options
+    const { ddpm, options } = this.#o
+    const { batchSize, accumulate } = options
     const start = performance.now()
-    const lr = learningRate(step, this.options)
+    const lr = learningRate(step, options)
     const sums = { loss: 0, loss_simple: 0, loss_vlb: 0 }
     let gradNorm: number | null = null
     let lossScale: number | undefined
@@ -78,7 +150,7 @@ export class TrainingLoop {
     this.#whole = false
     for (const [i, { images, shape, labels }] of batches.entries()) {
       using x = Tensor.wrap(images, shape)
-      const result = await this.ddpm.trainBatch(x, {
+      const result = await ddpm.trainBatch(x, {
         y: labels,
         step: step * accumulate + i, // names the noise, so each batch must have its own
         update: i === accumulate - 1,
@@ -104,48 +176,71 @@ export class TrainingLoop {
     }
   }
 
-  async #save(step: number): Promise<void> {
-    if (step === this.#savedStep) return
-    this.journal.sync() // so that no checkpoint is ahead of its metrics, not even after a power failure
-    const folder = await this.#write(step)
-    await this.hooks.onCheckpoint?.({ step, folder })
+  async #save(): Promise<void> {
+    const { journal, hooks } = this.#o
+    const [step, evaluated] = [this.#done, this.#evaluated]
+    if (step === this.#saved?.step && evaluated === this.#saved.evaluated) return
+    journal.sync() // so that no checkpoint is ahead of its metrics, not even after a power failure
+    if (step === this.#saved?.step) {
+      const { draws, emaUpdates, optimizerStep, lossScale } = (await openCheckpoint(this.#checkpoint!)).state
+      const out = await journal.folder()
+      await saveState(out, this.#state(out, { draws, emaUpdates, optimizerStep, lossScale }))
+      this.#saved = { step, evaluated }
+      return
+    }
+    const folder = await this.#write()
+    await hooks.onCheckpoint?.({ step, folder })
   }
 
-  async #write(step: number): Promise<string> {
-    const { ddpm, data, options, hooks, journal } = this
+  async #write(): Promise<string> {
+    const { ddpm, options, hooks, journal } = this.#o
     const out = await journal.folder()
     const training = await ddpm.trainingState()
-    const state: RunState = {
-      format: 'ddpm-native checkpoint',
-      version: 1,
-      step,
-      samples: step * options.accumulate * options.batchSize,
-      optimizerStep: training.optimizerStep,
-      emaUpdates: training.emaUpdates,
-      draws: training.draws ?? 0,
-      ...(training.lossScale && { lossScale: training.lossScale }),
-      data: { fingerprint: data.fingerprint, images: data.length },
-      options: { ...options, out, data: savedData(options.data) },
-      time: new Date().toISOString(),
-    }
-    const { keep } = options
-    const folder = await saveCheckpoint(out, state, training, { keep, onWarning: (w) => hooks.onWarning?.(w) })
+    const state = this.#state(out, training)
+    const folder = await saveCheckpoint(out, state, training, {
+      keep: options.keep,
+      onWarning: (w) => hooks.onWarning?.(w),
+    })
     this.#checkpoint = folder
-    this.#savedStep = step
+    this.#saved = { step: state.step, evaluated: this.#evaluated }
     return folder
   }
 
+  /** `of`: the model's own counters. */
+  #state(out: string, of: Pick<TrainingState, 'optimizerStep' | 'emaUpdates' | 'draws' | 'lossScale'>): RunState {
+    const { data, heldOut, options } = this.#o
+    const dataState = ({ fingerprint, length }: TrainingData) => ({ fingerprint, images: length })
+    return {
+      format: 'ddpm-native checkpoint',
+      version: 1,
+      step: this.#done,
+      samples: this.#done * options.accumulate * options.batchSize,
+      optimizerStep: of.optimizerStep,
+      emaUpdates: of.emaUpdates,
+      draws: of.draws ?? 0,
+      ...(of.lossScale && { lossScale: of.lossScale }),
+      data: dataState(data),
+      ...(heldOut && { heldOut: dataState(heldOut) }),
+      ...(this.#evaluated > 0 && { evaluated: this.#evaluated }),
+      ...(this.#monitor && { monitor: this.#monitor.state }),
+      options: { ...options, out, data: savedData(options.data), validation: savedData(options.validation) },
+      time: new Date().toISOString(),
+    }
+  }
+
   /** After an error, whichever: the steps since the last checkpoint, where they are whole. The error is what is reported. */
-  async #rescue(step: number): Promise<void> {
-    if (!this.#whole || step === this.#savedStep || step === 0) return
+  async #rescue(): Promise<void> {
+    const { hooks, journal } = this.#o
+    const step = this.#done
+    if (!this.#whole || step === this.#saved?.step || step === 0) return
     try {
-      const folder = await this.#write(step)
-      await this.hooks.onCheckpoint?.({ step, folder })
+      const folder = await this.#write()
+      await hooks.onCheckpoint?.({ step, folder })
     } catch {
       // as much as could be done
     }
     try {
-      this.journal.sync()
+      journal.sync()
     } catch {
       // the line of this step is lost, which the error that is reported says
     }
@@ -153,35 +248,25 @@ export class TrainingLoop {
 
   /** Of the model. */
   #newWarnings(): string[] {
-    const fresh = this.ddpm.warnings().filter((warning) => !this.#warned.has(warning))
+    const fresh = this.#o.ddpm.warnings().filter((warning) => !this.#warned.has(warning))
     for (const warning of fresh) this.#warned.add(warning)
     return fresh
   }
 
   /** Sampling changes nothing in the training. */
-  async #draw(step: number): Promise<void> {
-    const { ddpm, data, options, hooks, journal } = this
-    await journal.pictures(step, () => drawPictures(ddpm, data, options, hooks.signal))
+  async #draw(): Promise<void> {
+    const { ddpm, data, options, hooks, journal } = this.#o
+    await journal.pictures(this.#done, () => drawPictures(ddpm, data, options, hooks.signal))
   }
 
-  #summary(step: number, metrics: StepMetrics | undefined): Record<string, unknown> {
-    const { batchSize, accumulate, lr, warmup, lrSchedule, seed, flip } = this.options
-    return {
-      step,
-      images: this.data.length,
-      batchSize,
-      accumulate,
-      lr,
-      warmup,
-      lrSchedule,
-      seed,
-      flip,
-      loss: metrics?.loss,
-    }
+  #summary(): Record<string, unknown> {
+    const { data, options } = this.#o
+    const { batchSize, accumulate, lr, warmup, lrSchedule, seed, flip } = options
+    return { step: this.#done, images: data.length, batchSize, accumulate, lr, warmup, lrSchedule, seed, flip }
   }
 }
 
 /** An object of the caller's is no option that could be saved: a resume is given it again. */
-function savedData(data: ResolvedTrainOptions['data']): string {
-  return typeof data === 'string' ? data : ''
+function savedData<T>(data: T): Exclude<T, object> | '' {
+  return typeof data === 'object' ? '' : (data as Exclude<T, object>)
 }

@@ -108,7 +108,7 @@ describe('Trainer', () => {
     const stop = new AbortController()
     const onStep = ({ step }: { step: number }) => void (step === 5 && stop.abort())
     const result = await train(tinyTraining(data, run, plan), { signal: stop.signal, onStep })
-    assert.deepEqual([result.step, result.stopped], [5, true])
+    assert.deepEqual([result.step, result.stopped], [5, 'signal'])
     assert.equal(path.basename(result.checkpoint), 'step-00000005')
     const starts: number[] = []
     const model = { unetConfig: { useCheckpoint: true } } // changes no number, and so it can be changed
