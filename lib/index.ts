@@ -57,6 +57,7 @@ export type {
   ProcessOptions,
   ScheduleOptions,
 } from './diffusion/model-options'
+export type { Parameterization } from './diffusion/prediction'
 export type { CheckpointReport, InitFromCkptOptions } from './diffusion/pretrained'
 export type { LoopResult, StepEvent } from './diffusion/sampling/loop'
 export type { SamplerName } from './diffusion/sampling/sampler-names'
@@ -64,12 +65,11 @@ export type { Intermediates, PathOptions, PSampleLoopOptions, SamplingOptions } 
 export type {
   BetaSchedule,
   DdimDiscretization,
-  Parameterization,
   Schedule,
   TimestepSpacing,
 } from './diffusion/schedule'
 export type { SchedulerConfig } from './diffusion/scheduler-config'
-export type { Threshold, VarianceType } from './diffusion/settings'
+export type { Threshold, TimestepSampler, VarianceType } from './diffusion/settings'
 export type { LoadReport } from './diffusion/state'
 export type { Integers, Timesteps } from './diffusion/timesteps'
 export type { Accumulation, OptimizerOptions, TrainingState, TrainResult } from './diffusion/training-step'

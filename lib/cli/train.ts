@@ -1,4 +1,7 @@
 import { crops } from '../data/dataset'
+import { parameterizations } from '../diffusion/prediction'
+import { betaSchedules } from '../diffusion/schedule'
+import { timestepSamplers } from '../diffusion/settings'
 import { lossTypes } from '../graph'
 import { precisions } from '../native'
 import { listCheckpoints } from '../run/checkpoint'
@@ -85,8 +88,9 @@ const options = {
     help: "computes the blocks' insides again in the backward pass: less memory, more time, the same numbers",
   },
   timesteps: { kind: 'integer', min: 1, help: 'diffusion steps (1000)' },
-  schedule: { kind: 'string', choices: ['linear', 'cosine', 'sqrt_linear', 'sqrt'], help: 'noise schedule (linear)' },
-  parameterization: { kind: 'string', choices: ['eps', 'x0', 'v'], help: 'what the network predicts (eps)' },
+  schedule: { kind: 'string', choices: betaSchedules, help: 'noise schedule (linear, or that of edm or flow)' },
+  'flow-shift': { kind: 'number', min: 0, help: 'of the flow schedule: above 1 for more noise (1)' },
+  parameterization: { kind: 'string', choices: parameterizations, help: 'what the network predicts (eps)' },
   loss: { kind: 'string', choices: lossTypes, help: 'how its error is measured (l2)' },
   'loss-delta': { kind: 'number', min: 0, help: 'where a Huber loss goes from squared to straight (1)' },
   'min-snr': { kind: 'number', min: 0, help: 'gamma of the min-SNR weights of the loss (no such weights)' },
@@ -94,8 +98,8 @@ const options = {
   'zero-terminal-snr': { kind: 'flag', help: 'a schedule that ends in pure noise; not with eps' },
   'timestep-sampler': {
     kind: 'string',
-    choices: ['uniform', 'loss-second-moment'],
-    help: 'how often which timestep is trained (uniform)',
+    choices: timestepSamplers,
+    help: 'how often which timestep is trained (uniform; lognormal with edm)',
   },
   'ema-decay': { kind: 'number', min: 0, max: 1, help: 'of the averaged weights (0.9999)' },
   'sample-every': {
@@ -232,6 +236,7 @@ function modelConfig(values: Values<typeof options>): ModelConfig {
     minSnrGamma: values['min-snr'],
     offsetNoise: values['offset-noise'],
     zeroTerminalSnr: values['zero-terminal-snr'],
+    flowShift: values['flow-shift'],
     timestepSampler: values['timestep-sampler'],
     classDropout: values['class-dropout'],
     emaDecay: values['ema-decay'],

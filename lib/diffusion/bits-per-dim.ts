@@ -3,9 +3,10 @@ import { type Shape, Tensor } from '../tensor'
 import { type Condition, kindOf } from './condition'
 import { type Core, checkTensor, extentOf } from './core'
 import { learnedLogVariance, trueVariance } from './learned-variance'
+import { denoise, denoiserBindings } from './preconditioning'
+import { noiseRow, startRow } from './prediction'
 import { drawNoise, qSample, type Stream } from './process'
 import { checkAborted } from './sampling/loop'
-import { noiseRow, startRow } from './step-tables'
 
 export interface BitsPerDim {
   /** Of each sample, [n]: the sum of all terms. */
@@ -44,7 +45,7 @@ export async function calcBpd(core: Core, x: Tensor, o: BitsPerDimOptions): Prom
     checkTensor(noise, 'noise', x.shape)
     const noisy = await qSample(core, x, t, noise)
     const state = await noisy.data()
-    const output = await denoise(core, state, t, x.shape, o.condition)
+    const output = await outputAt(core, state, t, x.shape, o.condition)
     const terms = timestepTerms(core, {
       t,
       d,
@@ -73,7 +74,7 @@ export async function calcBpd(core: Core, x: Tensor, o: BitsPerDimOptions): Prom
   }
 }
 
-async function denoise(
+async function outputAt(
   core: Core,
   state: Float32Array,
   t: number,
@@ -85,7 +86,7 @@ async function denoise(
   const program = await core.networkProgram('denoise', { shape: shape.join('x'), ...kind }, (g) => {
     const x = g.input('x', [n, 1, 1, d])
     const steps = g.input('t', [n, 1, 1, 1], 'i32')
-    return { ...core.denoiser.build(g, x, steps, shape, { train: false, ...kind }) }
+    return { ...denoise(core, g, { x, t: steps, shape, mode: { train: false, ...kind } }) }
   })
   const x = core.device.upload(state)
   try {
@@ -93,7 +94,7 @@ async function denoise(
     const { prediction, variance } = await program.run({
       x,
       t: steps,
-      ...(await core.denoiser.bindings(x, steps, shape, condition)),
+      ...(await denoiserBindings(core, { x, t: steps, shape, condition })),
     })
     return { out: prediction, logVariance: variance && learnedLogVariance(core, variance, steps) }
   } finally {

@@ -169,6 +169,7 @@ export function compVisConfig(options: DDPMOptions, unet: UNetOptions): JsonObje
   only(options, modelImplied)
   only(unet, { ...unetImplied, middleNormGroups: unet.normGroups, timeEmbeddingDim: 4 * unet.modelChannels })
   checkLists(unet)
+  oneOf('betaSchedule', options.betaSchedule, ['linear', 'cosine', 'sqrt_linear', 'sqrt'])
   oneOf('parameterization', options.parameterization, ['eps', 'x0'])
   oneOf('lossType', options.lossType, ['l1', 'l2'])
   return {

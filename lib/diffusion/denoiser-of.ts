@@ -14,10 +14,18 @@ export function denoiserOf(options: ModelSettings, device: Device): Denoiser {
   const model = modelOf(options)
   checkClasses(options, isNetwork(model) ? model : undefined)
   checkVariance(options)
+  if (isNetwork(model)) checkTimes(options, model)
   const learned = options.varianceType !== 'fixed'
   return isNetwork(model)
     ? new NetworkDenoiser(device, model, options.seed, learned)
     : new FunctionDenoiser(device, model, learned)
+}
+
+/** A network that knows whole timesteps alone, or takes their logarithms, can't be told others. */
+function checkTimes({ parameterization }: ModelSettings, { numTimesteps, positiveTimesteps }: Network): void {
+  if (parameterization !== 'edm' && parameterization !== 'flow') return
+  if (numTimesteps === undefined && !(positiveTimesteps && parameterization === 'edm')) return
+  throw invalidArgument('parameterization', 'one that tells the network timesteps, which it needs', parameterization)
 }
 
 function modelOf(options: ModelSettings): Network | DenoiserFunction {

@@ -18,7 +18,8 @@ import type { Condition, ConditionKind } from './condition'
 
 /**
  * x [n, c, h, w] and t int32 [n] to the prediction, of x's shape; with a learned variance that comes after it on the channels,
- * [n, 2c, h, w]. x is only lent: it can't be used after the call.
+ * [n, 2c, h, w]. With every parameterization x is the state of the variance preserving process, sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar)
+ * noise, and t the timestep. x is only lent: it can't be used after the call.
  */
 export type DenoiserFunction = (x: Tensor, t: Tensor) => Tensor | Promise<Tensor>
 

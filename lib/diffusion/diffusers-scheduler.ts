@@ -1,7 +1,9 @@
 /** diffusers' schedulers in terms of DDPM's options, and DDPM's options as a scheduler. */
 import { describe } from '../errors'
+import { continuousClass, continuousConfig, continuousSettings } from './continuous-schedulers'
 import type { Ignored } from './ignored-fields'
-import { type BetaSchedule, makeBetaSchedule, type Parameterization, type TimestepSpacing } from './schedule'
+import type { Parameterization } from './prediction'
+import { type BetaSchedule, makeBetaSchedule, type TimestepSpacing } from './schedule'
 import {
   betaScheduleNames,
   betasOf,
@@ -25,6 +27,10 @@ export interface SchedulerSettings {
   readonly betaSchedule?: BetaSchedule
   readonly linearStart?: number
   readonly linearEnd?: number
+  readonly sigmaMin?: number
+  readonly sigmaMax?: number
+  readonly sigmaData?: number
+  readonly flowShift?: number
   readonly givenBetas?: readonly number[] | Float64Array
   readonly zeroTerminalSnr: boolean
   readonly vPosterior: number
@@ -47,6 +53,8 @@ export function readScheduler(config: SchedulerConfig): {
   /** Fields that no scheduler has. */
   readonly ignored: Ignored
 } {
+  const continuous = continuousClass(config)
+  if (continuous) return continuousSettings(continuous, config)
   const { fields: c, ignored } = modelFields(config)
   const parameterization = pick(predictions, 'prediction_type', c.prediction_type)
   if (c.clip_sample && !c.thresholding) checkFixed(c, { clip_sample_range: 1 })
@@ -91,6 +99,12 @@ export interface WrittenScheduler
   readonly zeroTerminalSnr?: boolean
   readonly stepsOffset?: number
   readonly thresholding?: Threshold
+  /** With parameterizations 'edm' and 'flow': those of the schedule. */
+  readonly betaSchedule?: BetaSchedule
+  readonly sigmaMin?: number
+  readonly sigmaMax?: number
+  readonly sigmaData?: number
+  readonly flowShift?: number
 }
 
 /**
@@ -98,6 +112,7 @@ export interface WrittenScheduler
  * `unsupported` for a vPosterior other than 0 and 1.
  */
 export function schedulerOfSettings(o: WrittenScheduler, like?: SchedulerConfig): Record<string, unknown> {
+  if (o.parameterization === 'edm' || o.parameterization === 'flow') return continuousConfig(o, like)
   const own: Record<string, unknown> = {
     ...betaFields(o),
     clip_sample: o.clipDenoised,

@@ -32,14 +32,16 @@ import {
 } from './method-options'
 import { type ModelSettings, type ScheduleOptions, scheduleSchema } from './model-options'
 import { pMeanVariance, pSample } from './posterior-step'
+import { onnxMeaning, type Parameterization, predictionOf } from './prediction'
 import { nextStream, nhwcToNchw, predictStartFromNoise, qMeanVariance, qPosterior, qSample } from './process'
 import { choosePlan } from './sampling/choose'
 import { untouched } from './sampling/image'
 import { type LoopResult, samplingLoop } from './sampling/loop'
 import { type Intermediates, loopSchema, type PSampleLoopOptions, type SamplingOptions } from './sampling-options'
-import type { Parameterization, Schedule } from './schedule'
+import type { Schedule } from './schedule'
 import { betasOf, scheduleOf } from './schedule-of'
 import { type LoadReport, loadStateDict, type Stateful, stateDict } from './state'
+import { timestepSamplerOf } from './timestep-sampler'
 import type { Timesteps } from './timesteps'
 import { type OptimizerOptions, Training, type TrainingState, type TrainResult } from './training-step'
 import { noTimestepZero, Warnings } from './warnings'
@@ -74,19 +76,21 @@ export abstract class DiffusionModel implements Schedule {
 
   protected constructor(options: ModelSettings) {
     checkLoss(options)
+    const timestepSampler = timestepSamplerOf(options)
     this.#options = options
     this.seed = options.seed
     const schedule = scheduleOf(options, options)
+    const settings = { ...options, parameterization: predictionOf(options) }
     const device = Device.open(options.device)
     const denoiser = denoiserOf(options, device)
-    this.#core = Core.create(device, denoiser, options, schedule, options.seed)
+    this.#core = Core.create(device, denoiser, settings, schedule, options.seed)
     if (denoiser.network?.module.positiveTimesteps) this.#warnings.add([noTimestepZero])
     if (denoiser.network) {
       if (options.useEma) {
         this.#ema = new LitEma(options.emaDecay)
         denoiser.network.weights.copy('weights', 'ema')
       }
-      this.#training = new Training(denoiser.network, this.#ema, options.timestepSampler)
+      this.#training = new Training(denoiser.network, this.#ema, timestepSampler)
     }
     this.logvar = new Float32Array(this.numTimesteps).fill(options.logvarInit)
     Object.assign(this, schedule)
@@ -368,11 +372,11 @@ export abstract class DiffusionModel implements Schedule {
     const sampleOffset = o.sampleOffset ?? training.accumulated
     const timesteps = training.timesteps(core)
     const draw = { batchSize: xStart.shape[0], numTimesteps: core.numTimesteps, sampleOffset }
-    const drawn = o.t === undefined ? timesteps?.draw(this.seed, step, draw) : undefined
+    const drawn = o.t === undefined ? training.draw(core, step, draw) : undefined
     const { y, context, noise } = o
     const input = await lossInput(core, {
       ...{ xStart, y, context, noise },
-      t: o.t ?? drawn?.t ?? drawTimesteps(this.seed, step, draw),
+      t: o.t ?? drawn!.t,
       stream: { seed: this.seed, step, sampleOffset },
       importance: drawn?.weights,
       train: true,
@@ -455,7 +459,8 @@ export abstract class DiffusionModel implements Schedule {
   /**
    * Writes the network as an ONNX model (opset 17), with the trained weights, or within emaScope the averaged ones.
    * Inputs: x float [n, c, height, width], t int64 [n] and, with numClasses, y int64 [n]; n is free, height and width are
-   * the network's unless given. Output: 'eps' or 'x0' by the parameterization, in x's shape. Throws `io`, and
+   * the network's unless given. Output: named by the parameterization, in x's shape; with 'edm' and 'flow', t is a float and x is
+   * what the network is given (see parameterization). Throws `io`, and
    * `unsupported` for a model of 2 GiB or a function.
    */
   async exportOnnx(path: string, options?: OnnxOptions): Promise<void> {
@@ -463,7 +468,7 @@ export abstract class DiffusionModel implements Schedule {
     const network = requireNetwork(this.#core, 'exportOnnx')
     const { weights, frozen } = network.active
     const [flat, unchanged = new Float32Array()] = await Promise.all([weights.read(), frozen?.read()])
-    await exportOnnx(path, network.module, { flat, frozen: unchanged }, this.parameterization, options)
+    await exportOnnx(path, network.module, { flat, frozen: unchanged }, onnxMeaning(this.parameterization), options)
   }
 
   /** Bytes in use on the device, and by each compiled program of this model. */

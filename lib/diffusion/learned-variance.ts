@@ -3,9 +3,10 @@ import { invalidArgument } from '../errors'
 import type { Graph, Value } from '../graph'
 import type { Bindings } from '../program'
 import type { Core } from './core'
+import { startRow } from './prediction'
 import type { Schedule } from './schedule'
 import type { Settings, VarianceType } from './settings'
-import { startRow, tableRows } from './step-tables'
+import { tableRows } from './step-tables'
 
 export const varianceRowLength = 4
 

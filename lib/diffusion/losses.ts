@@ -10,7 +10,9 @@ import { type Core, checkTensor, extentOf } from './core'
 import type { NetworkDenoiser } from './denoiser'
 import { conditionOf, dropLabels, type GivenCondition } from './given-condition'
 import { boundBindings, boundTerm, defaultVlbWeight } from './learned-variance'
-import { drawNoise, negated, nextStream, noiseBindings, noiseInputs, qSample, type Stream } from './process'
+import { denoise, denoiserBindings, preconditioningBindings } from './preconditioning'
+import { startRow, targetRow } from './prediction'
+import { drawNoise, nextStream, noiseBindings, noiseInputs, qSample, type Stream } from './process'
 import type { Settings } from './settings'
 import { parseTimesteps, type Timesteps } from './timesteps'
 
@@ -122,9 +124,8 @@ function snrWeight({ settings, schedule }: Core, t: number): number {
   const { minSnrGamma, parameterization } = settings
   if (minSnrGamma === undefined) return 1
   const bar = schedule.alphasCumprod[t]
-  const snr = bar / (1 - bar)
-  if (parameterization === 'x0') return Math.min(snr, minSnrGamma)
-  return parameterization === 'eps' ? Math.min(1, minSnrGamma / snr) : Math.min(snr, minSnrGamma) / (snr + 1)
+  const ofOutput = startRow(parameterization, bar)[1]
+  return Math.min(bar / (1 - bar), minSnrGamma) * ofOutput ** 2
 }
 
 /** q_sample, network and losses: values [n, 1, 1, 1] by SampleLosses' names. */
@@ -139,17 +140,31 @@ export function buildLoss(core: Core, g: Graph, o: LossInput): Record<string, Va
   const b = g.input('sqrtOneMinusAlphasCumprod', [T, 1, 1, 1])
   const noisy = g.timestepAffine(x, a, t, noise, b)
   const mode = { train: o.train, ...kindOf(o.condition) }
-  const { prediction, variance } = core.denoiser.build(g, noisy, t, shape, mode)
-  const loss = g.loss(prediction, target(core, g, { x, noise, t, a, b }), elementLoss(core))
+  const { prediction, variance } = denoise(core, g, { x: noisy, t, shape, mode })
+  const loss = g.loss(prediction, target(core, g, { x, noise, t, a }), elementLoss(core))
   return variance ? { loss, bound: boundTerm(core, g, { x, noisy, prediction, variance, t }) } : { loss }
 }
 
 /** What the network should predict. */
-function target(core: Core, g: Graph, o: { x: Value; noise: Value; t: Value; a: Value; b: Value }): Value {
+function target(core: Core, g: Graph, o: { x: Value; noise: Value; t: Value; a: Value }): Value {
   const { parameterization } = core.settings
-  if (parameterization !== 'v') return parameterization === 'eps' ? o.noise : o.x
-  const minusB = g.input('-sqrtOneMinusAlphasCumprod', o.b.dims)
-  return g.timestepAffine(o.noise, o.a, o.t, o.x, minusB)
+  if (parameterization === 'eps') return o.noise
+  if (parameterization === 'x0') return o.x
+  const row = (name: string) => g.input(name, o.a.dims)
+  return g.timestepAffine(o.noise, row('targetNoise'), o.t, o.x, row('targetStart'))
+}
+
+/** Rows of `target`'s inputs. */
+function targetBindings(core: Core): Bindings {
+  const { settings, schedule } = core
+  const { parameterization } = settings
+  if (parameterization === 'eps' || parameterization === 'x0') return {}
+  const { sqrtAlphasCumprod: a, sqrtOneMinusAlphasCumprod: b } = schedule
+  const column = (i: 0 | 1) => a.map((signal, t) => targetRow(parameterization, signal, b[t])[i])
+  return {
+    targetStart: core.table('targetStart', () => column(0)),
+    targetNoise: core.table('targetNoise', () => column(1)),
+  }
 }
 
 /** 0 where the noise has no offset: outside of training. */
@@ -189,9 +204,8 @@ export async function lossBindings(core: Core, o: LossInput): Promise<Bindings> 
     sqrtAlphasCumprod: core.buffer('sqrtAlphasCumprod'),
     sqrtOneMinusAlphasCumprod: core.buffer('sqrtOneMinusAlphasCumprod'),
     ...network?.active,
-  }
-  if (core.settings.parameterization === 'v') {
-    bindings['-sqrtOneMinusAlphasCumprod'] = negated(core, 'sqrtOneMinusAlphasCumprod')
+    ...preconditioningBindings(core),
+    ...targetBindings(core),
   }
   if (core.settings.varianceType !== 'fixed') Object.assign(bindings, boundBindings(core))
   const { y, context } = o.condition
@@ -214,9 +228,8 @@ function dropoutRng({ seed, step, sampleOffset }: Stream): Int32Array {
 
 /** Names everything that the graph of a loss depends on. */
 export function lossKey(core: Core, o: LossInput) {
-  const { parameterization } = core.settings
   const offset = !o.noise && offsetOf(core, o.train) > 0
-  const kind = { parameterization, ...elementLoss(core), ...kindOf(o.condition) }
+  const kind = { ...elementLoss(core), ...kindOf(o.condition) }
   return { shape: o.x.shape.join('x'), drawn: !o.noise, offset, train: o.train, ...kind }
 }
 
@@ -274,7 +287,7 @@ async function functionLoss(core: Core, input: LossInput): Promise<SampleLosses>
   const state = core.device.upload(await (await qSample(core, x, t, noise)).data())
   try {
     const given = { ...input, noise }
-    const out = await core.denoiser.bindings(state, t, x.shape, {})
+    const out = await denoiserBindings(core, { x: state, t, shape: x.shape, condition: {} })
     const program = await core.networkProgram('loss', lossKey(core, given), (g) => buildLoss(core, g, given))
     return samplesOf(await program.run({ ...(await lossBindings(core, given)), ...out }))
   } finally {

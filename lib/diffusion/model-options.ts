@@ -19,16 +19,16 @@ import {
   value,
 } from '../options'
 import { type DenoiserFunction, isNetwork } from './denoiser'
+import { type Parameterization, parameterizations } from './prediction'
 import {
   type BetaSchedule,
   betaSchedules,
+  defaultSigmas,
   maxTimesteps,
-  type Parameterization,
-  parameterizations,
   type TimestepSpacing,
   timestepSpacings,
 } from './schedule'
-import { type Threshold, type VarianceType, varianceTypes } from './settings'
+import { type Threshold, type TimestepSampler, timestepSamplers, type VarianceType, varianceTypes } from './settings'
 
 const isObject = (v: unknown) => typeof v === 'object' && v !== null && !Array.isArray(v)
 const isThreshold = (v: unknown) => {
@@ -42,8 +42,10 @@ export interface ScheduleOptions {
   /** Betas of all timesteps, [T], each between 0 and 1, in place of a schedule's. Default: those of `betaSchedule`. */
   givenBetas?: readonly number[] | Float32Array | Float64Array
   /**
-   * How beta goes from `linearStart` to `linearEnd`: 'linear' (default) is linear in sqrt(beta), 'sqrt_linear' in beta, 'sqrt' is the
-   * root of a ramp; 'cosine' is Nichol & Dhariwal 2021, eq. 17. The names are ddpm.py's.
+   * How beta goes from `linearStart` to `linearEnd`: 'linear' is linear in sqrt(beta), 'sqrt_linear' in beta, 'sqrt' is the
+   * root of a ramp; 'cosine' is Nichol & Dhariwal 2021, eq. 17. The names are ddpm.py's. 'edm': x_0 + sigma * noise with log(sigma)
+   * evenly from `sigmaMin` to `sigmaMax`; 'flow': (1 - t) x_0 + t * noise with t evenly up to 1, moved by `flowShift`. Default: the
+   * parameterization's for these two, else 'linear'.
    */
   betaSchedule?: BetaSchedule
   /** T, the number of timesteps of the process. Default 1000. */
@@ -54,20 +56,29 @@ export interface ScheduleOptions {
   linearEnd?: number
   /** s of the 'cosine' schedule, the offset that keeps the first betas from being too small. Default 8e-3. */
   cosineS?: number
+  /** Of the 'edm' schedule, the least noise: Karras et al. 2022, table 1. Default 0.002. */
+  sigmaMin?: number
+  /** Of the 'edm' schedule, the most noise. Default 80. */
+  sigmaMax?: number
+  /** Of the 'flow' schedule: more than 1 has more of the timesteps at much noise (Esser et al. 2024, eq. 23). Default 1. */
+  flowShift?: number
   /**
    * Rescale the betas so that nothing of the image is left at the last timestep: Lin et al. 2024, algorithm 1. Not with
-   * parameterization 'eps'. Default false.
+   * parameterization 'eps', nor with the schedules 'edm' and 'flow'. Default false.
    */
   zeroTerminalSnr?: boolean
 }
 
 export const scheduleSchema = {
   givenBetas: value<readonly number[] | Float32Array | Float64Array>('an array of numbers', isList),
-  betaSchedule: oneOf(betaSchedules, 'linear'),
+  betaSchedule: oneOf(betaSchedules),
   timesteps: integer(1000, { min: 2, max: maxTimesteps }),
   linearStart: number(1e-4, { min: 0, max: 1 }),
   linearEnd: number(2e-2, { min: 0, max: 1 }),
   cosineS: number(8e-3, { min: 0 }),
+  sigmaMin: number(defaultSigmas.sigmaMin, { min: 1e-6, max: 1e6 }),
+  sigmaMax: number(defaultSigmas.sigmaMax, { min: 1e-6, max: 1e6 }),
+  flowShift: number(1, { min: 1e-3, max: 1e3 }),
   zeroTerminalSnr: boolean(false),
 } satisfies SchemaOf<ScheduleOptions>
 
@@ -113,8 +124,14 @@ export interface ProcessOptions extends ScheduleOptions, TrainedOptions {
   varianceType?: VarianceType
   /** lambda of the bound in the loss of a learned variance (eq. 16 there). Default 0.001. */
   vlbWeight?: number
-  /** What the network predicts: 'eps' the noise (default), 'x0' the image, 'v' that of Salimans & Ho 2022. */
+  /**
+   * What the network predicts: 'eps' the noise (default), 'x0' the image, 'v' that of Salimans & Ho 2022, 'edm' F of Karras et al. 2022
+   * with the preconditioning of its table 1, 'flow' the velocity noise - x_0 of flow matching (Lipman et al. 2023, rectified flow).
+   * With the last two the network is given x as there, and in place of timesteps log(sigma)/4 and T t. All samplers do for all.
+   */
   parameterization?: Parameterization
+  /** Of parameterization 'edm': the standard deviation of the data. Default 0.5. */
+  sigmaData?: number
   /** Make `logvar` a parameter of the state dict, as ddpm.py does. The loss does not use it. Default false. */
   learnLogvar?: boolean
   /** What `logvar` is at first. Default 0. */
@@ -124,10 +141,15 @@ export interface ProcessOptions extends ScheduleOptions, TrainedOptions {
   /** In training, this much of one normal number for each channel is added to the noise (Guttenberg 2023: 0.1). Default 0. */
   offsetNoise?: number
   /**
-   * How trainBatch and trainingStep draw timesteps: 'uniform' (default) evenly, 'loss-second-moment' by their losses (Nichol &
-   * Dhariwal 2021, eq. 18).
+   * How trainBatch and trainingStep draw timesteps: 'uniform' evenly (default), 'loss-second-moment' by their losses (Nichol &
+   * Dhariwal 2021, eq. 18), 'lognormal' by a normal log(sigma) (Karras et al. 2022, table 1; default with parameterization 'edm'),
+   * 'logit-normal' by a normal logit of their place among all (Esser et al. 2024, eq. 19).
    */
-  timestepSampler?: 'uniform' | 'loss-second-moment'
+  timestepSampler?: TimestepSampler
+  /** Mean of the normal distribution of 'lognormal' (default -1.2) and 'logit-normal' (default 0). */
+  timestepMean?: number
+  /** Its standard deviation. Default 1.2 and 1. */
+  timestepStd?: number
   /**
    * The class label that stands for no class; the network's numClasses counts it. Needed for `classDropout` and guidance.
    * Default: there is none.
@@ -187,11 +209,14 @@ export const modelSchema = {
   varianceType: oneOf(varianceTypes, 'fixed'),
   vlbWeight: number(undefined, { min: 0 }),
   parameterization: oneOf(parameterizations, 'eps'),
+  sigmaData: number(undefined, { min: 1e-6, max: 1e6 }),
   learnLogvar: boolean(false),
   logvarInit: number(0),
   minSnrGamma: number(undefined, { min: 0 }),
   offsetNoise: number(0, { min: 0 }),
-  timestepSampler: oneOf(['uniform', 'loss-second-moment'], 'uniform'),
+  timestepSampler: oneOf(timestepSamplers),
+  timestepMean: number(),
+  timestepStd: number(undefined, { min: 1e-3, max: 1e3 }),
   nullClass: integer(undefined, { min: 0 }),
   classDropout: number(0, { min: 0, max: 1 }),
   classNames: array(string()),

@@ -8,6 +8,7 @@ import { type Condition, type ConditionKind, kindOf } from './condition'
 import { type Core, checkTensor, extentOf } from './core'
 import type { DenoiserOutput } from './denoiser'
 import { learnedLogVariance, varianceInput, varianceTableOf } from './learned-variance'
+import { denoise, denoiserBindings } from './preconditioning'
 import { noiseBindings, noiseInputs, posteriorVariances } from './process'
 import { type Multistep, multistepNodes } from './sampling/multistep-nodes'
 import { posteriorTable, rowLength, tableRows } from './step-tables'
@@ -88,7 +89,7 @@ function stepNodes(
   const table = g.input('table', [rows, 1, 1, rowLength])
   const { prediction, variance } = kind.given
     ? givenOutput(g, { n, d, learned })
-    : core.denoiser.build(g, x, t, shape, { train: false, guided, contextLength })
+    : denoise(core, g, { x, t, shape, mode: { train: false, guided, contextLength } })
   const given =
     noise === 'given' || noise === 'shared' ? g.input('noise', [noise === 'given' ? n : 1, 1, 1, d]) : undefined
   const draw = noise === 'drawn' ? noiseInputs(g, n) : undefined
@@ -184,7 +185,7 @@ async function runStep(
       ...kindOf(o.condition),
     }
     const program = await stepProgram(core, kind)
-    const denoiser = await core.denoiser.bindings(state, steps, x.shape, o.condition)
+    const denoiser = await denoiserBindings(core, { x: state, t: steps, shape: x.shape, condition: o.condition })
     const table = posteriorTableOf(core)
     const variance = learned && !raw && { variance: varianceTableOf(core) }
     const out = await program.run({ x: state, t: steps, row: steps, table, ...variance, ...o.extra, ...denoiser })

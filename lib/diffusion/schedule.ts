@@ -3,21 +3,31 @@
  * register_schedule; ldm util.py).
  */
 import { DiffusionError, invalidArgument } from '../errors'
+import { type Parameterization, type Prediction, startRow } from './prediction'
 
-export type BetaSchedule = 'linear' | 'cosine' | 'sqrt_linear' | 'sqrt'
-export const betaSchedules: readonly BetaSchedule[] = ['linear', 'cosine', 'sqrt_linear', 'sqrt']
+export const betaSchedules = ['linear', 'cosine', 'sqrt_linear', 'sqrt', 'edm', 'flow'] as const
+export type BetaSchedule = (typeof betaSchedules)[number]
 
 /** Far more than anybody trains; a schedule is some 100 bytes a timestep. */
 export const maxTimesteps = 100_000
-
-/** What the network predicts: the noise, the clean image, or v = sqrt(a)*noise - sqrt(1-a)*x_0 (Salimans & Ho 2022). */
-export type Parameterization = 'eps' | 'x0' | 'v'
-export const parameterizations: readonly Parameterization[] = ['eps', 'x0', 'v']
 
 export interface BetaOptions {
   linearStart: number
   linearEnd: number
   cosineS: number
+  /** Of 'edm'. */
+  sigmaMin?: number
+  sigmaMax?: number
+  /** Of 'flow'. */
+  flowShift?: number
+}
+
+/** Karras et al. 2022, table 1. */
+export const defaultSigmas = { sigmaMin: 0.002, sigmaMax: 80 }
+
+/** That of the process for which the network's output is meant, where no other is asked for. */
+export function defaultSchedule(parameterization: Parameterization): BetaSchedule {
+  return parameterization === 'edm' || parameterization === 'flow' ? parameterization : 'linear'
 }
 
 /** The buffers of register_schedule, [T] each, by ddpm.py's names camelCased. */
@@ -45,7 +55,9 @@ function linspace(start: number, end: number, n: number): Float64Array {
 
 /**
  * Betas by ldm util.py's make_beta_schedule. Its names are kept: 'linear' is linear in sqrt(beta), 'sqrt_linear' is
- * linear in beta, 'sqrt' is the root of a linear ramp; 'cosine' is Nichol & Dhariwal 2021, eq. 17.
+ * linear in beta, 'sqrt' is the root of a linear ramp; 'cosine' is Nichol & Dhariwal 2021, eq. 17. 'edm' and 'flow' are noise levels:
+ * log sigma goes evenly from sigmaMin to sigmaMax (x_0 + sigma noise); the straight line's t goes evenly from 1/T to 1, where only noise
+ * is left, and then is s t / (1 + (s - 1) t) with s = flowShift (Esser et al. 2024, eq. 23).
  */
 export function makeBetaSchedule(schedule: BetaSchedule, timesteps: number, o: BetaOptions): Float64Array {
   switch (schedule) {
@@ -61,7 +73,31 @@ export function makeBetaSchedule(schedule: BetaSchedule, timesteps: number, o: B
         Math.min(Math.max(1 - alphaBar(i + 1) / alphaBar(i), 0), 0.999),
       )
     }
+    case 'edm': {
+      const { sigmaMin, sigmaMax } = { ...defaultSigmas, ...o }
+      return betasOfSigmas(linspace(Math.log(sigmaMin), Math.log(sigmaMax), timesteps).map(Math.exp))
+    }
+    case 'flow':
+      return betasOfSigmas(
+        Float64Array.from({ length: timesteps }, (_, i) => {
+          const t = shifted((i + 1) / timesteps, o.flowShift)
+          return t / (1 - t)
+        }),
+      )
   }
+}
+
+/** A time of the straight line moved to more noise, for shift above 1: Esser et al. 2024, eq. 23. */
+export function shifted(t: number, shift = 1): number {
+  return (shift * t) / (1 + (shift - 1) * t)
+}
+
+/** The betas that lead from each sigma = sqrt(1 / alpha_bar - 1) to the next; the last may be infinite. */
+function betasOfSigmas(sigmas: Float64Array): Float64Array {
+  return sigmas.map((sigma, t) => {
+    const before = t === 0 ? 0 : sigmas[t - 1]
+    return sigma === Infinity ? 1 : (sigma * sigma - before * before) / (1 + sigma * sigma)
+  })
 }
 
 /**
@@ -97,10 +133,7 @@ export function checkBetas(betas: unknown, argument = 'givenBetas', ends = false
  * Everything that follows from the betas. `vPosterior` v chooses the variance (1-v)*beta_tilde + v*beta. The lvlb weights
  * are computed in float32 step by step because ddpm.py does so; their first element is a copy of the second.
  */
-export function makeSchedule(
-  betas: Float64Array,
-  o: { vPosterior: number; parameterization: Parameterization },
-): Schedule {
+export function makeSchedule(betas: Float64Array, o: { vPosterior: number; parameterization: Prediction }): Schedule {
   const alphas = betas.map((beta) => 1 - beta)
   let product = 1
   const bar = alphas.map((alpha) => {
@@ -135,10 +168,19 @@ export function posteriorVariance(beta: number, bar: number, previous: number, v
 
 const f32 = Math.fround
 
-function lvlb(s: Omit<Schedule, 'lvlbWeights'>, alphas: Float64Array, parameterization: Parameterization) {
+function lvlb(s: Omit<Schedule, 'lvlbWeights'>, alphas: Float64Array, parameterization: Prediction) {
   if (parameterization === 'eps') return lvlbEps(s, alphas)
+  if (parameterization === 'x0') return lvlbX0(s)
   // ddpm.py's of v are ones.
-  return parameterization === 'x0' ? lvlbX0(s) : new Float32Array(alphas.length).fill(1)
+  return parameterization === 'v' ? new Float32Array(alphas.length).fill(1) : lvlbOf(s, parameterization)
+}
+
+/** The KL of the posteriors (Ho et al. 2020, eq. 8) by the squared error of the output; that of t = 0 is replaced. */
+function lvlbOf(s: Omit<Schedule, 'lvlbWeights'>, prediction: Prediction): Float32Array {
+  return s.alphasCumprod.map((bar, t) => {
+    if (t === 0) return 0
+    return (s.posteriorMeanCoef1[t] * startRow(prediction, bar)[1]) ** 2 / (2 * s.posteriorVariance[t])
+  })
 }
 
 /** beta^2 / (2 sigma^2 alpha (1 - alpha_bar)): Ho et al. 2020, eq. 12. */

@@ -3,14 +3,7 @@ import { DiffusionError, describe, invalidArgument } from '../errors'
 import { array, boolean, integer, number, oneOf, type Parsed, parseKnown, string } from '../options'
 import type { Ignored } from './ignored-fields'
 import type { DpmAlgorithm } from './sampling/dpm-solver'
-import {
-  type BetaSchedule,
-  makeBetaSchedule,
-  maxTimesteps,
-  type Parameterization,
-  rescaleZeroTerminalSnr,
-  timestepSpacings,
-} from './schedule'
+import { type BetaSchedule, makeBetaSchedule, maxTimesteps, rescaleZeroTerminalSnr, timestepSpacings } from './schedule'
 import type { Threshold } from './settings'
 
 /** `_class_name` and the constructor's keyword arguments, in snake_case. */
@@ -219,7 +212,6 @@ const otherProcesses = [
   'ScoreSdeVeScheduler',
   'ScoreSdeVpScheduler',
   'KarrasVeScheduler',
-  'EDMEulerScheduler',
   'EDMDPMSolverMultistepScheduler',
 ]
 
@@ -242,7 +234,7 @@ export function thresholdOf(c: CommonFields): Threshold | undefined {
   return c.thresholding ? { ratio: c.dynamic_thresholding_ratio, max: c.sample_max_value } : undefined
 }
 
-export const predictions: Readonly<Record<string, Parameterization>> = {
+export const predictions: Readonly<Record<string, 'eps' | 'x0' | 'v'>> = {
   epsilon: 'eps',
   sample: 'x0',
   v_prediction: 'v',

@@ -1,7 +1,8 @@
 /** What a model is set to, as far as the formulas depend on it. */
 import type { LossType } from '../graph'
 import type { Precision } from '../native'
-import type { Parameterization, TimestepSpacing } from './schedule'
+import type { Prediction } from './prediction'
+import type { TimestepSpacing } from './schedule'
 
 /**
  * 'learned': the second half of the output is the log of the variance; 'learned_range': it is from -1 to 1 between the logs
@@ -9,6 +10,9 @@ import type { Parameterization, TimestepSpacing } from './schedule'
  */
 export type VarianceType = 'fixed' | 'learned' | 'learned_range'
 export const varianceTypes: readonly VarianceType[] = ['fixed', 'learned', 'learned_range']
+
+export const timestepSamplers = ['uniform', 'loss-second-moment', 'lognormal', 'logit-normal'] as const
+export type TimestepSampler = (typeof timestepSamplers)[number]
 
 /** Dynamic thresholding: Saharia et al. 2022, section 2.3. */
 export interface Threshold {
@@ -20,7 +24,7 @@ export interface Threshold {
 
 /** Options that the formulas depend on. */
 export interface Settings {
-  readonly parameterization: Parameterization
+  readonly parameterization: Prediction
   readonly lossType: LossType
   readonly lossDelta?: number
   readonly vPosterior: number

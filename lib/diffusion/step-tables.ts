@@ -6,7 +6,8 @@
  *
  * m is the prediction of x_0, or of the noise. Computed in float64 from the float32 schedule.
  */
-import type { Parameterization, Schedule } from './schedule'
+import { type Prediction, startRow } from './prediction'
+import type { Schedule } from './schedule'
 
 export const rowLength = 8
 
@@ -15,25 +16,8 @@ export function tableRows(numTimesteps: number): number {
   return 2 * numTimesteps + 12
 }
 
-/** [a, b] of a*x_t + b*out. */
-export type Row = readonly [number, number]
-
-/** x_0 from the network's output; `bar` is alpha_bar. v is that of Salimans & Ho 2022, section 4. */
-export function startRow(parameterization: Parameterization, bar: number): Row {
-  const [signal, noise] = [Math.sqrt(bar), Math.sqrt(1 - bar)]
-  if (parameterization === 'eps') return [1 / signal, -noise / signal]
-  return parameterization === 'x0' ? [0, 1] : [signal, -noise]
-}
-
-/** The noise from the network's output. */
-export function noiseRow(parameterization: Parameterization, bar: number): Row {
-  const [signal, noise] = [Math.sqrt(bar), Math.sqrt(1 - bar)]
-  if (parameterization === 'eps') return [0, 1]
-  return parameterization === 'x0' ? [1 / noise, -signal / noise] : [noise, signal]
-}
-
 /** ddpm.py's p_sample at every timestep: Ho et al. 2020, eq. 7 and 11. No noise at t = 0. */
-export function posteriorTable(schedule: Schedule, parameterization: Parameterization): Float32Array {
+export function posteriorTable(schedule: Schedule, parameterization: Prediction): Float32Array {
   const timesteps = schedule.betas.length
   const table = new Float32Array(tableRows(timesteps) * rowLength)
   for (let t = 0; t < timesteps; t++) {

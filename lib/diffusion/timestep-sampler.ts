@@ -1,11 +1,11 @@
-/**
- * Timesteps drawn by how much they contribute to the loss: Nichol & Dhariwal 2021, eq. 18; improved-diffusion's
- * LossSecondMomentResampler.
- */
-import { DiffusionError } from '../errors'
+/** How the timesteps of a training are drawn, where that is not evenly. */
+import { DiffusionError, invalidArgument } from '../errors'
 import type { Seed } from '../options'
-import { Purpose, words } from '../rng'
+import { normal, Purpose, words } from '../rng'
 import { sameShape, Tensor } from '../tensor'
+import type { Parameterization } from './prediction'
+import type { Schedule } from './schedule'
+import type { TimestepSampler } from './settings'
 
 /** Losses that are kept of each timestep. Until all have that many, timesteps are drawn evenly. */
 const perTimestep = 10
@@ -14,10 +14,61 @@ const evenly = 0.001
 
 export interface DrawnTimesteps {
   readonly t: Int32Array
-  /** 1 / (T p(t)): what makes the weighted loss as large as the evenly drawn one, in expectation. */
-  readonly weights: Float32Array
+  /** 1 / (T p(t)): what makes the weighted loss as large as the evenly drawn one, in expectation. None: the draw is the objective's. */
+  readonly weights?: Float32Array
 }
 
+/** Of the normal distribution. */
+export interface NormalOptions {
+  readonly mean?: number
+  readonly std?: number
+}
+
+interface SamplerOptions {
+  readonly timestepSampler?: TimestepSampler
+  readonly timestepMean?: number
+  readonly timestepStd?: number
+  readonly parameterization: Parameterization
+}
+
+/** The sampler that is asked for, or the parameterization's. Throws `invalid-argument` for what it has not got. */
+export function timestepSamplerOf({
+  parameterization,
+  ...o
+}: SamplerOptions): NormalOptions & { readonly name: TimestepSampler } {
+  const { timestepSampler: name = parameterization === 'edm' ? 'lognormal' : 'uniform' } = o
+  const { timestepMean: mean, timestepStd: std } = o
+  if (name === 'lognormal' || name === 'logit-normal') return { name, mean, std }
+  for (const option of ['timestepMean', 'timestepStd'] as const) {
+    if (o[option] !== undefined) throw invalidArgument(option, `nothing with timestepSampler '${name}'`, o[option])
+  }
+  return { name }
+}
+
+/**
+ * Timesteps by a normal number of each sample's own stream: the nearest one in log(sigma) that it is ('lognormal', Karras et al. 2022,
+ * table 1), or the one at the place among all whose logit it is ('logit-normal', Esser et al. 2024, eq. 19).
+ */
+export function drawNormal(
+  sampler: 'lognormal' | 'logit-normal',
+  { sqrtAlphasCumprod: a, sqrtOneMinusAlphasCumprod: b }: Schedule,
+  o: NormalOptions & { seed: Seed; step: number; batchSize: number; sampleOffset: number },
+): Int32Array {
+  const { mean = sampler === 'lognormal' ? -1.2 : 0, std = sampler === 'lognormal' ? 1.2 : 1 } = o
+  return Int32Array.from({ length: o.batchSize }, (_, i) => {
+    const z = mean + std * normal(o.seed, Purpose.timesteps, o.sampleOffset + i, o.step, 1)[0]
+    if (sampler === 'logit-normal') return Math.min(Math.floor(a.length / (1 + Math.exp(-z))), a.length - 1)
+    let t = a.findIndex((signal, k) => Math.log(b[k] / signal) >= z)
+    if (t < 0) t = a.length - 1
+    const nearer = t > 0 && z - Math.log(b[t - 1] / a[t - 1]) < Math.log(b[t] / a[t]) - z
+    return nearer ? t - 1 : t
+  })
+}
+
+/**
+ * Timesteps drawn by how much they contribute to the loss: Nichol & Dhariwal 2021, eq. 18; improved-diffusion's
+ * LossSecondMomentResampler.
+ */
 export class LossSecondMoment {
   /** Row t: how many losses there were of t, then the last of them, each of which goes where it replaces the oldest. */
   #rows: Float32Array

@@ -4,6 +4,7 @@ import type { Graph, Value } from '../graph'
 import type { StateDict } from '../nn/weights'
 import { array, number, type Parsed, parseOptions, required, type SchemaOf } from '../options'
 import type { Program } from '../program'
+import { drawTimesteps } from '../rng'
 import type { Tensor } from '../tensor'
 import type { Core } from './core'
 import type { NetworkDenoiser } from './denoiser'
@@ -23,7 +24,8 @@ import {
   samplesOf,
   totalLosses,
 } from './losses'
-import { LossSecondMoment } from './timestep-sampler'
+import type { TimestepSampler } from './settings'
+import { type DrawnTimesteps, drawNormal, LossSecondMoment, type NormalOptions } from './timestep-sampler'
 
 /** AdamW (Loshchilov & Hutter 2019) with torch.optim.AdamW's defaults. */
 export interface OptimizerOptions {
@@ -131,14 +133,22 @@ export class Training {
   constructor(
     readonly network: NetworkDenoiser,
     readonly ema: LitEma | undefined,
-    readonly timestepSampler: 'uniform' | 'loss-second-moment',
+    readonly timestepSampler: NormalOptions & { readonly name: TimestepSampler },
   ) {}
 
   /** Where timesteps are drawn by their losses. Another number of them begins anew. */
   timesteps({ numTimesteps }: Core): LossSecondMoment | undefined {
-    if (this.timestepSampler === 'uniform') return undefined
+    if (this.timestepSampler.name !== 'loss-second-moment') return undefined
     if (this.#timesteps?.numTimesteps !== numTimesteps) this.#timesteps = new LossSecondMoment(numTimesteps)
     return this.#timesteps
+  }
+
+  draw(core: Core, step: number, o: { batchSize: number; sampleOffset: number }): DrawnTimesteps {
+    const { seed, numTimesteps, schedule } = core
+    const { name, ...normal } = this.timestepSampler
+    if (name === 'uniform') return { t: drawTimesteps(seed, step, { ...o, numTimesteps }) }
+    if (name === 'loss-second-moment') return this.timesteps(core)!.draw(seed, step, o)
+    return { t: drawNormal(name, schedule, { ...o, ...normal, seed, step }) }
   }
 
   /** A new optimizer: its moments and its step start from zero. */

@@ -51,6 +51,12 @@ export class OnnxGraph implements NetworkGraph {
     return this.#value(name, [1, 1, 1, 1], 'index')
   }
 
+  /** One float a sample. */
+  timeInput(name: string): Value {
+    this.inputs.push({ name, type: 'float', dims: [batch] })
+    return this.#value(name, [1, 1, 1, 1], 'index')
+  }
+
   /** Tokens of cross-attention, [n, length, channels]; a map of height 1 in here. */
   tokenInput(name: string, o: { length: number; channels: number }): Value {
     const { length, channels } = o

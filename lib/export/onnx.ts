@@ -24,11 +24,21 @@ const onnxSchema = {
   contextLength: integer(undefined, { min: 1 }),
 } satisfies SchemaOf<OnnxOptions>
 
+/** What the network is of. */
+export interface OnnxMeaning {
+  /** The output's name. */
+  readonly output: string
+  /** What x is, where it is not the state. */
+  readonly input?: string
+  /** What t is, where it is a float and not the timestep. */
+  readonly time?: string
+}
+
 /** Of a protobuf message; larger models would have their weights in files beside the model's. */
 const maxBytes = 2 ** 31 - 1
 
 /**
- * Writes the file atomically, one parameter after another. Inputs: x float [n, inChannels, height, width], t int64 [n],
+ * Writes the file atomically, one parameter after another. Inputs: x float [n, inChannels, height, width], t int64 [n] (float where `time` says so),
  * with class labels y int64 [n], with cross-attention context float [n, contextLength, contextDim]; the output is called `output`, float [n, outChannels, height, width]. n is free.
  *
  * @param banks of the network's parameters
@@ -38,7 +48,7 @@ export async function exportOnnx(
   path: string,
   network: Network,
   { flat, frozen }: Banks,
-  output: string,
+  { output, input, time }: OnnxMeaning,
   options: OnnxOptions = {},
 ): Promise<void> {
   if (typeof path !== 'string' || path === '') throw invalidArgument('path', 'a path', path)
@@ -52,7 +62,7 @@ export async function exportOnnx(
   }
   const graph = new OnnxGraph((slot) => network.parameters.toTorch(slot.frozen ? frozen : flat, slot))
   const x = graph.imageInput('x', { height, width, channels: network.inChannels })
-  const t = graph.indexInput('t')
+  const t = time ? graph.timeInput('t') : graph.indexInput('t')
   const y = network.numClasses === undefined ? undefined : graph.indexInput('y')
   const context =
     contextDim && contextLength
@@ -62,7 +72,7 @@ export async function exportOnnx(
   const model = encodeModel({
     name: 'denoiser',
     producer: 'ddpm-native',
-    doc: `x: noisy images, NCHW; t: timesteps, from 0${y ? '; y: class labels' : ''}${context ? '; context: tokens' : ''}. Predicts ${output}.`,
+    doc: `x: ${input ?? 'noisy images'}, NCHW; t: ${time ?? 'timesteps, from 0'}${y ? '; y: class labels' : ''}${context ? '; context: tokens' : ''}. Predicts ${output}.`,
     ...pick(graph),
   })
   if (model.length > maxBytes) {

@@ -3,6 +3,7 @@
 const diffusion = [
   'bits-per-dim',
   'class-conditional',
+  'continuous',
   'cross-attention',
   'ema',
   'gaussian',

@@ -23,7 +23,7 @@ describe('configurations of diffusers folders', () => {
       [schedulerFile, 'rescale_betas_zero_snr', true, 'unsupported'],
       [schedulerFile, 'clip_sample_range', 2, 'unsupported'],
       [schedulerFile, 'trained_betas', [0.1, 0.2], 'unsupported'],
-      [schedulerFile, '_class_name', 'FlowMatchEulerDiscreteScheduler', 'unsupported'],
+      [schedulerFile, '_class_name', 'FlowMatchHeunDiscreteScheduler', 'unsupported'],
       [schedulerFile, 'beta_schedule', 'cubic', 'invalid-argument'],
       [schedulerFile, 'num_train_timesteps', 1e15, 'invalid-argument'],
       [schedulerFile, 'beta_start', '0.1', 'invalid-argument'],

@@ -172,7 +172,7 @@ describe('timesteps by their losses', () => {
       const share = t.filter((v) => v === k).length / n
       const error = 4 * Math.sqrt((expected[k] * (1 - expected[k])) / n)
       assertClose([share], [expected[k]], { abs: error, rel: 0 }, `share of ${k}`)
-      assertClose([weights[t.indexOf(k)]], [1 / (4 * expected[k])], { rel: 1e-6, abs: 0 }, `weight of ${k}`)
+      assertClose([weights![t.indexOf(k)]], [1 / (4 * expected[k])], { rel: 1e-6, abs: 0 }, `weight of ${k}`)
     }
   })
 

@@ -33,7 +33,7 @@ function gaussian(options: Partial<DDPMOptions> = {}): DDPM {
       const predict = (v: number) => {
         const x0 = mean + ((a * deviation ** 2) / (bar * deviation ** 2 + 1 - bar)) * (v - a * mean)
         const eps = bar === 1 ? 0 : (v - a * x0) / b
-        return { x0, eps, v: a * eps - b * x0 }[parameterization]
+        return { x0, eps, v: a * eps - b * x0, edm: Number.NaN, flow: eps - x0 }[parameterization]
       }
       return Tensor.from(
         state.map((v) => predict(v)),
@@ -192,7 +192,7 @@ describe('samplers', () => {
     for (const [options, argument] of wrong) {
       await assert.rejects(ddpm.sample({ batchSize: 1, ...options }), { code: 'invalid-argument', argument })
     }
-    const unknown = ddpm.sample({ scheduler: { _class_name: 'FlowMatchEulerDiscreteScheduler' }, steps: 5 })
+    const unknown = ddpm.sample({ scheduler: { _class_name: 'FlowMatchHeunDiscreteScheduler' }, steps: 5 })
     await assert.rejects(unknown, { code: 'unsupported', argument: '_class_name' })
     // As diffusers does it, but not in silence.
     await ddpm.sample({ batchSize: 1, scheduler: { _class_name: 'DDIMScheduler', clip_samples: true }, steps: 5 })

@@ -40,7 +40,7 @@ describe('exportOnnx', () => {
 
   async function write({ network, weights, shape, context }: GoldenNetwork, name: string): Promise<OnnxFile> {
     const [, , height, width] = shape
-    await exportOnnx(at(name), network, weights, 'eps', { height, width, contextLength: context?.shape[1] })
+    await exportOnnx(at(name), network, weights, { output: 'eps' }, { height, width, contextLength: context?.shape[1] })
     return readOnnx(at(name))
   }
 
@@ -127,18 +127,22 @@ describe('exportOnnx', () => {
     const refused = (promise: Promise<unknown>, code: string, argument: string) =>
       assert.rejects(promise, { name: 'DiffusionError', code, argument })
     const target = at('refused.onnx')
-    await refused(exportOnnx(target, unet, banks(weights), 'eps', { height: 9 }), 'invalid-argument', 'x')
-    await refused(exportOnnx(target, unet, banks(weights), 'eps', { heigth: 8 } as object), 'unknown-option', 'heigth')
+    await refused(exportOnnx(target, unet, banks(weights), { output: 'eps' }, { height: 9 }), 'invalid-argument', 'x')
     await refused(
-      exportOnnx(target, unet, banks(weights), 'eps', { contextLength: 8 }),
+      exportOnnx(target, unet, banks(weights), { output: 'eps' }, { heigth: 8 } as object),
+      'unknown-option',
+      'heigth',
+    )
+    await refused(
+      exportOnnx(target, unet, banks(weights), { output: 'eps' }, { contextLength: 8 }),
       'invalid-argument',
       'contextLength',
     )
-    await refused(exportOnnx('', unet, banks(weights), 'eps'), 'invalid-argument', 'path')
-    await refused(exportOnnx(at('nowhere/x.onnx'), unet, banks(weights), 'eps'), 'io', 'path')
+    await refused(exportOnnx('', unet, banks(weights), { output: 'eps' }), 'invalid-argument', 'path')
+    await refused(exportOnnx(at('nowhere/x.onnx'), unet, banks(weights), { output: 'eps' }), 'io', 'path')
     // Nothing of its weights is touched before the size is known.
     const huge = new UNet({ ...tiny, modelChannels: 1024 })
-    await refused(exportOnnx(target, huge, banks(new Float32Array(0)), 'eps'), 'unsupported', 'path')
+    await refused(exportOnnx(target, huge, banks(new Float32Array(0)), { output: 'eps' }), 'unsupported', 'path')
     const ddpm = new DDPM({ model: (x) => x, timesteps: 4, device: 'cpu' })
     await refused(ddpm.exportOnnx(target), 'unsupported', 'model')
     ddpm.dispose()

@@ -1,8 +1,9 @@
 /** Ancestral sampling: Ho et al. 2020, algorithm 2, through every timestep or fewer. */
 import { timestepVariance, varianceRow } from '../learned-variance'
-import { type Parameterization, posteriorVariance, respacedTimesteps, type TimestepSpacing } from '../schedule'
+import { type Prediction, startRow } from '../prediction'
+import { posteriorVariance, respacedTimesteps, type TimestepSpacing } from '../schedule'
 import type { VarianceType } from '../settings'
-import { posteriorTable, rowLength, startRow } from '../step-tables'
+import { posteriorTable, rowLength } from '../step-tables'
 import { lastPart } from './image'
 import { type Evaluation, makePlan, type PlanContext, type SamplingPlan } from './plan'
 
@@ -50,7 +51,7 @@ export function ancestralStep(
     bar: number
     previous: number
     noisy: boolean
-    parameterization: Parameterization
+    parameterization: Prediction
     vPosterior: number
     varianceType?: VarianceType
   },

@@ -1,12 +1,14 @@
 /** The plan that the user's options ask for. */
 
 import { DiffusionError } from '../../errors'
+import { continuousClass, continuousKind } from '../continuous-schedulers'
 import type { DdimDiscretization, TimestepSpacing } from '../schedule'
 import type { SchedulerConfig } from '../scheduler-config'
 import { ancestralPlan, respacedPlan } from './ancestral'
 import type { Churn } from './churn'
 import { ddimPlan } from './ddim'
 import { type SchedulerCall, schedulerPlan } from './diffusers'
+import { continuousPlan } from './diffusers-continuous'
 import { lcmPlan } from './lcm'
 import { isLevelSampler, type LevelSamplerName, levelPlan, levelSamplers } from './level-samplers'
 import type { PlanContext, SamplingPlan } from './plan'
@@ -86,7 +88,7 @@ function startWarnings(plan: SamplingPlan, { schedule }: PlanContext, o: Sampler
 
 function planOf(context: PlanContext, o: SamplerChoice): SamplingPlan {
   if (o.scheduler) {
-    const plan = schedulerPlan(o.scheduler, context.schedule.betas.length, schedulerCall(o))
+    const plan = scheduledPlan(context, o.scheduler, schedulerCall(o))
     if (o.mask && !keepsBlended(plan))
       throw wrong('mask', 'mask: the scheduler corrects states, in which none would stay')
     if (!plan.variance || context.settings.varianceType !== 'fixed') return plan
@@ -141,6 +143,25 @@ function planOf(context: PlanContext, o: SamplerChoice): SamplingPlan {
     case 'plms':
       return plmsPlan(context, { steps, discretization: o.ddimDiscretize, strength })
   }
+}
+
+/** A scheduler of continuous noise levels is for the models of its kind alone, and these have no others. */
+function scheduledPlan(context: PlanContext, config: SchedulerConfig, call: SchedulerCall): SamplingPlan {
+  const { parameterization } = context.settings
+  const own = typeof parameterization === 'object' ? 'edm' : parameterization === 'flow' ? 'flow' : undefined
+  const [name, kind] = [continuousClass(config), continuousKind(config)]
+  if (kind !== own && (kind || own)) {
+    const model = own ?? String(parameterization)
+    throw wrong(
+      'scheduler',
+      `scheduler: ${config._class_name ?? 'one'} is not for a model of parameterization '${model}'`,
+    )
+  }
+  if (!name) return schedulerPlan(config, context.schedule.betas.length, call)
+  for (const key of ['timesteps', 'eta', 'clippedNoise'] as const) {
+    if (call[key] !== undefined) throw wrong(key, `${key} belongs to other schedulers, not to ${name}`)
+  }
+  return continuousPlan(name, config, context, call)
 }
 
 function churnOf({

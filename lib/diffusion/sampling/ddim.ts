@@ -1,13 +1,12 @@
 /** DDIM: Song et al. 2021, eq. 12; ldm ddim.py. Like ddim.py it does not clip unless told to. */
+import { noiseRow, type Prediction, startRow } from '../prediction'
 import {
   type DdimDiscretization,
   ddimTimesteps,
   makeDdimParameters,
-  type Parameterization,
   respacedTimesteps,
   type TimestepSpacing,
 } from '../schedule'
-import { noiseRow, startRow } from '../step-tables'
 import { lastPart } from './image'
 import { type Evaluation, makePlan, type PlanContext, type SamplingPlan } from './plan'
 
@@ -50,7 +49,7 @@ export function ddimPlan(
 /** From alpha_bar `bar` to `previous`. `clippedNoise`: the noise follows from the clipped x_0, not from the output. */
 export function ddimStep(
   t: number,
-  o: { bar: number; previous: number; eta: number; parameterization: Parameterization; clippedNoise?: boolean },
+  o: { bar: number; previous: number; eta: number; parameterization: Prediction; clippedNoise?: boolean },
 ): Evaluation {
   const { bar, previous } = o
   const sigma = o.eta * Math.sqrt(((1 - previous) / (1 - bar)) * (1 - bar / previous))

@@ -1,6 +1,6 @@
 /** diffusers' schedulers after k-diffusion, by their own configurations: which noise levels they pass. */
 import { DiffusionError, invalidArgument } from '../../errors'
-import type { Parameterization } from '../schedule'
+import type { Prediction } from '../prediction'
 import {
   alphasOf,
   type CommonFields,
@@ -34,7 +34,7 @@ export function formulaOf(c: FormulaFields): SigmaSchedule {
 
 type Build = (
   levels: readonly NoiseLevel[],
-  o: { readonly parameterization: Parameterization; readonly sigmas: Float64Array; readonly final: number },
+  o: { readonly parameterization: Prediction; readonly sigmas: Float64Array; readonly final: number },
 ) => Evaluation[]
 
 /** The network is told the nearest whole timesteps, where diffusers tells it fractions. */

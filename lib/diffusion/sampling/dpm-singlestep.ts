@@ -2,8 +2,7 @@
  * Singlestep DPM-Solver and DPM-Solver++: Lu et al. 2022a and 2022b; diffusers' DPMSolverSinglestepScheduler. Evaluations come in blocks,
  * [1, 2] or [1, 2, 3] by their orders: each goes on from the point where its block began, by the predictions since then.
  */
-import type { Parameterization } from '../schedule'
-import { noiseRow, startRow } from '../step-tables'
+import { noiseRow, type Prediction, startRow } from '../prediction'
 import { type NoiseLevel, type SolverPoint, solverPoint } from './noise-levels'
 import type { Evaluation } from './plan'
 
@@ -15,7 +14,7 @@ export interface SinglestepOptions {
   readonly solverType: 'midpoint' | 'heun'
   /** The last block is shorter, which any number of steps needs that is no multiple of the order. */
   readonly lowerOrderFinal: boolean
-  readonly parameterization: Parameterization
+  readonly parameterization: Prediction
 }
 
 /** As many evaluations as levels; the last leads to `final` (a sigma, 0 for clean images). */

@@ -1,6 +1,5 @@
 /** Multistep DPM-Solver and DPM-Solver++: Lu et al. 2022a and 2022b; diffusers' DPMSolverMultistepScheduler. */
-import type { Parameterization } from '../schedule'
-import { noiseRow, startRow } from '../step-tables'
+import { noiseRow, type Prediction, startRow } from '../prediction'
 import { type NoiseLevel, type SolverPoint, solverPoint } from './noise-levels'
 import type { Evaluation } from './plan'
 
@@ -17,7 +16,7 @@ export interface DpmOptions {
   readonly lowerOrderFinal: boolean
   /** The last step has order 1. */
   readonly firstOrderFinal?: boolean
-  readonly parameterization: Parameterization
+  readonly parameterization: Prediction
 }
 
 /** A sum of the last predictions, newest first. */

@@ -1,6 +1,6 @@
 /** Latent consistency models: Luo et al. 2023, algorithm 3 (multistep consistency sampling). */
-import { type Parameterization, respacedTimesteps } from '../schedule'
-import { startRow } from '../step-tables'
+import { type Prediction, startRow } from '../prediction'
+import { respacedTimesteps } from '../schedule'
 import { lastPart } from './image'
 import { type Evaluation, makePlan, type PlanContext, type SamplingPlan } from './plan'
 
@@ -37,7 +37,7 @@ export function lcmPlan(
 /** Each step predicts x_0 and adds fresh noise for the next timestep; the last adds none. `bars`: alpha_bar by timestep. */
 export function lcmEvaluations(
   timesteps: readonly number[],
-  o: { bars: ArrayLike<number>; parameterization: Parameterization; timestepScaling: number },
+  o: { bars: ArrayLike<number>; parameterization: Prediction; timestepScaling: number },
 ): Evaluation[] {
   return timesteps.map((t, i) => {
     const scaled = t * o.timestepScaling

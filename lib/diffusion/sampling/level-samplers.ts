@@ -1,6 +1,7 @@
 /** The samplers that go from one noise level to the next, by name. */
 import { invalidArgument } from '../../errors'
-import { type Parameterization, respacedTimesteps, type TimestepSpacing } from '../schedule'
+import type { Prediction } from '../prediction'
+import { respacedTimesteps, type TimestepSpacing } from '../schedule'
 import type { Churn } from './churn'
 import { deisEvaluations } from './deis'
 import { dpm2sAncestralEvaluations, dpmSdeEvaluations } from './dpm-ancestral'
@@ -11,14 +12,16 @@ import { heunEvaluations } from './heun'
 import { lastPart } from './image'
 import { kdpm2Evaluations } from './kdpm2'
 import { lmsEvaluations } from './lms'
-import { type NoiseLevel, sigmasOf, solverTimesteps } from './noise-levels'
+import { lineTimes, type NoiseLevel, scheduleSigmas, solverTimesteps } from './noise-levels'
 import { type Evaluation, makePlan, type PlanContext, type SamplingPlan } from './plan'
 import type { Sampler } from './sampler-names'
+import { type Coordinates, exploding, straight } from './sigma-space'
 import { formulaLevels, levelsAt, type SigmaSchedule } from './sigmas'
 import { unipcEvaluations } from './unipc'
 
 interface StepOptions {
-  readonly parameterization: Parameterization
+  readonly parameterization: Prediction
+  readonly coordinates: Coordinates
   /** By timestep. */
   readonly sigmas: Float64Array
   readonly order: number
@@ -33,6 +36,8 @@ interface LevelSampler {
   readonly noisy?: boolean
   /** It takes sChurn. */
   readonly churns?: boolean
+  /** Of a flow's velocity it follows the straight line, in its own time; others go by sigma. */
+  readonly straight?: boolean
   /** It predicts the noise, which can't be clipped. */
   readonly predictsNoise?: boolean
   /** What is blended into a point would not stay. */
@@ -47,9 +52,9 @@ const dpm = (algorithm: DpmAlgorithm) => (levels: readonly NoiseLevel[], o: Step
 const kdpm2 = (levels: readonly NoiseLevel[], o: StepOptions) => kdpm2Evaluations(levels, o)
 
 const table = {
-  euler: { timesteps: 'k-diffusion', churns: true, evaluations: eulerEvaluations },
+  euler: { timesteps: 'k-diffusion', straight: true, churns: true, evaluations: eulerEvaluations },
   'euler-ancestral': { timesteps: 'k-diffusion', noisy: true, evaluations: eulerAncestralEvaluations },
-  heun: { timesteps: 'k-diffusion', churns: true, evaluations: heunEvaluations },
+  heun: { timesteps: 'k-diffusion', straight: true, churns: true, evaluations: heunEvaluations },
   lms: {
     timesteps: 'k-diffusion',
     order: { fallback: 4, most: 4 },
@@ -118,7 +123,10 @@ export function levelPlan(
     throw invalidArgument('solverOrder', `an integer from 1 to ${orders.most}, for '${sampler}'`, order)
   }
   const T = schedule.alphasCumprod.length
-  const sigmas = sigmasOf(schedule.alphasCumprod)
+  const { parameterization } = settings
+  // Noise is added by sigma.
+  const isStraight = levelSamplers[sampler].straight && parameterization === 'flow' && !o.churn
+  const sigmas = isStraight ? lineTimes(schedule) : scheduleSigmas(schedule)
   const spread = (spacing: TimestepSpacing = 'linspace') => {
     if (timesteps === 'dpm-solver') return solverTimesteps(o.steps, T, spacing)
     return respacedTimesteps(o.steps, T, spacing, settings.stepsOffset).reverse()
@@ -127,9 +135,8 @@ export function levelPlan(
   // Also for the check of steps.
   const uniform = levelsAt([...spread(o.spacing)], sigmas)
   const levels = lastPart(formula === 'uniform' ? uniform : formulaLevels(formula, o.steps, sigmas), o.strength)
-  const { parameterization } = settings
+  const coordinates = isStraight ? straight : exploding
   const churn = o.churn && { ...o.churn, sigmas }
-  return makePlan(evaluations(levels, { parameterization, sigmas, order, eta: o.eta ?? 1, churn }), T, {
-    clip: o.clipDenoised ?? false,
-  })
+  const given = { parameterization, coordinates, sigmas, order, eta: o.eta ?? 1, churn }
+  return makePlan(evaluations(levels, given), T, { clip: o.clipDenoised ?? false })
 }

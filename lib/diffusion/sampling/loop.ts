@@ -12,6 +12,7 @@ import { type Shape, Tensor } from '../../tensor'
 import { type Condition, kindOf } from '../condition'
 import { type Core, checkTensor, extentOf } from '../core'
 import { type StepKind, stepProgram } from '../posterior-step'
+import { denoiserBindings } from '../preconditioning'
 import { noiseBindings, noiseProgram } from '../process'
 import { tableRows } from '../step-tables'
 import { type Clock, checkImage, copyOf, type ImageOptions, Inpainting, noiseImage } from './image'
@@ -134,7 +135,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
 
     const { external } = core.denoiser
     const denoiserAt = async (at: number) =>
-      stage(await core.denoiser.bindings(x, new Int32Array(n).fill(at), shape, o.condition))
+      stage(await denoiserBindings(core, { x, t: new Int32Array(n).fill(at), shape, condition: o.condition }))
     const noiseAt = async (i: number) =>
       o.noise ? stage({ noise: await noiseValues(core, await o.noise(i), shape) }) : {}
     const inEachStep = external || o.noise !== undefined || thresholding !== undefined

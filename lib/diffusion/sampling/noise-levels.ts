@@ -1,6 +1,6 @@
 /** Where the solvers of the probability flow ODE evaluate the network: timesteps and their noise levels, as diffusers has them. */
 import { invalidArgument } from '../../errors'
-import { evenly, roundToEven, type TimestepSpacing, trailingTimesteps } from '../schedule'
+import { evenly, roundToEven, type Schedule, type TimestepSpacing, trailingTimesteps } from '../schedule'
 
 /** A point of the variance preserving process, by sigma = sqrt((1 - alpha_bar) / alpha_bar). */
 export interface NoiseLevel {
@@ -24,6 +24,21 @@ export function solverPoint(sigma: number): SolverPoint {
 export function sigmasOf(alphasCumprod: ArrayLike<number>): Float64Array {
   const bars = Float64Array.from(alphasCumprod, (bar) => bar || 2 ** -24)
   return bars.map((bar) => Math.sqrt((1 - bar) / bar))
+}
+
+/** The same of a schedule. Where its least noise is too little for float32's alpha_bar, by the roots. */
+export function scheduleSigmas({
+  alphasCumprod,
+  sqrtAlphasCumprod,
+  sqrtOneMinusAlphasCumprod,
+}: Schedule): Float64Array {
+  if (alphasCumprod[0] < 1 - 2 ** -16) return sigmasOf(alphasCumprod)
+  return Float64Array.from(sqrtOneMinusAlphasCumprod, (noise, t) => noise / (sqrtAlphasCumprod[t] || 2 ** -12))
+}
+
+/** t of the straight line (1 - t) x_0 + t noise, by timestep. */
+export function lineTimes({ sqrtAlphasCumprod, sqrtOneMinusAlphasCumprod }: Schedule): Float64Array {
+  return Float64Array.from(sqrtOneMinusAlphasCumprod, (noise, t) => noise / (noise + sqrtAlphasCumprod[t]))
 }
 
 /**

@@ -1,6 +1,6 @@
 /** PLMS: Liu et al. 2022; ldm plms.py. Multistep in the noise, never clipped. */
-import { type DdimDiscretization, ddimTimesteps, makeDdimParameters, type Parameterization } from '../schedule'
-import { noiseRow, startRow } from '../step-tables'
+import { noiseRow, type Prediction, startRow } from '../prediction'
+import { type DdimDiscretization, ddimTimesteps, makeDdimParameters } from '../schedule'
 import { lastPart } from './image'
 import { type Evaluation, makePlan, type PlanContext, type SamplingPlan } from './plan'
 
@@ -50,7 +50,7 @@ function move(
   { bar, previous }: { bar: number; previous: number },
   weights: readonly number[],
 ): Pick<Evaluation, 'next' | 'start'> {
-  const [x, eps] = startRow('eps' satisfies Parameterization, bar)
+  const [x, eps] = startRow('eps' satisfies Prediction, bar)
   const direction = Math.sqrt(previous) * eps + Math.sqrt(1 - previous)
   return {
     next: { state: Math.sqrt(previous) * x, m: weights.map((w) => w * direction) },

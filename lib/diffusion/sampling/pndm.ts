@@ -2,8 +2,7 @@
  * PNDM: Liu et al. 2022, with and without the Runge-Kutta steps at the beginning, as diffusers' PNDMScheduler has it: where the output is
  * v, sums are of v, and become noise by the state that the step begins with. Multistep in the output, never clipped.
  */
-import type { Parameterization } from '../schedule'
-import { noiseRow, startRow } from '../step-tables'
+import { noiseRow, type Prediction, startRow } from '../prediction'
 import type { Evaluation } from './plan'
 import { adamsBashforth } from './plms'
 
@@ -12,7 +11,7 @@ export interface PndmOptions {
   readonly bar: (t: number) => number
   /** How far a step leads: T / steps. */
   readonly stride: number
-  readonly parameterization: Parameterization
+  readonly parameterization: Prediction
 }
 
 /** From the point of the evaluation before. */

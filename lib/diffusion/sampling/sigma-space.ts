@@ -2,8 +2,7 @@
  * Samplers that are written for x / alpha = x_0 + sigma * noise (Karras et al. 2022), in terms of the plan's: the state is alpha * that
  * with alpha = 1 / sqrt(1 + sigma^2), which is also what the network sees.
  */
-import type { Parameterization } from '../schedule'
-import { noiseRow, startRow } from '../step-tables'
+import { noiseRow, type Prediction, startRow } from '../prediction'
 import type { NoiseLevel } from './noise-levels'
 import type { Evaluation } from './plan'
 
@@ -31,6 +30,23 @@ export function alphaOf(sigma: number): number {
   return 1 / Math.sqrt(1 + sigma * sigma)
 }
 
+/** What sigma is the noise level of: a process x with dx / dsigma = (x - x_0) / sigma. */
+export interface Coordinates {
+  /** sqrt(alpha_bar). */
+  readonly alpha: (sigma: number) => number
+  /** The state divided by x. */
+  readonly scale: (sigma: number) => number
+}
+
+/** x_0 + sigma * noise. */
+export const exploding: Coordinates = { alpha: alphaOf, scale: alphaOf }
+
+/** (1 - sigma) x_0 + sigma * noise, the straight line of flow matching; sigma is from 0 to 1. */
+export const straight: Coordinates = {
+  alpha: (sigma) => (1 - sigma) / Math.hypot(1 - sigma, sigma),
+  scale: (sigma) => 1 / Math.hypot(1 - sigma, sigma),
+}
+
 interface Step {
   /** Where the network is evaluated. */
   readonly level: NoiseLevel
@@ -39,17 +55,20 @@ interface Step {
   readonly next: Sum
   /** Times sigma, not alpha. */
   readonly noise?: number
-  readonly parameterization: Parameterization
+  readonly parameterization: Prediction
+  /** Default: exploding. */
+  readonly coordinates?: Coordinates
 }
 
 /** A step from where the network is evaluated. The predictions are those of x_0. */
-export function stepFrom({ level, to, next, noise = 0, parameterization }: Step): Evaluation {
-  const [from, alpha] = [alphaOf(level.sigma), alphaOf(to)]
+export function stepFrom({ level, to, next, noise = 0, parameterization, coordinates = exploding }: Step): Evaluation {
+  const { alpha, scale } = coordinates
+  const [from, after] = [scale(level.sigma), scale(to)]
   const [state, ...m] = next
   return {
     t: level.t,
-    prediction: startRow(parameterization, from ** 2),
-    next: { state: (alpha * state) / from, m: m.map((v) => alpha * v), noise: alpha * noise },
+    prediction: startRow(parameterization, alpha(level.sigma) ** 2),
+    next: { state: (after * state) / from, m: m.map((v) => after * v), noise: after * noise },
   }
 }
 
@@ -62,9 +81,10 @@ export function stepFromBefore({
   ...step
 }: Step & { readonly begin: number; readonly here?: number }): Evaluation {
   const { next, ...evaluation } = stepFrom(step)
-  const alpha = alphaOf(step.to)
-  const point = (alpha * here) / alphaOf(step.level.sigma)
-  const base = (alpha * step.next[0]) / alphaOf(step.begin)
+  const { scale } = step.coordinates ?? exploding
+  const after = scale(step.to)
+  const point = (after * here) / scale(step.level.sigma)
+  const base = (after * step.next[0]) / scale(step.begin)
   return { ...evaluation, correct: { point, base, m: [] }, next: { ...next, state: 1 } }
 }
 
@@ -86,7 +106,9 @@ export function ancestral(from: number, to: number, eta = 1): { readonly down: n
 }
 
 export interface SigmaOptions {
-  readonly parameterization: Parameterization
+  readonly parameterization: Prediction
+  /** Default: exploding. */
+  readonly coordinates?: Coordinates
   /** The sigma of the images; default 0. */
   readonly final?: number
 }

@@ -10,6 +10,7 @@ import type { Binding, Bindings } from '../../program'
 import type { Shape } from '../../tensor'
 import { type Core, extentOf } from '../core'
 import type { StepKind } from '../posterior-step'
+import { denoise } from '../preconditioning'
 import type { Threshold } from '../settings'
 import { rowLength, tableRows } from '../step-tables'
 import type { SamplingPlan } from './plan'
@@ -95,7 +96,7 @@ export class Thresholding {
       const row = g.input('row', [n, 1, 1, 1], 'i32')
       const table = g.input('table', [tableRows(core.numTimesteps), 1, 1, rowLength])
       const t = g.input('t', [n, 1, 1, 1], 'i32')
-      const { prediction, variance } = core.denoiser.build(g, x, t, shape, { train: false, guided, contextLength })
+      const { prediction, variance } = denoise(core, g, { x, t, shape, mode: { train: false, guided, contextLength } })
       const { x0 } = g.posteriorStep(x, prediction, table, row, { clip: false })
       if (core.denoiser.external) return { x0 }
       return { x0, out: learned && variance ? g.concat([prediction, variance]) : prediction }

@@ -1,12 +1,11 @@
 /** UniPC: Zhao et al. 2023, for x_0. */
-import type { Parameterization } from '../schedule'
-import { startRow } from '../step-tables'
+import { type Prediction, startRow } from '../prediction'
 import { type NoiseLevel, type SolverPoint, solverPoint } from './noise-levels'
 import type { Evaluation } from './plan'
 
 export interface UnipcOptions {
   readonly order: number
-  readonly parameterization: Parameterization
+  readonly parameterization: Prediction
   /** B(h): h ('bh1') or e^h - 1 ('bh2', default). */
   readonly variant?: Variant
   /** The last step has order 1, the one before 2 at most (default). */
