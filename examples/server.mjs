@@ -1,5 +1,5 @@
 // A page on which images form: node examples/server.mjs [port] [model]
-// GET /images?seed=7&steps=30 sends the state every few steps, as a stream of server-sent events with PNGs in base64.
+// GET /images?seed=7&steps=30 sends the predicted images every few steps, as a stream of server-sent events with PNGs in base64.
 import { createServer } from 'node:http'
 import { encodePng, loadModel } from 'ddpm-native'
 
@@ -29,9 +29,9 @@ const server = createServer(async (request, response) => {
     const steps = Number(searchParams.get('steps') ?? 30)
     const options = { batchSize: classLabels?.length ?? 4, seed: Number(searchParams.get('seed') ?? 0), classLabels }
     const sampling = ddpm.sampleSteps({ ...options, sampler: 'ddim', steps, signal: gone.signal })
-    for await (const { step, total, x } of sampling) {
+    for await (const { step, total, predX0 } of sampling) {
       if (step % every !== 0 && step !== total) continue
-      const png = Buffer.from(await encodePng(x, { columns: 4 }))
+      const png = Buffer.from(await encodePng(predX0, { columns: 4 }))
       response.write(`data: ${png.toString('base64')}\n\n`)
     }
     response.end('event: done\ndata: \n\n')

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { DDPM, type DDPMOptions, type StepEvent, type Tensor } from '../../lib/index'
+import { DDPM, type DDPMOptions, type StepEvent, Tensor } from '../../lib/index'
 
 const open = (options: Partial<DDPMOptions> = {}) =>
   new DDPM({ model: (x) => x, imageSize: 2, channels: 1, timesteps: 20, device: 'cpu', seed: 3, ...options })
@@ -29,6 +29,29 @@ describe('sampleSteps', () => {
       [1, 2, 3, 4, 5, 6].map((step) => [step, 6]),
     )
     assert.ok(seen.every(([t], i) => i === 0 || t < seen[i - 1][0]))
+  })
+
+  it('have the prediction of x_0, as it is kept, which is copied when it is asked for', async () => {
+    using ddpm = open({
+      model: async (x) =>
+        Tensor.from(
+          (await x.data()).map((v) => v / 2),
+          x.shape,
+        ),
+    })
+    for (const sampler of ['ddpm', 'ddim', 'plms', 'heun', 'dpmsolver++', 'unipc', 'lcm'] as const) {
+      const options = { batchSize: 2, seed: 5, steps: 4, sampler } as const
+      const kept = await ddpm.sample({ ...options, returnIntermediates: true, logEveryT: 1 })
+      const shown: Float32Array[] = []
+      let lent: Tensor | undefined
+      for await (const { predX0 } of ddpm.sampleSteps(options)) {
+        lent = predX0
+        assert.deepEqual(predX0.shape, [2, 1, 2, 2])
+        shown.push(await predX0.data())
+      }
+      assert.deepEqual(shown, await Promise.all(kept.predX0.slice(1).map((x0) => x0.data())), sampler)
+      await assert.rejects(lent!.data(), { code: 'disposed' })
+    }
   })
 
   it('end with the loop, however it is left', async () => {

@@ -32,6 +32,8 @@ export interface StepEvent {
   readonly total: number
   /** The state after the step. Lent for the duration of the callback (or of the promise it returns). */
   readonly x: Tensor
+  /** The prediction of x_0 in the step, lent as `x`; like it, it is copied from the device when its data is asked for. */
+  readonly predX0: Tensor
 }
 
 export interface LoopOptions extends ImageOptions {
@@ -66,12 +68,13 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
   checkImage(o, shape)
   checkAborted(o.signal)
 
+  const keepsX0 = o.returnIntermediates || o.onStep !== undefined
   const noise = o.noise ? 'given' : plan.noisy ? 'drawn' : 'none'
   const kind = {
     shape,
     clip: plan.clip,
     noise,
-    x0: o.returnIntermediates,
+    x0: keepsX0,
     learned: plan.variance !== undefined,
     // With thresholding, JavaScript has a part in each step and counts them.
     advances: plan.threshold === undefined,
@@ -108,7 +111,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     let x = o.xT ? hold(await copyOf(core, o.xT)) : allocate()
     let next = allocate()
     const memory = new Memory(plan, allocate)
-    const x0 = o.returnIntermediates ? allocate() : undefined
+    const x0 = keepsX0 ? allocate() : undefined
     const { threshold } = plan
     const thresholding = threshold && hold(new Thresholding(core, shape, { ...plan, threshold }, kind))
     const draw = noiseBindings(n, { seed: o.seed, sampleOffset: o.sampleOffset, step: 0 })
@@ -130,7 +133,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
       queue.add(noiseProgram(core, { n, d }, Purpose.initial), { rng, sample, step: row, y: x })
     }
     await flush()
-    const intermediates = x0 ? [await snapshot(x)] : []
+    const intermediates = o.returnIntermediates ? [await snapshot(x)] : []
     const predX0 = [...intermediates]
 
     const { external } = core.denoiser
@@ -169,7 +172,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
       ;[x, next] = [next, x]
       if (!evaluation.partial && ++step === total) inpainting?.blendClean(queue, x)
 
-      const isKept = x0 && !evaluation.partial && ((total - step) % o.logEveryT === 0 || step === 1)
+      const isKept = o.returnIntermediates && !evaluation.partial && ((total - step) % o.logEveryT === 0 || step === 1)
       const isShown = o.onStep && !evaluation.partial
       const isLast = i + 1 === plan.evaluations.length
       if (inEachStep || isKept || isShown || isLast || (i + 1) % stepsAtOnce === 0) await flush()
@@ -180,7 +183,8 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
       }
       if (o.onStep) {
         using lent = Tensor.onDevice(core.device, x, shape, { owned: false })
-        await o.onStep({ t: from, step, total, x: lent })
+        using lentX0 = Tensor.onDevice(core.device, x0!, shape, { owned: false })
+        await o.onStep({ t: from, step, total, x: lent, predX0: lentX0 })
       }
       from = undefined
     }
