@@ -9,7 +9,7 @@ import type { Value } from '../../lib/graph'
 import { DDPM, type DDPMOptions, type SampleOptions, Tensor } from '../../lib/index'
 import type { BuildContext, Network } from '../../lib/nn/network'
 import { ParameterTable } from '../../lib/nn/parameters'
-import type { UNet } from '../../lib/nn/unet'
+import { UNet } from '../../lib/nn/unet'
 import { assertClose, assertSameBits } from '../support/compare'
 import { testDevice } from '../support/devices'
 
@@ -320,7 +320,7 @@ describe('models of EDM and of flow matching', () => {
     using ddpm = new DDPM({ unetConfig, parameterization: 'flow', device: testDevice })
     const yaml = (o: DDPMOptions) => () => compVisConfig(o, (ddpm.network as UNet).options)
     assert.throws(yaml(ddpm.config as DDPMOptions), { code: 'unsupported', argument: 'normGroups' })
-    const plain = { ...(ddpm.network as UNet).options, normGroups: 32, middleNormGroups: 32 }
+    const plain = new UNet({ ...unetConfig, modelChannels: 32, normGroups: 32 }).options
     for (const [o, argument] of [
       [{ parameterization: 'edm' }, 'parameterization'],
       [{ betaSchedule: 'flow' }, 'betaSchedule'],
