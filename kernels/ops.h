@@ -164,15 +164,17 @@ struct GroupNormBackward {
   int32_t silu;
 };
 
-// Ba et al. 2016, over C. y may be x.
+// Ba et al. 2016, over C. y may be x. Without mean, and then without beta, it is RMSNorm (Zhang & Sennrich 2019) as
+// lucidrains has it: y = gamma * sqrt(C) * x / max(|x|, eps), rstd = sqrt(C) / max(|x|, eps).
 struct LayerNorm {
-  Tensor x, gamma, beta, y;
-  Tensor mean, rstd;  // {N,H,W,1}
+  Tensor x, gamma, beta, y;  // beta?
+  Tensor mean, rstd;         // {N,H,W,1}; mean?
   float eps;
 };
 struct LayerNormBackward {
-  Tensor x, gamma, mean, rstd, dy;
-  Tensor dx, dGamma, dBeta;  // dx may be dy
+  Tensor x, gamma, mean, rstd, dy;  // mean?
+  Tensor dx, dGamma, dBeta;         // dx may be dy; dBeta?
+  float eps;                        // looked at without mean: where |x| <= eps, rstd does not depend on x
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -194,6 +196,36 @@ struct AttentionBackward {
   Tensor q, k, v, y, lse, dy;
   Tensor dq, dk, dv;
   AttentionShape shape;
+};
+
+// Linear attention (Shen et al. 2021): softmax over the tokens of each channel of k, then context = pᵀ v, {headDim x
+// headDim} a head, and y = q' context. q' = scale * softmax of q over the channels of its head, or without querySoftmax
+// scale * q. Head i has channels [i*headDim, (i+1)*headDim) everywhere. All f32.
+struct LinearAttentionShape {
+  int32_t heads, headDim;
+  float scale;
+  int32_t querySoftmax;
+};
+// Kept for the backward pass, each the log of a softmax's denominator plus its maximum: keyLse {N,1,1,C} of k, queryLse
+// {N,H,W,heads} of q (with querySoftmax); and context {N,1,1,C*headDim} as [head][channel of k][channel of v].
+struct LinearAttention {
+  Tensor q, k, v, y, keyLse, queryLse, context;  // queryLse?
+  LinearAttentionShape shape;
+};
+struct LinearAttentionBackward {
+  Tensor q, k, v, y, keyLse, queryLse, context, dy;  // queryLse?
+  Tensor dq, dk, dv;
+  LinearAttentionShape shape;
+};
+
+// y {N,1,M+L,C}: for each sample the M tokens of a row of the table {V,1,1,M*C}, then the L pixels of x.
+struct PrependTokens {
+  Tensor x, table, y;
+  int32_t row;
+};
+struct PrependTokensBackward {
+  Tensor dy, dx, dTable;
+  int32_t row;
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -450,7 +482,8 @@ struct Ema {
 #define DDPM_OPS(X)                                                                                 \
   X(ConvPackWeights) X(Conv2d) X(Conv2dDgrad) X(Conv2dWgrad)                                        \
   X(GroupNorm) X(GroupNormBackward) X(LayerNorm) X(LayerNormBackward)                               \
-  X(Attention) X(AttentionBackward)                                                                 \
+  X(Attention) X(AttentionBackward) X(LinearAttention) X(LinearAttentionBackward)                   \
+  X(PrependTokens) X(PrependTokensBackward)                                                         \
   X(Unary) X(UnaryBackward) X(Geglu) X(GegluBackward)                                               \
   X(Add) X(AddSample) X(SumPixels) X(DivSample) X(ScaleShift) X(ScaleShiftBackward) X(Copy) X(Fill)              \
   X(UpsampleNearest) X(UpsampleNearestBackward) X(AvgPool) X(AvgPoolBackward) X(FirResample) X(ToNhwc) X(ToNchw)   \

@@ -23,6 +23,8 @@ export interface ParameterSlot {
   readonly shape: readonly number[]
   /** In elements, a multiple of 16. The data lies as [out, kh, kw, in]. */
   readonly offset: number
+  /** The shape it has in the graph, in the same order of axes, where a state dict has it in another. */
+  readonly graphShape?: readonly number[]
   /** It is not trained: it has no gradient, no moments and no average. Default false. */
   readonly frozen?: boolean
 }
@@ -103,7 +105,8 @@ export class Graph {
   parameter(slot: ParameterSlot): Value {
     let value = this.#parameters.get(slot.name)
     if (!value) {
-      const { name, shape, offset, frozen = false } = slot
+      const { name, offset, frozen = false } = slot
+      const shape = slot.graphShape ?? slot.shape
       value = this.#one('parameter', [], { name, shape, offset, frozen })
       this.#parameters.set(slot.name, value)
     }
@@ -147,6 +150,11 @@ export class Graph {
     return this.#one('layerNorm', [x, gamma, beta], o)
   }
 
+  /** x sqrt(c) / max(|x|, eps) * gamma on the channels of every pixel. */
+  rmsNorm(x: Value, gamma: Value, o: { eps: number }): Value {
+    return this.#one('rmsNorm', [x, gamma], o)
+  }
+
   /** Tokens are pixels. q [n, .., .., heads*d], k and v of one length. scale: of the scores, usually 1/sqrt(d). */
   attention(q: Value, k: Value, v: Value, o: { heads: number; scale: number }): Value {
     return this.#one('attention', [q, k, v], o)
@@ -158,6 +166,19 @@ export class Graph {
    */
   attentionQkv(qkv: Value, o: { heads: number; scale: number; order: 'heads-first' | 'qkv-first' }): Value {
     return this.#one('attentionQkv', [qkv], o)
+  }
+
+  /**
+   * softmax(k over the tokens) times v as one matrix a head, then the queries times that, by `scale`; kernels/ops.h
+   * LinearAttention. querySoftmax: q becomes its softmax over the channels of a head first.
+   */
+  linearAttention(q: Value, k: Value, v: Value, o: { heads: number; scale: number; querySoftmax: boolean }): Value {
+    return this.#one('linearAttention', [q, k, v], o)
+  }
+
+  /** Row `row` of a table [v, m * c] as m tokens before the pixels of x [n, h, w, c]: [n, 1, m + h * w, c]. */
+  prependTokens(x: Value, table: Value, o: { row: number }): Value {
+    return this.#one('prependTokens', [x, table], o)
   }
 
   silu(x: Value): Value {

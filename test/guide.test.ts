@@ -60,6 +60,9 @@ describe('commands as they are printed', function () {
     const shipped = { num_train_timesteps: 1000, beta_schedule: 'squaredcos_cap_v2', prediction_type: 'v_prediction' }
     writeFileSync(cwd('scheduler_config.json'), JSON.stringify({ ...scheduler, trained_betas: null, ...shipped }))
     cpSync(path.join(root, 'models'), cwd('models'), { recursive: true })
+    const trained = path.join(root, 'test', 'fixtures', 'checkpoints', 'lucidrains-model-1.pt')
+    cpSync(trained, cwd('results', 'model-10.pt'))
+    writeFileSync(cwd('results', 'model-10.yaml'), 'image_size: 8\n')
   }
 
   const run = async (args: readonly string[]) => {

@@ -1,4 +1,5 @@
-// Layer normalization over the channels (Ba et al. 2016), a row at a time: it stays in L1 over its passes.
+// Layer normalization over the channels (Ba et al. 2016), and without a mean RMSNorm, a row at a time: it stays in L1
+// over its passes.
 #include "kernels/cpu/rows.h"
 
 namespace ddpm::cpu::DDPM_ISA {
@@ -18,7 +19,26 @@ static DDPM_INLINE float sumRow(int64_t c, const Term& term) {
   return sum(total + other);
 }
 
+static void rootMeanSquare(CpuDevice& device, const LayerNorm& op) {
+  const int64_t c = op.x.c;
+  const float* gamma = op.gamma.f32();
+  device.pool.parallelRange(op.x.rows(), rowsPerTask(c), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* x = op.x.f32() + row * op.x.ld;
+      float* y = op.y.f32() + row * op.y.ld;
+      const float length = __builtin_sqrtf(sumRow(c, [=](int64_t i, auto part) {
+        const vf v = part.load(x + i);
+        return v * v;
+      }));
+      const float rstd = __builtin_sqrtf(float(c)) / (length > op.eps ? length : op.eps);
+      op.rstd.f32()[row * op.rstd.ld] = rstd;
+      forChannels(c, [=](int64_t i, auto part) { part.store(y + i, part.load(x + i) * rstd * part.load(gamma + i)); });
+    }
+  });
+}
+
 void run(CpuDevice& device, const LayerNorm& op, void*) {
+  if (!op.mean) return rootMeanSquare(device, op);
   const int64_t c = op.x.c;
   const float *gamma = op.gamma.f32(), *beta = op.beta.f32();
   device.pool.parallelRange(op.x.rows(), rowsPerTask(c), [&](int64_t begin, int64_t end) {
@@ -48,7 +68,8 @@ void run(CpuDevice& device, const LayerNorm& op, void*) {
 // ---- backward -----------------------------------------------------------------------------------------------------
 //
 // With u = (x - mean)*rstd and du = gamma*dy:  dx = rstd*(du - mean(du) - u*mean(du*u)); dGamma += sum dy*u; dBeta +=
-// sum dy. Each task sums dGamma and dBeta over its rows; the tasks' sums are then added in order.
+// sum dy. Without a mean it is 0, and so is mean(du); where rstd is not of x, dx = rstd*du. Each task sums dGamma and
+// dBeta over its rows; the tasks' sums are then added in order.
 
 size_t scratch(const CpuDevice&, const LayerNormBackward& op) {
   const int64_t perTask = rowsPerTask(op.x.c), tasks = (op.x.rows() + perTask - 1) / perTask;
@@ -58,6 +79,7 @@ size_t scratch(const CpuDevice&, const LayerNormBackward& op) {
 void run(CpuDevice& device, const LayerNormBackward& op, void* memory) {
   const int64_t c = op.x.c, perTask = rowsPerTask(c), tasks = (op.x.rows() + perTask - 1) / perTask;
   const float* gamma = op.gamma.f32();
+  const float largest = op.mean ? 0.0f : __builtin_sqrtf(float(c)) / op.eps;  // rstd where |x| <= eps
   float* sums = static_cast<float*>(memory);
   device.pool.parallelRange(op.x.rows(), perTask, [&](int64_t begin, int64_t end) {
     float *sumGamma = sums + begin / perTask * 2 * c, *sumBeta = sumGamma + c;
@@ -65,15 +87,21 @@ void run(CpuDevice& device, const LayerNormBackward& op, void* memory) {
     for (int64_t row = begin; row < end; ++row) {
       const float *x = op.x.f32() + row * op.x.ld, *dy = op.dy.f32() + row * op.dy.ld;
       float* dx = op.dx.f32() + row * op.dx.ld;
-      const vf mean = broadcast(op.mean.f32()[row * op.mean.ld]), rstd = broadcast(op.rstd.f32()[row * op.rstd.ld]);
-      const vf meanDu = broadcast(
-          sumRow(c, [=](int64_t i, auto part) { return part.load(dy + i) * part.load(gamma + i); }) / float(c));
-      const vf meanDuU = broadcast(sumRow(c,
-                                          [=](int64_t i, auto part) {
-                                            const vf u = (part.load(x + i) - mean) * rstd;
-                                            return part.load(dy + i) * part.load(gamma + i) * u;
-                                          }) /
-                                   float(c));
+      const float scale = op.rstd.f32()[row * op.rstd.ld];
+      const vf mean = broadcast(op.mean ? op.mean.f32()[row * op.mean.ld] : 0.0f), rstd = broadcast(scale);
+      const vf meanDu =
+          op.mean
+              ? broadcast(sumRow(c, [=](int64_t i, auto part) { return part.load(dy + i) * part.load(gamma + i); }) /
+                          float(c))
+              : zero();
+      const bool free = !op.mean && scale >= largest;
+      const vf meanDuU = free ? zero()
+                              : broadcast(sumRow(c,
+                                                 [=](int64_t i, auto part) {
+                                                   const vf u = (part.load(x + i) - mean) * rstd;
+                                                   return part.load(dy + i) * part.load(gamma + i) * u;
+                                                 }) /
+                                          float(c));
       forChannels(c, [=](int64_t i, auto part) {
         const vf g = part.load(dy + i), u = (part.load(x + i) - mean) * rstd;
         part.store(sumGamma + i, part.load(sumGamma + i) + g * u);
@@ -83,7 +111,7 @@ void run(CpuDevice& device, const LayerNormBackward& op, void* memory) {
     }
   });
   addParts(device, sums, tasks, 2 * c, c, op.dGamma.f32());
-  addParts(device, sums + c, tasks, 2 * c, c, op.dBeta.f32());
+  if (op.dBeta) addParts(device, sums + c, tasks, 2 * c, c, op.dBeta.f32());
 }
 
 }  // namespace ddpm::cpu::DDPM_ISA

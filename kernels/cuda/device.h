@@ -91,7 +91,8 @@ DDPM_OPS(DDPM_DECLARE_RUN)
 #define DDPM_CUDA_SCRATCH_OPS(X) \
   X(Conv2d)                      \
   X(Conv2dDgrad)                 \
-  X(Conv2dWgrad) X(GroupNorm) X(GroupNormBackward) X(LayerNormBackward) X(AttentionBackward) X(SumSquares)
+  X(Conv2dWgrad)                 \
+  X(GroupNorm) X(GroupNormBackward) X(LayerNormBackward) X(AttentionBackward) X(LinearAttentionBackward) X(SumSquares)
 
 #define DDPM_DECLARE_SCRATCH(Op) size_t scratch(const CudaDevice& device, const Op& op);
 DDPM_CUDA_SCRATCH_OPS(DDPM_DECLARE_SCRATCH)

@@ -34,9 +34,9 @@ export const convert: Command<typeof options> = {
   options,
   notes: `
 A source is a model file or a run of this project, a diffusers folder, or a checkpoint of ddpm.py (.ckpt, .pt,
-.safetensors) with its YAML configuration. The target's kind follows from its name: .safetensors is a model file,
-.ckpt and .pt a checkpoint, beside which the configuration is written as .yaml, anything else a diffusers folder.
-A checkpoint holds trained and averaged weights; the others hold the averaged ones where there are any.
+.safetensors) with its YAML configuration, or of denoising-diffusion-pytorch. The target's kind follows from its
+name: .safetensors is a model file, .ckpt and .pt a checkpoint, beside which the configuration is written as .yaml,
+anything else a diffusers folder. A checkpoint holds trained and averaged weights; the others hold the averaged ones where there are any.
 
   ddpm convert runs/photos photos-diffusers
   ddpm convert last.ckpt photos.safetensors --config photos.yaml

@@ -1,6 +1,7 @@
 import { readShapes } from '../checkpoint/state-dict-file'
 import { loadModel } from '../convert/load-model'
 import { configBeside, locateModel, shippedModel } from '../convert/locate'
+import { isLucidrains } from '../convert/lucidrains'
 import type { StateDict } from '../nn/weights'
 import { openCheckpoint, readWeights } from '../run/checkpoint'
 import { readModelFile } from '../run/model-file'
@@ -17,7 +18,8 @@ export const info: Command<typeof options> = {
   positionals: 1,
   options,
   notes: `
-A model is a model file, a run folder, a checkpoint folder, a diffusers folder, or a checkpoint of ddpm.py.
+A model is a model file, a run folder, a checkpoint folder, a diffusers folder, or a checkpoint of ddpm.py
+or of lucidrains' denoising-diffusion-pytorch.
 
   ddpm info models/emoji-32.safetensors
   ddpm info runs/photos --json`,
@@ -86,6 +88,7 @@ async function ofLoaded(path: string, o: { config?: string; variant?: string }):
 
 /** Without a configuration, what can be said of the tensors alone. */
 async function ofCkpt(file: string, config: string | undefined): Promise<Facts> {
+  if (await isLucidrains(file)) return ofLoaded(file, { config })
   const beside = config ?? (await configBeside(file).catch(() => undefined))
   if (beside !== undefined) return { config: beside, ...(await ofLoaded(file, { config: beside })) }
   const shapes = Object.values(await readShapes(file)).map(({ shape }) => shape)

@@ -11,12 +11,16 @@ import { openCheckpoint, readWeights } from '../run/checkpoint'
 import { loadModelFile, modelFromWeights } from '../run/model-file'
 import type { DownloadOptions } from './download'
 import { configBeside, locateModel, type SourceKind, shippedModel, superfluous } from './locate'
+import { isLucidrains, loadLucidrains } from './lucidrains'
 import { mismatch, shapesOf } from './source'
 
 export interface LoadModelOptions extends ComputeOptions, DownloadOptions, HubOptions {
   /** The averaged weights or the trained ones, of what has both. Default: the averaged ones where there are any. */
   readonly weights?: 'ema' | 'model'
-  /** A checkpoint's YAML configuration. Default: the file beside it with the extension .yaml. */
+  /**
+   * A checkpoint's YAML configuration. Default: the file beside it with the extension .yaml. lucidrains' needs none: its `image_size`
+   * (128) and `objective` are what the file may not say.
+   */
   readonly config?: string
   /** Which weights of a diffusers folder: 'fp16'. Default: those without such a name. */
   readonly variant?: string
@@ -72,6 +76,7 @@ export async function loadModel(source: string | URL = shippedModel, options: Lo
       return modelFromWeights(checkpoint.state.options.model, dict, settings)
     }
     case 'ckpt':
+      if (await isLucidrains(path)) return (await loadLucidrains(path, { weights, key, config }, settings)).ddpm
       return fromCkpt(path, config ?? (await configBeside(path)), { weights, key }, settings)
   }
 }

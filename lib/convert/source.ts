@@ -12,6 +12,7 @@ import { openCheckpoint, readTrainingState } from '../run/checkpoint'
 import { modelFromWeights, readModelFile } from '../run/model-file'
 import { Tensor } from '../tensor'
 import { configBeside, locateModel, type SourceKind, superfluous } from './locate'
+import { isLucidrains, loadLucidrains } from './lucidrains'
 
 export interface SourceModel {
   readonly kind: SourceKind
@@ -52,6 +53,10 @@ export async function readSource(named: string, options: SourceOptions = {}): Pr
       return { kind, ddpm: await modelFromWeights(config, weights, { device: 'cpu' }), counters: {}, training }
     }
     case 'ckpt':
+      if (await isLucidrains(source)) {
+        const { config, key } = options
+        return { kind, ...(await loadLucidrains(source, { weights: 'both', key, config }, { device: 'cpu' })) }
+      }
       return { kind, ...(await fromCkpt(source, options.config ?? (await configBeside(source)), options.key)) }
   }
 }

@@ -5,7 +5,7 @@ import { DiffusionError, invalidArgument } from '../errors'
 import { baseOf, LoraNetwork } from '../nn/lora'
 import { adapterEntries, mergeUpdates, updatesOf } from '../nn/lora-weights'
 import type { Network } from '../nn/network'
-import { UNet } from '../nn/unet'
+import { hasConfig } from '../nn/unet-config'
 import type { StateDict } from '../nn/weights'
 import { type Parsed, parseOptions } from '../options'
 import { checkShape, Tensor } from '../tensor'
@@ -272,7 +272,7 @@ export class DDPM extends DiffusionModel {
   get config(): JsonObject {
     const { model: _, device: __, seed: ___, deterministic: ____, ...options } = this.#settings
     const network = baseOf(this.network)
-    if (!(network instanceof UNet)) {
+    if (!hasConfig(network)) {
       throw new DiffusionError('unsupported', 'only a model whose network is a UNet has a configuration')
     }
     const { imageSize, channels } = this

@@ -3,7 +3,7 @@ import type { Device } from '../device'
 import { DiffusionError, invalidArgument } from '../errors'
 import type { Network } from '../nn/network'
 import { withTrained } from '../nn/trained'
-import { UNet } from '../nn/unet'
+import { networkOfConfig } from '../nn/unet-config'
 import { type Denoiser, type DenoiserFunction, FunctionDenoiser, isNetwork, NetworkDenoiser } from './denoiser'
 import { checkClasses } from './given-condition'
 import { checkVariance } from './learned-variance'
@@ -45,5 +45,5 @@ function givenModel({ model, unetConfig }: ModelSettings): Network | DenoiserFun
       received,
     })
   }
-  return model ?? new UNet(unetConfig!)
+  return model ?? networkOfConfig(unetConfig!)
 }

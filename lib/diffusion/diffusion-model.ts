@@ -486,7 +486,7 @@ export abstract class DiffusionModel implements Schedule {
   }
 
   /** @internal */
-  protected warn(warnings: readonly string[]): void {
+  warn(warnings: readonly string[]): void {
     this.#warnings.add(warnings)
   }
 

@@ -4,7 +4,7 @@ import { type LossType, lossTypes } from '../graph'
 import { type Precision, precisions } from '../native'
 import type { Network } from '../nn/network'
 import { type TrainedOptions, trainedSchema } from '../nn/trained'
-import type { UNetOptions } from '../nn/unet-options'
+import type { UNetConfig } from '../nn/unet-config'
 import {
   array,
   boolean,
@@ -181,8 +181,11 @@ export interface ComputeOptions {
 export interface DiffusionModelOptions extends ProcessOptions, ComputeOptions {
   /** A network of one's own, or a function (x, t) => Tensor. Either this or `unetConfig` is needed. */
   model?: Network | DenoiserFunction
-  /** Options of the UNet that is made. Either this or `model` is needed. */
-  unetConfig?: UNetOptions
+  /**
+   * Options of the UNet that is made, or with `architecture: 'lucidrains'` of the LucidrainsUNet. Either this or `model` is
+   * needed.
+   */
+  unetConfig?: UNetConfig
 }
 
 export const modelSchema = {
@@ -192,7 +195,7 @@ export const modelSchema = {
     'a network or a function (x, t) => Tensor',
     (v) => typeof v === 'function' || isNetwork(v),
   ),
-  unetConfig: value<UNetOptions>('an object of UNet options', isObject),
+  unetConfig: value<UNetConfig>('an object of UNet options', isObject),
   lossType: oneOf(lossTypes, 'l2'),
   lossDelta: number(undefined, { min: 1e-6, max: 1e6 }),
   useEma: boolean(true),

@@ -263,7 +263,7 @@ const lucidrains = /(^|\.)(init_conv\.weight|downs\.0\.0\.block1\.proj\.weight)$
 
 export function nothingFits(path: string, names: readonly string[], network: Network | undefined): DiffusionError {
   if (names.some((name) => lucidrains.test(name))) {
-    const message = `${path} is of denoising-diffusion-pytorch's Unet, which is another network: its norms and its linear attention have no counterpart here`
+    const message = `${path} is of denoising-diffusion-pytorch's Unet, which is another network: loadModel opens it, and LucidrainsUNet is it`
     return new DiffusionError('unsupported', message, { argument: 'path' })
   }
   const own = network?.parameters.slots[0]

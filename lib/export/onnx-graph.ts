@@ -31,7 +31,7 @@ export class OnnxGraph implements NetworkGraph {
   readonly #entries: Entry[] = []
   readonly #slots = new Map<string, ParameterSlot>()
 
-  /** `weightOf` makes a parameter's numbers, in the order of its shape, when they are written. */
+  /** `weightOf` makes a parameter's numbers, in the order of its shape in the graph, when they are written. */
   constructor(private readonly weightOf: (slot: ParameterSlot) => Float32Array) {}
 
   get initializers(): readonly Initializer[] {
@@ -74,8 +74,9 @@ export class OnnxGraph implements NetworkGraph {
 
   parameter(slot: ParameterSlot): Value {
     this.#slots.set(slot.name, slot)
-    const [k, c = 1, r = 1, s = 1] = slot.shape
-    return this.#value(slot.name, slot.shape.length === 1 ? [1, 1, 1, k] : [k, r, s, c], 'parameter')
+    const shape = slot.graphShape ?? slot.shape
+    const [k, c = 1, r = 1, s = 1] = shape
+    return this.#value(slot.name, shape.length === 1 ? [1, 1, 1, k] : [k, r, s, c], 'parameter')
   }
 
   conv2d(x: Value, weight: Value, bias: Value | undefined, o: { stride: number; padding: readonly number[] }): Value {
@@ -127,6 +128,17 @@ export class OnnxGraph implements NetworkGraph {
     return this.#like(x, this.#node('Transpose', [y], { perm: [0, 3, 1, 2] }))
   }
 
+  /** Of maps. */
+  rmsNorm(x: Value, gamma: Value, { eps }: { eps: number }): Value {
+    const channels = x.dims[3]
+    const scalar = (v: number) => this.#floats([], Float32Array.of(v))
+    const squares = this.#node('Mul', [this.#name(x), this.#name(x)])
+    const length = this.#node('Sqrt', [this.#node('ReduceSum', [squares, this.#integers([1])])])
+    const unit = this.#node('Div', [this.#name(x), this.#node('Max', [length, scalar(eps)])])
+    const scaled = this.#node('Mul', [unit, scalar(Math.sqrt(channels))])
+    return this.#like(x, this.#node('Mul', [scaled, this.#parameter(gamma, [channels, 1, 1])]))
+  }
+
   attention(q: Value, k: Value, v: Value, o: { heads: number; scale: number }): Value {
     const split = (x: Value) => this.#reshape(this.#name(x), [0, o.heads, x.dims[3] / o.heads, x.dims[1] * x.dims[2]])
     return this.#attend([split(q), split(k), split(v)], [1, q.dims[1], q.dims[2], v.dims[3]], o.scale)
@@ -153,19 +165,48 @@ export class OnnxGraph implements NetworkGraph {
     return this.#value(this.#reshape(y, this.#shape(dims, 'map')), dims, 'map')
   }
 
+  linearAttention(q: Value, k: Value, v: Value, o: { heads: number; scale: number; querySoftmax: boolean }): Value {
+    const split = (x: Value) => this.#reshape(this.#name(x), [0, o.heads, x.dims[3] / o.heads, x.dims[1] * x.dims[2]])
+    const weights = this.#node('Softmax', [split(k)], { axis: -1 })
+    const queries = o.querySoftmax ? this.#node('Softmax', [split(q)], { axis: -2 }) : split(q)
+    const scaled = this.#node('Mul', [queries, this.#floats([], Float32Array.of(o.scale))])
+    const context = this.#node('MatMul', [split(v), this.#node('Transpose', [weights], { perm: [0, 1, 3, 2] })])
+    return this.#like(q, this.#reshape(this.#node('MatMul', [context, scaled]), this.#shape(q.dims, 'map')))
+  }
+
+  /** Of maps. */
+  prependTokens(x: Value, table: Value, { row }: { row: number }): Value {
+    const [, h, w, c] = x.dims
+    const count = table.dims[3] / c
+    const picked = this.#node('Gather', [this.#parameter(table), this.#integers([row])], { axis: 0 })
+    const tokens = this.#node('Transpose', [this.#reshape(picked, [1, count, 1, c])], { perm: [0, 3, 2, 1] })
+    const shape = this.#node('Shape', [this.#name(x)])
+    const samples = this.#node('Slice', [shape, this.#integers([0]), this.#integers([1])])
+    const all = this.#node('Concat', [samples, this.#integers([c, 1, count])], { axis: 0 })
+    const pixels = this.#reshape(this.#name(x), [0, c, 1, h * w])
+    const y = this.#node('Concat', [this.#node('Expand', [tokens, all]), pixels], { axis: 3 })
+    return this.#value(y, [1, 1, count + h * w, c], 'map')
+  }
+
   silu(x: Value): Value {
     return this.#like(x, this.#node('Mul', [this.#name(x), this.#node('Sigmoid', [this.#name(x)])]))
   }
 
-  /** gelu(g) = g/2 (1 + erf(g / sqrt(2))). */
+  gelu(x: Value): Value {
+    return this.#like(x, this.#gelu(this.#name(x)))
+  }
+
   geglu(x: Value): Value {
     const [n, h, w, c] = x.dims
-    const scalar = (v: number) => this.#floats([], Float32Array.of(v))
     const [value, gate] = this.#split(this.#name(x), 2, 1)
-    const erf = this.#node('Erf', [this.#node('Mul', [gate, scalar(Math.SQRT1_2)])])
-    const half = this.#node('Mul', [gate, scalar(0.5)])
-    const gelu = this.#node('Mul', [half, this.#node('Add', [erf, scalar(1)])])
-    return this.#value(this.#node('Mul', [value, gelu]), [n, h, w, c / 2], this.#form(x))
+    return this.#value(this.#node('Mul', [value, this.#gelu(gate)]), [n, h, w, c / 2], this.#form(x))
+  }
+
+  /** x/2 (1 + erf(x / sqrt(2))). */
+  #gelu(x: string): string {
+    const scalar = (v: number) => this.#floats([], Float32Array.of(v))
+    const erf = this.#node('Erf', [this.#node('Mul', [x, scalar(Math.SQRT1_2)])])
+    return this.#node('Mul', [this.#node('Mul', [x, scalar(0.5)]), this.#node('Add', [erf, scalar(1)])])
   }
 
   add(a: Value, b: Value): Value {
@@ -205,6 +246,12 @@ export class OnnxGraph implements NetworkGraph {
       { axis: 1 },
     )
     return this.#value(y, [n, h, w, channels], this.#form(values[0]))
+  }
+
+  slice(x: Value, { start, count }: { start: number; count: number }): Value {
+    const [n, h, w] = x.dims
+    const bounds = [[start], [start + count], [1]].map((v) => this.#integers(v))
+    return this.#value(this.#node('Slice', [this.#name(x), ...bounds]), [n, h, w, count], this.#form(x))
   }
 
   upsampleNearest(x: Value, { factor }: { factor: number }): Value {
@@ -349,7 +396,7 @@ export class OnnxGraph implements NetworkGraph {
   #parameter(value: Value, dims?: readonly number[]): string {
     const name = this.#name(value)
     const slot = this.#slots.get(name)!
-    const shape = dims ?? slot.shape
+    const shape = dims ?? slot.graphShape ?? slot.shape
     const elements = shape.reduce((product, extent) => product * extent, 1)
     const known = this.#initializers.get(name)
     if (known && known.dims.join() !== shape.join()) {

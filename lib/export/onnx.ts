@@ -60,7 +60,7 @@ export async function exportOnnx(
     const expected = contextDim ? 'a number, for a network with cross-attention' : 'nothing without cross-attention'
     throw invalidArgument('contextLength', expected, contextLength)
   }
-  const graph = new OnnxGraph((slot) => network.parameters.toTorch(slot.frozen ? frozen : flat, slot))
+  const graph = new OnnxGraph((slot) => network.parameters.toGraph(slot.frozen ? frozen : flat, slot))
   const x = graph.imageInput('x', { height, width, channels: network.inChannels })
   const t = time ? graph.timeInput('t') : graph.indexInput('t')
   const y = network.numClasses === undefined ? undefined : graph.indexInput('y')

@@ -1,6 +1,6 @@
 /**
  * The parameters of a network: names and shapes as in the PyTorch state_dict, their places in one flat bank, how they
- * are initialised, and the way between the two layouts. A bank holds [out, kh, kw, in]; PyTorch has [out, in, kh, kw].
+ * are initialised, and the way between the two layouts. A bank holds [out, kh, kw, in]; PyTorch has [out, in, kh, kw]; others: `Stored`.
  */
 import { DiffusionError } from '../errors'
 import type { ParameterSlot } from '../graph'
@@ -27,7 +27,18 @@ export const uniformFanIn = (fanIn: number): Initializer => ({ kind: 'uniform', 
 /** What a weight is multiplied in. Biases, norms and tables are of none. */
 export type LayerKind = 'linear' | 'conv2d'
 
+/** A parameter that lies otherwise in its bank than its shape says. */
+export interface Stored {
+  /** Its axes, where they are more or fewer than those of the shape; the elements are in the same order. */
+  readonly axes: readonly [number, number, number, number]
+  /** The axes in the order of the bank. */
+  readonly order: readonly [number, number, number, number]
+  /** What the graph sees in the bank. */
+  readonly graphShape: readonly number[]
+}
+
 export interface Parameter extends ParameterSlot {
+  readonly stored?: Stored
   readonly initializer: Initializer
   readonly layer?: LayerKind
   readonly frozen: boolean
@@ -98,7 +109,12 @@ export class ParameterTable {
     return this.#byName.get(name)
   }
 
-  add(name: string, shape: readonly number[], initializer: Initializer, layer?: LayerKind): Parameter {
+  add(
+    name: string,
+    shape: readonly number[],
+    initializer: Initializer,
+    { layer, stored }: { layer?: LayerKind; stored?: Stored } = {},
+  ): Parameter {
     if (this.#byName.has(name)) throw new DiffusionError('internal', `parameter '${name}' is defined twice`)
     this.#checkOpen(name)
     const offsetOf = (slot: Parameter) => this.#layOut().offsets.get(slot)!
@@ -108,6 +124,8 @@ export class ParameterTable {
       shape: Object.freeze([...shape]),
       initializer,
       layer,
+      stored,
+      graphShape: stored?.graphShape,
       get offset() {
         return offsetOf(this)
       },
@@ -193,11 +211,17 @@ export class ParameterTable {
   }
 
   /** A copy of one parameter of its bank, in the order of its shape. */
-  toTorch(bank: Float32Array, { shape, offset, frozen }: ParameterSlot): Float32Array {
+  toTorch(bank: Float32Array, slot: ParameterSlot & Pick<Parameter, 'stored'>): Float32Array {
+    const { shape, offset, frozen } = slot
     this.#checkBank(bank, frozen ? this.frozenCount : this.count)
     const data = new Float32Array(sizeOf(shape))
-    reorder(bank.subarray(offset, offset + data.length), data, shape, 'toTorch')
+    reorder(bank.subarray(offset, offset + data.length), data, slot, 'toTorch')
     return data
+  }
+
+  /** The same in the order of the shape that it has in a graph. */
+  toGraph(bank: Float32Array, { name, shape, graphShape = shape, offset, frozen }: ParameterSlot): Float32Array {
+    return this.toTorch(bank, { name, shape: graphShape, offset, frozen })
   }
 
   /** Throws `state-mismatch`, which names missing, unexpected and wrongly shaped entries. */
@@ -219,12 +243,13 @@ export class ParameterTable {
       frozen: frozenInto ? frozenInto.slice() : new Float32Array(this.frozenCount),
     }
     const pause = pauses()
-    for (const { name, shape, offset, frozen } of slots) {
+    for (const slot of slots) {
+      const { name, offset, frozen } = slot
       await pause()
       if (!Object.hasOwn(dict, name)) continue
       const data = (await dict[name].values()) as Float32Array
       const bank = frozen ? banks.frozen : banks.flat
-      reorder(data, bank.subarray(offset, offset + data.length), shape, 'fromTorch')
+      reorder(data, bank.subarray(offset, offset + data.length), slot, 'fromTorch')
     }
     return { ...banks, missing, unexpected }
   }
@@ -250,8 +275,14 @@ export class Scope {
     return new Scope(this.table, this.prefix ? `${this.prefix}.${name}` : name)
   }
 
-  parameter(name: string, shape: readonly number[], initializer: Initializer, layer?: LayerKind): Parameter {
-    return this.table.add(this.at(name).prefix, shape, initializer, layer)
+  parameter(
+    name: string,
+    shape: readonly number[],
+    initializer: Initializer,
+    layer?: LayerKind,
+    stored?: Stored,
+  ): Parameter {
+    return this.table.add(this.at(name).prefix, shape, initializer, { layer, stored })
   }
 }
 
@@ -267,22 +298,30 @@ function fill(target: Float32Array, initializer: Initializer, seed: Seed, index:
   }
 }
 
-/** [out, in, kh, kw] to or from [out, kh, kw, in]; for other ranks the two are the same. */
-function reorder(from: Float32Array, to: Float32Array, shape: readonly number[], way: 'toTorch' | 'fromTorch'): void {
-  const [outs, ins, kh, kw] = shape
-  const taps = kh * kw
-  if (shape.length !== 4 || taps === 1) {
+/** [out, in, kh, kw] to or from [out, kh, kw, in], for other ranks the two are the same; or as `stored` says. */
+function reorder(
+  from: Float32Array,
+  to: Float32Array,
+  { shape, stored }: { readonly shape: readonly number[]; readonly stored?: Stored },
+  way: 'toTorch' | 'fromTorch',
+): void {
+  const axes = stored?.axes ?? shape
+  const order = stored?.order ?? [0, 2, 3, 1]
+  if (axes.length !== 4 || (!stored && axes[2] * axes[3] === 1)) {
     to.set(from)
     return
   }
-  for (let o = 0; o < outs; o++) {
-    const base = o * ins * taps
-    for (let i = 0; i < ins; i++) {
-      for (let tap = 0; tap < taps; tap++) {
-        const torch = base + i * taps + tap
-        const inner = base + tap * ins + i
-        if (way === 'toTorch') to[torch] = from[inner]
-        else to[inner] = from[torch]
+  const strides = axes.map((_, axis) => sizeOf(axes.slice(axis + 1)))
+  const [a, b, c, d] = order.map((axis) => ({ count: axes[axis], stride: strides[axis] }))
+  let inner = 0
+  for (let i = 0; i < a.count; i++) {
+    for (let j = 0; j < b.count; j++) {
+      for (let k = 0; k < c.count; k++) {
+        let torch = i * a.stride + j * b.stride + k * c.stride
+        for (let l = 0; l < d.count; l++, inner++, torch += d.stride) {
+          if (way === 'toTorch') to[torch] = from[inner]
+          else to[inner] = from[torch]
+        }
       }
     }
   }

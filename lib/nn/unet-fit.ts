@@ -1,7 +1,7 @@
 /** Whether tensors are those of a UNet, found out before anything of its size is made. */
 import { DiffusionError, describe } from '../errors'
-import { UNet } from './unet'
-import { resolveUNetOptions, type UNetOptions } from './unet-options'
+import { isOfUNet, networkOfConfig, type UNetConfig } from './unet-config'
+import { resolveUNetOptions } from './unet-options'
 
 /** What a file says of its tensors, by the network's names. */
 export type Shapes = Readonly<Record<string, { readonly shape: readonly number[] }>>
@@ -10,15 +10,17 @@ export type Shapes = Readonly<Record<string, { readonly shape: readonly number[]
  * Throws `state-mismatch` unless each of the network's parameters is there in its shape, and what UNet's constructor throws. `what`
  * begins the message: a path.
  */
-export function checkUNetFits(options: UNetOptions, tensors: Shapes, what: string): void {
-  const { numResBlocks, channelMult } = resolveUNetOptions(options)
-  const count = Object.keys(tensors).length
-  const layers = numResBlocks * channelMult.length
-  if (layers > count) {
-    const message = `${what}: the configuration has ${layers} layers, the weights ${count} tensors`
-    throw new DiffusionError('state-mismatch', message, { argument: 'numResBlocks' })
+export function checkUNetFits(options: UNetConfig, tensors: Shapes, what: string): void {
+  if (isOfUNet(options)) {
+    const { numResBlocks, channelMult } = resolveUNetOptions(options)
+    const count = Object.keys(tensors).length
+    const layers = numResBlocks * channelMult.length
+    if (layers > count) {
+      const message = `${what}: the configuration has ${layers} layers, the weights ${count} tensors`
+      throw new DiffusionError('state-mismatch', message, { argument: 'numResBlocks' })
+    }
   }
-  const { slots } = new UNet(options).parameters
+  const { slots } = networkOfConfig(options).parameters
   const shapeOf = (name: string) => (Object.hasOwn(tensors, name) ? tensors[name].shape : undefined)
   const wrong = slots.find(({ name, shape }) => shapeOf(name)?.join() !== shape.join())
   if (!wrong) return

@@ -16,8 +16,8 @@ import { removeAbandoned } from '../checkpoint/temporary-file'
 import type { TrainingState } from '../diffusion/training-step'
 import { DiffusionError } from '../errors'
 import { ioError, reasonOf } from '../file-errors'
+import type { UNetConfig } from '../nn/unet-config'
 import { checkUNetFits, type Shapes } from '../nn/unet-fit'
-import type { UNetOptions } from '../nn/unet-options'
 import type { StateDict } from '../nn/weights'
 import { bigintsAsText } from '../printable'
 import { type RunState, runState } from './run-state'
@@ -221,7 +221,7 @@ async function readState(file: string): Promise<RunState> {
 async function checkWeights(folder: string, { options }: RunState): Promise<void> {
   const file = path.join(folder, 'model.safetensors')
   const { entries } = await readSafetensorsHeader(file)
-  checkUNetFits(options.model.unetConfig as unknown as UNetOptions, shapesOf(entries), file)
+  checkUNetFits(options.model.unetConfig as unknown as UNetConfig, shapesOf(entries), file)
 }
 
 function shapesOf(entries: SafetensorsHeader['entries']): Shapes {

@@ -7,8 +7,8 @@ import { DDPM } from '../diffusion/ddpm'
 import type { DDPMOptions } from '../diffusion/ddpm-options'
 import type { ComputeOptions } from '../diffusion/model-options'
 import { DiffusionError } from '../errors'
+import type { UNetConfig } from '../nn/unet-config'
 import { checkUNetFits } from '../nn/unet-fit'
-import type { UNetOptions } from '../nn/unet-options'
 import type { StateDict } from '../nn/weights'
 import { bigintsAsText } from '../printable'
 import type { ModelConfig } from './options'
@@ -76,7 +76,7 @@ export async function modelFromWeights(
   weights: StateDict,
   options: ComputeOptions = {},
 ): Promise<DDPM> {
-  if (isObject(config.unetConfig)) checkUNetFits(config.unetConfig as unknown as UNetOptions, weights, 'the model')
+  if (isObject(config.unetConfig)) checkUNetFits(config.unetConfig as unknown as UNetConfig, weights, 'the model')
   const ddpm = new DDPM({ ...config, ...options, useEma: false } as unknown as DDPMOptions)
   try {
     await ddpm.loadStateDict(weights, { strict: true })

@@ -38,6 +38,7 @@ const ops = [
   'layer-norm',
   'layout',
   'linear',
+  'linear-attention',
   'loss',
   'optimizer',
   'resample',
@@ -53,6 +54,8 @@ export const opTests = ops.map(compiled('ops'))
 export const gpuTests = [
   ...opTests,
   ...['exit', 'precision', 'receivers', 'recordings', 'run-queue'].map(compiled('native')),
-  ...['unet', 'joined-linears', 'lora', 'recomputed', 'unet2d-golden', 'unet2d-options'].map(compiled('nn')),
+  ...['unet', 'joined-linears', 'lora', 'recomputed', 'unet2d-golden', 'unet2d-options', 'lucidrains'].map(
+    compiled('nn'),
+  ),
   ...diffusion.map(compiled('diffusion')),
 ]

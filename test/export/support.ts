@@ -1,5 +1,5 @@
 /** The networks of the golden files, with weights as a bank and the inputs that PyTorch was given. */
-import { type Network, UNet } from '../../lib'
+import { LucidrainsUNet, type LucidrainsUNetOptions, type Network, UNet } from '../../lib'
 import type { StoredTensor } from '../../lib/checkpoint/safetensors'
 import type { Banks, StateDict } from '../../lib/nn/parameters'
 import { Golden, readJson, stateDictOf } from '../nn/golden'
@@ -25,6 +25,7 @@ export const goldenNames = [
   'diffusers_ddpm',
   'unet2d_skip_fourier',
   'unet2d_learned',
+  'lucidrains_unet',
 ]
 
 export async function openGolden(name: string): Promise<GoldenNetwork> {
@@ -35,13 +36,17 @@ export async function openGolden(name: string): Promise<GoldenNetwork> {
   return { golden, network, weights, shape: golden.tensors['in/x'].shape, context: golden.tensors['in/context'] }
 }
 
-function networkOf(golden: Golden): UNet {
+function networkOf(golden: Golden): Network {
+  if (golden.name.startsWith('lucidrains')) {
+    const options = golden.unetOptions({ imageSize: 16 }) as object
+    return new LucidrainsUNet({ ...options, architecture: 'lucidrains' } as LucidrainsUNetOptions)
+  }
   if (golden.config.unet2d) return UNet.fromDiffusers(golden.config.unet2d)
   if (golden.name.startsWith('diffusers')) return UNet.fromDiffusers(readJson('diffusers_ddpm/unet/config.json'))
   return new UNet(golden.unetOptions({ imageSize: 16 }))
 }
 
-async function weightsOf(golden: Golden, { parameters }: UNet): Promise<StateDict> {
+async function weightsOf(golden: Golden, { parameters }: Network): Promise<StateDict> {
   if (golden.config.unet2d) return hashedWeights(parameters)
   if (golden.name.startsWith('diffusers')) return stateDictOf('diffusers_ddpm/unet/diffusion_pytorch_model.safetensors')
   return golden.parameters((parameter) => parameters.get(parameter) !== undefined)

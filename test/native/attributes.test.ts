@@ -37,6 +37,7 @@ const cases: Case[] = [
     [...noNumbers, -1, 2],
     (g, v) => g.layerNorm(input(g, 'x', x), vector(g, 'a', 6), vector(g, 'b', 6), { eps: v }),
   ],
+  ['row', [...noIntegers, 2], (g, v) => g.prependTokens(input(g, 'x', x), input(g, 'a', [2, 1, 1, 12]), { row: v })],
   [
     'heads',
     [...noIntegers, 0, 4],

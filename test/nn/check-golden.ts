@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import type { DeviceName } from '../../lib/device'
 import type { Graph, Value } from '../../lib/graph'
 import type { Precision } from '../../lib/native'
+import type { Network } from '../../lib/nn/network'
 import type { StateDict } from '../../lib/nn/parameters'
 import { UNet } from '../../lib/nn/unet'
 import { assertClose } from '../support/compare'
@@ -70,7 +71,7 @@ export function feedsOf(golden: Golden): Feeds {
 
 export function addUNet(
   graph: Graph,
-  unet: UNet,
+  unet: Network,
   inputs: Values,
   shape: readonly number[],
   observe?: (name: string, value: Value) => void,
@@ -85,7 +86,7 @@ export function addUNet(
 export async function checkGolden(
   backend: DeviceName,
   golden: Golden,
-  unet: UNet,
+  unet: Network,
   weights: StateDict,
   { forceAlgo, precision = 'fp32' }: { forceAlgo?: number; precision?: Precision } = {},
 ): Promise<void> {
@@ -153,7 +154,7 @@ export async function checkGolden(
 export async function checkGoldenOutput(
   backend: DeviceName,
   golden: Golden,
-  unet: UNet,
+  unet: Network,
   weights: StateDict,
   forceAlgo?: number,
 ): Promise<void> {

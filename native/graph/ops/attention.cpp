@@ -113,6 +113,85 @@ void lowerQkvBackward(Lowering& l) {
                           .shape = v.shape});
 }
 
+// ---------------------------------------------------------------------------------------------------------------------
+// Linear attention, and tokens before those of x.
+
+std::vector<ValueType> inferLinearAttention(const Call& call) {
+  const Dims &q = call.dims(0), &k = call.dims(1);
+  for (size_t i = 0; i < 3; ++i) call.requireDType(i, DType::f32);
+  call.requireDims(1, {q[0], kAny, kAny, q[3]});
+  call.requireDims(2, {k[0], k[1], k[2], q[3]});
+  const int32_t heads = checkedHeads(call, q[3], " channels");
+  const int64_t context = int64_t(q[3]) * (q[3] / heads);
+  call.require(context <= INT32_MAX, "heads", "matrices of fewer than 2^31 elements", std::to_string(heads));
+  std::vector<ValueType> types = {{q}, {{q[0], 1, 1, q[3]}}, {{q[0], 1, 1, int32_t(context)}}};
+  if (call.attributes.boolean("querySoftmax")) types.push_back({{q[0], q[1], q[2], heads}});
+  return types;
+}
+
+LinearAttentionShape linearShape(const Attributes& attributes, const Dims& q) {
+  const int32_t heads = int32_t(attributes.integer("heads"));
+  return {heads, q[3] / heads, float(attributes.number("scale")), attributes.boolean("querySoftmax")};
+}
+
+void lowerLinearAttention(Lowering& l) {
+  const LinearAttentionShape shape = linearShape(l.attributes(), l.inputDims(0));
+  l.run(LinearAttention{.q = l.in(0),
+                        .k = l.in(1),
+                        .v = l.in(2),
+                        .y = l.out(0),
+                        .keyLse = l.out(1),
+                        .queryLse = shape.querySoftmax ? l.out(3) : Tensor{},
+                        .context = l.out(2),
+                        .shape = shape});
+}
+
+void gradientLinearAttention(Gradient& g) {
+  const bool softmax = g.attributes().boolean("querySoftmax");
+  const auto d = g.emit("linearAttentionBackward",
+                        {g.input(0), g.input(1), g.input(2), g.output(0), g.output(1), g.output(2),
+                         softmax ? g.output(3) : kAbsent, g.dy()},
+                        g.attributes());
+  for (size_t i = 0; i < 3; ++i) g.give(i, d[i]);
+}
+
+void lowerLinearAttentionBackward(Lowering& l) {
+  l.run(LinearAttentionBackward{.q = l.in(0),
+                                .k = l.in(1),
+                                .v = l.in(2),
+                                .y = l.in(3),
+                                .keyLse = l.in(4),
+                                .queryLse = l.in(6),
+                                .context = l.in(5),
+                                .dy = l.in(7),
+                                .dq = l.out(0),
+                                .dk = l.out(1),
+                                .dv = l.out(2),
+                                .shape = linearShape(l.attributes(), l.inputDims(0))});
+}
+
+std::vector<ValueType> inferPrependTokens(const Call& call) {
+  const Dims &x = call.dims(0), &table = call.dims(1);
+  for (size_t i = 0; i < 2; ++i) call.requireDType(i, DType::f32);
+  call.requireDims(1, {kAny, 1, 1, kAny});
+  call.require(table[3] % x[3] == 0, "table", "tokens of " + std::to_string(x[3]) + " channels", toString(table));
+  call.integer("row", 0, table[0] - 1);
+  const int64_t tokens = table[3] / x[3] + int64_t(x[1]) * x[2];
+  call.require(tokens <= INT32_MAX, "x", "fewer than 2^31 tokens", toString(x));
+  return {{{x[0], 1, int32_t(tokens), x[3]}}};
+}
+int32_t rowOf(const Lowering& l) { return int32_t(l.attributes().integer("row")); }
+void lowerPrependTokens(Lowering& l) { l.run(PrependTokens{l.in(0), l.in(1), l.out(0), rowOf(l)}); }
+void gradientPrependTokens(Gradient& g) {
+  const auto d = g.emit("prependTokensBackward", {g.dy(), g.input(0), g.input(1)}, g.attributes());
+  g.give(0, d[0]);
+  g.giveAccumulated(1, d[1]);
+}
+std::vector<ValueType> inferPrependTokensBackward(const Call& call) { return {{call.dims(1)}, {call.dims(2)}}; }
+void lowerPrependTokensBackward(Lowering& l) {
+  l.run(PrependTokensBackward{l.in(0), l.out(0), l.accumulator(2, 1), rowOf(l)});
+}
+
 }  // namespace
 
 const std::vector<OpDef>& attentionOps() {
@@ -148,6 +227,31 @@ const std::vector<OpDef>& attentionOps() {
        .lower = lowerQkvBackward,
        .takes = "nnwn",
        .gives = "n",
+       .internal = true},
+      {.name = "linearAttention",
+       .inputs = {"q", "k", "v"},
+       .attributes = {"heads", "scale", "querySoftmax"},
+       .infer = inferLinearAttention,
+       .gradient = gradientLinearAttention,
+       .lower = lowerLinearAttention},
+      {.name = "linearAttentionBackward",
+       .inputs = {"q", "k", "v", "y", "keyLse", "context", "queryLse?", "dy"},
+       .attributes = {"heads", "scale", "querySoftmax"},
+       .infer = inferAttentionBackward,
+       .lower = lowerLinearAttentionBackward,
+       .internal = true},
+      {.name = "prependTokens",
+       .inputs = {"x", "table"},
+       .attributes = {"row"},
+       .infer = inferPrependTokens,
+       .gradient = gradientPrependTokens,
+       .lower = lowerPrependTokens},
+      {.name = "prependTokensBackward",
+       .inputs = {"dy", "x", "table"},
+       .attributes = {"row"},
+       .infer = inferPrependTokensBackward,
+       .lower = lowerPrependTokensBackward,
+       .accumulates = {{1, 2}},
        .internal = true},
   };
   return ops;

@@ -123,7 +123,49 @@ void lowerLayerNormBackward(Lowering& l) {
                           .dy = l.in(5),
                           .dx = l.out(0),
                           .dGamma = l.accumulator(1, 1),
-                          .dBeta = l.accumulator(2, 2)});
+                          .dBeta = l.accumulator(2, 2),
+                          .eps = 0});
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// LayerNorm without mean and beta.
+
+std::vector<ValueType> inferRmsNorm(const Call& call) {
+  const Dims& x = call.dims(0);
+  for (size_t i = 0; i < 2; ++i) call.requireDType(i, DType::f32);
+  call.requireDims(1, {1, 1, 1, x[3]});
+  call.number("eps", 0, 1);
+  return {{x}, {{x[0], x[1], x[2], 1}}};
+}
+
+void lowerRmsNorm(Lowering& l) {
+  l.run(LayerNorm{.x = l.in(0),
+                  .gamma = l.in(1),
+                  .beta = {},
+                  .y = l.out(0),
+                  .mean = {},
+                  .rstd = l.out(1),
+                  .eps = float(l.attributes().number("eps"))});
+}
+
+void gradientRmsNorm(Gradient& g) {
+  const auto d = g.emit("rmsNormBackward", {g.input(0), g.input(1), g.output(1), g.dy()}, g.attributes());
+  g.give(0, d[0]);
+  g.giveAccumulated(1, d[1]);
+}
+
+std::vector<ValueType> inferRmsNormBackward(const Call& call) { return {{call.dims(0)}, {call.dims(1)}}; }
+
+void lowerRmsNormBackward(Lowering& l) {
+  l.run(LayerNormBackward{.x = l.in(0),
+                          .gamma = l.in(1),
+                          .mean = {},
+                          .rstd = l.in(2),
+                          .dy = l.in(3),
+                          .dx = l.out(0),
+                          .dGamma = l.accumulator(1, 1),
+                          .dBeta = {},
+                          .eps = float(l.attributes().number("eps"))});
 }
 
 }  // namespace
@@ -176,6 +218,25 @@ const std::vector<OpDef>& normOps() {
        .gives = "e",
        .inPlace = {{0, 5}},
        .accumulates = {{1, 1}, {2, 2}},
+       .internal = true},
+      {.name = "rmsNorm",
+       .inputs = {"x", "gamma"},
+       .attributes = {"eps"},
+       .infer = inferRmsNorm,
+       .gradient = gradientRmsNorm,
+       .lower = lowerRmsNorm,
+       .takes = "e",
+       .gives = "e",
+       .inPlace = {{0, 0}}},
+      {.name = "rmsNormBackward",
+       .inputs = {"x", "gamma", "rstd", "dy"},
+       .attributes = {"eps"},
+       .infer = inferRmsNormBackward,
+       .lower = lowerRmsNormBackward,
+       .takes = "ewwe",
+       .gives = "e",
+       .inPlace = {{0, 3}},
+       .accumulates = {{1, 1}},
        .internal = true},
   };
   return ops;

@@ -37,6 +37,14 @@ const ops: readonly Build[] = [
       scale: number(r, 0.5),
       order: pick(r, ['heads-first', 'qkv-first']),
     }),
+  (g, v, r, i) => g.rmsNorm(v(), slot(g, r, i, [8]), { eps: number(r, 1e-12) }),
+  (g, v, r) =>
+    g.linearAttention(v(), v(), v(), {
+      heads: number(r, 1, 2, 4),
+      scale: number(r, 0.5),
+      querySoftmax: r.uniform() < 0.5,
+    }),
+  (g, v, r, i) => g.prependTokens(v(), slot(g, r, i, [number(r, 1, 2), number(r, 8, 16)]), { row: number(r, 0, 1) }),
   (g, v) => g.silu(v()),
   (g, v) => g.gelu(v()),
   (g, v) => g.geglu(v()),
