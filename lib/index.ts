@@ -40,6 +40,7 @@ export type { DenoiserFunction } from './diffusion/denoiser'
 export { DiffusionModel } from './diffusion/diffusion-model'
 export type { LossScaleState } from './diffusion/loss-scale'
 export type { LossDict, LossResult } from './diffusion/losses'
+export type { LrSchedulerConfig } from './diffusion/lr-scheduler'
 export { makeGrid } from './diffusion/make-grid'
 export type {
   CalcBpdOptions,

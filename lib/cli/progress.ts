@@ -38,12 +38,13 @@ export class Progress {
     this.#marks = [{ time: performance.now(), done: o.done ?? 0 }]
   }
 
-  update(done: number, note = ''): void {
+  /** `note` may be a function of the characters that are left for it. */
+  update(done: number, note: string | ((room: number) => string) = ''): void {
     const now = performance.now()
     this.#marks.push({ time: now, done })
     while (this.#marks.length > 2 && now - this.#marks[1].time > windowMs) this.#marks.shift()
     if (!this.#out.isTTY) {
-      this.#line(now, done, note)
+      this.#line(now, done, typeof note === 'string' ? note : note(Number.POSITIVE_INFINITY))
       return
     }
     if (now - this.#drawn < redrawMs && done < this.#total) return
@@ -80,15 +81,18 @@ export class Progress {
     return last.time > first.time ? (1000 * (last.done - first.done)) / (last.time - first.time) : 0
   }
 
-  line(done: number, note: string): string {
+  line(done: number, given: string | ((room: number) => string)): string {
     const fraction = this.#total > 0 ? done / this.#total : 1
     const rate = this.#rate ? `${this.#perSecond.toPrecision(3)}/s  ` : ''
-    const right = `${String(Math.floor(100 * fraction)).padStart(3)}% ${done}/${this.#total}  ${rate}ETA ${this.eta}  ${note}`
-    const room = (this.#out.columns ?? 80) - this.#label.length - right.length - 4
+    const columns = this.#out.columns ?? 80
+    const left = `${String(Math.floor(100 * fraction)).padStart(3)}% ${done}/${this.#total}  ${rate}ETA ${this.eta}  `
+    const note = typeof given === 'string' ? given : given(columns - 1 - this.#label.length - 1 - left.length)
+    const right = left + note
+    const room = columns - this.#label.length - right.length - 4
     const width = Math.max(0, Math.min(30, room))
     const full = Math.round(width * fraction)
     const bar = width > 3 ? `${'█'.repeat(full)}${'░'.repeat(width - full)} ` : ''
-    return `${this.#label} ${bar}${right}`.slice(0, (this.#out.columns ?? 80) - 1)
+    return `${this.#label} ${bar}${right}`.slice(0, columns - 1)
   }
 }
 

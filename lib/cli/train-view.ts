@@ -2,6 +2,7 @@
 
 import type { TrainHooks, TrainStart } from '../train/hooks'
 import type { StepMetrics } from '../train/metrics'
+import { drawnNote, LossTrend, writtenNote } from './loss-trend'
 import { note, type Output, stderr } from './output'
 import { duration, Progress } from './progress'
 
@@ -17,6 +18,11 @@ export class TrainView {
   #firstPicture: number | undefined
   /** Of the steps since the start. */
   readonly #times: number[] = []
+  readonly #losses = new LossTrend()
+  #monitor: string | undefined
+  /** Of the last evaluation, and of the best. */
+  #heldOut: number | undefined
+  #best: number | undefined
 
   constructor(readonly output: Output) {}
 
@@ -25,28 +31,48 @@ export class TrainView {
       const { step, options, images, unreadable, parameters, device } = start
       this.#firstPicture = start.firstPicture
       this.#total = options.steps
+      this.#monitor = options.monitor
+      this.#best = start.best?.value
       this.#bar = new Progress(stderr, { label: 'train', total: options.steps, done: step, rate: false })
       this.output.event('start', {
         step,
         steps: options.steps,
         images,
+        heldOut: start.heldOut,
         unreadable: unreadable.length,
         parameters,
         device,
         ...looksOf(start),
       })
       const skipped = unreadable.length > 0 ? ` (${unreadable.length} unreadable, skipped)` : ''
+      const heldOut = start.heldOut === undefined ? '' : `, ${start.heldOut} held out`
       this.output.say(
-        `${images} images${skipped}, ${(parameters / 1e6).toFixed(2)} M parameters, on ${device}` +
+        `${images} images${skipped}${heldOut}, ${(parameters / 1e6).toFixed(2)} M parameters, on ${device}` +
           `${step > 0 ? `, from step ${step}` : ''}; ${looks(start)}`,
       )
     },
     onStep: (metrics) => {
       this.output.event('step', { ...metrics })
-      const note = `loss ${metrics.loss.toFixed(4)}  ${metrics.imagesPerSecond.toFixed(1)} images/s`
-      this.#bar?.update(metrics.step, note)
+      this.#losses.add(metrics.loss)
+      const { loss, imagesPerSecond } = metrics
+      const standing = { loss, losses: this.#losses, imagesPerSecond, heldOut: this.#heldOut, best: this.#best }
+      this.#bar?.update(metrics.step, (room) => drawnNote(standing, room))
       this.#estimate(metrics.step)
-      if (!stderr.isTTY) this.#line(metrics, note)
+      if (!stderr.isTTY) this.#line(metrics, writtenNote(standing))
+    },
+    onEvaluation: ({ step, scalars, best, improved }) => {
+      this.output.event('evaluation', { step, scalars, best, improved })
+      const name = this.#monitor ?? 'val/loss'
+      const value = scalars[name] ?? scalars['val/loss']
+      this.#heldOut = value
+      this.#best = best?.value
+      if (this.output.json || value === undefined) return
+      const standing = best
+        ? improved
+          ? ', the best so far'
+          : `, the best is ${shown(best.value)} of step ${best.step}`
+        : ''
+      this.message(`step ${step}: ${name in scalars ? name : 'val/loss'} ${shown(value)}${standing}`)
     },
     onCheckpoint: ({ step, folder }) => {
       this.output.event('checkpoint', { step, folder })
@@ -96,6 +122,10 @@ export class TrainView {
     this.#lastLine = now
     this.output.say(`step ${metrics.step}/${this.#total}  ${note}  ETA ${this.#bar!.eta}`)
   }
+}
+
+function shown(loss: number): string {
+  return loss.toFixed(4)
 }
 
 /** What the images become, for machines. */

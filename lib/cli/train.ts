@@ -6,7 +6,7 @@ import { lossTypes } from '../graph'
 import { precisions } from '../native'
 import { listCheckpoints } from '../run/checkpoint'
 import { lrSchedules } from '../run/lr-schedule'
-import type { ModelConfig } from '../run/options'
+import type { ModelConfig, TrainOptions } from '../run/options'
 import type { RunResult } from '../train/hooks'
 import { Trainer } from '../train/trainer'
 import { type Command, type CommonValues, type OptionTable, UsageError, type Values } from './args'
@@ -22,6 +22,11 @@ const options = {
     kind: 'string',
     choices: presetNames,
     help: 'options that are known to work; others that are given come before them',
+  },
+  config: {
+    kind: 'string',
+    value: 'file',
+    help: "latent-diffusion's YAML configuration, with ddpm.py's optimizer; other options come before it",
   },
   validation: {
     kind: 'string',
@@ -43,6 +48,7 @@ const options = {
     help: 'steps over which the learning rate rises (1000, or a tenth of all where that is less)',
   },
   'lr-schedule': { kind: 'string', choices: lrSchedules, help: 'the learning rate afterwards (constant)' },
+  'scale-lr': { kind: 'flag', help: 'multiply it by the images of a step, as main.py of latent-diffusion' },
   'weight-decay': { kind: 'number', min: 0, help: "AdamW's (0)" },
   clip: { kind: 'number', min: 0, help: 'largest norm of the gradients, 0: no limit (1)' },
   size: { kind: 'size', help: 'height and width, 64 or 64x96; images are scaled and cropped to it (32)' },
@@ -149,7 +155,7 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
     if (values.out === undefined) throw new UsageError('--out <run> is missing: where should the checkpoints go?')
     if (folder === undefined && !values.resume) throw new UsageError('the folder of images is missing')
     const output = createOutput(values.json === true)
-    const trainer = new Trainer({
+    const trainOptions: TrainOptions = {
       data: folder as string,
       out: values.out,
       resume: values.resume,
@@ -175,6 +181,7 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
       lr: values.lr,
       warmup: values.warmup,
       lrSchedule: values['lr-schedule'],
+      scaleLr: values['scale-lr'],
       weightDecay: values['weight-decay'],
       maxGradNorm: values.clip,
       sampleEvery: values['sample-every'],
@@ -185,7 +192,9 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
       seed: values.seed,
       device: values.device,
       precision: values.precision,
-    })
+    }
+    const { config } = values
+    const trainer = config === undefined ? new Trainer(trainOptions) : await Trainer.fromConfig(config, trainOptions)
     const view = new TrainView(output)
     const { result, exitCode } = await stoppable((signal) => trainer.run({ ...view.hooks, signal }), {
       quitAt: 3,

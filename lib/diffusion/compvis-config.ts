@@ -9,12 +9,19 @@ import type { UNetOptions } from '../nn/unet'
 import { resolveUNetOptions } from '../nn/unet-options'
 import { array, boolean, number, type Parsed, parseOptions, string, unknownOption } from '../options'
 import type { DDPMOptions } from './ddpm-options'
+import { type LrSchedulerConfig, lrFactor } from './lr-scheduler'
 
 /** What such a file says. */
 export interface CompVisConfig {
   readonly options: DDPMOptions
   /** model.base_learning_rate: for one image; ldm's main.py multiplies it by the images of a step. */
   readonly baseLearningRate?: number
+  /** scheduler_config: what the learning rate is multiplied by. */
+  readonly lrSchedule?: LrSchedulerConfig
+  /** data.params.batch_size, where it is a number of images. */
+  readonly batchSize?: number
+  /** lightning.trainer.accumulate_grad_batches, where it is a number of batches. */
+  readonly accumulate?: number
   /** ckpt_path, ignore_keys and load_only_unet: what initFromCkpt is to be called with. */
   readonly checkpoint?: { readonly path: string; readonly ignoreKeys: readonly string[]; readonly onlyModel: boolean }
 }
@@ -49,7 +56,7 @@ const unetNames = [
   ...['use_spatial_transformer', 'transformer_depth', 'context_dim'],
 ]
 /** Arguments that would change the model, with the one value that does not. */
-const modelFixed: JsonObject = { conditioning_key: null, use_positional_encodings: false, scheduler_config: null }
+const modelFixed: JsonObject = { conditioning_key: null, use_positional_encodings: false }
 const unetFixed: JsonObject = { dims: 2, use_fp16: false, n_embed: null }
 
 const checkpointSchema = {
@@ -65,7 +72,7 @@ const checkpointSchema = {
 export async function readCompVisConfig(source: string | JsonObject): Promise<CompVisConfig> {
   const root = typeof source === 'string' ? await readYaml(source) : source
   if (!isObject(root)) throw invalidArgument('source', 'a path or an object', source)
-  const { model, data: _, lightning: __, ...others } = root
+  const { model, data, lightning, ...others } = root
   const [unknown] = Object.keys(others)
   if (unknown !== undefined) throw unknownOption('the configuration', unknown, ['model', 'data', 'lightning'])
   const { target, params, base_learning_rate: rate, ...more } = objectOf(model, 'model')
@@ -73,21 +80,36 @@ export async function readCompVisConfig(source: string | JsonObject): Promise<Co
   if (extra !== undefined) throw unknownOption('model', extra, ['target', 'params', 'base_learning_rate'])
   checkTarget('model.target', target, targets.model)
   const { base } = parseOptions('model', { base: rate }, { base: number(undefined, { min: 0 }) })
-  return { ...modelOf(objectOf(params, 'model.params')), ...(base !== undefined && { baseLearningRate: base }) }
+  const batchSize = countAt(data, 'params', 'batch_size')
+  const accumulate = countAt(lightning, 'trainer', 'accumulate_grad_batches')
+  return {
+    ...modelOf(objectOf(params, 'model.params')),
+    ...(base !== undefined && { baseLearningRate: base }),
+    ...(batchSize !== undefined && { batchSize }),
+    ...(accumulate !== undefined && { accumulate }),
+  }
+}
+
+/** A count within what is for PyTorch's trainer, and may be anything. */
+function countAt(value: unknown, ...names: readonly string[]): number | undefined {
+  const found = names.reduce((at: unknown, name) => (isObject(at) ? at[name] : undefined), value)
+  return Number.isSafeInteger(found) && (found as number) >= 1 ? (found as number) : undefined
 }
 
 function modelOf(params: JsonObject): CompVisConfig {
-  const { unet_config: unet, ...rest } = params
+  const { unet_config: unet, scheduler_config: scheduler, ...rest } = params
   const { ckpt_path, ignore_keys, load_only_unet, ...own } = rest
   const c = parseOptions('model.params', { ckpt_path, ignore_keys, load_only_unet }, checkpointSchema)
-  const known = ['unet_config', ...Object.keys(checkpointSchema)]
+  const known = ['unet_config', 'scheduler_config', ...Object.keys(checkpointSchema)]
   const options = translate('model.params', own, { names: modelNames, fixed: modelFixed, known }) as DDPMOptions
   const { target, params: unetParams, ...others } = objectOf(unet, 'model.params.unet_config')
   const [extra] = Object.keys(others)
   if (extra !== undefined) throw unknownOption('unet_config', extra, ['target', 'params'])
   checkTarget('model.params.unet_config.target', target, targets.unet)
   const unetConfig = unetOf(objectOf(unetParams, 'model.params.unet_config.params'), options.imageSize)
-  return { options: { ...options, unetConfig }, checkpoint: checkpointOf(c) }
+  const lrSchedule = (scheduler ?? undefined) as LrSchedulerConfig | undefined
+  if (lrSchedule) lrFactor(lrSchedule, 'scheduler_config')
+  return { options: { ...options, unetConfig }, checkpoint: checkpointOf(c), ...(lrSchedule && { lrSchedule }) }
 }
 
 function checkpointOf(c: Parsed<typeof checkpointSchema>): CompVisConfig['checkpoint'] {

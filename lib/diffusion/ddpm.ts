@@ -38,6 +38,7 @@ import {
   withLorasSchema,
 } from './lora'
 import type { LossDict, LossResult } from './losses'
+import type { LrSchedulerConfig } from './lr-scheduler'
 import { imageRows } from './make-grid'
 import { type TrainBatchOptions, type ValidationOptions, validationSchema } from './method-options'
 import {
@@ -57,7 +58,7 @@ import { stepsOf } from './sampling/steps'
 import type { Intermediates } from './sampling-options'
 import type { SchedulerConfig } from './scheduler-config'
 import { emaName, modelPrefix } from './state'
-import type { TrainResult } from './training-step'
+import type { OptimizerOptions, TrainResult } from './training-step'
 
 /**
  * Named tensors: with firstStageKey's, images NHWC (or NHW) in [-1, 1]; with classKey's, class
@@ -77,6 +78,8 @@ export class DDPM extends DiffusionModel {
    * folder's pipeline does.
    */
   schedulerConfig?: SchedulerConfig
+  /** The scheduler_config of the YAML file that the model is from: what configureOptimizers takes unless it is given another. */
+  lrSchedule?: LrSchedulerConfig
   readonly #settings: Parsed<typeof ddpmSchema>
 
   constructor(options: DDPMOptions) {
@@ -140,8 +143,9 @@ export class DDPM extends DiffusionModel {
    * Throws `not-found`, `io`, `bad-file`, and `unknown-option` or `unsupported` with the field's name.
    */
   static async fromConfig(source: string | JsonObject, options: DDPMOptions = {}): Promise<DDPM> {
-    const { options: own, checkpoint } = await readCompVisConfig(source)
+    const { options: own, checkpoint, lrSchedule } = await readCompVisConfig(source)
     const ddpm = new DDPM({ ...own, ...options })
+    ddpm.lrSchedule = lrSchedule
     try {
       if (checkpoint) {
         const { path, ...rest } = checkpoint
@@ -334,6 +338,11 @@ export class DDPM extends DiffusionModel {
     const image = [this.channels, this.imageSize, this.imageWidth]
     const xT = interpolatedNoise(image, { seeds: [seeds[0], seeds[1]], count, sample })
     return this.pSampleLoop([count, ...image], { ...o, xT, returnIntermediates: false })
+  }
+
+  override configureOptimizers(options: OptimizerOptions): void {
+    const own = this.lrSchedule && { lrSchedule: this.lrSchedule }
+    super.configureOptimizers(own && options ? { ...own, ...options } : options)
   }
 
   /** batch[key], NHWC or NHW, as float32 NCHW. */

@@ -1,8 +1,10 @@
 /** One training step as one program: q_sample, network, loss, gradients, AdamW, EMA. */
+
+import { isObject } from '../checkpoint/json'
 import { DiffusionError } from '../errors'
 import type { Graph, Value } from '../graph'
 import type { StateDict } from '../nn/weights'
-import { array, number, type Parsed, parseOptions, required, type SchemaOf } from '../options'
+import { array, number, type Parsed, parseOptions, required, type SchemaOf, value } from '../options'
 import type { Program } from '../program'
 import { drawTimesteps } from '../rng'
 import type { Tensor } from '../tensor'
@@ -24,6 +26,7 @@ import {
   samplesOf,
   totalLosses,
 } from './losses'
+import { type LrSchedulerConfig, lrFactor, lrFactorAt } from './lr-scheduler'
 import type { TimestepSampler } from './settings'
 import { type DrawnTimesteps, drawNormal, LossSecondMoment, type NormalOptions } from './timestep-sampler'
 
@@ -31,6 +34,8 @@ import { type DrawnTimesteps, drawNormal, LossSecondMoment, type NormalOptions }
 export interface OptimizerOptions {
   /** Learning rate; ddpm.py's self.learning_rate. */
   lr: number
+  /** ddpm.py's scheduler_config: what the rate of each update is multiplied by. Default: that of the model's configuration, or none. */
+  lrSchedule?: LrSchedulerConfig
   /** Decay of the averages of the gradient and of its square, each below 1. Default [0.9, 0.999]. */
   betas?: readonly number[]
   /** Added to the root of the averaged squares. Default 1e-8. */
@@ -43,6 +48,7 @@ export interface OptimizerOptions {
 
 const optimizerSchema = {
   lr: required(number(undefined, { min: 0 })),
+  lrSchedule: value<LrSchedulerConfig>('{ target, params }', isObject),
   betas: array(number(undefined, { min: 0, max: 1 }), [0.9, 0.999]),
   eps: number(1e-8, { min: 0 }),
   weightDecay: number(0.01, { min: 0 }),
@@ -161,6 +167,7 @@ export class Training {
         received: String(parsed.betas.length),
       })
     }
+    if (parsed.lrSchedule) lrFactor(parsed.lrSchedule)
     this.#options = parsed
     this.step = 0
     this.accumulated = 0
@@ -225,11 +232,13 @@ export class Training {
     ema: LitEma | undefined,
     scale: number,
   ): Float32Array {
+    const { lr, lrSchedule } = options
+    const rate = o.lr ?? (lrSchedule ? lr * lrFactorAt(lrSchedule, this.step) : lr)
     this.step += 1
     const [beta1, beta2] = options.betas
     const hyper = new Float32Array(hyperLength)
     hyper.set([
-      o.lr ?? options.lr,
+      rate,
       1 - beta1,
       1 - beta2,
       options.eps,

@@ -3,12 +3,14 @@ import type { ClassSource } from '../data/class-labels'
 import { type Crop, crops } from '../data/dataset'
 import { isUserData, type UserData } from '../data/sources/user'
 import type { ImageOptions } from '../diffusion/ddpm-options'
+import { type LrSchedulerConfig, lrFactor } from '../diffusion/lr-scheduler'
 import type { ProcessOptions } from '../diffusion/model-options'
 import { type Precision, precisions } from '../native'
 import type { UNetDetails } from '../nn/unet-options'
 import {
   array,
   boolean,
+  type Field,
   integer,
   number,
   oneOf,
@@ -115,10 +117,15 @@ export interface TrainOptions {
   accumulate?: number
   /** Learning rate after the warm-up (default 2e-4, Ho et al. 2020, appendix B). */
   lr?: number
-  /** Steps over which the learning rate rises linearly (default 1000, or a tenth of all steps where that is less). */
+  /** Steps over which the learning rate rises linearly (default 1000, or a tenth of all steps where that is less; 0 with a scheduler_config). */
   warmup?: number
-  /** What the rate does after the warm-up (default 'constant'). */
-  lrSchedule?: LrSchedule
+  /**
+   * What the rate does after the warm-up (default 'constant'): or ddpm.py's scheduler_config, such as
+   * { target: 'ldm.lr_scheduler.LambdaLinearScheduler', params: { warm_up_steps: [10000], ... } }, by whose factor `lr` is multiplied.
+   */
+  lrSchedule?: LrSchedule | LrSchedulerConfig
+  /** Multiply `lr` by the images of a step, batchSize * accumulate: scale_lr of latent-diffusion's main.py (default false). */
+  scaleLr?: boolean
   /** AdamW's decay of its two averages, each below 1 (default [0.9, 0.999]). */
   betas?: readonly number[]
   /** Added by AdamW to the root of the averaged squares (default 1e-8). */
@@ -156,6 +163,16 @@ const positive = { min: 1 }
 const isData = (v: unknown) => typeof v === 'string' || isUserData(v)
 const isValidation = (v: unknown) => (typeof v === 'number' ? v > 0 && v < 1 : isData(v))
 
+const named = oneOf(lrSchedules, 'constant')
+const lrScheduleField: Field<LrSchedule | LrSchedulerConfig> = {
+  fallback: 'constant',
+  check: (given, name) => {
+    if (typeof given !== 'object') return named.check(given, name)
+    lrFactor(given as LrSchedulerConfig, name)
+    return given as LrSchedulerConfig
+  },
+}
+
 /** Of TrainOptions. */
 export const trainSchema = {
   data: required(value<string | UserData>('a path, or an object with get() or batch()', isData)),
@@ -182,7 +199,8 @@ export const trainSchema = {
   accumulate: integer(1, positive),
   lr: number(2e-4, { min: 0 }),
   warmup: integer(undefined, { min: 0 }),
-  lrSchedule: oneOf(lrSchedules, 'constant'),
+  lrSchedule: lrScheduleField,
+  scaleLr: boolean(false),
   betas: array(number(undefined, { min: 0, max: 1 }), [0.9, 0.999]),
   eps: number(1e-8, { min: 0 }),
   weightDecay: number(0, { min: 0 }),

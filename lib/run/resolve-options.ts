@@ -1,6 +1,7 @@
 /** A training's options with all defaults filled in, and what a resume may change of them. */
 import { isDeepStrictEqual } from 'node:util'
 import { givesBatches } from '../data/sources/user'
+import { lrFactorAt } from '../diffusion/lr-scheduler'
 import { modelSchema } from '../diffusion/model-options'
 import { DiffusionError, describe, invalidArgument } from '../errors'
 import { type Parsed, parseOptions, unknownOption } from '../options'
@@ -64,7 +65,8 @@ export function resolveTrainOptions(
   const options = parseOptions('Trainer', { ...saved, ...named }, trainSchema)
   checkPairs(options)
   checkData(options, named.flip, saved !== undefined)
-  const warmup = options.warmup ?? defaultWarmup(options.steps)
+  const warmup = options.warmup ?? (typeof options.lrSchedule === 'object' ? 0 : defaultWarmup(options.steps))
+  checkSchedule({ ...options, warmup })
   const wanted = (given.model ?? {}) as ModelConfig
   const model = saved ? withFree(saved.model, wanted) : completeModel(wanted)
   checkBuckets(options.buckets, model.unetConfig.channelMult)
@@ -97,6 +99,17 @@ function withFree(
 /** More than a tenth of a short training would never reach its rate. */
 function defaultWarmup(steps: number): number {
   return Math.min(1000, Math.floor(steps / 10))
+}
+
+/** A scheduler of ddpm.py has its own warm-up, and may end. */
+function checkSchedule({
+  lrSchedule,
+  warmup,
+  steps,
+}: Pick<ResolvedTrainOptions, 'lrSchedule' | 'warmup' | 'steps'>): void {
+  if (typeof lrSchedule !== 'object') return
+  if (warmup > 0) throw invalidArgument('warmup', 'none beside a scheduler_config, which has its own', warmup)
+  lrFactorAt(lrSchedule, steps - 1)
 }
 
 /** So that a short training is evaluated ten times, too. */

@@ -1,5 +1,6 @@
 /** A training run: images in, checkpoints, metrics and pictures out. */
 import path from 'node:path'
+import type { JsonObject } from '../checkpoint/json'
 import type { DatasetOptions } from '../data/dataset'
 import { openTrainingData } from '../data/open-data'
 import type { TrainingData } from '../data/training-data'
@@ -11,6 +12,7 @@ import type { TrainOptions } from '../run/options'
 import { resolveTrainOptions, withClasses } from '../run/resolve-options'
 import { RunFolder } from '../run/run-folder'
 import type { DataState } from '../run/run-state'
+import { trainOptionsFrom } from './from-config'
 import type { RunResult, TrainHooks } from './hooks'
 import { Journal } from './journal'
 import { nextPictureStep } from './pictures'
@@ -30,6 +32,16 @@ export class Trainer {
     this.#given = withAbsolutePaths(options)
     if (!options.resume) resolveTrainOptions(options)
     else if (typeof options.out !== 'string') resolveTrainOptions(options)
+  }
+
+  /**
+   * A training as latent-diffusion's main.py makes it of a YAML file, or of what it holds: the model and its `monitor`,
+   * base_learning_rate times the images of a step (scale_lr), scheduler_config, data.params.batch_size,
+   * lightning.trainer.accumulate_grad_batches, torch's AdamW, no warm-up, no clipping. `options` come before them. Throws what the
+   * constructor and readCompVisConfig throw, and `unsupported` for a ckpt_path.
+   */
+  static async fromConfig(source: string | JsonObject, options: TrainOptions): Promise<Trainer> {
+    return new Trainer(await trainOptionsFrom(source, options))
   }
 
   /**

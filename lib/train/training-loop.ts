@@ -261,8 +261,8 @@ export class TrainingLoop {
 
   #summary(): Record<string, unknown> {
     const { data, options } = this.#o
-    const { batchSize, accumulate, lr, warmup, lrSchedule, seed, flip } = options
-    return { step: this.#done, images: data.length, batchSize, accumulate, lr, warmup, lrSchedule, seed, flip }
+    const { batchSize, accumulate, lr, scaleLr, warmup, lrSchedule, seed, flip } = options
+    return { step: this.#done, images: data.length, batchSize, accumulate, lr, scaleLr, warmup, lrSchedule, seed, flip }
   }
 }
 

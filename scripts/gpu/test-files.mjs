@@ -10,6 +10,7 @@ const diffusion = [
   'learned-variance',
   'lora',
   'losses',
+  'lr-scheduler',
   'mixed',
   'objectives',
   'operations',

@@ -362,6 +362,8 @@ describe('held-out images', function () {
     ])
     assert.equal(code, 0, stderr)
     assert.match(stdout, /^stopped early at step 2: val\/loss was not lower by more than 9 in 1 evaluations/m)
+    assert.match(stdout, /^14 images, 7 held out, /)
+    assert.match(stderr, /^step 1: val\/loss \d\.\d{4}, the best so far$/m)
     assert.match(stdout, /model\.safetensors is of step [12]$/m)
     assert.ok(existsSync(path.join(run, 'model.safetensors')))
     const sample = await runCli([
