@@ -6,10 +6,9 @@
 
 namespace ddpm {
 
-// Appends the gradient of the scalar `loss`. Parameters' gradients are added to the bank 'grads', but for those that are
-// frozen, which have none; those of `wrt` are
-// returned, kAbsent where the loss does not depend on one. Throws invalid-argument where an op on the way has no
-// gradient.
+// Appends the gradient of the scalar `loss`. Parameters' gradients are added to the bank 'grads', but for those that
+// are frozen, which have none; those of `wrt` are returned, kAbsent where the loss does not depend on one. Throws
+// invalid-argument where an op on the way has no gradient.
 std::vector<ValueId> backward(Graph& graph, ValueId loss, const std::vector<ValueId>& wrt);
 
 // What a descriptor's `gradient` sees: a node whose outputs' gradients are known, and whose inputs' are wanted.

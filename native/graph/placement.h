@@ -33,8 +33,8 @@ class Placement {
   // Absent (data null) where the value has no memory.
   Tensor tensor(ValueId v) const;
   Tensor bank(const std::string& name, int64_t offset, Dims dims);
-  // The mirror of a bank of parameters: a narrow copy of it up to the last one that is read there, or of `count` elements
-  // where that is more, {1,1,1,P}. Absent where none is.
+  // The mirror of a bank of parameters: a narrow copy of it up to the last one that is read there, or of `count`
+  // elements where that is more, {1,1,1,P}. Absent where none is.
   Tensor mirror(const std::string& bank, int32_t count = 0);
   bool isUsed(ValueId v) const { return used_[v]; }
   // True when `part` lies where channels [start, ...) of `whole` are.
