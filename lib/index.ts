@@ -3,6 +3,7 @@
 import './native'
 
 export type { HubOptions } from './checkpoint/hub/snapshot'
+export type { UploadOptions } from './checkpoint/hub/upload'
 export type { DownloadOptions } from './convert/download'
 export { type LoadModelOptions, loadModel } from './convert/load-model'
 export type { ClassSource } from './data/class-labels'
@@ -60,6 +61,7 @@ export type {
 } from './diffusion/model-options'
 export type { Parameterization } from './diffusion/prediction'
 export type { CheckpointReport, InitFromCkptOptions } from './diffusion/pretrained'
+export type { PushToHubOptions, PushToHubResult } from './diffusion/push-to-hub'
 export type { LoopResult, StepEvent } from './diffusion/sampling/loop'
 export type { SamplerName } from './diffusion/sampling/sampler-names'
 export type { Intermediates, PathOptions, PSampleLoopOptions, SamplingOptions } from './diffusion/sampling-options'

@@ -3,7 +3,11 @@ import assert from 'node:assert/strict'
 import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import sharp from 'sharp'
+import { HubServer } from './support/hub-server'
 import { runCli, runScript, startScript, temporaryFolder, writeImages } from './train/support'
+
+/** Where `ddpm push` sends to. */
+const hub = new HubServer('someone/photos', new Map())
 
 const root = path.join(__dirname, '..', '..')
 
@@ -42,9 +46,13 @@ describe('commands as they are printed', function () {
   const documents = ['docs/guide.md', 'README.md']
   let at = folder
 
+  let hubUrl = ''
   before(async () => {
+    hubUrl = await hub.listen()
     for (const file of documents) await prepare(cwd(path.basename(file)))
   })
+
+  after(() => hub.close())
 
   async function prepare(own: string): Promise<void> {
     at = own
@@ -66,7 +74,8 @@ describe('commands as they are printed', function () {
   }
 
   const run = async (args: readonly string[]) => {
-    const { code, stderr } = await runCli([...args, ...extraOf(args[0], args)], {}, at)
+    const env = { HF_ENDPOINT: hubUrl, HF_TOKEN: 'hf_write', HF_HOME: cwd('hub') }
+    const { code, stderr } = await runCli([...args, ...extraOf(args[0], args)], env, at)
     assert.equal(code, 0, `ddpm ${args.join(' ')}: ${stderr}`)
   }
 
@@ -85,7 +94,7 @@ describe('commands as they are printed', function () {
     cpSync(path.join(at, 'photos.ckpt'), path.join(at, 'last.ckpt'))
     const { stdout } = await runCli(['--help'])
     const names = [...stdout.matchAll(/^ {2}(\w+) .*$/gm)].map(([, name]) => name).filter((name) => name !== 'ddpm')
-    assert.deepEqual(names, ['train', 'sample', 'evaluate', 'export', 'convert', 'info'])
+    assert.deepEqual(names, ['train', 'sample', 'evaluate', 'export', 'convert', 'push', 'info'])
     for (const name of names.filter((name) => name !== 'train')) {
       const help = (await runCli([name, '--help'])).stdout
       const commands = commandsOf(help.slice(help.indexOf('Options:')), /^ {2}ddpm /)

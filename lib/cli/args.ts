@@ -176,7 +176,32 @@ export function helpOf(command: Command): string {
     const text = value || placeholders[spec.kind]
     return [`${spec.short ? `-${spec.short}, ` : ''}--${name}${text ? ` <${text}>` : ''}`, spec.help]
   })
-  const width = Math.max(...rows.map(([left]) => left.length))
-  const lines = rows.map(([left, help]) => `  ${left.padEnd(width)}  ${help}`)
-  return `${command.summary}\n\nUsage: ddpm ${command.name} ${command.usage}\n\nOptions:\n${lines.join('\n')}\n\n${command.notes.trim()}\n`
+  const lines = rows.flatMap(([left, help]) => optionLines(`  ${left}`, help))
+  return `${wrap(command.summary).join('\n')}\n\nUsage: ddpm ${command.name} ${command.usage}\n\nOptions:\n${lines.join('\n')}\n\n${notesOf(command)}\n`
+}
+
+/** Of a terminal. */
+const columns = 80
+/** Where the options' help begins; below those that are longer. */
+const helpColumn = 28
+
+function optionLines(left: string, help: string): string[] {
+  const [first, ...others] = wrap(help, columns - helpColumn).map((line) => ' '.repeat(helpColumn) + line)
+  return left.length + 2 > helpColumn ? [left, first, ...others] : [left + first.slice(left.length), ...others]
+}
+
+/** Paragraphs are filled anew; indented lines, which are commands, stay. */
+function notesOf({ notes }: Command): string {
+  const paragraphs = notes.trim().split('\n\n')
+  return paragraphs.map((text) => (/^ /m.test(text) ? text : wrap(text).join('\n'))).join('\n\n')
+}
+
+function wrap(text: string, width = columns): string[] {
+  const lines = ['']
+  for (const word of text.split(/\s+/)) {
+    const line = lines.at(-1)!
+    if (line !== '' && line.length + 1 + word.length > width) lines.push(word)
+    else lines[lines.length - 1] = line === '' ? word : `${line} ${word}`
+  }
+  return lines
 }

@@ -4,7 +4,7 @@ import { type Command, type OptionTable, UsageError } from './args'
 import { checkWritable } from './free-name'
 import { createOutput, warn } from './output'
 
-const options = {
+export const convertOptions = {
   to: { kind: 'string', choices: ['model', 'diffusers', 'ckpt'], help: "the target's kind (by its name, see below)" },
   weights: {
     kind: 'string',
@@ -26,6 +26,11 @@ const options = {
   'max-shard-size': { kind: 'integer', min: 1, value: 'bytes', help: 'of the files of a diffusers folder (one file)' },
 } as const satisfies OptionTable
 
+const options = {
+  ...convertOptions,
+  revision: { kind: 'string', value: 'name', help: 'branch, tag or commit of a source on the hub (main)' },
+} as const satisfies OptionTable
+
 export const convert: Command<typeof options> = {
   name: 'convert',
   summary: 'Writes a model in the form that other libraries open.',
@@ -42,12 +47,15 @@ anything else a diffusers folder. A checkpoint holds trained and averaged weight
   ddpm convert last.ckpt photos.safetensors --config photos.yaml
   ddpm convert photos.safetensors photos.ckpt`,
 
-  async run({ to, weights, config, key, from, variant, 'max-shard-size': maxShardSize, json }, [source, target]) {
+  async run(
+    { to, weights, config, key, from, variant, 'max-shard-size': maxShardSize, revision, json },
+    [source, target],
+  ) {
     if (source === undefined || target === undefined) throw new UsageError('the source or the target is missing')
     const output = createOutput(json === true)
     const kind = to ?? kindOf(target)
     if (kind !== 'diffusers') await checkWritable(target)
-    const model = await readSource(source, { config, key, variant: from })
+    const model = await readSource(source, { config, key, variant: from, revision })
     try {
       const files = await writeTarget(model, target, { to: kind, weights, variant, maxShardSize })
       output.say(`${source} (${model.kind}) -> ${files.join(', ')} (${kind})`)

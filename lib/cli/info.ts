@@ -1,6 +1,6 @@
 import { readShapes } from '../checkpoint/state-dict-file'
 import { loadModel } from '../convert/load-model'
-import { configBeside, locateModel, shippedModel } from '../convert/locate'
+import { configOf, locateModel, shippedModel } from '../convert/locate'
 import { isLucidrains } from '../convert/lucidrains'
 import type { StateDict } from '../nn/weights'
 import { openCheckpoint, readWeights } from '../run/checkpoint'
@@ -35,8 +35,14 @@ or of lucidrains' denoising-diffusion-pytorch.
 
 type Facts = Record<string, unknown>
 
-async function factsOf(source: string, o: { config?: string; variant?: string }): Promise<Facts> {
-  const { kind, path } = await locateModel(source)
+interface FactsOptions {
+  readonly config?: string
+  readonly variant?: string
+  readonly revision?: string
+}
+
+async function factsOf(source: string, o: FactsOptions): Promise<Facts> {
+  const { kind, path, beside } = await locateModel(source, { variant: o.variant, revision: o.revision })
   switch (kind) {
     case 'run':
       return ofCheckpoint(path)
@@ -45,7 +51,7 @@ async function factsOf(source: string, o: { config?: string; variant?: string })
     case 'diffusers':
       return { kind, folder: path, ...(await ofLoaded(path, { variant: o.variant })) }
     case 'ckpt':
-      return { kind, file: path, ...(await ofCkpt(path, o.config)) }
+      return { kind, file: path, ...(await ofCkpt(path, o.config, beside)) }
   }
 }
 
@@ -87,10 +93,13 @@ async function ofLoaded(path: string, o: { config?: string; variant?: string }):
 }
 
 /** Without a configuration, what can be said of the tensors alone. */
-async function ofCkpt(file: string, config: string | undefined): Promise<Facts> {
-  if (await isLucidrains(file)) return ofLoaded(file, { config })
-  const beside = config ?? (await configBeside(file).catch(() => undefined))
-  if (beside !== undefined) return { config: beside, ...(await ofLoaded(file, { config: beside })) }
+async function ofCkpt(file: string, given: string | undefined, from: URL | undefined): Promise<Facts> {
+  if (await isLucidrains(file)) return ofLoaded(file, { config: given })
+  const config =
+    given === undefined
+      ? await configOf(file, undefined, from).catch(() => undefined)
+      : await configOf(file, given, from)
+  if (config !== undefined) return { config, ...(await ofLoaded(file, { config })) }
   const shapes = Object.values(await readShapes(file)).map(({ shape }) => shape)
   const numbers = shapes.reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0)
   return { config: 'none beside it', tensors: shapes.length, numbers }

@@ -27,6 +27,7 @@ const commands: Readonly<Record<string, () => Promise<Command>>> = {
   evaluate: async () => (await import('./evaluate.js')).evaluate as unknown as Command,
   export: async () => (await import('./export.js')).exportModel as unknown as Command,
   convert: async () => (await import('./convert.js')).convert as unknown as Command,
+  push: async () => (await import('./push.js')).push as unknown as Command,
   info: async () => (await import('./info.js')).info as unknown as Command,
 }
 
@@ -37,10 +38,11 @@ Usage: ddpm <command> [options]
 Commands:
   train <folder> --out <run>   train a model on a folder of images
   sample                       draw images
-  evaluate <folder>            bits per dimension and errors over a folder of images
+  evaluate <folder>            bits per dimension and errors over images
   export --model <file>        write a model for other runtimes, as ONNX
-  convert <source> <target>    write a model in the form that other libraries open
-  info <checkpoint>            what a model file or a checkpoint holds
+  convert <source> <target>    write a model in the form that others open
+  push <model> <owner/name>    send a model to the Hugging Face hub
+  info <model>                 what a model holds
 
 Options:
   -h, --help   this help, or a command's: ddpm train --help

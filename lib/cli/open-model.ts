@@ -33,6 +33,7 @@ export const sourceOptions = {
     help: "which dict of a checkpoint has the weights, such as 'ema' (found by the names)",
   },
   variant: { kind: 'string', value: 'name', help: 'which weights of a diffusers folder, such as fp16' },
+  revision: { kind: 'string', value: 'name', help: 'branch, tag or commit of a model of the hub (main)' },
 } as const satisfies OptionTable
 
 /** And how it computes. */
@@ -55,7 +56,7 @@ export function sourceOf(values: SourceValues, positional?: string): string | un
 
 export async function openModel(values: ModelValues, positional?: string): Promise<DDPM> {
   const source = sourceOf(values, positional)
-  const { config, key, variant, seed = 0, deterministic = false, precision } = values
+  const { config, key, variant, revision, seed = 0, deterministic = false, precision } = values
   const device = (values.device ?? 'auto') as DeviceName // checked where it is opened
   const weights = values['no-ema'] ? 'model' : undefined
   let bar: Progress | undefined
@@ -65,5 +66,5 @@ export async function openModel(values: ModelValues, positional?: string): Promi
     bar.update(received)
   }
   const settings = { device, seed, deterministic, precision, onDownload }
-  return loadModel(source, { weights, config, key, variant, ...settings }).finally(() => bar?.clear())
+  return loadModel(source, { weights, config, key, variant, revision, ...settings }).finally(() => bar?.clear())
 }

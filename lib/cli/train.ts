@@ -142,8 +142,8 @@ metrics.jsonl (a line a step), event files for TensorBoard and, at the end, mode
 lowest monitored scalar stays: <run>@best. A training that --patience ends has it as model.safetensors.
 
   ddpm train icons --out runs/icons --preset small
-  ddpm train photos --out runs/photos --size 64 --channel-mult 1,2,2,4 --batch 32
-  ddpm train flowers --classes folders --out runs/flowers      flowers/rose/1.jpg is of class 'rose'
+  ddpm train photos --out runs/photos --size 64 --channel-mult 1,2,2,4
+  ddpm train flowers --classes folders --out runs/flowers   classes: sub-folders
   ddpm train --resume --out runs/photos
   ddpm train photos --validation 0.2 --patience 5 --out runs/held-out
   ddpm sample --checkpoint runs/held-out@best

@@ -10,7 +10,7 @@ import { func, oneOf, parseOptions, string, value } from '../options'
 import { openCheckpoint, readWeights } from '../run/checkpoint'
 import { loadModelFile, modelFromWeights } from '../run/model-file'
 import type { DownloadOptions } from './download'
-import { configBeside, locateModel, type SourceKind, shippedModel, superfluous } from './locate'
+import { configOf, locateModel, type SourceKind, shippedModel, superfluous } from './locate'
 import { isLucidrains, loadLucidrains } from './lucidrains'
 import { mismatch, shapesOf } from './source'
 
@@ -18,8 +18,8 @@ export interface LoadModelOptions extends ComputeOptions, DownloadOptions, HubOp
   /** The averaged weights or the trained ones, of what has both. Default: the averaged ones where there are any. */
   readonly weights?: 'ema' | 'model'
   /**
-   * A checkpoint's YAML configuration. Default: the file beside it with the extension .yaml. lucidrains' needs none: its `image_size`
-   * (128) and `objective` are what the file may not say.
+   * A checkpoint's YAML configuration, a file or a URL. Default: what is beside it with the extension .yaml. lucidrains' needs none: its
+   * `image_size` (128) and `objective` are what the file may not say.
    */
   readonly config?: string
   /** Which weights of a diffusers folder: 'fp16'. Default: those without such a name. */
@@ -59,7 +59,7 @@ const owners: Readonly<Record<'weights' | 'config' | 'variant' | 'key', readonly
 export async function loadModel(source: string | URL = shippedModel, options: LoadModelOptions = {}): Promise<DDPM> {
   if (typeof source !== 'string' && !(source instanceof URL)) throw invalidArgument('source', 'a path or a URL', source)
   const { weights, config, variant, key, revision, onDownload, ...given } = parseOptions('loadModel', options, schema)
-  const { kind, path } = await locateModel(source, { onDownload, revision, variant })
+  const { kind, path, beside } = await locateModel(source, { onDownload, revision, variant })
   for (const [name, [owner, ...kinds]] of Object.entries(owners)) {
     if (options[name as keyof typeof owners] !== undefined && !kinds.includes(kind))
       throw superfluous(name, owner, kind)
@@ -76,8 +76,11 @@ export async function loadModel(source: string | URL = shippedModel, options: Lo
       return modelFromWeights(checkpoint.state.options.model, dict, settings)
     }
     case 'ckpt':
-      if (await isLucidrains(path)) return (await loadLucidrains(path, { weights, key, config }, settings)).ddpm
-      return fromCkpt(path, config ?? (await configBeside(path)), { weights, key }, settings)
+      if (await isLucidrains(path)) {
+        const own = config && (await configOf(path, config, beside))
+        return (await loadLucidrains(path, { weights, key, config: own }, settings)).ddpm
+      }
+      return fromCkpt(path, await configOf(path, config, beside), { weights, key }, settings)
   }
 }
 

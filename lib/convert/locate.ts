@@ -3,7 +3,8 @@ import { access, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { isDiffusersFolder } from '../checkpoint/diffusers'
-import { type HubOptions, hubSnapshot, isHubName } from '../checkpoint/hub/snapshot'
+import { isHubName } from '../checkpoint/hub/access'
+import { type HubOptions, hubSnapshot } from '../checkpoint/hub/snapshot'
 import { openRegularFile } from '../checkpoint/regular-file'
 import { readSafetensorsHeader } from '../checkpoint/safetensors'
 import { isTorch } from '../checkpoint/state-dict-file'
@@ -19,6 +20,8 @@ export interface LocatedModel {
   readonly kind: SourceKind
   /** The file or folder that is read: that of which the given one is a part. */
   readonly path: string
+  /** Of a file that came from there. */
+  readonly beside?: URL
 }
 
 export interface LocateOptions extends DownloadOptions, HubOptions {
@@ -34,7 +37,13 @@ export const shippedModel = path.join(__dirname, '..', '..', '..', 'models', 'em
  * `invalid-argument` for a URL that is none.
  */
 export async function locateModel(source: string | URL, o: LocateOptions = {}): Promise<LocatedModel> {
-  const named = await fileOf(source, o)
+  const url = urlOf(source)
+  const named = url ? await fileOf(url, o) : String(source)
+  const located = await locateHere(named, o)
+  return url && url.protocol !== 'file:' ? { ...located, beside: url } : located
+}
+
+async function locateHere(named: string, o: LocateOptions): Promise<LocatedModel> {
   const best = await bestOf(named)
   if (best !== undefined) return { kind: 'run', path: best }
   const stats = await stat(named).catch((cause) => {
@@ -76,24 +85,52 @@ async function folderOf(folder: string): Promise<LocatedModel> {
   throw new DiffusionError('not-found', message, { argument: 'path', received: folder })
 }
 
-/** What is on another machine is brought here first. */
-async function fileOf(source: string | URL, o: DownloadOptions): Promise<string> {
-  if (!(source instanceof URL) && !/^(https?|file):/i.test(source)) return source
+function urlOf(source: string | URL): URL | undefined {
+  if (!(source instanceof URL) && !/^(https?|file):/i.test(source)) return undefined
   if (!URL.canParse(String(source))) throw invalidArgument('path', 'a file, a folder, or a URL', source)
-  const url = new URL(source)
+  return new URL(source)
+}
+
+/** What is on another machine is brought here first. */
+async function fileOf(url: URL, o: DownloadOptions): Promise<string> {
   if (url.protocol === 'file:') return fileURLToPath(url)
   if (url.protocol === 'http:' || url.protocol === 'https:') return download(url, o)
   throw invalidArgument('path', 'a URL that begins with https:, http: or file:', url.href)
 }
 
-/** A checkpoint's configuration: the YAML file beside it. Throws `not-found`. */
+/** A checkpoint's configuration: that which is given, a file or a URL, or the YAML beside it. Throws `not-found`, `io`. */
+export async function configOf(file: string, given: string | undefined, beside: URL | undefined): Promise<string> {
+  const url = given === undefined ? undefined : urlOf(given)
+  if (url) return fileOf(url, {})
+  if (given !== undefined) return given
+  return beside ? configBesideUrl(beside) : configBeside(file)
+}
+
+async function configBesideUrl(url: URL): Promise<string> {
+  const { dir, name } = path.posix.parse(url.pathname)
+  let problem: unknown
+  for (const extension of ['.yaml', '.yml']) {
+    const config = new URL(url)
+    config.pathname = path.posix.join(dir, name + extension)
+    try {
+      return await download(config)
+    } catch (error) {
+      problem ??= error
+    }
+  }
+  const where = url.origin + url.pathname
+  const message = `config is missing: ${where} is a checkpoint, which needs its configuration: none given, and no ${name}.yaml beside it (${(problem as Error).message})`
+  throw new DiffusionError('not-found', message, { argument: 'config', expected: 'a YAML file', cause: problem })
+}
+
+/** The YAML file beside a checkpoint. Throws `not-found`. */
 export async function configBeside(file: string): Promise<string> {
   const { dir, name } = path.parse(file)
   for (const extension of ['.yaml', '.yml']) {
     const config = path.join(dir, name + extension)
     if (await exists(config)) return config
   }
-  const message = `${file} is a checkpoint, which needs its configuration: none given, and no ${name}.yaml beside it`
+  const message = `config is missing: ${file} is a checkpoint, which needs its configuration: none given, and no ${name}.yaml beside it`
   throw new DiffusionError('not-found', message, { argument: 'config', expected: 'a YAML file' })
 }
 

@@ -11,7 +11,7 @@ import type { StateDict } from '../nn/weights'
 import { openCheckpoint, readTrainingState } from '../run/checkpoint'
 import { modelFromWeights, readModelFile } from '../run/model-file'
 import { Tensor } from '../tensor'
-import { configBeside, locateModel, type SourceKind, superfluous } from './locate'
+import { configOf, locateModel, type SourceKind, superfluous } from './locate'
 import { isLucidrains, loadLucidrains } from './lucidrains'
 
 export interface SourceModel {
@@ -31,11 +31,17 @@ export interface SourceOptions {
   readonly variant?: string
   /** Which dict of a checkpoint has the weights, as of DDPM.initFromCkpt. */
   readonly key?: string
+  /** Branch, tag or commit of a model of the hub. Default 'main'. */
+  readonly revision?: string
 }
 
 /** Throws `not-found`, `io`, `bad-file`, `state-mismatch`, and what the configurations' readers throw. */
 export async function readSource(named: string, options: SourceOptions = {}): Promise<SourceModel> {
-  const { kind, path: source } = await locateModel(named)
+  const {
+    kind,
+    path: source,
+    beside,
+  } = await locateModel(named, { variant: options.variant, revision: options.revision })
   if (kind !== 'ckpt' && options.config !== undefined) throw superfluous('config', 'a checkpoint of ddpm.py', kind)
   if (kind !== 'ckpt' && options.key !== undefined) throw superfluous('key', 'a checkpoint of ddpm.py', kind)
   if (kind !== 'diffusers' && options.variant !== undefined) throw superfluous('variant', 'a diffusers folder', kind)
@@ -54,10 +60,11 @@ export async function readSource(named: string, options: SourceOptions = {}): Pr
     }
     case 'ckpt':
       if (await isLucidrains(source)) {
-        const { config, key } = options
+        const { key } = options
+        const config = options.config && (await configOf(source, options.config, beside))
         return { kind, ...(await loadLucidrains(source, { weights: 'both', key, config }, { device: 'cpu' })) }
       }
-      return { kind, ...(await fromCkpt(source, options.config ?? (await configBeside(source)), options.key)) }
+      return { kind, ...(await fromCkpt(source, await configOf(source, options.config, beside), options.key)) }
   }
 }
 

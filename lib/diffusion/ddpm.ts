@@ -52,6 +52,7 @@ import {
   writePretrained,
 } from './pretrained'
 import { drawNoise, nextStream, qSample } from './process'
+import { type PushToHubOptions, type PushToHubResult, pushToHub } from './push-to-hub'
 import { interpolatedNoise } from './sampling/interpolate'
 import type { LoopResult, StepEvent } from './sampling/loop'
 import { stepsOf } from './sampling/steps'
@@ -267,6 +268,33 @@ export class DDPM extends DiffusionModel {
       model.dispose()
       throw error
     }
+  }
+
+  /**
+   * Sends what savePretrained writes, and a model card, as one commit to a model of the Hugging Face hub, 'owner/name', which is made
+   * where there is none (HF_TOKEN, HF_ENDPOINT). `revision`: a branch; `private`, `commitMessage`, `license` (of the card). A card that is there stays,
+   * unless `overwriteCard`. What the hub lists afterwards is compared with what was sent. Throws `not-configured` without a token,
+   * `io`, `aborted`, `bad-file`, and what savePretrained throws.
+   */
+  async pushToHub(name: string, options: PushToHubOptions = {}): Promise<PushToHubResult> {
+    const { channels, imageSize, imageWidth, classNames, nullClass, network } = this
+    return pushToHub(
+      name,
+      options,
+      (folder, o) => this.savePretrained(folder, o),
+      ({ weights }) => ({
+        images: [channels, imageSize, imageWidth],
+        parameters: this.parameterCount,
+        classes: network?.numClasses,
+        classNames,
+        nullClass,
+        timesteps: this.numTimesteps,
+        schedule:
+          this.#settings.givenBetas || this.ownBetas().givenBetas ? 'betas of its own' : this.#settings.betaSchedule,
+        predicts: this.#settings.parameterization,
+        averaged: this.#settings.useEma && weights !== 'model',
+      }),
+    )
   }
 
   /**

@@ -31,10 +31,12 @@ describe('ddpm', function () {
   it('has a version and help', async () => {
     const { version } = JSON.parse(readFileSync(path.join(__dirname, '..', '..', '..', 'package.json'), 'utf8'))
     assert.equal((await runCli(['--version'])).stdout, `${version}\n`)
-    for (const args of [['--help'], ['train', '--help'], ['sample', '-h'], ['info', '--help']]) {
+    const commands = ['train', 'sample', 'evaluate', 'export', 'convert', 'push', 'info']
+    for (const args of [['--help'], ['sample', '-h'], ...commands.map((name) => [name, '--help'])]) {
       const { code, stdout, stderr } = await runCli(args)
       assert.deepEqual([code, stderr], [0, ''])
       assert.match(stdout, /Usage: ddpm/)
+      for (const line of stdout.split('\n')) assert.ok(line.length <= 80, `ddpm ${args.join(' ')}: ${line}`)
     }
     assert.equal((await runCli([])).code, 2)
   })

@@ -4,7 +4,8 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net'
 import path from 'node:path'
 import { shippedModel } from '../../lib/convert/locate'
-import { loadModel } from '../../lib/index'
+import { DDPM, loadModel } from '../../lib/index'
+import { smallUNet } from '../support/small-unet'
 import { runCli, temporaryFolder } from '../train/support'
 
 describe('a model by its URL', function () {
@@ -56,6 +57,39 @@ describe('a model by its URL', function () {
     const { code, stdout, stderr } = await runCli(['info', `${origin}/emoji.safetensors`, '--json'])
     assert.equal(code, 0, stderr)
     assert.equal(JSON.parse(stdout).parameters, first.parameterCount)
+  })
+
+  it('of a checkpoint takes the configuration beside it, or one that is given', async () => {
+    const ckpt = path.join(folder, 'tiny.ckpt')
+    const tiny = path.join(folder, 'tiny')
+    using ddpm = new DDPM({ unetConfig: smallUNet, timesteps: 10, device: 'cpu' })
+    await ddpm.savePretrained(tiny)
+    const converted = await runCli(['convert', tiny, ckpt])
+    assert.equal(converted.code, 0, converted.stderr)
+    const [weights, yaml] = ['tiny.ckpt', 'tiny.yaml'].map((name) => readFileSync(path.join(folder, name)))
+    const there = new Map([
+      ['/a/tiny.ckpt', weights],
+      ['/a/tiny.yaml', yaml],
+      ['/b/tiny.ckpt', weights],
+      ['/b/tiny.yml', yaml],
+      ['/c/tiny.ckpt', weights],
+      ['/d/other.yaml', yaml],
+    ])
+    answer = (request, response) => {
+      const bytes = there.get(new URL(request.url!, origin).pathname)
+      if (bytes) response.end(bytes)
+      else response.writeHead(404).end()
+    }
+    for (const name of ['a/tiny.ckpt?download=true', 'b/tiny.ckpt']) (await load(name)).dispose()
+    ;(await load('c/tiny.ckpt', { config: `${origin}/d/other.yaml` })).dispose()
+    ;(await load('c/tiny.ckpt', { config: path.join(folder, 'tiny.yaml') })).dispose()
+    const message =
+      /^config is missing: .*c\/tiny\.ckpt is a checkpoint, which needs its configuration: none given, and no tiny\.yaml beside it/
+    await assert.rejects(load('c/tiny.ckpt'), { code: 'not-found', argument: 'config', message })
+    const command = await runCli(['convert', `${origin}/a/tiny.ckpt`, path.join(folder, 'again.safetensors')])
+    assert.equal(command.code, 0, command.stderr)
+    const none = await runCli(['sample', '--model', `${origin}/c/tiny.ckpt`, '--output', path.join(folder, 'x.png')])
+    assert.match(none.stderr, /^ddpm sample: --config is missing: /)
   })
 
   it('is told of where it does not come, and nothing is left of a part', async () => {

@@ -3,8 +3,10 @@ import { copyFile, rm, stat, symlink } from 'node:fs/promises'
 import path from 'node:path'
 import { DiffusionError, invalidArgument } from '../../errors'
 import { makeFolder } from '../../make-folder'
-import { accessToken, cachedSnapshot, isCommit, modelFolder, writeRef } from './cache'
+import { type HubAccess, hubAccess, hubPackage, isOffline, isRevision, reasonOf, statusOf } from './access'
+import { cachedSnapshot, modelFolder, writeRef } from './cache'
 import { fetchFile, type HubFile } from './fetch-file'
+import { type Listed, type Listing, listModel, weightsFile } from './listing'
 
 /** Of what is fetched from the hub. */
 export interface HubOptions {
@@ -14,20 +16,8 @@ export interface HubOptions {
   readonly onDownload?: (event: { readonly received: number; readonly total: number | undefined }) => unknown
 }
 
-/** 'google/ddpm-cifar10-32'. */
-export function isHubName(name: string): boolean {
-  return /^\w[\w.-]*\/\w[\w.-]*$/.test(name) && !name.includes('..') && !name.includes('--')
-}
-
 /** Which files of a model are read: configurations, and the weights of one variant. */
 const folders = ['', 'unet', 'unet_ema', 'scheduler']
-const weightsFile = /^diffusion_pytorch_model(?:\.([\w-]+?))?(?:-\d+-of-\d+)?\.(safetensors|bin)(?:\.index\.json)?$/
-
-interface Listed {
-  readonly path: string
-  readonly size: number
-  readonly oid: string
-}
 
 /**
  * The folder of a model's snapshot in the cache, after what it lacks was fetched: by HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_CACHE,
@@ -36,18 +26,16 @@ interface Listed {
  */
 export async function hubSnapshot(name: string, variant: string | undefined, o: HubOptions = {}): Promise<string> {
   const { revision = 'main', onDownload } = o
-  if (typeof revision !== 'string' || !/^\w[\w./-]*$/.test(revision) || revision.includes('..')) {
-    throw invalidArgument('revision', 'a branch, a tag or a commit', revision)
-  }
+  if (!isRevision(revision)) throw invalidArgument('revision', 'a branch, a tag or a commit', revision)
   const folder = modelFolder(name)
   const cached = await cachedSnapshot(folder, revision)
-  if (/^(1|true|yes|on)$/i.test(process.env.HF_HUB_OFFLINE ?? '')) {
+  if (isOffline()) {
     if (cached && (await isThere(cached))) return cached
     throw notFound(name, `${revision} is not in the cache (${folder}), and HF_HUB_OFFLINE is set`)
   }
-  const endpoint = (process.env.HF_ENDPOINT || 'https://huggingface.co').replace(/\/+$/, '')
-  const token = await accessToken()
-  const { commit, files } = await list(name, revision, { endpoint, token })
+  const access = await hubAccess()
+  const { endpoint, token } = access
+  const { commit, files } = await list(name, revision, access)
   const wanted = chosen(files, variant)
   const total = wanted.reduce((sum, { size }) => sum + size, 0)
   const snapshot = path.join(folder, 'snapshots', commit)
@@ -105,36 +93,16 @@ function chosen(files: readonly Listed[], variant: string | undefined): Listed[]
   return [...configurations, ...read].map(({ file }) => file)
 }
 
-async function list(
-  name: string,
-  revision: string,
-  { endpoint, token }: { readonly endpoint: string; readonly token?: string },
-): Promise<{ commit: string; files: Listed[] }> {
-  const { listFiles, modelInfo } = await import('@huggingface/hub').catch((cause) => {
-    const message = `${name} is no folder here, and models of the hub need the package @huggingface/hub: npm install @huggingface/hub`
-    throw new DiffusionError('unsupported', message, { argument: 'path', received: name, cause })
-  })
-  const access = { hubUrl: endpoint, ...(token && { accessToken: token }) }
+async function list(name: string, revision: string, access: HubAccess): Promise<Listing> {
+  const { endpoint, token } = access
+  await hubPackage(`${name} is no folder here, and models of the hub need the package @huggingface/hub`)
   try {
-    const { sha } = await modelInfo({ ...access, name, revision, additionalFields: ['sha'] })
-    const files: Listed[] = []
-    for await (const { type, path, size, oid, lfs } of listFiles({
-      ...access,
-      repo: name,
-      revision: sha,
-      recursive: true,
-    })) {
-      if (type === 'file') files.push({ path, size: lfs?.size ?? size, oid: lfs?.oid ?? oid ?? '' })
-    }
-    const bad = files.find(({ oid, size }) => !/^([0-9a-f]{40}|[0-9a-f]{64})$/.test(oid) || !Number.isSafeInteger(size))
-    if (!isCommit(sha) || bad) throw new Error(`it lists no commit, or a file without size and hash (${bad?.path})`)
-    return { commit: sha, files }
+    return await listModel(name, revision, access)
   } catch (cause) {
-    const { statusCode, message } = cause as { statusCode?: number; message: string }
+    const status = statusOf(cause)
     const hint = token ? '' : ' (one that is private or gated needs HF_TOKEN)'
-    if (statusCode === 404) throw notFound(name, `${endpoint} has none, or no ${revision} of it${hint}`, cause)
-    const reason = ((cause as Error).cause as Error | undefined)?.message || message
-    const text = `cannot ask ${endpoint} for ${name}: ${reason}${statusCode === 401 || statusCode === 403 ? hint : ''}`
+    if (status === 404) throw notFound(name, `${endpoint} has none, or no ${revision} of it${hint}`, cause)
+    const text = `cannot ask ${endpoint} for ${name}: ${reasonOf(cause)}${status === 401 || status === 403 ? hint : ''}`
     throw new DiffusionError('io', `${text}; HF_HUB_OFFLINE=1 takes what is in the cache`, {
       argument: 'path',
       received: name,
