@@ -1,5 +1,6 @@
 // The documents name files and npm scripts that are there.
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 
@@ -36,6 +37,26 @@ describe('documents', () => {
   it('are found', () => {
     for (const file of ['README.md', 'CONTRIBUTING.md', 'docs/architecture.md']) assert.ok(all.includes(file), file)
   })
+
+  it('of the package link to nothing that it has not got', () => {
+    const listing = execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], {
+      cwd: root,
+      encoding: 'utf8',
+    })
+    const [{ files }] = Object.values<{ files: { path: string }[] }>(JSON.parse(listing))
+    const packed = files.map(({ path }) => path)
+    const texts = packed.filter((file) => file.endsWith('.md'))
+    assert.ok(texts.includes('README.md') && texts.includes('docs/guide.md'))
+    for (const file of texts) {
+      for (const [, link] of read(file).matchAll(/\]\((?!https?:|mailto:|#)([^)#]+)[^)]*\)/g)) {
+        const target = path.posix.join(path.posix.dirname(file), link).replace(/\/$/, '')
+        assert.ok(
+          packed.some((name) => name === target || name.startsWith(`${target}/`)),
+          `${file} links to ${link}`,
+        )
+      }
+    }
+  }).timeout(20_000)
 
   for (const file of all) {
     it(`${file}: links lead somewhere`, () => {
