@@ -192,7 +192,7 @@ function optionLines(left: string, help: string): string[] {
 
 /** Paragraphs are filled anew; indented lines, which are commands, stay. */
 function notesOf({ notes }: Command): string {
-  const paragraphs = notes.trim().split('\n\n')
+  const paragraphs = notes.replace(/^\n+|\s+$/g, '').split('\n\n')
   return paragraphs.map((text) => (/^ /m.test(text) ? text : wrap(text).join('\n'))).join('\n\n')
 }
 
