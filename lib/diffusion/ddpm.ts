@@ -57,6 +57,7 @@ import { interpolatedNoise } from './sampling/interpolate'
 import type { LoopResult, StepEvent } from './sampling/loop'
 import { stepsOf } from './sampling/steps'
 import type { Intermediates } from './sampling-options'
+import { defaultSchedule } from './schedule'
 import type { SchedulerConfig } from './scheduler-config'
 import { emaName, modelPrefix } from './state'
 import type { OptimizerOptions, TrainResult } from './training-step'
@@ -278,6 +279,8 @@ export class DDPM extends DiffusionModel {
    */
   async pushToHub(name: string, options: PushToHubOptions = {}): Promise<PushToHubResult> {
     const { channels, imageSize, imageWidth, classNames, nullClass, network } = this
+    const { givenBetas, betaSchedule, parameterization } = this.#settings
+    const ownBetas = (givenBetas ?? this.ownBetas().givenBetas) !== undefined
     return pushToHub(
       name,
       options,
@@ -289,9 +292,8 @@ export class DDPM extends DiffusionModel {
         classNames,
         nullClass,
         timesteps: this.numTimesteps,
-        schedule:
-          this.#settings.givenBetas || this.ownBetas().givenBetas ? 'betas of its own' : this.#settings.betaSchedule,
-        predicts: this.#settings.parameterization,
+        schedule: ownBetas ? 'betas of its own' : (betaSchedule ?? defaultSchedule(parameterization)),
+        predicts: parameterization,
         averaged: this.#settings.useEma && weights !== 'model',
       }),
     )

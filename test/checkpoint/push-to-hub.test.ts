@@ -116,7 +116,7 @@ describe('pushToHub', function () {
       `- parameters: ${parameterCount}, averaged over the training\n`,
       '- classes: none\n',
       '- schedule: linear, 10 timesteps; the network predicts the noise\n',
-      `DDPMPipeline.from_pretrained('${name}')`,
+      `DiffusionPipeline.from_pretrained('${name}')`,
     ])
       assert.ok(card().includes(line), `${line} in ${card()}`)
 
@@ -134,7 +134,12 @@ describe('pushToHub', function () {
       `UNet2DModel.from_pretrained('${name}', subfolder='unet', variant='fp16')`,
     ])
       assert.ok(card().includes(line), `${line} in ${card()}`)
-    assert.ok(!card().includes('DDPMPipeline.from_pretrained'))
+    assert.ok(!card().includes('Pipeline.from_pretrained'))
+
+    await push({ overwriteCard: true }, { parameterization: 'flow' })
+    assert.ok(card().includes('- schedule: flow, 10 timesteps; the network predicts the velocity of a flow\n'), card())
+    assert.ok(card().includes('FlowMatchEulerDiscreteScheduler.from_pretrained'))
+    assert.ok(!card().includes('Pipeline.from_pretrained'))
   })
 
   it('asks again where connections break, and once for the commit', async () => {

@@ -18,13 +18,23 @@ export interface CardFacts {
   readonly timesteps: number
   /** Such as 'linear'. */
   readonly schedule: string
-  /** 'eps', 'x0' or 'v'. */
+  /** 'eps', 'x0', 'v', 'edm' or 'flow'. */
   readonly predicts: string
   readonly variant?: string
   readonly averaged: boolean
 }
 
-const predictions: Readonly<Record<string, string>> = { eps: 'the noise', x0: 'the image', v: 'v' }
+const predictions: Readonly<Record<string, string>> = {
+  eps: 'the noise',
+  x0: 'the image',
+  edm: "EDM's F",
+  flow: 'the velocity of a flow',
+}
+/** Others are sampled by a pipeline. */
+const schedulers: Readonly<Record<string, string>> = {
+  edm: 'EDMEulerScheduler',
+  flow: 'FlowMatchEulerDiscreteScheduler',
+}
 
 export function modelCard(facts: CardFacts): string {
   const { name, revision, license, images, parameters, classes, classNames, nullClass, timesteps, variant } = facts
@@ -69,27 +79,32 @@ await saveImages('samples.png', images)
 
 ## With diffusers
 
-${classes === undefined ? pipeline(name, python) : networkAlone(name, python)}`
+${classes === undefined && !schedulers[facts.predicts] ? pipeline(name, python) : networkAlone(facts, python)}`
 }
 
 function pipeline(name: string, options: string): string {
   return `\`\`\`python
-from diffusers import DDPMPipeline
+from diffusers import DiffusionPipeline
 
-images = DDPMPipeline.from_pretrained('${name}'${options})(batch_size=4).images
+images = DiffusionPipeline.from_pretrained('${name}'${options})(batch_size=4).images
 \`\`\`
 `
 }
 
-/** Its pipelines hand on nothing that the network is conditioned on. */
-function networkAlone(name: string, options: string): string {
-  return `\`DDPMPipeline\` passes no class labels, which the network needs: \`unet(x, t, class_labels=labels)\`.
+/** Its pipelines hand on no class labels, and are for schedulers of discrete timesteps. */
+function networkAlone({ name, classes, predicts }: CardFacts, options: string): string {
+  const scheduler = schedulers[predicts] ?? 'DDPMScheduler'
+  const why =
+    classes === undefined
+      ? '`DDPMPipeline` has another scheduler than this model needs.'
+      : '`DDPMPipeline` passes no class labels, which the network needs: `unet(x, t, class_labels=labels)`.'
+  return `${why}
 
 \`\`\`python
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import ${scheduler}, UNet2DModel
 
 unet = UNet2DModel.from_pretrained('${name}', subfolder='unet'${options})
-scheduler = DDPMScheduler.from_pretrained('${name}', subfolder='scheduler'${options.replace(/, variant='[^']*'/, '')})
+scheduler = ${scheduler}.from_pretrained('${name}', subfolder='scheduler'${options.replace(/, variant='[^']*'/, '')})
 \`\`\`
 `
 }
