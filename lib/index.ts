@@ -100,6 +100,7 @@ export type {
 export type { Scalars } from './run/scalars'
 export { type RandnOptions, type Shape, Tensor, type TensorDType } from './tensor'
 export { type EvaluateOptions, type Evaluation, evaluate } from './train/evaluate'
+export { type HeldOutOptions, heldOutLosses } from './train/held-out-losses'
 export type { RunResult, TrainHooks, TrainStart } from './train/hooks'
 export type { StepMetrics } from './train/metrics'
 export { Trainer } from './train/trainer'

@@ -65,6 +65,10 @@ async function ofCheckpoint(folder: string): Promise<Facts> {
     time: state.time,
     step: state.step,
     images: state.data.images,
+    ...(state.heldOut && { heldOut: state.heldOut.images }),
+    ...(state.monitor?.best && {
+      best: { [String(state.options.monitor)]: state.monitor.best.value, step: state.monitor.best.step },
+    }),
     parameters: parameterCount(await readWeights(checkpoint, { ema: false })),
     model,
     training,

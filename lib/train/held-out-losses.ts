@@ -1,30 +1,42 @@
 /** The loss of images that the training does not see: ddpm.py's validation_step over a folder, with the same noise every time. */
 import type { TrainingData } from '../data/training-data'
 import type { DDPM } from '../diffusion/ddpm'
-import type { Seed } from '../options'
+import { DiffusionError, invalidArgument } from '../errors'
+import { integer, parseOptions, type SchemaOf, type Seed, seed, value } from '../options'
 import { drawTimesteps, heldOutSeed } from '../rng'
 import { quarters, type Scalars } from '../run/scalars'
 import { labelsFor } from './labels'
 import { batchOf } from './model-batch'
 
+/** Of heldOutLosses. */
 export interface HeldOutOptions {
-  /** How many: the first of the data's order. */
-  readonly images: number
-  readonly batchSize: number
-  readonly seed: Seed
-  readonly signal?: AbortSignal
+  /** Images to evaluate: the first of the data's order. Default: all. */
+  limit?: number
+  /** Images in a batch; no loss depends on it, but for rounding. Default 16. */
+  batchSize?: number
+  /** Of the timesteps and of the noise. Default 0. */
+  seed?: Seed
+  /** Ends it within one evaluation of the network, with `aborted`. Default: none. */
+  signal?: AbortSignal
 }
+
+const schema = {
+  limit: integer(undefined, { min: 1 }),
+  batchSize: integer(16, { min: 1 }),
+  seed: seed(0),
+  signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
+} satisfies SchemaOf<HeldOutOptions>
 
 /**
  * Each image is evaluated once in each quarter of the timesteps. Timestep and noise of image i follow from the seed and i alone, in
  * any batch and at any step of the training. A loss is the mean over all timesteps; 'val/loss_q0' to 'val/loss_q3' are those of the quarters
- * (improved-diffusion's names), q3 of the noisiest. Undefined where the signal ended it. Changes nothing in the model.
+ * (improved-diffusion's names), q3 of the noisiest. Classes are as in `evaluate`. Changes nothing in the model. Throws `aborted`, and
+ * `invalid-argument` for classes that the model does not have.
  */
-export async function heldOutLosses(
-  ddpm: DDPM,
-  data: TrainingData,
-  { images, batchSize, seed, signal }: HeldOutOptions,
-): Promise<Scalars | undefined> {
+export async function heldOutLosses(ddpm: DDPM, data: TrainingData, options: HeldOutOptions = {}): Promise<Scalars> {
+  const { limit, batchSize, seed, signal } = parseOptions('heldOutLosses', options, schema)
+  const images = Math.min(data.length || Number.POSITIVE_INFINITY, limit ?? Number.POSITIVE_INFINITY)
+  if (images === Number.POSITIVE_INFINITY) throw invalidArgument('limit', 'a number, where the data have none', limit)
   const labelOf = labelsFor(ddpm, data)
   const parts = quartersOf(ddpm.numTimesteps)
   const sums: Record<string, number> = {}
@@ -36,7 +48,7 @@ export async function heldOutLosses(
     const { images: pixels, shape, labels } = await data.batch(first, n)
     const batch = batchOf(ddpm, pixels, labelOf?.(n, labels), shape)
     for (const { quarter, start, count } of parts) {
-      if (signal?.aborted) return undefined
+      if (signal?.aborted) throw new DiffusionError('aborted', 'the evaluation was aborted', { cause: signal.reason })
       const own = heldOutSeed(seed, quarter)
       const drawn = drawTimesteps(own, 0, { batchSize: n, numTimesteps: count, sampleOffset: first })
       const t = drawn.map((k) => start + k)

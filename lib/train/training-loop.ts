@@ -18,6 +18,7 @@ import { learningRate } from '../run/lr-schedule'
 import { saveModel } from '../run/model-file'
 import { Monitor } from '../run/monitor'
 import type { ResolvedTrainOptions } from '../run/options'
+import type { Scalars } from '../run/scalars'
 import { Tensor } from '../tensor'
 import { heldOutLosses } from './held-out-losses'
 import type { RunResult, TrainHooks } from './hooks'
@@ -116,19 +117,29 @@ export class TrainingLoop {
 
   /** Every validationEvery steps: the held-out images, and what the monitor says. What is aborted is done by the resumed run. */
   async #evaluate(): Promise<void> {
-    const { ddpm, heldOut, options, hooks, journal } = this.#o
+    const { heldOut, options, hooks, journal } = this.#o
     const step = this.#done
     if (!heldOut && !this.#monitor) return
     if (step % options.validationEvery !== 0 || step <= this.#evaluated) return
-    const { batchSize, seed, validationCount } = options
-    const images = Math.min(heldOut?.length || validationCount, validationCount) // of batches of the user's, the number is not known
-    const scalars = heldOut ? await heldOutLosses(ddpm, heldOut, { images, batchSize, seed, signal: hooks.signal }) : {}
+    const scalars = heldOut ? await this.#losses(heldOut) : {}
     if (!scalars) return
     this.#evaluated = step
     const improved = this.#monitor?.look(step, scalars) ?? false
     if (heldOut) await journal.heldOut(step, scalars)
     await hooks.onEvaluation?.({ step, scalars, best: this.#monitor?.best, improved })
     if (improved || this.#saved?.step === step) await this.#save()
+  }
+
+  /** Undefined where the signal ended it. */
+  async #losses(heldOut: TrainingData): Promise<Scalars | undefined> {
+    const { ddpm, options, hooks } = this.#o
+    const { batchSize, seed, validationCount: limit } = options
+    try {
+      return await heldOutLosses(ddpm, heldOut, { limit, batchSize, seed, signal: hooks.signal })
+    } catch (error) {
+      if (error instanceof DiffusionError && error.code === 'aborted') return undefined
+      throw error
+    }
   }
 
   /** One optimizer step: `accumulate` batches forward and backward, then the update. */

@@ -59,4 +59,5 @@ export const gpuTests = [
     compiled('nn'),
   ),
   ...diffusion.map(compiled('diffusion')),
+  ...['held-out-resume'].map(compiled('train')),
 ]

@@ -28,7 +28,7 @@ describe('npm run gpu', () => {
 
   it('runs the tests of one device, all of them and no others', async () => {
     const { gpuTests, opTests } = await script('test-files.mjs')
-    const found = ['ops', 'native', 'nn', 'diffusion'].flatMap((folder) => {
+    const found = ['ops', 'native', 'nn', 'diffusion', 'train'].flatMap((folder) => {
       const names = readdirSync(path.join(root, 'test', folder)).filter((name) => name.endsWith('.test.ts'))
       return names.map((name) => ({
         name: `${folder}/${name.replace(/ts$/, 'js')}`,

@@ -33,6 +33,31 @@ describe('the state of a run', () => {
     assert.deepEqual(JSON.parse(JSON.stringify((await opened(state)).state)), state)
   })
 
+  const monitor = { best: { step: 4, value: 0.5 }, score: 0.5, wait: 1, sum: 0.25, count: 2 }
+  const evaluated = { heldOut: { fingerprint: 'a', images: 3 }, evaluated: 4, monitor }
+
+  it('has what evaluations left', async () => {
+    const { heldOut, evaluated: step, monitor: own } = (await opened({ ...state, ...evaluated })).state
+    assert.deepEqual({ heldOut, evaluated: step, monitor: own }, evaluated)
+    for (const [name, value] of Object.entries(evaluated)) {
+      for (const wrong of odd.slice(1)) {
+        const what = `${name} ${JSON.stringify(wrong)}`
+        await refused({ ...state, ...evaluated, [name]: wrong }, 'bad-file', what)
+        if (typeof value !== 'object') continue
+        for (const inner of Object.keys(value)) {
+          const number = ['sum', 'score'].includes(inner) && typeof wrong === 'number'
+          const text = inner === 'fingerprint' && typeof wrong === 'string'
+          if (number || text || (inner === 'images' && wrong === -1)) continue
+          await refused(
+            { ...state, ...evaluated, [name]: { ...value, [inner]: wrong } },
+            'bad-file',
+            `${inner} ${what}`,
+          )
+        }
+      }
+    }
+  })
+
   it('has no field that may be of another type', async () => {
     for (const name of ['format', 'version', 'step', 'samples', 'optimizerStep', 'draws', 'data', 'options']) {
       for (const value of odd)

@@ -5,6 +5,7 @@ import os from 'node:os'
 import path from 'node:path'
 import sharp from 'sharp'
 import type { TrainOptions } from '../../lib/run/options'
+import type { TrainHooks } from '../../lib/train/hooks'
 import type { StepMetrics } from '../../lib/train/metrics'
 
 /** A folder that is removed after the tests of the surrounding `describe`. */
@@ -61,6 +62,23 @@ export function readMetrics(run: string): StepMetrics[] {
     .trimEnd()
     .split('\n')
     .map((line) => JSON.parse(line))
+}
+
+/** The lines of held-out losses, without their times. */
+export function heldOutOf(run: string): Record<string, number>[] {
+  const lines = readMetrics(run).filter((line) => 'val/loss' in line)
+  return lines.map(({ time, ...rest }) => rest as unknown as Record<string, number>)
+}
+
+/** The lines of steps. */
+export function stepsOf(run: string): StepMetrics[] {
+  return readMetrics(run).filter((line) => 'loss' in line)
+}
+
+/** Hooks that end a training after a step. */
+export function stopAt(at: number): TrainHooks {
+  const controller = new AbortController()
+  return { signal: controller.signal, onStep: ({ step }) => void (step === at && controller.abort()) }
 }
 
 /** The losses and norms, without times. */

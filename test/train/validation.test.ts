@@ -15,11 +15,15 @@ import { heldOutScalars } from '../../lib/run/scalars'
 import { heldOutLosses } from '../../lib/train/held-out-losses'
 import type { TrainHooks } from '../../lib/train/hooks'
 import { Trainer } from '../../lib/train/trainer'
-import { testedBackends } from '../support/devices'
 import {
+  ended,
+  heldOutOf,
   numbers,
   readMetrics,
   runCli,
+  startCli,
+  stepsOf,
+  stopAt,
   temporaryFolder,
   tinyFlags,
   tinyModel,
@@ -43,17 +47,6 @@ describe('held-out images', function () {
       assert.match(error.message, pattern)
       return true
     })
-  /** The lines of held-out losses, without their times. */
-  const heldOutOf = (run: string) =>
-    readMetrics(run)
-      .filter((line) => 'val/loss' in line)
-      .map(({ time, ...rest }) => rest as unknown as Record<string, number>)
-  const stepsOf = (run: string) => readMetrics(run).filter((line) => 'loss' in line)
-  const stopAt = (at: number): TrainHooks => {
-    const controller = new AbortController()
-    return { signal: controller.signal, onStep: ({ step }) => void (step === at && controller.abort()) }
-  }
-
   before(async () => {
     await writeImages(data, 21)
     await writeImages(other, 6, 10)
@@ -73,7 +66,7 @@ describe('held-out images', function () {
     it('are those of validationStep at one timestep in each quarter, with the same noise in any batch', async () => {
       using ddpm = await open()
       const images = await ImageFolder.open(other, { size: 8 })
-      const losses = (await heldOutLosses(ddpm, images, { images: 5, batchSize: 5, seed: 3 }))!
+      const losses = await heldOutLosses(ddpm, images, { limit: 5, batchSize: 5, seed: 3 })
       assert.deepEqual(Object.keys(losses).sort(), [...heldOutScalars].sort())
       assert.notEqual(losses['val/loss'], losses['val/loss_ema'])
       for (const suffix of ['', '_ema']) {
@@ -83,10 +76,10 @@ describe('held-out images', function () {
         assert.ok(quarters[0] > 1.1 * quarters[3], `${quarters}`) // little noise is the hardest to see
       }
       const near = (a: number, b: number) => assert.ok(Math.abs(a - b) <= 1e-6 * Math.abs(b), `${a} is not ${b}`)
-      const split = (await heldOutLosses(ddpm, images, { images: 5, batchSize: 2, seed: 3 }))!
+      const split = await heldOutLosses(ddpm, images, { limit: 5, batchSize: 2, seed: 3 })
       for (const [name, loss] of Object.entries(losses)) near(split[name], loss)
-      assert.deepEqual(await heldOutLosses(ddpm, images, { images: 5, batchSize: 5, seed: 3 }), losses)
-      const another = (await heldOutLosses(ddpm, images, { images: 5, batchSize: 5, seed: 4 }))!
+      assert.deepEqual(await heldOutLosses(ddpm, images, { limit: 5, batchSize: 5, seed: 3 }), losses)
+      const another = await heldOutLosses(ddpm, images, { limit: 5, batchSize: 5, seed: 4 })
       assert.ok(Math.abs(another['val/loss'] - losses['val/loss']) > 1e-4 * losses['val/loss'])
       const averages = (await ddpm.trainingState()).draws
       assert.equal(averages, 0, 'no seed of the model was used')
@@ -95,7 +88,7 @@ describe('held-out images', function () {
     it('of a model without averages are evaluated once', async () => {
       using ddpm = await open({ useEma: false })
       const images = await ImageFolder.open(other, { size: 8 })
-      const losses = (await heldOutLosses(ddpm, images, { images: 3, batchSize: 2, seed: 3 }))!
+      const losses = await heldOutLosses(ddpm, images, { limit: 3, batchSize: 2, seed: 3 })
       assert.equal(losses['val/loss'], losses['val/loss_ema'])
     })
 
@@ -103,13 +96,14 @@ describe('held-out images', function () {
       using ddpm = await open()
       const images = await ImageFolder.open(other, { size: 8 })
       const signal = AbortSignal.abort()
-      assert.equal(await heldOutLosses(ddpm, images, { images: 3, batchSize: 2, seed: 3, signal }), undefined)
+      await assert.rejects(heldOutLosses(ddpm, images, { signal }), { code: 'aborted' })
+      await assert.rejects(heldOutLosses(ddpm, images, { limits: 3 } as never), { code: 'unknown-option' })
     })
 
     it('of few timesteps have fewer quarters', async () => {
       using ddpm = await open({ timesteps: 3 })
       const images = await ImageFolder.open(other, { size: 8 })
-      const losses = (await heldOutLosses(ddpm, images, { images: 2, batchSize: 2, seed: 3 }))!
+      const losses = await heldOutLosses(ddpm, images, { limit: 2, batchSize: 2, seed: 3 })
       const own = Object.keys(losses).filter((name) => /_q\d$/.test(name))
       assert.deepEqual(own, ['val/loss_q0', 'val/loss_q1', 'val/loss_q2'])
     })
@@ -161,36 +155,6 @@ describe('held-out images', function () {
 
   describe('in a training', () => {
     const plan = { steps: 9, validation: 0.3, validationEvery: 3, monitor: 'val/loss_ema', checkpointEvery: 4 }
-
-    /** What is emulated is slow. */
-    const short = { steps: 3, validationEvery: 1, validationCount: 1, batchSize: 1, checkpointEvery: 2 }
-    const shortModel = { ...tinyModel, unetConfig: { ...tinyModel.unetConfig, imageSize: 4 } }
-
-    for (const device of testedBackends) {
-      it(`are evaluated alike in a resumed run, to the bit (${device})`, async () => {
-        const own = { ...plan, ...(device === 'cpu' ? {} : { ...short, model: shortModel }), device }
-        const unbroken = newRun()
-        await train(tinyTraining(data, unbroken, own))
-        const losses = heldOutOf(unbroken)
-        assert.deepEqual(
-          losses.map(({ step }) => step),
-          [1, 2, 3].map((k) => k * own.validationEvery),
-        )
-        assert.deepEqual(Object.keys(losses[0]).sort(), [...heldOutScalars, 'step'].sort())
-        const broken = newRun()
-        for (const step of device === 'cpu' ? [2, 3, 7] : [2]) {
-          const { stopped } = await train(tinyTraining(data, broken, { ...own, resume: true }), stopAt(step))
-          assert.equal(stopped, 'signal')
-        }
-        const result = await train({ data, out: broken, resume: true, device })
-        assert.deepEqual(heldOutOf(broken), losses)
-        assert.deepEqual(numbers(stepsOf(broken)), numbers(stepsOf(unbroken)))
-        const monitorOf = async (run: string) => (await openCheckpoint(run)).state.monitor
-        assert.deepEqual(await monitorOf(broken), await monitorOf(unbroken))
-        const best = losses.reduce((a, b) => (b['val/loss_ema'] < a['val/loss_ema'] ? b : a))
-        assert.deepEqual([result.best?.step, result.best?.value], [best.step, best['val/loss_ema']])
-      })
-    }
 
     it('a folder of them leaves the training as it is', async () => {
       const [plain, evaluated] = [newRun(), newRun()]
@@ -348,6 +312,44 @@ describe('held-out images', function () {
     })
   })
 
+  it('killed at any moment, a training goes on to the same evaluations and the same best checkpoint', async () => {
+    const flags = [
+      ...tinyFlags,
+      '--validation',
+      '0.3',
+      '--validation-every',
+      '2',
+      '--validation-count',
+      '3',
+      '--keep',
+      '1',
+    ]
+    const args = (run: string) => ['train', data, '--out', run, ...flags, '--steps', '16', '--json', '--resume']
+    const [unbroken, killed] = [newRun(), newRun()]
+    assert.equal((await runCli(args(unbroken))).code, 0)
+    for (const checkpoints of [1, 2]) {
+      const child = startCli(args(killed))
+      await ended(child, (stdout) => {
+        if ((stdout.match(/"event":"checkpoint"/g) ?? []).length < checkpoints) return
+        setTimeout(() => child.kill('SIGKILL'), Math.random() * 40)
+      })
+      const { monitor, step } = (await openCheckpoint(killed)).state
+      cutTornLine(path.join(killed, 'metrics.jsonl'))
+      const logged = heldOutOf(killed).filter((line) => line.step <= step)
+      const lowest = Math.min(...logged.map((line) => line['val/loss']))
+      assert.equal(monitor!.best!.value, lowest)
+      await readTrainingState(await openBest(killed))
+    }
+    assert.equal((await runCli(args(killed))).code, 0)
+    assert.deepEqual(heldOutOf(killed), heldOutOf(unbroken))
+    const [a, b] = [await openBest(killed), await openBest(unbroken)]
+    assert.equal(path.basename(a.folder), path.basename(b.folder))
+    const bytes = (folder: string) => readFileSync(path.join(folder, 'ema.safetensors'))
+    assert.ok(bytes(a.folder).equals(bytes(b.folder)))
+    const { stdout } = await runCli(['info', killed])
+    assert.match(stdout, /^best +val\/loss: \d\.\d+ +step: \d+$/m)
+  })
+
   it('on the command line', async () => {
     const run = newRun()
     const args = ['train', data, '--out', run, ...tinyFlags, '--steps', '6', '--validation', '0.3']
@@ -380,3 +382,9 @@ describe('held-out images', function () {
     assert.equal(sample.code, 0, sample.stderr)
   })
 })
+
+/** What a kill left of its last line. */
+function cutTornLine(file: string): void {
+  const text = readFileSync(file, 'utf8')
+  writeFileSync(file, text.slice(0, text.lastIndexOf('\n') + 1))
+}
