@@ -103,7 +103,7 @@ export class Program {
 
   /** A run for a queue (run-queue.ts). */
   runWith(bindings: Readonly<Record<string, NativeBuffer>>): NativeRun {
-    return { program: this.#native, bindings }
+    return { program: this.#native, bindings: { ...this.#constants, ...bindings } }
   }
 
   #stage(name: string, elements: number): NativeBuffer {

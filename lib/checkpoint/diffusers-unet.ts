@@ -13,6 +13,7 @@ export function unet2DConfig(o: ResolvedUNetOptions): JsonObject {
   }
   only('useSpatialTransformer', false)
   only('convResample', true)
+  only('selfCondition', false)
   const channels = levelChannels(o)
   const rates = channels.map((_, level) => 2 ** level)
   const down = blocksOf('Down', rates.slice(0, -1), rates, {

@@ -93,6 +93,10 @@ const options = {
     kind: 'flag',
     help: "computes the blocks' insides again in the backward pass: less memory, more time, the same numbers",
   },
+  'self-condition': {
+    kind: 'flag',
+    help: 'gives the network its own last estimate: better samples, a quarter more time',
+  },
   timesteps: { kind: 'integer', min: 1, help: 'diffusion steps (1000)' },
   schedule: { kind: 'string', choices: betaSchedules, help: 'noise schedule (linear, or that of edm or flow)' },
   'flow-shift': { kind: 'number', min: 0, help: 'of the flow schedule: above 1 for more noise (1)' },
@@ -262,6 +266,7 @@ function modelConfig(values: Values<typeof options>): ModelConfig {
       useScaleShiftNorm: values['scale-shift-norm'],
       dropout: values.dropout,
       useCheckpoint: values['use-checkpoint'],
+      selfCondition: values['self-condition'],
     },
   }
 }

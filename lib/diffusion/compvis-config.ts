@@ -175,6 +175,7 @@ const unetImplied: Partial<UNetOptions> = {
   centerInput: false,
   imageWidth: undefined,
   classEmbedding: 'table',
+  selfCondition: false,
 }
 /** DDPM's, the same. What is about training alone is left out of a configuration. */
 const modelImplied: DDPMOptions = {

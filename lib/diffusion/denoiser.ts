@@ -121,8 +121,10 @@ export class NetworkDenoiser implements Denoiser {
     const images = graph.toNhwc(x, { channels, height, width })
     const { contextDim } = this.module
     const context = contextDim ? graph.input('context', [n, 1, contextLength, contextDim]) : undefined
+    const flat = this.module.selfCondition && graph.input('estimate', x.dims)
+    const estimate = flat ? graph.toNhwc(flat, { channels, height, width }) : undefined
     const predict = (y?: Value) => {
-      const out = graph.toNchw(this.module.build({ graph, train, rng }, images, t, { y, context }))
+      const out = graph.toNchw(this.module.build({ graph, train, rng }, images, t, { y, context, estimate }))
       return this.learned ? halves(graph, out) : { prediction: out }
     }
     const labels = (name: string) => graph.input(name, [n, 1, 1, 1], 'i32')
@@ -138,9 +140,16 @@ export class NetworkDenoiser implements Denoiser {
     return { ...conditional, prediction: graph.timestepAffine(c, factor('guidance'), first, u, factor('1-guidance')) }
   }
 
-  async bindings(_x: NativeBuffer, _t: Int32Array, [n]: Shape, { y, guidance, context }: Condition): Promise<Bindings> {
+  async bindings(
+    _x: NativeBuffer,
+    _t: Int32Array,
+    shape: Shape,
+    { y, guidance, context }: Condition,
+  ): Promise<Bindings> {
+    const [n] = shape
     return {
       ...this.active,
+      ...(this.module.selfCondition && { estimate: new Float32Array(sizeOf(shape)) }),
       ...(y && { labels: y }),
       ...(context && { context: await context.binding(this.weights.device) }),
       ...(guidance && {

@@ -4,7 +4,7 @@ import type { Graph, LossType, Value } from '../graph'
 import type { StateDict } from '../nn/weights'
 import type { Binding, Bindings } from '../program'
 import { Purpose, words } from '../rng'
-import { type Shape, Tensor } from '../tensor'
+import { type Shape, sizeOf, Tensor } from '../tensor'
 import { type Condition, kindOf } from './condition'
 import { type Core, checkTensor, extentOf } from './core'
 import type { NetworkDenoiser } from './denoiser'
@@ -37,6 +37,8 @@ export interface LossInput {
   readonly importance?: Float32Array
   /** With dropout, and 'train/' in the keys. */
   readonly train: boolean
+  /** Of x_0, for a network with selfCondition: see `withOwnEstimate`. */
+  readonly estimate?: Float32Array
 }
 
 /** ddpm.py's get_loss: the mean over everything, or each element's loss. */
@@ -130,6 +132,13 @@ function snrWeight({ settings, schedule }: Core, t: number): number {
 
 /** q_sample, network and losses: values [n, 1, 1, 1] by SampleLosses' names. */
 export function buildLoss(core: Core, g: Graph, o: LossInput): Record<string, Value> {
+  const { x, t, noise, a, noisy, prediction, variance } = noisyNodes(core, g, o)
+  const loss = g.loss(prediction, target(core, g, { x, noise, t, a }), elementLoss(core))
+  return variance ? { loss, bound: boundTerm(core, g, { x, noisy, prediction, variance, t }) } : { loss }
+}
+
+/** q_sample and the network. */
+function noisyNodes(core: Core, g: Graph, o: LossInput) {
   const { shape } = o.x
   const { n, d } = extentOf(shape, 'xStart')
   const T = core.numTimesteps
@@ -141,8 +150,7 @@ export function buildLoss(core: Core, g: Graph, o: LossInput): Record<string, Va
   const noisy = g.timestepAffine(x, a, t, noise, b)
   const mode = { train: o.train, ...kindOf(o.condition) }
   const { prediction, variance } = denoise(core, g, { x: noisy, t, shape, mode })
-  const loss = g.loss(prediction, target(core, g, { x, noise, t, a }), elementLoss(core))
-  return variance ? { loss, bound: boundTerm(core, g, { x, noisy, prediction, variance, t }) } : { loss }
+  return { x, t, noise, a, noisy, prediction, variance }
 }
 
 /** What the network should predict. */
@@ -216,6 +224,7 @@ export async function lossBindings(core: Core, o: LossInput): Promise<Bindings> 
     const offset = offsetBindings(o.t.length, offsetOf(core, o.train))
     Object.assign(bindings, noiseBindings(o.t.length, o.stream), offset)
   }
+  if (network?.module.selfCondition) bindings.estimate = o.estimate ?? new Float32Array(sizeOf(o.x.shape))
   if (o.train && network) bindings.dropoutRng = dropoutRng(o.stream)
   return bindings
 }
@@ -257,7 +266,39 @@ export async function lossInput(
   const { y, context } = await conditionOf(core, t.length, { labels: o.y, argument: 'y', context: o.context })
   const stream = o.stream ?? nextStream(core)
   const condition = { y: y && o.train ? dropLabels(core, y, stream) : y, context }
-  return { x: o.xStart, t, condition, noise: o.noise, stream, importance: o.importance, train: o.train }
+  return withOwnEstimate(core, {
+    x: o.xStart,
+    t,
+    condition,
+    noise: o.noise,
+    stream,
+    importance: o.importance,
+    train: o.train,
+  })
+}
+
+/**
+ * With the estimate that a network with selfCondition makes of this batch, without any gradient: in half of the steps of a training, as the
+ * stream says, and always outside of training. Chen et al. 2023, algorithm 1.
+ */
+async function withOwnEstimate(core: Core, input: LossInput): Promise<LossInput> {
+  if (!core.denoiser.network?.module.selfCondition) return input
+  const { seed, sampleOffset, step } = input.stream
+  // The words before are those that timesteps are drawn by.
+  if (input.train && words(seed, Purpose.timesteps, sampleOffset, step, 5)[4] % 2 === 0) return input
+  const program = await core.networkProgram('estimate', lossKey(core, input), (g) => {
+    const { noisy, prediction, t } = noisyNodes(core, g, input)
+    const row = (name: string) => g.input(name, [core.numTimesteps, 1, 1, 1])
+    return { x0: g.timestepAffine(noisy, row('startOfState'), t, prediction, row('startOfOutput')) }
+  })
+  const { schedule, settings } = core
+  const column = (i: 0 | 1) => () => schedule.alphasCumprod.map((bar) => startRow(settings.parameterization, bar)[i])
+  const { x0 } = await program.run({
+    ...(await lossBindings(core, input)),
+    startOfState: core.table('startOfState', column(0)),
+    startOfOutput: core.table('startOfOutput', column(1)),
+  })
+  return { ...input, estimate: x0 }
 }
 
 /** ddpm.py's p_losses, the value alone. */

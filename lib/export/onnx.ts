@@ -68,11 +68,14 @@ export async function exportOnnx(
     contextDim && contextLength
       ? graph.tokenInput('context', { length: contextLength, channels: contextDim })
       : undefined
-  graph.output(output, network.build({ graph, train: false }, x, t, { y, context }))
+  const estimate = network.selfCondition
+    ? graph.imageInput('estimate', { height, width, channels: network.inChannels })
+    : undefined
+  graph.output(output, network.build({ graph, train: false }, x, t, { y, context, estimate }))
   const model = encodeModel({
     name: 'denoiser',
     producer: 'ddpm-native',
-    doc: `x: ${input ?? 'noisy images'}, NCHW; t: ${time ?? 'timesteps, from 0'}${y ? '; y: class labels' : ''}${context ? '; context: tokens' : ''}. Predicts ${output}.`,
+    doc: `x: ${input ?? 'noisy images'}, NCHW; t: ${time ?? 'timesteps, from 0'}${y ? '; y: class labels' : ''}${context ? '; context: tokens' : ''}${estimate ? '; estimate: the last x_0, at first 0' : ''}. Predicts ${output}.`,
     ...pick(graph),
   })
   if (model.length > maxBytes) {

@@ -65,6 +65,9 @@ export class LoraNetwork implements Network {
   get divisor() {
     return this.base.divisor
   }
+  get selfCondition() {
+    return this.base.selfCondition
+  }
   get numClasses() {
     return this.base.numClasses
   }

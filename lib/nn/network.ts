@@ -1,4 +1,5 @@
 /** What the diffusion classes need of a network that is defined as a graph. */
+import { invalidArgument } from '../errors'
 import type { Graph, Value } from '../graph'
 import type { ParameterTable } from './parameters'
 
@@ -59,6 +60,17 @@ export interface Conditioning {
   readonly y?: Value
   /** Cross-attention tokens, [n, 1, l, d]. */
   readonly context?: Value
+  /** The network's last estimate of x_0, as x; zeros where there is none yet. For a network with `selfCondition`. */
+  readonly estimate?: Value
+}
+
+/** What the first layer of a network with `selfCondition` is given, for `conditioning.estimate` beside x: twice as many channels. */
+export function withEstimate(graph: NetworkGraph, x: Value, { estimate }: Conditioning, selfCondition: boolean): Value {
+  if (selfCondition !== (estimate !== undefined)) {
+    const expected = selfCondition ? 'an estimate of x_0' : 'nothing without selfCondition'
+    throw invalidArgument('estimate', expected, estimate && 'a value')
+  }
+  return estimate ? graph.concat([estimate, x]) : x
 }
 
 export interface Network {
@@ -78,6 +90,8 @@ export interface Network {
   readonly numClasses?: number
   /** Channels of the context tokens of cross-attention; undefined where it takes none. */
   readonly contextDim?: number
+  /** It takes its own last estimate of x_0: Chen et al. 2023, "Analog Bits", section 3. */
+  readonly selfCondition?: boolean
   readonly parameters: ParameterTable
   /** Appends the network: x [n, h, w, inChannels] and t [n, 1, 1, 1] (i32 or f32) to [n, h, w, outChannels]. */
   build(context: BuildContext, x: Value, t: Value, conditioning?: Conditioning): Value

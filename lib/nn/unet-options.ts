@@ -14,6 +14,11 @@ export interface UNetDetails {
    * et al. 2016): less memory, more time, the same numbers to the bit. openaimodel's use_checkpoint. Default false.
    */
   useCheckpoint?: boolean
+  /**
+   * Give the network its own last estimate of x_0 (Chen et al. 2023, section 3): in half of the training steps, and from step to step in
+   * sampling. Default false.
+   */
+  selfCondition?: boolean
   /** Channels of each level as multiples of modelChannels. Default [1, 2, 4, 8]. */
   channelMult?: readonly number[]
   /** Convolutions in the up- and downsampling, not just repeating and averaging. Default true. */
@@ -154,6 +159,7 @@ const schema = {
   attentionResolutions: options.required(options.array(count(), undefined, limits.levels)),
   dropout: options.number(0, { min: 0, max: 1 }),
   useCheckpoint: options.boolean(false),
+  selfCondition: options.boolean(false),
   channelMult: options.array(options.number(undefined, { min: 0, max: limits.mult }), [1, 2, 4, 8], limits.levels),
   convResample: options.boolean(true),
   numClasses: options.integer(undefined, { min: 1, max: limits.numClasses }),
@@ -289,6 +295,7 @@ export function groupsOf(channels: number, groups = 0): number {
 /** A picture that skipped a level would have another size than the next level's map. */
 function checkSkips(o: {
   layout: Layout
+  selfCondition: boolean
   inChannels: number
   outChannels: number
   channelMult: readonly number[]
@@ -298,6 +305,7 @@ function checkSkips(o: {
   const lowest = 2 ** (o.channelMult.length - 1)
   for (const name of ['skipDownResolutions', 'skipUpResolutions'] as const) {
     if (o[name].length === 0) continue
+    if (o.selfCondition) throw invalidArgument('selfCondition', `false with ${name}`, true)
     if (o.layout !== 'diffusers') throw invalidArgument(name, `none with layout '${o.layout}'`, o[name])
     for (const channels of ['inChannels', 'outChannels'] as const) {
       if (o[channels] !== 3) throw invalidArgument(channels, `3 with ${name}`, o[channels])

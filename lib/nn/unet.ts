@@ -17,7 +17,7 @@ import {
   observed,
   Upsample,
 } from './layers'
-import type { BuildContext, Conditioning, Network } from './network'
+import { type BuildContext, type Conditioning, type Network, withEstimate } from './network'
 import { ParameterTable, Scope } from './parameters'
 import { SkipDown, SkipUp } from './skip-blocks'
 import { SpatialTransformer } from './spatial-transformer'
@@ -62,6 +62,7 @@ export class UNet implements Network {
   readonly positiveTimesteps: boolean
   readonly numClasses?: number
   readonly contextDim?: number
+  readonly selfCondition: boolean
   readonly parameters = new ParameterTable()
 
   readonly #root = new Scope(this.parameters)
@@ -92,6 +93,7 @@ export class UNet implements Network {
     this.positiveTimesteps = o.timeEmbedding === 'fourier'
     this.numClasses = o.numClasses
     this.contextDim = o.contextDim
+    this.selfCondition = o.selfCondition
     this.#levelChannels = levelChannels(o)
     this.#names = namesOf(o.layout, o.numResBlocks, o.channelMult.length)
 
@@ -143,7 +145,8 @@ export class UNet implements Network {
       up: {},
     }
     const { lists } = this.#names
-    let h = this.options.centerInput ? graph.affine(x, { scale: 2, shift: -1 }) : x
+    const seen = withEstimate(graph, x, conditioning, this.selfCondition)
+    let h = this.options.centerInput ? graph.affine(seen, { scale: 2, shift: -1 }) : seen
     inputs.down.picture = h
     const run = (block: Block, input: Value, name?: string) => {
       const output = block.reduce((h, layer) => layer.build(context, h, inputs), input)
@@ -236,9 +239,8 @@ export class UNet implements Network {
   #wayDown(skips: number[]): Block[] {
     const { inChannels, modelChannels, numResBlocks, channelMult, convResample, downsamplePadding } = this.options
     const names = this.#names
-    const blocks: Block[] = [
-      [new Conv2d(this.#root.at(names.convIn), inChannels, modelChannels, { kernel: 3, padding: 1 })],
-    ]
+    const seen = this.selfCondition ? 2 * inChannels : inChannels
+    const blocks: Block[] = [[new Conv2d(this.#root.at(names.convIn), seen, modelChannels, { kernel: 3, padding: 1 })]]
     skips.push(modelChannels)
     let channels = modelChannels
     for (let level = 0; level < channelMult.length; level++) {

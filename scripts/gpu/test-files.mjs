@@ -19,6 +19,7 @@ const diffusion = [
   'samplers',
   'sampling',
   'schedulers',
+  'self-condition',
   'sigma-samplers',
   'sigma-schedulers',
   'solver-schedulers',

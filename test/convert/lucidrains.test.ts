@@ -130,7 +130,7 @@ describe('a checkpoint of lucidrains', () => {
     }
     assert.equal(of({}).options.dim, 4)
     const unsupported = (argument: string) => ({ code: 'unsupported', argument })
-    assert.throws(() => of({ 'init_conv.weight': [4, 2, 7, 7] }), unsupported('selfCondition'))
+    assert.equal(of({ 'init_conv.weight': [4, 2, 7, 7] }).options.selfCondition, true)
     assert.throws(() => of({ 'time_mlp.1.weight': [16, 17] }), unsupported('randomFourierFeatures'))
     assert.equal(of({ 'final_conv.weight': [2, 4, 1, 1] }).options.learnedVariance, true)
   })

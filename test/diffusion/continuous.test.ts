@@ -262,15 +262,15 @@ describe('models of EDM and of flow matching', () => {
   }
 
   it('learn the mixture’s mean and variance in some seconds', async () => {
-    const [data, steps] = [Tensor.randn([64, 1, 4, 4], { seed: 3 }), 200]
+    const [data, steps] = [Tensor.randn([16, 1, 4, 4], { seed: 3 }), 300]
     const values = (await data.data()).map((v) => 0.4 + 0.2 * v)
     for (const parameterization of ['edm', 'flow'] as const) {
-      using ddpm = new DDPM({ unetConfig, parameterization, clipDenoised: false, emaDecay: 0.98, device: testDevice })
+      using ddpm = new DDPM({ unetConfig, parameterization, clipDenoised: false, emaDecay: 0.98, device: 'cpu' })
       ddpm.configureOptimizers({ lr: 4e-3 })
-      for (let step = 0; step < steps; step++) await ddpm.trainBatch(Tensor.from(values, [64, 1, 4, 4]))
+      for (let step = 0; step < steps; step++) await ddpm.trainBatch(Tensor.from(values, [16, 1, 4, 4]))
       const samples = await ddpm.emaScope(() =>
         ddpm.sample({
-          batchSize: 64,
+          batchSize: 32,
           seed: 1,
           sampler: 'heun',
           steps: 12,

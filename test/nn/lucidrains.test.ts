@@ -45,7 +45,7 @@ describe('LucidrainsUNet', () => {
     assert.deepEqual([options.initDim, options.channels, options.outDim, options.dropout], [8, 3, 3, 0])
   })
 
-  for (const name of ['selfCondition', 'learnedSinusoidalCond', 'randomFourierFeatures']) {
+  for (const name of ['learnedSinusoidalCond', 'randomFourierFeatures']) {
     it(`refuses ${name} by its name`, () => {
       assert.throws(() => new LucidrainsUNet({ architecture: 'lucidrains', dim: 8, [name]: true }), {
         code: 'unsupported',

@@ -68,7 +68,8 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
   checkImage(o, shape)
   checkAborted(o.signal)
 
-  const keepsX0 = o.returnIntermediates || o.onStep !== undefined
+  const selfConditioned = core.denoiser.network?.module.selfCondition ?? false
+  const keepsX0 = o.returnIntermediates || o.onStep !== undefined || selfConditioned
   const noise = o.noise ? 'given' : plan.noisy ? 'drawn' : 'none'
   const kind = {
     shape,
@@ -111,7 +112,9 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     let x = o.xT ? hold(await copyOf(core, o.xT)) : allocate()
     let next = allocate()
     const memory = new Memory(plan, allocate)
-    const x0 = keepsX0 ? allocate() : undefined
+    let x0 = keepsX0 ? allocate() : undefined
+    // The first step has none.
+    let estimate = selfConditioned ? hold(core.device.upload(new Float32Array(n * d))) : undefined
     const { threshold } = plan
     const thresholding = threshold && hold(new Thresholding(core, shape, { ...plan, threshold }, kind))
     const draw = noiseBindings(n, { seed: o.seed, sampleOffset: o.sampleOffset, step: 0 })
@@ -155,7 +158,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
       if (thresholding) t.write(new Int32Array(n).fill(evaluation.t))
       if (!plan.evaluations[i - 1]?.partial) inpainting?.blendNoisy(queue, x, clock)
       if (external || thresholding) await flush()
-      const denoiser = inEachStep ? await denoiserAt(evaluation.t) : once
+      const denoiser = { ...(inEachStep ? await denoiserAt(evaluation.t) : once), ...(estimate && { estimate }) }
       const own = await thresholding?.step(i, { x, t, table: tables.table, denoiser })
       const others = own ? stage({ row: own.row, ...own.tables, ...own.denoiser }) : denoiser
       const bindings = {
@@ -170,6 +173,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
       queue.add(await stepProgram(core, { ...kind, given: thresholding?.given }), bindings)
       memory.advance(evaluation)
       ;[x, next] = [next, x]
+      if (estimate) [x0, estimate] = [estimate, x0]
       if (!evaluation.partial && ++step === total) inpainting?.blendClean(queue, x)
 
       const isKept = o.returnIntermediates && !evaluation.partial && ((total - step) % o.logEveryT === 0 || step === 1)
@@ -179,11 +183,11 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
       if (evaluation.partial) continue
       if (x0 && isKept) {
         intermediates.push(await snapshot(x))
-        predX0.push(await snapshot(x0))
+        predX0.push(await snapshot(estimate ?? x0))
       }
       if (o.onStep) {
         using lent = Tensor.onDevice(core.device, x, shape, { owned: false })
-        using lentX0 = Tensor.onDevice(core.device, x0!, shape, { owned: false })
+        using lentX0 = Tensor.onDevice(core.device, (estimate ?? x0)!, shape, { owned: false })
         await o.onStep({ t: from, step, total, x: lent, predX0: lentX0 })
       }
       from = undefined

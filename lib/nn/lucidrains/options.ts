@@ -71,7 +71,7 @@ const schema = {
   flashAttn: options.boolean(false),
 } satisfies options.SchemaOf<LucidrainsUNetOptions>
 
-const notAvailable = ['selfCondition', 'learnedSinusoidalCond', 'randomFourierFeatures'] as const
+const notAvailable = ['learnedSinusoidalCond', 'randomFourierFeatures'] as const
 
 /** Options with their defaults, those of levels as lists. Throws `unknown-option`, `invalid-argument` and `unsupported`. */
 export function resolveLucidrainsOptions(given: LucidrainsUNetOptions) {

@@ -3,7 +3,7 @@ import { type InspectOptions, inspect } from 'node:util'
 import { invalidArgument } from '../../errors'
 import type { Value } from '../../graph'
 import { Conv2d, type Layer, Linear, observed } from '../layers'
-import type { BuildContext, Network } from '../network'
+import { type BuildContext, type Conditioning, type Network, withEstimate } from '../network'
 import { ParameterTable, Scope } from '../parameters'
 import { limits } from '../unet-options'
 import { Attention, ResnetBlock, UnshuffleDownsample } from './blocks'
@@ -22,6 +22,7 @@ export class LucidrainsUNet implements Network {
   /** With all defaults filled in; `new LucidrainsUNet(unet.options)` is the same network. */
   readonly options: ResolvedLucidrainsOptions
   readonly inChannels: number
+  readonly selfCondition: boolean
   readonly outChannels: number
   readonly imageSize: number
   readonly divisor: number
@@ -42,13 +43,17 @@ export class LucidrainsUNet implements Network {
     const o = resolveLucidrainsOptions(options)
     this.options = o
     this.inChannels = o.channels
+    this.selfCondition = o.selfCondition
     this.outChannels = o.outDim
     this.imageSize = o.imageSize
     const levels = o.dimMults.length
     this.divisor = 2 ** (levels - 1)
     const dims = [o.initDim, ...o.dimMults.map((mult) => mult * o.dim)]
     const root = this.#root
-    this.#initConv = new Conv2d(root.at('init_conv'), o.channels, o.initDim, { kernel: 7, padding: 3 })
+    this.#initConv = new Conv2d(root.at('init_conv'), o.selfCondition ? 2 * o.channels : o.channels, o.initDim, {
+      kernel: 7,
+      padding: 3,
+    })
     const timeDim = 4 * o.dim
     this.#time = [
       new Linear(root.at('time_mlp.1'), o.dim, timeDim),
@@ -98,7 +103,7 @@ export class LucidrainsUNet implements Network {
     return `LucidrainsUNet ${inspect({ imageSize, channels, dim, dimMults }, options)}`
   }
 
-  build(context: BuildContext, x: Value, t: Value): Value {
+  build(context: BuildContext, x: Value, t: Value, conditioning: Conditioning = {}): Value {
     const { graph } = context
     const [, height, width, channels] = x.dims
     if (channels !== this.inChannels || height % this.divisor !== 0 || width % this.divisor !== 0) {
@@ -109,7 +114,7 @@ export class LucidrainsUNet implements Network {
     const all = new Map(this.#embeddings.map((layer, i) => [layer, projected[i]]))
     const run = (block: ResnetBlock, h: Value) => block.build(context, h, all.get(block.embedding)!)
 
-    const first = this.#initConv.build(context, x)
+    const first = this.#initConv.build(context, withEstimate(graph, x, conditioning, this.selfCondition))
     const skips: Value[] = []
     let h = first
     for (const [i, stage] of this.#downs.entries()) {
