@@ -1,8 +1,10 @@
 // The commands of the documents and of the command line's own help work as they are printed, made short by further options.
 import assert from 'node:assert/strict'
-import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import sharp from 'sharp'
+import { writeNpz } from '../lib/data/npz'
+import { tar } from './data/files'
 import { HubServer } from './support/hub-server'
 import { runCli, runScript, startScript, temporaryFolder, writeImages } from './train/support'
 
@@ -62,6 +64,11 @@ describe('commands as they are printed', function () {
     await writeImages(cwd('flowers', 'rose'), 3)
     await writeImages(cwd('flowers', 'tulip'), 3)
     cpSync(cwd('photos', '0003.png'), cwd('cat.png'))
+    const digits = { data: new Uint8Array(4 * 64), shape: [4, 8, 8] }
+    await writeNpz(cwd('digits.npz'), { arr_0: digits, arr_1: { data: BigInt64Array.of(0n, 1n, 2n, 1n), shape: [4] } })
+    mkdirSync(cwd('shards'))
+    writeFileSync(cwd('shards', '0.tar'), tar({ 'a.png': readFileSync(cwd('cat.png')) }))
+    writeFileSync(cwd('list.csv'), 'file_name,label\nphotos/0001.png,a\nphotos/0002.png,b\n')
     await sharp(cwd('cat.png')).greyscale().negate().toFile(cwd('mask.png'))
     const config = 'diffusers_ddpm/scheduler/scheduler_config.json'
     const scheduler = JSON.parse(readFileSync(path.join(root, 'test', 'fixtures', config), 'utf8'))

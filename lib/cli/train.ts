@@ -128,12 +128,13 @@ const options = {
 
 export const train: Command<typeof options> = {
   name: 'train',
-  summary: 'Trains a diffusion model on a folder of images.',
-  usage: '<folder> --out <run> [options]   or   --resume --out <run>',
+  summary: 'Trains a diffusion model on a folder of images, or on a file of many.',
+  usage: '<data> --out <run> [options]   or   --resume --out <run>',
   positionals: 1,
   options,
   notes: `
-Images of any size and mode are read, also in sub-folders. Ctrl-C ends the training after the step under way and saves, and
+Images of any size and mode are read, also in sub-folders; and files of many: .npy and .npz, .tar (WebDataset), .csv, .tsv and .jsonl
+(lists of images), .bin (CIFAR) and idx files (MNIST). Ctrl-C ends the training after the step under way and saves, and
 so do SIGTERM, SIGHUP and SIGUSR1, and a closed stdout or stderr; the third Ctrl-C, each 2 seconds after the one before, quits
 without that. The same command with --resume goes on as if it had never stopped. What is computed can't be changed on resume; steps,
 pictures, checkpoints and the device can, and the number of steps as long as no learning rate so far depended on it.

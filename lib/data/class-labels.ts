@@ -45,3 +45,15 @@ function firstFolder(file: string): string | undefined {
   const end = file.indexOf('/')
   return end < 0 ? undefined : file.slice(0, end)
 }
+
+/** Of the class of each image, as files of labels have them: in the order of the numbers where all are numbers. */
+export function labellingOfWords(classes: readonly string[]): ClassLabelling {
+  const found = labelling(classes)
+  if (!found.names.every((name) => /^\d{1,15}$/.test(name))) return found
+  const order = found.names.map((_, label) => label).sort((a, b) => Number(found.names[a]) - Number(found.names[b]))
+  const placeOf = order.reduce((places, label, place) => places.set(label, place), new Map<number, number>())
+  return {
+    names: order.map((label) => found.names[label]),
+    labels: found.labels.map((label) => placeOf.get(label)!),
+  }
+}

@@ -49,6 +49,20 @@ export function readImageBytes(file: string, most: number, { part = false } = {}
   })
 }
 
+/** A part of a file that was looked at before. Throws as readImageBytes does, `bad-file` where the file has become shorter. */
+export function readRange(file: string, position: number, length: number): Promise<Uint8Array> {
+  return withRetries(file, async () => {
+    const { handle } = await openRegularFile(file, 'file')
+    try {
+      const bytes = new Uint8Array(length)
+      if (await readFully(handle, bytes, position)) return bytes
+    } finally {
+      await handle.close()
+    }
+    throw new DiffusionError('io', `${file} became shorter while it was used`, { argument: 'file', received: file })
+  })
+}
+
 /** Whether an error says something of the machine, not of the image. */
 export function isFailureToRead(error: unknown): boolean {
   return error instanceof DiffusionError && ['io', 'not-found', 'out-of-memory'].includes(error.code)

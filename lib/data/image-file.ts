@@ -17,7 +17,7 @@ import {
 } from './image-limits'
 import { sharp } from './load-sharp'
 import { centre, type Fit, type Look, type Picture, toSigned } from './picture'
-import { fitted } from './resample'
+import { checkSides, fitted } from './resample'
 import type { Range } from './sources/source'
 
 export interface FileOptions {
@@ -51,6 +51,7 @@ export async function decodeBytes(bytes: Uint8Array, file: string, look: Look, o
   const format = formatOf(bytes.subarray(0, headLength), file, o)
   const image = sharp()(bytes, inputOptions)
   const { metadata, cost } = await headerOf(image, format, file, o)
+  checkSides(metadata.autoOrient, look, file)
   const decode = decoders[metadata.depth ?? ''] ?? decode8
   const picture = await withDecodeRoom(cost, () => decode(image, look, { metadata, file, range: o.range })).catch(
     (error) => {
@@ -131,7 +132,7 @@ async function decodeFloats(image: Sharp, look: Look, { metadata, file, range }:
   const picture = await pixelsOf(image.autoOrient().toColourspace(space ?? 'scrgb'), 'float')
   const data = signedFloats(picture.data, range!)
   if (!data) throw bad(file, `it has floats outside of its range, ${range!.join(' to ')}`)
-  return fitted({ ...picture, data }, look)
+  return fitted({ ...picture, data }, look, file)
 }
 
 /** By sharp's names of the samples. */

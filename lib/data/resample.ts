@@ -1,4 +1,5 @@
 /** Pictures of any number of channels and of any type in another size. Encoded images are scaled as they are decoded, by sharp. */
+import { bad } from './image-limits'
 import type { Fit, Picture } from './picture'
 
 /** Lobes of the kernel. */
@@ -78,8 +79,26 @@ export function covering(
   }
 }
 
-/** A picture as it is wanted. */
-export function fitted(picture: Picture, look: { height: number; width: number; fit: Fit }): Picture {
+/** How many times the size's area may be covered: a line of pixels would cover any size by being endless. */
+const maxCover = 64
+
+/** Throws `bad-file` where one side is so much longer than the other that scaling it to cover the size makes no sense. */
+export function checkSides(
+  picture: { height: number; width: number },
+  look: { height: number; width: number; fit: Fit },
+  file: string,
+): void {
+  const { height, width } = covering(picture, look)
+  if (look.fit === 'fill' || height * width <= maxCover * look.height * look.width) return
+  throw bad(
+    file,
+    `its sides of ${picture.width} and ${picture.height} pixels are too different to cover ${look.width} x ${look.height}`,
+  )
+}
+
+/** A picture as it is wanted. Throws as checkSides does; `file` is its name. */
+export function fitted(picture: Picture, look: { height: number; width: number; fit: Fit }, file: string): Picture {
+  checkSides(picture, look, file)
   if (look.fit === 'fill') return resample(picture, look.height, look.width)
   const { height, width } = covering(picture, look)
   const scaled = resample(picture, height, width)

@@ -9,6 +9,7 @@ import { maxDecodeBytes, maxDecodeSeconds } from '../../lib/data/image-limits'
 import { mutate } from '../fuzz/mutate'
 import { commandLines, openByCommand } from './cli-reader'
 import * as configs from './corpus/configs'
+import { dataCorpus } from './corpus/data'
 import { imageCorpus } from './corpus/images'
 import { corpusOf } from './corpus/models'
 import * as safetensors from './corpus/safetensors'
@@ -36,7 +37,9 @@ const alsoRefusals: Readonly<Record<string, readonly string[]>> = {
   'run: names of checkpoints that are files': ['io'],
 }
 
-const isImage = (reader: string) => reader.startsWith('image')
+/** What decodes or scales images. */
+const imageReaders = ['image', 'image-folder', 'npy', 'npz', 'cifar', 'idx', 'tar', 'manifest']
+const isImage = (reader: string) => imageReaders.includes(reader)
 /** Beyond twice the file. */
 const allowance = (reader: string) => 64 * MiB + (isImage(reader) ? maxDecodeBytes : 0)
 /** Of all threads together. */
@@ -162,7 +165,14 @@ async function run(attack: Attack): Promise<readonly Figures[]> {
   using files = new Files(attack)
   const tiny = await makeTiny(path.join(attack.folder, 'tiny'))
   await files.measureCommands(tiny.model)
-  const corpora: Corpus[] = [safetensors.corpus, torch.corpus, configs.corpus, corpusOf(tiny), await imageCorpus()]
+  const corpora: Corpus[] = [
+    safetensors.corpus,
+    torch.corpus,
+    configs.corpus,
+    corpusOf(tiny),
+    await imageCorpus(),
+    dataCorpus,
+  ]
 
   const short = attack.remaining < 60_000
   const bombs = [...corpora.flatMap(({ bombs }) => bombs), ...specials(Object.keys(readers))]

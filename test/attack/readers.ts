@@ -8,6 +8,7 @@ import { withTorchFile } from '../../lib/checkpoint/torch/checkpoint'
 import { readYaml } from '../../lib/checkpoint/yaml'
 import { readSource } from '../../lib/convert/source'
 import { classLabels } from '../../lib/data/class-labels'
+import { Dataset } from '../../lib/data/dataset'
 import { readImage } from '../../lib/data/image-file'
 import { ImageFolder } from '../../lib/data/image-folder'
 import { readCompVisConfig } from '../../lib/diffusion/compvis-config'
@@ -25,6 +26,12 @@ import { tinyModel } from '../train/support'
 type Reader = (file: string) => Promise<unknown>
 
 const unetConfig = { inChannels: 3, outChannels: 3, ...tinyModel.unetConfig }
+
+/** As a training opens it, and its first batch. */
+async function readData(file: string, channels = 3): Promise<void> {
+  const data = await Dataset.open(file, { size: 8, channels, range: [0, 1], cacheBytes: 0 })
+  await data.batch(0, 2)
+}
 
 export const readers: Readonly<Record<string, Reader>> = {
   safetensors: readSafetensors,
@@ -54,6 +61,12 @@ export const readers: Readonly<Record<string, Reader>> = {
     const images = await ImageFolder.open(path.dirname(file), { size: 8 })
     await images.batches(0, 2, 1).next()
   },
+  npy: (file) => readData(file, 1),
+  npz: (file) => readData(file, 1),
+  cifar: (file) => readData(file),
+  idx: (file) => readData(file, 1),
+  tar: (file) => readData(file),
+  manifest: (file) => readData(file),
   metrics: async (file) => (await MetricsLog.open(file, 3)).close(),
   lock: async (file) => {
     const lock = await RunLock.acquire(path.dirname(file))

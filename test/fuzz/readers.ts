@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
+import { gzipSync } from 'node:zlib'
 import { readJsonFile } from '../../lib/checkpoint/json'
 import { readSafetensors, readSafetensorsHeader } from '../../lib/checkpoint/safetensors'
 import { withSource } from '../../lib/checkpoint/source'
@@ -12,11 +13,13 @@ import { readZipDirectory } from '../../lib/checkpoint/torch/zip'
 import { readYaml } from '../../lib/checkpoint/yaml'
 import { readSource } from '../../lib/convert/source'
 import { classLabels } from '../../lib/data/class-labels'
+import { Dataset } from '../../lib/data/dataset'
 import { readCompVisConfig } from '../../lib/diffusion/compvis-config'
 import { readPretrained } from '../../lib/diffusion/pretrained'
 import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers'
 import { DiffusionError, type DiffusionErrorCode } from '../../lib/errors'
 import { MetricsLog } from '../../lib/train/metrics'
+import { cifar, idx, npy, tar, zipped } from '../data/files'
 import * as seeds from './seeds'
 
 export interface Reader {
@@ -121,6 +124,39 @@ export const readers: Record<string, () => Promise<Reader>> = {
       seeds: [Buffer.from('{"a/b.png": "Cats", "c.png": "Dogs", "__proto__": "\\u00e9"}')],
       read: (_, file) => classLabels(['a/b.png', 'c.png'], file),
     }),
+  npy: () =>
+    dataReader('some.npy', [npy('<f4', [2, 4, 4], new Float32Array(32)), npy('|u1', [2, 1, 4, 4], new Uint8Array(32))]),
+  npz: () =>
+    dataReader('some.npz', [
+      zipped({
+        'x.npy': npy('|u1', [2, 4, 4], new Uint8Array(32)),
+        'y.npy': npy('<i8', [2], BigInt64Array.of(1n, 3n)),
+      }),
+    ]),
+  cifar: () => dataReader('some.bin', [cifar([[1], [9]])], 3),
+  idx: () => {
+    const images = idx([2, 4, 4], new Uint8Array(32))
+    return dataReader('some-images-idx3-ubyte', [images, gzipSync(images)])
+  },
+  tar: () => {
+    const files = { 'a/b.png': seeds.png, 'a/b.cls': '3', 'a/b.json': '{"label": 2, "caption": "x"}', 'c.txt': 'y' }
+    return dataReader(
+      'some.tar',
+      [tar(files), tar({ [`${'long/'.repeat(30)}a.png`]: seeds.png, 'b.png': seeds.png })],
+      3,
+    )
+  },
+  csv: () => dataReader('some.csv', [Buffer.from('file_name,label,text\na.png,cat,"a ""b"", c"\r\na.png,dog,c\n')], 3),
+  jsonl: () =>
+    dataReader(
+      'some.jsonl',
+      [
+        Buffer.from(
+          `{"file_name": "a.png", "label": 3, "text": "${'caption '.repeat(60)}"}\n{"file": "a.png", "label": "x"}\n`,
+        ),
+      ],
+      3,
+    ),
   modelFile: () =>
     fileReader({
       ...{ file: 'model.safetensors', codes: configCodes },
@@ -173,6 +209,21 @@ function diffusersReader(file: string): Promise<Reader> {
     },
     read: (folder) => readPretrained(folder),
   })
+}
+
+/** A file of training images, with an image beside it. */
+async function dataReader(file: string, good: readonly Uint8Array[], channels = 1): Promise<Reader> {
+  const reader = await fileReader({
+    ...{ file, codes: ['bad-file', 'invalid-argument', 'not-found'], snippets: seeds.dataSnippets },
+    prepare: async (folder) => {
+      await writeFile(path.join(folder, 'a.png'), seeds.png)
+      return good
+    },
+    read: async (_, data) => {
+      await (await Dataset.open(data, { size: 4, channels, range: [0, 1] })).batch(0, 2)
+    },
+  })
+  return { ...reader, rounds: 200 }
 }
 
 interface FileReader {

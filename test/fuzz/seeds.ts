@@ -25,6 +25,43 @@ export const torchSnippets = [
   ...['cargparse\nNamespace\n)\x81', 'ccollections\nCounter\n)R', 'X\x05\0\0\0model', '}b'],
 ]
 
+export const dataSnippets = [
+  ...[
+    'NUMPY',
+    '<f4',
+    '|u1',
+    "'shape': (",
+    '(9999999, 9999999, 1)',
+    'True',
+    '\0\0\x08\x03',
+    '\xff\xff\xff\xff',
+    '\x1f\x8b',
+  ],
+  ...[
+    'ustar',
+    '77777777777',
+    '\x80\0\0\0\x7f',
+    'L',
+    'x',
+    '.png',
+    '.cls',
+    '../',
+    '/dev/zero',
+    '"',
+    ',',
+    '\n',
+    '\t',
+    '{"',
+    '-1',
+  ],
+]
+
+/** 2x2, grey. */
+export const png = Buffer.from(
+  'iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAACXBIWXMAAAPoAAAD6AG1e1JrAAAADklEQVQImWNgiGI48R8AA/0CIomI+SUAAAAASUVORK5CYII=',
+  'base64',
+)
+
 /** As latent-diffusion's. */
 export const compVisYaml = `model:
   base_learning_rate: 2.0e-06

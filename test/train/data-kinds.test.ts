@@ -1,9 +1,11 @@
 // Each kind of data trains 20 steps and resumes to the bit.
 import assert from 'node:assert/strict'
-import { mkdirSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
+import { gzipSync } from 'node:zlib'
 import sharp from 'sharp'
 import { Tensor, Trainer, type TrainOptions, type UserBatches, type UserItems } from '../../lib/index'
+import { cifar, idx, npy, tar, zipped } from '../data/files'
 import { numbers, readMetrics, temporaryFolder, writeImages } from './support'
 
 const unetConfig = {
@@ -93,6 +95,67 @@ describe('kinds of data', () => {
     const saved = readMetrics(options.out).length
     assert.ok(saved >= 10 && saved < 20)
     assert.equal((await new Trainer({ data: items, out: options.out, resume: true }).run()).step, 20)
+  })
+
+  describe('files of many images', () => {
+    const bytes = (n: number) => Uint8Array.from({ length: n }, (_, i) => (i * i * 37) % 256)
+    const write = (name: string, data: Buffer | string) => {
+      writeFileSync(at(name), data)
+      return at(name)
+    }
+    const grey = { unetConfig: { inChannels: 1, outChannels: 1 } }
+    const labels = 'labels'
+
+    before(() => writeImages(at('pictures'), 5))
+
+    it('.npy of five channels', async () => {
+      const model = { unetConfig: { inChannels: 5, outChannels: 5 } }
+      await trainsAndResumes({ data: write('a.npy', npy('|u1', [4, 5, 8, 8], bytes(1280))), model })
+    })
+
+    it('.npy of floats', async () => {
+      const floats = Float32Array.from(bytes(256), (v) => v / 255)
+      const data = write('floats.npy', npy('<f4', [4, 8, 8], floats))
+      await trainsAndResumes({ data, model: grey, range: [0, 1] })
+    })
+
+    it('.npz with labels', async () => {
+      const arrays = {
+        'x.npy': npy('|u1', [4, 8, 8, 3], bytes(768)),
+        'y.npy': npy('|u1', [4], Uint8Array.of(0, 1, 1, 0)),
+      }
+      await trainsAndResumes({ data: write('a.npz', zipped(arrays)), classes: labels })
+    })
+
+    it("CIFAR's binaries", async () => {
+      await trainsAndResumes({ data: write('a.bin', cifar([[1], [9], [1], [0]])), classes: labels })
+    })
+
+    it("MNIST's idx files", async () => {
+      write('a-labels-idx1-ubyte.gz', gzipSync(idx([4], [3, 4, 3, 4])))
+      const data = write('a-images-idx3-ubyte.gz', gzipSync(idx([4, 10, 10], bytes(400))))
+      await trainsAndResumes({ data, model: grey, classes: labels })
+    })
+
+    it('.tar in the form of WebDataset', async () => {
+      const files = [0, 1, 2, 3].flatMap((i) => [
+        [`${i}.png`, readFileSync(at('pictures', `000${i}.png`))],
+        [`${i}.cls`, String(i % 2)],
+      ])
+      await trainsAndResumes({ data: write('a.tar', tar(Object.fromEntries(files))), classes: labels })
+    })
+
+    it('.csv and .jsonl', async () => {
+      const rows = [0, 1, 2, 3].map((i) => ({
+        file_name: `pictures/000${i}.png`,
+        label: `class ${i % 2}`,
+        text: 'a disc',
+      }))
+      const csv = ['file_name,label,text', ...rows.map((row) => Object.values(row).join())].join('\n')
+      const losses = await trainsAndResumes({ data: write('a.csv', csv), classes: labels })
+      const jsonl = rows.map((row) => JSON.stringify(row)).join('\n')
+      assert.deepEqual(await trainsAndResumes({ data: write('a.jsonl', jsonl), classes: labels }), losses)
+    })
   })
 
   describe('images', () => {

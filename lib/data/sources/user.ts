@@ -87,7 +87,7 @@ export function userSource(data: UserItems, o: SourceOptions): ImageSource {
     ...(labels && { ownClasses: { names: classNames, labels } }),
     identity: ['object', length, fingerprint ?? null],
     leftOut: [],
-    read: async (i, look) => fitted(await picture(i), look),
+    read: async (i, look) => fitted(await picture(i), look, `${name}.get(${i})`),
     sizeOf: picture,
   }
 }
