@@ -35,10 +35,12 @@ export type {
   LogImagesOptions,
   PretrainedOptions,
   SampleOptions,
+  SaveLoraOptions,
   SavePretrainedOptions,
 } from './diffusion/ddpm-options'
 export type { DenoiserFunction } from './diffusion/denoiser'
 export { DiffusionModel } from './diffusion/diffusion-model'
+export type { LoraSource, WithLorasOptions } from './diffusion/lora'
 export type { LossScaleState } from './diffusion/loss-scale'
 export type { LossDict, LossResult } from './diffusion/losses'
 export type { LrSchedulerConfig } from './diffusion/lr-scheduler'
@@ -83,6 +85,7 @@ export type { Layout } from './nn/blocks'
 export type { LucidrainsUNetOptions } from './nn/lucidrains/options'
 export { LucidrainsUNet } from './nn/lucidrains/unet'
 export type { Network } from './nn/network'
+export type { LoraOptions, TrainedOptions } from './nn/trained'
 export { UNet, type UNet2DConfig, type UNetOptions } from './nn/unet'
 export type { UNetConfig } from './nn/unet-config'
 export type { ResolvedUNetOptions, UNetDetails } from './nn/unet-options'

@@ -2,6 +2,7 @@
 import { loadModel } from '../convert/load-model'
 import type { DeviceName } from '../device'
 import type { DDPM } from '../diffusion/ddpm'
+import type { LoraSource } from '../diffusion/lora'
 import { precisions } from '../native'
 import type { Seed } from '../options'
 import { type OptionTable, UsageError, type Values } from './args'
@@ -39,6 +40,11 @@ export const sourceOptions = {
 /** And how it computes. */
 export const modelOptions = {
   ...sourceOptions,
+  lora: {
+    kind: 'string',
+    value: 'file[@scale]',
+    help: 'low-rank updates that are added to the weights, several separated by commas (none)',
+  },
   deterministic: { kind: 'flag', help: 'the same bits whatever the batch' },
   device: { kind: 'string', value: 'name', help: "'cpu', 'cuda', 'cuda:1', 'auto' (auto)" },
   precision: { kind: 'string', choices: precisions, help: '16-bit operands where the device has them (fp32)' },
@@ -66,5 +72,15 @@ export async function openModel(values: ModelValues, positional?: string): Promi
     bar.update(received)
   }
   const settings = { device, seed, deterministic, precision, onDownload }
-  return loadModel(source, { weights, config, key, variant, revision, ...settings }).finally(() => bar?.clear())
+  const loras = values.lora === undefined ? undefined : lorasOf(values.lora)
+  return loadModel(source, { weights, config, key, variant, revision, loras, ...settings }).finally(() => bar?.clear())
+}
+
+/** 'a.safetensors@0.8,b.safetensors'. What is after the last @ is a scale where it is a number. */
+function lorasOf(text: string): LoraSource[] {
+  return text.split(',').map((part) => {
+    const [, path, scale] = /^(.+)@(-?[\d.]+(?:e-?\d+)?)$/.exec(part) ?? [undefined, part, '1']
+    if (path === '') throw new UsageError('--lora: a file is missing between commas')
+    return { path, scale: Number(scale) }
+  })
 }

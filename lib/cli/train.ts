@@ -18,6 +18,27 @@ import { TrainView } from './train-view'
 const options = {
   out: { kind: 'string', short: 'o', value: 'run', help: 'run folder for checkpoints, samples and metrics (required)' },
   resume: { kind: 'flag', help: "go on from the run's newest checkpoint, with its options" },
+  from: {
+    kind: 'string',
+    value: 'model',
+    help: 'start from a run, model file, diffusers folder, checkpoint or hub name: its options, weights and averages',
+  },
+  freeze: {
+    kind: 'string',
+    value: 'names',
+    help: 'parameters that are not trained: input_blocks.*,time_embed.* (none)',
+  },
+  lora: {
+    kind: 'integer',
+    min: 1,
+    max: 1024,
+    help: 'train low-rank updates of this rank alone; lora.safetensors has them',
+  },
+  'lora-targets': {
+    kind: 'string',
+    value: 'names',
+    help: 'of which layers: *.qkv,*.proj_out is attention alone (all)',
+  },
   preset: {
     kind: 'string',
     choices: presetNames,
@@ -162,6 +183,7 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
     const output = createOutput(values.json === true)
     const trainOptions: TrainOptions = {
       data: folder as string,
+      from: values.from,
       out: values.out,
       resume: values.resume,
       model: modelConfig(values),
@@ -241,7 +263,12 @@ async function withPreset(given: TrainValues): Promise<TrainValues> {
 }
 
 function modelConfig(values: Values<typeof options>): ModelConfig {
+  const list = (text: string | undefined) => text?.split(',').map((name) => name.trim())
+  const { lora: rank, 'lora-targets': targets } = values
+  if (targets !== undefined && rank === undefined) throw new UsageError('--lora-targets: without --lora there are none')
   return {
+    freeze: list(values.freeze),
+    lora: rank === undefined ? undefined : { rank, targets: list(targets) },
     timesteps: values.timesteps,
     betaSchedule: values.schedule,
     parameterization: values.parameterization,

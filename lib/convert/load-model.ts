@@ -2,6 +2,7 @@
 import type { HubOptions } from '../checkpoint/hub/snapshot'
 import { readCompVisConfig } from '../diffusion/compvis-config'
 import { DDPM } from '../diffusion/ddpm'
+import type { LoraSource } from '../diffusion/lora'
 import type { ComputeOptions } from '../diffusion/model-options'
 import { modelPrefix } from '../diffusion/state'
 import { invalidArgument } from '../errors'
@@ -24,6 +25,10 @@ export interface LoadModelOptions extends ComputeOptions, DownloadOptions, HubOp
   readonly config?: string
   /** Which weights of a diffusers folder: 'fp16'. Default: those without such a name. */
   readonly variant?: string
+  /** Files of low-rank updates, which are made part of the weights. Default: none. */
+  readonly loras?: readonly LoraSource[]
+  /** False: they stay layers beside the weights. Default true. */
+  readonly mergeLoras?: boolean
   /** Which dict of a checkpoint has the weights, such as 'ema'. Default: the one that has the network's names. */
   readonly key?: string
 }
@@ -57,6 +62,16 @@ const owners: Readonly<Record<'weights' | 'config' | 'variant' | 'key', readonly
  * the model's kind has not got, and what the configurations' readers throw.
  */
 export async function loadModel(source: string | URL = shippedModel, options: LoadModelOptions = {}): Promise<DDPM> {
+  const { loras, mergeLoras, ...rest } = options
+  if (loras === undefined) {
+    if (mergeLoras !== undefined) throw invalidArgument('mergeLoras', 'nothing without loras', mergeLoras)
+    return loadPlain(source, rest)
+  }
+  using plain = await loadPlain(source, rest)
+  return await plain.withLoras(loras, { merge: mergeLoras })
+}
+
+async function loadPlain(source: string | URL, options: LoadModelOptions): Promise<DDPM> {
   if (typeof source !== 'string' && !(source instanceof URL)) throw invalidArgument('source', 'a path or a URL', source)
   const { weights, config, variant, key, revision, onDownload, ...given } = parseOptions('loadModel', options, schema)
   const { kind, path, beside } = await locateModel(source, { onDownload, revision, variant })

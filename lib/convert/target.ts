@@ -35,6 +35,10 @@ export interface TargetOptions {
 
 /** Writes the model; what was written, the main thing first. Throws `io`, and `unsupported` with the option's name. */
 export async function writeTarget(source: SourceModel, target: string, o: TargetOptions): Promise<readonly string[]> {
+  if (source.ddpm.config.lora || source.ddpm.config.freeze) {
+    using ddpm = await source.ddpm.merged()
+    return await writeTarget({ ...source, ddpm }, target, o)
+  }
   const { ddpm } = source
   const averaged = ddpm.config.useEma === true
   if (o.weights === 'ema' && !averaged) throw new DiffusionError('not-configured', 'the model has no averaged weights')

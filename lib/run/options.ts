@@ -92,6 +92,12 @@ export interface TrainOptions {
    */
   classes?: ClassSource
   /**
+   * Start from a model in place of from nothing: a run, a model file, a diffusers folder, a checkpoint with its configuration, or a
+   * name of the hub. Its options hold but for those that are given, its weights and averages are taken over, and classes that it
+   * has not got come after its own. Default: from nothing.
+   */
+  from?: string
+  /**
    * Images that are not trained on, by which the loss is evaluated: what `data` can be, or a fraction of it between 0 and 1, which
    * seed and name take out of it. Classes are found as those of `data`; nothing is mirrored or cropped at random (default: none).
    */
@@ -188,6 +194,7 @@ export const trainSchema = {
   buckets: array(array(integer(undefined, positive), undefined, 2)),
   range: array(number(), undefined, 2),
   classes: string(),
+  from: string(),
   validation: value<string | number | UserData>('what data can be, or a fraction between 0 and 1', isValidation),
   validationEvery: integer(undefined, positive),
   validationCount: integer(256, positive),

@@ -17,6 +17,7 @@ const free: readonly string[] = [
   'patience',
   'minDelta',
   'out',
+  'from', // what it was, the checkpoint has
   'resume',
   'steps',
   'sampleEvery',
@@ -48,13 +49,15 @@ const defaultUnet = {
 }
 
 /**
- * The options with all defaults filled in: those of the checkpoint, where one is resumed, else the library's. Throws
+ * The options with all defaults filled in: those of the checkpoint, where one is resumed, else the library's, and of the model
+ * those of `start` where there is one. Throws
  * `unknown-option` and `invalid-argument`, the latter also for an option that differs from the checkpoint's and would change
  * what is computed.
  */
 export function resolveTrainOptions(
   given: TrainOptions,
   from?: { readonly options: ResolvedTrainOptions; readonly step: number },
+  start?: ModelConfig,
 ): ResolvedTrainOptions {
   const saved = from?.options
   for (const name of Object.keys(given)) {
@@ -68,7 +71,7 @@ export function resolveTrainOptions(
   const warmup = options.warmup ?? (typeof options.lrSchedule === 'object' ? 0 : defaultWarmup(options.steps))
   checkSchedule({ ...options, warmup })
   const wanted = (given.model ?? {}) as ModelConfig
-  const model = saved ? withFree(saved.model, wanted) : completeModel(wanted)
+  const model = saved ? withFree(saved.model, wanted) : completeModel(wanted, start)
   checkBuckets(options.buckets, model.unetConfig.channelMult)
   const validationEvery = options.validationEvery ?? defaultValidationEvery(options.steps)
   return withMonitor({ ...options, warmup, validationEvery, model })
@@ -166,7 +169,7 @@ function checkData(
   if (crop !== 'centre') throw invalidArgument('crop', 'nothing for an object with batch()', crop)
 }
 
-function completeModel(model: ModelConfig): ResolvedTrainOptions['model'] {
+function completeModel(model: ModelConfig, start?: ModelConfig): ResolvedTrainOptions['model'] {
   for (const name of ['device', 'seed', 'model', 'deterministic', 'precision']) {
     if (name in model) {
       throw new DiffusionError('invalid-argument', `model.${name}: a training has its own`, {
@@ -174,8 +177,8 @@ function completeModel(model: ModelConfig): ResolvedTrainOptions['model'] {
       })
     }
   }
-  const unetConfig = { ...defaultUnet, ...definedOnly(model.unetConfig ?? {}) }
-  return { ...diffusionDefaults(), ...definedOnly(model), unetConfig }
+  const unetConfig = { ...(start?.unetConfig ?? defaultUnet), ...definedOnly(model.unetConfig ?? {}) }
+  return { ...diffusionDefaults(), ...start, ...definedOnly(model), unetConfig }
 }
 
 /** DDPM's defaults, so that a checkpoint says all that it was made with. */

@@ -30,3 +30,15 @@ export function labelsFor(
   }
   return (n) => new Int32Array(n).fill(nullClass)
 }
+
+/** The same in a training; labels of data whose classes have no names are the model's already. */
+export function trainedLabels(
+  ddpm: DDPM,
+  data: TrainingData,
+): (n: number, labels: Int32Array | undefined) => Int32Array | undefined {
+  const named = data.classNames ? labelsFor(ddpm, data) : undefined
+  return (n, labels) => {
+    if (labels) return named ? named(n, labels) : labels
+    return ddpm.network?.numClasses === undefined ? undefined : labelsFor(ddpm, data)!(n, undefined)
+  }
+}

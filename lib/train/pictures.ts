@@ -6,6 +6,7 @@ import type { DDPM } from '../diffusion/ddpm'
 import { makeGrid } from '../diffusion/make-grid'
 import type { ResolvedTrainOptions } from '../run/options'
 import type { Tensor } from '../tensor'
+import { trainedLabels } from './labels'
 import { batchOf } from './model-batch'
 
 /** By the names that ddpm.py's log_images gives them. */
@@ -47,7 +48,7 @@ export async function drawPictures(
 ): Promise<Pictures> {
   const { sampleCount: N, seed } = options
   const { images, shape, labels } = await data.batch(0, N)
-  const batch = batchOf(ddpm, images, labels, shape)
+  const batch = batchOf(ddpm, images, trainedLabels(ddpm, data)(N, labels), shape)
   const steps = Math.min(options.sampleSteps, ddpm.numTimesteps)
   const log = await ddpm.logImages(batch, { N, steps, seed, signal })
   return {

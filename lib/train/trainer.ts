@@ -16,6 +16,7 @@ import { trainOptionsFrom } from './from-config'
 import type { RunResult, TrainHooks } from './hooks'
 import { Journal } from './journal'
 import { nextPictureStep } from './pictures'
+import { openStart, startConfig, takeOver, withMoreClasses } from './start-from'
 import { TrainingLoop } from './training-loop'
 
 /**
@@ -61,7 +62,9 @@ export class Trainer {
 
   async #locked(folder: RunFolder, hooks: TrainHooks): Promise<RunResult> {
     const checkpoint = await this.#checkpointToResume()
-    const resolved = resolveTrainOptions(this.#given, checkpoint?.state)
+    const { from } = this.#given
+    using start = from !== undefined && !checkpoint ? await openStart(from) : undefined
+    const resolved = resolveTrainOptions(this.#given, checkpoint?.state, start && startConfig(start))
     const { imageSize, imageWidth, inChannels } = resolved.model.unetConfig
     const { data, heldOut } = await openTrainingData(resolved.data, {
       size: [Number(imageSize), Number(imageWidth ?? imageSize)],
@@ -85,13 +88,15 @@ export class Trainer {
       if (heldOut && checkpoint.state.heldOut) refuseOther(heldOut, checkpoint.state.heldOut, 'validation')
     }
     const named = data.classNames !== undefined && !checkpoint // a checkpoint's options have the names already
-    const options = named ? withClasses(resolved, data.classNames!) : resolved
+    const addClasses = start ? withMoreClasses : withClasses
+    const options = named ? addClasses(resolved, data.classNames!) : resolved
 
     const { seed, device, precision } = options
     const ddpm = new DDPM({ ...options.model, seed, device, precision } as unknown as DDPMOptions)
     try {
       const { lr, betas, eps, weightDecay, maxGradNorm } = options
       ddpm.configureOptimizers({ lr, betas, eps, weightDecay, maxGradNorm })
+      if (start) await takeOver(ddpm, start)
       if (checkpoint) await ddpm.loadTrainingState(await readTrainingState(checkpoint))
       const step = checkpoint?.state.step ?? 0
       await hooks.onStart?.({

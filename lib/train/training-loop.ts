@@ -23,6 +23,7 @@ import { Tensor } from '../tensor'
 import { heldOutLosses } from './held-out-losses'
 import type { RunResult, TrainHooks } from './hooks'
 import type { Journal } from './journal'
+import { trainedLabels } from './labels'
 import { type StepMetrics, scalarsOf } from './metrics'
 import { drawPictures, isPictureStep } from './pictures'
 
@@ -112,7 +113,10 @@ export class TrainingLoop {
     const { ddpm, options } = this.#o
     if (best) await ddpm.loadTrainingState(await readTrainingState(await openCheckpoint(best.checkpoint)))
     const own = best ? { step: best.step, [String(options.monitor)]: best.value } : { loss: metrics?.loss }
-    await saveModel(file, ddpm, { config: options.model, training: { ...this.#summary(), ...own } })
+    if (options.model.lora) await ddpm.saveLora(path.join(path.dirname(file), 'lora.safetensors'))
+    const { freeze: _, lora, ...config } = options.model
+    using merged = lora ? await ddpm.merged() : undefined
+    await saveModel(file, merged ?? ddpm, { config, training: { ...this.#summary(), ...own } })
   }
 
   /** Every validationEvery steps: the held-out images, and what the monitor says. What is aborted is done by the resumed run. */
@@ -158,11 +162,12 @@ export class TrainingLoop {
       batches.push(await nextBatch())
       await pause()
     }
+    const labelOf = trainedLabels(ddpm, this.#o.data)
     this.#whole = false
     for (const [i, { images, shape, labels }] of batches.entries()) {
       using x = Tensor.wrap(images, shape)
       const result = await ddpm.trainBatch(x, {
-        y: labels,
+        y: labelOf(shape[0], labels),
         step: step * accumulate + i, // names the noise, so each batch must have its own
         update: i === accumulate - 1,
         accumulate,
