@@ -76,6 +76,9 @@ export const compVisYaml = `model:
     image_size: 64
     channels: 3
     monitor: val/loss_simple_ema
+    scheduler_config:
+      target: ldm.lr_scheduler.LambdaLinearScheduler
+      params: { warm_up_steps: [10000], cycle_lengths: [1000000], f_start: [1.e-6], f_max: [1.], f_min: [1.] }
     unet_config:
       target: ldm.modules.diffusionmodules.openaimodel.UNetModel
       params:

@@ -46,7 +46,7 @@ describe('a training that is asked to stop', function () {
       assert.equal(code, 128 + os.constants.signals[name], stderr)
       await saved()
       const done = JSON.parse(stdout.trimEnd().split('\n').at(-1)!)
-      assert.deepEqual([done.event, done.stopped], ['done', true])
+      assert.deepEqual([done.event, done.stopped], ['done', 'signal'])
       assert.equal(stderr, `${name}: stopping after this step, and saving\n`)
     })
   }
