@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { writeNpz } from '../../lib/data/npz'
@@ -189,7 +189,10 @@ describe('sources of images', () => {
       assert.deepEqual([fine.classes, fine.data.classNames!.length], [['99', '1'], 100])
       write('data_batch_2.bin', cifar([[7]]))
       write('batches.meta.txt', 'airplane automobile bird cat deer dog frog horse ship truck'.replaceAll(' ', '\n'))
-      const all = await items(folder, o)
+      mkdirSync(at('batches'))
+      for (const name of ['data_batch_1.bin', 'data_batch_2.bin', 'batches.meta.txt'])
+        cpSync(at(name), at('batches', name))
+      const all = await items(at('batches'), o)
       assert.deepEqual(all.classes, ['cat', 'truck', 'airplane', 'horse'])
     })
 
@@ -285,12 +288,18 @@ describe('sources of images', () => {
       assert.deepEqual(folders.classes, ['x', 'y'])
     })
 
+    it('beside images or folders are no data set', async () => {
+      await writeImages(at('both', 'deep'), 2)
+      cpSync(at('shard.tar'), at('both', 'shard.tar'))
+      assert.deepEqual((await items(at('both'), o)).data.length, 2)
+    })
+
     it('name what is damaged in them, and go on', async () => {
       const { data } = await items(
-        write('some.tar', tar({ 'a.png': png[0], 'b.png': png[1].subarray(0, 60), 'c.png': 'text' })),
+        write('some.tar', tar({ 'a.png': png[0], 'b.png': png[1].subarray(0, 60), 'c.png': 'text', 'd.cls': '1' })),
         o,
       )
-      assert.deepEqual(data.unreadable.map(({ file }) => file).sort(), ['b.png', 'c.png'])
+      assert.deepEqual(data.unreadable.map(({ file }) => file).sort(), ['b.png', 'c.png', 'd'])
     })
 
     it('are refused with the reason', async () => {

@@ -1,7 +1,9 @@
 /** Which kind of source it is: by what it is, and by its name. */
+import type { Dirent } from 'node:fs'
 import { readdir, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { DiffusionError, invalidArgument } from '../../errors'
+import { imageExtensions } from '../list-images'
 import { cifarSource } from './cifar'
 import { concat } from './concat'
 import { folderSource } from './folder'
@@ -51,10 +53,16 @@ function openFile(file: string, o: SourceOptions): Promise<ImageSource> {
   })
 }
 
+/** None where there are images or sub-folders, too: then it is a folder of images. */
 async function shardsOf(folder: string): Promise<string[]> {
-  const names = (await readdir(folder).catch(() => [])).sort()
+  const entries = await readdir(folder, { withFileTypes: true }).catch(() => [])
+  const shown = entries.filter(({ name }) => !name.startsWith('.'))
+  const isOfImages = (entry: Dirent) =>
+    entry.isDirectory() || imageExtensions.has(path.extname(entry.name).toLowerCase())
+  if (shown.some(isOfImages)) return []
+  const names = shown.map(({ name }) => name).sort()
   for (const kind of shards) {
-    const files = names.filter((name) => kind.test(name) && !name.startsWith('.'))
+    const files = names.filter((name) => kind.test(name))
     if (files.length > 0) return files
   }
   return []

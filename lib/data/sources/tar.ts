@@ -80,6 +80,11 @@ async function readSamples(source: Source, leftOut: UnreadableFile[]): Promise<S
       else sample.image = entry
     } else await readBeside(source, base.slice(dot + 1), entry, sample)
   }
+  for (const [key, { image, label, caption }] of samples) {
+    const isOurs = label !== undefined || caption !== undefined
+    if (!image && isOurs)
+      leftOut.push({ file: key, reason: 'it has a label or a caption, and no image that can be read' })
+  }
   return [...samples.values()].filter(({ image }) => image)
 }
 
