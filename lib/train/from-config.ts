@@ -9,12 +9,12 @@ const asThere: Partial<TrainOptions> = { warmup: 0, weightDecay: 0.01, maxGradNo
 
 /**
  * `given` come before those of the file. Without `lr` there, base_learning_rate is that of one image (scale_lr, main.py's default).
- * Throws as readCompVisConfig does, and `unsupported` for a ckpt_path.
+ * Throws as readCompVisConfig does, and `unsupported` for a ckpt_path without `from`.
  */
 export async function trainOptionsFrom(source: string | JsonObject, given: TrainOptions): Promise<TrainOptions> {
   const { options, baseLearningRate, lrSchedule, batchSize, accumulate, checkpoint } = await readCompVisConfig(source)
-  if (checkpoint) {
-    const message = `ckpt_path: a training begins with weights of its own, and the configuration names ${checkpoint.path}`
+  if (checkpoint && given.from === undefined) {
+    const message = `ckpt_path: name the checkpoint as 'from', with its configuration beside it; the configuration names ${checkpoint.path}`
     throw new DiffusionError('unsupported', message, { argument: 'ckpt_path', received: checkpoint.path })
   }
   const own = {

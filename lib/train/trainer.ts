@@ -39,7 +39,7 @@ export class Trainer {
    * A training as latent-diffusion's main.py makes it of a YAML file, or of what it holds: the model and its `monitor`,
    * base_learning_rate times the images of a step (scale_lr), scheduler_config, data.params.batch_size,
    * lightning.trainer.accumulate_grad_batches, torch's AdamW, no warm-up, no clipping. `options` come before them. Throws what the
-   * constructor and readCompVisConfig throw, and `unsupported` for a ckpt_path.
+   * constructor and readCompVisConfig throw, and `unsupported` for a ckpt_path without `from`.
    */
   static async fromConfig(source: string | JsonObject, options: TrainOptions): Promise<Trainer> {
     return new Trainer(await trainOptionsFrom(source, options))

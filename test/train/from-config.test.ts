@@ -113,7 +113,7 @@ describe('Trainer.fromConfig', function () {
     await refused({ warmup: 5 }, 'warmup', /which has its own/)
     await refused({ steps: 102 }, 'lrSchedule', /these end with update 101/)
     const withCheckpoint = yaml.replace('image_size: 8\n', 'image_size: 8\n    ckpt_path: a.ckpt\n')
-    await refused({}, 'ckpt_path', /weights of its own/, withCheckpoint)
+    await refused({}, 'ckpt_path', /name the checkpoint as 'from'/, withCheckpoint)
     await refused({}, 'scheduler_config', /LambdaLinearScheduler/, yaml.replace('LambdaLinearScheduler', 'StepLR'))
     await refused({}, 'monitor', /val\/loss_simple/, yaml.replace('val/loss_simple_ema', 'val/rec_loss'))
   })
