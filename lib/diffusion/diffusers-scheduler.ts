@@ -63,7 +63,7 @@ export function readScheduler(config: SchedulerConfig): {
   const { variance_type: variance = 'fixed_small' } = c
   const settings: SchedulerSettings = {
     ...scheduleOf(c),
-    zeroTerminalSnr: c.rescale_betas_zero_snr,
+    zeroTerminalSnr: c.rescale_betas_zero_snr ?? false,
     vPosterior: pick(variances, 'variance_type', variance),
     varianceType: variance === 'learned_range' ? 'learned_range' : 'fixed',
     parameterization,

@@ -48,6 +48,10 @@ const multistep = {
   use_flow_sigmas: boolean(false),
   use_dynamic_shifting: boolean(false),
 }
+/** Of a class that does not rescale betas: where the field comes along, it has no effect, as in diffusers. */
+function unscaled<S extends Record<'rescale_betas_zero_snr', unknown>>({ rescale_betas_zero_snr: _, ...fields }: S) {
+  return fields
+}
 /** ldm's betas, which some classes have as defaults. */
 const latent = { beta_start: number(0.00085, { min: 0, max: 1 }), beta_end: number(0.012, { min: 0, max: 1 }) }
 /** By class: __init__'s keyword arguments and defaults (diffusers 0.0.4 to 0.35). */
@@ -85,18 +89,18 @@ export const schemas = {
   },
   EulerAncestralDiscreteScheduler: sigma,
   HeunDiscreteScheduler: {
-    ...sigma,
+    ...unscaled(sigma),
     ...latent,
     ...formulas,
     clip_sample: boolean(false),
     clip_sample_range: number(1, { min: 0 }),
   },
-  LMSDiscreteScheduler: { ...sigma, ...formulas },
-  KDPM2DiscreteScheduler: { ...sigma, ...latent, ...formulas },
-  KDPM2AncestralDiscreteScheduler: { ...sigma, ...latent, ...formulas },
-  DPMSolverSDEScheduler: { ...sigma, ...latent, ...formulas, noise_sampler_seed: integer() },
+  LMSDiscreteScheduler: { ...unscaled(sigma), ...formulas },
+  KDPM2DiscreteScheduler: { ...unscaled(sigma), ...latent, ...formulas },
+  KDPM2AncestralDiscreteScheduler: { ...unscaled(sigma), ...latent, ...formulas },
+  DPMSolverSDEScheduler: { ...unscaled(sigma), ...latent, ...formulas, noise_sampler_seed: integer() },
   DEISMultistepScheduler: {
-    ...multistep,
+    ...unscaled(multistep),
     algorithm_type: oneOf(['deis'], 'deis'),
     solver_type: oneOf(['logrho'], 'logrho'),
   },
@@ -108,7 +112,7 @@ export const schemas = {
     final_sigmas_type: oneOf(['zero', 'sigma_min']),
   },
   DPMSolverSinglestepScheduler: {
-    ...multistep,
+    ...unscaled(multistep),
     lower_order_final: boolean(false),
     algorithm_type: oneOf(['dpmsolver++', 'dpmsolver'], 'dpmsolver++'),
     solver_type: oneOf(['midpoint', 'heun'], 'midpoint'),
@@ -117,7 +121,7 @@ export const schemas = {
     variance_type: string(),
   },
   PNDMScheduler: {
-    ...sigma,
+    ...unscaled(sigma),
     timestep_spacing: oneOf(timestepSpacings, 'leading'),
     skip_prk_steps: boolean(false),
     set_alpha_to_one: boolean(false),
@@ -137,8 +141,10 @@ export const schemas = {
 } as const
 export type ClassName = keyof typeof schemas
 export type Fields<N extends ClassName> = Parsed<(typeof schemas)[N]>
-export type ScheduleFields = Parsed<typeof schedule>
-export type CommonFields = Parsed<typeof common>
+export type ScheduleFields = Omit<Parsed<typeof schedule>, 'rescale_betas_zero_snr'> & {
+  rescale_betas_zero_snr?: boolean
+}
+export type CommonFields = Omit<Parsed<typeof common>, 'rescale_betas_zero_snr'> & ScheduleFields
 export type ClippingFields = Parsed<typeof clipping>
 /** What the classes after k-diffusion have, or some of them. */
 export type SigmaFields = Pick<Fields<'EulerDiscreteScheduler'>, 'timestep_spacing'> &
@@ -166,7 +172,12 @@ export function modelFields(config: SchedulerConfig): {
 } {
   const names = [...Object.keys(schemas), ...Object.keys(others)]
   const name = classOf<string>(config, names, 'DDPMScheduler')
-  if (Object.hasOwn(schemas, name)) return schedulerFields(name as ClassName, config)
+  if (Object.hasOwn(schemas, name)) {
+    const { fields, ignored } = schedulerFields(name as ClassName, config)
+    // Where the class does not rescale, a model that was trained with another one that does brings it along.
+    const { rescale_betas_zero_snr } = parseKnown(name, ownFields(config), schedule).known
+    return { fields: { ...fields, rescale_betas_zero_snr }, ignored }
+  }
   const { known } = parseKnown(name, { ...others[name], ...ownFields(config) }, common)
   return { fields: known, ignored: { names: [], owner: name, known: [] } }
 }

@@ -1,4 +1,5 @@
 // diffusers' schedulers after k-diffusion, by chains that they computed.
+import assert from 'node:assert/strict'
 import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers'
 import { DDPM, Tensor } from '../../lib/index'
 import { assertClose, assertCloseToScale } from '../support/compare'
@@ -64,3 +65,18 @@ for (const name of names) {
     })
   })
 }
+
+describe('rescale_betas_zero_snr', () => {
+  const plan = (name: string, rescaled: boolean) => {
+    const config = { prediction_type: 'v_prediction', rescale_betas_zero_snr: rescaled, timestep_spacing: 'trailing' }
+    return schedulerPlan({ ...config, _class_name: name }, 1000, { steps: 10 }).evaluations
+  }
+  it('has no effect on the classes that do not have it, and one on those that do', () => {
+    const without = ['Heun', 'LMS', 'KDPM2', 'KDPM2Ancestral'].map((name) => `${name}DiscreteScheduler`)
+    const more = ['DPMSolverSDEScheduler', 'DEISMultistepScheduler', 'DPMSolverSinglestepScheduler', 'PNDMScheduler']
+    for (const name of [...without, ...more]) assert.deepEqual(plan(name, true), plan(name, false), name)
+    for (const name of ['DDIM', 'EulerDiscrete', 'EulerAncestralDiscrete', 'DPMSolverMultistep', 'UniPCMultistep']) {
+      assert.notDeepEqual(plan(`${name}Scheduler`, true), plan(`${name}Scheduler`, false), name)
+    }
+  })
+})
