@@ -100,6 +100,7 @@ export type {
   TrainOptions,
   TrainUNetOptions,
 } from './run/options'
+export { type PostHocEmaOptions, postHocEma } from './run/post-hoc-ema'
 export type { Scalars } from './run/scalars'
 export { type RandnOptions, type Shape, Tensor, type TensorDType } from './tensor'
 export { type EvaluateOptions, type Evaluation, evaluate } from './train/evaluate'

@@ -14,7 +14,7 @@ export type OptionSpec = OptionBase &
     | { readonly kind: 'flag' }
     | { readonly kind: 'string'; readonly choices?: readonly string[] }
     | { readonly kind: 'integer' | 'number'; readonly min?: number; readonly max?: number }
-    | { readonly kind: 'integers' }
+    | { readonly kind: 'integers' | 'numbers' }
     /** HEIGHTxWIDTH, or one number for both; 'sizes' are several. */
     | { readonly kind: 'size' | 'sizes' }
     /** Of 64 bits, as Seed; 'seeds' are several. */
@@ -33,6 +33,7 @@ type ValueOf<S extends OptionSpec> = S extends { choices: readonly (infer Choice
 interface ValuesOfKinds {
   string: string
   integers: readonly number[]
+  numbers: readonly number[]
   size: readonly [height: number, width: number]
   sizes: readonly (readonly [height: number, width: number])[]
   seed: Seed
@@ -118,6 +119,8 @@ function parseValue(name: string, spec: OptionSpec, text: string | undefined, in
     case 'integers':
       if (text === 'none') return []
       return text.split(',').map((item) => parseNumber(name, { kind: 'integer', min: 0 }, item))
+    case 'numbers':
+      return text.split(',').map((item) => parseNumber(name, { kind: 'number' }, item))
     case 'size':
       return parseSize(name, text)
     case 'sizes':
@@ -164,6 +167,7 @@ const placeholders = {
   integer: 'n',
   number: 'x',
   integers: 'n,n,...',
+  numbers: 'n,n,...',
   size: 'n|hxw',
   sizes: 'hxw,...',
   seed: 'n',

@@ -132,6 +132,10 @@ const options = {
     choices: timestepSamplers,
     help: 'how often which timestep is trained (uniform; lognormal with edm)',
   },
+  'ema-sigma-rels': {
+    kind: 'numbers',
+    help: 'further averages by power functions, parts of the training (none; 0.05,0.1)',
+  },
   'ema-decay': { kind: 'number', min: 0, max: 1, help: 'of the averaged weights (0.9999)' },
   'sample-every': {
     kind: 'integer',
@@ -281,6 +285,7 @@ function modelConfig(values: Values<typeof options>): ModelConfig {
     timestepSampler: values['timestep-sampler'],
     classDropout: values['class-dropout'],
     emaDecay: values['ema-decay'],
+    emaSigmaRels: values['ema-sigma-rels'],
     unetConfig: {
       imageSize: values.size?.[0],
       imageWidth: values.size && values.size[0] !== values.size[1] ? values.size[1] : undefined,

@@ -90,7 +90,7 @@ export abstract class DiffusionModel implements Schedule {
         this.#ema = new LitEma(options.emaDecay)
         denoiser.network.weights.copy('weights', 'ema')
       }
-      this.#training = new Training(denoiser.network, this.#ema, timestepSampler)
+      this.#training = new Training(denoiser.network, this.#ema, timestepSampler, options.emaSigmaRels)
     }
     this.logvar = new Float32Array(this.numTimesteps).fill(options.logvarInit)
     Object.assign(this, schedule)
@@ -402,9 +402,12 @@ export abstract class DiffusionModel implements Schedule {
   /** ddpm.py's on_train_batch_end: averages the weights in. For use with trainingStep; trainBatch does it itself. */
   async onTrainBatchEnd(): Promise<void> {
     const { network } = this.#core.denoiser
-    if (!this.#ema || !network) return
+    if (!network) return
     const { count } = network.module.parameters
-    await this.call((core) => this.#ema?.update(core, network.weights, count))
+    await this.call(async (core) => {
+      await this.#ema?.update(core, network.weights, count)
+      await this.#training?.average(core)
+    })
   }
 
   /** Everything that a bit-exact resume needs of the model. */

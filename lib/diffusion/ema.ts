@@ -1,10 +1,24 @@
 /** The running average of the weights: ldm ema.py's LitEma. The averages are the bank 'ema'. */
+import type { Graph, Value } from '../graph'
 import type { Weights } from '../nn/weights'
 import type { Core } from './core'
 
 export const hyperLength = 16
 /** Index of the decay in kernels/ops.h Hyper. */
 const hyperEmaDecay = 9
+
+/** The bank 'weights' averaged into the bank 'ema'; input hyper. */
+export function emaNodes(g: Graph, count: number): Record<string, Value> {
+  g.ema(g.input('hyper', [1, 1, 1, hyperLength]), { count })
+  return {}
+}
+
+/** kernels/ops.h Hyper, of which an average reads the decay alone. */
+export function hyperWithDecay(decay: number): Float32Array {
+  const hyper = new Float32Array(hyperLength)
+  hyper[hyperEmaDecay] = decay
+  return hyper
+}
 
 export class LitEma {
   /** How often it was updated; -1: the decay is constant. */
@@ -32,12 +46,11 @@ export class LitEma {
 
   /** Averages the weights in once. */
   async update(core: Core, weights: Weights, count: number): Promise<void> {
-    const program = core.program('ema', { count }, (g) => {
-      g.ema(g.input('hyper', [1, 1, 1, hyperLength]), { count })
-      return {}
+    const program = core.program('ema', { count }, (g) => emaNodes(g, count))
+    await program.run({
+      hyper: hyperWithDecay(this.advance()),
+      weights: weights.bank('weights'),
+      ema: weights.bank('ema'),
     })
-    const hyper = new Float32Array(hyperLength)
-    hyper[hyperEmaDecay] = this.advance()
-    await program.run({ hyper, weights: weights.bank('weights'), ema: weights.bank('ema') })
   }
 }

@@ -96,6 +96,11 @@ export interface ProcessOptions extends ScheduleOptions, TrainedOptions {
   useEma?: boolean
   /** How much of the average stays in each update, from 0 to 1; less in the first ones (LitEma). Default 0.9999. */
   emaDecay?: number
+  /**
+   * Further averages, by power functions whose standard deviations are these parts of the training (Karras et al. 2024, EDM2: [0.05, 0.1]).
+   * Checkpoints have them, and postHocEma makes any other of them. Default: none.
+   */
+  emaSigmaRels?: readonly number[]
   /** Which states a sampling keeps as intermediates: each whose number of steps left this divides. Default 100. */
   logEveryT?: number
   /** The scalar by which a training with held-out images keeps its best checkpoint: ddpm.py's attribute, and Trainer's `monitor`. Default 'val/loss'. */
@@ -200,6 +205,7 @@ export const modelSchema = {
   lossDelta: number(undefined, { min: 1e-6, max: 1e6 }),
   useEma: boolean(true),
   emaDecay: number(0.9999, { min: 0, max: 1 }),
+  emaSigmaRels: array(number(), undefined, 16),
   logEveryT: integer(100, { min: 1 }),
   monitor: string('val/loss'),
   clipDenoised: boolean(true),

@@ -27,6 +27,7 @@ import {
   totalLosses,
 } from './losses'
 import { type LrSchedulerConfig, lrFactor, lrFactorAt } from './lr-scheduler'
+import { PowerEmas } from './power-ema'
 import type { TimestepSampler } from './settings'
 import { type DrawnTimesteps, drawNormal, LossSecondMoment, type NormalOptions } from './timestep-sampler'
 
@@ -83,6 +84,8 @@ export interface TrainingState {
   weights: StateDict
   /** Undefined where useEma is false. */
   ema?: StateDict
+  /** The further averages, in the order of emaSigmaRels; with these only. */
+  powerEmas?: StateDict[]
   /** AdamW's averages of the gradients. */
   m: StateDict
   /** AdamW's averages of their squares. */
@@ -134,13 +137,22 @@ export class Training {
   /** What the gradients that wait were multiplied by. */
   #scale = 1
   #timesteps: LossSecondMoment | undefined
+  readonly #powerEmas: PowerEmas | undefined
   #options: Parsed<typeof optimizerSchema> | undefined
 
   constructor(
     readonly network: NetworkDenoiser,
     readonly ema: LitEma | undefined,
     readonly timestepSampler: NormalOptions & { readonly name: TimestepSampler },
-  ) {}
+    emaSigmaRels: readonly number[] = [],
+  ) {
+    if (emaSigmaRels.length > 0) this.#powerEmas = new PowerEmas(emaSigmaRels)
+  }
+
+  /** The further averages, after an update. */
+  async average(core: Core): Promise<void> {
+    await this.#powerEmas?.update(core, this.network.weights, this.step)
+  }
 
   /** Where timesteps are drawn by their losses. Another number of them begins anew. */
   timesteps({ numTimesteps }: Core): LossSecondMoment | undefined {
@@ -170,6 +182,7 @@ export class Training {
     if (parsed.lrSchedule) lrFactor(parsed.lrSchedule)
     this.#options = parsed
     this.step = 0
+    this.#powerEmas?.resume(0)
     this.accumulated = 0
     const { weights } = this.network
     for (const bank of ['grads', 'm', 'v'] as const) {
@@ -214,6 +227,7 @@ export class Training {
     const result = this.#checked(core, samplesOf(losses), input, o.timesteps)
     core.lossScale?.update(finite)
     const scaled = core.lossScale && { lossScale: scale }
+    if (finite && o.ema) await this.average(core)
     if (finite) return { ...result, gradNorm: Math.sqrt(sumSquares[0]) / (o.accumulate * scale), ...scaled }
     if (scale > 1) return { ...result, skipped: true, ...scaled }
     throw notFinite('the gradients are not finite', this.step + 1, 'finite gradients', sumSquares[0])
@@ -268,6 +282,7 @@ export class Training {
     const counts = { optimizerStep: this.step, emaUpdates: this.ema?.numUpdates ?? 0, draws: core.seeds.drawn }
     const losses = this.timesteps(core)?.state
     const [samples, scale] = [this.accumulated, this.#scale]
+    const further = this.#powerEmas?.sigmaRels.map((_, i) => weights.read(`ema-${i}`))
     const [w, ema, m, v, gradients] = await Promise.all([
       weights.read('weights'),
       this.ema ? weights.read('ema') : undefined,
@@ -279,6 +294,7 @@ export class Training {
     return {
       weights: w,
       ...(ema && { ema }),
+      ...(further && { powerEmas: await Promise.all(further) }),
       m,
       v,
       ...counts,
@@ -303,6 +319,16 @@ export class Training {
         argument: 'timestepLosses',
       })
     }
+    const powers = this.#powerEmas?.sigmaRels.length ?? 0
+    if (powers > 0 && state.powerEmas?.length !== powers) {
+      throw new DiffusionError(
+        'state-mismatch',
+        `the training state does not have the ${powers} averages of emaSigmaRels`,
+        {
+          argument: 'powerEmas',
+        },
+      )
+    }
     if (timesteps && state.timestepLosses) await timesteps.load(state.timestepLosses)
     await weights.write('weights', state.weights, { strict: true })
     await weights.write('m', state.m, { strict: true })
@@ -311,6 +337,8 @@ export class Training {
       await weights.write('ema', state.ema, { strict: true })
       this.ema.numUpdates = state.emaUpdates
     }
+    for (let i = 0; i < powers; i++) await weights.write(`ema-${i}`, state.powerEmas![i], { strict: true })
+    this.#powerEmas?.resume(state.optimizerStep)
     const { accumulation } = state
     if (accumulation) await weights.write('grads', accumulation.gradients, { strict: true })
     else if (weights.has('grads')) weights.bank('grads').write(new Float32Array(this.#count))

@@ -11,10 +11,13 @@ export type { StateDict } from './parameters'
  * `m` and `v` are AdamW's moments, `ema` the averaged weights; `frozen` is what is not trained. The same names as a program's
  * bindings.
  */
-export type Bank = 'weights' | 'frozen' | 'grads' | 'm' | 'v' | 'ema'
+export type Bank = 'weights' | 'frozen' | 'grads' | 'm' | 'v' | 'ema' | FurtherEma
+
+/** Averages beside `ema`. */
+type FurtherEma = `ema-${number}`
 
 /** Those that stand for all weights, together with what is frozen. */
-type Whole = 'weights' | 'ema'
+type Whole = 'weights' | 'ema' | FurtherEma
 
 export class Weights {
   readonly #banks = new Map<Bank, NativeBuffer>()
@@ -116,5 +119,5 @@ export class Weights {
 }
 
 function isWhole(name: Bank): name is Whole {
-  return name === 'weights' || name === 'ema'
+  return name === 'weights' || name.startsWith('ema')
 }

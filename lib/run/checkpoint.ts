@@ -1,6 +1,6 @@
 /**
  * Checkpoints of a run: `checkpoints/step-00001000/` with model.safetensors, ema.safetensors (where there is an EMA),
- * optimizer.safetensors and state.json, and `checkpoints/latest`, which names the newest; with a monitor `checkpoints/best`, which names
+ * optimizer.safetensors, ema-sigma-rel-*.safetensors (with emaSigmaRels) and state.json, and `checkpoints/latest`, which names the newest; with a monitor `checkpoints/best`, which names
  * the one of the best evaluation.
  *
  * A checkpoint is written to a hidden sibling folder, flushed to the disk and renamed: a folder with the final name is
@@ -65,6 +65,9 @@ export async function saveCheckpoint(
     await mkdir(parent).catch(unlessThere) // not recursively: a run that was moved away must not begin anew in its old place
     await mkdir(temporary)
     await writeStateDict(path.join(temporary, 'model.safetensors'), training.weights)
+    for (const [i, dict] of (training.powerEmas ?? []).entries()) {
+      await writeStateDict(path.join(temporary, powerEmaFile(sigmaRelsOf(state)[i])), dict)
+    }
     if (training.ema) await writeStateDict(path.join(temporary, 'ema.safetensors'), training.ema)
     await writeStateDict(path.join(temporary, 'optimizer.safetensors'), {
       ...withPrefix(training.m, firstMoment),
@@ -190,6 +193,9 @@ export async function readTrainingState(checkpoint: Checkpoint): Promise<Trainin
   return {
     weights: await read('model.safetensors'),
     ema: usesEma(state) ? await read('ema.safetensors') : undefined,
+    ...(sigmaRelsOf(state).length > 0 && {
+      powerEmas: await Promise.all(sigmaRelsOf(state).map((sigmaRel) => read(powerEmaFile(sigmaRel)))),
+    }),
     m: withoutPrefix(optimizer, firstMoment),
     v: withoutPrefix(optimizer, secondMoment),
     timestepLosses: optimizer[timestepLosses],
@@ -205,6 +211,15 @@ export async function readWeights(checkpoint: Checkpoint, o: { ema: boolean }): 
   const averaged = o.ema && usesEma(checkpoint.state)
   const name = averaged ? 'ema.safetensors' : 'model.safetensors'
   return (await readStateDict(path.join(checkpoint.folder, name))).dict
+}
+
+/** Where a checkpoint has the average of one of emaSigmaRels. */
+export function powerEmaFile(sigmaRel: number): string {
+  return `ema-sigma-rel-${sigmaRel}.safetensors`
+}
+
+function sigmaRelsOf({ options }: RunState): readonly number[] {
+  return (options.model.emaSigmaRels ?? []) as readonly number[]
 }
 
 function usesEma(state: RunState): boolean {

@@ -14,6 +14,7 @@ const diffusion = [
   'mixed',
   'objectives',
   'operations',
+  'power-ema',
   'queued',
   'same-image',
   'samplers',
