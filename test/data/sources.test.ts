@@ -364,6 +364,8 @@ describe('sources of images', () => {
       await refused(csv('file\n"listed/0000.png\n'), /line 2: a quote is never closed/, o)
       await refused(csv('file\n"listed/0000.png"x\n'), /line 2: a quote is in the middle/, o)
       await refused(csv('file\n'), /it has no rows/, o)
+      await refused(csv(`file${','.repeat(1000)}`), /line 1: it has more than 1000 fields/, o)
+      await refused(csv(`file\n"${'""'.repeat(2 ** 20)}"\n`), /line 2: a field has more than 1048576 characters/, o)
       const jsonl = (text: string) => write('bad.jsonl', text)
       await refused(jsonl('{"file_name": "listed/0000.png"}\n{"file_name": \n'), /line 2: it is not JSON/, o)
       await refused(

@@ -32,7 +32,7 @@ export async function idxSource(file: string, o: SourceOptions): Promise<ImageSo
 }
 
 const withIdx = <T>(file: string, use: (source: Source) => Promise<T>) =>
-  withSource(file, 'idx file of bytes', use, { argument: 'data' })
+  withSource(file, 'file of bytes in the idx format', use, { argument: 'data' })
 
 /** train-images-idx3-ubyte.gz has its labels in train-labels-idx1-ubyte.gz. */
 function labelFileOf(file: string): string | undefined {

@@ -27,6 +27,11 @@ interface Row {
 
 const missing = ['ENOENT', 'ENOTDIR', 'ENAMETOOLONG']
 
+/** Of a line. */
+const maxFields = 1000
+/** Characters of a field, and of a line of JSON. */
+const maxField = 2 ** 20
+
 /** Of a row in our lists, beside its texts. */
 const rowCost = 160
 
@@ -108,6 +113,7 @@ function* jsonRecords(text: string, bad: Source['bad']): Generator<Record> {
     const row = text.slice(from, end < 0 ? text.length : end)
     from = end < 0 ? text.length : end + 1
     line++
+    if (row.length > maxField) throw bad(`line ${line}: it has more than ${maxField} characters`)
     if (row.trim() === '') continue
     let json: unknown
     try {
@@ -148,6 +154,13 @@ function* tableRecords(text: string, separator: string, bad: Source['bad']): Gen
   }
 }
 
+/** Of the quote that opens at `at`; -1 where there is none. */
+function closingQuote(text: string, at: number): number {
+  let quote = text.indexOf('"', at + 1)
+  while (quote >= 0 && text[quote + 1] === '"') quote = text.indexOf('"', quote + 2)
+  return quote
+}
+
 /** Fields in quotes may have separators, line ends and doubled quotes. Empty lines are passed over. */
 function* tableRows(
   text: string,
@@ -155,20 +168,22 @@ function* tableRows(
   bad: Source['bad'],
 ): Generator<{ line: number; fields: string[] }> {
   const plain = new RegExp(`[^${separator}\\r\\n]*`, 'y')
-  const quoted = /"((?:[^"]|"")*)"/y
   let line = 1
   let at = 0
   while (at < text.length) {
     const begin = line
     const fields: string[] = []
     for (;;) {
-      const pattern = text[at] === '"' ? quoted : plain
-      pattern.lastIndex = at
-      const match = pattern.exec(text)
-      if (!match) throw bad(`line ${line}: a quote is never closed`)
-      at += match[0].length
-      if (pattern === quoted) line += match[0].split('\n').length - 1
-      fields.push(pattern === quoted ? match[1].replaceAll('""', '"') : match[0])
+      const isQuoted = text[at] === '"'
+      plain.lastIndex = at
+      const end = isQuoted ? closingQuote(text, at) + 1 : at + plain.exec(text)![0].length
+      if (end === 0) throw bad(`line ${line}: a quote is never closed`)
+      if (fields.length === maxFields) throw bad(`line ${line}: it has more than ${maxFields} fields`)
+      if (end - at > maxField) throw bad(`line ${line}: a field has more than ${maxField} characters`)
+      const field = text.slice(at, end)
+      at = end
+      if (isQuoted) line += field.split('\n').length - 1
+      fields.push(isQuoted ? field.slice(1, -1).replaceAll('""', '"') : field)
       if (text[at] !== separator) break
       at++
     }

@@ -49,10 +49,10 @@ export const dataCorpus: Corpus = {
       tar(Object.fromEntries(Array.from({ length: 300 }, (_, i) => [`${'n/'.repeat(20_000)}${i}.png`, png]))),
     ),
     bomb('tar', 'tar of zeros', 'x.tar', () => new Uint8Array(2 ** 26)),
-    bomb('tar', 'tar of links', 'x.tar', () => {
-      const link = tar({ 'a.png': '' })
-      link.write('2', 156)
-      return link
+    bomb('tar', 'tar with a damaged header', 'x.tar', () => {
+      const damaged = tar({ 'a.png': '' })
+      damaged.write('2', 156)
+      return damaged
     }),
     bomb('manifest', 'csv of commas', 'x.csv', () => `file${','.repeat(3e7)}\n`),
     bomb('manifest', 'csv of quotes', 'x.csv', () => `file\n"${'""'.repeat(1e7)}`),
