@@ -72,7 +72,8 @@ export interface PathOptions {
   /**
    * In place of `sampler` and its options: a scheduler_config.json of diffusers, reproduced step for step: DDPM, DDIM,
    * DPMSolverMultistep, EulerDiscrete, EulerAncestralDiscrete, HeunDiscrete, LMSDiscrete, KDPM2Discrete, KDPM2AncestralDiscrete,
-   * DPMSolverSDE, DEISMultistep, DPMSolverSinglestep, UniPCMultistep, PNDM or LCM. Its schedule and prediction_type replace the model's; num_train_timesteps
+   * DPMSolverSDE, DEISMultistep, DPMSolverSinglestep, UniPCMultistep, PNDM or LCM; EDMEuler and
+   * FlowMatchEulerDiscrete for models of parameterization 'edm' and 'flow'. Its schedule and prediction_type replace the model's; num_train_timesteps
    * must be the model's. Default: none.
    */
   scheduler?: SchedulerConfig

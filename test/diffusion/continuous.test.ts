@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { compVisConfig } from '../../lib/diffusion/compvis-config'
+import { predictionOf, startRow } from '../../lib/diffusion/prediction'
 import { drawNormal } from '../../lib/diffusion/timestep-sampler'
 import type { Value } from '../../lib/graph'
 import { DDPM, type DDPMOptions, type SampleOptions, Tensor } from '../../lib/index'
@@ -135,29 +136,30 @@ function exact(o: Partial<DDPMOptions>): DDPM {
     channels: 1,
     clipDenoised: false,
     device: testDevice,
-    model: async (x, t) => {
-      const [state, [i]] = [await x.data(), await t.data()]
-      const [a, b] = [ddpm.sqrtAlphasCumprod[i], ddpm.sqrtOneMinusAlphasCumprod[i]]
-      const spread = a * a * deviation ** 2 + b * b
-      const out = state.map((v) => {
-        const parts = mixture.map(({ w, centre }) => ({
-          p: w * Math.exp(-((v - a * centre) ** 2) / (2 * spread)),
-          centre,
-        }))
-        const total = parts.reduce((sum, { p }) => sum + p, 0) || 1
-        const start = parts.reduce(
-          (sum, { p, centre }) => sum + (p / total) * (centre + ((a * deviation ** 2) / spread) * (v - a * centre)),
-          0,
-        )
-        const noise = (v - a * start) / b
-        if (o.parameterization === 'flow') return noise - start
-        const root = Math.hypot(b, 0.5 * a)
-        return (b / (0.5 * root)) * start - ((0.5 * a) / root) * noise
-      })
-      return Tensor.from(out, x.shape)
-    },
+    model: async (x, t) => Tensor.from(await exactOutput(ddpm, o.parameterization, x, t), x.shape),
   })
   return ddpm
+}
+
+async function exactOutput(ddpm: DDPM, parameterization: unknown, x: Tensor, t: Tensor): Promise<Float32Array> {
+  const [state, [i]] = [await x.data(), await t.data()]
+  const [a, b] = [ddpm.sqrtAlphasCumprod[i], ddpm.sqrtOneMinusAlphasCumprod[i]]
+  const spread = a * a * deviation ** 2 + b * b
+  return state.map((v) => {
+    const parts = mixture.map(({ w, centre }) => ({
+      p: w * Math.exp(-((v - a * centre) ** 2) / (2 * spread)),
+      centre,
+    }))
+    const total = parts.reduce((sum, { p }) => sum + p, 0) || 1
+    const start = parts.reduce(
+      (sum, { p, centre }) => sum + (p / total) * (centre + ((a * deviation ** 2) / spread) * (v - a * centre)),
+      0,
+    )
+    const noise = (v - a * start) / b
+    if (parameterization === 'flow') return noise - start
+    const root = Math.hypot(b, 0.5 * a)
+    return (b / (0.5 * root)) * start - ((0.5 * a) / root) * noise
+  })
 }
 
 const moment = (k: number) => {
@@ -202,6 +204,32 @@ describe('a mixture of two normals with the exact denoiser', () => {
       assertMixture(await samples.data(), sampling.sampler!)
     })
   }
+
+  it('bits/dim and single steps are those of the same denoiser as a prediction of x_0', async () => {
+    for (const parameterization of ['edm', 'flow'] as const) {
+      using ddpm = exact({ parameterization, timesteps: 40 })
+      const row = (t: number) => startRow(predictionOf({ parameterization }), ddpm.alphasCumprod[t])
+      using x0 = new DDPM({
+        ...{ parameterization: 'x0', givenBetas: ddpm.betas, clipDenoised: false, device: testDevice },
+        model: async (x, t) => {
+          const out = await exactOutput(ddpm, parameterization, x, t)
+          const [[p, q], state] = [row((await t.data())[0]), await x.data()]
+          return Tensor.from(
+            out.map((v, i) => p * state[i] + q * v),
+            x.shape,
+          )
+        },
+      })
+      const image = Tensor.from(
+        [-1, -0.6, 0, 0.6, 0.8, 1, 0.2, -0.2].map((v) => Math.round((v + 1) * 127.5) / 127.5 - 1),
+        [2, 1, 2, 2],
+      )
+      const [ours, theirs] = [await ddpm.calcBpd(image, { seed: 1 }), await x0.calcBpd(image, { seed: 1 })]
+      assertClose(await ours.totalBpd.data(), await theirs.totalBpd.data(), { rel: 2e-3, abs: 0 }, parameterization)
+      const [step, same] = [await ddpm.pMeanVariance(image, 20), await x0.pMeanVariance(image, 20)]
+      assertClose(await step.modelMean.data(), await same.modelMean.data(), { rel: 1e-4, abs: 1e-4 }, 'mean')
+    }
+  })
 
   it('flow: Euler is the straight line’s own, and FlowMatchEulerDiscreteScheduler’s', async () => {
     using ddpm = exact({ parameterization: 'flow', flowShift: 3 })
