@@ -8,7 +8,7 @@
 
 namespace ddpm {
 
-constexpr int32_t kBackendAbi = 10;
+constexpr int32_t kBackendAbi = 11;
 
 enum class ErrorCode : int32_t { none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal };
 

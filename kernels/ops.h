@@ -371,6 +371,15 @@ struct LossBackward {
   float delta;
 };  // dLoss {N,1,1,1}
 
+// Of classes: loss[n] = -log softmax(logits[n])[label[n]]; and its gradient dLogits = dLoss (softmax - one at the
+// label). logits {N,1,1,K}; label {N,1,1,1} i32, clamped to the classes; loss, dLoss {N,1,1,1}.
+struct CrossEntropy {
+  Tensor logits, label, loss;
+};
+struct CrossEntropyBackward {
+  Tensor logits, label, dLoss, dLogits;
+};
+
 // y[0] = sum_n x[n] w[n], all {N,1,1,1}; and its gradient dx[n] = dy[0] w[n]
 struct WeightedSum {
   Tensor x, weight, y;
@@ -403,6 +412,13 @@ struct PosteriorStep {
   Tensor rng, sample, step;  // ? ; see GaussianNoise
   Tensor y, x0;              // x0 ?
   int32_t clip;
+};
+
+// y[n] = x[n] (1 - amount + amount std(reference[n]) / std(x[n])), the standard deviations over all elements of a
+// sample: Lin et al. 2024, eq. 15 and 16. A sample of x without any deviation stays what it is. y may be x.
+struct RescaleGuidance {
+  Tensor x, reference, y;
+  float amount;
 };
 
 // The next step of a sampling, counted on the device: step[n] += 1, then t[n] = table[step[n]]. All i32; step, t
@@ -489,7 +505,8 @@ struct Ema {
   X(UpsampleNearest) X(UpsampleNearestBackward) X(AvgPool) X(AvgPoolBackward) X(FirResample) X(ToNhwc) X(ToNchw)   \
   X(Embedding) X(EmbeddingBackward) X(FourierEmbedding) X(TimestepEmbedding) X(Dropout)                                 \
   X(Loss) X(ElementLoss) X(LossBackward) X(WeightedSum) X(WeightedSumBackward)                      \
-  X(TimestepAffine) X(Extract) X(PosteriorStep) X(NextStep) X(GaussianNoise)                        \
+  X(CrossEntropy) X(CrossEntropyBackward)                                                           \
+  X(TimestepAffine) X(Extract) X(PosteriorStep) X(NextStep) X(GaussianNoise) X(RescaleGuidance)     \
   X(VarianceNoise) X(VariationalLoss) X(VariationalLossBackward)                                    \
   X(SumSquares) X(AdamW) X(Ema)
 // clang-format on

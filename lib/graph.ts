@@ -60,6 +60,7 @@ export class Graph {
   readonly #parameters = new Map<string, Value>()
   readonly #integers = new Map<ValueId, string>()
   #recomputing = false
+  #untrained = false
   /** Numbers that are part of the graph, by the names of the inputs that a Program binds them to. */
   readonly constants = new Map<string, Float32Array | Int32Array>()
   /** For each i32 input by its name whose numbers pick rows of tables, the rows there are. */
@@ -97,8 +98,12 @@ export class Graph {
   }
 
   #picks(index: Value, table: Value): void {
+    this.#picksOf(index, table.dims[0])
+  }
+
+  #picksOf(index: Value, rows: number): void {
     const name = this.#integers.get(index.id)
-    if (name !== undefined) this.rows.set(name, Math.min(table.dims[0], this.rows.get(name) ?? table.dims[0]))
+    if (name !== undefined) this.rows.set(name, Math.min(rows, this.rows.get(name) ?? rows))
   }
 
   /** The same slot asked for twice is the same value. */
@@ -107,7 +112,7 @@ export class Graph {
     if (!value) {
       const { name, offset, frozen = false } = slot
       const shape = slot.graphShape ?? slot.shape
-      value = this.#one('parameter', [], { name, shape, offset, frozen })
+      value = this.#one('parameter', [], { name, shape, offset, frozen: frozen || this.#untrained })
       this.#parameters.set(slot.name, value)
     }
     return value
@@ -236,6 +241,16 @@ export class Graph {
     return this.#one('slice', [x], o)
   }
 
+  /** The tokens (pixels) of a, then those of b: [n, h, w, c] and [n, h', w', c] to [n, 1, h w + h' w', c]. */
+  concatTokens(a: Value, b: Value): Value {
+    return this.#one('concatTokens', [a, b])
+  }
+
+  /** height * width tokens from `start` on, as [n, height, width, c]. */
+  sliceTokens(x: Value, o: { start: number; height: number; width: number }): Value {
+    return this.#one('sliceTokens', [x], o)
+  }
+
   upsampleNearest(x: Value, o: { factor: number }): Value {
     return this.#one('upsampleNearest', [x], o)
   }
@@ -298,6 +313,12 @@ export class Graph {
     return this.#one('loss', [pred, target], { type, delta })
   }
 
+  /** -log softmax(logits)[label], logits [n, 1, 1, k], label i32 [n, 1, 1, 1]: [n, 1, 1, 1]. */
+  crossEntropy(logits: Value, label: Value): Value {
+    this.#picksOf(label, logits.dims[3])
+    return this.#one('crossEntropy', [logits, label])
+  }
+
   /** The loss without any mean, in the dims of pred. No gradient. */
   elementLoss(pred: Value, target: Value, { type, delta = 1 }: ElementLoss): Value {
     return this.#one('elementLoss', [pred, target], { type, delta })
@@ -336,6 +357,14 @@ export class Graph {
       clip: o.clip,
     })
     return { y, x0 }
+  }
+
+  /**
+   * x with the standard deviation of `reference`, that of each sample over all its elements, as far as `amount` (0 to 1) says:
+   * kernels/ops.h RescaleGuidance. Flat samples. No gradient.
+   */
+  rescaleGuidance(x: Value, reference: Value, o: { amount: number }): Value {
+    return this.#one('rescaleGuidance', [x, reference], o)
   }
 
   /**
@@ -379,6 +408,19 @@ export class Graph {
     } finally {
       this.#recomputing = false
       this.native.region(false)
+    }
+  }
+
+  /**
+   * What `build` adds has no gradients of parameters, for `backward` with respect to inputs alone: parameters are read from the bank
+   * 'frozen', which is then bound to what else is 'weights'. Not for networks of which some parameters are frozen.
+   */
+  untrained<T>(build: () => T): T {
+    this.#untrained = true
+    try {
+      return build()
+    } finally {
+      this.#untrained = false
     }
   }
 

@@ -78,6 +78,20 @@ void withLoss(LossType type, float delta, F f) {
 
 float* rowOf(const Tensor& t, int64_t n, int64_t row) { return t.f32() + (n * t.h * t.w + row) * t.ld; }
 
+// The logits of a sample, and what they have to do with its label.
+struct Logits {
+  const float* x;
+  int64_t label;
+  double logSum;
+  Logits(const Tensor& logits, const Tensor& labels, int64_t n) : x(logits.f32() + n * logits.ld) {
+    const int64_t given = labels.i32()[n * labels.ld], last = logits.c - 1;
+    label = given < 0 ? 0 : given < last ? given : last;
+    double top = x[0];
+    for (int64_t k = 1; k < logits.c; ++k) top = x[k] > top ? x[k] : top;
+    logSum = top + __builtin_log(sumDouble(logits.c, [=, this](int64_t k) { return __builtin_exp(x[k] - top); }));
+  }
+};
+
 }  // namespace
 
 void run(CpuDevice& device, const Loss& op, void*) {
@@ -120,6 +134,23 @@ void run(CpuDevice& device, const LossBackward& op, void*) {
         });
       }
     });
+  });
+}
+
+void run(CpuDevice& device, const CrossEntropy& op, void*) {
+  device.pool.parallelFor(op.logits.n, [&](int64_t n, int) {
+    const Logits logits(op.logits, op.label, n);
+    op.loss.f32()[n * op.loss.ld] = float(logits.logSum - logits.x[logits.label]);
+  });
+}
+
+void run(CpuDevice& device, const CrossEntropyBackward& op, void*) {
+  device.pool.parallelFor(op.logits.n, [&](int64_t n, int) {
+    const Logits logits(op.logits, op.label, n);
+    const double dLoss = op.dLoss.f32()[n * op.dLoss.ld];
+    float* d = op.dLogits.f32() + n * op.dLogits.ld;
+    for (int64_t k = 0; k < op.logits.c; ++k)
+      d[k] = float(dLoss * (__builtin_exp(logits.x[k] - logits.logSum) - (k == logits.label)));
   });
 }
 

@@ -72,6 +72,37 @@ struct LossGradients {
   }
 };
 
+struct Logits {
+  Rows<const float> logits;
+  Rows<const int32_t> label;
+  int classes;
+  __device__ __forceinline__ int labelOf(int n) const { return min(max(element(label, n, 0), 0), classes - 1); }
+  // log sum exp, for every thread of the block; in double, as few as they are.
+  __device__ __forceinline__ double logSum(int n) const {
+    double top = element(logits, n, 0), sum = 0;
+    for (int k = 1; k < classes; ++k) top = element(logits, n, k) > top ? element(logits, n, k) : top;
+    for (int k = threadIdx.x; k < classes; k += kThreads) sum += exp(element(logits, n, k) - top);
+    return top + log(blockSum<kThreads>(sum));
+  }
+};
+
+// A block a sample.
+__global__ void __launch_bounds__(kThreads) crossEntropyKernel(Logits logits, Rows<float> loss) {
+  const int n = blockIdx.x;
+  const double total = logits.logSum(n);
+  if (threadIdx.x == 0) element(loss, n, 0) = float(total - element(logits.logits, n, logits.labelOf(n)));
+}
+
+__global__ void __launch_bounds__(kThreads)
+    crossEntropyGradientKernel(Logits logits, Rows<const float> dLoss, Rows<float> dLogits) {
+  const int n = blockIdx.x, label = logits.labelOf(n);
+  const double total = logits.logSum(n);
+  for (int k = threadIdx.x; k < logits.classes; k += kThreads) {
+    const double p = exp(element(logits.logits, n, k) - total);
+    element(dLogits, n, k) = float(element(dLoss, n, 0) * (p - (k == label)));
+  }
+}
+
 __global__ void __launch_bounds__(kThreads)
     weightedSumKernel(Rows<const float> x, Rows<const float> weight, Rows<float> y, int samples) {
   double sum = 0;
@@ -128,6 +159,17 @@ void run(CudaDevice& device, const LossBackward& op, void*) {
     pointwise(device, bySample({&op.dPred, &op.pred, &op.target}),
               LossGradients<type>{in(op.pred), in(op.target), in(op.dLoss), out(op.dPred), inverseSize, op.delta});
   });
+}
+
+void run(CudaDevice& device, const CrossEntropy& op, void*) {
+  const Logits logits = {in(op.logits), indices(op.label), op.logits.c};
+  launch<crossEntropyKernel>(unsigned(op.logits.n), kThreads, 0, device.stream(), logits, out(op.loss));
+}
+
+void run(CudaDevice& device, const CrossEntropyBackward& op, void*) {
+  const Logits logits = {in(op.logits), indices(op.label), op.logits.c};
+  launch<crossEntropyGradientKernel>(unsigned(op.logits.n), kThreads, 0, device.stream(), logits, in(op.dLoss),
+                                     out(op.dLogits));
 }
 
 void run(CudaDevice& device, const WeightedSum& op, void*) {

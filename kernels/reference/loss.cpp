@@ -1,4 +1,5 @@
 // Losses, a value for each sample, and the weighted sum over samples.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/reference/reference.h"
@@ -70,6 +71,36 @@ void run(const LossBackward& op) {
     const double d = derivative(double(at(op.pred, row, c)) - at(op.target, row, c), op.type, op.delta);
     at(op.dPred, row, c) = float(at(op.dLoss, n, 0) * d / sampleSize(op.pred));
   });
+}
+
+namespace {
+
+double logSumExp(const Tensor& logits, int n) {
+  double top = at(logits, n, 0);
+  for (int k = 1; k < logits.c; ++k) top = std::max(top, double(at(logits, n, k)));
+  double sum = 0;
+  for (int k = 0; k < logits.c; ++k) sum += std::exp(double(at(logits, n, k)) - top);
+  return top + std::log(sum);
+}
+
+int labelOf(const Tensor& logits, const Tensor& label, int n) { return std::clamp(index(label, n), 0, logits.c - 1); }
+
+}  // namespace
+
+void run(const CrossEntropy& op) {
+  for (int n = 0; n < op.logits.n; ++n) {
+    at(op.loss, n, 0) = float(logSumExp(op.logits, n) - at(op.logits, n, labelOf(op.logits, op.label, n)));
+  }
+}
+
+void run(const CrossEntropyBackward& op) {
+  for (int n = 0; n < op.logits.n; ++n) {
+    const double total = logSumExp(op.logits, n);
+    const int label = labelOf(op.logits, op.label, n);
+    for (int k = 0; k < op.logits.c; ++k) {
+      at(op.dLogits, n, k) = float(at(op.dLoss, n, 0) * (std::exp(at(op.logits, n, k) - total) - (k == label)));
+    }
+  }
 }
 
 void run(const WeightedSum& op) {

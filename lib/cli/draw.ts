@@ -24,6 +24,17 @@ export const drawOptions = {
     help: 'names or numbers of classes, which images take in turn (all, of a class-conditional model)',
   },
   guidance: { kind: 'number', help: 'scale of classifier-free guidance: 1 is none, more exaggerates the class (1)' },
+  'guidance-interval': {
+    kind: 'string',
+    value: 'low,high',
+    help: 'noise levels sigma between which there is guidance, such as 0.3,2 (all)',
+  },
+  'guidance-rescale': {
+    kind: 'number',
+    min: 0,
+    max: 1,
+    help: 'how much of the contrast that guidance adds is taken back (0)',
+  },
   sampler: {
     kind: 'string',
     value: 'name',
@@ -69,6 +80,12 @@ export const drawOptions = {
     value: 'file',
     help: 'an image, white where --init-image is kept and black where it is drawn',
   },
+  'jump-n-sample': {
+    kind: 'integer',
+    min: 1,
+    help: 'with --mask: how often each part of the steps is taken, as RePaint does it (1)',
+  },
+  'jump-length': { kind: 'integer', min: 1, help: 'steps of such a part (10)' },
   interpolate: { kind: 'seeds', value: 'a,b', help: 'images on the way from the one of seed a to that of seed b' },
 } as const satisfies OptionTable
 
@@ -90,6 +107,7 @@ const ofSamplers = {
   order: 'solverOrder',
   mask: 'mask',
   clip: 'clipDenoised',
+  'jump-n-sample': 'jumpNSample',
 } as const
 
 function samplerOf(values: DrawValues) {
@@ -112,6 +130,12 @@ export function checkDrawOptions(values: DrawValues): void {
   }
   together('strength', values['init-image'] !== undefined, '--init-image')
   together('mask', values['init-image'] !== undefined, '--init-image')
+  together('jump-n-sample', values.mask !== undefined, '--mask')
+  together('jump-length', values['jump-n-sample'] !== undefined, '--jump-n-sample')
+  for (const name of ['guidance-interval', 'guidance-rescale'] as const) {
+    together(name, values.guidance !== undefined, '--guidance')
+  }
+  intervalOf(values)
   if (values.scheduler !== undefined) {
     for (const name of ['sampler', 'spacing', 'sigmas', 'clip'] as const)
       together(name, false, 'no --scheduler, which says it')
@@ -120,6 +144,13 @@ export function checkDrawOptions(values: DrawValues): void {
   if (values.interpolate.length !== 2) throw new UsageError('--interpolate: expected two seeds, such as 1,2')
   for (const name of ['seed', 'batch', 'first', 'init-image'] as const) together(name, false, 'no --interpolate')
   if (values.class?.includes(',')) throw new UsageError('--interpolate takes one --class')
+}
+
+function intervalOf({ 'guidance-interval': text }: DrawValues): [number, number] | undefined {
+  if (text === undefined) return undefined
+  const [low, high, ...more] = text.split(',').map((part) => (part.trim() === '' ? Number.NaN : Number(part)))
+  if (low >= 0 && low <= high && more.length === 0) return [low, high]
+  throw new UsageError('--guidance-interval: expected two noise levels, such as 0.3,2')
 }
 
 /** Some images, one after another. */
@@ -191,13 +222,18 @@ export async function* drawImages(
   }
 }
 
-type PathOptions = Omit<SampleOptions, 'returnIntermediates' | 'image' | 'strength' | 'mask'>
-type StartOptions = Pick<SampleOptions, 'image' | 'strength' | 'mask'>
+type PathOptions = Omit<SampleOptions, 'returnIntermediates' | keyof StartOptions>
+type StartOptions = Pick<SampleOptions, 'image' | 'strength' | 'mask' | 'jumpNSample' | 'jumpLength'>
 
 /** How samples are drawn, whatever they begin with. */
 async function pathOptions(ddpm: DDPM, values: DrawValues): Promise<PathOptions> {
   const { sampler: given, spacing, sigmas, discretize, eta, order, clip, guidance, interpolate } = values
-  const shared = { guidanceScale: guidance, clipDenoised: clip && clip === 'yes' }
+  const shared = {
+    guidanceScale: guidance,
+    guidanceInterval: intervalOf(values),
+    guidanceRescale: values['guidance-rescale'],
+    clipDenoised: clip && clip === 'yes',
+  }
   const limited = (steps: number) => values.steps ?? Math.min(steps, ddpm.numTimesteps)
   if (values.scheduler !== undefined) {
     const scheduler: SchedulerConfig = await readJsonFile(values.scheduler, { argument: 'scheduler' })
@@ -233,7 +269,8 @@ async function startImage(ddpm: DDPM, values: DrawValues): Promise<((n: number) 
   return (n) => {
     const image = new Float32Array(n * pixels.length)
     for (let i = 0; i < n; i++) image.set(pixels, i * pixels.length)
-    return { image: Tensor.wrap(image, [n, channels, ...size]), strength, mask }
+    const jumps = { jumpNSample: values['jump-n-sample'], jumpLength: values['jump-length'] }
+    return { image: Tensor.wrap(image, [n, channels, ...size]), strength, mask, ...jumps }
   }
 }
 

@@ -9,19 +9,16 @@ export type ClassLabels = Integers | string | readonly (string | number)[]
 export interface Condition {
   /** A label for each sample; undefined where the network takes none. */
   readonly y?: Int32Array
-  /** Undefined: no guidance, and one evaluation of the network in place of two. */
-  readonly guidance?: { readonly scale: number; readonly nullClass: number }
   /** Tokens [n, l, contextDim]; undefined where the network takes none. */
   readonly context?: Tensor
 }
 
 /** What the graph of a conditioned network depends on: a part of programs' keys. */
 export interface ConditionKind {
-  readonly guided: boolean
   /** 0 without context. */
   readonly contextLength: number
 }
 
-export function kindOf({ guidance, context }: Condition): ConditionKind {
-  return { guided: guidance !== undefined, contextLength: context?.shape[1] ?? 0 }
+export function kindOf({ context }: Condition): ConditionKind {
+  return { contextLength: context?.shape[1] ?? 0 }
 }

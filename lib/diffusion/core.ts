@@ -12,6 +12,9 @@ import { LossScale } from './loss-scale'
 import type { Schedule } from './schedule'
 import type { Settings } from './settings'
 
+/** Where a model has its core, for those that are given the model. */
+export const coreOf = Symbol('core')
+
 /** Samples as the ops see them: [n, 1, 1, d]. */
 export interface Extent {
   readonly n: number

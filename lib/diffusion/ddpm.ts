@@ -9,6 +9,7 @@ import { hasConfig } from '../nn/unet-config'
 import type { StateDict } from '../nn/weights'
 import { type Parsed, parseOptions } from '../options'
 import { checkShape, Tensor } from '../tensor'
+import type { OptimizerOptions } from './adamw'
 import { checkClassNames, classLabel } from './class-names'
 import { readCompVisConfig } from './compvis-config'
 import type { Core } from './core'
@@ -60,7 +61,7 @@ import type { Intermediates } from './sampling-options'
 import { defaultSchedule } from './schedule'
 import type { SchedulerConfig } from './scheduler-config'
 import { emaName, modelPrefix } from './state'
-import type { OptimizerOptions, TrainResult } from './training-step'
+import type { TrainResult } from './training-step'
 
 /**
  * Named tensors: with firstStageKey's, images NHWC (or NHW) in [-1, 1]; with classKey's, class

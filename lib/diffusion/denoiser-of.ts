@@ -5,14 +5,14 @@ import type { Network } from '../nn/network'
 import { withTrained } from '../nn/trained'
 import { networkOfConfig } from '../nn/unet-config'
 import { type Denoiser, type DenoiserFunction, FunctionDenoiser, isNetwork, NetworkDenoiser } from './denoiser'
-import { checkClasses } from './given-condition'
+import { checkConditions } from './given-condition'
 import { checkVariance } from './learned-variance'
 import type { ModelSettings } from './model-options'
 
 /** Throws `invalid-argument` for options that do not go together. */
 export function denoiserOf(options: ModelSettings, device: Device): Denoiser {
   const model = modelOf(options)
-  checkClasses(options, isNetwork(model) ? model : undefined)
+  checkConditions(options, isNetwork(model) ? model : undefined)
   checkVariance(options)
   if (isNetwork(model)) checkTimes(options, model)
   const learned = options.varianceType !== 'fixed'

@@ -27,6 +27,8 @@ export type DenoiserFunction = (x: Tensor, t: Tensor) => Tensor | Promise<Tensor
 export interface DenoiserMode extends ConditionKind {
   /** With dropout. */
   readonly train: boolean
+  /** What the condition's inputs are called: those of the negative one, of guidance, begin with 'negative.'. Default 'given'. */
+  readonly of?: 'given' | 'negative'
 }
 
 export interface DenoiserOutput {
@@ -114,50 +116,27 @@ export class NetworkDenoiser implements Denoiser {
     x: Value,
     t: Value,
     shape: Shape,
-    { train, guided, contextLength }: DenoiserMode,
+    { train, contextLength, of = 'given' }: DenoiserMode,
   ): DenoiserOutput {
     const [n, channels, height, width] = shape
     const rng = train ? graph.input('dropoutRng', [1, 1, 1, 4], 'i32') : undefined
     const images = graph.toNhwc(x, { channels, height, width })
-    const { contextDim } = this.module
-    const context = contextDim ? graph.input('context', [n, 1, contextLength, contextDim]) : undefined
+    const { contextDim, numClasses } = this.module
+    const name = (input: string) => (of === 'given' ? input : `negative.${input}`)
+    const context = contextDim ? graph.input(name('context'), [n, 1, contextLength, contextDim]) : undefined
     const flat = this.module.selfCondition && graph.input('estimate', x.dims)
     const estimate = flat ? graph.toNhwc(flat, { channels, height, width }) : undefined
-    const predict = (y?: Value) => {
-      const out = graph.toNchw(this.module.build({ graph, train, rng }, images, t, { y, context, estimate }))
-      return this.learned ? halves(graph, out) : { prediction: out }
-    }
-    const labels = (name: string) => graph.input(name, [n, 1, 1, 1], 'i32')
-    if (this.module.numClasses === undefined) return predict()
-    const conditional = predict(labels('labels'))
-    if (!guided) return conditional
-    // eps_u + s (eps_c - eps_u): Ho & Salimans 2022, eq. 6 with s = 1 + w.
-    const factor = (name: string) => graph.input(name, [1, 1, 1, 1])
-    const unconditional = predict(labels('nullClass'))
-    const first = labels('guidanceRow')
-    const [c, u] = [conditional.prediction, unconditional.prediction]
-    // The variance is the conditional one.
-    return { ...conditional, prediction: graph.timestepAffine(c, factor('guidance'), first, u, factor('1-guidance')) }
+    const y = numClasses === undefined ? undefined : graph.input(name('labels'), [n, 1, 1, 1], 'i32')
+    const out = graph.toNchw(this.module.build({ graph, train, rng }, images, t, { y, context, estimate }))
+    return this.learned ? halves(graph, out) : { prediction: out }
   }
 
-  async bindings(
-    _x: NativeBuffer,
-    _t: Int32Array,
-    shape: Shape,
-    { y, guidance, context }: Condition,
-  ): Promise<Bindings> {
-    const [n] = shape
+  async bindings(_x: NativeBuffer, _t: Int32Array, shape: Shape, { y, context }: Condition): Promise<Bindings> {
     return {
       ...this.active,
       ...(this.module.selfCondition && { estimate: new Float32Array(sizeOf(shape)) }),
       ...(y && { labels: y }),
       ...(context && { context: await context.binding(this.weights.device) }),
-      ...(guidance && {
-        nullClass: new Int32Array(n).fill(guidance.nullClass),
-        guidanceRow: new Int32Array(n),
-        guidance: Float32Array.of(guidance.scale),
-        '1-guidance': Float32Array.of(1 - guidance.scale),
-      }),
     }
   }
 

@@ -8,11 +8,13 @@ import type { StateDict } from '../nn/weights'
 import { parseOptions, type Seed } from '../options'
 import { drawTimesteps } from '../rng'
 import { checkShape, type Shape, sizeOf, Tensor } from '../tensor'
+import type { OptimizerOptions } from './adamw'
 import { type BitsPerDim, calcBpd } from './bits-per-dim'
-import { Core, checkTensor } from './core'
+import { Core, checkTensor, coreOf } from './core'
 import { denoiserOf } from './denoiser-of'
 import { LitEma } from './ema'
 import { conditionOf } from './given-condition'
+import { guidanceOf } from './guidance/given'
 import { checkLoss, getLoss, type LossResult, lossAndGradients, lossInput, pLosses, requireNetwork } from './losses'
 import {
   type CalcBpdOptions,
@@ -43,7 +45,7 @@ import { betasOf, scheduleOf } from './schedule-of'
 import { type LoadReport, loadStateDict, type Stateful, stateDict } from './state'
 import { timestepSamplerOf } from './timestep-sampler'
 import type { Timesteps } from './timesteps'
-import { type OptimizerOptions, Training, type TrainingState, type TrainResult } from './training-step'
+import { Training, type TrainingState, type TrainResult } from './training-step'
 import { noTimestepZero, Warnings } from './warnings'
 
 export abstract class DiffusionModel implements Schedule {
@@ -131,6 +133,11 @@ export abstract class DiffusionModel implements Schedule {
   /** @internal Runs `fn` with the schedule of now, which it keeps whatever is registered meanwhile. */
   protected call<T>(fn: (core: Core) => T | Promise<T>): Promise<T> {
     return this.#core.call(fn)
+  }
+
+  /** @internal */
+  get [coreOf](): Core {
+    return this.#core
   }
 
   get numTimesteps(): number {
@@ -250,13 +257,18 @@ export abstract class DiffusionModel implements Schedule {
   ): Promise<Tensor | LoopResult> {
     checkShape(shape)
     const o = parseOptions('pSampleLoop', options, loopSchema)
-    const { classLabels: labels, guidanceScale, context } = o
-    const condition = await conditionOf(core, shape[0], { labels, argument: 'classLabels', guidanceScale, context })
+    const { classLabels: labels, context } = o
+    const guide = o.guidingModel?.[coreOf].denoiser.network?.module
+    const forOthers = o.classifier !== undefined || guide?.numClasses !== undefined
+    const given = { labels, argument: 'classLabels', context, forOthers }
+    const condition = await conditionOf(core, shape[0], given)
+    const guidance = await guidanceOf(core, shape, { ...o, condition })
     const plan = choosePlan(core, { ...o, strength: o.strength || undefined })
     this.warn(plan.warnings ?? [])
     const { seed = core.seeds.next(), logEveryT = this.#options.logEveryT } = o
     if (o.image) await this.#warnings.ofRange(o.image, 'image')
-    const loop = () => samplingLoop(core, shape, plan, { ...o, condition, seed, logEveryT })
+    const loop = () =>
+      guidance.during(() => samplingLoop(core, shape, plan, { ...o, condition, guidance, seed, logEveryT }))
     const result = o.strength === 0 ? await untouched(o, shape, o.returnIntermediates) : await loop()
     return o.returnIntermediates ? result : result.samples
   }

@@ -22,6 +22,14 @@ export function varianceRow(
   return [offset, slope, low, o.ends ? 1 : 0]
 }
 
+/**
+ * The row by which kernels/ops.h VarianceNoise adds Sigma times a gradient to a mean, in place of a deviation times noise: of a
+ * learned variance by its own row, of another one by its value.
+ */
+export function meanShiftRow(variance: number | VarianceRow): VarianceRow {
+  return typeof variance === 'number' ? [2 * Math.log(variance), 0, 0, 0] : [2 * variance[0], 2 * variance[1], 0, 0]
+}
+
 /** beta_tilde; at t = 0, where that is 0, the next one's, as improved-diffusion has it. */
 export function trueVariance({ betas, alphasCumprod, alphasCumprodPrev }: Schedule, t: number): number {
   const at = Math.max(t, 1)
@@ -53,8 +61,8 @@ export function learnedLogVariance({ schedule, settings }: Core, v: Float32Array
   })
 }
 
-export function varianceInput(core: Core, g: Graph): Value {
-  return g.input('variance', [tableRows(core.numTimesteps), 1, 1, varianceRowLength])
+export function varianceInput(core: Core, g: Graph, rows = tableRows(core.numTimesteps)): Value {
+  return g.input('variance', [rows, 1, 1, varianceRowLength])
 }
 
 /**

@@ -8,7 +8,7 @@ import { type Shape, sizeOf, Tensor } from '../tensor'
 import { type Condition, kindOf } from './condition'
 import { type Core, checkTensor, extentOf } from './core'
 import type { NetworkDenoiser } from './denoiser'
-import { conditionOf, dropLabels, type GivenCondition } from './given-condition'
+import { conditionOf, dropContext, dropLabels, type GivenCondition } from './given-condition'
 import { boundBindings, boundTerm, defaultVlbWeight } from './learned-variance'
 import { denoise, denoiserBindings, preconditioningBindings } from './preconditioning'
 import { startRow, targetRow } from './prediction'
@@ -27,7 +27,6 @@ export interface LossResult {
 export interface LossInput {
   readonly x: Tensor
   readonly t: Int32Array
-  /** Without guidance. */
   readonly condition: Condition
   /** In place of drawn noise. */
   readonly noise?: Tensor
@@ -265,7 +264,10 @@ export async function lossInput(
   const t = await parseTimesteps(o.t, o.xStart.shape[0], core.numTimesteps)
   const { y, context } = await conditionOf(core, t.length, { labels: o.y, argument: 'y', context: o.context })
   const stream = o.stream ?? nextStream(core)
-  const condition = { y: y && o.train ? dropLabels(core, y, stream) : y, context }
+  const condition = {
+    y: y && o.train ? dropLabels(core, y, stream) : y,
+    context: context && o.train ? await dropContext(core, context, stream) : context,
+  }
   return withOwnEstimate(core, {
     x: o.xStart,
     t,

@@ -162,6 +162,11 @@ export interface ProcessOptions extends ScheduleOptions, TrainedOptions {
   nullClass?: number
   /** Probability that a label is replaced by `nullClass` in training: Ho & Salimans 2022, algorithm 1. Default 0. */
   classDropout?: number
+  /**
+   * Probability that a sample's context becomes zeros in training, for guidance away from no context: Ho & Salimans 2022, algorithm 1.
+   * Label and context of a sample are dropped together as far as both probabilities go. Default 0.
+   */
+  contextDropout?: number
   /** Names of the class labels from 0 on; they are kept with the model. Default: labels have no names. */
   classNames?: readonly string[]
 }
@@ -228,6 +233,7 @@ export const modelSchema = {
   timestepStd: number(undefined, { min: 1e-3, max: 1e3 }),
   nullClass: integer(undefined, { min: 0 }),
   classDropout: number(0, { min: 0, max: 1 }),
+  contextDropout: number(0, { min: 0, max: 1 }),
   classNames: array(string()),
   device: value<DeviceName | Device>('a device name', (v) => typeof v === 'string' || v instanceof Device),
   precision: oneOf(precisions, 'fp32'),

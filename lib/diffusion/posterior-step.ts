@@ -7,8 +7,9 @@ import { type Shape, Tensor } from '../tensor'
 import { type Condition, type ConditionKind, kindOf } from './condition'
 import { type Core, checkTensor, extentOf } from './core'
 import type { DenoiserOutput } from './denoiser'
+import { type GuidanceKind, guidedOutput, movedMean } from './guidance/nodes'
 import { learnedLogVariance, varianceInput, varianceTableOf } from './learned-variance'
-import { denoise, denoiserBindings } from './preconditioning'
+import { denoiserBindings } from './preconditioning'
 import { noiseBindings, noiseInputs, posteriorVariances } from './process'
 import { type Multistep, multistepNodes } from './sampling/multistep-nodes'
 import { posteriorTable, rowLength, tableRows } from './step-tables'
@@ -26,10 +27,14 @@ export interface StepKind extends ConditionKind {
   /** Also return what a learned variance is made of. */
   readonly raw?: boolean
   readonly deterministic?: boolean
+  /** What becomes of the denoiser's predictions; undefined: nothing. */
+  readonly guidance?: GuidanceKind
   /** The denoiser's output is an input, `out`. */
   readonly given?: boolean
   /** At its end it counts `row` up and sets `t` to what the input `timesteps`, a table, has there: the next run is the next step. */
   readonly advances?: boolean
+  /** Of the tables. Default: tableRows. */
+  readonly rows?: number
   /** What a multistep sampler adds to the fused step; see sampling/plan.ts. */
   readonly multistep?: Multistep
 }
@@ -41,7 +46,7 @@ export interface StepKind extends ConditionKind {
 export function stepProgram(core: Core, kind: StepKind): Promise<Program> {
   const { shape, clip, noise, x0, learned = false, raw = false, advances = false } = kind
   const { n, d } = extentOf(shape, 'x')
-  const rows = tableRows(core.numTimesteps)
+  const rows = kind.rows ?? tableRows(core.numTimesteps)
   const { history = 0, corrects = false, starts = false } = kind.multistep ?? {}
   const build = (g: Graph): Record<string, Value> => {
     const x = g.input('x', [n, 1, 1, d])
@@ -59,11 +64,12 @@ export function stepProgram(core: Core, kind: StepKind): Promise<Program> {
     learned,
     raw,
     advances,
-    guided: kind.guided,
+    guidance: kind.guidance ? JSON.stringify(kind.guidance) : '',
     contextLength: kind.contextLength,
     history,
     corrects,
     starts,
+    rows,
     given: kind.given ?? false,
   }
   return core.networkProgram('step', key, build, kind.deterministic)
@@ -83,24 +89,27 @@ function stepNodes(
   kind: StepKind,
   { x, row, t }: Record<'x' | 'row' | 't', Value>,
 ): Record<string, Value> {
-  const { shape, clip, noise, x0, learned = false, raw, guided, contextLength, multistep } = kind
+  const { shape, clip, noise, x0, learned = false, raw, contextLength, guidance, multistep } = kind
   const [n, , , d] = x.dims
-  const rows = tableRows(core.numTimesteps)
+  const rows = kind.rows ?? tableRows(core.numTimesteps)
   const table = g.input('table', [rows, 1, 1, rowLength])
   const { prediction, variance } = kind.given
     ? givenOutput(g, { n, d, learned })
-    : denoise(core, g, { x, t, shape, mode: { train: false, guided, contextLength } })
+    : guidedOutput(core, g, { x, t, shape }, { contextLength, guidance })
   const given =
     noise === 'given' || noise === 'shared' ? g.input('noise', [noise === 'given' ? n : 1, 1, 1, d]) : undefined
   const draw = noise === 'drawn' ? noiseInputs(g, n) : undefined
+  const moved = (y: Value) =>
+    guidance?.gradient === 'mean' ? movedMean(g, y, { row, rows, variance: variance ?? prediction }) : y
   if (learned && variance) {
-    const { y, x0: start } = g.posteriorStep(x, prediction, table, row, { clip })
+    const { y: mean, x0: start } = g.posteriorStep(x, prediction, table, row, { clip })
+    const y = moved(mean)
     const z = given ?? (draw && g.gaussianNoise(draw.rng, draw.sample, draw.step, { d, purpose: Purpose.posterior }))
-    const noisy = z ? g.varianceNoise(y, variance, varianceInput(core, g), row, z) : y
+    const noisy = z ? g.varianceNoise(y, variance, varianceInput(core, g, rows), row, z) : y
     return { y: noisy, ...(x0 && { x0: start }), ...(raw && { raw: variance }) }
   }
   const next = g.posteriorStep(x, prediction, table, row, { clip, noise: given, draw })
-  if (!multistep) return x0 ? next : { y: next.y }
+  if (!multistep) return { y: moved(next.y), ...(x0 && { x0: next.x0 }) }
   const nodes = multistepNodes(g, { ...multistep, x, row, rows, next })
   return {
     y: nodes.y,

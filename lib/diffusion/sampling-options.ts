@@ -14,6 +14,7 @@ import {
 } from '../options'
 import { Tensor } from '../tensor'
 import type { ClassLabels } from './condition'
+import { type GuidanceOptions, guidanceSchema } from './guidance/options'
 import type { StepEvent } from './sampling/loop'
 import { type SamplerName, samplerNamed } from './sampling/sampler-names'
 import { type SigmaSchedule, sigmaSchedules } from './sampling/sigmas'
@@ -21,7 +22,7 @@ import { type DdimDiscretization, maxTimesteps, type TimestepSpacing, timestepSp
 import type { SchedulerConfig } from './scheduler-config'
 
 /** How samples are drawn, whatever they begin with. */
-export interface PathOptions {
+export interface PathOptions extends GuidanceOptions {
   /**
    * 'ddpm' (default): ancestral; 'ddim': Song et al. 2021; 'plms': Liu et al. 2022; 'dpmsolver++' (2M; 'sde-dpmsolver++' with noise;
    * 'dpmsolver++singlestep'):
@@ -80,14 +81,13 @@ export interface PathOptions {
   /** Descending timesteps in place of `steps`, for a DDPMScheduler. Default: those of the scheduler. */
   timesteps?: readonly number[]
   /**
-   * For a class-conditional network: one label for all samples, or one for each; also the classes' names, as classLabel takes them.
+   * For a class-conditional network, and for a classifier: one label for all samples, or one for each; also the classes' names, as
+   * classLabel takes them.
    * Default: the null class; needed where there is none.
    */
   classLabels?: ClassLabels
   /** For a network with cross-attention, which needs it: tokens [n, l, contextDim]. */
   context?: Tensor
-  /** Of classifier-free guidance: 1 (default) is none, 0 unconditional, more than 1 exaggerates the class. */
-  guidanceScale?: number
   /** Clip the predicted x_0 to [-1, 1]. Default: the model's with 'ddpm', else false, as in the samplers' sources. 'plms', 'lms' and 'deis' can't. */
   clipDenoised?: boolean
   /** Fix every algorithm, so that an image is the same bit for bit in any batch. Default: the model's. */
@@ -115,7 +115,7 @@ export const pathSchema = {
   timesteps: array(integer(undefined, { min: 0 }), undefined, maxTimesteps),
   classLabels: value<ClassLabels>('a number, a name, an array, an Int32Array or a Tensor', isLabels),
   context: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
-  guidanceScale: number(),
+  ...guidanceSchema,
   clipDenoised: boolean(),
   deterministic: boolean(),
   onStep: func<(event: StepEvent) => unknown>(),
@@ -136,6 +136,14 @@ export interface SamplingOptions extends PathOptions {
   strength?: number
   /** Inpainting: 1 keeps the image's pixel, 0 draws it. [n or 1, c or 1, h, w]. Not for 'unipc' and 'dpmsolver++singlestep'. Default: all is drawn. */
   mask?: Tensor
+  /**
+   * Inpainting with 'ddpm' and 'ddim' by RePaint (Lugmayr et al. 2022, algorithm 1 and section 4.2): how often each part of
+   * `jumpLength` steps is taken, noise being added again in between, so that what is drawn goes with what is kept. 10 there; the names
+   * are diffusers'. Default 1: once.
+   */
+  jumpNSample?: number
+  /** How many steps a jump goes back. Default 10. */
+  jumpLength?: number
 }
 
 /** Whether a sampling returns the states on the way, too. */
@@ -153,6 +161,8 @@ export const samplingSchema = {
   image: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
   strength: number(undefined, { min: 0, max: 1 }),
   mask: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
+  jumpNSample: integer(undefined, { min: 1 }),
+  jumpLength: integer(undefined, { min: 1 }),
 } satisfies SchemaOf<SamplingOptions & Intermediates>
 
 /** Of pSampleLoop. */

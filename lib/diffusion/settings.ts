@@ -40,6 +40,7 @@ export interface Settings {
   readonly nullClass?: number
   readonly classNames?: readonly string[]
   readonly classDropout: number
+  readonly contextDropout: number
   readonly minSnrGamma?: number
   readonly offsetNoise: number
   readonly varianceType: VarianceType

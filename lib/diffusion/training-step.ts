@@ -1,13 +1,11 @@
 /** One training step as one program: q_sample, network, loss, gradients, AdamW, EMA. */
-
-import { isObject } from '../checkpoint/json'
 import { DiffusionError } from '../errors'
 import type { Graph, Value } from '../graph'
 import type { StateDict } from '../nn/weights'
-import { array, number, type Parsed, parseOptions, required, type SchemaOf, value } from '../options'
 import type { Program } from '../program'
 import { drawTimesteps } from '../rng'
 import type { Tensor } from '../tensor'
+import { hyperOf, type OptimizerOptions, type OptimizerSettings, parseOptimizer, rateOf } from './adamw'
 import type { Core } from './core'
 import type { NetworkDenoiser } from './denoiser'
 import { hyperLength, type LitEma } from './ema'
@@ -26,35 +24,9 @@ import {
   samplesOf,
   totalLosses,
 } from './losses'
-import { type LrSchedulerConfig, lrFactor, lrFactorAt } from './lr-scheduler'
 import { PowerEmas } from './power-ema'
 import type { TimestepSampler } from './settings'
 import { type DrawnTimesteps, drawNormal, LossSecondMoment, type NormalOptions } from './timestep-sampler'
-
-/** AdamW (Loshchilov & Hutter 2019) with torch.optim.AdamW's defaults. */
-export interface OptimizerOptions {
-  /** Learning rate; ddpm.py's self.learning_rate. */
-  lr: number
-  /** ddpm.py's scheduler_config: what the rate of each update is multiplied by. Default: that of the model's configuration, or none. */
-  lrSchedule?: LrSchedulerConfig
-  /** Decay of the averages of the gradient and of its square, each below 1. Default [0.9, 0.999]. */
-  betas?: readonly number[]
-  /** Added to the root of the averaged squares. Default 1e-8. */
-  eps?: number
-  /** Part of each weight, times lr, that is taken off in an update (decoupled). Default 0.01. */
-  weightDecay?: number
-  /** Gradients are scaled down to this global L2 norm; 0 (default): no clipping. */
-  maxGradNorm?: number
-}
-
-const optimizerSchema = {
-  lr: required(number(undefined, { min: 0 })),
-  lrSchedule: value<LrSchedulerConfig>('{ target, params }', isObject),
-  betas: array(number(undefined, { min: 0, max: 1 }), [0.9, 0.999]),
-  eps: number(1e-8, { min: 0 }),
-  weightDecay: number(0.01, { min: 0 }),
-  maxGradNorm: number(0, { min: 0 }),
-} satisfies SchemaOf<OptimizerOptions>
 
 export interface UpdateOptions {
   /** Change the weights after this batch; otherwise only add to the gradients. */
@@ -138,7 +110,7 @@ export class Training {
   #scale = 1
   #timesteps: LossSecondMoment | undefined
   readonly #powerEmas: PowerEmas | undefined
-  #options: Parsed<typeof optimizerSchema> | undefined
+  #options: OptimizerSettings | undefined
 
   constructor(
     readonly network: NetworkDenoiser,
@@ -171,16 +143,7 @@ export class Training {
 
   /** A new optimizer: its moments and its step start from zero. */
   configure(options: OptimizerOptions): void {
-    const parsed = parseOptions('configureOptimizers', options, optimizerSchema)
-    if (parsed.betas.length !== 2) {
-      throw new DiffusionError('invalid-argument', `betas: expected 2 numbers, got ${parsed.betas.length}`, {
-        argument: 'betas',
-        expected: '2 numbers',
-        received: String(parsed.betas.length),
-      })
-    }
-    if (parsed.lrSchedule) lrFactor(parsed.lrSchedule)
-    this.#options = parsed
+    this.#options = parseOptimizer(options)
     this.step = 0
     this.#powerEmas?.resume(0)
     this.accumulated = 0
@@ -239,31 +202,12 @@ export class Training {
     ema?.retreat()
   }
 
-  /** kernels/ops.h Hyper. Counts the step. */
-  #hyper(
-    options: Parsed<typeof optimizerSchema>,
-    o: UpdateOptions,
-    ema: LitEma | undefined,
-    scale: number,
-  ): Float32Array {
-    const { lr, lrSchedule } = options
-    const rate = o.lr ?? (lrSchedule ? lr * lrFactorAt(lrSchedule, this.step) : lr)
+  /** Counts the step. */
+  #hyper(options: OptimizerSettings, o: UpdateOptions, ema: LitEma | undefined, scale: number): Float32Array {
+    const lr = o.lr ?? rateOf(options, this.step)
     this.step += 1
-    const [beta1, beta2] = options.betas
-    const hyper = new Float32Array(hyperLength)
-    hyper.set([
-      rate,
-      1 - beta1,
-      1 - beta2,
-      options.eps,
-      options.weightDecay,
-      1 - beta1 ** this.step,
-      1 - beta2 ** this.step,
-      options.maxGradNorm,
-      1 / (o.accumulate * scale),
-      ema?.advance() ?? 1,
-    ])
-    return hyper
+    const gradScale = 1 / (o.accumulate * scale)
+    return hyperOf({ ...options, lr }, { step: this.step, gradScale, emaDecay: ema?.advance() })
   }
 
   /** A loss that is no number was not learned from: its gradients are none either. */

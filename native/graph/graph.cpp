@@ -207,7 +207,7 @@ const OpDef* findOp(const std::string& name) {
     std::map<std::string, const OpDef*> t;
     for (const auto* group :
          {&sourceOps(), &convOps(), &normOps(), &attentionOps(), &activationOps(), &elementwiseOps(), &resampleOps(),
-          &layoutOps(), &embeddingOps(), &lossOps(), &diffusionOps(), &varianceOps(), &optimizerOps()}) {
+          &layoutOps(), &tokenOps(), &embeddingOps(), &lossOps(), &diffusionOps(), &varianceOps(), &optimizerOps()}) {
       for (const OpDef& op : *group) t[op.name] = &op;
     }
     return t;

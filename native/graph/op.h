@@ -76,6 +76,7 @@ const std::vector<OpDef>& activationOps();
 const std::vector<OpDef>& elementwiseOps();
 const std::vector<OpDef>& resampleOps();
 const std::vector<OpDef>& layoutOps();
+const std::vector<OpDef>& tokenOps();
 const std::vector<OpDef>& embeddingOps();
 const std::vector<OpDef>& lossOps();
 const std::vector<OpDef>& diffusionOps();

@@ -3,10 +3,12 @@
 const diffusion = [
   'bits-per-dim',
   'class-conditional',
+  'classifier',
   'continuous',
   'cross-attention',
   'ema',
   'gaussian',
+  'guidance',
   'learned-variance',
   'lora',
   'losses',
@@ -16,6 +18,7 @@ const diffusion = [
   'operations',
   'power-ema',
   'queued',
+  'repaint',
   'same-image',
   'samplers',
   'sampling',
@@ -38,6 +41,7 @@ const ops = [
   'elementwise',
   'embedding',
   'group-norm',
+  'guidance',
   'layer-norm',
   'layout',
   'linear',
@@ -46,6 +50,7 @@ const ops = [
   'optimizer',
   'resample',
   'table-bounds',
+  'tokens',
   'variance',
 ]
 
@@ -57,9 +62,16 @@ export const opTests = ops.map(compiled('ops'))
 export const gpuTests = [
   ...opTests,
   ...['exit', 'precision', 'receivers', 'recordings', 'run-queue'].map(compiled('native')),
-  ...['unet', 'joined-linears', 'lora', 'recomputed', 'unet2d-golden', 'unet2d-options', 'lucidrains'].map(
-    compiled('nn'),
-  ),
+  ...[
+    'unet',
+    'encoder-unet',
+    'joined-linears',
+    'lora',
+    'recomputed',
+    'unet2d-golden',
+    'unet2d-options',
+    'lucidrains',
+  ].map(compiled('nn')),
   ...diffusion.map(compiled('diffusion')),
   ...['held-out-resume'].map(compiled('train')),
 ]

@@ -48,6 +48,7 @@ describe('LitEma', () => {
         deterministic: false,
         precision: 'fp32',
         classDropout: 0,
+        contextDropout: 0,
         offsetNoise: 0,
         varianceType: 'fixed',
       } as const

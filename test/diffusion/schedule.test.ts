@@ -90,6 +90,7 @@ const defaults = {
   deterministic: false,
   precision: 'fp32',
   classDropout: 0,
+  contextDropout: 0,
   offsetNoise: 0,
   varianceType: 'fixed',
 } as const

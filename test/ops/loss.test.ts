@@ -39,6 +39,39 @@ testOp(
   })),
 )
 
+testOp(
+  'crossEntropy',
+  [
+    [1, 1],
+    [3, 2],
+    [5, 1000],
+  ].map(([n, k]) => ({
+    title: `${n} samples of ${k} classes`,
+    inputs: {
+      logits: normals(new Random(41), [n, 1, 1, k], 3),
+      label: { dims: [n, 1, 1, 1], data: Int32Array.from({ length: n }, (_, i) => (i * 7) % k) },
+    },
+    build: (g, v) => g.crossEntropy(v.logits, v.label),
+    views: ['logits'],
+  })),
+)
+
+describe('crossEntropy', () => {
+  for (const backend of ['reference' as const, ...testedBackends]) {
+    it(`is -log softmax, without overflow (${backend})`, async () => {
+      const feeds = {
+        logits: { dims: [4, 1, 1, 2] as const, data: Float32Array.of(0, Math.log(3), 3e4, -3e4, 1, 2, 1, 2) },
+        label: { dims: [4, 1, 1, 1] as const, data: Int32Array.of(1, 1, 0, 1) },
+      }
+      const { loss } = await runGraph(backend, feeds, (g, v) => ({
+        loss: g.crossEntropy(v.logits, v.label),
+      }))
+      const far = Math.log(1 + Math.E)
+      assertClose(loss, [Math.log(4 / 3), 6e4, far, far - 1], { abs: 1e-6, rel: 1e-6 }, 'loss')
+    })
+  }
+})
+
 describe('loss', () => {
   for (const backend of ['reference' as const, ...testedBackends]) {
     it(`is Huber's by its closed form (${backend})`, async () => {

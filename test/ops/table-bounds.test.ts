@@ -41,6 +41,11 @@ const cases: Record<string, Case> = {
     inputs: { x: flat(1), raw: flat(2), table: table(3, 4), noise: flat(4) },
     build: (g, v) => g.varianceNoise(v.x, v.raw, v.table, v.t, v.noise),
   },
+  crossEntropy: {
+    inputs: { logits: normals(new Random(11), [n, 1, 1, rows]) },
+    build: (g, v) => g.crossEntropy(v.logits, v.t),
+    wrt: 'logits',
+  },
   variationalLoss: {
     inputs: terms,
     build: (g, v) => g.variationalLoss(v.mean, v.trueMean, v.x0, v.raw, v.table, v.t),

@@ -1,5 +1,5 @@
 /** Ancestral sampling: Ho et al. 2020, algorithm 2, through every timestep or fewer. */
-import { timestepVariance, varianceRow } from '../learned-variance'
+import { meanShiftRow, timestepVariance, varianceRow } from '../learned-variance'
 import { type Prediction, startRow } from '../prediction'
 import { posteriorVariance, respacedTimesteps, type TimestepSpacing } from '../schedule'
 import type { VarianceType } from '../settings'
@@ -17,7 +17,8 @@ export function ancestralPlan(
     const [p, q, m, state, , noise] = table.subarray(t * rowLength, (t + 1) * rowLength)
     const { varianceType } = settings
     const variance = varianceType === 'fixed' ? undefined : timestepVariance(varianceType, schedule, t)
-    return { t, prediction: [p, q], next: { state, m: [m], noise }, ...(variance && { variance }) }
+    const meanShift = meanShiftRow(variance ?? Math.exp(schedule.posteriorLogVarianceClipped[t]))
+    return { t, prediction: [p, q], next: { state, m: [m], noise }, meanShift, ...(variance && { variance }) }
   })
   const clip = o.clipDenoised ?? settings.clipDenoised
   return makePlan(lastPart(evaluations.reverse(), o.strength), schedule.betas.length, { clip })
@@ -64,6 +65,7 @@ export function ancestralStep(
   const learned = varianceType !== 'fixed' && varianceRow(varianceType, { beta, posterior: variance, ends: !o.noisy })
   return {
     ...(learned && { variance: learned }),
+    meanShift: meanShiftRow(learned || variance),
     t,
     prediction: startRow(o.parameterization, bar),
     next: {

@@ -11,8 +11,9 @@ import { type SchedulerCall, schedulerPlan } from './diffusers'
 import { continuousPlan } from './diffusers-continuous'
 import { lcmPlan } from './lcm'
 import { isLevelSampler, type LevelSamplerName, levelPlan, levelSamplers } from './level-samplers'
-import type { PlanContext, SamplingPlan } from './plan'
+import { makePlan, type PlanContext, type SamplingPlan } from './plan'
 import { plmsPlan } from './plms'
+import { resampledEvaluations } from './repaint'
 import { type Sampler, samplerNamed, samplers } from './sampler-names'
 import type { SigmaSchedule } from './sigmas'
 
@@ -35,6 +36,8 @@ export interface SamplerChoice {
   readonly clipDenoised?: boolean
   /** Of the steps, this part from the end on (default 1: all). */
   readonly strength?: number
+  readonly jumpLength?: number
+  readonly jumpNSample?: number
   /** Whether there is one. */
   readonly mask?: unknown
   readonly xT?: unknown
@@ -53,12 +56,14 @@ export const owners: Partial<Record<keyof SamplerChoice, readonly Sampler[]>> = 
   sigmas: levelSamplersWith(() => true),
   solverOrder: levelSamplersWith(({ order }) => order !== undefined),
   mask: ['ddpm', 'ddim', 'plms', 'lcm', ...levelSamplersWith(({ maskless }) => !maskless)],
+  jumpNSample: ['ddpm', 'ddim'],
+  jumpLength: ['ddpm', 'ddim'],
   clipDenoised: ['ddpm', 'ddim', 'lcm', ...levelSamplersWith(({ predictsNoise }) => !predictsNoise)],
 }
 
 /** Throws `invalid-argument` for an option that the sampler does not have. */
 export function choosePlan(context: PlanContext, o: SamplerChoice): SamplingPlan {
-  const plan = planOf(context, o)
+  const plan = withJumps(planOf(context, o), context, o)
   // A scheduler says all of it itself.
   if (o.scheduler) return plan
   const own = { ...plan, warnings: startWarnings(plan, context, o) }
@@ -67,6 +72,19 @@ export function choosePlan(context: PlanContext, o: SamplerChoice): SamplingPlan
   // A prediction of the noise has no threshold.
   const predictsImage = owners.clipDenoised?.includes(samplerNamed(o.sampler ?? 'ddpm').sampler)
   return predictsImage ? { ...own, clip: true, threshold } : own
+}
+
+/** RePaint's, where they are asked for. */
+function withJumps(plan: SamplingPlan, { schedule }: PlanContext, o: SamplerChoice): SamplingPlan {
+  const { jumpNSample: times, jumpLength: length = 10 } = o
+  if (times === undefined) {
+    if (o.jumpLength !== undefined) throw wrong('jumpNSample', 'jumpNSample: needed with jumpLength')
+    return plan
+  }
+  if (!o.mask) throw wrong('mask', 'mask: needed with jumpNSample, which harmonizes what is drawn with what is kept')
+  const evaluations = resampledEvaluations(plan.evaluations, { length, times, schedule })
+  const { clip, threshold, warnings } = plan
+  return { ...makePlan(evaluations, schedule.betas.length, { clip, threshold }), warnings }
 }
 
 /** More of an image than there is at the last timestep, as a factor, is more than networks see past. */
@@ -192,6 +210,8 @@ function schedulerCall(o: SamplerChoice): SchedulerCall {
     'sTmin',
     'sTmax',
     'sNoise',
+    'jumpNSample',
+    'jumpLength',
   ] as const) {
     if (o[name] !== undefined) throw wrong(name, `${name} is decided by scheduler`)
   }

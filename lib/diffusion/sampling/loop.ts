@@ -11,12 +11,14 @@ import { RunQueue } from '../../run-queue'
 import { type Shape, Tensor } from '../../tensor'
 import { type Condition, kindOf } from '../condition'
 import { type Core, checkTensor, extentOf } from '../core'
+import { Guidance } from '../guidance/guidance'
+import type { GuidancePart } from '../guidance/part'
 import { type StepKind, stepProgram } from '../posterior-step'
 import { denoiserBindings } from '../preconditioning'
 import { noiseBindings, noiseProgram } from '../process'
-import { tableRows } from '../step-tables'
 import { type Clock, checkImage, copyOf, type ImageOptions, Inpainting, noiseImage } from './image'
 import type { Evaluation, SamplingPlan } from './plan'
+import { Jumps } from './repaint'
 import { Thresholding } from './threshold'
 
 /** How many steps are asked for before they are waited for: an abort waits as long, where a device runs ahead of its host. */
@@ -45,6 +47,8 @@ export interface LoopOptions extends ImageOptions {
   /** The noise of step i, counted from 0, in place of drawn noise. */
   readonly noise?: (i: number) => Tensor | Promise<Tensor>
   readonly condition: Condition
+  /** Default: none. */
+  readonly guidance?: { parts(plan: SamplingPlan): Promise<readonly GuidancePart[]> }
   readonly returnIntermediates: boolean
   /** Keep the states after the first step and after each step whose number, counted down to 0, this divides. */
   readonly logEveryT: number
@@ -81,6 +85,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     advances: plan.threshold === undefined,
     ...kindOf(o.condition),
     deterministic: o.deterministic,
+    rows: plan.rows,
     multistep: plan.history > 0 || plan.corrects || plan.starts ? plan : undefined,
   } as const
   const held: { release(): void }[] = []
@@ -108,6 +113,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     checkAborted(o.signal)
   }
   try {
+    const guidance = hold(new Guidance((await o.guidance?.parts(plan)) ?? []))
     const tables = holdTables(core, plan, noise, hold)
     let x = o.xT ? hold(await copyOf(core, o.xT)) : allocate()
     let next = allocate()
@@ -129,6 +135,8 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     const snapshot = async (buffer: NativeBuffer) => Tensor.wrap(await buffer.read(0, n * d), shape)
     const inpainting = o.image && o.mask ? hold(await Inpainting.create(core, o.image, o.mask)) : undefined
 
+    const jumps = plan.evaluations.some(({ jump }) => jump) ? hold(new Jumps(core, shape, plan)) : undefined
+
     if (o.image && o.strength !== undefined && !o.xT) {
       const image = hold(await copyOf(core, o.image))
       noiseImage(queue, core, { shape, image, clock, purpose: Purpose.initial, y: x })
@@ -139,7 +147,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     const intermediates = o.returnIntermediates ? [await snapshot(x)] : []
     const predX0 = [...intermediates]
 
-    const { external } = core.denoiser
+    const external = core.denoiser.external || guidance.external
     const denoiserAt = async (at: number) =>
       stage(await denoiserBindings(core, { x, t: new Int32Array(n).fill(at), shape, condition: o.condition }))
     const noiseAt = async (i: number) =>
@@ -156,21 +164,33 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
       // With thresholding, `row` is another one.
       if (thresholding) row.write(new Int32Array(n).fill(i))
       if (thresholding) t.write(new Int32Array(n).fill(evaluation.t))
+      if (evaluation.jump) {
+        jumps?.addNoise(queue, { x, y: next, clock })
+        ;[x, next] = [next, x]
+      }
       if (!plan.evaluations[i - 1]?.partial) inpainting?.blendNoisy(queue, x, clock)
-      if (external || thresholding) await flush()
+      if (external) await flush()
+      const guided = guidance.at(evaluation.t)
+      await guided.prepare(queue, { x, t, timestep: evaluation.t })
+      if (thresholding) await flush()
       const denoiser = { ...(inEachStep ? await denoiserAt(evaluation.t) : once), ...(estimate && { estimate }) }
-      const own = await thresholding?.step(i, { x, t, table: tables.table, denoiser })
+      const own = await thresholding?.step(i, {
+        ...{ x, t, table: tables.table, denoiser },
+        ...{ guidance: guided.kind, guided: guided.ofPrediction },
+      })
       const others = own ? stage({ row: own.row, ...own.tables, ...own.denoiser }) : denoiser
       const bindings = {
         x,
         y: next,
         ...inputs,
+        ...(thresholding?.given ? {} : guided.ofPrediction),
+        ...guided.ofMean,
         ...others,
         ...(await noiseAt(i)),
         ...memory.bindings,
         ...(x0 && { x0 }),
       }
-      queue.add(await stepProgram(core, { ...kind, given: thresholding?.given }), bindings)
+      queue.add(await stepProgram(core, { ...kind, guidance: guided.kind, given: thresholding?.given }), bindings)
       memory.advance(evaluation)
       ;[x, next] = [next, x]
       if (estimate) [x0, estimate] = [estimate, x0]
@@ -209,7 +229,7 @@ function holdTables(
   // A learned variance is needed where there is noise.
   const table = {
     table: upload(plan.table),
-    ...(!plan.threshold && { timesteps: upload(timestepsOf(core, plan)) }),
+    ...(!plan.threshold && { timesteps: upload(timestepsOf(plan)) }),
     ...(plan.variance && noise !== 'none' && { variance: upload(plan.variance) }),
   }
   const columns = Object.entries(plan.columns).map(([name, values]) => [name, upload(values)])
@@ -217,12 +237,12 @@ function holdTables(
   return {
     ...table,
     ...Object.fromEntries(columns),
-    one: upload(new Float32Array(tableRows(core.numTimesteps)).fill(1)),
+    one: upload(new Float32Array(plan.rows).fill(1)),
   }
 }
 
-function timestepsOf(core: Core, plan: SamplingPlan): Int32Array {
-  const table = new Int32Array(tableRows(core.numTimesteps))
+function timestepsOf(plan: SamplingPlan): Int32Array {
+  const table = new Int32Array(plan.rows)
   table.set(plan.evaluations.map(({ t }) => t))
   return table
 }

@@ -37,6 +37,10 @@ export interface Evaluation {
   readonly start?: { readonly state: number; readonly m: readonly number[] }
   /** The noise has the variance that the network learned, by this row; see learned-variance.ts. next.noise only says if. */
   readonly variance?: VarianceRow
+  /** Of a step of ancestral sampling: how much a classifier's gradient moves its mean, as a row of learned-variance.ts. */
+  readonly meanShift?: VarianceRow
+  /** Before it, noise is added to the state again, which becomes jump[0]*x + jump[1]*z. */
+  readonly jump?: Row
   /** Of one step of several evaluations, not the last. */
   readonly partial?: boolean
   /** Later steps don't see m_0. */
@@ -46,10 +50,14 @@ export interface Evaluation {
 export interface SamplingPlan {
   /** In the order of sampling. */
   readonly evaluations: readonly Evaluation[]
+  /** Of all tables. */
+  readonly rows: number
   /** The coefficients of the fused step, a row for each evaluation; see step-tables.ts. */
   readonly table: Float32Array
   /** Rows of learned variances, where the steps have them. */
   readonly variance?: Float32Array
+  /** Rows by which a classifier's gradient moves the means, where all steps have them. */
+  readonly meanShift?: Float32Array
   /** The other coefficients, a column for each that is used, [tableRows] each; names as in `columnName`. */
   readonly columns: Readonly<Record<string, Float32Array>>
   /** How many earlier predictions the steps use. */
@@ -77,7 +85,7 @@ export function makePlan(
   numTimesteps: number,
   o: { readonly clip: boolean; readonly threshold?: Threshold },
 ): SamplingPlan {
-  const rows = tableRows(numTimesteps)
+  const rows = Math.max(tableRows(numTimesteps), evaluations.length)
   const corrects = evaluations.some(({ correct }) => correct)
   const starts = evaluations.some(({ start }) => start)
   const used = (m: readonly number[] = []) => m.findLastIndex((v) => v !== 0)
@@ -114,13 +122,20 @@ export function makePlan(
     const message = 'sampler: a step of it has no finite coefficients with this schedule (alpha_bar of 0 or 1)'
     throw new DiffusionError('invalid-argument', message, { argument: 'sampler' })
   }
-  const variance = evaluations.some((e) => e.variance) ? new Float32Array(rows * varianceRowLength) : undefined
-  for (const [row, e] of evaluations.entries()) variance?.set(e.variance ?? [], row * varianceRowLength)
+  const varianceRows = (has: boolean) => (has ? new Float32Array(rows * varianceRowLength) : undefined)
+  const variance = varianceRows(evaluations.some((e) => e.variance))
+  const meanShift = varianceRows(evaluations.every((e) => e.meanShift))
+  for (const [row, e] of evaluations.entries()) {
+    variance?.set(e.variance ?? [], row * varianceRowLength)
+    meanShift?.set(e.meanShift ?? [], row * varianceRowLength)
+  }
   const noisy = evaluations.some(({ next }) => (next.noise ?? 0) !== 0)
   return {
     evaluations,
+    rows,
     table,
     variance,
+    meanShift,
     columns,
     history,
     corrects,

@@ -9,10 +9,10 @@ import type { NativeBuffer } from '../../native'
 import type { Binding, Bindings } from '../../program'
 import type { Shape } from '../../tensor'
 import { type Core, extentOf } from '../core'
+import { type GuidanceKind, guidedOutput } from '../guidance/nodes'
 import type { StepKind } from '../posterior-step'
-import { denoise } from '../preconditioning'
 import type { Threshold } from '../settings'
-import { rowLength, tableRows } from '../step-tables'
+import { rowLength } from '../step-tables'
 import type { SamplingPlan } from './plan'
 
 /** s of one sample's x_0: the quantile between two values is on the line between them, as torch.quantile has it. */
@@ -23,6 +23,12 @@ export function thresholdOf(x0: Float32Array, { ratio, max }: Threshold): number
   const high = Math.min(low + 1, sorted.length - 1)
   const quantile = sorted[low] + (position - low) * (sorted[high] - sorted[low])
   return Math.min(Math.max(quantile, 1), max)
+}
+
+/** The step's guidance, and its inputs of the prediction. */
+interface ThresholdedGuidance {
+  readonly guidance?: GuidanceKind
+  readonly guided?: Bindings
 }
 
 /** What a step is run with in place of the plan's own tables. */
@@ -43,7 +49,7 @@ export class Thresholding {
     private readonly kind: StepKind,
   ) {
     const { n, d } = extentOf(shape, 'shape')
-    const rows = tableRows(core.numTimesteps)
+    const { rows } = plan
     if (n > rows) throw invalidArgument('shape', `at most ${rows} samples with thresholding`, shape)
     if (!core.denoiser.external) this.#output = core.device.allocate(kind.learned ? 2 * n * d : n * d)
   }
@@ -55,16 +61,16 @@ export class Thresholding {
 
   async step(
     i: number,
-    at: { x: NativeBuffer; t: Binding; table: Binding; denoiser: Bindings },
+    at: { x: NativeBuffer; t: Binding; table: Binding; denoiser: Bindings } & ThresholdedGuidance,
   ): Promise<ThresholdedStep> {
-    const { core, plan } = this
+    const { plan } = this
     const { n, d } = extentOf(this.shape, 'shape')
-    const program = await this.#program()
-    const { x, t, table, denoiser } = at
+    const { x, t, table, denoiser, guidance, guided } = at
+    const program = await this.#program(guidance)
     const out = this.#output && { out: this.#output }
-    const { x0 } = await program.run({ x, t, table, row: new Int32Array(n).fill(i), ...denoiser, ...out })
+    const { x0 } = await program.run({ x, t, table, row: new Int32Array(n).fill(i), ...denoiser, ...guided, ...out })
     const scales = Array.from({ length: n }, (_, k) => thresholdOf(x0.subarray(k * d, (k + 1) * d), plan.threshold))
-    const rows = tableRows(core.numTimesteps)
+    const { rows } = plan
     /** Of one table, with row i for each sample. */
     const spread = (values: Float32Array) => {
       const length = values.length / rows
@@ -78,6 +84,7 @@ export class Thresholding {
     const tables = {
       table: steps,
       ...(plan.variance && this.kind.noise !== 'none' && { variance: spread(plan.variance) }),
+      ...(guidance?.gradient === 'mean' && plan.meanShift && { meanShift: spread(plan.meanShift) }),
     }
     return {
       tables: { ...tables, ...Object.fromEntries(columns) },
@@ -87,21 +94,27 @@ export class Thresholding {
   }
 
   /** x_0 before it is clipped, and the output where it is the network's. */
-  #program() {
+  #program(guidance: GuidanceKind | undefined) {
     const { core, shape, kind } = this
     const { n, d } = extentOf(shape, 'shape')
-    const { guided, contextLength, learned = false } = kind
+    const { contextLength, learned = false } = kind
     const build = (g: Graph): Record<string, Value> => {
       const x = g.input('x', [n, 1, 1, d])
       const row = g.input('row', [n, 1, 1, 1], 'i32')
-      const table = g.input('table', [tableRows(core.numTimesteps), 1, 1, rowLength])
+      const table = g.input('table', [this.plan.rows, 1, 1, rowLength])
       const t = g.input('t', [n, 1, 1, 1], 'i32')
-      const { prediction, variance } = denoise(core, g, { x, t, shape, mode: { train: false, guided, contextLength } })
+      const { prediction, variance } = guidedOutput(core, g, { x, t, shape }, { contextLength, guidance })
       const { x0 } = g.posteriorStep(x, prediction, table, row, { clip: false })
       if (core.denoiser.external) return { x0 }
       return { x0, out: learned && variance ? g.concat([prediction, variance]) : prediction }
     }
-    const key = { shape: shape.join('x'), guided, contextLength, learned }
+    const key = {
+      shape: shape.join('x'),
+      guidance: JSON.stringify(guidance ?? null),
+      contextLength,
+      learned,
+      rows: this.plan.rows,
+    }
     return core.networkProgram('prediction', key, build, kind.deterministic)
   }
 

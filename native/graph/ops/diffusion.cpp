@@ -111,6 +111,18 @@ std::vector<ValueType> inferNextStep(const Call& call) {
 }
 void lowerNextStep(Lowering& l) { l.run(NextStep{l.in(0), l.in(1), l.in(2)}); }
 
+std::vector<ValueType> inferRescale(const Call& call) {
+  call.requireDType(0, DType::f32);
+  call.requireDType(1, DType::f32);
+  call.requireDims(0, {kAny, 1, 1, kAny});
+  call.requireDims(1, call.dims(0));
+  call.number("amount", 0, 1);
+  return {{call.dims(0)}};
+}
+void lowerRescale(Lowering& l) {
+  l.run(RescaleGuidance{l.in(0), l.in(1), l.out(0), float(l.attributes().number("amount"))});
+}
+
 std::vector<ValueType> inferNoise(const Call& call) {
   const int32_t n = call.dims(1)[0];
   checkStream(call, 0, 1, 2, n);
@@ -145,6 +157,12 @@ const std::vector<OpDef>& diffusionOps() {
        .lower = lowerNextStep,
        .results = 0,
        .effect = true},
+      {.name = "rescaleGuidance",
+       .inputs = {"x", "reference"},
+       .attributes = {"amount"},
+       .infer = inferRescale,
+       .lower = lowerRescale,
+       .inPlace = {{0, 0}}},
       {.name = "gaussianNoise",
        .inputs = {"rng", "sample", "step"},
        .attributes = {"d", "purpose"},

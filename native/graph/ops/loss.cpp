@@ -49,6 +49,20 @@ void lowerElementLoss(Lowering& l) {
   l.run(ElementLoss{l.in(0), l.in(1), l.out(0), typeOf(l.attributes()), deltaOf(l.attributes())});
 }
 
+std::vector<ValueType> inferCrossEntropy(const Call& call) {
+  call.requireDType(0, DType::f32);
+  call.requireDType(1, DType::i32);
+  call.requireDims(0, {kAny, 1, 1, kAny});
+  call.requireDims(1, {call.dims(0)[0], 1, 1, 1});
+  return {{{call.dims(0)[0], 1, 1, 1}}};
+}
+void lowerCrossEntropy(Lowering& l) { l.run(CrossEntropy{l.in(0), l.in(1), l.out(0)}); }
+void gradientCrossEntropy(Gradient& g) {
+  g.give(0, g.emit("crossEntropyBackward", {g.input(0), g.input(1), g.dy()})[0]);
+}
+std::vector<ValueType> inferCrossEntropyBackward(const Call& call) { return {{call.dims(0)}}; }
+void lowerCrossEntropyBackward(Lowering& l) { l.run(CrossEntropyBackward{l.in(0), l.in(1), l.in(2), l.out(0)}); }
+
 std::vector<ValueType> inferWeightedSum(const Call& call) {
   call.requireDType(0, DType::f32);
   call.requireDType(1, DType::f32);
@@ -86,6 +100,16 @@ const std::vector<OpDef>& lossOps() {
        .attributes = {"type", "delta"},
        .infer = inferElementLoss,
        .lower = lowerElementLoss},
+      {.name = "crossEntropy",
+       .inputs = {"logits", "label"},
+       .infer = inferCrossEntropy,
+       .gradient = gradientCrossEntropy,
+       .lower = lowerCrossEntropy},
+      {.name = "crossEntropyBackward",
+       .inputs = {"logits", "label", "dLoss"},
+       .infer = inferCrossEntropyBackward,
+       .lower = lowerCrossEntropyBackward,
+       .internal = true},
       {.name = "weightedSum",
        .inputs = {"x", "weight"},
        .infer = inferWeightedSum,
