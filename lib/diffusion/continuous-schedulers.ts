@@ -5,10 +5,16 @@
 import { boolean, integer, number, oneOf, type Parsed, parseKnown, string } from '../options'
 import { ignoredFields } from './ignored-fields'
 import type { Parameterization } from './prediction'
-import { defaultSchedule, defaultSigmas, maxTimesteps } from './schedule'
+import { defaultSchedule, defaultSigmas, maxTimesteps, type TimestepSpacing, timestepSpacings } from './schedule'
 import { checkFixed, ownFields, type SchedulerConfig, unsupported } from './scheduler-config'
 
-const steps = { num_train_timesteps: integer(1000, { min: 2, max: maxTimesteps }) }
+const steps = {
+  num_train_timesteps: integer(1000, { min: 2, max: maxTimesteps }),
+  // Of other classes: what other samplers than diffusers' do with such a model. Written where they are not the defaults.
+  clip_sample: boolean(true),
+  timestep_spacing: oneOf(timestepSpacings, 'linspace'),
+  steps_offset: integer(0, { min: 0 }),
+}
 
 /** By class: __init__'s keyword arguments and defaults (diffusers 0.27 to 0.35). */
 const schemas = {
@@ -81,9 +87,9 @@ export function continuousSettings(name: ContinuousClass, config: SchedulerConfi
     zeroTerminalSnr: false,
     vPosterior: 0,
     varianceType: 'fixed',
-    clipDenoised: true,
-    timestepSpacing: 'linspace',
-    stepsOffset: 0,
+    clipDenoised: fields.clip_sample,
+    timestepSpacing: fields.timestep_spacing,
+    stepsOffset: fields.steps_offset,
   } as const
   if (name === 'EDMEulerScheduler') {
     const { sigma_min: sigmaMin, sigma_max: sigmaMax, sigma_data: sigmaData } = fields as ContinuousFields<typeof name>
@@ -106,6 +112,10 @@ export interface ContinuousModel {
   readonly flowShift?: number
   readonly vPosterior: number
   readonly varianceType: string
+  readonly clipDenoised: boolean
+  readonly timestepSpacing: TimestepSpacing
+  readonly stepsOffset?: number
+  readonly thresholding?: unknown
 }
 
 /** scheduler_config.json of a model that predicts EDM's F or a flow. Throws `unsupported` for what its class can't express. */
@@ -115,6 +125,7 @@ export function continuousConfig(o: ContinuousModel, like?: SchedulerConfig): Re
   if (own !== parameterization) throw unsupported('betaSchedule', [`'${parameterization}'`], own)
   if (o.vPosterior !== 0) throw unsupported('vPosterior', ['0'], o.vPosterior)
   if (o.varianceType !== 'fixed') throw unsupported('varianceType', ["'fixed'"], o.varianceType)
+  if (o.thresholding !== undefined) throw unsupported('thresholding', ['none'], o.thresholding)
   const name = parameterization === 'edm' ? 'EDMEulerScheduler' : 'FlowMatchEulerDiscreteScheduler'
   const fields =
     parameterization === 'edm'
@@ -125,6 +136,15 @@ export function continuousConfig(o: ContinuousModel, like?: SchedulerConfig): Re
           prediction_type: 'epsilon',
         }
       : { shift: o.flowShift }
-  const before = like && continuousClass(like) === name ? like : {}
-  return { ...before, _class_name: name, num_train_timesteps: o.betas.length, ...fields }
+  const before: SchedulerConfig = like && continuousClass(like) === name ? like : {}
+  const { clip_sample: _, timestep_spacing: __, steps_offset: ___, ...kept } = before
+  return {
+    ...kept,
+    _class_name: name,
+    num_train_timesteps: o.betas.length,
+    ...fields,
+    ...(!o.clipDenoised && { clip_sample: false }),
+    ...(o.timestepSpacing !== 'linspace' && { timestep_spacing: o.timestepSpacing }),
+    ...(o.stepsOffset && { steps_offset: o.stepsOffset }),
+  }
 }

@@ -323,6 +323,7 @@ describe('diffusers folders', () => {
       { givenBetas: [0.1, 0.2, 1], parameterization: 'v' },
       { parameterization: 'edm', sigmaData: 0.7, sigmaMin: 0.01, sigmaMax: 50, timesteps: 100 },
       { parameterization: 'flow', flowShift: 3, timesteps: 100 },
+      { parameterization: 'flow', clipDenoised: false, timestepSpacing: 'leading', stepsOffset: 1 },
       { parameterization: 'v', betaSchedule: 'flow', timesteps: 100 },
       { timestepSpacing: 'leading', stepsOffset: 1, vPosterior: 1, clipDenoised: false },
       { unetConfig: { ...small, numClasses: 3 }, classNames: ['cat', 'dog', 'none'], nullClass: 2 },
