@@ -107,6 +107,12 @@ describe('sources of images', () => {
       }
     })
 
+    it('may be of half precision', async () => {
+      const halves = Uint16Array.from({ length: 16 }, (_, i) => [0, 0x3400, 0x3800, 0x3c00][i % 4]) // 0, 1/4, 1/2, 1
+      const { images } = await items(write('halves.npy', npy('<f2', [1, 4, 4], halves)), { range: [0, 1] })
+      assert.deepEqual([...images[0].subarray(0, 4)], [-1, -0.5, 0, 1])
+    })
+
     it('of another size are scaled', async () => {
       const { images } = await items(write('large.npy', npy('|u1', [1, 8, 12], new Uint8Array(96).fill(255))))
       assert.deepEqual(images[0], new Float32Array(16).fill(1))

@@ -1,5 +1,6 @@
 /** Files of pixels that are not encoded: records of one length, one after another. */
 import { createHash } from 'node:crypto'
+import { halfToFloat } from '../../checkpoint/dtypes'
 import { DiffusionError } from '../../errors'
 import type { ClassLabelling } from '../class-labels'
 import { readRange } from '../image-bytes'
@@ -9,7 +10,7 @@ import { fitted } from '../resample'
 import type { ImageSource, SourceOptions } from './source'
 
 /** Numbers as NumPy names them. */
-export const rawTypes = ['u1', '<u2', '>u2', '<f4', '>f4', '<f8', '>f8'] as const
+export const rawTypes = ['u1', '<u2', '>u2', '<f2', '>f2', '<f4', '>f4', '<f8', '>f8'] as const
 export type RawType = (typeof rawTypes)[number]
 
 export function bytesOfType(type: RawType): number {
@@ -88,6 +89,10 @@ function numbers(bytes: Uint8Array, type: RawType, { range }: SourceOptions): Pi
   const little = type.startsWith('<')
   const n = bytes.length / bytesOfType(type)
   if (type.endsWith('u2')) return Uint16Array.from({ length: n }, (_, i) => view.getUint16(2 * i, little))
+  if (type.endsWith('f2')) {
+    const halves = Float32Array.from({ length: n }, (_, i) => halfToFloat(view.getUint16(2 * i, little)))
+    return signedFloats(halves, range!)
+  }
   if (type.endsWith('f4')) return signedFloats(Float32Array.from({ length: n }, (_, i) => view.getFloat32(4 * i, little)), range!) // biome-ignore format: one a type
   return signedFloats(
     Float64Array.from({ length: n }, (_, i) => view.getFloat64(8 * i, little)),
