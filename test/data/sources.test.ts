@@ -88,7 +88,6 @@ describe('sources of images', () => {
         ['<f4', Float32Array],
         ['<f8', Float64Array],
       ] as const) {
-        // biome-ignore format: pairs
         const floats = new Kind(16).map((_: number, i: number) => i / 15)
         const file = write('floats.npy', npy(type, [1, 4, 4], floats))
         assert.deepEqual((await items(file, { range: [-1, 1] })).images[0], Float32Array.from(floats))
@@ -191,7 +190,16 @@ describe('sources of images', () => {
       assert.deepEqual(ten.classes, ['3', '9', '0'])
       assert.equal(ten.data.classNames!.length, 10)
       assert.deepEqual(ten.images[1], signed(Uint8Array.from({ length: 3072 }, (_, p) => (31 + p) % 256)))
-      const fine = await items(write('train.bin', cifar([[19, 99], [0, 1]])), o) // biome-ignore format: pairs
+      const fine = await items(
+        write(
+          'train.bin',
+          cifar([
+            [19, 99],
+            [0, 1],
+          ]),
+        ),
+        o,
+      )
       assert.deepEqual([fine.classes, fine.data.classNames!.length], [['99', '1'], 100])
       write('data_batch_2.bin', cifar([[7]]))
       write('batches.meta.txt', 'airplane automobile bird cat deer dog frog horse ship truck'.replaceAll(' ', '\n'))

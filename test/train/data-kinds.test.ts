@@ -173,7 +173,13 @@ describe('kinds of data', () => {
         const image = sharp({ create: { width, height: 16, channels: 3, background: { r: 40 * i, g: 9, b: 99 } } })
         await image.toFile(at('shapes', `${i}.png`))
       }
-      const losses = await trainsAndResumes({ data: at('shapes'), buckets: [[8, 8], [8, 12]] }) // biome-ignore format: pairs
+      const losses = await trainsAndResumes({
+        data: at('shapes'),
+        buckets: [
+          [8, 8],
+          [8, 12],
+        ],
+      })
       assert.ok(losses.every(Number.isFinite))
       assert.throws(
         () => new Trainer(optionsOf({ data: at('shapes'), buckets: [[8, 9]] })),

@@ -55,6 +55,12 @@ async function namesBeside(file: string, name: string, count: number): Promise<r
   const beside = path.join(path.dirname(file), name)
   if (!(await stat(beside).catch(() => undefined))?.isFile()) return undefined
   const text = await readImageBytes(beside, maxNames).catch(() => undefined)
-  const names = text && Buffer.from(text).toString().split('\n').map((line) => line.trim()).filter(Boolean) // biome-ignore format: a chain
+  const names =
+    text &&
+    Buffer.from(text)
+      .toString()
+      .split('\n')
+      .map((line) => line.trim())
+      .filter(Boolean)
   return names && new Set(names).size === count && names.length === count ? names : undefined
 }

@@ -40,10 +40,11 @@ function labelFileOf(file: string): string | undefined {
   return name === path.basename(file) ? undefined : path.join(path.dirname(file), name)
 }
 
-const isThere = (file: string) => stat(file).then(
-  () => true,
-  () => false,
-) // biome-ignore format: one line
+const isThere = (file: string) =>
+  stat(file).then(
+    () => true,
+    () => false,
+  )
 
 async function readIdx(source: Source): Promise<Idx> {
   const head = new Uint8Array(Math.min(20, source.size))

@@ -93,7 +93,11 @@ function numbers(bytes: Uint8Array, type: RawType, { range }: SourceOptions): Pi
     const halves = Float32Array.from({ length: n }, (_, i) => halfToFloat(view.getUint16(2 * i, little)))
     return signedFloats(halves, range!)
   }
-  if (type.endsWith('f4')) return signedFloats(Float32Array.from({ length: n }, (_, i) => view.getFloat32(4 * i, little)), range!) // biome-ignore format: one a type
+  if (type.endsWith('f4'))
+    return signedFloats(
+      Float32Array.from({ length: n }, (_, i) => view.getFloat32(4 * i, little)),
+      range!,
+    )
   return signedFloats(
     Float64Array.from({ length: n }, (_, i) => view.getFloat64(8 * i, little)),
     range!,
