@@ -20,7 +20,7 @@ export async function openStart(from: string): Promise<DDPM> {
 
 /** Its options, but for what is of a training: whether averages are kept, and what is trained. */
 export function startConfig(start: DDPM): ModelConfig {
-  const { useEma: _, emaDecay: __, freeze: ___, lora: ____, ...config } = start.config
+  const { useEma: _, emaDecay: __, freeze: ___, lora: ____, precision: _____, ...config } = start.config
   const { architecture, ...unetConfig } = config.unetConfig as Record<string, unknown>
   if (architecture === undefined || architecture === 'unet') return { ...config, unetConfig }
   const message = `from: a training is of a UNet of ddpm.py or diffusers, not of ${architecture}'s`
@@ -58,9 +58,9 @@ export async function takeOver(ddpm: DDPM, start: DDPM): Promise<void> {
   const dict: StateDict = {}
   for (const { name } of start.network!.parameters.slots) {
     const [weight, average] = [state[modelPrefix + name], averaged ? state[emaName(name)] : undefined]
-    const fit = (tensor: Tensor) => (labelTables.includes(name) ? rowsFor(ddpm, start, tensor) : tensor)
-    dict[modelPrefix + name] = await fit((settled && average) || weight)
-    if (ddpm.config.useEma && average) dict[emaName(name)] = await fit(average)
+    const fitted = (tensor: Tensor) => (labelTables.includes(name) ? rowsFor(ddpm, start, tensor) : tensor)
+    dict[modelPrefix + name] = await fitted((settled && average) || weight)
+    if (ddpm.config.useEma && average) dict[emaName(name)] = await fitted(average)
   }
   for (const table of labelTables) await startWithoutClasses(ddpm, dict, table)
   const { missing } = await ddpm.loadStateDict(dict, { strict: false })

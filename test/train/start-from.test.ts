@@ -41,6 +41,7 @@ describe('a training that starts from a model', () => {
     }
     const { options } = (await openCheckpoint(run)).state
     assert.deepEqual([options.model.timesteps, options.model.unetConfig.modelChannels], [20, 32])
+    assert.equal('precision' in options.model, false) // that is the training's own
     const [whole, broken] = [newRun(), newRun()]
     await train(plan(whole, { steps: 4, lrSchedule: 'constant', warmup: 1 }))
     await train(plan(broken, { steps: 2, lrSchedule: 'constant', warmup: 1 }))
