@@ -58,7 +58,7 @@ const ops: readonly Build[] = [
   (g, v, r) => g.avgPool(v(), { kernel: number(r, 1, 2) }),
   (g, v, r) =>
     g.firResample(v(), {
-      taps: Array.from({ length: number(r, 0, 1, 4, 8, 9) }, () => number(r, 0.5, 1, -1)),
+      taps: Array.from({ length: pick(r, [0, 1, 4, 8, 9]) }, () => number(r, 0.5, 1, -1)),
       up: number(r, 1, 2),
       down: number(r, 1, 2),
       padding: [number(r, 0, 1, -1), number(r, 0, 2), number(r, 0, 1, -1), number(r, 0, 1)],
