@@ -81,9 +81,8 @@ export interface PathOptions extends GuidanceOptions {
   /** Descending timesteps in place of `steps`, for a DDPMScheduler. Default: those of the scheduler. */
   timesteps?: readonly number[]
   /**
-   * For a class-conditional network, and for a classifier: one label for all samples, or one for each; also the classes' names, as
-   * classLabel takes them.
-   * Default: the null class; needed where there is none.
+   * For a class-conditional network and for a classifier, which need them: one label for all samples, or one for each; also the
+   * classes' names, as classLabel takes them. `ddpm.nullClass` stands for no class. Default: none.
    */
   classLabels?: ClassLabels
   /** For a network with cross-attention, which needs it: tokens [n, l, contextDim]. */
