@@ -64,6 +64,7 @@ export async function readDiffusersFolder(
   for (const part of isPipeline ? ['unet', 'scheduler'] : []) {
     if (!Array.isArray(index[part])) throw bad(path.join(folder, indexFile), `it has no '${part}'`)
   }
+  checkParts(folder, index)
   const unet = await unetFolder(folder, o.weights)
   if (unet === undefined) throw await missing(folder, o.weights, isPipeline)
   const scheduler = await firstFile(folder, isPipeline ? schedulerFolders.slice(0, 2) : schedulerFolders, schedulerFile)
@@ -77,6 +78,15 @@ export async function readDiffusersFolder(
     files: { unet: path.join(unet, configFile), scheduler },
     readWeights: () => readWeights(path.join(folder, unet), o.variant),
   }
+}
+
+/** Throws `unsupported` for a pipeline whose network makes something else than images, or is told more than a class. */
+function checkParts(folder: string, index: JsonObject): void {
+  const parts = Object.entries(index).filter(([, part]) => Array.isArray(part) && part[0] !== null)
+  const others = parts.map(([name]) => name).filter((name) => name !== 'unet' && name !== 'scheduler')
+  if (others.length === 0) return
+  const message = `${folder}: a pipeline with ${others.join(' and ')} is not supported, only one of a UNet and a scheduler; the network alone is ${path.join(folder, 'unet')}`
+  throw new DiffusionError('unsupported', message, { argument: 'source', received: others.join(', ') })
 }
 
 async function unetFolder(folder: string, weights?: WeightsKind): Promise<string | undefined> {

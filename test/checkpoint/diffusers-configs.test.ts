@@ -230,6 +230,16 @@ describe('configurations of diffusers folders', () => {
     await rejects({ code: 'bad-file', message: new RegExp(`not JSON from line ${line} on$`) })
   })
 
+  it('a pipeline with other parts, whose network alone opens', async () => {
+    await copy()
+    await edit('model_index.json', (json) =>
+      Object.assign(json, { vqvae: ['diffusers', 'VQModel'], bert: [null, null] }),
+    )
+    await rejects({ code: 'unsupported', message: /a pipeline with vqvae is not supported/ })
+    using ddpm = await DDPM.fromPretrained(path.join(work.folder, 'unet'), { device: 'cpu' })
+    assert.equal(ddpm.channels, 3)
+  })
+
   it('files that are missing or damaged', async () => {
     await rejects({ code: 'not-found' })
     await copy()
