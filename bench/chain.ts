@@ -11,8 +11,8 @@ import { DDPM } from '../lib/diffusion/ddpm'
 import { UNet } from '../lib/nn/unet'
 import { Weights } from '../lib/nn/weights'
 import { Program } from '../lib/program'
-import { readModelFile } from '../lib/run/model-file'
 import { Tensor } from '../lib/tensor'
+import { readModelFile } from '../lib/train/model-file'
 
 const file = path.join(__dirname, '..', '..', 'models', 'emoji-32.safetensors')
 const direct = 0

@@ -103,20 +103,20 @@ export type { UNetConfig } from './nn/unet-config'
 export type { ResolvedUNetOptions, UNetDetails } from './nn/unet-options'
 export type { StateDict } from './nn/weights'
 export type { Seed } from './options'
-export { type ModelInfo, saveModel } from './run/model-file'
-export type { Best } from './run/monitor'
+export { type RandnOptions, type Shape, Tensor, type TensorDType } from './tensor'
+export type { StepMetrics } from './train/metrics'
+export { type ModelInfo, saveModel } from './train/model-file'
+export type { Best } from './train/monitor'
 export type {
   ModelConfig,
   ResolvedTrainOptions,
   TrainModelOptions,
   TrainOptions,
   TrainUNetOptions,
-} from './run/options'
-export { type PostHocEmaOptions, postHocEma } from './run/post-hoc-ema'
-export type { Scalars } from './run/scalars'
-export { type RandnOptions, type Shape, Tensor, type TensorDType } from './tensor'
-export { type EvaluateOptions, type Evaluation, evaluate } from './train/evaluate'
-export { type HeldOutOptions, heldOutLosses } from './train/held-out-losses'
-export type { RunResult, TrainHooks, TrainStart } from './train/hooks'
-export type { StepMetrics } from './train/metrics'
-export { Trainer } from './train/trainer'
+} from './train/options'
+export { type PostHocEmaOptions, postHocEma } from './train/post-hoc-ema'
+export type { Scalars } from './train/scalars'
+export { type EvaluateOptions, type Evaluation, evaluate } from './trainer/evaluate'
+export { type HeldOutOptions, heldOutLosses } from './trainer/held-out-losses'
+export type { RunResult, TrainHooks, TrainStart } from './trainer/hooks'
+export { Trainer } from './trainer/trainer'

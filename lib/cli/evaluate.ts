@@ -1,6 +1,6 @@
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { Dataset } from '../data/dataset'
-import { type Evaluation, evaluate as evaluateModel } from '../train/evaluate'
+import { type Evaluation, evaluate as evaluateModel } from '../trainer/evaluate'
 import { type Command, type OptionTable, UsageError, type Values } from './args'
 import { checkWritable } from './free-name'
 import { modelOptions, openModel, sourceOf } from './open-model'

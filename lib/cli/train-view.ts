@@ -1,7 +1,7 @@
 /** What is shown of a training. */
 
-import type { TrainHooks, TrainStart } from '../train/hooks'
 import type { StepMetrics } from '../train/metrics'
+import type { TrainHooks, TrainStart } from '../trainer/hooks'
 import { drawnNote, LossTrend, writtenNote } from './loss-trend'
 import { note, type Output, stderr } from './output'
 import { duration, Progress } from './progress'

@@ -9,8 +9,8 @@ import { openRegularFile } from '../checkpoint/regular-file'
 import { readSafetensorsHeader } from '../checkpoint/safetensors'
 import { isTorch } from '../checkpoint/state-dict-file'
 import { DiffusionError, invalidArgument } from '../errors'
-import { openBest } from '../run/checkpoint'
-import { modelFormat } from '../run/model-file'
+import { openBest } from '../train/checkpoint'
+import { modelFormat } from '../train/model-file'
 import { type DownloadOptions, download } from './download'
 
 /** A model file or a run of this project; a diffusers folder; a checkpoint of ddpm.py with its configuration. */

@@ -12,9 +12,9 @@ import { emaName, modelPrefix } from '../diffusion/state'
 import { DiffusionError, invalidArgument } from '../errors'
 import { UNet } from '../nn/unet'
 import type { StateDict } from '../nn/weights'
-import { writeModelFile } from '../run/model-file'
-import type { ModelConfig } from '../run/options'
 import { Tensor } from '../tensor'
+import { writeModelFile } from '../train/model-file'
+import type { ModelConfig } from '../train/options'
 import type { SourceModel } from './source'
 
 /** A model file of this project; a diffusers folder; a checkpoint of ddpm.py with its YAML configuration beside it. */

@@ -1,7 +1,7 @@
 /** metrics.jsonl: one JSON object a line, one line a training step, and one of its own for the losses of held-out images. */
 import { closeSync, constants, fstatSync, fsyncSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs'
 import { ioError } from '../file-errors'
-import type { Scalars } from '../run/scalars'
+import type { Scalars } from './scalars'
 
 const { O_RDWR, O_APPEND, O_CREAT, O_NONBLOCK } = constants
 

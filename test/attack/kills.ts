@@ -1,7 +1,7 @@
 /** Signals at random moments of a training, one or two at once: what is resumed ends as one that was never stopped, to the bit. */
 import { mkdirSync, rmSync } from 'node:fs'
 import path from 'node:path'
-import { openCheckpoint } from '../../lib/run/checkpoint'
+import { openCheckpoint } from '../../lib/train/checkpoint'
 import { type Ended, ended, readMetrics, startCli } from '../train/support'
 import type { Attack, Figures, Part } from './support/attack'
 import { checkWhole, leftovers, namesIn, resultOf } from './support/run-folder'

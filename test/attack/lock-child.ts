@@ -49,7 +49,7 @@ export interface Race {
 }
 
 async function main(): Promise<void> {
-  const { RunLock } = await import('../../lib/run/run-lock.js')
+  const { RunLock } = await import('../../lib/train/run-lock.js')
   let lock: Awaited<ReturnType<typeof RunLock.acquire>> | undefined
   const race = async (o: Race): Promise<string> => {
     random = new Random(o.seed)

@@ -14,8 +14,8 @@ import { readYaml } from '../../lib/checkpoint/yaml'
 import { classLabels } from '../../lib/data/class-labels'
 import { checkImageHeader } from '../../lib/data/image-file'
 import { DDPM, readImage } from '../../lib/index'
-import { openCheckpoint } from '../../lib/run/checkpoint'
-import { loadModelFile } from '../../lib/run/model-file'
+import { openCheckpoint } from '../../lib/train/checkpoint'
+import { loadModelFile } from '../../lib/train/model-file'
 
 const readers: Record<string, (file: string) => Promise<unknown>> = {
   openRegularFile: (file) => openRegularFile(file),

@@ -2,9 +2,9 @@
 import { mkdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { DDPM } from '../../lib/diffusion/ddpm'
-import { saveCheckpoint } from '../../lib/run/checkpoint'
-import { saveModel } from '../../lib/run/model-file'
-import { resolveTrainOptions } from '../../lib/run/resolve-options'
+import { saveCheckpoint } from '../../lib/train/checkpoint'
+import { saveModel } from '../../lib/train/model-file'
+import { resolveTrainOptions } from '../../lib/train/resolve-options'
 
 const fixtures = path.join(__dirname, '..', '..', '..', 'test', 'fixtures')
 

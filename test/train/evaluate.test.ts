@@ -5,7 +5,7 @@ import { DDPM } from '../../lib/diffusion/ddpm'
 import type { DDPMOptions } from '../../lib/diffusion/ddpm-options'
 import { DiffusionError } from '../../lib/errors'
 import { Tensor } from '../../lib/tensor'
-import { type EvaluateOptions, evaluate } from '../../lib/train/evaluate'
+import { type EvaluateOptions, evaluate } from '../../lib/trainer/evaluate'
 import { temporaryFolder, tinyModel, writeImages } from './support'
 
 describe('evaluate', () => {

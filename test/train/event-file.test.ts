@@ -3,9 +3,9 @@ import { spawnSync } from 'node:child_process'
 import { appendFileSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import sharp from 'sharp'
-import { crc32c } from '../../lib/train/crc32c'
-import { EventFile } from '../../lib/train/event-file'
-import { Trainer } from '../../lib/train/trainer'
+import { crc32c } from '../../lib/trainer/crc32c'
+import { EventFile } from '../../lib/trainer/event-file'
+import { Trainer } from '../../lib/trainer/trainer'
 import { readMetrics, temporaryFolder, tinyTraining, writeImages } from './support'
 
 interface Events {
@@ -118,7 +118,7 @@ print(json.dumps([[e.step, e.value] for e in events.Scalars("train/loss")] + [[i
     const own = path.join(folder, 'limited')
     mkdirSync(own)
     const script = `
-      const { EventFile } = require(${JSON.stringify(require.resolve('../../lib/train/event-file'))})
+      const { EventFile } = require(${JSON.stringify(require.resolve('../../lib/trainer/event-file'))})
       const events = EventFile.open(${JSON.stringify(own)}, 0)
       let step = 0
       try { for (;;) events.scalars(++step, { loss: step }) } catch ({ code, message }) { console.log(step, code, message) }`

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict'
 import { Progress } from '../../lib/cli/progress'
 import { DDPM, Tensor } from '../../lib/index'
-import { resolveTrainOptions } from '../../lib/run/resolve-options'
-import { isPictureStep, nextPictureStep } from '../../lib/train/pictures'
+import { resolveTrainOptions } from '../../lib/train/resolve-options'
+import { isPictureStep, nextPictureStep } from '../../lib/trainer/pictures'
 import { runCli, temporaryFolder, tinyFlags, writeImages } from './support'
 
 describe('the first hour of a training', function () {

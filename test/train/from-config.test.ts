@@ -4,9 +4,9 @@ import { writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { DDPM } from '../../lib/diffusion/ddpm'
 import { DiffusionError } from '../../lib/errors'
-import { openCheckpoint } from '../../lib/run/checkpoint'
-import { learningRate } from '../../lib/run/lr-schedule'
-import { Trainer } from '../../lib/train/trainer'
+import { openCheckpoint } from '../../lib/train/checkpoint'
+import { learningRate } from '../../lib/train/lr-schedule'
+import { Trainer } from '../../lib/trainer/trainer'
 import { numbers, readMetrics, runCli, temporaryFolder, writeImages } from './support'
 
 const yaml = `

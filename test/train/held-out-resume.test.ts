@@ -1,11 +1,11 @@
 // Held-out losses in a resumed training, on every backend.
 import assert from 'node:assert/strict'
 import path from 'node:path'
-import { openCheckpoint } from '../../lib/run/checkpoint'
-import type { TrainOptions } from '../../lib/run/options'
-import { heldOutScalars } from '../../lib/run/scalars'
-import type { TrainHooks } from '../../lib/train/hooks'
-import { Trainer } from '../../lib/train/trainer'
+import { openCheckpoint } from '../../lib/train/checkpoint'
+import type { TrainOptions } from '../../lib/train/options'
+import { heldOutScalars } from '../../lib/train/scalars'
+import type { TrainHooks } from '../../lib/trainer/hooks'
+import { Trainer } from '../../lib/trainer/trainer'
 import { testedBackends } from '../support/devices'
 import { heldOutOf, numbers, stepsOf, stopAt, temporaryFolder, tinyModel, tinyTraining, writeImages } from './support'
 

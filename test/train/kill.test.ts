@@ -4,7 +4,7 @@ import { execFileSync } from 'node:child_process'
 import { cpSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { readSafetensors } from '../../lib/checkpoint/safetensors'
-import { listCheckpoints, openCheckpoint, readTrainingState } from '../../lib/run/checkpoint'
+import { listCheckpoints, openCheckpoint, readTrainingState } from '../../lib/train/checkpoint'
 import { ended, numbers, readMetrics, runCli, startCli, temporaryFolder, tinyFlags, writeImages } from './support'
 
 describe('a training process', function () {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { decayStart, learningRate } from '../../lib/run/lr-schedule'
+import { decayStart, learningRate } from '../../lib/train/lr-schedule'
 
 describe('learning rate', () => {
   const plan = { lr: 1, warmup: 4, steps: 12 }

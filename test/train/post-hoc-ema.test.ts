@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { postHocEma, Trainer } from '../../lib/index'
-import { listCheckpoints, openCheckpoint, readTrainingState } from '../../lib/run/checkpoint'
+import { listCheckpoints, openCheckpoint, readTrainingState } from '../../lib/train/checkpoint'
 import { assertClose } from '../support/compare'
 import { temporaryFolder, tinyModel, tinyTraining, writeImages } from './support'
 

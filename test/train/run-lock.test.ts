@@ -14,7 +14,7 @@ import {
 import os from 'node:os'
 import path from 'node:path'
 import { DiffusionError } from '../../lib/errors'
-import { RunLock } from '../../lib/run/run-lock'
+import { RunLock } from '../../lib/train/run-lock'
 import { temporaryFolder } from './support'
 
 describe('run lock', () => {
@@ -74,7 +74,7 @@ describe('run lock', () => {
       const fs = require('node:fs')
       const fail = (name) => { const own = fs[name]; fs[name] = (...args) => name === process.argv[1] ? process.kill(process.pid, 'SIGKILL') : own(...args) }
       for (const name of ['linkSync', 'renameSync', 'fsyncSync', 'rmSync']) fail(name)
-      require(${JSON.stringify(require.resolve('../../lib/run/run-lock'))}).RunLock.acquire(${JSON.stringify(folder)})
+      require(${JSON.stringify(require.resolve('../../lib/train/run-lock'))}).RunLock.acquire(${JSON.stringify(folder)})
       process.kill(process.pid, 'SIGKILL')`
     const die = (where: string) => assert.equal(spawnSync(process.execPath, ['-e', script, where]).signal, 'SIGKILL')
     for (const where of [
@@ -109,7 +109,7 @@ describe('run lock', () => {
   })
 
   it('says io where it can not be made, and leaves nothing', () => {
-    const script = `const { RunLock } = require(${JSON.stringify(require.resolve('../../lib/run/run-lock'))})
+    const script = `const { RunLock } = require(${JSON.stringify(require.resolve('../../lib/train/run-lock'))})
       try { RunLock.acquire(${JSON.stringify(folder)}) } catch ({ code, message }) { console.log(code, message) }`
     const { stdout } = spawnSync('bash', ['-c', 'ulimit -f 0; exec "$0" -e "$1"', process.execPath, script], {
       encoding: 'utf8',
@@ -126,7 +126,7 @@ describe('run lock', () => {
         const own = fs[name]
         fs[name] = (...args) => { spin(2 * Math.random()); try { return own(...args) } finally { spin(Math.random()) } }
       }
-      const { RunLock } = require(${JSON.stringify(require.resolve('../../lib/run/run-lock'))})
+      const { RunLock } = require(${JSON.stringify(require.resolve('../../lib/train/run-lock'))})
       process.on('message', (folder) => {
         let answer = 'busy', lock
         try { lock = RunLock.acquire(folder) } catch (error) { if (error.code !== 'busy') answer = String(error) }

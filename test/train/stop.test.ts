@@ -4,7 +4,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync, existsSync, openSync, readdirSync, statSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
-import { listCheckpoints, openCheckpoint } from '../../lib/run/checkpoint'
+import { listCheckpoints, openCheckpoint } from '../../lib/train/checkpoint'
 import { cli, type Ended, ended, readMetrics, startCli, temporaryFolder, tinyFlags, writeImages } from './support'
 
 const endless = ['--steps', '1000000', '--checkpoint-every', '1000000', '--json']

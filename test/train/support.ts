@@ -4,9 +4,9 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import sharp from 'sharp'
-import type { TrainOptions } from '../../lib/run/options'
-import type { TrainHooks } from '../../lib/train/hooks'
 import type { StepMetrics } from '../../lib/train/metrics'
+import type { TrainOptions } from '../../lib/train/options'
+import type { TrainHooks } from '../../lib/trainer/hooks'
 
 /** A folder that is removed after the tests of the surrounding `describe`. */
 export function temporaryFolder(): string {

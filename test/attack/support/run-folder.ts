@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import path from 'node:path'
 import { readSafetensors } from '../../../lib/checkpoint/safetensors'
-import { listCheckpoints, openCheckpoint, readTrainingState } from '../../../lib/run/checkpoint'
+import { listCheckpoints, openCheckpoint, readTrainingState } from '../../../lib/train/checkpoint'
 import { numbers, readMetrics } from '../../train/support'
 
 /** Names of all files and folders but the event files, of which each resume writes one. */

@@ -5,6 +5,7 @@ import type { DDPM } from '../diffusion/ddpm'
 import type { TrainingState } from '../diffusion/training-step'
 import { DiffusionError } from '../errors'
 import { pauses } from '../pause'
+import { Tensor } from '../tensor'
 import {
   bestFolder,
   type Checkpoint,
@@ -13,18 +14,17 @@ import {
   readTrainingState,
   saveCheckpoint,
   saveState,
-} from '../run/checkpoint'
-import { learningRate } from '../run/lr-schedule'
-import { saveModel } from '../run/model-file'
-import { Monitor } from '../run/monitor'
-import type { ResolvedTrainOptions } from '../run/options'
-import type { Scalars } from '../run/scalars'
-import { Tensor } from '../tensor'
+} from '../train/checkpoint'
+import { learningRate } from '../train/lr-schedule'
+import { type StepMetrics, scalarsOf } from '../train/metrics'
+import { saveModel } from '../train/model-file'
+import { Monitor } from '../train/monitor'
+import type { ResolvedTrainOptions } from '../train/options'
+import type { Scalars } from '../train/scalars'
 import { heldOutLosses } from './held-out-losses'
 import type { RunResult, TrainHooks } from './hooks'
 import type { Journal } from './journal'
 import { trainedLabels } from './labels'
-import { type StepMetrics, scalarsOf } from './metrics'
 import { drawPictures, isPictureStep } from './pictures'
 
 /** What a training works with. */

@@ -4,7 +4,7 @@ import type { DDPM } from '../diffusion/ddpm'
 import { DiffusionError, invalidArgument } from '../errors'
 import { integer, parseOptions, type SchemaOf, type Seed, seed, value } from '../options'
 import { drawTimesteps, heldOutSeed } from '../rng'
-import { quarters, type Scalars } from '../run/scalars'
+import { quarters, type Scalars } from '../train/scalars'
 import { labelsFor } from './labels'
 import { batchOf } from './model-batch'
 

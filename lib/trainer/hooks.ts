@@ -1,10 +1,10 @@
 /** What a training tells while it runs, and what it gives at its end. */
 import type { UnreadableFile } from '../data/sources/source'
 import type { DiffusionError } from '../errors'
-import type { Best } from '../run/monitor'
-import type { ResolvedTrainOptions } from '../run/options'
-import type { Scalars } from '../run/scalars'
-import type { StepMetrics } from './metrics'
+import type { StepMetrics } from '../train/metrics'
+import type { Best } from '../train/monitor'
+import type { ResolvedTrainOptions } from '../train/options'
+import type { Scalars } from '../train/scalars'
 
 export interface TrainStart {
   /** Steps that are done already: not 0 after a resume. */

@@ -2,7 +2,7 @@
 import type { JsonObject } from '../checkpoint/json'
 import { readCompVisConfig } from '../diffusion/compvis-config'
 import { DiffusionError } from '../errors'
-import type { ModelConfig, TrainModelOptions, TrainOptions } from '../run/options'
+import type { ModelConfig, TrainModelOptions, TrainOptions } from '../train/options'
 
 /** What main.py and ddpm.py do where the options here have another default: torch's AdamW, no warm-up, no clipping. */
 const asThere: Partial<TrainOptions> = { warmup: 0, weightDecay: 0.01, maxGradNorm: 0 }

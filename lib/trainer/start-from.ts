@@ -4,8 +4,8 @@ import type { DDPM } from '../diffusion/ddpm'
 import { emaName, modelPrefix } from '../diffusion/state'
 import { DiffusionError, invalidArgument } from '../errors'
 import type { StateDict } from '../nn/weights'
-import type { ModelConfig, ResolvedTrainOptions } from '../run/options'
 import { Tensor } from '../tensor'
+import type { ModelConfig, ResolvedTrainOptions } from '../train/options'
 
 /** What the class labels' table is called in either layout. */
 const labelTables = ['label_emb.weight', 'class_embedding.weight']

@@ -7,11 +7,17 @@ import type { TrainingData } from '../data/training-data'
 import { DDPM } from '../diffusion/ddpm'
 import type { DDPMOptions } from '../diffusion/ddpm-options'
 import { DiffusionError } from '../errors'
-import { type Checkpoint, listCheckpoints, openCheckpoint, readTrainingState, removeLeftovers } from '../run/checkpoint'
-import type { TrainOptions } from '../run/options'
-import { resolveTrainOptions, withClasses } from '../run/resolve-options'
-import { RunFolder } from '../run/run-folder'
-import type { DataState } from '../run/run-state'
+import {
+  type Checkpoint,
+  listCheckpoints,
+  openCheckpoint,
+  readTrainingState,
+  removeLeftovers,
+} from '../train/checkpoint'
+import type { TrainOptions } from '../train/options'
+import { resolveTrainOptions, withClasses } from '../train/resolve-options'
+import { RunFolder } from '../train/run-folder'
+import type { DataState } from '../train/run-state'
 import { trainOptionsFrom } from './from-config'
 import type { RunResult, TrainHooks } from './hooks'
 import { Journal } from './journal'
