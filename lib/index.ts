@@ -3,15 +3,17 @@
 import './native'
 
 export type { HubOptions } from './checkpoint/hub/snapshot'
-export type { UploadOptions } from './checkpoint/hub/upload'
+export type { UploadOptions, UploadResult } from './checkpoint/hub/upload'
+export type { LoraNames } from './checkpoint/lora-file'
 export type { DownloadOptions } from './convert/download'
 export { type LoadModelOptions, loadModel } from './convert/load-model'
-export type { ClassSource } from './data/class-labels'
+export type { Shape2 } from './data/buckets'
+export type { ClassLabelling, ClassSource } from './data/class-labels'
 export { type Crop, Dataset, type DatasetOptions } from './data/dataset'
 export { type ReadImageOptions, readImage } from './data/image-file'
 export { ImageFolder, type ImageFolderOptions } from './data/image-folder'
 export type { GridOptions } from './data/image-grid'
-export type { Picture } from './data/picture'
+export type { Fit, Look, Picture } from './data/picture'
 export {
   type CanvasPixels,
   encodePng,
@@ -19,7 +21,7 @@ export {
   saveImages,
   toPixels,
 } from './data/save-images'
-export type { ImageSource, UnreadableFile } from './data/sources/source'
+export type { ImageSource, Range, UnreadableFile } from './data/sources/source'
 export type { UserBatch, UserBatches, UserData, UserImage, UserItems, UserPicture } from './data/sources/user'
 export type { ImageBatch, TrainingData } from './data/training-data'
 export { Device, type DeviceName, type DeviceOptions, type MemoryInfo } from './device'
@@ -63,6 +65,7 @@ export type {
   PMeanVarianceOptions,
   PSampleOptions,
   TrainBatchOptions,
+  ValidationOptions,
 } from './diffusion/method-options'
 export type {
   ComputeOptions,
@@ -94,7 +97,7 @@ export type { DeviceInfo, Precision } from './native'
 export type { Layout } from './nn/blocks'
 export { EncoderUNet, type EncoderUNetOptions } from './nn/encoder-unet'
 export type { ResolvedEncoderUNetOptions } from './nn/encoder-unet-options'
-export type { LucidrainsUNetOptions } from './nn/lucidrains/options'
+export type { LucidrainsUNetOptions, ResolvedLucidrainsOptions } from './nn/lucidrains/options'
 export { LucidrainsUNet } from './nn/lucidrains/unet'
 export type { Network } from './nn/network'
 export type { LoraOptions, TrainedOptions } from './nn/trained'

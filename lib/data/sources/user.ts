@@ -9,7 +9,7 @@ import type { ImageSource, SourceOptions } from './source'
 
 /** Pixels as sharp and canvases have them, of any height and width: scaled and cropped as images of files are. */
 export interface UserPicture {
-  /** [height, width, channels]: 0 to 255, 0 to 65535, or floats in [-1, 1]. */
+  /** Of [height, width, channels]; 0 to 255, 0 to 65535, or floats in [-1, 1]. */
   readonly data: Uint8Array | Uint8ClampedArray | Uint16Array | Float32Array
   readonly height: number
   readonly width: number
