@@ -13,8 +13,9 @@ const root = path.join(import.meta.dirname, '..')
 const require = createRequire(import.meta.url)
 const device = 'cuda-host-contracted'
 const long = [
-  ...['bits-per-dim', 'queued', 'same-image', 'samplers', 'sampling', 'schedulers', 'sigma-samplers'],
-  ...['sigma-schedulers', 'solver-schedulers', 'thresholding', 'training'],
+  ...['bits-per-dim', 'classifier', 'continuous', 'guidance', 'queued', 'repaint', 'same-image', 'samplers'],
+  ...['sampling', 'schedulers', 'self-condition', 'sigma-samplers', 'sigma-schedulers', 'solver-schedulers'],
+  ...['thresholding', 'training'],
 ].map((name) => `dist/test/diffusion/${name}.test.js`)
 const { values } = parseArgs({
   options: { only: { type: 'string' }, grep: { type: 'string' }, quick: { type: 'boolean', default: false } },
