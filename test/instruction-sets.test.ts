@@ -1,4 +1,4 @@
-// The op tests once more for each other instruction set that this machine has: only one of them is chosen in a process.
+// The CPU's op tests once more for each other instruction set that this machine has: only one of them is chosen in a process.
 import { spawnSync } from 'node:child_process'
 import path from 'node:path'
 import { Device } from '../lib/device'
@@ -7,7 +7,7 @@ const root = path.join(__dirname, '..', '..')
 const mocha = path.join(path.dirname(require.resolve('mocha/package.json')), 'bin', 'mocha.js')
 
 function run(isa: string, args: readonly string[]): { status: number | null; output: string } {
-  const env = { ...process.env, DDPM_CPU_ISA: isa }
+  const env = { ...process.env, DDPM_CPU_ISA: isa, DDPM_TEST_DEVICE: 'cpu' }
   const { status, stdout, stderr } = spawnSync(process.execPath, args, { cwd: root, env, encoding: 'utf8' })
   return { status, output: stdout + stderr }
 }
