@@ -4,7 +4,6 @@ import { writeLora } from '../checkpoint/lora-file'
 import { DiffusionError, invalidArgument } from '../errors'
 import { baseOf, LoraNetwork } from '../nn/lora'
 import { adapterEntries, mergeUpdates, updatesOf } from '../nn/lora-weights'
-import type { Network } from '../nn/network'
 import { hasConfig } from '../nn/unet-config'
 import type { StateDict } from '../nn/weights'
 import { type Parsed, parseOptions } from '../options'
@@ -12,7 +11,7 @@ import { checkShape, Tensor } from '../tensor'
 import type { OptimizerOptions } from './adamw'
 import { checkClassNames, classLabel } from './class-names'
 import { readCompVisConfig } from './compvis-config'
-import type { Core } from './core'
+import { type Core, coreOf } from './core'
 import {
   type DDPMOptions,
   ddpmSchema,
@@ -38,7 +37,7 @@ import {
   type WithLorasOptions,
   withLorasSchema,
 } from './lora'
-import type { LossDict, LossResult } from './losses'
+import { type LossDict, type LossResult, requireNetwork } from './losses'
 import type { LrSchedulerConfig } from './lr-scheduler'
 import { imageRows } from './make-grid'
 import { type TrainBatchOptions, type ValidationOptions, validationSchema } from './method-options'
@@ -196,7 +195,7 @@ export class DDPM extends DiffusionModel {
    */
   async withLoras(loras: readonly LoraSource[], options: WithLorasOptions = {}): Promise<DDPM> {
     const { merge } = parseOptions('withLoras', options, withLorasSchema)
-    const network = requireNetwork(this.network, 'withLoras')
+    const network = requireNetwork(this[coreOf], 'withLoras').module
     if (network instanceof LoraNetwork) {
       throw new DiffusionError('unsupported', 'the model has updates beside its weights already: merged() has none')
     }
@@ -213,7 +212,7 @@ export class DDPM extends DiffusionModel {
 
   /** A model like this one whose low-rank updates are part of its weights, so that nothing is beside them; else a copy. */
   async merged(): Promise<DDPM> {
-    const network = requireNetwork(this.network, 'merged')
+    const network = requireNetwork(this[coreOf], 'merged').module
     return this.#with({ lora: undefined }, async (weights) => {
       return network instanceof LoraNetwork ? mergeAdapters(network, weights) : weights
     })
@@ -471,11 +470,6 @@ export class DDPM extends DiffusionModel {
     const drawn = (await this.emaScope(() => this.loop(core, shape, options))) as LoopResult
     return { ...log, samples: drawn.samples, denoiseRow: await imageRows(drawn.intermediates) }
   }
-}
-
-function requireNetwork(network: Network | undefined, method: string): Network {
-  if (network) return network
-  throw new DiffusionError('unsupported', `${method} needs a network; a function has no weights`, { argument: 'model' })
 }
 
 /** The first n samples of a batch. */

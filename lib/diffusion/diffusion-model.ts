@@ -1,17 +1,13 @@
 /** What all diffusion models have in common; ddpm.py's DDPM without what is about images. */
-import { type InspectOptions, inspect } from 'node:util'
-import { Device } from '../device'
 import { invalidArgument } from '../errors'
 import { exportOnnx, type OnnxOptions } from '../export/onnx'
-import type { Network } from '../nn/network'
 import type { StateDict } from '../nn/weights'
-import { parseOptions, type Seed } from '../options'
+import { parseOptions } from '../options'
 import { drawTimesteps } from '../rng'
 import { checkShape, type Shape, sizeOf, Tensor } from '../tensor'
 import type { OptimizerOptions } from './adamw'
 import { type BitsPerDim, calcBpd } from './bits-per-dim'
-import { Core, checkTensor, coreOf } from './core'
-import { denoiserOf } from './denoiser-of'
+import { type Core, checkTensor, coreOf } from './core'
 import { LitEma } from './ema'
 import { conditionOf } from './given-condition'
 import { guidanceOf } from './guidance/given'
@@ -32,144 +28,38 @@ import {
   trainBatchSchema,
   type ValidationOptions,
 } from './method-options'
-import { type ModelSettings, type ScheduleOptions, scheduleSchema } from './model-options'
+import type { ModelSettings } from './model-options'
 import { pMeanVariance, pSample } from './posterior-step'
-import { onnxMeaning, type Parameterization, predictionOf } from './prediction'
+import { onnxMeaning } from './prediction'
 import { nextStream, nhwcToNchw, predictStartFromNoise, qMeanVariance, qPosterior, qSample } from './process'
 import { choosePlan } from './sampling/choose'
 import { untouched } from './sampling/image'
 import { type LoopResult, samplingLoop } from './sampling/loop'
 import { type Intermediates, loopSchema, type PSampleLoopOptions, type SamplingOptions } from './sampling-options'
-import type { Schedule } from './schedule'
-import { betasOf, scheduleOf } from './schedule-of'
+import { ScheduledModel } from './scheduled-model'
 import { type LoadReport, loadStateDict, type Stateful, stateDict } from './state'
 import { timestepSamplerOf } from './timestep-sampler'
 import type { Timesteps } from './timesteps'
 import { Training, type TrainingState, type TrainResult } from './training-step'
-import { noTimestepZero, Warnings } from './warnings'
 
-export abstract class DiffusionModel implements Schedule {
-  /** The schedule's buffers, [T] each; not to be written to (see registerSchedule). */
-  declare readonly betas: Float32Array
-  declare readonly alphasCumprod: Float32Array
-  declare readonly alphasCumprodPrev: Float32Array
-  declare readonly sqrtAlphasCumprod: Float32Array
-  declare readonly sqrtOneMinusAlphasCumprod: Float32Array
-  declare readonly logOneMinusAlphasCumprod: Float32Array
-  declare readonly sqrtRecipAlphasCumprod: Float32Array
-  declare readonly sqrtRecipm1AlphasCumprod: Float32Array
-  declare readonly posteriorVariance: Float32Array
-  declare readonly posteriorLogVarianceClipped: Float32Array
-  declare readonly posteriorMeanCoef1: Float32Array
-  declare readonly posteriorMeanCoef2: Float32Array
-  declare readonly lvlbWeights: Float32Array
-  /** log of each timestep's variance, [T]; a parameter of the state dict with learnLogvar. The loss does not use it. */
-  logvar: Float32Array
-
-  readonly seed: Seed
+export abstract class DiffusionModel extends ScheduledModel {
   /** Dropout is active and losses are called 'train/...', as with torch's Module.training. Sampling never has dropout. */
   training = true
 
-  #core: Core
   readonly #training: Training | undefined
   readonly #ema: LitEma | undefined
-  readonly #options: ModelSettings
-  readonly #warnings = new Warnings()
 
   protected constructor(options: ModelSettings) {
     checkLoss(options)
     const timestepSampler = timestepSamplerOf(options)
-    this.#options = options
-    this.seed = options.seed
-    const schedule = scheduleOf(options, options)
-    const settings = { ...options, parameterization: predictionOf(options) }
-    const device = Device.open(options.device)
-    const denoiser = denoiserOf(options, device)
-    this.#core = Core.create(device, denoiser, settings, schedule, options.seed)
-    if (denoiser.network?.module.positiveTimesteps) this.#warnings.add([noTimestepZero])
-    if (denoiser.network) {
-      if (options.useEma) {
-        this.#ema = new LitEma(options.emaDecay)
-        denoiser.network.weights.copy('weights', 'ema')
-      }
-      this.#training = new Training(denoiser.network, this.#ema, timestepSampler, options.emaSigmaRels)
+    super(options)
+    const { network } = this[coreOf].denoiser
+    if (!network) return
+    if (options.useEma) {
+      this.#ema = new LitEma(options.emaDecay)
+      network.weights.copy('weights', 'ema')
     }
-    this.logvar = new Float32Array(this.numTimesteps).fill(options.logvarInit)
-    Object.assign(this, schedule)
-  }
-
-  // ---- schedule ----------------------------------------------------------------------------------------------------
-
-  /** ddpm.py's register_schedule, with its defaults for what is left out. Calls that are on their way keep the schedule they began with. */
-  registerSchedule(options: ScheduleOptions = {}): void {
-    this.#core.alive()
-    const schedule = scheduleOf(parseOptions('registerSchedule', options, scheduleSchema), this.#options)
-    if (schedule.betas.length !== this.numTimesteps) {
-      this.logvar = new Float32Array(schedule.betas.length).fill(this.#options.logvarInit)
-    }
-    this.#publish(schedule)
-  }
-
-  /** The betas in float64, before they are rescaled to zero terminal SNR: with these the schedule is made again to the bit. */
-  protected exactBetas(): Partial<ScheduleOptions> & { betas: Float32Array | Float64Array } {
-    const { givenBetas } = this.ownBetas()
-    const { linearStart, linearEnd, zeroTerminalSnr } = this.#options
-    if (givenBetas) return { betas: this.betas, linearStart: undefined, linearEnd: undefined, zeroTerminalSnr: false }
-    return { betas: betasOf(this.#options, this.#options), linearStart, linearEnd, zeroTerminalSnr }
-  }
-
-  /** The betas as an option, where a loaded state dict or registerSchedule made them other than those of the options. */
-  protected ownBetas(): { givenBetas?: number[]; timesteps?: number } {
-    const { betas } = scheduleOf(this.#options, this.#options)
-    const same = betas.length === this.betas.length && betas.every((b, t) => Math.abs(b - this.betas[t]) <= 1e-6 * b)
-    return same ? {} : { givenBetas: [...this.betas], timesteps: this.betas.length }
-  }
-
-  #publish(schedule: Schedule): void {
-    this.#core = this.#core.withSchedule(schedule)
-    Object.assign(this, schedule)
-  }
-
-  /** @internal Runs `fn` with the schedule of now, which it keeps whatever is registered meanwhile. */
-  protected call<T>(fn: (core: Core) => T | Promise<T>): Promise<T> {
-    return this.#core.call(fn)
-  }
-
-  /** @internal */
-  get [coreOf](): Core {
-    return this.#core
-  }
-
-  get numTimesteps(): number {
-    return this.#core.numTimesteps
-  }
-
-  get parameterization(): Parameterization {
-    return this.#options.parameterization
-  }
-
-  /** The option's value. */
-  get monitor(): string {
-    return this.#options.monitor
-  }
-
-  get logEveryT(): number {
-    return this.#options.logEveryT
-  }
-
-  get device(): Device {
-    return this.#core.device
-  }
-
-  /** The network; undefined where the denoiser is a function. */
-  get network(): Network | undefined {
-    return this.#core.denoiser.network?.module
-  }
-
-  /** How many numbers are trained; 0 for a function. */
-  get parameterCount(): number {
-    const trained = (this.network?.parameters.slots ?? []).filter(({ frozen }) => !frozen)
-    return trained.reduce((sum, { shape }) => sum + sizeOf(shape), 0)
+    this.#training = new Training(network, this.#ema, timestepSampler, options.emaSigmaRels)
   }
 
   /** Sets `training`; torch's Module.train. */
@@ -219,7 +109,7 @@ export abstract class DiffusionModel implements Schedule {
     const { clipDenoised, ...given } = parseOptions('pMeanVariance', options, clipSchema)
     return this.call(async (core) => {
       const condition = await this.#condition(core, x, given)
-      return pMeanVariance(core, x, t, { clipDenoised: clipDenoised ?? this.#options.clipDenoised, condition })
+      return pMeanVariance(core, x, t, { clipDenoised: clipDenoised ?? this.settings.clipDenoised, condition })
     })
   }
 
@@ -231,7 +121,7 @@ export abstract class DiffusionModel implements Schedule {
   /** One step: x_{t-1} from x_t. */
   async pSample(x: Tensor, t: Timesteps, options: PSampleOptions = {}): Promise<Tensor> {
     const o = parseOptions('pSample', options, pSampleSchema)
-    const clipDenoised = o.clipDenoised ?? this.#options.clipDenoised
+    const clipDenoised = o.clipDenoised ?? this.settings.clipDenoised
     return this.call(async (core) => {
       const condition = await this.#condition(core, x, o)
       return pSample(core, x, t, { ...o, condition, clipDenoised, seed: o.seed ?? core.seeds.next() })
@@ -265,8 +155,8 @@ export abstract class DiffusionModel implements Schedule {
     const guidance = await guidanceOf(core, shape, { ...o, condition })
     const plan = choosePlan(core, { ...o, strength: o.strength || undefined })
     this.warn(plan.warnings ?? [])
-    const { seed = core.seeds.next(), logEveryT = this.#options.logEveryT } = o
-    if (o.image) await this.#warnings.ofRange(o.image, 'image')
+    const { seed = core.seeds.next(), logEveryT = this.settings.logEveryT } = o
+    if (o.image) await this.notices.ofRange(o.image, 'image')
     const loop = () =>
       guidance.during(() => samplingLoop(core, shape, plan, { ...o, condition, guidance, seed, logEveryT }))
     const result = o.strength === 0 ? await untouched(o, shape, o.returnIntermediates) : await loop()
@@ -275,7 +165,7 @@ export abstract class DiffusionModel implements Schedule {
 
   /** Whether sampling with these options draws noise in its steps. */
   protected drawsNoise(options: SamplingOptions): boolean {
-    return choosePlan(this.#core, options).noisy
+    return choosePlan(this[coreOf], options).noisy
   }
 
   // ---- losses ------------------------------------------------------------------------------------------------------
@@ -299,7 +189,7 @@ export abstract class DiffusionModel implements Schedule {
     noise?: Tensor,
     options: LossOptions = {},
   ): Promise<LossResult & { gradients: StateDict }> {
-    requireNetwork(this.#core, 'lossAndGradients')
+    requireNetwork(this[coreOf], 'lossAndGradients')
     const given = parseOptions('lossAndGradients', options, conditionSchema)
     const { training: train } = this
     return this.call(async (core) => {
@@ -334,10 +224,10 @@ export abstract class DiffusionModel implements Schedule {
    */
   async calcBpd(x: Tensor, options: CalcBpdOptions = {}): Promise<BitsPerDim> {
     const { seed, sampleOffset, ...o } = parseOptions('calcBpd', options, calcBpdSchema)
-    const clipDenoised = o.clipDenoised ?? this.#options.clipDenoised
+    const clipDenoised = o.clipDenoised ?? this.settings.clipDenoised
     return this.call(async (core) => {
       const condition = await this.#condition(core, x, o)
-      await this.#warnings.ofRange(x, 'x')
+      await this.notices.ofRange(x, 'x')
       const stream = { seed: seed ?? core.seeds.next(), sampleOffset, step: 0 }
       return calcBpd(core, x, { ...o, clipDenoised, condition, stream })
     })
@@ -379,7 +269,7 @@ export abstract class DiffusionModel implements Schedule {
     const { lr, update, accumulate, ...o } = parseOptions('trainBatch', options, trainBatchSchema)
     const xStart = x instanceof Float32Array ? this.#images(x) : x
     checkTensor(xStart, 'x')
-    await this.#warnings.ofRange(xStart, 'x')
+    await this.notices.ofRange(xStart, 'x')
     const step = o.step ?? training.step
     const sampleOffset = o.sampleOffset ?? training.accumulated
     const timesteps = training.timesteps(core)
@@ -397,7 +287,7 @@ export abstract class DiffusionModel implements Schedule {
   }
 
   #images(data: Float32Array): Tensor {
-    const { inChannels, imageSize, imageWidth = imageSize } = requireNetwork(this.#core, 'training').module
+    const { inChannels, imageSize, imageWidth = imageSize } = requireNetwork(this[coreOf], 'training').module
     const shape = [data.length / (inChannels * imageSize * imageWidth), inChannels, imageSize, imageWidth]
     if (data.length === 0 || !Number.isInteger(shape[0])) {
       throw invalidArgument('x', `a multiple of ${sizeOf(shape.slice(1))} numbers`, data)
@@ -406,14 +296,14 @@ export abstract class DiffusionModel implements Schedule {
   }
 
   #requireTraining(method: string): Training {
-    this.#core.alive()
-    requireNetwork(this.#core, method)
+    this[coreOf].alive()
+    requireNetwork(this[coreOf], method)
     return this.#training!
   }
 
   /** ddpm.py's on_train_batch_end: averages the weights in. For use with trainingStep; trainBatch does it itself. */
   async onTrainBatchEnd(): Promise<void> {
-    const { network } = this.#core.denoiser
+    const { network } = this[coreOf].denoiser
     if (!network) return
     const { count } = network.module.parameters
     await this.call(async (core) => {
@@ -424,12 +314,12 @@ export abstract class DiffusionModel implements Schedule {
 
   /** Everything that a bit-exact resume needs of the model. */
   async trainingState(): Promise<TrainingState> {
-    return this.#requireTraining('trainingState').state(this.#core)
+    return this.#requireTraining('trainingState').state(this[coreOf])
   }
 
   /** After configureOptimizers. */
   async loadTrainingState(state: TrainingState): Promise<void> {
-    await this.#requireTraining('loadTrainingState').loadState(this.#core, state)
+    await this.#requireTraining('loadTrainingState').loadState(this[coreOf], state)
   }
 
   /**
@@ -437,7 +327,7 @@ export abstract class DiffusionModel implements Schedule {
    * starts sees them; a training that goes on meanwhile does not.
    */
   async emaScope<T>(fn: () => T | Promise<T>): Promise<T> {
-    const { network } = this.#core.denoiser
+    const { network } = this[coreOf].denoiser
     return network && this.#ema ? network.withAverages(fn) : fn()
   }
 
@@ -445,16 +335,16 @@ export abstract class DiffusionModel implements Schedule {
 
   get #stateful(): Stateful {
     return {
-      schedule: this.#core.schedule,
-      logvar: this.#options.learnLogvar ? this.logvar : undefined,
-      network: this.#core.denoiser.network,
+      schedule: this[coreOf].schedule,
+      logvar: this.settings.learnLogvar ? this.logvar : undefined,
+      network: this[coreOf].denoiser.network,
       ema: this.#ema,
     }
   }
 
   /** By ddpm.py's names: schedule buffers, model.diffusion_model.*, model_ema.*. */
   async stateDict(): Promise<StateDict> {
-    this.#core.alive()
+    this[coreOf].alive()
     return stateDict(this.#stateful)
   }
 
@@ -463,11 +353,11 @@ export abstract class DiffusionModel implements Schedule {
    * (default), for missing and unexpected names, before anything is changed.
    */
   async loadStateDict(dict: StateDict, options: LoadStateDictOptions = {}): Promise<LoadReport> {
-    this.#core.alive()
+    this[coreOf].alive()
     const { strict } = parseOptions('loadStateDict', options, loadStateDictSchema)
     const { schedule, logvar, missing, unexpected } = await loadStateDict(this.#stateful, dict, strict)
     if (logvar) this.logvar = logvar
-    if (schedule) this.#publish(schedule)
+    if (schedule) this.publish(schedule)
     return { missing, unexpected }
   }
 
@@ -479,51 +369,16 @@ export abstract class DiffusionModel implements Schedule {
    * `unsupported` for a model of 2 GiB or a function.
    */
   async exportOnnx(path: string, options?: OnnxOptions): Promise<void> {
-    this.#core.alive()
-    const network = requireNetwork(this.#core, 'exportOnnx')
+    this[coreOf].alive()
+    const network = requireNetwork(this[coreOf], 'exportOnnx')
     const { weights, frozen } = network.active
     const [flat, unchanged = new Float32Array()] = await Promise.all([weights.read(), frozen?.read()])
     await exportOnnx(path, network.module, { flat, frozen: unchanged }, onnxMeaning(this.parameterization), options)
   }
 
-  /** Bytes in use on the device, and by each compiled program of this model. */
-  memoryInfo(): ReturnType<Core['memoryInfo']> {
-    return this.#core.memoryInfo()
-  }
-
-  /**
-   * What the user should know, each once; [] where there is nothing to say: fields of a file or of a scheduler that were ignored,
-   * and what went another way on the model's device, although results are right (a program that can't be recorded as a CUDA
-   * graph, and is slower).
-   */
-  warnings(): string[] {
-    return [...this.#warnings.all, ...this.#core.device.warnings()]
-  }
-
   /** @internal */
-  warn(warnings: readonly string[]): void {
-    this.#warnings.add(warnings)
-  }
-
-  /** What console.log shows: a few lines, without weights and buffers. */
-  [inspect.custom](_depth: number, options: InspectOptions): string {
-    return `${this.constructor.name} ${inspect(this.summary(), options)}`
-  }
-
-  /** @internal */
-  protected summary(): Record<string, unknown> {
-    const { parameterCount, numTimesteps, parameterization, globalStep } = this
-    const network = this.network?.constructor.name ?? 'a function'
-    const computed = `${this.#options.precision} on ${this.device.name}`
-    return { network, parameterCount, numTimesteps, parameterization, globalStep, computed }
-  }
-
-  /** Gives all memory back. Using the model afterwards throws `disposed`; disposing of it again does nothing. */
-  dispose(): void {
-    this.#core.dispose()
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose()
+  protected override summary(): Record<string, unknown> {
+    const { computed, ...rest } = super.summary()
+    return { ...rest, globalStep: this.globalStep, computed }
   }
 }

@@ -13,18 +13,9 @@ import { Tensor } from '../../lib/tensor'
 import { assertCloseToScale } from '../support/compare'
 import { testedBackends } from '../support/devices'
 import { Random } from '../support/random'
+import { smallUNet } from '../support/small-unet'
 
-const unetConfig = {
-  imageSize: 8,
-  inChannels: 3,
-  outChannels: 3,
-  modelChannels: 32,
-  numResBlocks: 1,
-  attentionResolutions: [2],
-  channelMult: [1, 2],
-  numHeads: 2,
-  normGroups: 8,
-}
+const unetConfig = { ...smallUNet, normGroups: 8 }
 const base: DDPMOptions = { unetConfig, imageSize: 8, channels: 3, timesteps: 50, seed: 4 }
 const images = Tensor.from(new Random(1).normals(2 * 3 * 64), [2, 3, 8, 8])
 const drawn = { batchSize: 2, steps: 4, seed: 3, sampler: 'ddim' } as const

@@ -1,7 +1,6 @@
 /** What is not trained, and low-rank updates beside it: gradients, banks, files. */
 import assert from 'node:assert/strict'
 import { Device, type DeviceName } from '../../lib/device'
-import type { Graph } from '../../lib/graph'
 import type { Precision } from '../../lib/native'
 import type { LoraNetwork } from '../../lib/nn/lora'
 import { joinUpdates, mergeUpdates, updatesOf } from '../../lib/nn/lora-weights'
@@ -12,37 +11,12 @@ import { UNet } from '../../lib/nn/unet'
 import { Tensor } from '../../lib/tensor'
 import { assertCloseToScale } from '../support/compare'
 import { Random } from '../support/random'
-import {
-  compileGraph,
-  type Feeds,
-  integers,
-  normals,
-  runGraph,
-  testedBackends,
-  type Values,
-} from '../support/run-graph'
+import { addInputs, compileGraph, runGraph, testedBackends } from '../support/run-graph'
+import { smallUNet } from '../support/small-unet'
+import { lossStep, stepFeeds } from './network-step'
 
-const options = {
-  imageSize: 8,
-  inChannels: 3,
-  outChannels: 3,
-  modelChannels: 32,
-  numResBlocks: 1,
-  attentionResolutions: [2],
-  channelMult: [1, 2],
-  numHeads: 2,
-  normGroups: 8, // with a channel a group, the embedding's gradient would be none
-}
+const options = { ...smallUNet, normGroups: 8 } // with a channel a group, the embedding's gradient would be none
 const layouts = { openai: options, diffusers: { ...options, layout: 'diffusers' as const } }
-const [n, d] = [2, 3 * 8 * 8]
-const random = new Random(11)
-const feeds: Feeds = {
-  x: normals(random, [n, 1, 1, d]),
-  target: normals(random, [n, 1, 1, d]),
-  t: integers(random, [n, 1, 1, 1], 1000),
-  mean: { dims: [n, 1, 1, 1], data: new Float32Array(n).fill(1 / n) },
-}
-
 /** Every number other than zero, so that every gradient is one, too. */
 async function someWeights(network: Network): Promise<StateDict> {
   const rng = new Random(3)
@@ -56,19 +30,15 @@ async function someWeights(network: Network): Promise<StateDict> {
   )
 }
 
-function step(network: Network, graph: Graph, { x, target, t, mean }: Values) {
-  const images = graph.toNhwc(x, { channels: 3, height: 8, width: 8 })
-  const out = graph.toNchw(network.build({ graph, train: true }, images, t))
-  const loss = graph.weightedSum(graph.loss(out, target, { type: 'l2' }), mean)
-  graph.backward(loss)
-  return { out, loss }
-}
-
 async function gradients(device: DeviceName, network: Network, dict: StateDict, precision: Precision = 'fp32') {
   const table = network.parameters
   const { flat, frozen } = await table.fromStateDict(dict)
   const banks = { weights: flat, grads: new Float32Array(table.count), ...(frozen.length > 0 && { frozen }) }
-  const result = await runGraph(device, feeds, (graph, inputs) => step(network, graph, inputs), { banks, precision })
+  const feeds = stepFeeds(new Random(11), network)
+  const result = await runGraph(device, feeds, (graph, inputs) => lossStep(network, graph, inputs), {
+    banks,
+    precision,
+  })
   return { out: result.out, gradients: table.toStateDict(result.grads) }
 }
 
@@ -105,12 +75,8 @@ describe('freeze', () => {
     const { count, frozenCount } = network.parameters
     assert.equal(count + frozenCount, new UNet(options).parameters.count)
     const program = compileGraph('cpu', (graph) => {
-      const inputs = Object.fromEntries(
-        Object.entries(feeds).map(([name, { dims, data }]) => {
-          return [name, graph.input(name, dims, data instanceof Int32Array ? 'i32' : 'f32')]
-        }),
-      )
-      const { loss } = step(network, graph, inputs)
+      const inputs = addInputs(graph, stepFeeds(new Random(11), network))
+      const { loss } = lossStep(network, graph, inputs)
       graph.adamw(graph.input('hyper', [1, 1, 1, 16]), graph.gradSumSquares(count), { count })
       return { loss }
     })

@@ -5,29 +5,11 @@ import { Graph } from '../../lib/graph'
 import type { Precision } from '../../lib/native'
 import { UNet } from '../../lib/nn/unet'
 import { Random } from '../support/random'
-import {
-  compileGraph,
-  type Feeds,
-  integers,
-  normals,
-  runGraph,
-  testedBackends,
-  type Values,
-} from '../support/run-graph'
+import { addInputs, compileGraph, runGraph, testedBackends } from '../support/run-graph'
+import { smallUNet } from '../support/small-unet'
+import { lossStep, stepFeeds, stepOutput } from './network-step'
 
-const shape = [2, 8, 8] as const
-const [n, height, width] = shape
-const base = {
-  imageSize: 8,
-  inChannels: 3,
-  outChannels: 3,
-  modelChannels: 32,
-  numResBlocks: 1,
-  attentionResolutions: [2],
-  channelMult: [1, 2],
-  numHeads: 2,
-  dropout: 0.2,
-}
+const base = { ...smallUNet, dropout: 0.2 }
 const networks = {
   'added embedding, convolutions between levels': base,
   'scale and shift, resampling in blocks, classes': {
@@ -40,35 +22,11 @@ const networks = {
   "diffusers' names, three projections": { ...base, layout: 'diffusers' as const, middleScale: 2 },
 }
 
-const random = new Random(5)
-const d = 3 * height * width
-const feeds: Feeds = {
-  x: normals(random, [n, 1, 1, d]),
-  target: normals(random, [n, 1, 1, d]),
-  t: integers(random, [n, 1, 1, 1], 1000),
-  rng: { dims: [1, 1, 1, 4], data: Int32Array.of(7, 0, 3, 0) },
-  mean: { dims: [n, 1, 1, 1], data: new Float32Array(n).fill(1 / n) },
-}
-const labels = integers(random, [n, 1, 1, 1], 5)
-const context = normals(random, [n, 1, 3, 24])
-
-function feedsOf(unet: UNet): Feeds {
-  return { ...feeds, ...(unet.numClasses && { y: labels }), ...(unet.contextDim && { context }) }
-}
-
-/** Loss and the gradient of the input; those of the weights go to their bank. */
-function step(unet: UNet, graph: Graph, { x, target, t, rng, mean, y, context: tokens }: Values) {
-  const images = graph.toNhwc(x, { channels: 3, height, width })
-  const out = graph.toNchw(unet.build({ graph, train: true, rng }, images, t, { y, context: tokens }))
-  const loss = graph.weightedSum(graph.loss(out, target, { type: 'l2' }), mean)
-  const [gradient] = graph.backward(loss, [x])
-  return { loss, gradient: gradient! }
-}
-
 async function gradients(device: DeviceName, unet: UNet, precision: Precision) {
   const weights = unet.parameters.initialize(3).map((w, i) => w + 0.05 * Math.sin(i)) // those that are zero, too
   const banks = { weights, grads: new Float32Array(unet.parameters.count) }
-  return runGraph(device, feedsOf(unet), (graph, inputs) => step(unet, graph, inputs), { banks, precision })
+  const feeds = stepFeeds(new Random(5), unet)
+  return runGraph(device, feeds, (graph, inputs) => lossStep(unet, graph, inputs), { banks, precision })
 }
 
 describe('useCheckpoint', () => {
@@ -94,14 +52,8 @@ describe('useCheckpoint', () => {
     const arena = (useCheckpoint: boolean, train: boolean) => {
       const unet = new UNet({ ...deep, useCheckpoint })
       const program = compileGraph('cpu', (graph) => {
-        const inputs = Object.fromEntries(
-          Object.entries(feedsOf(unet)).map(([name, { dims, data }]) => {
-            return [name, graph.input(name, dims, data instanceof Int32Array ? 'i32' : 'f32')]
-          }),
-        )
-        if (train) return step(unet, graph, inputs)
-        const images = graph.toNhwc(inputs.x, { channels: 3, height, width })
-        return { out: graph.toNchw(unet.build({ graph, train }, images, inputs.t)) }
+        const inputs = addInputs(graph, stepFeeds(new Random(5), unet))
+        return train ? lossStep(unet, graph, inputs) : { out: stepOutput(unet, graph, inputs, false) }
       })
       const bytes = program.memory().arena
       program.release()
