@@ -36,9 +36,10 @@ export function trainedLabels(
   ddpm: DDPM,
   data: TrainingData,
 ): (n: number, labels: Int32Array | undefined) => Int32Array | undefined {
+  const ofClasses = ddpm.network?.numClasses !== undefined
   const named = data.classNames ? labelsFor(ddpm, data) : undefined
   return (n, labels) => {
     if (labels) return named ? named(n, labels) : labels
-    return ddpm.network?.numClasses === undefined ? undefined : labelsFor(ddpm, data)!(n, undefined)
+    return ofClasses ? labelsFor(ddpm, data)!(n, undefined) : undefined
   }
 }

@@ -51,8 +51,11 @@ export class TrainingLoop {
   /** Of the model's warnings, those that were told. */
   readonly #warned = new Set<string>()
 
+  readonly #labelOf: ReturnType<typeof trainedLabels>
+
   constructor(opened: Opened, from: Checkpoint | undefined) {
     this.#o = opened
+    this.#labelOf = trainedLabels(opened.ddpm, opened.data)
     const { monitor: name, patience, minDelta } = opened.options
     this.#monitor = name === undefined ? undefined : new Monitor({ name, patience, minDelta }, from?.state.monitor)
     this.#done = from?.state.step ?? 0
@@ -162,12 +165,11 @@ export class TrainingLoop {
       batches.push(await nextBatch())
       await pause()
     }
-    const labelOf = trainedLabels(ddpm, this.#o.data)
     this.#whole = false
     for (const [i, { images, shape, labels }] of batches.entries()) {
       using x = Tensor.wrap(images, shape)
       const result = await ddpm.trainBatch(x, {
-        y: labelOf(shape[0], labels),
+        y: this.#labelOf(shape[0], labels),
         step: step * accumulate + i, // names the noise, so each batch must have its own
         update: i === accumulate - 1,
         accumulate,
