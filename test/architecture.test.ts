@@ -25,7 +25,19 @@ const nativeLayers: Record<string, readonly string[]> = {
 const contract = ['kernels/ops.h', 'kernels/backend.h', 'kernels/philox.h']
 
 /** Folders of lib/ in the order of their dependencies: a file may import from its own and from earlier ones. */
-const libLayers = ['', 'nn', 'checkpoint', 'export', 'diffusion', 'data', 'train', 'convert', 'trainer', 'cli']
+const libLayers = [
+  '',
+  'nn',
+  'checkpoint',
+  'export',
+  'diffusion',
+  'data',
+  'evaluate',
+  'train',
+  'convert',
+  'trainer',
+  'cli',
+]
 
 /** The files of lib/ that a file imports, types too. */
 function imports(file: string): string[] {
