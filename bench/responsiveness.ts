@@ -4,7 +4,7 @@
  * Usage: npm run build:ts && node dist/bench/responsiveness.js [--batch n] [--steps n]
  */
 import { parseArgs } from 'node:util'
-import { DDPM } from '../lib/diffusion/ddpm'
+import { DDPM } from '../lib/diffusion/models/ddpm'
 import { Tensor } from '../lib/tensor'
 import { cifar10 } from './cases/unet'
 

@@ -25,18 +25,21 @@ export type { ImageSource, Range, UnreadableFile } from './data/sources/source'
 export type { UserBatch, UserBatches, UserData, UserImage, UserItems, UserPicture } from './data/sources/user'
 export type { ImageBatch, TrainingData } from './data/training-data'
 export { Device, type DeviceName, type DeviceOptions, type MemoryInfo } from './device'
-export type { OptimizerOptions } from './diffusion/adamw'
-export type { BitsPerDim } from './diffusion/bits-per-dim'
 export {
   Classifier,
   type ClassifierEvaluateOptions,
   type ClassifierOptions,
   type ClassifierResult,
   type ClassifierTrainOptions,
-} from './diffusion/classifier'
-export { type CompVisConfig, readCompVisConfig } from './diffusion/compvis-config'
-export type { ClassLabels } from './diffusion/condition'
-export { type Batch, DDPM } from './diffusion/ddpm'
+} from './diffusion/classifier/classifier'
+export { type CompVisConfig, readCompVisConfig } from './diffusion/formats/compvis-config'
+export type { CheckpointReport, InitFromCkptOptions } from './diffusion/formats/pretrained'
+export type { PushToHubOptions, PushToHubResult } from './diffusion/formats/push-to-hub'
+export type { LoadReport } from './diffusion/formats/state'
+export { type Batch, DDPM } from './diffusion/models/ddpm'
+export { DiffusionModel } from './diffusion/models/diffusion-model'
+export type { LoraSource, WithLorasOptions } from './diffusion/models/lora'
+export { makeGrid } from './diffusion/models/make-grid'
 export type {
   DDPMOptions,
   ImageOptions,
@@ -47,16 +50,7 @@ export type {
   SampleOptions,
   SaveLoraOptions,
   SavePretrainedOptions,
-} from './diffusion/ddpm-options'
-export type { DenoiserFunction } from './diffusion/denoiser'
-export { DiffusionModel } from './diffusion/diffusion-model'
-export type { ConditionFunction } from './diffusion/guidance/classifier-guidance'
-export type { GuidanceOptions, GuidingModel } from './diffusion/guidance/options'
-export type { LoraSource, WithLorasOptions } from './diffusion/lora'
-export type { LossScaleState } from './diffusion/loss-scale'
-export type { LossDict, LossResult } from './diffusion/losses'
-export type { LrSchedulerConfig } from './diffusion/lr-scheduler'
-export { makeGrid } from './diffusion/make-grid'
+} from './diffusion/options/ddpm-options'
 export type {
   CalcBpdOptions,
   ConditionOptions,
@@ -66,44 +60,55 @@ export type {
   PSampleOptions,
   TrainBatchOptions,
   ValidationOptions,
-} from './diffusion/method-options'
+} from './diffusion/options/method-options'
+export type {
+  Intermediates,
+  PathOptions,
+  PSampleLoopOptions,
+  SamplingOptions,
+} from './diffusion/options/sampling-options'
+export type { ClassLabels } from './diffusion/process/condition'
+export type { DenoiserFunction } from './diffusion/process/denoiser'
+export type { LossScaleState } from './diffusion/process/loss-scale'
+export type { LossDict, LossResult } from './diffusion/process/losses'
 export type {
   ComputeOptions,
   DiffusionModelOptions,
   ModelSettings,
   ProcessOptions,
   ScheduleOptions,
-} from './diffusion/model-options'
-export type { Parameterization } from './diffusion/prediction'
-export type { CheckpointReport, InitFromCkptOptions } from './diffusion/pretrained'
-export type { PushToHubOptions, PushToHubResult } from './diffusion/push-to-hub'
-export type { LoopResult, StepEvent } from './diffusion/sampling/loop'
-export type { SamplerName } from './diffusion/sampling/sampler-names'
-export type { Intermediates, PathOptions, PSampleLoopOptions, SamplingOptions } from './diffusion/sampling-options'
+} from './diffusion/process/model-options'
+export type { Parameterization } from './diffusion/process/prediction'
 export type {
   BetaSchedule,
   DdimDiscretization,
   Schedule,
   TimestepSpacing,
-} from './diffusion/schedule'
-export type { SchedulerConfig } from './diffusion/scheduler-config'
-export type { Threshold, TimestepSampler, VarianceType } from './diffusion/settings'
-export type { LoadReport } from './diffusion/state'
-export type { Integers, Timesteps } from './diffusion/timesteps'
-export type { Accumulation, TrainingState, TrainResult } from './diffusion/training-step'
+} from './diffusion/process/schedule'
+export type { Threshold, TimestepSampler, VarianceType } from './diffusion/process/settings'
+export type { Integers, Timesteps } from './diffusion/process/timesteps'
+export type { BitsPerDim } from './diffusion/sampling/bits-per-dim'
+export type { SchedulerConfig } from './diffusion/sampling/diffusers/scheduler-config'
+export type { ConditionFunction } from './diffusion/sampling/guidance/classifier-guidance'
+export type { GuidanceOptions, GuidingModel } from './diffusion/sampling/guidance/options'
+export type { LoopResult, StepEvent } from './diffusion/sampling/loop'
+export type { SamplerName } from './diffusion/sampling/sampler-names'
+export type { OptimizerOptions } from './diffusion/training/adamw'
+export type { LrSchedulerConfig } from './diffusion/training/lr-scheduler'
+export type { Accumulation, TrainingState, TrainResult } from './diffusion/training/training-step'
 export { DiffusionError, type DiffusionErrorCode, type DiffusionErrorDetails } from './errors'
 export type { OnnxOptions } from './export/onnx'
 export type { DeviceInfo, Precision } from './native'
-export type { Layout } from './nn/blocks'
-export { EncoderUNet, type EncoderUNetOptions } from './nn/encoder-unet'
-export type { ResolvedEncoderUNetOptions } from './nn/encoder-unet-options'
+export type { LoraOptions, TrainedOptions } from './nn/lora/trained'
 export type { LucidrainsUNetOptions, ResolvedLucidrainsOptions } from './nn/lucidrains/options'
 export { LucidrainsUNet } from './nn/lucidrains/unet'
 export type { Network } from './nn/network'
-export type { LoraOptions, TrainedOptions } from './nn/trained'
-export { UNet, type UNet2DConfig, type UNetOptions } from './nn/unet'
+export type { Layout } from './nn/unet/blocks'
+export { EncoderUNet, type EncoderUNetOptions } from './nn/unet/encoder-unet'
+export type { ResolvedEncoderUNetOptions } from './nn/unet/encoder-unet-options'
+export type { ResolvedUNetOptions, UNetDetails } from './nn/unet/options'
+export { UNet, type UNet2DConfig, type UNetOptions } from './nn/unet/unet'
 export type { UNetConfig } from './nn/unet-config'
-export type { ResolvedUNetOptions, UNetDetails } from './nn/unet-options'
 export type { StateDict } from './nn/weights'
 export type { Seed } from './options'
 export { type RandnOptions, type Shape, Tensor, type TensorDType } from './tensor'

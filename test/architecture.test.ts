@@ -39,6 +39,9 @@ const libLayers = [
   'cli',
 ]
 
+/** Rooms of lib/diffusion in that order. */
+const diffusionRooms = ['process', 'training', 'classifier', 'sampling', 'options', 'formats', 'models']
+
 /** The files of lib/ that a file imports, types too. */
 function imports(file: string): string[] {
   const found = [...read(file).matchAll(/(?:from|import|import\()\s*'(\.[^']+)'/g)]
@@ -90,6 +93,17 @@ describe('architecture', () => {
         if (file === 'lib/index.ts') continue
         assert.ok(libLayers.indexOf(layer) <= libLayers.indexOf(own), `${file} imports ${imported}`)
         assert.notEqual(target, 'index', `${file} imports the public index`)
+      }
+    }
+  })
+
+  it('rooms of lib/diffusion import from those before them', () => {
+    const room = (file: string) => diffusionRooms.indexOf(file.split('/')[2])
+    for (const file of sources('lib/diffusion', /\.ts$/)) {
+      assert.ok(room(file) >= 0, `${file} is in no room`)
+      for (const imported of imports(file)) {
+        if (!imported.startsWith('lib/diffusion/')) continue
+        assert.ok(room(imported) <= room(file), `${file} imports ${imported}`)
       }
     }
   })

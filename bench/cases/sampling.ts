@@ -1,5 +1,5 @@
 /** Ten ancestral steps of the CIFAR-10 UNet, noise and posterior step included. */
-import { DDPM } from '../../lib/diffusion/ddpm'
+import { DDPM } from '../../lib/diffusion/models/ddpm'
 import type { Case, Prepared } from '../harness'
 import { cifar10, cifar10Flops } from './unet'
 

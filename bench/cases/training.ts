@@ -1,5 +1,5 @@
 /** A whole training step: q_sample, UNet, loss, gradients, AdamW and EMA; with `useCheckpoint`, too. */
-import { DDPM } from '../../lib/diffusion/ddpm'
+import { DDPM } from '../../lib/diffusion/models/ddpm'
 import { Tensor } from '../../lib/tensor'
 import type { Case, Prepared } from '../harness'
 import { randomArray } from './graph-case'

@@ -1,7 +1,7 @@
 /** Forward pass of the CIFAR-10 UNet of Ho et al. 2020, as improved-diffusion has it. */
 import { Device } from '../../lib/device'
 import { Graph } from '../../lib/graph'
-import { UNet } from '../../lib/nn/unet'
+import { UNet } from '../../lib/nn/unet/unet'
 import { Weights } from '../../lib/nn/weights'
 import type { Case, Prepared } from '../harness'
 import { randomArray } from './graph-case'

@@ -3,8 +3,8 @@
  * The last line of its output is JSON. `device` alone as the kind prints what the device is.
  */
 import { Device, type DeviceName } from '../../lib/device'
-import { DDPM } from '../../lib/diffusion/ddpm'
-import type { DDPMOptions } from '../../lib/diffusion/ddpm-options'
+import { DDPM } from '../../lib/diffusion/models/ddpm'
+import type { DDPMOptions } from '../../lib/diffusion/options/ddpm-options'
 import type { Graph, Value } from '../../lib/graph'
 import { Program } from '../../lib/program'
 import { Tensor } from '../../lib/tensor'

@@ -5,8 +5,8 @@
 import { writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { readSafetensors, writeSafetensors } from '../../lib/checkpoint/safetensors'
-import { makeBetaSchedule, makeSchedule } from '../../lib/diffusion/schedule'
-import { posteriorTable, rowLength } from '../../lib/diffusion/step-tables'
+import { makeBetaSchedule, makeSchedule } from '../../lib/diffusion/process/schedule'
+import { posteriorTable, rowLength } from '../../lib/diffusion/process/step-tables'
 import { normal, Purpose } from '../../lib/rng'
 import { fileOf, learningRate, randomWeights, unetConfig } from '../peers/workload'
 

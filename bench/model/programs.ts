@@ -1,8 +1,8 @@
 /** The CIFAR-10 UNet's programs, compiled as for a GPU that is not here: cuda-host plans for its multiprocessors. */
-import { DDPM } from '../../lib/diffusion/ddpm'
-import type { LossInput } from '../../lib/diffusion/losses'
-import { stepProgram } from '../../lib/diffusion/posterior-step'
-import { trainingProgram } from '../../lib/diffusion/training-step'
+import { DDPM } from '../../lib/diffusion/models/ddpm'
+import type { LossInput } from '../../lib/diffusion/process/losses'
+import { stepProgram } from '../../lib/diffusion/sampling/posterior-step'
+import { trainingProgram } from '../../lib/diffusion/training/training-step'
 import type { Precision, ProgramStep } from '../../lib/native'
 import { Tensor } from '../../lib/tensor'
 import { unetConfig } from '../peers/workload'

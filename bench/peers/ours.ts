@@ -1,7 +1,7 @@
 /** This project's side. */
 import { Device } from '../../lib/device'
-import { DDPM } from '../../lib/diffusion/ddpm'
-import { UNet } from '../../lib/nn/unet'
+import { DDPM } from '../../lib/diffusion/models/ddpm'
+import { UNet } from '../../lib/nn/unet/unet'
 import { Weights } from '../../lib/nn/weights'
 import { Program } from '../../lib/program'
 import { Tensor } from '../../lib/tensor'

@@ -4,9 +4,9 @@
  */
 import path from 'node:path'
 import { readSafetensors, writeSafetensors } from '../../lib/checkpoint/safetensors'
-import { DDPM } from '../../lib/diffusion/ddpm'
+import { DDPM } from '../../lib/diffusion/models/ddpm'
 import type { StateDict } from '../../lib/nn/parameters'
-import { UNet } from '../../lib/nn/unet'
+import { UNet } from '../../lib/nn/unet/unet'
 import { normal, Purpose } from '../../lib/rng'
 import { sizeOf, Tensor } from '../../lib/tensor'
 import { cifar10 } from '../cases/unet'

@@ -1,6 +1,6 @@
 /** Files of low-rank updates, by PEFT's and diffusers' names and by kohya's (sd-scripts). */
 import { DiffusionError, quote } from '../errors'
-import type { LoraUpdate, LoraUpdates } from '../nn/lora-weights'
+import type { LoraUpdate, LoraUpdates } from '../nn/lora/lora-weights'
 import { Tensor } from '../tensor'
 import { type StoredTensor, writeSafetensors } from './safetensors'
 import { readStateDictFile } from './state-dict-file'

@@ -1,8 +1,8 @@
 /** The model that a command works with, by the options that all of them have. */
 import { loadModel } from '../convert/load-model'
 import type { DeviceName } from '../device'
-import type { DDPM } from '../diffusion/ddpm'
-import type { LoraSource } from '../diffusion/lora'
+import type { DDPM } from '../diffusion/models/ddpm'
+import type { LoraSource } from '../diffusion/models/lora'
 import { precisions } from '../native'
 import type { Seed } from '../options'
 import { type OptionTable, UsageError, type Values } from './args'

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { readImageBytes } from '../data/image-bytes'
 import { maxDecodeBytes } from '../data/image-limits'
-import type { DDPM } from '../diffusion/ddpm'
+import type { DDPM } from '../diffusion/models/ddpm'
 import { DiffusionError, describe } from '../errors'
 import { bigintsAsText } from '../printable'
 import { type DrawValues, drawOptions } from './draw'

@@ -1,7 +1,7 @@
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { encodeImage, imageFormatOf } from '../data/image-format'
 import { type ImageBytes, imageAt, imageGrid, joinBytes } from '../data/image-grid'
-import type { DDPM } from '../diffusion/ddpm'
+import type { DDPM } from '../diffusion/models/ddpm'
 import { type Command, type OptionTable, UsageError, type Values } from './args'
 import { checkDrawOptions, type Drawn, drawImages, drawOptions, labelsFor, type Span, spanOf } from './draw'
 import { checkWritable, freeName, isFile } from './free-name'

@@ -2,7 +2,7 @@
 import { access, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { isDiffusersFolder } from '../checkpoint/diffusers'
+import { isDiffusersFolder } from '../checkpoint/diffusers/folder'
 import { isHubName } from '../checkpoint/hub/access'
 import { type HubOptions, hubSnapshot } from '../checkpoint/hub/snapshot'
 import { openRegularFile } from '../checkpoint/regular-file'

@@ -3,8 +3,8 @@ import { invalidArgument } from '../errors'
 import type { LucidrainsUNetOptions } from './lucidrains/options'
 import { LucidrainsUNet } from './lucidrains/unet'
 import type { Network } from './network'
-import { UNet } from './unet'
-import type { UNetOptions } from './unet-options'
+import type { UNetOptions } from './unet/options'
+import { UNet } from './unet/unet'
 
 /** Options of UNet; or with `architecture: 'lucidrains'` of LucidrainsUNet. */
 export type UNetConfig = UNetOptions | LucidrainsUNetOptions

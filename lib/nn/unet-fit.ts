@@ -1,7 +1,7 @@
 /** Whether tensors are those of a UNet, found out before anything of its size is made. */
 import { DiffusionError, describe } from '../errors'
+import { resolveUNetOptions } from './unet/options'
 import { isOfUNet, networkOfConfig, type UNetConfig } from './unet-config'
-import { resolveUNetOptions } from './unet-options'
 
 /** What a file says of its tensors, by the network's names. */
 export type Shapes = Readonly<Record<string, { readonly shape: readonly number[] }>>

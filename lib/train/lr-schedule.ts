@@ -1,5 +1,5 @@
 /** The learning rate of each step of a training. */
-import { type LrSchedulerConfig, lrFactorAt } from '../diffusion/lr-scheduler'
+import { type LrSchedulerConfig, lrFactorAt } from '../diffusion/training/lr-scheduler'
 
 /**
  * How the rate goes on after the warm-up: 'constant'; 'cosine', down to zero at the last step (Loshchilov & Hutter 2017, eq. 5, one

@@ -3,9 +3,9 @@
  * and in its `__metadata__` the JSON that rebuilds the model.
  */
 import { isObject, parseJsonObject } from '../checkpoint/json'
-import { DDPM } from '../diffusion/ddpm'
-import type { DDPMOptions } from '../diffusion/ddpm-options'
-import type { ComputeOptions } from '../diffusion/model-options'
+import { DDPM } from '../diffusion/models/ddpm'
+import type { DDPMOptions } from '../diffusion/options/ddpm-options'
+import type { ComputeOptions } from '../diffusion/process/model-options'
 import { DiffusionError } from '../errors'
 import type { UNetConfig } from '../nn/unet-config'
 import { checkUNetFits } from '../nn/unet-fit'

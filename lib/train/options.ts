@@ -2,11 +2,11 @@
 import type { ClassSource } from '../data/class-labels'
 import { type Crop, crops } from '../data/dataset'
 import { isUserData, type UserData } from '../data/sources/user'
-import type { ImageOptions } from '../diffusion/ddpm-options'
-import { type LrSchedulerConfig, lrFactor } from '../diffusion/lr-scheduler'
-import type { ProcessOptions } from '../diffusion/model-options'
+import type { ImageOptions } from '../diffusion/options/ddpm-options'
+import type { ProcessOptions } from '../diffusion/process/model-options'
+import { type LrSchedulerConfig, lrFactor } from '../diffusion/training/lr-scheduler'
 import { type Precision, precisions } from '../native'
-import type { UNetDetails } from '../nn/unet-options'
+import type { UNetDetails } from '../nn/unet/options'
 import {
   array,
   boolean,

@@ -1,6 +1,6 @@
 /** Averages of a run's weights that were not kept, from those in its checkpoints. */
 import path from 'node:path'
-import { type EmaProfile, reconstruct, widestSigmaRel } from '../diffusion/power-ema'
+import { type EmaProfile, reconstruct, widestSigmaRel } from '../diffusion/training/power-ema'
 import { DiffusionError, invalidArgument } from '../errors'
 import type { StateDict } from '../nn/weights'
 import { number, parseOptions, required, type SchemaOf } from '../options'

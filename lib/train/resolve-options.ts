@@ -1,8 +1,8 @@
 /** A training's options with all defaults filled in, and what a resume may change of them. */
 import { isDeepStrictEqual } from 'node:util'
 import { givesBatches } from '../data/sources/user'
-import { lrFactorAt } from '../diffusion/lr-scheduler'
-import { modelSchema } from '../diffusion/model-options'
+import { modelSchema } from '../diffusion/process/model-options'
+import { lrFactorAt } from '../diffusion/training/lr-scheduler'
 import { DiffusionError, describe, invalidArgument } from '../errors'
 import { type Parsed, parseOptions, unknownOption } from '../options'
 import { decayStart } from './lr-schedule'

@@ -1,8 +1,8 @@
 /** state.json of a checkpoint: what it says, and its check. */
 import { isObject, type JsonObject } from '../checkpoint/json'
-import type { LossScaleState } from '../diffusion/loss-scale'
+import type { LossScaleState } from '../diffusion/process/loss-scale'
 import { DiffusionError, describe } from '../errors'
-import { resolveUNetOptions, type UNetOptions } from '../nn/unet-options'
+import { resolveUNetOptions, type UNetOptions } from '../nn/unet/options'
 import type { MonitorState } from './monitor'
 import type { ResolvedTrainOptions } from './options'
 import { savedTrainOptions } from './resolve-options'

@@ -1,6 +1,6 @@
 /** How well a model describes images: bits per dimension and reconstruction errors over a folder. */
 import type { TrainingData } from '../data/training-data'
-import type { DDPM } from '../diffusion/ddpm'
+import type { DDPM } from '../diffusion/models/ddpm'
 import { boolean, func, integer, parseOptions, type SchemaOf, type Seed, seed, value } from '../options'
 import { Tensor } from '../tensor'
 import { labelsFor } from './labels'

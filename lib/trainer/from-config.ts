@@ -1,6 +1,6 @@
 /** The options of a training from a configuration of latent-diffusion, as its main.py takes them. */
 import type { JsonObject } from '../checkpoint/json'
-import { readCompVisConfig } from '../diffusion/compvis-config'
+import { readCompVisConfig } from '../diffusion/formats/compvis-config'
 import { DiffusionError } from '../errors'
 import type { ModelConfig, TrainModelOptions, TrainOptions } from '../train/options'
 

@@ -1,6 +1,6 @@
 /** The loss of images that the training does not see: ddpm.py's validation_step over a folder, with the same noise every time. */
 import type { TrainingData } from '../data/training-data'
-import type { DDPM } from '../diffusion/ddpm'
+import type { DDPM } from '../diffusion/models/ddpm'
 import { DiffusionError, invalidArgument } from '../errors'
 import { integer, parseOptions, type SchemaOf, type Seed, seed, value } from '../options'
 import { drawTimesteps, heldOutSeed } from '../rng'

@@ -1,6 +1,6 @@
 /** What a model is told of the classes of images. */
 import type { TrainingData } from '../data/training-data'
-import type { DDPM } from '../diffusion/ddpm'
+import type { DDPM } from '../diffusion/models/ddpm'
 import { DiffusionError, invalidArgument } from '../errors'
 
 /**

@@ -1,5 +1,5 @@
 /** Batches as ddpm.py has them: images with the channels last, by the model's keys. */
-import type { Batch, DDPM } from '../diffusion/ddpm'
+import type { Batch, DDPM } from '../diffusion/models/ddpm'
 import { Tensor } from '../tensor'
 
 /** `images` are [n, c, h, w]. */

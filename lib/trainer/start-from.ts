@@ -1,7 +1,7 @@
 /** Where a training starts that is not from nothing: another model's options, weights and averages, and its classes. */
 import { readSource } from '../convert/source'
-import type { DDPM } from '../diffusion/ddpm'
-import { emaName, modelPrefix } from '../diffusion/state'
+import { emaName, modelPrefix } from '../diffusion/formats/state'
+import type { DDPM } from '../diffusion/models/ddpm'
 import { DiffusionError, invalidArgument } from '../errors'
 import type { StateDict } from '../nn/weights'
 import { Tensor } from '../tensor'

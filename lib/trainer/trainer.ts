@@ -4,8 +4,8 @@ import type { JsonObject } from '../checkpoint/json'
 import type { DatasetOptions } from '../data/dataset'
 import { openTrainingData } from '../data/open-data'
 import type { TrainingData } from '../data/training-data'
-import { DDPM } from '../diffusion/ddpm'
-import type { DDPMOptions } from '../diffusion/ddpm-options'
+import { DDPM } from '../diffusion/models/ddpm'
+import type { DDPMOptions } from '../diffusion/options/ddpm-options'
 import { DiffusionError } from '../errors'
 import {
   type Checkpoint,

@@ -1,8 +1,8 @@
 /** The loop of a training, with everything open: steps, checkpoints, and what is left whole when one fails. */
 import path from 'node:path'
 import type { ImageBatch, TrainingData } from '../data/training-data'
-import type { DDPM } from '../diffusion/ddpm'
-import type { TrainingState } from '../diffusion/training-step'
+import type { DDPM } from '../diffusion/models/ddpm'
+import type { TrainingState } from '../diffusion/training/training-step'
 import { DiffusionError } from '../errors'
 import { pauses } from '../pause'
 import { Tensor } from '../tensor'

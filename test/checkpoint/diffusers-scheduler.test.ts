@@ -1,7 +1,7 @@
 // diffusers' scheduler_config.json as our settings and back: betas, timesteps and chains against golden data.
 import assert from 'node:assert/strict'
-import { schedulerOfSettings, settingsOfScheduler } from '../../lib/diffusion/diffusers-scheduler'
-import { makeBetaSchedule, respacedTimesteps } from '../../lib/diffusion/schedule'
+import { schedulerOfSettings, settingsOfScheduler } from '../../lib/diffusion/formats/diffusers-scheduler'
+import { makeBetaSchedule, respacedTimesteps } from '../../lib/diffusion/process/schedule'
 import { DDPM } from '../../lib/index'
 import { Fixture } from '../diffusion/fixture'
 import { assertClose } from '../support/compare'

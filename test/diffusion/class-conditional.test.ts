@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
-import type { Core } from '../../lib/diffusion/core'
-import { dropLabels } from '../../lib/diffusion/given-condition'
+import type { Core } from '../../lib/diffusion/process/core'
+import { dropLabels } from '../../lib/diffusion/process/given-condition'
 import { DDPM, type DDPMOptions, Tensor } from '../../lib/index'
 import { assertClose, assertCloseToScale, assertSameBits } from '../support/compare'
 import { testDevice } from '../support/devices'

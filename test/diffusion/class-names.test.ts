@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { DDPM } from '../../lib/diffusion/ddpm'
+import { DDPM } from '../../lib/diffusion/models/ddpm'
 import { DiffusionError } from '../../lib/errors'
 import { type ClassLabels, Tensor } from '../../lib/index'
 import { tinyModel } from '../train/support'

@@ -1,8 +1,8 @@
 /** Golden data: test/fixtures, made by PyTorch (the source is in each file's metadata). */
 import path from 'node:path'
 import { readSafetensors, type SafetensorsFile } from '../../lib/checkpoint/safetensors'
-import { DDPM } from '../../lib/diffusion/ddpm'
-import type { DDPMOptions } from '../../lib/diffusion/ddpm-options'
+import { DDPM } from '../../lib/diffusion/models/ddpm'
+import type { DDPMOptions } from '../../lib/diffusion/options/ddpm-options'
 import { type Device, type StateDict, Tensor } from '../../lib/index'
 import { testDevice } from '../support/devices'
 

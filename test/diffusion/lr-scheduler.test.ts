@@ -1,6 +1,6 @@
 // ddpm.py's scheduler_config: the classes of ldm/lr_scheduler.py.
 import assert from 'node:assert/strict'
-import { lrFactor, lrFactorAt } from '../../lib/diffusion/lr-scheduler'
+import { lrFactor, lrFactorAt } from '../../lib/diffusion/training/lr-scheduler'
 import { DDPM, DiffusionError } from '../../lib/index'
 import { Tensor } from '../../lib/tensor'
 import { testDevice } from '../support/devices'

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { imageRows, makeGrid } from '../../lib/diffusion/make-grid'
+import { imageRows, makeGrid } from '../../lib/diffusion/models/make-grid'
 import { Tensor } from '../../lib/tensor'
 
 /** [n, c, 2, 1]: image i's channel k has the pixels 10*i + k and that + 0.5. */

@@ -1,6 +1,6 @@
 // What the network may be trained for, beyond ddpm.py's losses.
 import assert from 'node:assert/strict'
-import { LossSecondMoment } from '../../lib/diffusion/timestep-sampler'
+import { LossSecondMoment } from '../../lib/diffusion/process/timestep-sampler'
 import { DDPM, type DDPMOptions, Tensor } from '../../lib/index'
 import { normal, Purpose, SeedSequence } from '../../lib/rng'
 import { assertClose, assertCloseToScale, assertSameBits } from '../support/compare'

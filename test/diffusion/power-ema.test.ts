@@ -1,6 +1,6 @@
 // Averages by power functions: EDM2's (Karras et al. 2024).
 import assert from 'node:assert/strict'
-import { gammaOf, powerDecay, reconstruct, sigmaRelOf, widestSigmaRel } from '../../lib/diffusion/power-ema'
+import { gammaOf, powerDecay, reconstruct, sigmaRelOf, widestSigmaRel } from '../../lib/diffusion/training/power-ema'
 import { DDPM, Tensor } from '../../lib/index'
 import { assertClose, assertSameBits } from '../support/compare'
 import { testDevice } from '../support/devices'

@@ -1,7 +1,7 @@
 /** The option `precision`: where it is refused, loss scaling, and updates whose gradients are not finite. */
 import assert from 'node:assert/strict'
 import type { DeviceName } from '../../lib/device'
-import { LossScale } from '../../lib/diffusion/loss-scale'
+import { LossScale } from '../../lib/diffusion/process/loss-scale'
 import { DDPM, type DDPMOptions, DiffusionError, type StateDict, Tensor } from '../../lib/index'
 import { assertClose, assertSameBits } from '../support/compare'
 import { Random } from '../support/random'

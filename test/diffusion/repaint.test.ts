@@ -1,9 +1,9 @@
 // RePaint's resampling, on Gaussian data whose pixels go together: what is drawn beside a pixel that is kept has a closed form.
 import assert from 'node:assert/strict'
+import { makeSchedule } from '../../lib/diffusion/process/schedule'
+import type { Settings } from '../../lib/diffusion/process/settings'
 import { ancestralPlan } from '../../lib/diffusion/sampling/ancestral'
 import { resampledEvaluations } from '../../lib/diffusion/sampling/repaint'
-import { makeSchedule } from '../../lib/diffusion/schedule'
-import type { Settings } from '../../lib/diffusion/settings'
 import { DDPM, type SampleOptions, Tensor } from '../../lib/index'
 import { assertClose, assertSameBits } from '../support/compare'
 import { testDevice } from '../support/devices'

@@ -1,6 +1,4 @@
 import assert from 'node:assert/strict'
-import { ancestralPlan, respacedPlan } from '../../lib/diffusion/sampling/ancestral'
-import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers'
 import {
   type BetaSchedule,
   betaSchedules,
@@ -11,7 +9,9 @@ import {
   makeSchedule,
   respacedTimesteps,
   type Schedule,
-} from '../../lib/diffusion/schedule'
+} from '../../lib/diffusion/process/schedule'
+import { ancestralPlan, respacedPlan } from '../../lib/diffusion/sampling/ancestral'
+import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers/plans'
 import { DiffusionError } from '../../lib/errors'
 import { assertClose } from '../support/compare'
 import { camelCase, Fixture } from './fixture'

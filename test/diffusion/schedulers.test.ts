@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
-import { settingsOfScheduler } from '../../lib/diffusion/diffusers-scheduler'
-import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers'
+import { settingsOfScheduler } from '../../lib/diffusion/formats/diffusers-scheduler'
+import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers/plans'
 import { DDPM, Tensor } from '../../lib/index'
 import { assertCloseToScale } from '../support/compare'
 import { testDevice } from '../support/devices'

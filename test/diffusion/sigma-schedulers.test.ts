@@ -1,6 +1,6 @@
 // diffusers' schedulers after k-diffusion, by chains that they computed.
 import assert from 'node:assert/strict'
-import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers'
+import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers/plans'
 import { DDPM, Tensor } from '../../lib/index'
 import { assertClose, assertCloseToScale } from '../support/compare'
 import { testDevice } from '../support/devices'

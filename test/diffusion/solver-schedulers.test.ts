@@ -1,9 +1,9 @@
 // diffusers' DEIS, PNDM and UniPC, by chains that they computed; LCM by its definition.
 import assert from 'node:assert/strict'
-import { schedulerOfSettings } from '../../lib/diffusion/diffusers-scheduler'
-import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers'
+import { schedulerOfSettings } from '../../lib/diffusion/formats/diffusers-scheduler'
+import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers/plans'
+import { schemas } from '../../lib/diffusion/sampling/diffusers/scheduler-config'
 import { lcmTimesteps } from '../../lib/diffusion/sampling/lcm'
-import { schemas } from '../../lib/diffusion/scheduler-config'
 import { DDPM, Tensor } from '../../lib/index'
 import { normal, Purpose } from '../../lib/rng'
 import { assertClose, assertCloseToScale, assertSameBits } from '../support/compare'

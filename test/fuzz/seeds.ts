@@ -1,7 +1,7 @@
 /** Good files, and what is put into them, for readers that have no fixture. */
 import { mkdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
-import { DDPM } from '../../lib/diffusion/ddpm'
+import { DDPM } from '../../lib/diffusion/models/ddpm'
 import { saveCheckpoint } from '../../lib/train/checkpoint'
 import { saveModel } from '../../lib/train/model-file'
 import { resolveTrainOptions } from '../../lib/train/resolve-options'

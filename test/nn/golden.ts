@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { readSafetensors, type StoredTensor } from '../../lib/checkpoint/safetensors'
 import type { StateDict } from '../../lib/nn/parameters'
-import type { UNetOptions } from '../../lib/nn/unet'
+import type { UNetOptions } from '../../lib/nn/unet/unet'
 import { Tensor } from '../../lib/tensor'
 
 const folder = path.join(__dirname, '..', '..', '..', 'test', 'fixtures')

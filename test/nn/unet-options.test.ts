@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { Graph } from '../../lib/graph'
-import { UNet, type UNetOptions } from '../../lib/nn/unet'
+import { UNet, type UNetOptions } from '../../lib/nn/unet/unet'
 
 const base: UNetOptions = {
   imageSize: 16,

@@ -1,9 +1,9 @@
 // UNets against PyTorch's: outputs, loss, all gradients, and the outputs of inner modules.
 import assert from 'node:assert/strict'
-import { unet2DConfig, unet2DWeights } from '../../lib/checkpoint/diffusers-unet'
+import { unet2DConfig, unet2DWeights } from '../../lib/checkpoint/diffusers/unet'
 import type { Graph, Value } from '../../lib/graph'
-import { UNet } from '../../lib/nn/unet'
-import { renameLegacyDiffusers } from '../../lib/nn/unet-diffusers'
+import { renameLegacyDiffusers } from '../../lib/nn/unet/diffusers'
+import { UNet } from '../../lib/nn/unet/unet'
 import { Tensor } from '../../lib/tensor'
 import { libraryAlgo } from '../support/fake-cudnn'
 import { devicesWith } from '../support/mixed'

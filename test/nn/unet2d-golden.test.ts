@@ -1,7 +1,7 @@
 // Skip blocks, Fourier and learned time embeddings against diffusers' UNet2DModel: output, loss and gradients.
 import assert from 'node:assert/strict'
-import { unet2DConfig } from '../../lib/checkpoint/diffusers-unet'
-import { UNet } from '../../lib/nn/unet'
+import { unet2DConfig } from '../../lib/checkpoint/diffusers/unet'
+import { UNet } from '../../lib/nn/unet/unet'
 import { testedBackends } from '../support/run-graph'
 import { checkGolden, checkGoldenOutput } from './check-golden'
 import { Golden } from './golden'

@@ -1,8 +1,8 @@
 // Options that UNet2DModel has beyond those of the golden networks, by what they must be equal to.
 import assert from 'node:assert/strict'
-import { unet2DConfig, unet2DWeights } from '../../lib/checkpoint/diffusers-unet'
+import { unet2DConfig, unet2DWeights } from '../../lib/checkpoint/diffusers/unet'
 import type { Graph } from '../../lib/graph'
-import { UNet, type UNetOptions } from '../../lib/nn/unet'
+import { UNet, type UNetOptions } from '../../lib/nn/unet/unet'
 import type { StateDict } from '../../lib/nn/weights'
 import { Tensor } from '../../lib/tensor'
 import { assertClose } from '../support/compare'

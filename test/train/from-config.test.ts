@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { writeFileSync } from 'node:fs'
 import path from 'node:path'
-import { DDPM } from '../../lib/diffusion/ddpm'
+import { DDPM } from '../../lib/diffusion/models/ddpm'
 import { DiffusionError } from '../../lib/errors'
 import { openCheckpoint } from '../../lib/train/checkpoint'
 import { learningRate } from '../../lib/train/lr-schedule'

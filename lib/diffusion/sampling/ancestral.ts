@@ -1,9 +1,9 @@
 /** Ancestral sampling: Ho et al. 2020, algorithm 2, through every timestep or fewer. */
-import { meanShiftRow, timestepVariance, varianceRow } from '../learned-variance'
-import { type Prediction, startRow } from '../prediction'
-import { posteriorVariance, respacedTimesteps, type TimestepSpacing } from '../schedule'
-import type { VarianceType } from '../settings'
-import { posteriorTable, rowLength } from '../step-tables'
+import { meanShiftRow, timestepVariance, varianceRow } from '../process/learned-variance'
+import { type Prediction, startRow } from '../process/prediction'
+import { posteriorVariance, respacedTimesteps, type TimestepSpacing } from '../process/schedule'
+import type { VarianceType } from '../process/settings'
+import { posteriorTable, rowLength } from '../process/step-tables'
 import { lastPart } from './image'
 import { type Evaluation, makePlan, type PlanContext, type SamplingPlan } from './plan'
 

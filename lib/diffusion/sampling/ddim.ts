@@ -1,12 +1,12 @@
 /** DDIM: Song et al. 2021, eq. 12; ldm ddim.py. Like ddim.py it does not clip unless told to. */
-import { noiseRow, type Prediction, startRow } from '../prediction'
+import { noiseRow, type Prediction, startRow } from '../process/prediction'
 import {
   type DdimDiscretization,
   ddimTimesteps,
   makeDdimParameters,
   respacedTimesteps,
   type TimestepSpacing,
-} from '../schedule'
+} from '../process/schedule'
 import { lastPart } from './image'
 import { type Evaluation, makePlan, type PlanContext, type SamplingPlan } from './plan'
 

@@ -2,7 +2,7 @@
  * Singlestep DPM-Solver and DPM-Solver++: Lu et al. 2022a and 2022b; diffusers' DPMSolverSinglestepScheduler. Evaluations come in blocks,
  * [1, 2] or [1, 2, 3] by their orders: each goes on from the point where its block began, by the predictions since then.
  */
-import { noiseRow, type Prediction, startRow } from '../prediction'
+import { noiseRow, type Prediction, startRow } from '../process/prediction'
 import { type NoiseLevel, type SolverPoint, solverPoint } from './noise-levels'
 import type { Evaluation } from './plan'
 

@@ -1,5 +1,5 @@
 /** Multistep DPM-Solver and DPM-Solver++: Lu et al. 2022a and 2022b; diffusers' DPMSolverMultistepScheduler. */
-import { noiseRow, type Prediction, startRow } from '../prediction'
+import { noiseRow, type Prediction, startRow } from '../process/prediction'
 import { type NoiseLevel, type SolverPoint, solverPoint } from './noise-levels'
 import type { Evaluation } from './plan'
 

@@ -4,8 +4,8 @@ import type { NativeBuffer } from '../../native'
 import { Purpose, type PurposeId } from '../../rng'
 import type { RunQueue } from '../../run-queue'
 import { type Shape, sizeOf, Tensor } from '../../tensor'
-import { type Core, checkTensor, extentOf } from '../core'
-import { noiseInputs } from '../process'
+import { type Core, checkTensor, extentOf } from '../process/core'
+import { noiseInputs } from '../process/process'
 
 export interface ImageOptions {
   /** Of the samples' shape. */

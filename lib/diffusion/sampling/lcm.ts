@@ -1,6 +1,6 @@
 /** Latent consistency models: Luo et al. 2023, algorithm 3 (multistep consistency sampling). */
-import { type Prediction, startRow } from '../prediction'
-import { respacedTimesteps } from '../schedule'
+import { type Prediction, startRow } from '../process/prediction'
+import { respacedTimesteps } from '../process/schedule'
 import { lastPart } from './image'
 import { type Evaluation, makePlan, type PlanContext, type SamplingPlan } from './plan'
 

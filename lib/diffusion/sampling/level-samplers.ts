@@ -1,7 +1,7 @@
 /** The samplers that go from one noise level to the next, by name. */
 import { invalidArgument } from '../../errors'
-import type { Prediction } from '../prediction'
-import { respacedTimesteps, type TimestepSpacing } from '../schedule'
+import type { Prediction } from '../process/prediction'
+import { respacedTimesteps, type TimestepSpacing } from '../process/schedule'
 import type { Churn } from './churn'
 import { deisEvaluations } from './deis'
 import { dpm2sAncestralEvaluations, dpmSdeEvaluations } from './dpm-ancestral'

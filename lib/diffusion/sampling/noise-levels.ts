@@ -1,6 +1,6 @@
 /** Where the solvers of the probability flow ODE evaluate the network: timesteps and their noise levels, as diffusers has them. */
 import { invalidArgument } from '../../errors'
-import { evenly, roundToEven, type Schedule, type TimestepSpacing, trailingTimesteps } from '../schedule'
+import { evenly, roundToEven, type Schedule, type TimestepSpacing, trailingTimesteps } from '../process/schedule'
 
 /** A point of the variance preserving process, by sigma = sqrt((1 - alpha_bar) / alpha_bar). */
 export interface NoiseLevel {

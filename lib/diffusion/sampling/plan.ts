@@ -1,10 +1,10 @@
 /** What distinguishes one sampler from another: where it evaluates the denoiser, and the coefficients of its steps. */
 import { DiffusionError } from '../../errors'
-import { type VarianceRow, varianceRowLength } from '../learned-variance'
-import type { Row } from '../prediction'
-import type { Schedule } from '../schedule'
-import type { Settings, Threshold } from '../settings'
-import { rowLength, tableRows } from '../step-tables'
+import { type VarianceRow, varianceRowLength } from '../process/learned-variance'
+import type { Row } from '../process/prediction'
+import type { Schedule } from '../process/schedule'
+import type { Settings, Threshold } from '../process/settings'
+import { rowLength, tableRows } from '../process/step-tables'
 
 export interface PlanContext {
   readonly schedule: Schedule

@@ -1,6 +1,6 @@
 /** PLMS: Liu et al. 2022; ldm plms.py. Multistep in the noise, never clipped. */
-import { noiseRow, type Prediction, startRow } from '../prediction'
-import { type DdimDiscretization, ddimTimesteps, makeDdimParameters } from '../schedule'
+import { noiseRow, type Prediction, startRow } from '../process/prediction'
+import { type DdimDiscretization, ddimTimesteps, makeDdimParameters } from '../process/schedule'
 import { lastPart } from './image'
 import { type Evaluation, makePlan, type PlanContext, type SamplingPlan } from './plan'
 

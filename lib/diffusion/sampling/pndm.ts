@@ -2,7 +2,7 @@
  * PNDM: Liu et al. 2022, with and without the Runge-Kutta steps at the beginning, as diffusers' PNDMScheduler has it: where the output is
  * v, sums are of v, and become noise by the state that the step begins with. Multistep in the output, never clipped.
  */
-import { noiseRow, type Prediction, startRow } from '../prediction'
+import { noiseRow, type Prediction, startRow } from '../process/prediction'
 import type { Evaluation } from './plan'
 import { adamsBashforth } from './plms'
 

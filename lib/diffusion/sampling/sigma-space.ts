@@ -2,7 +2,7 @@
  * Samplers that are written for x / alpha = x_0 + sigma * noise (Karras et al. 2022), in terms of the plan's: the state is alpha * that
  * with alpha = 1 / sqrt(1 + sigma^2), which is also what the network sees.
  */
-import { noiseRow, type Prediction, startRow } from '../prediction'
+import { noiseRow, type Prediction, startRow } from '../process/prediction'
 import type { NoiseLevel } from './noise-levels'
 import type { Evaluation } from './plan'
 

@@ -1,5 +1,5 @@
 /** Which noise levels a sampler passes: evenly spaced timesteps, or a formula between the most and the least noise. */
-import { roundToEven } from '../schedule'
+import { roundToEven } from '../process/schedule'
 import type { NoiseLevel } from './noise-levels'
 
 /** 'uniform': evenly in timesteps; 'karras': Karras et al. 2022, eq. 5; 'exponential': evenly in log(sigma); 'beta': Lee et al. 2024. */

@@ -8,12 +8,12 @@ import type { Graph, Value } from '../../graph'
 import type { NativeBuffer } from '../../native'
 import type { Binding, Bindings } from '../../program'
 import type { Shape } from '../../tensor'
-import { type Core, extentOf } from '../core'
-import { type GuidanceKind, guidedOutput } from '../guidance/nodes'
-import type { StepKind } from '../posterior-step'
-import type { Threshold } from '../settings'
-import { rowLength } from '../step-tables'
+import { type Core, extentOf } from '../process/core'
+import type { Threshold } from '../process/settings'
+import { rowLength } from '../process/step-tables'
+import { type GuidanceKind, guidedOutput } from './guidance/nodes'
 import type { SamplingPlan } from './plan'
+import type { StepKind } from './posterior-step'
 
 /** s of one sample's x_0: the quantile between two values is on the line between them, as torch.quantile has it. */
 export function thresholdOf(x0: Float32Array, { ratio, max }: Threshold): number {

@@ -1,6 +1,6 @@
 /** The timesteps that k-diffusion and diffusers' schedulers after it take. */
 import { invalidArgument } from '../../errors'
-import { evenly, type TimestepSpacing, trailingTimesteps } from '../schedule'
+import { evenly, type TimestepSpacing, trailingTimesteps } from '../process/schedule'
 
 /** Descending; with 'linspace' they may lie between whole ones. Throws `invalid-argument` for more than there are. */
 export function floatTimesteps(steps: number, numTimesteps: number, spacing: TimestepSpacing, offset = 0): number[] {

@@ -1,5 +1,5 @@
 /** UniPC: Zhao et al. 2023, for x_0. */
-import { type Prediction, startRow } from '../prediction'
+import { type Prediction, startRow } from '../process/prediction'
 import { type NoiseLevel, type SolverPoint, solverPoint } from './noise-levels'
 import type { Evaluation } from './plan'
 

@@ -1,7 +1,7 @@
 /** The options of LucidrainsUNet: their documentation, defaults and checks. */
 import { DiffusionError, invalidArgument } from '../../errors'
 import * as options from '../../options'
-import { limits } from '../unet-options'
+import { limits } from '../unet/options'
 
 /** Keyword arguments of denoising-diffusion-pytorch's Unet, camelCased, and the size of the images. */
 export interface LucidrainsUNetOptions {

@@ -5,7 +5,7 @@ import type { Value } from '../../graph'
 import { Conv2d, type Layer, Linear, observed } from '../layers'
 import { type BuildContext, type Conditioning, type Network, withEstimate } from '../network'
 import { ParameterTable, Scope } from '../parameters'
-import { limits } from '../unet-options'
+import { limits } from '../unet/options'
 import { Attention, ResnetBlock, UnshuffleDownsample } from './blocks'
 import { type LucidrainsUNetOptions, type ResolvedLucidrainsOptions, resolveLucidrainsOptions } from './options'
 

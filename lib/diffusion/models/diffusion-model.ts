@@ -1,0 +1,397 @@
+/** What all diffusion models have in common; ddpm.py's DDPM without what is about images. */
+import { invalidArgument } from '../../errors'
+import { exportOnnx, type OnnxOptions } from '../../export/onnx'
+import type { StateDict } from '../../nn/weights'
+import { parseOptions } from '../../options'
+import { drawTimesteps } from '../../rng'
+import { checkShape, type Shape, sizeOf, Tensor } from '../../tensor'
+import { type LoadReport, loadStateDict, type Stateful, stateDict } from '../formats/state'
+import {
+  type CalcBpdOptions,
+  type ConditionOptions,
+  calcBpdSchema,
+  clipSchema,
+  conditionSchema,
+  type LoadStateDictOptions,
+  type LossOptions,
+  loadStateDictSchema,
+  type PMeanVarianceOptions,
+  type PSampleOptions,
+  pSampleSchema,
+  type TrainBatchOptions,
+  trainBatchSchema,
+  type ValidationOptions,
+} from '../options/method-options'
+import {
+  type Intermediates,
+  loopSchema,
+  type PSampleLoopOptions,
+  type SamplingOptions,
+} from '../options/sampling-options'
+import { type Core, checkTensor, coreOf } from '../process/core'
+import { conditionOf } from '../process/given-condition'
+import {
+  checkLoss,
+  getLoss,
+  type LossResult,
+  lossAndGradients,
+  lossInput,
+  pLosses,
+  requireNetwork,
+} from '../process/losses'
+import type { ModelSettings } from '../process/model-options'
+import { onnxMeaning } from '../process/prediction'
+import { nextStream, nhwcToNchw, predictStartFromNoise, qMeanVariance, qPosterior, qSample } from '../process/process'
+import { timestepSamplerOf } from '../process/timestep-sampler'
+import type { Timesteps } from '../process/timesteps'
+import { type BitsPerDim, calcBpd } from '../sampling/bits-per-dim'
+import { choosePlan } from '../sampling/choose'
+import { guidanceOf } from '../sampling/guidance/given'
+import { untouched } from '../sampling/image'
+import { type LoopResult, samplingLoop } from '../sampling/loop'
+import { pMeanVariance, pSample } from '../sampling/posterior-step'
+import type { OptimizerOptions } from '../training/adamw'
+import { LitEma } from '../training/ema'
+import { Training, type TrainingState, type TrainResult } from '../training/training-step'
+import { ScheduledModel } from './scheduled-model'
+
+export abstract class DiffusionModel extends ScheduledModel {
+  /** Dropout is active and losses are called 'train/...', as with torch's Module.training. Sampling never has dropout. */
+  training = true
+
+  readonly #training: Training | undefined
+  readonly #ema: LitEma | undefined
+
+  protected constructor(options: ModelSettings) {
+    checkLoss(options)
+    const timestepSampler = timestepSamplerOf(options)
+    super(options)
+    const { network } = this[coreOf].denoiser
+    if (!network) return
+    if (options.useEma) {
+      this.#ema = new LitEma(options.emaDecay)
+      network.weights.copy('weights', 'ema')
+    }
+    this.#training = new Training(network, this.#ema, timestepSampler, options.emaSigmaRels)
+  }
+
+  /** Sets `training`; torch's Module.train. */
+  train(mode = true): this {
+    this.training = mode
+    return this
+  }
+
+  eval(): this {
+    return this.train(false)
+  }
+
+  // ---- the forward process and its posterior -------------------------------------------------------------------------
+
+  /** q(x_t | x_0): Ho et al. 2020, eq. 4. mean has xStart's shape, variance and logVariance [n, 1, ...]. */
+  async qMeanVariance(xStart: Tensor, t: Timesteps): Promise<{ mean: Tensor; variance: Tensor; logVariance: Tensor }> {
+    return this.call((core) => qMeanVariance(core, xStart, t))
+  }
+
+  /** x_t from x_0. noise: of xStart's shape; default: the next of the model's own. */
+  async qSample(xStart: Tensor, t: Timesteps, noise?: Tensor): Promise<Tensor> {
+    return this.call((core) => qSample(core, xStart, t, noise))
+  }
+
+  /** x_0 from x_t and its noise. */
+  async predictStartFromNoise(xT: Tensor, t: Timesteps, noise: Tensor): Promise<Tensor> {
+    return this.call((core) => predictStartFromNoise(core, xT, t, noise))
+  }
+
+  /** q(x_{t-1} | x_t, x_0): Ho et al. 2020, eq. 6 and 7. */
+  async qPosterior(
+    xStart: Tensor,
+    xT: Tensor,
+    t: Timesteps,
+  ): Promise<{ posteriorMean: Tensor; posteriorVariance: Tensor; posteriorLogVarianceClipped: Tensor }> {
+    return this.call((core) => qPosterior(core, xStart, xT, t))
+  }
+
+  // ---- the reverse process -----------------------------------------------------------------------------------------
+
+  /** p(x_{t-1} | x_t) by the denoiser. */
+  async pMeanVariance(
+    x: Tensor,
+    t: Timesteps,
+    options: PMeanVarianceOptions = {},
+  ): Promise<{ modelMean: Tensor; posteriorVariance: Tensor; posteriorLogVariance: Tensor }> {
+    const { clipDenoised, ...given } = parseOptions('pMeanVariance', options, clipSchema)
+    return this.call(async (core) => {
+      const condition = await this.#condition(core, x, given)
+      return pMeanVariance(core, x, t, { clipDenoised: clipDenoised ?? this.settings.clipDenoised, condition })
+    })
+  }
+
+  async #condition(core: Core, x: Tensor, { y, context }: ConditionOptions) {
+    checkTensor(x, 'x')
+    return conditionOf(core, x.shape[0], { labels: y, argument: 'y', context })
+  }
+
+  /** One step: x_{t-1} from x_t. */
+  async pSample(x: Tensor, t: Timesteps, options: PSampleOptions = {}): Promise<Tensor> {
+    const o = parseOptions('pSample', options, pSampleSchema)
+    const clipDenoised = o.clipDenoised ?? this.settings.clipDenoised
+    return this.call(async (core) => {
+      const condition = await this.#condition(core, x, o)
+      return pSample(core, x, t, { ...o, condition, clipDenoised, seed: o.seed ?? core.seeds.next() })
+    })
+  }
+
+  /**
+   * From noise to samples of `shape` [n, c, h, w]. Image i of a seed has the same noise in any batch. Throws `aborted`
+   * within one step of `signal`, `not-finite` for NaN; leaves nothing on the device.
+   */
+  async pSampleLoop(shape: Shape, options?: PSampleLoopOptions & Intermediates<false>): Promise<Tensor>
+  async pSampleLoop(shape: Shape, options: PSampleLoopOptions & Required<Intermediates<true>>): Promise<LoopResult>
+  async pSampleLoop(shape: Shape, options?: PSampleLoopOptions & Intermediates): Promise<Tensor | LoopResult>
+  async pSampleLoop(shape: Shape, options?: PSampleLoopOptions & Intermediates): Promise<Tensor | LoopResult> {
+    return this.call((core) => this.loop(core, shape, options))
+  }
+
+  /** @internal pSampleLoop with a core. */
+  protected async loop(
+    core: Core,
+    shape: Shape,
+    options?: PSampleLoopOptions & Intermediates,
+  ): Promise<Tensor | LoopResult> {
+    checkShape(shape)
+    const o = parseOptions('pSampleLoop', options, loopSchema)
+    const { classLabels: labels, context } = o
+    const guide = o.guidingModel?.[coreOf].denoiser.network?.module
+    const forOthers = o.classifier !== undefined || guide?.numClasses !== undefined
+    const given = { labels, argument: 'classLabels', context, forOthers }
+    const condition = await conditionOf(core, shape[0], given)
+    const guidance = await guidanceOf(core, shape, { ...o, condition })
+    const plan = choosePlan(core, { ...o, strength: o.strength || undefined })
+    this.warn(plan.warnings ?? [])
+    const { seed = core.seeds.next(), logEveryT = this.settings.logEveryT } = o
+    if (o.image) await this.notices.ofRange(o.image, 'image')
+    const loop = () =>
+      guidance.during(() => samplingLoop(core, shape, plan, { ...o, condition, guidance, seed, logEveryT }))
+    const result = o.strength === 0 ? await untouched(o, shape, o.returnIntermediates) : await loop()
+    return o.returnIntermediates ? result : result.samples
+  }
+
+  /** Whether sampling with these options draws noise in its steps. */
+  protected drawsNoise(options: SamplingOptions): boolean {
+    return choosePlan(this[coreOf], options).noisy
+  }
+
+  // ---- losses ------------------------------------------------------------------------------------------------------
+
+  /** By lossType: the mean (a Tensor of shape []), or with `mean` false every element's. */
+  async getLoss(pred: Tensor, target: Tensor, mean = true): Promise<Tensor> {
+    return this.call((core) => getLoss(core, pred, target, mean))
+  }
+
+  /** The training loss of xStart noised to t. noise: default the next of the model's own. */
+  async pLosses(xStart: Tensor, t: Timesteps, noise?: Tensor, options: LossOptions = {}): Promise<LossResult> {
+    const given = parseOptions('pLosses', options, conditionSchema)
+    const { training: train } = this
+    return this.call(async (core) => pLosses(core, await lossInput(core, { xStart, t, ...given, noise, train })))
+  }
+
+  /** The loss, and its gradients by state_dict name. Changes nothing. `unsupported` where the denoiser is a function. */
+  async lossAndGradients(
+    xStart: Tensor,
+    t: Timesteps,
+    noise?: Tensor,
+    options: LossOptions = {},
+  ): Promise<LossResult & { gradients: StateDict }> {
+    requireNetwork(this[coreOf], 'lossAndGradients')
+    const given = parseOptions('lossAndGradients', options, conditionSchema)
+    const { training: train } = this
+    return this.call(async (core) => {
+      return lossAndGradients(core, await lossInput(core, { xStart, t, ...given, noise, train }))
+    })
+  }
+
+  /** pLosses at timesteps drawn evenly from all. */
+  async forward(x: Tensor, options: LossOptions = {}): Promise<LossResult> {
+    const given = parseOptions('forward', options, conditionSchema)
+    return this.call((core) => this.drawnLoss(core, x, { ...given, train: this.training }))
+  }
+
+  /** @internal */
+  protected async drawnLoss(
+    core: Core,
+    xStart: Tensor,
+    { seed, sampleOffset = 0, ...o }: ConditionOptions & ValidationOptions & { train: boolean },
+  ): Promise<LossResult> {
+    checkTensor(xStart, 'x')
+    const [batchSize] = xStart.shape
+    const { numTimesteps } = core
+    const drawn = () => drawTimesteps(seed ?? core.seeds.next(), 0, { batchSize, numTimesteps, sampleOffset })
+    const t = o.t ?? drawn()
+    const stream = { ...(seed === undefined ? nextStream(core) : { seed, step: 0 }), sampleOffset }
+    return pLosses(core, await lossInput(core, { ...o, xStart, t, stream }))
+  }
+
+  /**
+   * Bits per dimension of images whose pixels are k/127.5 - 1 (k from 0 to 255): Ho et al. 2020, eq. 5. One evaluation of the
+   * network for each timestep. Throws `aborted`.
+   */
+  async calcBpd(x: Tensor, options: CalcBpdOptions = {}): Promise<BitsPerDim> {
+    const { seed, sampleOffset, ...o } = parseOptions('calcBpd', options, calcBpdSchema)
+    const clipDenoised = o.clipDenoised ?? this.settings.clipDenoised
+    return this.call(async (core) => {
+      const condition = await this.#condition(core, x, o)
+      await this.notices.ofRange(x, 'x')
+      const stream = { seed: seed ?? core.seeds.next(), sampleOffset, step: 0 }
+      return calcBpd(core, x, { ...o, clipDenoised, condition, stream })
+    })
+  }
+
+  /** [n, h, w, c] or [n, h, w] to float32 [n, c, h, w]. */
+  protected nhwcToNchw(x: Tensor): Promise<Tensor> {
+    return this.call((core) => nhwcToNchw(core, x))
+  }
+
+  // ---- training ----------------------------------------------------------------------------------------------------
+
+  /** AdamW, starting afresh. Defaults: betas [0.9, 0.999], eps 1e-8, weightDecay 0.01, maxGradNorm 0 (no clipping). */
+  configureOptimizers(options: OptimizerOptions): void {
+    this.#requireTraining('configureOptimizers').configure(options)
+  }
+
+  /** Updates so far. */
+  get globalStep(): number {
+    return this.#training?.step ?? 0
+  }
+
+  /**
+   * Loss and gradients of one batch, the update of the weights and of their averages: one program. x: NCHW, a Float32Array
+   * has the network's own size. Needs configureOptimizers. Throws `not-finite` when the loss is not a number.
+   */
+  async trainBatch(x: Tensor | Float32Array, options: TrainBatchOptions = {}): Promise<TrainResult> {
+    return this.call((core) => this.optimize(core, x, options, { ema: true }))
+  }
+
+  /** @internal trainBatch, with the choice of leaving the averages to onTrainBatchEnd. */
+  protected async optimize(
+    core: Core,
+    x: Tensor | Float32Array,
+    options: TrainBatchOptions,
+    { ema }: { ema: boolean },
+  ): Promise<TrainResult> {
+    const training = this.#requireTraining('training')
+    const { lr, update, accumulate, ...o } = parseOptions('trainBatch', options, trainBatchSchema)
+    const xStart = x instanceof Float32Array ? this.#images(x) : x
+    checkTensor(xStart, 'x')
+    await this.notices.ofRange(xStart, 'x')
+    const step = o.step ?? training.step
+    const sampleOffset = o.sampleOffset ?? training.accumulated
+    const timesteps = training.timesteps(core)
+    const draw = { batchSize: xStart.shape[0], numTimesteps: core.numTimesteps, sampleOffset }
+    const drawn = o.t === undefined ? training.draw(core, step, draw) : undefined
+    const { y, context, noise } = o
+    const input = await lossInput(core, {
+      ...{ xStart, y, context, noise },
+      t: o.t ?? drawn!.t,
+      stream: { seed: this.seed, step, sampleOffset },
+      importance: drawn?.weights,
+      train: true,
+    })
+    return training.batch(core, input, { update, accumulate, lr, ema, timesteps })
+  }
+
+  #images(data: Float32Array): Tensor {
+    const { inChannels, imageSize, imageWidth = imageSize } = requireNetwork(this[coreOf], 'training').module
+    const shape = [data.length / (inChannels * imageSize * imageWidth), inChannels, imageSize, imageWidth]
+    if (data.length === 0 || !Number.isInteger(shape[0])) {
+      throw invalidArgument('x', `a multiple of ${sizeOf(shape.slice(1))} numbers`, data)
+    }
+    return Tensor.wrap(data, shape)
+  }
+
+  #requireTraining(method: string): Training {
+    this[coreOf].alive()
+    requireNetwork(this[coreOf], method)
+    return this.#training!
+  }
+
+  /** ddpm.py's on_train_batch_end: averages the weights in. For use with trainingStep; trainBatch does it itself. */
+  async onTrainBatchEnd(): Promise<void> {
+    const { network } = this[coreOf].denoiser
+    if (!network) return
+    const { count } = network.module.parameters
+    await this.call(async (core) => {
+      await this.#ema?.update(core, network.weights, count)
+      await this.#training?.average(core)
+    })
+  }
+
+  /** Everything that a bit-exact resume needs of the model. */
+  async trainingState(): Promise<TrainingState> {
+    return this.#requireTraining('trainingState').state(this[coreOf])
+  }
+
+  /** After configureOptimizers. */
+  async loadTrainingState(state: TrainingState): Promise<void> {
+    await this.#requireTraining('loadTrainingState').loadState(this[coreOf], state)
+  }
+
+  /**
+   * Runs `fn` with the averaged weights in place of the trained ones (without useEma, with the trained ones). Only what `fn`
+   * starts sees them; a training that goes on meanwhile does not.
+   */
+  async emaScope<T>(fn: () => T | Promise<T>): Promise<T> {
+    const { network } = this[coreOf].denoiser
+    return network && this.#ema ? network.withAverages(fn) : fn()
+  }
+
+  // ---- state -------------------------------------------------------------------------------------------------------
+
+  get #stateful(): Stateful {
+    return {
+      schedule: this[coreOf].schedule,
+      logvar: this.settings.learnLogvar ? this.logvar : undefined,
+      network: this[coreOf].denoiser.network,
+      ema: this.#ema,
+    }
+  }
+
+  /** By ddpm.py's names: schedule buffers, model.diffusion_model.*, model_ema.*. */
+  async stateDict(): Promise<StateDict> {
+    this[coreOf].alive()
+    return stateDict(this.#stateful)
+  }
+
+  /**
+   * Takes a dict with ddpm.py's names, or with the network's alone. Throws `state-mismatch` for wrong shapes and, with `strict`
+   * (default), for missing and unexpected names, before anything is changed.
+   */
+  async loadStateDict(dict: StateDict, options: LoadStateDictOptions = {}): Promise<LoadReport> {
+    this[coreOf].alive()
+    const { strict } = parseOptions('loadStateDict', options, loadStateDictSchema)
+    const { schedule, logvar, missing, unexpected } = await loadStateDict(this.#stateful, dict, strict)
+    if (logvar) this.logvar = logvar
+    if (schedule) this.publish(schedule)
+    return { missing, unexpected }
+  }
+
+  /**
+   * Writes the network as an ONNX model (opset 17), with the trained weights, or within emaScope the averaged ones.
+   * Inputs: x float [n, c, height, width], t int64 [n] and, with numClasses, y int64 [n]; n is free, height and width are
+   * the network's unless given. Output: named by the parameterization, in x's shape; with 'edm' and 'flow', t is a float and x is
+   * what the network is given (see parameterization). Throws `io`, and
+   * `unsupported` for a model of 2 GiB or a function.
+   */
+  async exportOnnx(path: string, options?: OnnxOptions): Promise<void> {
+    this[coreOf].alive()
+    const network = requireNetwork(this[coreOf], 'exportOnnx')
+    const { weights, frozen } = network.active
+    const [flat, unchanged = new Float32Array()] = await Promise.all([weights.read(), frozen?.read()])
+    await exportOnnx(path, network.module, { flat, frozen: unchanged }, onnxMeaning(this.parameterization), options)
+  }
+
+  /** @internal */
+  protected override summary(): Record<string, unknown> {
+    const { computed, ...rest } = super.summary()
+    return { ...rest, globalStep: this.globalStep, computed }
+  }
+}

@@ -1,0 +1,220 @@
+/**
+ * What predicts the noise (or the clean image): a network that becomes part of the graph, or a function of the user's
+ * that is called between two programs. Both offer the same three things, so that nobody else tells them apart:
+ * `build` adds the output's value to a graph, `bindings` is what that graph then needs at run time, `check` says
+ * whether a shape is possible.
+ */
+import { AsyncLocalStorage } from 'node:async_hooks'
+import type { Device } from '../../device'
+import { DiffusionError, describe, invalidArgument } from '../../errors'
+import type { Graph, Value } from '../../graph'
+import type { NativeBuffer } from '../../native'
+import type { Network } from '../../nn/network'
+import { Weights } from '../../nn/weights'
+import type { Seed } from '../../options'
+import type { Bindings } from '../../program'
+import { type Shape, sameShape, sizeOf, Tensor } from '../../tensor'
+import type { Condition, ConditionKind } from './condition'
+
+/**
+ * x [n, c, h, w] and t int32 [n] to the prediction, of x's shape; with a learned variance that comes after it on the channels,
+ * [n, 2c, h, w]. With every parameterization x is the state of the variance preserving process, sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar)
+ * noise, and t the timestep. x is only lent: it can't be used after the call.
+ */
+export type DenoiserFunction = (x: Tensor, t: Tensor) => Tensor | Promise<Tensor>
+
+/** What a graph of the denoiser depends on. */
+export interface DenoiserMode extends ConditionKind {
+  /** With dropout. */
+  readonly train: boolean
+  /** What the condition's inputs are called: those of the negative one, of guidance, begin with 'negative.'. Default 'given'. */
+  readonly of?: 'given' | 'negative'
+}
+
+export interface DenoiserOutput {
+  /** Of the noise, x_0 or v. */
+  readonly prediction: Value
+  /** What a learned variance is made of. */
+  readonly variance?: Value
+}
+
+export interface Denoiser {
+  readonly network?: NetworkDenoiser
+  /** Throws unless samples of this shape can be given to it. */
+  check(shape: Shape, argument: string): void
+  /** x as flat samples [n, 1, 1, d] and t i32 [n, 1, 1, 1] to the output as flat samples. */
+  build(graph: Graph, x: Value, t: Value, shape: Shape, mode: DenoiserMode): DenoiserOutput
+  /** What `build` needs at run time, beyond x and t. */
+  bindings(x: NativeBuffer, t: Int32Array, shape: Shape, condition: Condition): Promise<Bindings>
+  /** True where it takes x's values from outside the graph, so that x has to be computed first. */
+  readonly external: boolean
+  release(): void
+}
+
+export class NetworkDenoiser implements Denoiser {
+  readonly weights: Weights
+  readonly external = false
+  /** Which bank stands in for the weights in the current asynchronous context; see `withAverages`. */
+  readonly #bank = new AsyncLocalStorage<'weights' | 'ema'>()
+
+  constructor(
+    device: Device,
+    readonly module: Network,
+    seed: Seed,
+    /** The second half of the output is a learned variance. */
+    readonly learned: boolean,
+  ) {
+    const { inChannels, outChannels } = module
+    if (outChannels !== (learned ? 2 : 1) * inChannels) {
+      const [expected, why] = learned
+        ? [
+            `${2 * inChannels} output channels`,
+            'twice as many output channels as input channels, for a learned variance',
+          ]
+        : [`${inChannels} output channels`, "as many output channels as input channels with varianceType 'fixed'"]
+      const message = `model: expected ${why}, got ${outChannels} and ${inChannels}`
+      throw new DiffusionError('invalid-argument', message, {
+        argument: 'model',
+        expected,
+        received: String(outChannels),
+      })
+    }
+    this.weights = new Weights(device, module.parameters, seed)
+  }
+
+  get network(): NetworkDenoiser {
+    return this
+  }
+
+  /** Runs `fn` with the averaged weights in place of the trained ones, for what `fn` starts and nothing else. */
+  withAverages<T>(fn: () => T): T {
+    return this.#bank.run('ema', fn)
+  }
+
+  /** The banks of the weights that the asynchronous context computes with. */
+  get active(): ReturnType<Weights['bindings']> {
+    return this.weights.bindings(this.#bank.getStore() ?? 'weights')
+  }
+
+  check(shape: Shape, argument: string): void {
+    const { inChannels, divisor } = this.module
+    const [n, c, h, w] = shape
+    if (shape.length === 4 && n > 0 && c === inChannels && h > 0 && w > 0 && h % divisor === 0 && w % divisor === 0)
+      return
+    const size = divisor > 1 ? `height and width multiples of ${divisor}` : 'height and width of at least 1'
+    const expected = `shape [n, ${inChannels}, height, width], ${size}`
+    const received = `[${shape.join(', ')}]`
+    throw new DiffusionError('invalid-argument', `${argument}: expected ${expected}, got ${received}`, {
+      argument,
+      expected,
+      received,
+    })
+  }
+
+  build(
+    graph: Graph,
+    x: Value,
+    t: Value,
+    shape: Shape,
+    { train, contextLength, of = 'given' }: DenoiserMode,
+  ): DenoiserOutput {
+    const [n, channels, height, width] = shape
+    const rng = train ? graph.input('dropoutRng', [1, 1, 1, 4], 'i32') : undefined
+    const images = graph.toNhwc(x, { channels, height, width })
+    const { contextDim, numClasses } = this.module
+    const name = (input: string) => (of === 'given' ? input : `negative.${input}`)
+    const context = contextDim ? graph.input(name('context'), [n, 1, contextLength, contextDim]) : undefined
+    const flat = this.module.selfCondition && graph.input('estimate', x.dims)
+    const estimate = flat ? graph.toNhwc(flat, { channels, height, width }) : undefined
+    const y = numClasses === undefined ? undefined : graph.input(name('labels'), [n, 1, 1, 1], 'i32')
+    const out = graph.toNchw(this.module.build({ graph, train, rng }, images, t, { y, context, estimate }))
+    return this.learned ? halves(graph, out) : { prediction: out }
+  }
+
+  async bindings(_x: NativeBuffer, _t: Int32Array, shape: Shape, { y, context }: Condition): Promise<Bindings> {
+    return {
+      ...this.active,
+      ...(this.module.selfCondition && { estimate: new Float32Array(sizeOf(shape)) }),
+      ...(y && { labels: y }),
+      ...(context && { context: await context.binding(this.weights.device) }),
+    }
+  }
+
+  release(): void {
+    this.weights.release()
+  }
+}
+
+export class FunctionDenoiser implements Denoiser {
+  readonly external = true
+
+  constructor(
+    readonly device: Device,
+    readonly fn: DenoiserFunction,
+    readonly learned: boolean,
+  ) {}
+
+  check(shape: Shape, argument: string): void {
+    if (shape.length >= 2 && sizeOf(shape) > 0) return
+    throw invalidArgument(argument, 'a shape of at least 2 dimensions, samples first', shape)
+  }
+
+  build(graph: Graph, { dims: [n, , , d] }: Value): DenoiserOutput {
+    if (!this.learned) return { prediction: graph.input('out', [n, 1, 1, d]) }
+    return halves(graph, graph.input('out', [n, 1, 1, 2 * d]))
+  }
+
+  /** Calls the function. Whatever it does wrong becomes a DiffusionError. */
+  async bindings(x: NativeBuffer, t: Int32Array, shape: Shape): Promise<Bindings> {
+    const lent = Tensor.onDevice(this.device, x, shape, { owned: false })
+    try {
+      let out: Tensor
+      try {
+        out = await this.fn(lent, Tensor.from(t))
+      } catch (cause) {
+        const reason = cause instanceof Error ? cause.message : String(cause)
+        throw new DiffusionError('denoiser-failed', `the denoiser threw: ${reason}`, { argument: 'model', cause })
+      }
+      const [n, channels, ...rest] = shape
+      return { out: await checkOutput(out, this.learned ? [n, 2 * channels, ...rest] : shape) }
+    } finally {
+      lent.dispose()
+    }
+  }
+
+  release(): void {}
+}
+
+/** Flat samples of twice the channels: the second half of the channels is the second half of the sample. */
+function halves(graph: Graph, out: Value): DenoiserOutput {
+  const count = out.dims[3] / 2
+  return {
+    prediction: graph.slice(out, { start: 0, count }),
+    variance: graph.slice(out, { start: count, count }),
+  }
+}
+
+async function checkOutput(out: unknown, shape: Shape): Promise<Float32Array> {
+  const expected = `a float32 Tensor of shape [${shape.join(', ')}]`
+  if (!(out instanceof Tensor) || !sameShape(out.shape, shape) || out.dtype !== 'float32') {
+    const received = describe(out)
+    throw new DiffusionError('denoiser-output', `the denoiser returned ${received}, expected ${expected}`, {
+      argument: 'model',
+      expected,
+      received,
+    })
+  }
+  const values = (await out.values()) as Float32Array
+  const bad = values.findIndex((v) => !Number.isFinite(v))
+  if (bad < 0) return values
+  throw new DiffusionError('not-finite', `the denoiser returned ${values[bad]} at element ${bad}`, {
+    argument: 'model',
+    expected: 'finite numbers',
+    received: String(values[bad]),
+  })
+}
+
+export function isNetwork(model: unknown): model is Network {
+  const candidate = model as Partial<Network> | null
+  return typeof candidate === 'object' && candidate !== null && typeof candidate.build === 'function'
+}

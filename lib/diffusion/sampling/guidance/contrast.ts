@@ -1,0 +1,150 @@
+/**
+ * Guidance away from another prediction: the network's own of another condition (classifier-free guidance, Ho & Salimans 2022), or
+ * that of a worse model (autoguidance, Karras et al. 2024a).
+ */
+import type { NativeBuffer } from '../../../native'
+import type { Program } from '../../../program'
+import type { RunQueue } from '../../../run-queue'
+import type { Shape } from '../../../tensor'
+import { type Condition, kindOf } from '../../process/condition'
+import { type Core, extentOf } from '../../process/core'
+import { denoise, denoiserBindings } from '../../process/preconditioning'
+import type { GuidanceKind } from './nodes'
+import type { Buffers, GuidancePart, Moment } from './part'
+
+/** Of all kinds. */
+export interface ContrastOptions {
+  /** 1 is the given prediction, 0 the other one. */
+  readonly scale: number
+  /** How much of the given prediction's deviation is restored: phi of Lin et al. 2024, eq. 16. 0: nothing. */
+  readonly rescale: number
+  /** Noise levels sigma at which there is guidance, from above the first up to the second: Kynkaanniemi et al. 2024, eq. 5. Undefined: all. */
+  readonly interval?: readonly [number, number]
+}
+
+/** sigma = sqrt((1 - alpha_bar) / alpha_bar) of a timestep: the noise beside an image that is not scaled. */
+export function sigmaOf({ schedule }: Core, t: number): number {
+  const bar = schedule.alphasCumprod[t]
+  return Math.sqrt((1 - bar) / bar)
+}
+
+abstract class Contrast implements GuidancePart {
+  abstract readonly kind: GuidanceKind
+  abstract readonly external: boolean
+  protected readonly held: Record<string, NativeBuffer>
+
+  constructor(
+    protected readonly core: Core,
+    protected readonly shape: Shape,
+    protected readonly o: ContrastOptions,
+  ) {
+    const { device } = core
+    this.held = {
+      guidance: device.upload(Float32Array.of(o.scale)),
+      '1-guidance': device.upload(Float32Array.of(1 - o.scale)),
+      guidanceRow: device.upload(new Int32Array(shape[0])),
+    }
+  }
+
+  get bindings(): Buffers {
+    return this.held
+  }
+
+  isActive(timestep: number): boolean {
+    const [low, high] = this.o.interval ?? [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY]
+    const sigma = sigmaOf(this.core, timestep)
+    return sigma > low && sigma <= high
+  }
+
+  abstract prepare(queue: RunQueue, at: Moment): Promise<void>
+
+  release(): void {
+    for (const buffer of Object.values(this.held)) buffer.release()
+  }
+}
+
+/** By the same network, in the same program. */
+export class ClassifierFree extends Contrast {
+  readonly external = false
+  readonly kind: GuidanceKind
+
+  private constructor(core: Core, shape: Shape, o: ContrastOptions, negative: Condition) {
+    super(core, shape, o)
+    this.kind = { away: 'condition', negativeLength: kindOf(negative).contextLength, rescale: o.rescale }
+  }
+
+  static async create(core: Core, shape: Shape, o: ContrastOptions & { negative: Condition }): Promise<ClassifierFree> {
+    const { y, context } = o.negative
+    const binding = await context?.binding(core.device)
+    const part = new ClassifierFree(core, shape, o, o.negative)
+    if (y) part.held['negative.labels'] = core.device.upload(y)
+    if (binding) part.held['negative.context'] = ownBuffer(core, binding)
+    return part
+  }
+
+  async prepare(): Promise<void> {}
+}
+
+/** The values on the device, in memory that may be released. */
+function ownBuffer(core: Core, values: NativeBuffer | Float32Array): NativeBuffer {
+  if (ArrayBuffer.isView(values)) return core.device.upload(values)
+  const buffer = core.device.allocate(values.elements)
+  buffer.copyFrom(values)
+  return buffer
+}
+
+/** By another model, in a program of its own. */
+export class AutoGuidance extends Contrast {
+  readonly kind: GuidanceKind
+  readonly external: boolean
+  #program?: Program
+  #inputs: Buffers = {}
+
+  constructor(core: Core, shape: Shape, o: ContrastOptions & { readonly model: Core; readonly condition: Condition }) {
+    super(core, shape, o)
+    const { n, d } = extentOf(shape, 'shape')
+    this.#guide = { core: o.model, condition: o.condition }
+    this.external = o.model.denoiser.external
+    this.kind = { away: 'model', rescale: o.rescale }
+    this.held.negative = core.device.allocate(n * d)
+  }
+
+  readonly #guide: { readonly core: Core; readonly condition: Condition }
+  readonly #staged: Record<string, NativeBuffer> = {}
+
+  async prepare(queue: RunQueue, { x, t, timestep }: Moment): Promise<void> {
+    const { core, condition } = this.#guide
+    const { denoiser } = core
+    if (!this.#program || denoiser.external) {
+      const { shape } = this
+      const given = await denoiserBindings(core, { x, t: new Int32Array(shape[0]).fill(timestep), shape, condition })
+      this.#inputs = Object.fromEntries(
+        Object.entries(given).map(([name, binding]) => {
+          if (!ArrayBuffer.isView(binding)) return [name, binding]
+          this.#staged[name] ??= core.device.allocate(binding.length)
+          this.#staged[name].write(binding)
+          return [name, this.#staged[name]]
+        }),
+      )
+    }
+    this.#program ??= await this.#compile()
+    queue.add(this.#program, { x, t, ...this.#inputs, negative: this.held.negative })
+  }
+
+  #compile(): Promise<Program> {
+    const { core, condition } = this.#guide
+    const { shape } = this
+    const { n, d } = extentOf(shape, 'shape')
+    const kind = kindOf(condition)
+    return core.networkProgram('guide', { shape: shape.join('x'), ...kind }, (g) => {
+      const x = g.input('x', [n, 1, 1, d])
+      const t = g.input('t', [n, 1, 1, 1], 'i32')
+      return { negative: denoise(core, g, { x, t, shape, mode: { train: false, ...kind } }).prediction }
+    })
+  }
+
+  override release(): void {
+    super.release()
+    for (const buffer of Object.values(this.#staged)) buffer.release()
+  }
+}

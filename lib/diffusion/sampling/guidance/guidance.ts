@@ -1,0 +1,43 @@
+/** The guidance of one sampling: its parts, at the steps in which each is active. */
+import type { RunQueue } from '../../../run-queue'
+import type { GuidanceKind } from './nodes'
+import type { Buffers, GuidancePart, Moment } from './part'
+
+/** What a step has of it. */
+export interface ActiveGuidance {
+  readonly kind?: GuidanceKind
+  /** Of `guidedOutput`. */
+  readonly ofPrediction: Buffers
+  /** Of `movedMean`. */
+  readonly ofMean: Buffers
+  prepare(queue: RunQueue, at: Moment): Promise<void>
+}
+
+export class Guidance {
+  constructor(readonly parts: readonly GuidancePart[]) {}
+
+  /** True where JavaScript has a part in the steps. */
+  get external(): boolean {
+    return this.parts.some(({ external }) => external)
+  }
+
+  at(timestep: number): ActiveGuidance {
+    const active = this.parts.filter((part) => part.isActive(timestep))
+    return {
+      kind: active.length > 0 ? Object.assign({}, ...active.map(({ kind }) => kind)) : undefined,
+      ofPrediction: bindingsOf(active.filter((part) => !movesMean(part))),
+      ofMean: bindingsOf(active.filter(movesMean)),
+      async prepare(queue, at) {
+        for (const part of active) await part.prepare(queue, at)
+      },
+    }
+  }
+
+  release(): void {
+    for (const part of this.parts) part.release()
+  }
+}
+
+const movesMean = ({ kind }: GuidancePart) => kind.gradient === 'mean'
+const bindingsOf = (parts: readonly GuidancePart[]): Buffers =>
+  Object.assign({}, ...parts.map(({ bindings }) => bindings))

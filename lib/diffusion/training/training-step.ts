@@ -1,0 +1,303 @@
+/** One training step as one program: q_sample, network, loss, gradients, AdamW, EMA. */
+import { DiffusionError } from '../../errors'
+import type { Graph, Value } from '../../graph'
+import type { StateDict } from '../../nn/weights'
+import type { Program } from '../../program'
+import { drawTimesteps } from '../../rng'
+import type { Tensor } from '../../tensor'
+import type { Core } from '../process/core'
+import type { NetworkDenoiser } from '../process/denoiser'
+import type { LossScaleState } from '../process/loss-scale'
+import {
+  backward,
+  buildLoss,
+  type LossInput,
+  type LossResult,
+  lossBindings,
+  lossDictOf,
+  lossKey,
+  lossWeights,
+  requireNetwork,
+  type SampleLosses,
+  samplesOf,
+  totalLosses,
+} from '../process/losses'
+import type { TimestepSampler } from '../process/settings'
+import { type DrawnTimesteps, drawNormal, LossSecondMoment, type NormalOptions } from '../process/timestep-sampler'
+import { hyperOf, type OptimizerOptions, type OptimizerSettings, parseOptimizer, rateOf } from './adamw'
+import { hyperLength, type LitEma } from './ema'
+import { PowerEmas } from './power-ema'
+
+export interface UpdateOptions {
+  /** Change the weights after this batch; otherwise only add to the gradients. */
+  update: boolean
+  /** How many batches the gradients are the mean of. */
+  accumulate: number
+  /** In place of the optimizer's learning rate. */
+  lr?: number
+  /** Average the new weights in. */
+  ema: boolean
+  /** What the batch's timesteps were drawn by, and what learns their losses. */
+  timesteps?: LossSecondMoment
+}
+
+export interface TrainResult extends LossResult {
+  /** Global L2 norm of the gradients before clipping; undefined without an update. */
+  gradNorm?: number
+  /** With fp16: what the loss was multiplied by for its gradients. */
+  lossScale?: number
+  /** True where gradients in fp16 overflowed: the update was not made, and the next has half the scale. */
+  skipped?: boolean
+}
+
+/** Everything that a bit-exact resume needs of the model. */
+export interface TrainingState {
+  /** The trained weights, by the network's names. */
+  weights: StateDict
+  /** Undefined where useEma is false. */
+  ema?: StateDict
+  /** The further averages, in the order of emaSigmaRels; with these only. */
+  powerEmas?: StateDict[]
+  /** AdamW's averages of the gradients. */
+  m: StateDict
+  /** AdamW's averages of their squares. */
+  v: StateDict
+  /** Updates so far. */
+  optimizerStep: number
+  /** How often the weights were averaged in. */
+  emaUpdates: number
+  /** Seeds drawn so far for calls that were given none (default 0). */
+  draws?: number
+  /** LossSecondMoment's, [T, 11]; with timestepSampler 'loss-second-moment' only. */
+  timestepLosses?: Tensor
+  /** With precision 'fp16' only. */
+  lossScale?: LossScaleState
+  /** In the middle of an accumulation only: the sums of the batches since the last update. */
+  accumulation?: Accumulation
+}
+
+export interface Accumulation {
+  /** Their sums, by the network's names. */
+  gradients: StateDict
+  /** Samples that they are of. */
+  samples: number
+  /** What they are multiplied by, with precision 'fp16'. */
+  scale: number
+}
+
+/** Inputs of the loss, and with `update` hyper; outputs of the loss, and then sumSquares. */
+export function trainingProgram(core: Core, input: LossInput, o: { update: boolean; ema: boolean }): Promise<Program> {
+  const count = { count: requireNetwork(core, 'training').module.parameters.count }
+  const build = (g: Graph): Record<string, Value> => {
+    const losses = buildLoss(core, g, input)
+    backward(g, losses)
+    if (!o.update) return losses
+    const hyper = g.input('hyper', [1, 1, 1, hyperLength])
+    const sumSquares = g.gradSumSquares(count.count)
+    g.adamw(hyper, sumSquares, { ...count, ema: o.ema })
+    g.zeroGrads(count)
+    return { ...losses, sumSquares }
+  }
+  return core.networkProgram('train', { ...lossKey(core, input), update: o.update, ema: o.ema }, build)
+}
+
+export class Training {
+  /** Updates so far. */
+  step = 0
+  /** Samples whose gradients wait for the next update. */
+  accumulated = 0
+  /** What the gradients that wait were multiplied by. */
+  #scale = 1
+  #timesteps: LossSecondMoment | undefined
+  readonly #powerEmas: PowerEmas | undefined
+  #options: OptimizerSettings | undefined
+
+  constructor(
+    readonly network: NetworkDenoiser,
+    readonly ema: LitEma | undefined,
+    readonly timestepSampler: NormalOptions & { readonly name: TimestepSampler },
+    emaSigmaRels: readonly number[] = [],
+  ) {
+    if (emaSigmaRels.length > 0) this.#powerEmas = new PowerEmas(emaSigmaRels)
+  }
+
+  /** The further averages, after an update. */
+  async average(core: Core): Promise<void> {
+    await this.#powerEmas?.update(core, this.network.weights, this.step)
+  }
+
+  /** Where timesteps are drawn by their losses. Another number of them begins anew. */
+  timesteps({ numTimesteps }: Core): LossSecondMoment | undefined {
+    if (this.timestepSampler.name !== 'loss-second-moment') return undefined
+    if (this.#timesteps?.numTimesteps !== numTimesteps) this.#timesteps = new LossSecondMoment(numTimesteps)
+    return this.#timesteps
+  }
+
+  draw(core: Core, step: number, o: { batchSize: number; sampleOffset: number }): DrawnTimesteps {
+    const { seed, numTimesteps, schedule } = core
+    const { name, ...normal } = this.timestepSampler
+    if (name === 'uniform') return { t: drawTimesteps(seed, step, { ...o, numTimesteps }) }
+    if (name === 'loss-second-moment') return this.timesteps(core)!.draw(seed, step, o)
+    return { t: drawNormal(name, schedule, { ...o, ...normal, seed, step }) }
+  }
+
+  /** A new optimizer: its moments and its step start from zero. */
+  configure(options: OptimizerOptions): void {
+    this.#options = parseOptimizer(options)
+    this.step = 0
+    this.#powerEmas?.resume(0)
+    this.accumulated = 0
+    const { weights } = this.network
+    for (const bank of ['grads', 'm', 'v'] as const) {
+      if (weights.has(bank)) weights.bank(bank).write(new Float32Array(this.#count)) // new ones are zero
+    }
+  }
+
+  get #count(): number {
+    return this.network.module.parameters.count
+  }
+
+  async batch(core: Core, input: LossInput, o: UpdateOptions): Promise<TrainResult> {
+    const { network } = this
+    if (!this.#options) {
+      throw new DiffusionError('not-configured', 'call configureOptimizers({ lr }) before training', {
+        argument: 'configureOptimizers',
+      })
+    }
+    const ema = o.update && o.ema ? this.ema : undefined
+    const program = await trainingProgram(core, input, { update: o.update, ema: ema !== undefined })
+    if (this.accumulated === 0) this.#scale = core.lossScale?.scale ?? 1
+    const scale = this.#scale
+    const bindings = {
+      ...(await lossBindings(core, input)),
+      ...lossWeights(core, input, scale),
+      ...network.weights.bindings('weights'),
+      grads: network.weights.bank('grads'),
+    }
+    this.accumulated = o.update ? 0 : this.accumulated + input.t.length
+    if (!o.update) {
+      return this.#checked(core, samplesOf(await program.run(bindings)), input, o.timesteps)
+    }
+    const { sumSquares, ...losses } = await program.run({
+      ...bindings,
+      m: network.weights.bank('m'),
+      v: network.weights.bank('v'),
+      ...(ema && { ema: network.weights.bank('ema') }),
+      hyper: this.#hyper(this.#options, o, ema, scale),
+    })
+    const finite = Number.isFinite(sumSquares[0])
+    if (!finite) this.#uncount(ema)
+    const result = this.#checked(core, samplesOf(losses), input, o.timesteps)
+    core.lossScale?.update(finite)
+    const scaled = core.lossScale && { lossScale: scale }
+    if (finite && o.ema) await this.average(core)
+    if (finite) return { ...result, gradNorm: Math.sqrt(sumSquares[0]) / (o.accumulate * scale), ...scaled }
+    if (scale > 1) return { ...result, skipped: true, ...scaled }
+    throw notFinite('the gradients are not finite', this.step + 1, 'finite gradients', sumSquares[0])
+  }
+
+  /** adamw changes nothing where the gradients are not finite. */
+  #uncount(ema: LitEma | undefined): void {
+    this.step -= 1
+    ema?.retreat()
+  }
+
+  /** Counts the step. */
+  #hyper(options: OptimizerSettings, o: UpdateOptions, ema: LitEma | undefined, scale: number): Float32Array {
+    const lr = o.lr ?? rateOf(options, this.step)
+    this.step += 1
+    const gradScale = 1 / (o.accumulate * scale)
+    return hyperOf({ ...options, lr }, { step: this.step, gradScale, emaDecay: ema?.advance() })
+  }
+
+  /** A loss that is no number was not learned from: its gradients are none either. */
+  #checked(core: Core, samples: SampleLosses, input: LossInput, timesteps?: LossSecondMoment): LossResult {
+    const result = lossDictOf(core, samples, input)
+    if (Number.isFinite(result.loss)) {
+      timesteps?.update(input.t, totalLosses(core, samples))
+      return result
+    }
+    throw notFinite(`the training loss is ${result.loss}`, this.step + 1, 'a finite loss', result.loss)
+  }
+
+  /** A snapshot of one moment: all reads are asked for before anything else can change the banks. */
+  async state(core: Core): Promise<TrainingState> {
+    const { weights } = this.network
+    const counts = { optimizerStep: this.step, emaUpdates: this.ema?.numUpdates ?? 0, draws: core.seeds.drawn }
+    const losses = this.timesteps(core)?.state
+    const [samples, scale] = [this.accumulated, this.#scale]
+    const further = this.#powerEmas?.sigmaRels.map((_, i) => weights.read(`ema-${i}`))
+    const [w, ema, m, v, gradients] = await Promise.all([
+      weights.read('weights'),
+      this.ema ? weights.read('ema') : undefined,
+      weights.read('m'),
+      weights.read('v'),
+      samples > 0 ? weights.read('grads') : undefined,
+    ])
+    const lossScale = core.lossScale?.state
+    return {
+      weights: w,
+      ...(ema && { ema }),
+      ...(further && { powerEmas: await Promise.all(further) }),
+      m,
+      v,
+      ...counts,
+      ...(losses && { timestepLosses: losses }),
+      ...(lossScale && { lossScale }),
+      ...(gradients && { accumulation: { gradients, samples, scale } }),
+    }
+  }
+
+  async loadState(core: Core, state: TrainingState): Promise<void> {
+    const { weights } = this.network
+    const timesteps = this.timesteps(core)
+    if (this.ema && !state.ema) {
+      throw new DiffusionError('state-mismatch', 'the training state has no averages (ema), but the model keeps them', {
+        argument: 'ema',
+        expected: 'a state dict',
+        received: 'nothing',
+      })
+    }
+    if (timesteps && !state.timestepLosses) {
+      throw new DiffusionError('state-mismatch', 'the training state has no timestepLosses, by which the model draws', {
+        argument: 'timestepLosses',
+      })
+    }
+    const powers = this.#powerEmas?.sigmaRels.length ?? 0
+    if (powers > 0 && state.powerEmas?.length !== powers) {
+      throw new DiffusionError(
+        'state-mismatch',
+        `the training state does not have the ${powers} averages of emaSigmaRels`,
+        {
+          argument: 'powerEmas',
+        },
+      )
+    }
+    if (timesteps && state.timestepLosses) await timesteps.load(state.timestepLosses)
+    await weights.write('weights', state.weights, { strict: true })
+    await weights.write('m', state.m, { strict: true })
+    await weights.write('v', state.v, { strict: true })
+    if (this.ema && state.ema) {
+      await weights.write('ema', state.ema, { strict: true })
+      this.ema.numUpdates = state.emaUpdates
+    }
+    for (let i = 0; i < powers; i++) await weights.write(`ema-${i}`, state.powerEmas![i], { strict: true })
+    this.#powerEmas?.resume(state.optimizerStep)
+    const { accumulation } = state
+    if (accumulation) await weights.write('grads', accumulation.gradients, { strict: true })
+    else if (weights.has('grads')) weights.bank('grads').write(new Float32Array(this.#count))
+    this.step = state.optimizerStep
+    this.accumulated = accumulation?.samples ?? 0
+    this.#scale = accumulation?.scale ?? 1
+    core.lossScale?.load(state.lossScale)
+    core.seeds.drawn = state.draws ?? 0
+  }
+}
+
+function notFinite(what: string, step: number, expected: string, received: number): DiffusionError {
+  return new DiffusionError('not-finite', `${what} at step ${step}`, {
+    argument: 'loss',
+    expected,
+    received: String(received),
+  })
+}

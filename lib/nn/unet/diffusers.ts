@@ -1,0 +1,229 @@
+/** diffusers' UNet2DModel in terms of UNet's options. */
+import { DiffusionError, describe, invalidArgument } from '../../errors'
+import * as options from '../../options'
+import type { StateDict } from '../parameters'
+import { limits, type UNetOptions } from './options'
+
+/** config.json of a UNet2DModel (diffusers 0.0.4 to 0.35); names that begin with an underscore are about the file. */
+export type UNet2DConfig = Readonly<Record<string, unknown>>
+
+export interface UNet2DSettings {
+  readonly options: UNetOptions
+  /** Fields that UNet2DModel does not have: diffusers ignores them, too. */
+  readonly ignored: { readonly names: readonly string[]; readonly owner: string; readonly known: readonly string[] }
+}
+
+/** What a block of a level is made of; `resample`: 'type' as downsample_type and upsample_type say. */
+interface BlockType {
+  readonly attention: boolean
+  readonly resample: 'conv' | 'resnet' | 'skip' | 'type'
+}
+export const downBlocks = {
+  DownBlock2D: { attention: false, resample: 'conv' },
+  AttnDownBlock2D: { attention: true, resample: 'type' },
+  ResnetDownsampleBlock2D: { attention: false, resample: 'resnet' },
+  SkipDownBlock2D: { attention: false, resample: 'skip' },
+  AttnSkipDownBlock2D: { attention: true, resample: 'skip' },
+} as const satisfies Record<string, BlockType>
+export const upBlocks = {
+  UpBlock2D: { attention: false, resample: 'conv' },
+  AttnUpBlock2D: { attention: true, resample: 'type' },
+  ResnetUpsampleBlock2D: { attention: false, resample: 'resnet' },
+  SkipUpBlock2D: { attention: false, resample: 'skip' },
+  AttnSkipUpBlock2D: { attention: true, resample: 'skip' },
+} as const satisfies Record<string, BlockType>
+const oneOrMore = { min: 1 }
+
+/**
+ * UNet2DModel.__init__'s keyword arguments and defaults. An option with one value is one that is known but not
+ * supported.
+ */
+const schema = {
+  sample_size: options.required(sampleSize()),
+  in_channels: options.integer(3, oneOrMore),
+  out_channels: options.integer(3, oneOrMore),
+  center_input_sample: options.boolean(false),
+  time_embedding_type: options.oneOf(['positional', 'fourier', 'learned'], 'positional'),
+  time_embedding_dim: options.integer(undefined, oneOrMore),
+  freq_shift: options.number(0),
+  flip_sin_to_cos: options.boolean(true),
+  down_block_types: blockTypes(downBlocks, ['DownBlock2D', ...Array(3).fill('AttnDownBlock2D')]),
+  up_block_types: blockTypes(upBlocks, [...Array(3).fill('AttnUpBlock2D'), 'UpBlock2D']),
+  block_out_channels: options.array(options.integer(undefined, oneOrMore), [224, 448, 672, 896], limits.levels),
+  layers_per_block: options.integer(2, { min: 1, max: limits.numResBlocks }),
+  // Whatever its name, it is a UNetMidBlock2D; null, which is no default, is none.
+  mid_block_type: options.oneOf(['UNetMidBlock2D', 'UnCLIPUNetMidBlock2D'], 'UNetMidBlock2D'),
+  mid_block_scale_factor: options.number(1),
+  downsample_padding: options.integer(1, { min: 0, max: 1 }) as options.Field<0 | 1>,
+  downsample_type: options.oneOf(['conv', 'resnet'], 'conv'),
+  upsample_type: options.oneOf(['conv', 'resnet'], 'conv'),
+  dropout: options.number(0),
+  act_fn: only('silu', 'swish'),
+  attention_legacy_order: only(false),
+  // The default of __init__ is 8; null, as many configurations have it, means one head.
+  attention_head_dim: options.integer(undefined, oneOrMore),
+  // null, which is no default, is a quarter of the channels, at most 32.
+  norm_num_groups: options.integer(32, oneOrMore),
+  attn_norm_num_groups: options.integer(undefined, oneOrMore),
+  norm_eps: options.number(1e-5),
+  resnet_time_scale_shift: options.oneOf(['default', 'scale_shift'], 'default'),
+  add_attention: options.boolean(true),
+  class_embed_type: only(undefined, 'timestep'),
+  num_class_embeds: options.integer(undefined, oneOrMore),
+  // Only used by time_embedding_type 'learned'.
+  num_train_timesteps: options.integer(undefined, oneOrMore),
+}
+
+function blockTypes<T extends string>(
+  known: Readonly<Record<T, BlockType>>,
+  fallback: readonly T[],
+): options.Field<readonly T[]> {
+  const one = options.oneOf(Object.keys(known) as T[])
+  // Early versions have UNetResAttnDownBlock2D and its like.
+  const today = (given: unknown) => (typeof given === 'string' ? given.replace(/^UNetRes(?=Attn|Down|Up)/, '') : given)
+  const list = options.array(
+    { ...one, check: (given, name) => one.check(today(given), name) },
+    fallback as never,
+    limits.levels,
+  )
+  return list as options.Field<readonly T[]>
+}
+
+/** [height, width], or one number for both. */
+function sampleSize(): options.Field<readonly [number, number]> {
+  const number = options.integer(undefined, oneOrMore)
+  const check = (given: unknown, name: string): readonly [number, number] => {
+    const [height, width, ...more] = Array.isArray(given) ? given : [given, given]
+    if (more.length > 0) throw invalidArgument(name, 'a number, or height and width', given)
+    return [number.check(height, name), number.check(width, name)]
+  }
+  return { fallback: undefined as never, check }
+}
+
+/** The first is the default. */
+function only<T>(...values: readonly [T, ...T[]]): options.Field<T> {
+  const check = (given: unknown, name: string): NonNullable<T> => {
+    if (values.includes(given as T)) return given as NonNullable<T>
+    const known = values.map((value) => (value === undefined ? 'null' : describe(value)))
+    throw unsupported(name, known.join(' and '), given)
+  }
+  return { fallback: values[0], check }
+}
+
+export const timeEmbeddings = { positional: 'sinusoidal', fourier: 'fourier', learned: 'learned' } as const
+
+/** Throws `invalid-argument`, and `unsupported` for what UNet can't express. */
+export function unet2DSettings(config: UNet2DConfig): UNet2DSettings {
+  if (typeof config !== 'object' || config === null) throw invalidArgument('config', 'an object', config)
+  const { _class_name: kind = 'UNet2DModel' } = config
+  if (kind !== 'UNet2DModel') throw unsupported('_class_name', "'UNet2DModel'", kind)
+  const own = Object.fromEntries(Object.entries(config).filter(([name]) => !name.startsWith('_')))
+  const { known: c, unknown } = options.parseKnown('UNet2DModel', own, schema)
+
+  const levels = c.block_out_channels.length
+  if (c.down_block_types.length !== levels || c.up_block_types.length !== levels) {
+    throw invalidArgument(
+      'block_out_channels',
+      'as many entries as down_block_types and up_block_types',
+      c.block_out_channels,
+    )
+  }
+  const down = levelsOf(
+    c.down_block_types.map((type: keyof typeof downBlocks) => downBlocks[type]),
+    c.downsample_type,
+  )
+  const up = levelsOf(
+    [...c.up_block_types].reverse().map((type: keyof typeof upBlocks) => upBlocks[type]),
+    c.upsample_type,
+  )
+  // Only a convolution pads; the lowest level has none.
+  const pads = [...down.resnet, ...down.skip].filter((rate) => rate < 2 ** (levels - 1)).length < levels - 1
+  const numTimesteps = c.time_embedding_type === 'learned' ? c.num_train_timesteps : undefined
+  const labelLimit = numTimesteps ?? limits.numClasses
+  const timestepLabels = c.class_embed_type === 'timestep'
+  const scaleShift = c.resnet_time_scale_shift === 'scale_shift'
+  const [modelChannels] = c.block_out_channels
+  const headDim = 'attention_head_dim' in config ? c.attention_head_dim : 8
+  return {
+    ignored: { names: unknown, owner: 'UNet2DModel', known: Object.keys(schema) },
+    options: {
+      layout: 'diffusers',
+      imageSize: c.sample_size[0],
+      imageWidth: c.sample_size[1],
+      inChannels: c.in_channels,
+      outChannels: c.out_channels,
+      modelChannels,
+      channelMult: c.block_out_channels.map((channels) => channels / modelChannels),
+      numResBlocks: c.layers_per_block,
+      attentionResolutions: down.attention,
+      upAttentionResolutions: up.attention,
+      skipDownResolutions: down.skip,
+      skipUpResolutions: up.skip,
+      resblockDownResolutions: down.resnet,
+      resblockUpResolutions: up.resnet,
+      centerInput: c.center_input_sample,
+      middleScale: c.mid_block_scale_factor,
+      dropout: c.dropout,
+      numHeads: 1,
+      numHeadChannels: headDim,
+      numClasses: c.num_class_embeds ?? (timestepLabels ? labelLimit : undefined),
+      classEmbedding: timestepLabels ? 'timestep' : 'table',
+      normGroups: config.norm_num_groups === null ? 0 : c.norm_num_groups,
+      normEps: c.norm_eps,
+      freqShift: c.freq_shift,
+      flipSinToCos: c.flip_sin_to_cos,
+      downsamplePadding: pads ? c.downsample_padding : 1,
+      middleAttention: c.add_attention,
+      useScaleShiftNorm: scaleShift,
+      // UNetMidBlock2D's rule: with scale_shift its attention has a norm only where its groups are given.
+      middleNormGroups: c.attn_norm_num_groups ?? (scaleShift ? 0 : undefined),
+      middleBlock: config.mid_block_type !== null,
+      timeEmbedding: timeEmbeddings[c.time_embedding_type],
+      numTimesteps,
+      timeEmbeddingDim: c.time_embedding_dim,
+    },
+  }
+}
+
+/** Downsampling rates of the levels with attention, of those that a residual block leaves, and of skip blocks. */
+function levelsOf(
+  blocks: readonly BlockType[],
+  type: 'conv' | 'resnet',
+): Record<'attention' | 'resnet' | 'skip', number[]> {
+  const rates = (has: (block: BlockType) => boolean) =>
+    blocks.flatMap((block, level) => (has(block) ? [2 ** level] : []))
+  return {
+    attention: rates(({ attention }) => attention),
+    resnet: rates(({ resample }) => (resample === 'type' ? type : resample) === 'resnet'),
+    skip: rates(({ resample }) => resample === 'skip'),
+  }
+}
+
+const legacyNames: readonly (readonly [RegExp, string])[] = [
+  [/\.query\./, '.to_q.'],
+  [/\.key\./, '.to_k.'],
+  [/\.value\./, '.to_v.'],
+  [/\.proj_attn\./, '.to_out.0.'],
+]
+
+/** The attention's names of diffusers before 0.14 (query, key, value, proj_attn) to today's; others stay. */
+export function todaysName(name: string): string {
+  return legacyNames.reduce((n, [from, to]) => n.replace(from, to), name)
+}
+
+export function renameLegacyDiffusers(dict: StateDict): StateDict {
+  return Object.fromEntries(Object.entries(dict).map(([name, tensor]) => [todaysName(name), tensor]))
+}
+
+function unsupported(argument: string, expected: string, value: unknown): DiffusionError {
+  const received = describe(value)
+  return new DiffusionError(
+    'unsupported',
+    `UNet2DModel's ${argument}: only ${expected} is supported, got ${received}`,
+    {
+      argument,
+      expected,
+      received,
+    },
+  )
+}

@@ -1,0 +1,126 @@
+/** Attention over the pixels and over context tokens: ldm's attention.py, SpatialTransformer (Rombach et al. 2022, 3.3). */
+import { invalidArgument } from '../../errors'
+import type { Value } from '../../graph'
+import { Conv2d, GroupNorm, LayerNorm, Linear, observed } from '../layers'
+import { type BuildContext, recomputed } from '../network'
+import type { Scope } from '../parameters'
+import type { BlockInputs } from './blocks'
+
+export interface SpatialTransformerOptions {
+  readonly channels: number
+  readonly heads: number
+  /** Channels of a head; heads * headChannels may be other than `channels`. */
+  readonly headChannels: number
+  /** How many transformer blocks. */
+  readonly depth: number
+  /** Channels of a context token. */
+  readonly contextDim: number
+  readonly groups: number
+}
+
+/** x + projOut(blocks(projIn(norm(x)))). */
+export class SpatialTransformer {
+  readonly #norm: GroupNorm
+  readonly #projIn: Conv2d
+  readonly #blocks: readonly TransformerBlock[]
+  readonly #projOut: Conv2d
+
+  constructor(
+    readonly scope: Scope,
+    o: SpatialTransformerOptions,
+  ) {
+    const inner = o.heads * o.headChannels
+    this.#norm = new GroupNorm(scope.at('norm'), o.channels, { groups: o.groups, eps: 1e-6 })
+    this.#projIn = new Conv2d(scope.at('proj_in'), o.channels, inner, { kernel: 1 })
+    this.#blocks = Array.from({ length: o.depth }, (_, i) => {
+      return new TransformerBlock(scope.at(`transformer_blocks.${i}`), { ...o, dim: inner })
+    })
+    this.#projOut = new Conv2d(scope.at('proj_out'), inner, o.channels, { kernel: 1, zero: true })
+  }
+
+  build(context: BuildContext, x: Value, { tokens }: BlockInputs): Value {
+    if (!tokens) throw invalidArgument('context', 'tokens to attend to', tokens)
+    let h = this.#projIn.build(context, this.#norm.build(context, x))
+    for (const block of this.#blocks) {
+      const input = h
+      h = recomputed(context, () => block.build(context, input, tokens))
+    }
+    return observed(context, this.scope.prefix, context.graph.add(x, this.#projOut.build(context, h)))
+  }
+}
+
+interface BlockOptions {
+  readonly dim: number
+  readonly heads: number
+  readonly headChannels: number
+  readonly contextDim: number
+}
+
+/** BasicTransformerBlock: self-attention, cross-attention, feed-forward, each after a norm and around it a residual. */
+class TransformerBlock {
+  readonly #self: CrossAttention
+  readonly #feedForward: FeedForward
+  readonly #cross: CrossAttention
+  readonly #norms: readonly LayerNorm[]
+
+  constructor(scope: Scope, o: BlockOptions) {
+    this.#self = new CrossAttention(scope.at('attn1'), { ...o, contextDim: o.dim })
+    this.#feedForward = new FeedForward(scope.at('ff'), o.dim)
+    this.#cross = new CrossAttention(scope.at('attn2'), o)
+    this.#norms = [1, 2, 3].map((i) => new LayerNorm(scope.at(`norm${i}`), o.dim))
+  }
+
+  build(context: BuildContext, x: Value, tokens: Value): Value {
+    const { graph } = context
+    const [first, second, third] = this.#norms
+    const normed = first.build(context, x)
+    let h = graph.add(x, this.#self.build(context, normed, normed))
+    h = graph.add(h, this.#cross.build(context, second.build(context, h), tokens))
+    return graph.add(h, this.#feedForward.build(context, third.build(context, h)))
+  }
+}
+
+/** Queries from x, keys and values from the tokens; projections without bias but for the last. */
+class CrossAttention {
+  readonly #q: Linear
+  readonly #k: Linear
+  readonly #v: Linear
+  readonly #out: Linear
+
+  constructor(
+    scope: Scope,
+    private readonly o: BlockOptions,
+  ) {
+    const inner = o.heads * o.headChannels
+    this.#q = new Linear(scope.at('to_q'), o.dim, inner, { bias: false })
+    this.#k = new Linear(scope.at('to_k'), o.contextDim, inner, { bias: false })
+    this.#v = new Linear(scope.at('to_v'), o.contextDim, inner, { bias: false })
+    this.#out = new Linear(scope.at('to_out.0'), inner, o.dim)
+    Linear.placeTogether(scope.table, [this.#q, this.#k, this.#v])
+  }
+
+  build(context: BuildContext, x: Value, tokens: Value): Value {
+    const { heads, headChannels } = this.o
+    const [q, k, v] =
+      x === tokens
+        ? Linear.buildAll(context, x, [this.#q, this.#k, this.#v])
+        : [this.#q.build(context, x), ...Linear.buildAll(context, tokens, [this.#k, this.#v])]
+    const y = context.graph.attention(q, k, v, { heads, scale: 1 / Math.sqrt(headChannels) })
+    return this.#out.build(context, y)
+  }
+}
+
+/** GEGLU (Shazeer 2020) to four times the channels, and back. */
+class FeedForward {
+  readonly #in: Linear
+  readonly #out: Linear
+
+  constructor(scope: Scope, dim: number) {
+    this.#in = new Linear(scope.at('net.0.proj'), dim, 8 * dim)
+    this.#out = new Linear(scope.at('net.2'), 4 * dim, dim)
+  }
+
+  build(context: BuildContext, x: Value): Value {
+    return this.#out.build(context, context.graph.geglu(this.#in.build(context, x)))
+  }
+}
