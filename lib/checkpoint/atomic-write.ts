@@ -1,6 +1,6 @@
 /** Files that are there completely or not at all. */
 import { constants, type Stats } from 'node:fs'
-import { type FileHandle, open, readlink, realpath, rename, stat, unlink } from 'node:fs/promises'
+import { type FileHandle, link, open, readlink, realpath, rename, stat, unlink } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ioError, systemCode } from '../file-errors'
@@ -14,15 +14,22 @@ export type FileContents = string | Uint8Array | ((file: Pick<FileHandle, 'write
  * this stops, `file` has its old contents or its new ones. A file that is replaced passes on its mode and, where that is
  * permitted, its owner and group. A symbolic link stays, and what it points to is replaced. Pipes and devices are written
  * into and stay what they are. Throws `io` for whatever the file system refuses, and says what is there now; the temporary
- * file is then removed.
+ * file is then removed. `exclusive`: a file that is there, or that another process makes meanwhile, stays, and `io` is thrown, with
+ * EEXIST as the system's code.
  */
-export async function atomicWrite(file: string, contents: FileContents): Promise<void> {
+export async function atomicWrite(
+  file: string,
+  contents: FileContents,
+  { exclusive = false }: { readonly exclusive?: boolean } = {},
+): Promise<void> {
   let kept: string | undefined
   try {
     const old = await stat(file).catch(unlessMissing)
     if (old && !old.isFile() && !old.isDirectory()) return await writeInto(file, old, contents)
     kept = old ? 'the old file is unchanged' : 'nothing is written'
-    await replace(await followLinks(file), old, contents, () => {
+    if (old?.isFile() && exclusive) throw alreadyThere()
+    const place = exclusive ? placeNew : rename
+    await replace(await followLinks(file), old, { contents, place }, () => {
       kept = 'the new file is in place, but a power failure may lose it'
     })
   } catch (error) {
@@ -33,7 +40,7 @@ export async function atomicWrite(file: string, contents: FileContents): Promise
 async function replace(
   file: string,
   old: Stats | undefined,
-  contents: FileContents,
+  { contents, place }: { contents: FileContents; place: (temporary: string, file: string) => Promise<void> },
   onRenamed: () => void,
 ): Promise<void> {
   const folder = path.dirname(file)
@@ -49,7 +56,7 @@ async function replace(
     } finally {
       await handle.close()
     }
-    await rename(temporary, file)
+    await place(temporary, file)
   } catch (error) {
     await unlink(temporary).catch(() => {}) // it may not be there: the first error is the one to report
     throw error
@@ -58,6 +65,22 @@ async function replace(
   }
   onRenamed()
   await syncFolder(folder)
+}
+
+/** As rename, but never onto a file; where the file system has no links, one that comes at the same moment is replaced. */
+async function placeNew(temporary: string, file: string): Promise<void> {
+  try {
+    await link(temporary, file)
+  } catch (error) {
+    if (systemCode(error) === 'EEXIST') throw error
+    if (await stat(file).catch(unlessMissing)) throw alreadyThere()
+    return rename(temporary, file)
+  }
+  await unlink(temporary)
+}
+
+function alreadyThere(): Error {
+  return Object.assign(new Error('it is there already'), { code: 'EEXIST' })
 }
 
 async function writeContents(handle: FileHandle, contents: FileContents): Promise<void> {

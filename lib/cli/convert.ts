@@ -1,8 +1,10 @@
+import { isDiffusersFolder } from '../checkpoint/diffusers'
 import { readSource } from '../convert/source'
-import { type TargetKind, writeTarget } from '../convert/target'
+import { configNameOf, type TargetKind, writeTarget } from '../convert/target'
+import { DiffusionError } from '../errors'
 import { type Command, type OptionTable, UsageError } from './args'
-import { checkWritable } from './free-name'
-import { createOutput, warn } from './output'
+import { isFile, outputFile, outputName, overwriteOption } from './free-name'
+import { createOutput, type Output, warn } from './output'
 
 export const convertOptions = {
   to: { kind: 'string', choices: ['model', 'diffusers', 'ckpt'], help: "the target's kind (by its name, see below)" },
@@ -29,6 +31,7 @@ export const convertOptions = {
 const options = {
   ...convertOptions,
   revision: { kind: 'string', value: 'name', help: 'branch, tag or commit of a source on the hub (main)' },
+  ...overwriteOption,
 } as const satisfies OptionTable
 
 export const convert: Command<typeof options> = {
@@ -48,13 +51,13 @@ anything else a diffusers folder. A checkpoint holds trained and averaged weight
   ddpm convert photos.safetensors photos.ckpt`,
 
   async run(
-    { to, weights, config, key, from, variant, 'max-shard-size': maxShardSize, revision, json },
-    [source, target],
+    { to, weights, config, key, from, variant, 'max-shard-size': maxShardSize, revision, overwrite, json },
+    [source, wanted],
   ) {
-    if (source === undefined || target === undefined) throw new UsageError('the source or the target is missing')
+    if (source === undefined || wanted === undefined) throw new UsageError('the source or the target is missing')
     const output = createOutput(json === true)
-    const kind = to ?? kindOf(target)
-    if (kind !== 'diffusers') await checkWritable(target)
+    const kind = to ?? kindOf(wanted)
+    const target = await targetName(wanted, kind, { overwrite, output })
     const model = await readSource(source, { config, key, variant: from, revision })
     try {
       const files = await writeTarget(model, target, { to: kind, weights, variant, maxShardSize })
@@ -66,6 +69,20 @@ anything else a diffusers folder. A checkpoint holds trained and averaged weight
       model.ddpm.dispose()
     }
   },
+}
+
+/** A checkpoint's configuration, and a folder's contents, are not replaced either. Throws `io` where nothing could be written. */
+async function targetName(wanted: string, kind: TargetKind, o: { overwrite?: boolean; output: Output }) {
+  if (kind === 'diffusers') {
+    const target = await outputName(wanted, {
+      ...o,
+      taken: async (name) => (await isFile(name)) || (await isDiffusersFolder(name)),
+    })
+    if (!(await isFile(target))) return target
+    throw new DiffusionError('io', `cannot write ${target}: it is a file, not a folder`, { argument: 'target' })
+  }
+  const beside = async (name: string) => kind === 'ckpt' && (await isFile(configNameOf(name)))
+  return outputFile(wanted, { ...o, taken: async (name) => (await isFile(name)) || (await beside(name)) })
 }
 
 function kindOf(target: string): TargetKind {

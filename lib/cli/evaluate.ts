@@ -1,8 +1,7 @@
-import { atomicWrite } from '../checkpoint/atomic-write'
 import { Dataset } from '../data/dataset'
 import { type Evaluation, evaluate as evaluateModel } from '../trainer/evaluate'
 import { type Command, type OptionTable, UsageError, type Values } from './args'
-import { checkWritable } from './free-name'
+import { outputFile, overwriteOption, writeOutput } from './free-name'
 import { modelOptions, openModel, sourceOf } from './open-model'
 import { createOutput, note, stderr, warn } from './output'
 import { Progress } from './progress'
@@ -27,6 +26,7 @@ const options = {
     value: 'file',
     help: 'everything as JSON, the terms of each timestep included',
   },
+  ...overwriteOption,
 } as const satisfies OptionTable
 
 type EvaluateValues = Values<typeof options>
@@ -47,15 +47,16 @@ network an image. Images are scaled and cropped to the model's size.
   async run(values, [folder]) {
     if (folder === undefined) throw new UsageError('the folder of images is missing')
     sourceOf(values)
-    if (values.output !== undefined) await checkWritable(values.output)
     const output = createOutput(values.json === true)
+    const { overwrite } = values
+    const file = values.output === undefined ? undefined : await outputFile(values.output, { overwrite, output })
     const { exitCode } = await stoppable(async (signal) => {
       const evaluation = await evaluateFolder(folder, values, output, signal)
       for (const line of report(evaluation)) output.say(line)
-      output.event('done', { ...evaluation })
-      if (values.output !== undefined) {
-        await atomicWrite(values.output, `${JSON.stringify(evaluation, null, 2)}\n`)
-      }
+      const json = `${JSON.stringify(evaluation, null, 2)}\n`
+      const written = file === undefined ? undefined : await writeOutput(file, json, overwrite)
+      if (written !== undefined) output.say(`\n${written}`)
+      output.event('done', { ...evaluation, ...(written !== undefined && { file: written }) })
     })
     return exitCode
   },

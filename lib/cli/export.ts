@@ -1,6 +1,6 @@
 import { stat } from 'node:fs/promises'
 import type { Command, OptionTable } from './args'
-import { checkWritable } from './free-name'
+import { outputFile, overwriteOption } from './free-name'
 import { openModel, sourceOf, sourceOptions } from './open-model'
 import { createOutput, warn } from './output'
 
@@ -9,6 +9,7 @@ const options = {
   output: { kind: 'string', short: 'o', value: 'file', help: 'the ONNX file (model.onnx)' },
   height: { kind: 'integer', min: 1, help: "height of the images (the model's)" },
   width: { kind: 'integer', min: 1, help: "width of the images (the model's)" },
+  ...overwriteOption,
 } as const satisfies OptionTable
 
 export const exportModel: Command<typeof options> = {
@@ -25,10 +26,10 @@ Output: eps, the predicted noise (x0 of a model that predicts images), in x's sh
   ddpm export runs/photos --output photos.onnx`,
 
   async run(values, [positional]) {
-    const { output: file = 'model.onnx', height, width, json } = values
+    const { output: wanted = 'model.onnx', height, width, overwrite, json } = values
     sourceOf(values, positional)
     const output = createOutput(json === true)
-    await checkWritable(file)
+    const file = await outputFile(wanted, { overwrite, output })
     const ddpm = await openModel({ ...values, device: 'cpu' }, positional)
     try {
       await ddpm.exportOnnx(file, { height, width })

@@ -2,8 +2,54 @@
 import { constants } from 'node:fs'
 import { access, stat } from 'node:fs/promises'
 import path from 'node:path'
-import { ioError } from '../file-errors'
+import { atomicWrite, type FileContents } from '../checkpoint/atomic-write'
+import { ioError, systemCode } from '../file-errors'
 import { makeFolder } from '../make-folder'
+import type { OptionTable } from './args'
+import { type Output, warn } from './output'
+
+/** Of each command that writes where it is told to. */
+export const overwriteOption = {
+  overwrite: { kind: 'flag', help: 'replace what is there (another name is taken, such as name-1 for name)' },
+} as const satisfies OptionTable
+
+export interface OutputOptions {
+  readonly overwrite?: boolean
+  readonly output: Output
+  /** Whether there is something to lose (default: a file). */
+  readonly taken?: (name: string) => Promise<boolean>
+}
+
+/** The name that is written to, and a line where that is another than the one that was asked for. */
+export async function outputName(wanted: string, o: OutputOptions): Promise<string> {
+  const name = o.overwrite ? wanted : await freeName(wanted, o.taken ?? isFile)
+  if (name !== wanted)
+    warn(o.output, `${wanted} is there already and stays: ${name} is written (--overwrite replaces it)`)
+  return name
+}
+
+/** The same for one file. Throws `io` where it could not be written. */
+export async function outputFile(wanted: string, o: OutputOptions): Promise<string> {
+  const name = await outputName(wanted, o)
+  await checkWritable(name)
+  return name
+}
+
+/**
+ * Writes a file by the name that was found before the work, or by the next one that is free: another command may have written it
+ * meanwhile. Returns the name.
+ */
+export async function writeOutput(name: string, contents: FileContents, overwrite = false): Promise<string> {
+  for (;;) {
+    const free = overwrite ? name : await freeName(name, isFile)
+    try {
+      await atomicWrite(free, contents, { exclusive: !overwrite })
+      return free
+    } catch (error) {
+      if (overwrite || systemCode(error) !== 'EEXIST') throw error
+    }
+  }
+}
 
 /** Throws `io` where `file` could not be written: its folder is made. */
 export async function checkWritable(file: string): Promise<void> {
@@ -20,7 +66,8 @@ export async function checkWritable(file: string): Promise<void> {
 
 /** 'samples.png', or 'samples-1.png', 'samples-2.png', ...: the first for which `taken` is false. */
 export async function freeName(name: string, taken: (name: string) => Promise<boolean>): Promise<string> {
-  const { dir, name: stem, ext } = path.parse(name)
+  // '.' and '..' have no name that could be numbered.
+  const { dir, name: stem, ext } = path.parse(/(^|[/\\])\.{1,2}[/\\]?$/.test(name) ? path.resolve(name) : name)
   let free = name
   for (let i = 1; await taken(free); i++) free = path.join(dir, `${stem}-${i}${ext}`)
   return free

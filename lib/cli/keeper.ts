@@ -11,6 +11,8 @@ export interface KeepOptions {
   readonly resume: boolean
   /** Replace what is there; otherwise another name is taken. */
   readonly overwrite: boolean
+  /** The name that is taken for one that is asked for. */
+  nameFor(wanted: string, taken: (name: string) => Promise<boolean>): Promise<string>
 }
 
 /** Where images are kept. */

@@ -7,7 +7,7 @@ import { checkNpzSize, writeNpz } from '../data/npz'
 import { DiffusionError } from '../errors'
 import { ioError } from '../file-errors'
 import type { Drawn, LabelOf } from './draw'
-import { checkWritable, freeName } from './free-name'
+import { checkWritable } from './free-name'
 import { type Keeper, type KeepOptions, numbersOf, sizeOf } from './keeper'
 import { checkRecord } from './sample-record'
 
@@ -43,13 +43,13 @@ export class NpzFile implements Keeper {
       }
     }
     const taken = async (name: string) => (await exists(name)) || (await exists(partialOf(name)))
-    const name = o.overwrite || special ? wanted : await freeName(wanted, taken)
+    const name = special ? wanted : await o.nameFor(wanted, taken)
     await checkWritable(name)
     // What is written into a device can't be kept beside it.
     const temporary = special ? await mkdtemp(path.join(os.tmpdir(), 'ddpm-')) : undefined
     const file = temporary ? path.join(temporary, 'partial') : partialOf(name)
     try {
-      const handle = await open(file, 'w+')
+      const handle = await open(file, o.overwrite ? 'w+' : 'wx+') // one of two commands that begin at the same moment fails
       const text = JSON.stringify(o.record)
       if (text.length > recordBytes) throw new Error('its options are too long')
       await handle.write(text.padEnd(recordBytes))

@@ -1,11 +1,10 @@
-import { atomicWrite } from '../checkpoint/atomic-write'
 import { encodeImage, imageFormatOf } from '../data/image-format'
 import { type ImageBytes, imageAt, imageGrid, joinBytes } from '../data/image-grid'
 import type { DDPM } from '../diffusion/models/ddpm'
 import { type Command, type OptionTable, UsageError, type Values } from './args'
 import { checkDrawOptions, type Drawn, drawImages, drawOptions, labelsFor, type Span, spanOf } from './draw'
-import { checkWritable, freeName, isFile } from './free-name'
-import { type Keeper, numbersOf } from './keeper'
+import { outputFile, outputName, overwriteOption, writeOutput } from './free-name'
+import { type Keeper, type KeepOptions, numbersOf } from './keeper'
 import { NpzFile } from './npz-file'
 import { modelOptions, openModel, sourceOf } from './open-model'
 import { createOutput, note, type Output, stdout, warn } from './output'
@@ -39,7 +38,7 @@ const options = {
     kind: 'flag',
     help: 'go on with --separate and --npz where an earlier command with the same options ended',
   },
-  overwrite: { kind: 'flag', help: 'replace files that are there (take another name, such as samples-1.png)' },
+  ...overwriteOption,
   'no-preview': { kind: 'flag', help: 'no picture in the terminal' },
 } as const satisfies OptionTable
 
@@ -79,13 +78,13 @@ type SampleValues = Values<typeof options>
 
 async function draw(values: SampleValues, output: Output, signal: AbortSignal): Promise<void> {
   const start = performance.now()
-  const grid = await gridFile(values)
+  const grid = await gridFile(values, output)
   const ddpm = await openModel(values)
   const keepers: Keeper[] = []
   try {
     const span = spanOf(values)
     const labelOf = labelsFor(ddpm, values)
-    await openKeepers(keepers, ddpm, values, span)
+    await openKeepers(keepers, { ddpm, values, span, output })
     const shown = wantsPreview(values, output)
     const images: ImageBytes[] = []
     // Only a grid needs all images in memory at once, and those of before are in a file.
@@ -142,22 +141,24 @@ function wantsPreview(values: SampleValues, output: Output): boolean {
 }
 
 /** Where the grid goes; undefined without one. Throws before anything is drawn. */
-async function gridFile(values: SampleValues): Promise<string | undefined> {
+async function gridFile(values: SampleValues, out: Output): Promise<string | undefined> {
   const { output, separate, npz, overwrite } = values
   const file = output ?? (separate === undefined && npz === undefined ? 'samples.png' : undefined)
   if (file === undefined) return undefined
   imageFormatOf(file, 'output')
-  const name = overwrite ? file : await freeName(file, isFile)
-  await checkWritable(name)
-  return name
+  return outputFile(file, { overwrite, output: out })
 }
 
-async function openKeepers(keepers: Keeper[], ddpm: DDPM, values: SampleValues, span: Span): Promise<void> {
+async function openKeepers(
+  keepers: Keeper[],
+  { ddpm, values, span, output }: { ddpm: DDPM; values: SampleValues; span: Span; output: Output },
+): Promise<void> {
   const { separate, npz, resume = false, overwrite = false } = values
   if (separate === undefined && npz === undefined) return
   const { imageSize, imageWidth, channels } = ddpm
   const record = await sampleRecord(ddpm, values)
-  const o = { record, span, shape: [imageSize, imageWidth, channels], resume, overwrite } as const
+  const nameFor: KeepOptions['nameFor'] = (wanted, taken) => outputName(wanted, { overwrite, output, taken })
+  const o = { record, span, shape: [imageSize, imageWidth, channels], resume, overwrite, nameFor } as const
   if (separate !== undefined) keepers.push(await SeparateFiles.open(separate, o))
   if (npz !== undefined) keepers.push(await NpzFile.open(npz, o))
 }
@@ -183,6 +184,5 @@ function one({ first, images }: Drawn, image: number): ImageBytes {
 async function writeGrid(file: string, values: SampleValues, images: ImageBytes): Promise<string> {
   const scale = values.scale ?? Math.max(1, Math.floor(128 / images.shape[1]))
   const picture = imageGrid(images, { columns: values.columns, scale })
-  await atomicWrite(file, await encodeImage(picture, imageFormatOf(file, 'output')))
-  return file
+  return writeOutput(file, await encodeImage(picture, imageFormatOf(file, 'output')), values.overwrite)
 }

@@ -9,7 +9,6 @@ import { sharp } from '../data/load-sharp'
 import { DiffusionError } from '../errors'
 import { makeFolder } from '../make-folder'
 import type { Drawn } from './draw'
-import { freeName } from './free-name'
 import { type Keeper, type KeepOptions, numbersOf, sizeOf } from './keeper'
 import { checkRecord } from './sample-record'
 
@@ -41,14 +40,15 @@ export class SeparateFiles implements Keeper {
       const { images, record } = await found(folder)
       return images.length > 0 || record || (await stat(folder).catch(() => undefined))?.isFile() === true
     }
-    const kept = new SeparateFiles(o.overwrite ? wanted : await freeName(wanted, taken), o, new Set())
-    await kept.#begin()
+    const kept = new SeparateFiles(await o.nameFor(wanted, taken), o, new Set())
+    await kept.#begin({ exclusive: !o.overwrite })
     return kept
   }
 
-  async #begin(): Promise<void> {
+  /** `exclusive`: one of two commands that begin at the same moment fails. */
+  async #begin(o: { exclusive?: boolean } = {}): Promise<void> {
     await makeFolder(this.name)
-    await atomicWrite(path.join(this.name, recordName), `${JSON.stringify(this.o.record, null, 2)}\n`)
+    await atomicWrite(path.join(this.name, recordName), `${JSON.stringify(this.o.record, null, 2)}\n`, o)
   }
 
   has(image: number): boolean {

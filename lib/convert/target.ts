@@ -68,8 +68,7 @@ async function networkOf(ddpm: DDPM, which: 'ema' | 'model'): Promise<StateDict>
 }
 
 async function writeCkpt(source: SourceModel, target: string, weights: WeightsChoice): Promise<readonly string[]> {
-  const { dir, name, ext } = path.parse(target)
-  if (ext === '.yaml') throw invalidArgument('target', 'the name of a checkpoint, such as model.ckpt', target)
+  if (/\.yaml$/.test(target)) throw invalidArgument('target', 'the name of a checkpoint, such as model.ckpt', target)
   const both = weights === 'both' && source.ddpm.config.useEma === true
   using ddpm = await compVisModel(source.ddpm, both ? 'both' : weights === 'both' ? 'model' : weights)
   const config = compVisConfig(ddpm.config as DDPMOptions, (ddpm.network as UNet).options)
@@ -80,9 +79,15 @@ async function writeCkpt(source: SourceModel, target: string, weights: WeightsCh
   }
   const counters = { epoch: 0, global_step: 0, ...source.counters }
   await writeTorchCheckpoint(target, { stateDict, counters })
-  const yaml = path.join(dir, `${name}.yaml`)
+  const yaml = configNameOf(target)
   await atomicWrite(yaml, writeYaml(config))
   return [target, yaml]
+}
+
+/** The YAML that is written beside a checkpoint. */
+export function configNameOf(checkpoint: string): string {
+  const { dir, name } = path.parse(checkpoint)
+  return path.join(dir, `${name}.yaml`)
 }
 
 /** The same model with the network in CompVis' layout and the weights that were chosen; its schedule's buffers stay. */

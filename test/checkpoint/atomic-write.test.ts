@@ -62,6 +62,18 @@ describe('atomicWrite', () => {
     assert.deepEqual(readdirSync(folder), ['raced'])
   })
 
+  it('has one winner among many that may replace nothing', async () => {
+    const texts = Array.from({ length: 20 }, (_, i) => String(i).repeat(10_000))
+    const ends = await Promise.allSettled(texts.map((text) => atomicWrite(at('one'), text, { exclusive: true })))
+    const won = texts.filter((_, i) => ends[i].status === 'fulfilled')
+    assert.deepEqual([text('one')], won)
+    await rejects(atomicWrite(at('one'), 'x', { exclusive: true }), /one: it is there already \(the old file is unch/)
+    symlinkSync('target', at('link'))
+    await atomicWrite(at('link'), 'x', { exclusive: true })
+    assert.equal(text('target'), 'x')
+    assert.deepEqual(readdirSync(folder), ['link', 'one', 'target'])
+  })
+
   it('keeps the mode of what it replaces, and makes new files by the umask', async () => {
     writeFileSync(at('private'), 'old', { mode: 0o600 })
     writeFileSync(at('open'), 'old')

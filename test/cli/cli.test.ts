@@ -318,7 +318,7 @@ describe('ddpm', function () {
     assert.equal(stdout.match(/^ +\d+-\d+ /gm)?.length, 10)
     const json = await runCli([...args, '--json'])
     const { event, ...done } = JSON.parse(json.stdout.trimEnd().split('\n').at(-1)!)
-    assert.deepEqual([event, done], ['done', evaluation])
+    assert.deepEqual([event, done], ['done', { ...evaluation, file: at('evaluation', 'bits-1.json') }])
   })
 
   describe('sample', () => {
