@@ -1,4 +1,4 @@
-import { isDiffusersFolder } from '../checkpoint/diffusers'
+import { isDiffusersFolder } from '../checkpoint/diffusers/folder'
 import { readSource } from '../convert/source'
 import { configNameOf, type TargetKind, writeTarget } from '../convert/target'
 import { DiffusionError } from '../errors'
