@@ -1,6 +1,6 @@
 /** Where things are computed. */
 import { DiffusionError, invalidArgument, markCopy } from './errors'
-import { type DeviceInfo, type NativeBuffer, type NativeDevice, native } from './native'
+import { type DeviceInfo, type NativeBuffer, type NativeDevice, native, type Precision } from './native'
 
 /** 'auto' is CUDA where it is, else the CPU. 'cuda:1' is the second GPU; 'reference', 'cuda-host' and 'cuda-host-contracted' are for tests. */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'reference' | 'cuda-host' | 'cuda-host-contracted'
@@ -84,6 +84,18 @@ export class Device {
 
   info(): DeviceInfo {
     return this.native.info()
+  }
+
+  /** Throws `unsupported` where it does not compute in it. */
+  checkPrecision(precision: Precision): void {
+    const { precisions } = this.info()
+    if (precisions.includes(precision)) return
+    const expected = precisions.map((name) => `'${name}'`).join(' or ')
+    throw new DiffusionError('unsupported', `precision: ${this.name} has ${expected}, not '${precision}'`, {
+      argument: 'precision',
+      expected,
+      received: precision,
+    })
   }
 
   /** Libraries of others that it uses ('cuDNN 9.5.1 in /usr/lib'), or why none; '' where it knows none. Opens them. */

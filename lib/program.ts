@@ -257,6 +257,11 @@ export class ProgramCache {
 
   release(): void {
     this.#released = true
+    this.clear()
+  }
+
+  /** Releases the programs there are, while no call is on its way; those asked for from then on are compiled. */
+  clear(): void {
     for (const program of this.#programs.values()) program.release()
     for (const { program } of this.#evicted) program.release()
     this.#programs.clear()

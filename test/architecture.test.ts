@@ -30,6 +30,7 @@ const libLayers = [
   'nn',
   'checkpoint',
   'export',
+  'stages',
   'diffusion',
   'data',
   'evaluate',

@@ -21,6 +21,8 @@ type Whole = 'weights' | 'ema' | FurtherEma
 
 export class Weights {
   readonly #banks = new Map<Bank, NativeBuffer>()
+  /** What banks are made of that were released and kept: see `release`. */
+  readonly #kept = new Map<Bank, Float32Array>()
 
   constructor(
     readonly device: Device,
@@ -36,6 +38,12 @@ export class Weights {
   }
 
   #make(name: Bank): void {
+    const kept = this.#kept.get(name)
+    if (kept) {
+      this.#banks.set(name, this.device.upload(kept))
+      this.#kept.delete(name)
+      return
+    }
     if (name !== 'weights' && name !== 'frozen') {
       this.#banks.set(name, this.device.allocate(this.table.count))
       return
@@ -54,9 +62,19 @@ export class Weights {
     return this.table.frozenCount > 0
   }
 
-  /** True when the bank was asked for before, and so takes memory. */
+  /** True when the bank was asked for before, and so takes memory, or did until it was released and kept. */
   has(name: Bank): boolean {
-    return this.#banks.has(name)
+    return this.#banks.has(name) || this.#kept.has(name)
+  }
+
+  /** True where any bank is on the device. */
+  get resident(): boolean {
+    return this.#banks.size > 0
+  }
+
+  /** That the banks take on the device. */
+  get bytes(): number {
+    return [...this.#banks.values()].reduce((sum, { elements }) => sum + 4 * elements, 0)
   }
 
   /** `weights` and `ema` with what is frozen, the others without. */
@@ -101,6 +119,7 @@ export class Weights {
 
   /** Not through bank(): drawing initial weights only to replace them would take longer than anything else here. */
   #replace(name: Bank, data: Float32Array): void {
+    this.#kept.delete(name)
     const buffer = this.#banks.get(name)
     if (buffer) buffer.write(data)
     else this.#banks.set(name, this.device.upload(data))
@@ -111,10 +130,20 @@ export class Weights {
     this.bank(to).copyFrom(this.bank(from))
   }
 
-  /** Frees the banks; asking for one again would allocate it anew. */
-  release(): void {
+  /** What is in the banks, for `release`. */
+  async copies(): Promise<Map<Bank, Float32Array>> {
+    const copies = await Promise.all(
+      [...this.#banks].map(async ([name, buffer]) => [name, await buffer.read()] as const),
+    )
+    return new Map([...this.#kept, ...copies])
+  }
+
+  /** Frees the banks; asking for one again makes it of `keep`, or anew. */
+  release(keep: ReadonlyMap<Bank, Float32Array> = new Map()): void {
     for (const buffer of this.#banks.values()) buffer.release()
     this.#banks.clear()
+    this.#kept.clear()
+    for (const [name, data] of keep) this.#kept.set(name, data)
   }
 }
 

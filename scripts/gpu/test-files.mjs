@@ -72,6 +72,7 @@ export const gpuTests = [
     'unet2d-options',
     'lucidrains',
   ].map(compiled('nn')),
+  ...['stage'].map(compiled('stages')),
   ...diffusion.map(compiled('diffusion')),
   ...['held-out-resume'].map(compiled('train')),
 ]

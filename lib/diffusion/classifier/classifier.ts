@@ -1,15 +1,15 @@
 /** A classifier of noisy images: guided-diffusion's classifier_train.py and the gradients of its classifier_sample.py. */
 import { readSafetensors, writeSafetensors } from '../../checkpoint/safetensors'
-import { Device, type DeviceName } from '../../device'
+import type { Device, DeviceName } from '../../device'
 import { DiffusionError, invalidArgument } from '../../errors'
 import type { Graph, Value } from '../../graph'
 import type { NativeBuffer, Precision } from '../../native'
 import { EncoderUNet } from '../../nn/unet/encoder-unet'
 import type { EncoderUNetOptions } from '../../nn/unet/encoder-unet-options'
-import { type StateDict, Weights } from '../../nn/weights'
-import { boolean, integer, number, oneOf, parseOptions, type SchemaOf, type Seed, seed, value } from '../../options'
-import { type Bindings, type Program, ProgramCache } from '../../program'
+import { integer, number, oneOf, parseOptions, type SchemaOf, type Seed, seed, value } from '../../options'
+import type { Bindings, Program } from '../../program'
 import { drawTimesteps, Purpose, words } from '../../rng'
+import { Stage, stageSchema } from '../../stages/stage'
 import { type Shape, sizeOf, Tensor } from '../../tensor'
 import { checkTensor } from '../process/core'
 import { type ScheduleOptions, scheduleSchema } from '../process/model-options'
@@ -40,10 +40,8 @@ const classifierSchema = {
     'an object of EncoderUNet options',
     (v) => typeof v === 'object' && v !== null && !Array.isArray(v),
   ),
-  device: value<DeviceName | Device>('a device name', (v) => typeof v === 'string' || v instanceof Device),
+  ...stageSchema,
   precision: oneOf(['fp32', 'bf16'], 'fp32'),
-  seed: seed(0),
-  deterministic: boolean(false),
 } satisfies SchemaOf<ClassifierOptions>
 
 /** Of Classifier.trainBatch. */
@@ -108,41 +106,23 @@ export interface ScaledClassifier {
  * p(y | x_t) by an EncoderUNet, trained with noise as a diffusion model is. `sample({ classifier, classLabels, classifierScale })` of
  * a model with the same schedule is guided by it.
  */
-export class Classifier {
+export class Classifier extends Stage {
   readonly network: EncoderUNet
-  readonly device: Device
-  readonly seed: Seed
   readonly schedule: Schedule
   /** Updates so far. */
   globalStep = 0
 
-  readonly #weights: Weights
-  readonly #programs: ProgramCache
-  readonly #compile: { readonly deterministic: boolean; readonly precision: Precision }
-  readonly #tables: { readonly a: NativeBuffer; readonly b: NativeBuffer }
   #optimizer?: OptimizerSettings
-  #disposed = false
 
   /** Throws `invalid-argument`, `unknown-option`, `device-unavailable`, and `unsupported` for a precision that the device has not got. */
   constructor(options: ClassifierOptions) {
     const o = parseOptions('Classifier', options, classifierSchema)
     if (!o.encoderConfig) throw invalidArgument('encoderConfig', 'an object of EncoderUNet options', undefined)
-    this.network = new EncoderUNet(o.encoderConfig)
-    this.schedule = scheduleOf(o, { parameterization: 'x0', vPosterior: 0 })
-    this.device = Device.open(o.device)
-    if (!this.device.info().precisions.includes(o.precision)) {
-      throw new DiffusionError('unsupported', `precision: ${this.device.name} has no '${o.precision}'`, {
-        argument: 'precision',
-      })
-    }
-    this.seed = o.seed
-    this.#compile = { deterministic: o.deterministic, precision: o.precision }
-    this.#weights = new Weights(this.device, this.network.parameters, o.seed)
-    this.#programs = new ProgramCache(this.device)
-    this.#tables = {
-      a: this.device.upload(this.schedule.sqrtAlphasCumprod),
-      b: this.device.upload(this.schedule.sqrtOneMinusAlphasCumprod),
-    }
+    const network = new EncoderUNet(o.encoderConfig)
+    const schedule = scheduleOf(o, { parameterization: 'x0', vPosterior: 0 })
+    super('Classifier', network.parameters, o)
+    this.network = network
+    this.schedule = schedule
   }
 
   get numTimesteps(): number {
@@ -155,11 +135,11 @@ export class Classifier {
 
   /** AdamW, starting afresh; see DiffusionModel.configureOptimizers. */
   configureOptimizers(options: OptimizerOptions): void {
-    this.#alive()
+    this.alive()
     this.#optimizer = parseOptimizer(options)
     this.globalStep = 0
     for (const bank of ['grads', 'm', 'v'] as const) {
-      if (this.#weights.has(bank)) this.#weights.bank(bank).write(new Float32Array(this.network.parameters.count))
+      if (this.weights.has(bank)) this.weights.bank(bank).write(new Float32Array(this.network.parameters.count))
     }
   }
 
@@ -179,32 +159,35 @@ export class Classifier {
       })
     }
     const { step = this.globalStep, sampleOffset } = o
-    const input = await this.#input(x, y, { ...o, stream: { seed: this.seed, step, sampleOffset } })
-    const program = await this.#program('train', input, (g) => {
-      const { count } = this.network.parameters
-      const { loss, logits } = this.#loss(g, input, true)
-      g.backward(g.weightedSum(loss, g.input('mean', loss.dims)))
-      const sumSquares = g.gradSumSquares(count)
-      g.adamw(g.input('hyper', [1, 1, 1, hyperLength]), sumSquares, { count })
-      g.zeroGrads({ count })
-      return { loss, logits, sumSquares }
-    })
-    const settings = { ...this.#optimizer, lr: o.lr ?? rateOf(this.#optimizer, this.globalStep) }
-    this.globalStep++
-    const { loss, logits, sumSquares } = await program.run({
-      ...(await this.#bindings(input, true)),
-      ...this.#weights.bindings('weights'),
-      ...{ grads: this.#weights.bank('grads'), m: this.#weights.bank('m'), v: this.#weights.bank('v') },
-      mean: new Float32Array(input.y.length).fill(1 / input.y.length),
-      hyper: hyperOf(settings, { step: this.globalStep, gradScale: 1 }),
-    })
-    const result = resultOf(loss, logits, input.y)
-    if (Number.isFinite(result.loss) && Number.isFinite(sumSquares[0])) {
-      return { ...result, gradNorm: Math.sqrt(sumSquares[0]) }
-    }
-    this.globalStep--
-    throw new DiffusionError('not-finite', `the classifier's loss is ${result.loss} at step ${this.globalStep + 1}`, {
-      argument: 'loss',
+    const optimizer = this.#optimizer
+    return this.call(async () => {
+      const input = await this.#input(x, y, { ...o, stream: { seed: this.seed, step, sampleOffset } })
+      const program = await this.#noisedProgram('train', input, (g) => {
+        const { count } = this.network.parameters
+        const { loss, logits } = this.#loss(g, input, true)
+        g.backward(g.weightedSum(loss, g.input('mean', loss.dims)))
+        const sumSquares = g.gradSumSquares(count)
+        g.adamw(g.input('hyper', [1, 1, 1, hyperLength]), sumSquares, { count })
+        g.zeroGrads({ count })
+        return { loss, logits, sumSquares }
+      })
+      const settings = { ...optimizer, lr: o.lr ?? rateOf(optimizer, this.globalStep) }
+      this.globalStep++
+      const { loss, logits, sumSquares } = await program.run({
+        ...(await this.#bindings(input, true)),
+        ...this.weights.bindings('weights'),
+        ...{ grads: this.weights.bank('grads'), m: this.weights.bank('m'), v: this.weights.bank('v') },
+        mean: new Float32Array(input.y.length).fill(1 / input.y.length),
+        hyper: hyperOf(settings, { step: this.globalStep, gradScale: 1 }),
+      })
+      const result = resultOf(loss, logits, input.y)
+      if (Number.isFinite(result.loss) && Number.isFinite(sumSquares[0])) {
+        return { ...result, gradNorm: Math.sqrt(sumSquares[0]) }
+      }
+      this.globalStep--
+      throw new DiffusionError('not-finite', `the classifier's loss is ${result.loss} at step ${this.globalStep + 1}`, {
+        argument: 'loss',
+      })
     })
   }
 
@@ -229,40 +212,45 @@ export class Classifier {
     options: ClassifierEvaluateOptions = {},
   ): Promise<ClassifierResult> {
     const { noise, seed: given = this.seed } = parseOptions('evaluate', options, evaluateSchema)
-    const input = await this.#input(x, y, { t, noise, stream: { seed: given, step: 0, sampleOffset: 0 } })
-    const program = await this.#program('evaluate', input, (g) => this.#loss(g, input, false))
-    const { loss, logits } = await program.run({ ...(await this.#bindings(input, false)), ...this.#frozen })
-    return resultOf(loss, logits, input.y)
+    return this.call(async () => {
+      const input = await this.#input(x, y, { t, noise, stream: { seed: given, step: 0, sampleOffset: 0 } })
+      const program = await this.#noisedProgram('evaluate', input, (g) => this.#loss(g, input, false))
+      const { loss, logits } = await program.run({ ...(await this.#bindings(input, false)), ...this.#frozen })
+      return resultOf(loss, logits, input.y)
+    })
   }
 
   /** Of noisy images x_t: [n, classes]. */
   async logits(x: Tensor, t: Timesteps): Promise<Tensor> {
-    this.#alive()
-    this.#check(x)
-    const [n] = x.shape
-    const program = await this.#programs.getBeside('logits', { n }, (g) => this.#logits(g, n).outputs, this.#compile)
-    const steps = await parseTimesteps(t, n, this.numTimesteps)
-    const { logits } = await program.run({ x: await x.binding(this.device), t: steps, ...this.#frozen })
-    return Tensor.wrap(logits, [n, this.numClasses])
+    return this.call(async () => {
+      this.#check(x)
+      const [n] = x.shape
+      const program = await this.program('logits', { n }, (g) => this.#logits(g, n).outputs)
+      const steps = await parseTimesteps(t, n, this.numTimesteps)
+      const { logits } = await program.run({ x: await x.binding(this.device), t: steps, ...this.#frozen })
+      return Tensor.wrap(logits, [n, this.numClasses])
+    })
   }
 
   /** The gradient of log p(y | x_t) with respect to x_t, of x's shape. */
   async logProbGradient(x: Tensor, t: Timesteps, y: Integers): Promise<Tensor> {
-    this.#check(x)
-    const [n] = x.shape
-    const steps = await parseTimesteps(t, n, this.numTimesteps)
-    const labels = await this.#labels(y, n)
-    const program = await this.#gradientProgram(x.shape)
-    const { gradient } = await program.run({
-      ...{ x: await x.binding(this.device), t: steps, labels, scale: new Float32Array(n).fill(-1) },
-      ...this.#frozen,
+    return this.call(async () => {
+      this.#check(x)
+      const [n] = x.shape
+      const steps = await parseTimesteps(t, n, this.numTimesteps)
+      const labels = await this.#labels(y, n)
+      const program = await this.#gradientProgram(x.shape)
+      const { gradient } = await program.run({
+        ...{ x: await x.binding(this.device), t: steps, labels, scale: new Float32Array(n).fill(-1) },
+        ...this.#frozen,
+      })
+      return Tensor.wrap(gradient, x.shape)
     })
-    return Tensor.wrap(gradient, x.shape)
   }
 
   /** @internal For the sampling of a model of this schedule. Throws `invalid-argument` where it does not fit. */
   guide(o: { device: Device; schedule: Schedule; shape: Shape }): ScaledClassifier {
-    this.#alive()
+    this.alive()
     this.#checkShape(o.shape, 'classifier')
     if (o.device !== this.device) {
       throw invalidArgument('classifier', `one on the model's device, ${o.device.name}`, this.device.name)
@@ -275,7 +263,7 @@ export class Classifier {
       held.push(this.device.upload(values))
       return held[held.length - 1]
     }
-    const call = this.#programs.begin()
+    const letGo = this.hold()
     return {
       program: (shape) => this.#gradientProgram(shape),
       bindings: (labels, scale) => ({
@@ -286,21 +274,9 @@ export class Classifier {
       }),
       release: () => {
         for (const buffer of held) buffer.release()
-        this.#programs.end(call)
+        letGo()
       },
     }
-  }
-
-  /** The weights by openaimodel's names. */
-  async stateDict(): Promise<StateDict> {
-    this.#alive()
-    return this.#weights.read('weights')
-  }
-
-  /** Throws `state-mismatch` for wrong shapes, missing and unexpected names, before anything is changed. */
-  async loadStateDict(dict: StateDict): Promise<void> {
-    this.#alive()
-    await this.#weights.write('weights', dict)
   }
 
   /** Writes the weights as a safetensors file. Throws `io`. */
@@ -323,28 +299,15 @@ export class Classifier {
     await this.loadStateDict(Object.fromEntries(dict))
   }
 
-  /** Gives all memory back. Using it afterwards throws `disposed`. */
-  dispose(): void {
-    if (this.#disposed) return
-    this.#disposed = true
-    this.#programs.release()
-    this.#weights.release()
-    for (const buffer of Object.values(this.#tables)) buffer.release()
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose()
-  }
-
   // ---- programs ----------------------------------------------------------------------------------------------------
 
   /** For programs that train nothing: Graph.untrained. */
   get #frozen(): Bindings & { frozen: NativeBuffer } {
-    return { frozen: this.#weights.bank('weights') }
+    return { frozen: this.weights.bank('weights') }
   }
 
-  #program(kind: string, { y, noise }: Noised, build: (g: Graph) => Record<string, Value>): Promise<Program> {
-    return this.#programs.getBeside(kind, { n: y.length, drawn: !noise }, build, this.#compile)
+  #noisedProgram(kind: string, { y, noise }: Noised, build: (g: Graph) => Record<string, Value>): Promise<Program> {
+    return this.program(kind, { n: y.length, drawn: !noise }, build)
   }
 
   #gradientProgram(shape: Shape): Promise<Program> {
@@ -355,7 +318,7 @@ export class Classifier {
       const [gradient] = g.backward(g.weightedSum(loss, g.input('scale', loss.dims)), [x])
       return { gradient: gradient! }
     }
-    return this.#programs.getBeside('gradient', { n }, build, this.#compile)
+    return this.program('gradient', { n }, build)
   }
 
   #logits(g: Graph, n: number): { x: Value; outputs: { logits: Value } } {
@@ -397,6 +360,10 @@ export class Classifier {
     }
   }
 
+  get #tables() {
+    return { a: this.schedule.sqrtAlphasCumprod, b: this.schedule.sqrtOneMinusAlphasCumprod }
+  }
+
   // ---- checks ------------------------------------------------------------------------------------------------------
 
   get #size(): number {
@@ -408,7 +375,7 @@ export class Classifier {
     y: Integers,
     o: { t?: Timesteps; noise?: Tensor; stream: Noised['stream'] },
   ): Promise<Noised> {
-    this.#alive()
+    this.alive()
     this.#check(x)
     if (o.noise) checkTensor(o.noise, 'noise', x.shape)
     const [batchSize] = x.shape
@@ -438,10 +405,6 @@ export class Classifier {
     const fits = shape.length === 4 && shape[0] > 0 && sizeOf(shape.slice(1)) === this.#size && shape[1] === inChannels
     if (fits && shape[2] === imageSize) return
     throw invalidArgument(argument, `images of shape [n, ${inChannels}, ${imageSize}, ${imageSize}]`, shape)
-  }
-
-  #alive(): void {
-    if (this.#disposed) throw new DiffusionError('disposed', 'the classifier was used after dispose()')
   }
 }
 

@@ -2,7 +2,7 @@
 import type { Device } from '../../device'
 import { DiffusionError, describe, invalidArgument } from '../../errors'
 import type { Graph, Value } from '../../graph'
-import type { NativeBuffer, Precision } from '../../native'
+import type { NativeBuffer } from '../../native'
 import type { Seed } from '../../options'
 import { type CompileOptions, type Program, ProgramCache } from '../../program'
 import { SeedSequence } from '../../rng'
@@ -57,7 +57,7 @@ export class Core {
   }
 
   static create(device: Device, denoiser: Denoiser, settings: Settings, schedule: Schedule, seed: Seed): Core {
-    checkPrecision(device, settings.precision)
+    device.checkPrecision(settings.precision)
     const parts = {
       device,
       denoiser,
@@ -195,18 +195,6 @@ export class Core {
     this.#releaseTables()
     this.denoiser.release()
   }
-}
-
-/** Throws `unsupported` where the device does not compute in it. */
-function checkPrecision(device: Device, precision: Precision): void {
-  const { precisions } = device.info()
-  if (precisions.includes(precision)) return
-  const expected = precisions.map((name) => `'${name}'`).join(' or ')
-  throw new DiffusionError('unsupported', `precision: ${device.name} has ${expected}, not '${precision}'`, {
-    argument: 'precision',
-    expected,
-    received: precision,
-  })
 }
 
 /** Flat extents of a tensor of samples. Throws for a tensor without samples. */

@@ -1,0 +1,192 @@
+/**
+ * A network that computes by itself, beside the one that is sampled: a first stage, a text encoder, a classifier. It has weights
+ * and programs of its own on one device, which are there from its first use until they are given back.
+ */
+import { Device, type DeviceName } from '../device'
+import { DiffusionError } from '../errors'
+import type { Graph, Value } from '../graph'
+import type { Precision } from '../native'
+import type { ParameterTable } from '../nn/parameters'
+import { type StateDict, Weights } from '../nn/weights'
+import { boolean, oneOf, type SchemaOf, type Seed, seed, value } from '../options'
+import { type CompileOptions, type Program, ProgramCache } from '../program'
+
+/** What every stage's constructor takes beside the options of its network. */
+export interface StageOptions {
+  /** Where it is computed. Default 'auto'. */
+  device?: DeviceName | Device
+  /** What it is computed in; see ComputeOptions. Default 'fp32'. */
+  precision?: Precision
+  /** Of the initial weights. Default 0. */
+  seed?: Seed
+  /** Fix every algorithm, so that results are the same bit for bit in any batch. Default false. */
+  deterministic?: boolean
+}
+
+/** Its fields, for the schema of a stage's options. */
+export const stageSchema = {
+  device: value<DeviceName | Device>('a device name', (v) => typeof v === 'string' || v instanceof Device),
+  precision: oneOf<Precision>(['fp32', 'fp16', 'bf16'], 'fp32'),
+  seed: seed(0),
+  deterministic: boolean(false),
+} satisfies SchemaOf<StageOptions>
+
+/** Options as `stageSchema` gives them back. */
+type ParsedStageOptions = Pick<StageOptions, 'device'> & Required<Omit<StageOptions, 'device'>>
+
+/** Reads a stage's weights: when it is first used, and again after `offload()`. */
+export type WeightsSource = () => Promise<StateDict>
+
+export abstract class Stage {
+  readonly device: Device
+  readonly precision: Precision
+  /** Of the initial weights. */
+  readonly seed: Seed
+  readonly deterministic: boolean
+  protected readonly weights: Weights
+  readonly #programs: ProgramCache
+  readonly #owner: string
+  /** Undefined where the weights are drawn, or are no longer those of the source. */
+  #source?: WeightsSource
+  #loading?: Promise<void>
+  #loaded = false
+  /** Calls on their way, and all there have been. */
+  #calls = { now: 0, begun: 0 }
+  /** Told when no call is on its way. */
+  #idle: (() => void)[] = []
+  #disposed = false
+
+  /**
+   * `owner` is named in messages, e.g. 'AutoencoderKL'. Nothing takes memory of the device yet. Throws `device-unavailable`, and
+   * `unsupported` for a precision that the device has not got.
+   */
+  protected constructor(owner: string, parameters: ParameterTable, o: ParsedStageOptions, source?: WeightsSource) {
+    this.#owner = owner
+    this.#source = source
+    this.device = Device.open(o.device)
+    this.device.checkPrecision(o.precision)
+    this.precision = o.precision
+    this.seed = o.seed
+    this.deterministic = o.deterministic
+    this.weights = new Weights(this.device, parameters, o.seed)
+    this.#programs = new ProgramCache(this.device)
+  }
+
+  /** True while its weights take memory of the device. */
+  get loaded(): boolean {
+    return this.weights.resident
+  }
+
+  /** The weights by the names of the network's state_dict. Loads them where they are not. */
+  stateDict(): Promise<StateDict> {
+    return this.call(() => this.weights.read('weights'))
+  }
+
+  /** Replaces the weights. Throws `state-mismatch` for wrong shapes, missing and unexpected names, before anything is changed. */
+  loadStateDict(dict: StateDict): Promise<void> {
+    return this.call(async () => {
+      await this.weights.write('weights', dict)
+      this.#source = undefined
+    })
+  }
+
+  /**
+   * Gives the device's memory back when the calls on their way have ended; the next use takes it again. Weights that were read from
+   * a file are read from it again, others are kept on the host.
+   */
+  async offload(): Promise<void> {
+    for (;;) {
+      while (this.#calls.now > 0) await new Promise<void>((resolve) => this.#idle.push(resolve))
+      const { begun } = this.#calls
+      const keep = this.#source ? undefined : await this.weights.copies()
+      if (this.#disposed) return
+      if (begun !== this.#calls.begun) continue // it was used meanwhile, and may have changed
+      this.#programs.clear()
+      this.weights.release(keep)
+      this.#loaded = false
+      return
+    }
+  }
+
+  /** Bytes: what the device has, and what the stage's weights and programs take of it. */
+  memoryInfo() {
+    const programs = this.#programs.memory()
+    const programBytes = Object.values(programs).reduce((sum, memory) => sum + memory.total, 0)
+    return { device: this.device.memoryInfo(), programs, programBytes, weightBytes: this.weights.bytes }
+  }
+
+  /** Gives all memory back. Using it afterwards throws `disposed`. */
+  dispose(): void {
+    if (this.#disposed) return
+    this.#disposed = true
+    this.#programs.release()
+    this.weights.release()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+
+  /**
+   * @internal Its memory stays on the device until the function returned is called: for those that use its programs and weights
+   * beyond one call of it. Throws `disposed`.
+   */
+  hold(): () => void {
+    this.alive()
+    this.#calls.now++
+    this.#calls.begun++
+    const number = this.#programs.begin()
+    let held = true
+    return () => {
+      if (!held) return
+      held = false
+      this.#programs.end(number)
+      if (--this.#calls.now > 0) return
+      for (const tell of this.#idle.splice(0)) tell()
+    }
+  }
+
+  /** Runs what a call of the user's does, with the weights loaded. Throws `disposed`, and what reading the weights throws. */
+  protected async call<T>(fn: () => T | Promise<T>): Promise<T> {
+    const release = this.hold()
+    try {
+      await this.#load()
+      return await fn()
+    } catch (error) {
+      throw DiffusionError.ofAddon(error)
+    } finally {
+      release()
+    }
+  }
+
+  /** Within a call. `key` must name everything that `build` depends on. */
+  protected program(
+    kind: string,
+    key: Readonly<Record<string, string | number | boolean>>,
+    build: (graph: Graph) => Record<string, Value>,
+  ): Promise<Program> {
+    this.alive()
+    const options: CompileOptions = { deterministic: this.deterministic, precision: this.precision }
+    return this.#programs.getBeside(kind, key, build, options)
+  }
+
+  protected alive(): void {
+    if (this.#disposed) throw new DiffusionError('disposed', `${this.#owner} was used after dispose()`)
+  }
+
+  async #load(): Promise<void> {
+    if (!this.#source || this.#loaded) return
+    this.#loading ??= this.#read(this.#source).finally(() => {
+      this.#loading = undefined
+    })
+    await this.#loading
+    this.alive()
+  }
+
+  async #read(source: WeightsSource): Promise<void> {
+    const dict = await source()
+    this.alive()
+    await this.weights.write('weights', dict)
+    this.#loaded = true
+  }
+}
