@@ -68,6 +68,7 @@ export const gpuTests = [
     'joined-linears',
     'lora',
     'recomputed',
+    'unet2d-condition',
     'unet2d-golden',
     'unet2d-options',
     'lucidrains',

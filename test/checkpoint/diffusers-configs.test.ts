@@ -28,7 +28,7 @@ describe('configurations of diffusers folders', () => {
       [schedulerFile, 'num_train_timesteps', 1e15, 'invalid-argument'],
       [schedulerFile, 'beta_start', '0.1', 'invalid-argument'],
       [unetFile, 'act_fn', 'gelu', 'unsupported'],
-      [unetFile, '_class_name', 'UNet2DConditionModel', 'unsupported'],
+      [unetFile, '_class_name', 'UNet3DConditionModel', 'unsupported'],
       [unetFile, 'layers_per_block', 1e12, 'invalid-argument'],
       [unetFile, 'layers_per_block', 100, 'state-mismatch'],
       [unetFile, 'block_out_channels', [16, 64], 'state-mismatch'],

@@ -16,9 +16,11 @@ export class Golden {
     readonly config: any,
   ) {}
 
-  static async open(name: string): Promise<Golden> {
+  /** `renamed`: what the file's tensors are to be called. */
+  static async open(name: string, renamed: (name: string) => string = (name) => name): Promise<Golden> {
     const { tensors, metadata } = await readSafetensors(path.join(folder, name))
-    return new Golden(name, tensors, JSON.parse(metadata.config ?? '{}'))
+    const named = Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => [renamed(name), tensor]))
+    return new Golden(name, named, JSON.parse(metadata.config ?? '{}'))
   }
 
   /** Names after `prefix`. */

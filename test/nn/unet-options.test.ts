@@ -40,7 +40,6 @@ describe('UNet options', () => {
     rejects({ useSpatialTransformer: true }, 'contextDim')
     rejects({ contextDim: 16 }, 'contextDim')
     rejects({ transformerDepth: 2 }, 'transformerDepth')
-    rejects({ useSpatialTransformer: true, contextDim: 16, layout: 'diffusers' }, 'useSpatialTransformer')
     rejects({ useSpatialTransformer: true, contextDim: 16, numHeadChannels: 65 }, 'numHeadChannels')
   })
 

@@ -184,7 +184,7 @@ describe("diffusers' names", () => {
     refused({ resnet_time_scale_shift: 'spatial' }, 'invalid-argument', 'resnet_time_scale_shift')
     refused({ mid_block_scale_factor: 0 }, 'invalid-argument', 'middleScale')
     refused({ downsample_padding: 2 }, 'invalid-argument', 'downsample_padding')
-    refused({ _class_name: 'UNet2DConditionModel' }, 'unsupported', '_class_name')
+    refused({ _class_name: 'UNet3DConditionModel' }, 'unsupported', '_class_name')
     refused({ down_block_types: ['DownBlock2D'] }, 'invalid-argument', 'block_out_channels')
   })
 })

@@ -186,8 +186,8 @@ function splitQkv(
   })
 }
 
-function unsupported(argument: string, expected: string, value: unknown): DiffusionError {
+export function unsupported(argument: string, expected: string, value: unknown, owner = 'UNet2DModel'): DiffusionError {
   const received = describe(value)
-  const message = `diffusers' UNet2DModel has no ${argument} of ${received}, only ${expected}`
+  const message = `diffusers' ${owner} has no ${argument} of ${received}, only ${expected}`
   return new DiffusionError('unsupported', message, { argument, expected, received })
 }

@@ -53,7 +53,7 @@ const unetNames = [
     'legacy',
     'use_checkpoint',
   ],
-  ...['use_spatial_transformer', 'transformer_depth', 'context_dim'],
+  ...['use_spatial_transformer', 'transformer_depth', 'use_linear_in_transformer', 'context_dim'],
 ]
 /** Arguments that would change the model, with the one value that does not. */
 const modelFixed: JsonObject = { conditioning_key: null, use_positional_encodings: false }

@@ -10,7 +10,8 @@ import { type NumberTensor, plainNumbers } from '../../checkpoint/plain-numbers'
 import { checkKey, readStateDictFile } from '../../checkpoint/state-dict-file'
 import { DiffusionError, invalidArgument, quote } from '../../errors'
 import type { Network } from '../../nn/network'
-import { renameLegacyDiffusers, todaysName, unet2DSettings } from '../../nn/unet/diffusers'
+import { renameLegacyDiffusers, todaysName } from '../../nn/unet/diffusers'
+import { diffusersUNet } from '../../nn/unet/diffusers-config'
 import { UNet } from '../../nn/unet/unet'
 import { checkUNetFits } from '../../nn/unet-fit'
 import type { StateDict } from '../../nn/weights'
@@ -59,7 +60,7 @@ export async function readPretrained(
   )
   const scheduler = schedulerConfig ?? { _class_name: 'DDPMScheduler' }
   const { settings, ignored } = readScheduler(scheduler)
-  const unet = unet2DSettings(unetConfig)
+  const unet = diffusersUNet(unetConfig)
   const found = ownNames(wrapped(await readWeights()))
   const dict = renameLegacyDiffusers(found.dict)
   checkUNetFits(unet.options, dict, folder)

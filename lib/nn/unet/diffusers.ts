@@ -1,23 +1,22 @@
 /** diffusers' UNet2DModel in terms of UNet's options. */
-import { DiffusionError, describe, invalidArgument } from '../../errors'
+import { invalidArgument } from '../../errors'
 import * as options from '../../options'
 import type { StateDict } from '../parameters'
-import { limits, type UNetOptions } from './options'
+import {
+  type BlockType,
+  blockTypes,
+  type DiffusersUNet,
+  levelsOf,
+  oneOrMore,
+  only,
+  ownFields,
+  sampleSize,
+  type UNet2DConfig,
+} from './diffusers-fields'
+import { limits } from './options'
 
-/** config.json of a UNet2DModel (diffusers 0.0.4 to 0.35); names that begin with an underscore are about the file. */
-export type UNet2DConfig = Readonly<Record<string, unknown>>
+const owner = 'UNet2DModel'
 
-export interface UNet2DSettings {
-  readonly options: UNetOptions
-  /** Fields that UNet2DModel does not have: diffusers ignores them, too. */
-  readonly ignored: { readonly names: readonly string[]; readonly owner: string; readonly known: readonly string[] }
-}
-
-/** What a block of a level is made of; `resample`: 'type' as downsample_type and upsample_type say. */
-interface BlockType {
-  readonly attention: boolean
-  readonly resample: 'conv' | 'resnet' | 'skip' | 'type'
-}
 export const downBlocks = {
   DownBlock2D: { attention: false, resample: 'conv' },
   AttnDownBlock2D: { attention: true, resample: 'type' },
@@ -32,8 +31,6 @@ export const upBlocks = {
   SkipUpBlock2D: { attention: false, resample: 'skip' },
   AttnSkipUpBlock2D: { attention: true, resample: 'skip' },
 } as const satisfies Record<string, BlockType>
-const oneOrMore = { min: 1 }
-
 /**
  * UNet2DModel.__init__'s keyword arguments and defaults. An option with one value is one that is known but not
  * supported.
@@ -58,8 +55,8 @@ const schema = {
   downsample_type: options.oneOf(['conv', 'resnet'], 'conv'),
   upsample_type: options.oneOf(['conv', 'resnet'], 'conv'),
   dropout: options.number(0),
-  act_fn: only('silu', 'swish'),
-  attention_legacy_order: only(false),
+  act_fn: only(owner, 'silu', 'swish'),
+  attention_legacy_order: only(owner, false),
   // The default of __init__ is 8; null, as many configurations have it, means one head.
   attention_head_dim: options.integer(undefined, oneOrMore),
   // null, which is no default, is a quarter of the channels, at most 32.
@@ -68,57 +65,17 @@ const schema = {
   norm_eps: options.number(1e-5),
   resnet_time_scale_shift: options.oneOf(['default', 'scale_shift'], 'default'),
   add_attention: options.boolean(true),
-  class_embed_type: only(undefined, 'timestep'),
+  class_embed_type: only(owner, undefined, 'timestep'),
   num_class_embeds: options.integer(undefined, oneOrMore),
   // Only used by time_embedding_type 'learned'.
   num_train_timesteps: options.integer(undefined, oneOrMore),
 }
 
-function blockTypes<T extends string>(
-  known: Readonly<Record<T, BlockType>>,
-  fallback: readonly T[],
-): options.Field<readonly T[]> {
-  const one = options.oneOf(Object.keys(known) as T[])
-  // Early versions have UNetResAttnDownBlock2D and its like.
-  const today = (given: unknown) => (typeof given === 'string' ? given.replace(/^UNetRes(?=Attn|Down|Up)/, '') : given)
-  const list = options.array(
-    { ...one, check: (given, name) => one.check(today(given), name) },
-    fallback as never,
-    limits.levels,
-  )
-  return list as options.Field<readonly T[]>
-}
-
-/** [height, width], or one number for both. */
-function sampleSize(): options.Field<readonly [number, number]> {
-  const number = options.integer(undefined, oneOrMore)
-  const check = (given: unknown, name: string): readonly [number, number] => {
-    const [height, width, ...more] = Array.isArray(given) ? given : [given, given]
-    if (more.length > 0) throw invalidArgument(name, 'a number, or height and width', given)
-    return [number.check(height, name), number.check(width, name)]
-  }
-  return { fallback: undefined as never, check }
-}
-
-/** The first is the default. */
-function only<T>(...values: readonly [T, ...T[]]): options.Field<T> {
-  const check = (given: unknown, name: string): NonNullable<T> => {
-    if (values.includes(given as T)) return given as NonNullable<T>
-    const known = values.map((value) => (value === undefined ? 'null' : describe(value)))
-    throw unsupported(name, known.join(' and '), given)
-  }
-  return { fallback: values[0], check }
-}
-
 export const timeEmbeddings = { positional: 'sinusoidal', fourier: 'fourier', learned: 'learned' } as const
 
 /** Throws `invalid-argument`, and `unsupported` for what UNet can't express. */
-export function unet2DSettings(config: UNet2DConfig): UNet2DSettings {
-  if (typeof config !== 'object' || config === null) throw invalidArgument('config', 'an object', config)
-  const { _class_name: kind = 'UNet2DModel' } = config
-  if (kind !== 'UNet2DModel') throw unsupported('_class_name', "'UNet2DModel'", kind)
-  const own = Object.fromEntries(Object.entries(config).filter(([name]) => !name.startsWith('_')))
-  const { known: c, unknown } = options.parseKnown('UNet2DModel', own, schema)
+export function unet2DSettings(config: UNet2DConfig): DiffusersUNet {
+  const { known: c, unknown } = options.parseKnown(owner, ownFields(config), schema)
 
   const levels = c.block_out_channels.length
   if (c.down_block_types.length !== levels || c.up_block_types.length !== levels) {
@@ -145,7 +102,7 @@ export function unet2DSettings(config: UNet2DConfig): UNet2DSettings {
   const [modelChannels] = c.block_out_channels
   const headDim = 'attention_head_dim' in config ? c.attention_head_dim : 8
   return {
-    ignored: { names: unknown, owner: 'UNet2DModel', known: Object.keys(schema) },
+    ignored: { names: unknown, owner, known: Object.keys(schema) },
     options: {
       layout: 'diffusers',
       imageSize: c.sample_size[0],
@@ -185,20 +142,6 @@ export function unet2DSettings(config: UNet2DConfig): UNet2DSettings {
   }
 }
 
-/** Downsampling rates of the levels with attention, of those that a residual block leaves, and of skip blocks. */
-function levelsOf(
-  blocks: readonly BlockType[],
-  type: 'conv' | 'resnet',
-): Record<'attention' | 'resnet' | 'skip', number[]> {
-  const rates = (has: (block: BlockType) => boolean) =>
-    blocks.flatMap((block, level) => (has(block) ? [2 ** level] : []))
-  return {
-    attention: rates(({ attention }) => attention),
-    resnet: rates(({ resample }) => (resample === 'type' ? type : resample) === 'resnet'),
-    skip: rates(({ resample }) => resample === 'skip'),
-  }
-}
-
 const legacyNames: readonly (readonly [RegExp, string])[] = [
   [/\.query\./, '.to_q.'],
   [/\.key\./, '.to_k.'],
@@ -213,17 +156,4 @@ export function todaysName(name: string): string {
 
 export function renameLegacyDiffusers(dict: StateDict): StateDict {
   return Object.fromEntries(Object.entries(dict).map(([name, tensor]) => [todaysName(name), tensor]))
-}
-
-function unsupported(argument: string, expected: string, value: unknown): DiffusionError {
-  const received = describe(value)
-  return new DiffusionError(
-    'unsupported',
-    `UNet2DModel's ${argument}: only ${expected} is supported, got ${received}`,
-    {
-      argument,
-      expected,
-      received,
-    },
-  )
 }

@@ -44,8 +44,10 @@ export interface UNetDetails {
    * `legacy` the heads share all channels of a level, else a head has numHeadChannels. Default false.
    */
   useSpatialTransformer?: boolean
-  /** Blocks of a transformer. Default 1. */
-  transformerDepth?: number
+  /** Blocks of a transformer; or a number for each level, the last of which is the middle's, too. Default 1. */
+  transformerDepth?: number | readonly number[]
+  /** A transformer's first and last layer are linear ones, whose weights have another shape than those of 1x1 convolutions. Default false. */
+  useLinearInTransformer?: boolean
   /** Channels of a context token. Needed with useSpatialTransformer. */
   contextDim?: number
 
@@ -149,6 +151,13 @@ const optionalCount = () => ({
   check: (value: unknown, name: string): number => (value === -1 ? -1 : count().check(value, name)),
 })
 
+/** One number, or one for each level. */
+function depths(): options.Field<number | readonly number[]> {
+  const one = count(1, limits.transformerDepth)
+  const each = options.array(one, undefined, limits.levels)
+  return { fallback: 1, check: (given, name) => (Array.isArray(given) ? each : one).check(given, name) as number }
+}
+
 const schema = {
   imageSize: options.required(count(undefined, limits.imageSize)),
   imageWidth: options.integer(undefined, { min: 1, max: limits.imageSize }),
@@ -171,7 +180,8 @@ const schema = {
   useNewAttentionOrder: options.boolean(false),
   legacy: options.boolean(true),
   useSpatialTransformer: options.boolean(false),
-  transformerDepth: count(1, limits.transformerDepth),
+  transformerDepth: depths(),
+  useLinearInTransformer: options.boolean(false),
   contextDim: options.integer(undefined, { min: 1, max: limits.contextDim }),
   layout: options.oneOf<Layout>(['openai', 'diffusers'], 'openai'),
   normGroups: options.integer(32, { min: 0, max: limits.channels }),
@@ -207,7 +217,7 @@ export function resolveUNetOptions(given: UNetOptions) {
   if (o.dropout === 1) throw invalidArgument('dropout', 'a number from 0 and below 1', o.dropout)
   const levels = o.channelMult.length
   if (levels === 0) throw invalidArgument('channelMult', 'an entry for each level', o.channelMult)
-  if (levels * o.numResBlocks * o.transformerDepth > limits.blocks) {
+  if (levels * o.numResBlocks * Math.max(...depthsOf(o)) > limits.blocks) {
     const expected = `at most ${limits.blocks} blocks in ${levels} levels, with those of their transformers`
     throw invalidArgument('numResBlocks', expected, o.numResBlocks)
   }
@@ -245,7 +255,6 @@ export function resolveUNetOptions(given: UNetOptions) {
   }
   checkTransformer(o)
   if (o.layout === 'diffusers') {
-    if (o.useSpatialTransformer) throw invalidArgument('useSpatialTransformer', "false with layout 'diffusers'", true)
     if (!o.convResample) throw invalidArgument('convResample', "true with layout 'diffusers'", false)
     if (o.useNewAttentionOrder) throw invalidArgument('useNewAttentionOrder', "false with layout 'diffusers'", true)
   } else if (o.timeEmbedding !== 'sinusoidal') {
@@ -347,15 +356,41 @@ function resamplers(o: {
   ]
 }
 
-function checkTransformer(o: { useSpatialTransformer: boolean; transformerDepth: number; contextDim?: number }): void {
+/** Blocks of a transformer at each level. */
+export function depthsOf(o: {
+  channelMult: readonly number[]
+  transformerDepth: number | readonly number[]
+}): number[] {
+  const { transformerDepth: depth } = o
+  return o.channelMult.map((_, level) => (typeof depth === 'number' ? depth : depth[level]))
+}
+
+function checkTransformer(o: {
+  useSpatialTransformer: boolean
+  useLinearInTransformer: boolean
+  transformerDepth: number | readonly number[]
+  contextDim?: number
+  channelMult: readonly number[]
+  skipDownResolutions: readonly number[]
+  skipUpResolutions: readonly number[]
+}): void {
+  if (typeof o.transformerDepth !== 'number' && o.transformerDepth.length !== o.channelMult.length) {
+    throw invalidArgument('transformerDepth', 'a number, or one for each level', o.transformerDepth)
+  }
   if (o.useSpatialTransformer) {
     if (o.contextDim === undefined)
       throw invalidArgument('contextDim', 'a number with useSpatialTransformer', undefined)
+    for (const name of ['skipDownResolutions', 'skipUpResolutions'] as const) {
+      if (o[name].length > 0) throw invalidArgument(name, 'none with useSpatialTransformer', o[name])
+    }
     return
   }
   // openaimodel refuses a context_dim without the transformer as well.
   if (o.contextDim !== undefined)
     throw invalidArgument('contextDim', 'nothing without useSpatialTransformer', o.contextDim)
+  if (o.useLinearInTransformer) {
+    throw invalidArgument('useLinearInTransformer', 'false without useSpatialTransformer', true)
+  }
   if (o.transformerDepth !== 1) {
     throw invalidArgument('transformerDepth', '1 without useSpatialTransformer', o.transformerDepth)
   }

@@ -1,7 +1,7 @@
 /** Attention over the pixels and over context tokens: ldm's attention.py, SpatialTransformer (Rombach et al. 2022, 3.3). */
 import { invalidArgument } from '../../errors'
 import type { Value } from '../../graph'
-import { Conv2d, GroupNorm, LayerNorm, Linear, observed } from '../layers'
+import { Conv2d, GroupNorm, type Layer, LayerNorm, Linear, observed } from '../layers'
 import { type BuildContext, recomputed } from '../network'
 import type { Scope } from '../parameters'
 import type { BlockInputs } from './blocks'
@@ -16,14 +16,16 @@ export interface SpatialTransformerOptions {
   /** Channels of a context token. */
   readonly contextDim: number
   readonly groups: number
+  /** The projections are linear layers in place of 1x1 convolutions: their weights have another shape. */
+  readonly linear: boolean
 }
 
 /** x + projOut(blocks(projIn(norm(x)))). */
 export class SpatialTransformer {
   readonly #norm: GroupNorm
-  readonly #projIn: Conv2d
+  readonly #projIn: Layer
   readonly #blocks: readonly TransformerBlock[]
-  readonly #projOut: Conv2d
+  readonly #projOut: Layer
 
   constructor(
     readonly scope: Scope,
@@ -31,11 +33,15 @@ export class SpatialTransformer {
   ) {
     const inner = o.heads * o.headChannels
     this.#norm = new GroupNorm(scope.at('norm'), o.channels, { groups: o.groups, eps: 1e-6 })
-    this.#projIn = new Conv2d(scope.at('proj_in'), o.channels, inner, { kernel: 1 })
+    const project = (name: string, from: number, to: number, zero: boolean) =>
+      o.linear
+        ? new Linear(scope.at(name), from, to, { zero })
+        : new Conv2d(scope.at(name), from, to, { kernel: 1, zero })
+    this.#projIn = project('proj_in', o.channels, inner, false)
     this.#blocks = Array.from({ length: o.depth }, (_, i) => {
       return new TransformerBlock(scope.at(`transformer_blocks.${i}`), { ...o, dim: inner })
     })
-    this.#projOut = new Conv2d(scope.at('proj_out'), inner, o.channels, { kernel: 1, zero: true })
+    this.#projOut = project('proj_out', inner, o.channels, true)
   }
 
   build(context: BuildContext, x: Value, { tokens }: BlockInputs): Value {

@@ -19,9 +19,11 @@ import {
 import { type BuildContext, type Conditioning, type Network, withEstimate } from '../network'
 import { ParameterTable, Scope } from '../parameters'
 import { AttentionBlock, type BlockInputs, ResBlock, type ResBlockOptions } from './blocks'
-import { type UNet2DConfig, unet2DSettings } from './diffusers'
+import { diffusersUNet } from './diffusers-config'
+import type { UNet2DConfig } from './diffusers-fields'
 import { namesOf, type UNetNames } from './names'
 import {
+  depthsOf,
   groupsOf,
   levelChannels,
   limits,
@@ -39,7 +41,7 @@ import {
   TimestepEmbedding,
 } from './time-embedding'
 
-export type { UNet2DConfig } from './diffusers'
+export type { UNet2DConfig } from './diffusers-fields'
 export type { UNetOptions } from './options'
 
 /** Runs in turn; what comes out is kept for a skip connection on the way down, or begins with one on the way up. */
@@ -48,7 +50,7 @@ type Part = Layer | ResBlock | SpatialTransformer | SkipDown | SkipUp
 
 /**
  * CompVis's and OpenAI's openaimodel.UNetModel and improved-diffusion's for images, and with `layout: 'diffusers'`
- * diffusers' UNet2DModel: one topology, two sets of names.
+ * diffusers' UNet2DModel and UNet2DConditionModel: one topology, two sets of names.
  */
 export class UNet implements Network {
   /** With all defaults filled in; `new UNet(unet.options)` is the same network. */
@@ -125,11 +127,11 @@ export class UNet implements Network {
   }
 
   /**
-   * From diffusers' config.json of a UNet2DModel; its state_dict's names are those of diffusers from 0.14 on. Fields that
-   * UNet2DModel does not have are ignored, as diffusers does. Throws `unsupported` for what this class can't express.
+   * From diffusers' config.json of a UNet2DModel or UNet2DConditionModel; its state_dict's names are those of diffusers from 0.14 on.
+   * Fields that the class does not have are ignored, as diffusers does. Throws `unsupported` for what this class can't express.
    */
   static fromDiffusers(config: UNet2DConfig): UNet {
-    return new UNet(unet2DSettings(config).options)
+    return new UNet(diffusersUNet(config).options)
   }
 
   build(given: BuildContext, x: Value, t: Value, conditioning: Conditioning = {}): Value {
@@ -250,7 +252,7 @@ export class UNet implements Network {
         const block: Part[] = [this.#resBlock(name.res, channels, this.#channels(level), kind)]
         channels = this.#channels(level)
         if (this.#hasAttention(level, 'down')) {
-          block.push(this.#attention(name.attention, channels, 'down', kind.skips ? { ...kind, groups: 32 } : {}))
+          block.push(this.#attention(name.attention, level, 'down', kind.skips ? { ...kind, groups: 32 } : {}))
         }
         blocks.push(block)
         skips.push(channels)
@@ -281,12 +283,13 @@ export class UNet implements Network {
 
   #bottom(): Block {
     if (!this.options.middleBlock) return []
-    const channels = this.#channels(this.options.channelMult.length - 1)
+    const level = this.options.channelMult.length - 1
+    const channels = this.#channels(level)
     const { res, attention } = this.#names.middle
     const { middleAttention, middleNormGroups, middleScale: divisor } = this.options
     const groups = middleNormGroups || 'none'
     const before = this.#resBlock(res[0], channels, channels, { divisor })
-    const middle = middleAttention ? [this.#attention(attention, channels, 'down', { groups, divisor })] : []
+    const middle = middleAttention ? [this.#attention(attention, level, 'down', { groups, divisor })] : []
     return [before, ...middle, this.#resBlock(res[1], channels, channels, { divisor })]
   }
 
@@ -308,7 +311,7 @@ export class UNet implements Network {
           blocks.push(block)
           continue
         }
-        if (attention) block.push(this.#attention(name.attention, channels, 'up'))
+        if (attention) block.push(this.#attention(name.attention, level, 'up'))
         if (level > 0 && i === numResBlocks) {
           const upsample = this.#names.upsample(level, attention)
           block.push(
@@ -335,7 +338,7 @@ export class UNet implements Network {
     }
     const { attention } = this.#names.up(level, 0)
     return [
-      ...(this.#hasAttention(level, 'up') ? [this.#attention(attention, channels, 'up', { ...kind, groups: 32 })] : []),
+      ...(this.#hasAttention(level, 'up') ? [this.#attention(attention, level, 'up', { ...kind, groups: 32 })] : []),
       new SkipUp(this.#root.at(block), picture),
       ...(level > 0 ? [this.#resBlock(res, channels, channels, { ...kind, resample: 'fir-up', projects: true })] : []),
     ]
@@ -369,11 +372,12 @@ export class UNet implements Network {
 
   #attention(
     name: string,
-    channels: number,
+    level: number,
     side: 'down' | 'up',
     { groups = this.options.normGroups, divisor = 1 }: { groups?: number | 'none'; divisor?: number } = {},
   ): AttentionBlock | SpatialTransformer {
-    if (this.options.useSpatialTransformer) return this.#transformer(name, channels)
+    if (this.options.useSpatialTransformer) return this.#transformer(name, level)
+    const channels = this.#channels(level)
     return new AttentionBlock(this.#root.at(name), {
       layout: this.options.layout,
       channels,
@@ -385,8 +389,9 @@ export class UNet implements Network {
   }
 
   /** openaimodel's rules: heads by their width where that is given, and with `legacy` as wide as fits. */
-  #transformer(name: string, channels: number): SpatialTransformer {
-    const { numHeads, numHeadChannels, legacy, transformerDepth, normGroups } = this.options
+  #transformer(name: string, level: number): SpatialTransformer {
+    const { numHeads, numHeadChannels, legacy, normGroups } = this.options
+    const channels = this.#channels(level)
     const heads = numHeadChannels ? Math.floor(channels / numHeadChannels) : numHeads
     if (heads < 1 || heads > channels) {
       const [argument, expected] = numHeadChannels
@@ -398,9 +403,10 @@ export class UNet implements Network {
       channels,
       heads,
       headChannels: numHeadChannels && !legacy ? numHeadChannels : Math.floor(channels / heads),
-      depth: transformerDepth,
+      depth: depthsOf(this.options)[level],
       contextDim: this.options.contextDim!,
       groups: normGroups,
+      linear: this.options.useLinearInTransformer,
     })
   }
 
