@@ -10,9 +10,9 @@
 // dtype      f32 unless an op says otherwise. i32 for labels, timesteps and random-number coordinates.
 // Precision  A program is of precision fp32, where every number is f32, or mixed: it has one narrow dtype, f16 or bf16.
 //            Each activation (and gradient of one) of Conv2d*, GroupNorm*, LayerNorm*, Unary*, Geglu*, Copy, Add,
-//            Dropout, UpsampleNearest*, AvgPool*, FirResample, ToNhwc and SumPixels is f32 or narrow on its own, except
-//            that an op's operands (named there) are all f32 or all narrow. Everything else is f32. Arithmetic is in
-//            f32; what is narrow is rounded once, to nearest even, when it is stored.
+//            Dropout, UpsampleNearest*, AvgPool*, Pool, ResizeBilinear, FirResample, ToNhwc and SumPixels is f32 or
+//            narrow on its own, except that an op's operands (named there) are all f32 or all narrow. Everything else
+//            is f32. Arithmetic is in f32; what is narrow is rounded once, to nearest even, when it is stored.
 // Writing    Outputs are written with `=`; gradients of parameters (those named dWeight, dBias, dGamma, dBeta, dTable)
 //            with `+=`.
 // Aliasing   An output may alias an input only where the op says so ("in place").
@@ -231,7 +231,7 @@ struct PrependTokensBackward {
 // ---------------------------------------------------------------------------------------------------------------------
 // Elementwise and data movement
 
-enum class Activation : int32_t { silu = 0, gelu = 1 };  // gelu: the exact one, with erf
+enum class Activation : int32_t { silu = 0, gelu = 1, relu = 2 };  // gelu: the exact one, with erf
 
 struct Unary {
   Tensor x, y;
@@ -295,6 +295,22 @@ struct AvgPool {
 struct AvgPoolBackward {
   Tensor dy, dx;
   int32_t kernel;
+};
+
+// Over the kernel x kernel pixels of x from (p*stride - padTop, q*stride - padLeft) on, of those alone that x has: the
+// padding is at most kernel / 2, so that there is one. A NaN among them is the maximum. torch.nn.MaxPool2d, and
+// AvgPool2d with count_include_pad=False. No gradient.
+enum class PoolType : int32_t { max = 0, mean = 1 };
+struct Pool {
+  Tensor x, y;
+  int32_t kernel, stride, padTop, padLeft;
+  PoolType type;
+};
+
+// y[p,q] = x at the place ((p + 1/2) x.h / y.h - 1/2, (q + 1/2) x.w / y.w - 1/2), or the nearest in x, linearly between
+// the four pixels around it: torch's interpolate(mode='bilinear', align_corners=False). No gradient.
+struct ResizeBilinear {
+  Tensor x, y;
 };
 
 // A separable filter of R taps over x with up - 1 zeros after each pixel, of which every down-th place is kept:
@@ -503,6 +519,7 @@ struct Ema {
   X(Unary) X(UnaryBackward) X(Geglu) X(GegluBackward)                                               \
   X(Add) X(AddSample) X(SumPixels) X(DivSample) X(ScaleShift) X(ScaleShiftBackward) X(Copy) X(Fill)              \
   X(UpsampleNearest) X(UpsampleNearestBackward) X(AvgPool) X(AvgPoolBackward) X(FirResample) X(ToNhwc) X(ToNchw)   \
+  X(Pool) X(ResizeBilinear)                                                                         \
   X(Embedding) X(EmbeddingBackward) X(FourierEmbedding) X(TimestepEmbedding) X(Dropout)                                 \
   X(Loss) X(ElementLoss) X(LossBackward) X(WeightedSum) X(WeightedSumBackward)                      \
   X(CrossEntropy) X(CrossEntropyBackward)                                                           \

@@ -46,6 +46,13 @@ export interface LinearSlots {
   readonly bias?: ParameterSlot
 }
 
+export interface PoolOptions {
+  readonly kernel: number
+  readonly stride: number
+  /** [top, left, bottom, right], at most half of the kernel each. */
+  readonly padding: readonly number[]
+}
+
 export interface FirOptions {
   readonly taps: readonly number[]
   /** Default 1. */
@@ -195,6 +202,11 @@ export class Graph {
     return this.#one('gelu', [x])
   }
 
+  /** max(x, 0). */
+  relu(x: Value): Value {
+    return this.#one('relu', [x])
+  }
+
   /** x [.., 2c]: x[:c] * gelu(x[c:]). */
   geglu(x: Value): Value {
     return this.#one('geglu', [x])
@@ -258,6 +270,21 @@ export class Graph {
   /** Window and stride `kernel`. */
   avgPool(x: Value, o: { kernel: number }): Value {
     return this.#one('avgPool', [x], o)
+  }
+
+  /** The largest of each window: kernels/ops.h Pool. No gradient. */
+  maxPool(x: Value, { kernel, stride, padding }: PoolOptions): Value {
+    return this.#one('maxPool', [x], { kernel, stride, padding })
+  }
+
+  /** The mean of each window's pixels, of which the padding is none: kernels/ops.h Pool. No gradient. */
+  meanPool(x: Value, { kernel, stride, padding }: PoolOptions): Value {
+    return this.#one('meanPool', [x], { kernel, stride, padding })
+  }
+
+  /** torch's interpolate(mode='bilinear', align_corners=False): kernels/ops.h ResizeBilinear. No gradient. */
+  resizeBilinear(x: Value, { height, width }: { height: number; width: number }): Value {
+    return this.#one('resizeBilinear', [x], { height, width })
   }
 
   /**

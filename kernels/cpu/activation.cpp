@@ -1,4 +1,4 @@
-// SiLU, GELU and GEGLU.
+// SiLU, GELU, ReLU and GEGLU.
 #include "kernels/cpu/rows.h"
 
 namespace ddpm::cpu::DDPM_ISA {
@@ -23,6 +23,8 @@ void run(CpuDevice& device, const Unary& op, void*) {
       return map(device, op, [](vf x) { return silu(x); });
     case Activation::gelu:
       return map(device, op, [](vf x) { return gelu(x); });
+    case Activation::relu:
+      return map(device, op, [](vf x) { return max(zero(), x); });  // NaN stays
   }
 }
 
@@ -41,6 +43,8 @@ void run(CpuDevice& device, const UnaryBackward& op, void*) {
       return mapBackward(device, op, [](vf x) { return siluSlope(x); });
     case Activation::gelu:
       return mapBackward(device, op, [](vf x) { return geluSlope(x); });
+    case Activation::relu:
+      return mapBackward(device, op, [](vf x) { return select(x > 0.0f, broadcast(1.0f), zero()); });
   }
 }
 

@@ -1,8 +1,17 @@
-// SiLU, GELU (exact, with erf) and GEGLU (Shazeer 2020).
+// SiLU, GELU (exact, with erf), ReLU and GEGLU (Shazeer 2020).
 #include "kernels/cuda/activation.cuh"
 
 namespace ddpm::cuda {
 namespace {
+
+template <Activation fn>
+__device__ __forceinline__ float activation(float x) {
+  return fn == Activation::silu ? silu(x) : fn == Activation::gelu ? gelu(x) : relu(x);
+}
+template <Activation fn>
+__device__ __forceinline__ float derivative(float x) {
+  return fn == Activation::silu ? siluDerivative(x) : fn == Activation::gelu ? geluDerivative(x) : reluDerivative(x);
+}
 
 template <Activation fn>
 struct UnaryElements {
@@ -11,7 +20,7 @@ struct UnaryElements {
   template <int V>
   __device__ void run(int, int64_t row, int64_t c) const {
     auto value = load<V>(x, row, c);
-    for (int i = 0; i < V; ++i) value.v[i] = fn == Activation::silu ? silu(value.v[i]) : gelu(value.v[i]);
+    for (int i = 0; i < V; ++i) value.v[i] = activation<fn>(value.v[i]);
     store<V>(y, row, c, value);
   }
 };
@@ -24,8 +33,7 @@ struct UnaryGradients {
   __device__ void run(int, int64_t row, int64_t c) const {
     const auto at = load<V>(x, row, c);
     auto gradient = load<V>(dy, row, c);
-    for (int i = 0; i < V; ++i)
-      gradient.v[i] *= fn == Activation::silu ? siluDerivative(at.v[i]) : geluDerivative(at.v[i]);
+    for (int i = 0; i < V; ++i) gradient.v[i] *= derivative<fn>(at.v[i]);
     store<V>(dx, row, c, gradient);
   }
 };
@@ -63,20 +71,30 @@ struct GegluGradients {
 
 }  // namespace
 
+// f.operator()<fn>() for fn == `fn`.
+template <class F>
+static void choose(Activation fn, const F& f) {
+  switch (fn) {
+    case Activation::silu:
+      return f.template operator()<Activation::silu>();
+    case Activation::gelu:
+      return f.template operator()<Activation::gelu>();
+    case Activation::relu:
+      return f.template operator()<Activation::relu>();
+  }
+}
+
 void run(CudaDevice& device, const Unary& op, void*) {
-  const Extent extent = flat({&op.y, &op.x});
-  if (op.fn == Activation::silu)
-    pointwise(device, extent, UnaryElements<Activation::silu>{featureMap(op.x), featureMap(op.y)});
-  else
-    pointwise(device, extent, UnaryElements<Activation::gelu>{featureMap(op.x), featureMap(op.y)});
+  choose(op.fn, [&]<Activation fn>() {
+    pointwise(device, flat({&op.y, &op.x}), UnaryElements<fn>{featureMap(op.x), featureMap(op.y)});
+  });
 }
 
 void run(CudaDevice& device, const UnaryBackward& op, void*) {
-  const Extent extent = flat({&op.dx, &op.x, &op.dy});
-  if (op.fn == Activation::silu)
-    pointwise(device, extent, UnaryGradients<Activation::silu>{featureMap(op.x), featureMap(op.dy), featureMap(op.dx)});
-  else
-    pointwise(device, extent, UnaryGradients<Activation::gelu>{featureMap(op.x), featureMap(op.dy), featureMap(op.dx)});
+  choose(op.fn, [&]<Activation fn>() {
+    const Extent extent = flat({&op.dx, &op.x, &op.dy});
+    pointwise(device, extent, UnaryGradients<fn>{featureMap(op.x), featureMap(op.dy), featureMap(op.dx)});
+  });
 }
 
 void run(CudaDevice& device, const Geglu& op, void*) {

@@ -11,6 +11,9 @@ __device__ __forceinline__ float siluDerivative(float x) {
   return s * (1.0f + x * (1.0f - s));
 }
 
+__device__ __forceinline__ float relu(float x) { return 0.0f > x ? 0.0f : x; }  // NaN stays
+__device__ __forceinline__ float reluDerivative(float x) { return x > 0.0f ? 1.0f : 0.0f; }
+
 // erfc keeps the digits of the left tail, where 1 + erf would lose them.
 __device__ __forceinline__ float gelu(float x) { return 0.5f * x * erfcf(-0.70710678f * x); }
 __device__ __forceinline__ float geluDerivative(float x) {

@@ -1,4 +1,4 @@
-// SiLU, GELU (exact, with erf) and GEGLU.
+// SiLU, GELU (exact, with erf), ReLU and GEGLU.
 #include <cmath>
 
 #include "kernels/reference/reference.h"
@@ -14,18 +14,37 @@ double geluDerivative(double x) {
   return 0.5 * std::erfc(-x * M_SQRT1_2) + x * density;
 }
 
+static double value(Activation fn, double x) {
+  switch (fn) {
+    case Activation::silu:
+      return silu(x);
+    case Activation::gelu:
+      return gelu(x);
+    case Activation::relu:
+      return x < 0 ? 0 : x;
+  }
+  return 0;
+}
+
+static double derivative(Activation fn, double x) {
+  switch (fn) {
+    case Activation::silu:
+      return siluDerivative(x);
+    case Activation::gelu:
+      return geluDerivative(x);
+    case Activation::relu:
+      return x > 0 ? 1 : 0;
+  }
+  return 0;
+}
+
 void run(const Unary& op) {
-  forEach(op.y, [&](int64_t row, int c) {
-    const double x = at(op.x, row, c);
-    at(op.y, row, c) = float(op.fn == Activation::silu ? silu(x) : gelu(x));
-  });
+  forEach(op.y, [&](int64_t row, int c) { at(op.y, row, c) = float(value(op.fn, at(op.x, row, c))); });
 }
 
 void run(const UnaryBackward& op) {
   forEach(op.dx, [&](int64_t row, int c) {
-    const double x = at(op.x, row, c);
-    const double derivative = op.fn == Activation::silu ? siluDerivative(x) : geluDerivative(x);
-    at(op.dx, row, c) = float(at(op.dy, row, c) * derivative);
+    at(op.dx, row, c) = float(at(op.dy, row, c) * derivative(op.fn, at(op.x, row, c)));
   });
 }
 

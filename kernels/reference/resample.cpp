@@ -1,4 +1,7 @@
-// Nearest upsampling, average pooling, filters that resample.
+// Nearest upsampling, pooling, filters that resample, bilinear resizing.
+#include <algorithm>
+#include <cmath>
+
 #include "kernels/reference/reference.h"
 
 namespace ddpm::reference {
@@ -44,6 +47,35 @@ void run(const AvgPoolBackward& op) {
     const int p = h / op.kernel, q = w / op.kernel;
     const bool read = p < op.dy.h && q < op.dy.w;  // else dropped at the border
     at(op.dx, n, h, w, c) = read ? float(double(at(op.dy, n, p, q, c)) / (op.kernel * op.kernel)) : 0.0f;
+  });
+}
+
+void run(const Pool& op) {
+  forEachPixel(op.y, [&](int n, int p, int q, int c) {
+    double sum = 0, most = -INFINITY;
+    int count = 0;
+    for (int r = 0; r < op.kernel; ++r)
+      for (int s = 0; s < op.kernel; ++s) {
+        const int h = p * op.stride - op.padTop + r, w = q * op.stride - op.padLeft + s;
+        if (h < 0 || h >= op.x.h || w < 0 || w >= op.x.w) continue;
+        const double v = at(op.x, n, h, w, c);
+        if (v > most || std::isnan(v)) most = v;
+        sum += v;
+        ++count;
+      }
+    at(op.y, n, p, q, c) = float(op.type == PoolType::max ? most : sum / count);
+  });
+}
+
+void run(const ResizeBilinear& op) {
+  const Tensor &x = op.x, &y = op.y;
+  const auto place = [](int p, int from, int to) { return std::max(0.0, (p + 0.5) * from / to - 0.5); };
+  forEachPixel(y, [&](int n, int p, int q, int c) {
+    const double h = place(p, x.h, y.h), w = place(q, x.w, y.w);
+    const int top = int(h), left = int(w), bottom = std::min(top + 1, x.h - 1), right = std::min(left + 1, x.w - 1);
+    const double v = h - top, u = w - left;
+    at(y, n, p, q, c) = float((1 - v) * ((1 - u) * at(x, n, top, left, c) + u * at(x, n, top, right, c)) +
+                              v * ((1 - u) * at(x, n, bottom, left, c) + u * at(x, n, bottom, right, c)));
   });
 }
 

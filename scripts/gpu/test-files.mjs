@@ -65,6 +65,7 @@ export const gpuTests = [
   ...[
     'unet',
     'encoder-unet',
+    'inception',
     'joined-linears',
     'lora',
     'recomputed',

@@ -51,6 +51,16 @@ const cases: Case[] = [
   ['count', [...noIntegers, 0, 7, int32], (g, v) => g.slice(input(g, 'x', x), { start: 1, count: v })],
   ['factor', [...noIntegers, 0, int32], (g, v) => g.upsampleNearest(input(g, 'x', x), { factor: v })],
   ['kernel', [...noIntegers, 0], (g, v) => g.avgPool(input(g, 'x', x), { kernel: v })],
+  ...(['maxPool', 'meanPool'] as const).flatMap((op): Case[] => {
+    const build = (g: Graph, o: object) =>
+      g[op](input(g, 'x', x), { kernel: 3, stride: 1, padding: [1, 1, 1, 1], ...o })
+    return [
+      ['kernel', [...noIntegers, 0, 2 ** 20], (g, v) => build(g, { kernel: v })],
+      ['stride', [...noIntegers, 0, 2 ** 20], (g, v) => build(g, { stride: v })],
+      ['padding', [...noIntegers, 2], (g, v) => build(g, { padding: [0, 0, v, 0] })],
+    ]
+  }),
+  ['width', [...noIntegers, 0], (g, v) => g.resizeBilinear(input(g, 'x', x), { height: 2, width: v })],
   ...(['up', 'down'] as const).map(
     (name): Case => [
       name,

@@ -17,6 +17,23 @@ for (const op of ['silu', 'gelu'] as const) {
   )
 }
 
+/** Not so near to 0 that finite differences cross it. */
+const apartFromZero = (v: number) => v + 0.02 * Math.sign(v)
+
+testOp(
+  'relu',
+  awkwardShapes.map((x) => {
+    const { data } = normals(new Random(15), x, 3)
+    return {
+      title: titleOf(x),
+      inputs: { x: { dims: x, data: data.map(apartFromZero) } },
+      build: (g, v) => g.relu(v.x),
+      views: ['x'],
+      mixed: true,
+    }
+  }),
+)
+
 testOp(
   'geglu',
   awkwardShapes.map((y) => {
@@ -34,7 +51,7 @@ testOp(
 describe('activations far out', () => {
   const x = Float32Array.of(-1e30, -1000, -100, -90, -20, -1e-30, 0, 1e-30, 20, 90, 1000, 1e30)
   for (const backend of testedBackends) {
-    for (const op of ['silu', 'gelu'] as const) {
+    for (const op of ['silu', 'gelu', 'relu'] as const) {
       it(`${op} on ${backend}`, async () => {
         const feeds = { x: { dims: [1, 1, 1, x.length] as const, data: x } }
         const { y } = await runGraph(backend, feeds, (g, v) => ({ y: g[op](v.x) }))

@@ -1,4 +1,4 @@
-// SiLU, GELU, GEGLU (kernels/ops.h, Unary and Geglu).
+// SiLU, GELU, ReLU, GEGLU (kernels/ops.h, Unary and Geglu).
 #include "native/graph/autodiff.h"
 #include "native/graph/lower.h"
 
@@ -15,9 +15,13 @@ void lowerUnary(Lowering& l) {
   l.run(Unary{l.in(0), l.out(0), fn});
 }
 
+constexpr const char* backwardOf(Activation fn) {
+  return fn == Activation::silu ? "siluBackward" : fn == Activation::gelu ? "geluBackward" : "reluBackward";
+}
+
 template <Activation fn>
 void gradientUnary(Gradient& g) {
-  g.give(0, g.emit(fn == Activation::silu ? "siluBackward" : "geluBackward", {g.input(0), g.dy()})[0]);
+  g.give(0, g.emit(backwardOf(fn), {g.input(0), g.dy()})[0]);
 }
 
 template <Activation fn>
@@ -69,6 +73,22 @@ const std::vector<OpDef>& activationOps() {
        .inputs = {"x", "dy"},
        .infer = inferUnary,
        .lower = lowerUnaryBackward<Activation::gelu>,
+       .takes = "ee",
+       .gives = "e",
+       .inPlace = {{0, 1}},
+       .internal = true},
+      {.name = "relu",
+       .inputs = {"x"},
+       .infer = inferUnary,
+       .gradient = gradientUnary<Activation::relu>,
+       .lower = lowerUnary<Activation::relu>,
+       .takes = "e",
+       .gives = "e",
+       .inPlace = {{0, 0}}},
+      {.name = "reluBackward",
+       .inputs = {"x", "dy"},
+       .infer = inferUnary,
+       .lower = lowerUnaryBackward<Activation::relu>,
        .takes = "ee",
        .gives = "e",
        .inPlace = {{0, 1}},

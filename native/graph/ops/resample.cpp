@@ -1,4 +1,4 @@
-// Nearest upsampling, average pooling, filters that resample.
+// Nearest upsampling, pooling, filters that resample, bilinear resizing.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -50,6 +50,49 @@ void giveBackward(Gradient& g, const char* op) {
 }
 void gradientUpsample(Gradient& g) { giveBackward(g, "upsampleNearestBackward"); }
 void gradientAvgPool(Gradient& g) { giveBackward(g, "avgPoolBackward"); }
+
+// ---- windows of any stride -----------------------------------------------------------------------------------------
+
+std::vector<ValueType> inferPool(const Call& call) {
+  const Dims& x = call.dims(0);
+  call.requireDType(0, DType::f32);
+  const int32_t kernel = call.integer("kernel", 1, 1 << 10), stride = call.integer("stride", 1, 1 << 10);
+  const std::vector<double>& p = call.attributes.list("padding");
+  call.require(p.size() == 4, "padding", "[top, left, bottom, right]", std::to_string(p.size()) + " numbers");
+  for (double v : p) {
+    call.require(v >= 0 && v <= kernel / 2 && v == double(int32_t(v)), "padding",
+                 "integers from 0 to half of the kernel", std::to_string(v));
+  }
+  const auto outputs = [&](size_t side) {
+    const int64_t padded = x[side + 1] + int64_t(p[side]) + int64_t(p[side + 2]);
+    call.require(padded + stride <= INT32_MAX, "padding", "a padded map of fewer than 2^31 rows and columns",
+                 std::to_string(padded));
+    call.require(padded >= kernel, "x", "a padded map of at least " + std::to_string(kernel) + " squared", toString(x));
+    return int32_t((padded - kernel) / stride + 1);
+  };
+  return {{{x[0], outputs(0), outputs(1), x[3]}}};
+}
+
+template <PoolType type>
+void lowerPool(Lowering& l) {
+  const Attributes& a = l.attributes();
+  const std::vector<double>& padding = a.list("padding");
+  l.run(Pool{.x = l.in(0),
+             .y = l.out(0),
+             .kernel = int32_t(a.integer("kernel")),
+             .stride = int32_t(a.integer("stride")),
+             .padTop = int32_t(padding[0]),
+             .padLeft = int32_t(padding[1]),
+             .type = type});
+}
+
+std::vector<ValueType> inferResize(const Call& call) {
+  const Dims& x = call.dims(0);
+  call.requireDType(0, DType::f32);
+  return {{{x[0], call.integer("height", 1), call.integer("width", 1), x[3]}}};
+}
+
+void lowerResize(Lowering& l) { l.run(ResizeBilinear{l.in(0), l.out(0)}); }
 
 // ---- filters -------------------------------------------------------------------------------------------------------
 
@@ -154,6 +197,27 @@ const std::vector<OpDef>& resampleOps() {
        .takes = "e",
        .gives = "e",
        .internal = true},
+      {.name = "maxPool",
+       .inputs = {"x"},
+       .attributes = {"kernel", "stride", "padding"},
+       .infer = inferPool,
+       .lower = lowerPool<PoolType::max>,
+       .takes = "e",
+       .gives = "e"},
+      {.name = "meanPool",
+       .inputs = {"x"},
+       .attributes = {"kernel", "stride", "padding"},
+       .infer = inferPool,
+       .lower = lowerPool<PoolType::mean>,
+       .takes = "e",
+       .gives = "e"},
+      {.name = "resizeBilinear",
+       .inputs = {"x"},
+       .attributes = {"height", "width"},
+       .infer = inferResize,
+       .lower = lowerResize,
+       .takes = "e",
+       .gives = "e"},
       {.name = "firResample",
        .inputs = {"x"},
        .attributes = {"taps", "up", "down", "padding"},

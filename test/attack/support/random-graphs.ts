@@ -47,6 +47,7 @@ const ops: readonly Build[] = [
   (g, v, r, i) => g.prependTokens(v(), slot(g, r, i, [number(r, 1, 2), number(r, 8, 16)]), { row: number(r, 0, 1) }),
   (g, v) => g.silu(v()),
   (g, v) => g.gelu(v()),
+  (g, v) => g.relu(v()),
   (g, v) => g.geglu(v()),
   (g, v) => g.add(v(), v()),
   (g, v) => g.addSample(v(), v()),
@@ -56,6 +57,14 @@ const ops: readonly Build[] = [
   (g, v, r) => g.slice(v(), { start: number(r, 0, 1, 2), count: number(r, 1, 2, 4) }),
   (g, v, r) => g.upsampleNearest(v(), { factor: number(r, 1, 2) }),
   (g, v, r) => g.avgPool(v(), { kernel: number(r, 1, 2) }),
+  ...(['maxPool', 'meanPool'] as const).map(
+    (name): Build =>
+      (g, v, r) => {
+        const padding = Array.from({ length: 4 }, () => number(r, 0, 1))
+        return g[name](v(), { kernel: number(r, 2, 3), stride: number(r, 1, 2), padding })
+      },
+  ),
+  (g, v, r) => g.resizeBilinear(v(), { height: number(r, 1, 3), width: number(r, 2, 5) }),
   (g, v, r) =>
     g.firResample(v(), {
       taps: Array.from({ length: pick(r, [0, 1, 4, 8, 9]) }, () => number(r, 0.5, 1, -1)),
