@@ -2,11 +2,11 @@
 import { createHash } from 'node:crypto'
 import { findWeights, type NamedDict } from '../checkpoint/find-weights'
 import { plainNumbers } from '../checkpoint/plain-numbers'
-import { readStateDictFile } from '../checkpoint/state-dict-file'
+import { readShapes, readStateDictFile } from '../checkpoint/state-dict-file'
 import { Device, type DeviceName } from '../device'
 import { DiffusionError, invalidArgument } from '../errors'
 import type { NativeBuffer } from '../native'
-import { foldInception } from '../nn/inception/fold'
+import { checkInception, foldInception } from '../nn/inception/fold'
 import { InceptionNetwork, inceptionClasses, inceptionSize } from '../nn/inception/network'
 import type { StateDict } from '../nn/parameters'
 import { parseOptions, type SchemaOf, value } from '../options'
@@ -129,23 +129,28 @@ const anchor = 'Conv2d_1a_3x3.conv.weight'
 /** Of the classifier beside the main one in torchvision's training. */
 const auxiliary = 'AuxLogits.'
 
+/** Names and shapes first: of another network's file, however large, nothing else is read. */
 async function readInception(path: string, { parameters }: InceptionNetwork): Promise<StateDict> {
   let prefix = ''
   const choose = (dicts: readonly NamedDict[]) => {
     const [place = { key: dicts[0]?.key ?? '', prefix: '' }] = findWeights(dicts, [anchor])
     prefix = place.prefix
-    // Which step of the training it was says nothing.
+    // How many batches the norms' statistics are of says nothing.
     const wanted = (name: string) => name.startsWith(prefix) && !name.endsWith('.num_batches_tracked')
     return { key: place.key, wanted }
   }
-  const { tensors, others, budget } = await readStateDictFile(path, choose)
-  if (others.length > 0) throw budget.bad(`'${others[0]}' is no tensor`)
-  const own = Object.entries(plainNumbers(tensors, budget)).map(([name, tensor]) => [name.slice(prefix.length), tensor])
-  const named: ReturnType<typeof plainNumbers> = Object.fromEntries(own)
-  const rows = Object.hasOwn(named, 'fc.weight') ? named['fc.weight'].shape[0] : inceptionClasses
-  if (rows === 1000 || Object.keys(named).some((name) => name.startsWith(auxiliary))) {
+  const shapes = bare(await readShapes(path, choose), prefix)
+  const classes = Object.hasOwn(shapes, 'fc.weight') ? shapes['fc.weight'].shape[0] : inceptionClasses
+  if (classes === 1000 || Object.keys(shapes).some((name) => name.startsWith(auxiliary))) {
     const message = `${path} has torchvision's own weights of inception_v3, trained for 1000 classes, which give other features than those that FID is defined by: pytorch-fid's pt_inception-2015-12-05-6726825d.pth`
     throw new DiffusionError('unsupported', message, { argument: 'path', received: path })
   }
-  return foldInception(parameters, named, path)
+  checkInception(parameters, shapes, path)
+  const { tensors, others, budget } = await readStateDictFile(path, choose)
+  if (others.length > 0) throw budget.bad(`'${others[0]}' is no tensor`)
+  return foldInception(parameters, bare(plainNumbers(tensors, budget), prefix), path)
+}
+
+function bare<T>(tensors: Readonly<Record<string, T>>, prefix: string): Readonly<Record<string, T>> {
+  return Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => [name.slice(prefix.length), tensor]))
 }

@@ -15,6 +15,7 @@ import { readCompVisConfig } from '../../lib/diffusion/formats/compvis-config'
 import { readPretrained } from '../../lib/diffusion/formats/pretrained'
 import { DDPM } from '../../lib/diffusion/models/ddpm'
 import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers/plans'
+import { InceptionV3 } from '../../lib/evaluate/inception-v3'
 import { openCheckpoint, readTrainingState } from '../../lib/train/checkpoint'
 import { MetricsLog } from '../../lib/train/metrics'
 import { loadModelFile } from '../../lib/train/model-file'
@@ -42,6 +43,7 @@ export const readers: Readonly<Record<string, Reader>> = {
     using ddpm = new DDPM({ ...tinyModel, unetConfig, device: 'cpu' })
     await ddpm.initFromCkpt(file)
   },
+  inception: async (file) => (await InceptionV3.fromFile(file, { device: 'cpu' })).release(),
   json: readJsonFile,
   yaml: readYaml,
   'compvis-config': (file) => readCompVisConfig(file),

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { type FileTensor, foldInception, inceptionTensors } from '../../lib/nn/inception/fold'
+import { checkInception, type FileTensor, foldInception, inceptionTensors } from '../../lib/nn/inception/fold'
 import { InceptionNetwork, inceptionSize } from '../../lib/nn/inception/network'
 import { sizeOf } from '../../lib/tensor'
 import { assertClose } from '../support/compare'
@@ -56,10 +56,11 @@ describe('InceptionV3 (network)', () => {
     const refused = (change: (tensors: FileTensors) => void, message: RegExp) => {
       const tensors = { ...good }
       change(tensors)
-      assert.throws(() => foldInception(network.parameters, tensors, 'inception.pth'), {
-        code: 'state-mismatch',
-        message,
-      })
+      const read = () => {
+        checkInception(network.parameters, tensors, 'inception.pth')
+        foldInception(network.parameters, tensors, 'inception.pth')
+      }
+      assert.throws(read, { code: 'state-mismatch', message })
     }
     const name = 'Mixed_6b.branch7x7_2.conv.weight'
     refused((t) => delete t[name], /inception\.pth.*missing: Mixed_6b\.branch7x7_2\.conv\.weight/)

@@ -3,9 +3,12 @@ import { DiffusionError } from '../../errors'
 import { sameShape, sizeOf, Tensor } from '../../tensor'
 import type { ParameterTable, StateDict } from '../parameters'
 
-/** A tensor of a file, of float32 numbers. */
-export interface FileTensor {
+interface Shaped {
   readonly shape: readonly number[]
+}
+
+/** A tensor of a file, of float32 numbers. */
+export interface FileTensor extends Shaped {
   readonly data: ArrayLike<number>
 }
 
@@ -13,7 +16,7 @@ export interface FileTensor {
 const eps = 0.001
 const statistics = ['weight', 'bias', 'running_mean', 'running_var'] as const
 
-/** Names and shapes of the tensors that a file must have for a network's parameters. */
+/** Names and shapes of the tensors that a file has of a network's parameters. */
 export function inceptionTensors({ slots }: ParameterTable): { name: string; shape: readonly number[] }[] {
   return slots.flatMap(({ name, shape }) =>
     name.endsWith('.bn.bias')
@@ -23,16 +26,14 @@ export function inceptionTensors({ slots }: ParameterTable): { name: string; sha
 }
 
 /**
- * y = gamma (w x - mean) / sqrt(variance + eps) + beta (Ioffe & Szegedy 2015) as w' x + b', computed in double. Throws
- * `state-mismatch`, by their names, for tensors that are missing, unexpected, of another shape, or not finite numbers; `file` is
- * what they are of.
+ * y = gamma (w x - mean) / sqrt(variance + eps) + beta (Ioffe & Szegedy 2015) as w' x + b', computed in double, of tensors that
+ * `checkInception` lets pass. Throws `state-mismatch` for numbers that are not finite, by the tensor's name.
  */
 export function foldInception(
   table: ParameterTable,
   tensors: Readonly<Record<string, FileTensor>>,
   file: string,
 ): StateDict {
-  checkInception(table, tensors, file)
   const dict: StateDict = {}
   for (const { name, shape } of table.slots) {
     if (!name.endsWith('.bn.bias')) {
@@ -63,7 +64,10 @@ function finite(name: string, values: ArrayLike<number>, shape: readonly number[
   throw mismatch(file, `${name} has numbers that are not finite`, name)
 }
 
-function checkInception(table: ParameterTable, tensors: Readonly<Record<string, FileTensor>>, file: string): void {
+/**
+ * Throws `state-mismatch`, by their names, for tensors that are missing, unexpected or of another shape; `file` is what they are of.
+ */
+export function checkInception(table: ParameterTable, tensors: Readonly<Record<string, Shaped>>, file: string): void {
   const wanted = new Map(inceptionTensors(table).map(({ name, shape }) => [name, shape]))
   const missing = [...wanted.keys()].filter((name) => !Object.hasOwn(tensors, name))
   const unexpected = Object.keys(tensors).filter((name) => !wanted.has(name))

@@ -22,7 +22,7 @@ import {
   zip,
 } from '../support/pickle'
 
-const readers = ['torch', 'state-dict', 'init-from-ckpt']
+const readers = ['torch', 'state-dict', 'init-from-ckpt', 'inception']
 const fixtures = path.join(__dirname, '..', '..', '..', '..', 'test', 'fixtures', 'checkpoints')
 const MB = 2 ** 20
 
