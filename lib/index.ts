@@ -97,8 +97,24 @@ export type { OptimizerOptions } from './diffusion/training/adamw'
 export type { LrSchedulerConfig } from './diffusion/training/lr-scheduler'
 export type { Accumulation, TrainingState, TrainResult } from './diffusion/training/training-step'
 export { DiffusionError, type DiffusionErrorCode, type DiffusionErrorDetails } from './errors'
+export {
+  type EvaluateSamplesOptions,
+  evaluateSamples,
+  type FrechetDistanceOptions,
+  frechetDistance,
+  type SampleMetric,
+  type SampleProgress,
+  type SampleQuality,
+} from './evaluate/evaluate-samples'
 export type { FeatureExtractor, Features } from './evaluate/feature-extractor'
+export { type ImageSet, type ImagesOfOptions, imagesOf, type SamplesOfOptions, samplesOf } from './evaluate/images'
 export { InceptionV3, type InceptionV3Options } from './evaluate/inception-v3'
+export type { Spread } from './evaluate/kid'
+export type { Moments } from './evaluate/moments'
+export type { PrecisionRecall } from './evaluate/precision-recall'
+export { type ReferenceOptions, referenceStatistics } from './evaluate/reference'
+export { type ImageStatistics, type ImageStatisticsOptions, imageStatistics } from './evaluate/statistics'
+export { readStatistics, writeStatistics } from './evaluate/statistics-file'
 export type { OnnxOptions } from './export/onnx'
 export type { DeviceInfo, Precision } from './native'
 export type { LoraOptions, TrainedOptions } from './nn/lora/trained'

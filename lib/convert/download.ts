@@ -1,8 +1,8 @@
 /** Files by their URLs: fetched once into a cache, and asked for again only whether they have changed. */
 import { createHash } from 'node:crypto'
 import { readFile, stat } from 'node:fs/promises'
-import os from 'node:os'
 import path from 'node:path'
+import { cacheFolder } from '../cache-folder'
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { DiffusionError } from '../errors'
 import { makeFolder } from '../make-folder'
@@ -65,11 +65,6 @@ export async function download(url: URL, { onDownload }: DownloadOptions = {}): 
   } finally {
     clearTimeout(timer)
   }
-}
-
-function cacheFolder(): string {
-  const { DDPM_CACHE, XDG_CACHE_HOME } = process.env
-  return DDPM_CACHE || path.join(XDG_CACHE_HOME || path.join(os.homedir(), '.cache'), 'ddpm-native')
 }
 
 async function refused(url: URL, response: Response): Promise<DiffusionError> {

@@ -14,7 +14,7 @@ export interface Pieces {
 
 export interface NpyArray {
   /** Pieces are of 8-bit numbers. */
-  readonly data: Uint8Array | BigInt64Array | Pieces
+  readonly data: Uint8Array | BigInt64Array | Float32Array | Float64Array | Pieces
   readonly shape: readonly number[]
 }
 
@@ -40,7 +40,7 @@ export async function writeNpz(file: string, arrays: Readonly<Record<string, Npy
     const directory: Buffer[] = []
     let offset = 0
     for (const [name, { data, shape }] of all) {
-      const header = npyHeader(data instanceof BigInt64Array ? '<i8' : '|u1', shape)
+      const header = npyHeader(typeOf(data), shape)
       let crc = crc32(header)
       for await (const piece of piecesOf(data)) crc = crc32(piece, crc)
       const entry = { name: Buffer.from(`${name}.npy`), size: header.length + data.byteLength, crc, offset }
@@ -55,6 +55,12 @@ export async function writeNpz(file: string, arrays: Readonly<Record<string, Npy
     await handle.writeFile(central)
     await handle.writeFile(endOfDirectory(directory.length, central.length, offset))
   })
+}
+
+function typeOf(data: NpyArray['data']): string {
+  if (data instanceof BigInt64Array) return '<i8'
+  if (data instanceof Float64Array) return '<f8'
+  return data instanceof Float32Array ? '<f4' : '|u1'
 }
 
 async function* piecesOf(data: NpyArray['data']): AsyncIterable<Uint8Array> {

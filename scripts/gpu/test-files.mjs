@@ -76,5 +76,6 @@ export const gpuTests = [
   ].map(compiled('nn')),
   ...['stage'].map(compiled('stages')),
   ...diffusion.map(compiled('diffusion')),
+  ...['metrics'].map(compiled('evaluate')),
   ...['held-out-resume'].map(compiled('train')),
 ]
