@@ -15,16 +15,16 @@ class Model extends DDPM {
   steps(kind: Kind, batch: number): Promise<ProgramStep[]> {
     return this.call(async (core) => {
       const shape = [batch, 3, 32, 32]
-      const condition = { guided: false, contextLength: 0 }
+      const condition = { contextLength: 0, vector: false }
       const input: LossInput = {
         x: Tensor.wrap(new Float32Array(batch * 3 * 32 * 32), shape),
         t: new Int32Array(batch),
-        condition: { y: undefined, context: undefined },
+        condition: {},
         stream: { seed: 1n, sampleOffset: 0, step: 0 },
         train: true,
       }
       const program = await (kind === 'sampling'
-        ? stepProgram(core, { shape, clip: true, noise: 'drawn', x0: false, advances: true, ...condition })
+        ? stepProgram(core, { shape, clip: true, noise: 'drawn', x0: false, advances: true, condition })
         : trainingProgram(core, input, { update: true, ema: false }))
       return program.steps().filter(({ prologue }) => !prologue)
     })

@@ -65,6 +65,12 @@ export class OnnxGraph implements NetworkGraph {
     return this.#value(this.#reshape(columns, [0, channels, 1, length]), [1, 1, length, channels], 'map')
   }
 
+  /** A vector of each sample, [n, channels]. */
+  vectorInput(name: string, { channels }: { channels: number }): Value {
+    this.inputs.push({ name, type: 'float', dims: [batch, channels] })
+    return this.#value(name, [1, 1, 1, channels], 'vector')
+  }
+
   /** Makes a map an output of the model. */
   output(name: string, x: Value): void {
     const [, height, width, channels] = x.dims

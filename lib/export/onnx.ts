@@ -2,6 +2,7 @@
 import { endianness } from 'node:os'
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { DiffusionError, invalidArgument } from '../errors'
+import { conditioningOf } from '../nn/conditions'
 import type { Network } from '../nn/network'
 import type { Banks } from '../nn/parameters'
 import { integer, parseOptions, type SchemaOf } from '../options'
@@ -39,7 +40,8 @@ const maxBytes = 2 ** 31 - 1
 
 /**
  * Writes the file atomically, one parameter after another. Inputs: x float [n, inChannels, height, width], t int64 [n] (float where `time` says so),
- * with class labels y int64 [n], with cross-attention context float [n, contextLength, contextDim]; the output is called `output`, float [n, outChannels, height, width]. n is free.
+ * with class labels y int64 [n], with cross-attention context float [n, contextLength, contextDim], with a vector that it needs vector float [n, vectorDim];
+ * the output is called `output`, float [n, outChannels, height, width]. n is free.
  *
  * @param banks of the network's parameters
  * @throws `invalid-argument`, `unknown-option`, `io`, and `unsupported` for a model of 2 GiB or more
@@ -63,19 +65,21 @@ export async function exportOnnx(
   const graph = new OnnxGraph((slot) => network.parameters.toGraph(slot.frozen ? frozen : flat, slot))
   const x = graph.imageInput('x', { height, width, channels: network.inChannels })
   const t = time ? graph.timeInput('t') : graph.indexInput('t')
-  const y = network.numClasses === undefined ? undefined : graph.indexInput('y')
-  const context =
-    contextDim && contextLength
-      ? graph.tokenInput('context', { length: contextLength, channels: contextDim })
-      : undefined
+  const conditioning = conditioningOf(network, {
+    labels: () => graph.indexInput('y'),
+    context: (channels) => graph.tokenInput('context', { length: contextLength!, channels }),
+    vector: (channels) => (network.vectorIsOptional ? undefined : graph.vectorInput('vector', { channels })),
+  })
   const estimate = network.selfCondition
     ? graph.imageInput('estimate', { height, width, channels: network.inChannels })
     : undefined
-  graph.output(output, network.build({ graph, train: false }, x, t, { y, context, estimate }))
+  graph.output(output, network.build({ graph, train: false }, x, t, { ...conditioning, estimate }))
+  const { y, context, vector } = conditioning
+  const told = `${y ? '; y: class labels' : ''}${context ? '; context: tokens' : ''}${vector ? '; vector: vectors' : ''}`
   const model = encodeModel({
     name: 'denoiser',
     producer: 'ddpm-native',
-    doc: `x: ${input ?? 'noisy images'}, NCHW; t: ${time ?? 'timesteps, from 0'}${y ? '; y: class labels' : ''}${context ? '; context: tokens' : ''}${estimate ? '; estimate: the last x_0, at first 0' : ''}. Predicts ${output}.`,
+    doc: `x: ${input ?? 'noisy images'}, NCHW; t: ${time ?? 'timesteps, from 0'}${told}${estimate ? '; estimate: the last x_0, at first 0' : ''}. Predicts ${output}.`,
     ...pick(graph),
   })
   if (model.length > maxBytes) {

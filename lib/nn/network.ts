@@ -60,6 +60,8 @@ export interface Conditioning {
   readonly y?: Value
   /** Cross-attention tokens, [n, 1, l, d]. */
   readonly context?: Value
+  /** A vector for each sample, [n, 1, 1, vectorDim]. */
+  readonly vector?: Value
   /** The network's last estimate of x_0, as x; zeros where there is none yet. For a network with `selfCondition`. */
   readonly estimate?: Value
 }
@@ -90,6 +92,10 @@ export interface Network {
   readonly numClasses?: number
   /** Channels of the context tokens of cross-attention; undefined where it takes none. */
   readonly contextDim?: number
+  /** Numbers of the vector that it is told of a sample; undefined where it takes none. */
+  readonly vectorDim?: number
+  /** It can do without the vector, which is then as one of zeros. */
+  readonly vectorIsOptional?: boolean
   /** It takes its own last estimate of x_0: Chen et al. 2023, "Analog Bits", section 3. */
   readonly selfCondition?: boolean
   readonly parameters: ParameterTable

@@ -30,6 +30,7 @@ const diffusion = [
   'state',
   'thresholding',
   'training',
+  'vector',
 ]
 
 const ops = [
@@ -72,6 +73,7 @@ export const gpuTests = [
     'unet2d-condition',
     'unet2d-golden',
     'unet2d-options',
+    'vector',
     'lucidrains',
   ].map(compiled('nn')),
   ...['stage'].map(compiled('stages')),

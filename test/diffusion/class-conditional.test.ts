@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import type { Core } from '../../lib/diffusion/process/core'
-import { dropLabels } from '../../lib/diffusion/process/given-condition'
+import { withDropout } from '../../lib/diffusion/process/given-condition'
 import { DDPM, type DDPMOptions, Tensor } from '../../lib/index'
 import { assertClose, assertCloseToScale, assertSameBits } from '../support/compare'
 import { testDevice } from '../support/devices'
@@ -94,14 +94,15 @@ describe('class-conditional models', () => {
     assert.notEqual(await lossOf(0, 0), await lossOf(0, nullClass))
   })
 
-  it('drops as many labels as it should, the same ones however the batch is divided', () => {
+  it('drops as many labels as it should, the same ones however the batch is divided', async () => {
     const core = { settings: { nullClass, classDropout: 0.25 } } as unknown as Core
     const n = 4000
-    const dropped = dropLabels(core, new Int32Array(n).fill(1), { seed: 5, step: 2, sampleOffset: 0 })
+    const droppedOf = async (count: number, sampleOffset: number) =>
+      (await withDropout(core, { y: new Int32Array(count).fill(1) }, { seed: 5, step: 2, sampleOffset })).y!
+    const dropped = await droppedOf(n, 0)
     const fraction = dropped.filter((y) => y === nullClass).length / n
     assertClose([fraction], [0.25], { abs: 4 * Math.sqrt((0.25 * 0.75) / n), rel: 0 }, 'dropped')
-    const part = dropLabels(core, new Int32Array(100).fill(1), { seed: 5, step: 2, sampleOffset: 300 })
-    assert.deepEqual(part, dropped.slice(300, 400))
+    assert.deepEqual(await droppedOf(100, 300), dropped.slice(300, 400))
   })
 
   it('a batch names its labels', async () => {

@@ -49,6 +49,7 @@ describe('LitEma', () => {
         precision: 'fp32',
         classDropout: 0,
         contextDropout: 0,
+        vectorDropout: 0,
         offsetNoise: 0,
         varianceType: 'fixed',
       } as const

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import type { Core } from '../../lib/diffusion/process/core'
-import { dropContext, dropLabels } from '../../lib/diffusion/process/given-condition'
+import { withDropout } from '../../lib/diffusion/process/given-condition'
 import { DDPM, type DDPMOptions, type SampleOptions, Tensor } from '../../lib/index'
 import { assertClose, assertCloseToScale, assertSameBits } from '../support/compare'
 import { testDevice } from '../support/devices'
@@ -92,11 +92,18 @@ describe('guidance', () => {
     assert.notEqual(await lossOf(0, context), await lossOf(0, zeros))
   })
 
-  it('context is dropped of as many samples as it should be, with their labels, however the batch is divided', async () => {
+  it('context and vector are dropped of as many samples as they should be, with their labels, however the batch is divided', async () => {
     const count = 2000
-    const core = { settings: { contextDropout: 0.25, classDropout: 0.25, nullClass: 7 } } as unknown as Core
-    const ones = (length: number) => Tensor.from(new Float32Array(2 * length).fill(1), [length, 1, 2])
-    const values = await (await dropContext(core, ones(count), { seed: 5, step: 2, sampleOffset: 0 })).data()
+    const dropout = { contextDropout: 0.25, vectorDropout: 0.25, classDropout: 0.25, nullClass: 7 }
+    const core = { settings: dropout } as unknown as Core
+    const ones = (shape: number[]) => Tensor.from(new Float32Array(2 * shape[0]).fill(1), shape)
+    const droppedOf = async (n: number, sampleOffset: number) => {
+      const given = { y: new Int32Array(n), context: ones([n, 1, 2]), vector: ones([n, 2]) }
+      const { y, context, vector } = await withDropout(core, given, { seed: 5, step: 2, sampleOffset })
+      assertSameBits(await vector!.data(), await context!.data(), 'the vector')
+      return { y: y!, values: await context!.data() }
+    }
+    const { y: labels, values } = await droppedOf(count, 0)
     const dropped = values.filter((_, i) => i % 2 === 0).map((v) => 1 - v)
     assertSameBits(
       values.filter((_, i) => i % 2 === 1).map((v) => 1 - v),
@@ -105,13 +112,11 @@ describe('guidance', () => {
     )
     const fraction = dropped.reduce((sum, v) => sum + v, 0) / count
     assertClose([fraction], [0.25], { abs: 4 * Math.sqrt((0.25 * 0.75) / count), rel: 0 }, 'dropped')
-    const labels = dropLabels(core, new Int32Array(count), { seed: 5, step: 2, sampleOffset: 0 })
     assert.deepEqual(
       Array.from(labels, (y) => (y === 7 ? 1 : 0)),
       [...dropped],
     )
-    const part = await (await dropContext(core, ones(100), { seed: 5, step: 2, sampleOffset: 300 })).data()
-    assertSameBits(part, values.slice(600, 800), 'a part')
+    assertSameBits((await droppedOf(100, 300)).values, values.slice(600, 800), 'a part')
   })
 
   it('interval: guidance at its noise levels alone, of which the lower bound is none', async () => {

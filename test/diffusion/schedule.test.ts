@@ -91,6 +91,7 @@ const defaults = {
   precision: 'fp32',
   classDropout: 0,
   contextDropout: 0,
+  vectorDropout: 0,
   offsetNoise: 0,
   varianceType: 'fixed',
 } as const

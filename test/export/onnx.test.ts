@@ -53,7 +53,8 @@ describe('exportOnnx', () => {
       const images = { type: float, dims: ['n', ...shape.slice(1)] }
       const labels = network.numClasses ? { y: { type: int64, dims: ['n'] } } : {}
       const tokens = context ? { context: { type: float, dims: ['n', ...context.shape.slice(1)] } } : {}
-      assert.deepEqual(file.inputs, { x: images, t: { type: int64, dims: ['n'] }, ...labels, ...tokens })
+      const vector = network.vectorDim ? { vector: { type: float, dims: ['n', network.vectorDim] } } : {}
+      assert.deepEqual(file.inputs, { x: images, t: { type: int64, dims: ['n'] }, ...labels, ...tokens, ...vector })
       assert.deepEqual(file.outputs, { eps: images })
 
       const ones = (dims: readonly number[]) => dims.filter((extent) => extent !== 1)
@@ -194,7 +195,8 @@ describe('exportOnnx', () => {
         const t = golden.integers('in/t')
         const y = network.numClasses ? golden.integers('in/y') : undefined
         const tokens = opened.context && { data: golden.floats('in/context'), shape: opened.context.shape }
-        const given = { x: golden.floats('in/x'), t, y, context: tokens }
+        const vector = network.vectorDim ? golden.floats('in/vector') : undefined
+        const given = { x: golden.floats('in/x'), t, y, context: tokens, vector }
         const out = await runtime.run(at(`${name}.onnx`), given, shape.slice(1))
         assertCloseToScale(out, golden.floats('out/out'), tolerance, "PyTorch's output")
 
@@ -206,6 +208,7 @@ describe('exportOnnx', () => {
           t: random.integers(n, 799).map((step) => step + 1),
           y: network.numClasses ? random.integers(n, network.numClasses) : undefined,
           context: tokens && contextOf(random, [n, ...tokens.shape.slice(1)]),
+          vector: network.vectorDim ? random.normals(n * network.vectorDim) : undefined,
         }
         const other = await runtime.run(at(`${name}.onnx`), inputs, shape.slice(1))
         assertCloseToScale(other, await ours(opened, inputs), tolerance, 'our output at batch 5')
@@ -233,9 +236,11 @@ interface Inputs {
   readonly t: Int32Array
   readonly y?: Int32Array
   readonly context?: { readonly data: Float32Array; readonly shape: readonly number[] }
+  readonly vector?: Float32Array
 }
 
-async function ours({ network, weights, shape }: GoldenNetwork, { x, t, y, context }: Inputs): Promise<Float32Array> {
+async function ours({ network, weights, shape }: GoldenNetwork, given: Inputs): Promise<Float32Array> {
+  const { x, t, y, context, vector } = given
   const [n, channels, height, width] = [t.length, ...shape.slice(1)]
   const index = (data: Int32Array) => ({ dims: [n, 1, 1, 1] as const, data })
   const feeds: Feeds = {
@@ -243,13 +248,14 @@ async function ours({ network, weights, shape }: GoldenNetwork, { x, t, y, conte
     t: index(t),
     ...(y && { y: index(y) }),
     ...(context && { context: { dims: [n, 1, context.shape[1], context.shape[2]], data: context.data } }),
+    ...(vector && { vector: { dims: [n, 1, 1, vector.length / n], data: vector } }),
   }
   const { out } = await runGraph(
     'cpu',
     feeds,
     (graph, inputs) => {
       const images = graph.toNhwc(inputs.x, { channels, height, width })
-      const conditioning = { y: inputs.y, context: inputs.context }
+      const conditioning = { y: inputs.y, context: inputs.context, vector: inputs.vector }
       return { out: graph.toNchw(network.build({ graph, train: false }, images, inputs.t, conditioning)) }
     },
     { banks: { weights: weights.flat, ...(weights.frozen.length > 0 && { frozen: weights.frozen }) } },

@@ -2,7 +2,7 @@
 import { loadOrt } from '../../bench/peers/ort'
 
 export interface OnnxRuntime {
-  /** x [n, ...shape], t and y [n], context [n, ...], n by the number of timesteps. Resolves with the first output. */
+  /** x [n, ...shape], t and y [n], context [n, ...], vector [n, dim], n by the number of timesteps. Resolves with the first output. */
   run(
     file: string,
     inputs: {
@@ -10,6 +10,7 @@ export interface OnnxRuntime {
       t: Int32Array
       y?: Int32Array
       context?: { data: Float32Array; shape: readonly number[] }
+      vector?: Float32Array
     },
     shape: readonly number[],
   ): Promise<Float32Array>
@@ -20,7 +21,7 @@ export function loadRuntime(): OnnxRuntime | undefined {
   const ort = loadOrt()
   if (!ort) return undefined
   return {
-    async run(file, { x, t, y, context }, shape) {
+    async run(file, { x, t, y, context, vector }, shape) {
       const n = t.length
       const integers = (data: Int32Array) => new ort.Tensor('int64', BigInt64Array.from(data, BigInt), [n])
       const session = await ort.InferenceSession.create(file)
@@ -30,6 +31,7 @@ export function loadRuntime(): OnnxRuntime | undefined {
           t: integers(t),
           ...(y && { y: integers(y) }),
           ...(context && { context: new ort.Tensor('float32', context.data, [...context.shape]) }),
+          ...(vector && { vector: new ort.Tensor('float32', vector, [n, vector.length / n]) }),
         }
         return (await session.run(feeds))[session.outputNames[0]].data
       } finally {

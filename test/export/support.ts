@@ -22,9 +22,11 @@ export const goldenNames = [
   'unet_newattn_1ch',
   'unet_noconvresample_nonsquare',
   'unet_scaleshift_updown_class',
+  'unet_sequential',
   'diffusers_ddpm',
   'unet2d_skip_fourier',
   'unet2d_learned',
+  'unet2d_identity',
   'lucidrains_unet',
 ]
 
@@ -47,7 +49,7 @@ function networkOf(golden: Golden): Network {
 }
 
 async function weightsOf(golden: Golden, { parameters }: Network): Promise<StateDict> {
-  if (golden.config.unet2d) return hashedWeights(parameters)
+  if (golden.config.unet2d || golden.has('in/vector')) return hashedWeights(parameters)
   if (golden.name.startsWith('diffusers')) return stateDictOf('diffusers_ddpm/unet/diffusion_pytorch_model.safetensors')
   return golden.parameters((parameter) => parameters.get(parameter) !== undefined)
 }

@@ -66,6 +66,9 @@ export function feedsOf(golden: Golden): Feeds {
     const [, length, channels] = golden.tensors['in/context'].shape
     feeds.context = { dims: [n, 1, length, channels], data: golden.floats('in/context') }
   }
+  if (golden.has('in/vector')) {
+    feeds.vector = { dims: [n, 1, 1, golden.tensors['in/vector'].shape[1]], data: golden.floats('in/vector') }
+  }
   return { ...feeds, mean: { dims: [n, 1, 1, 1], data: new Float32Array(n).fill(1 / n) } }
 }
 
@@ -79,7 +82,11 @@ export function addUNet(
   const [, channels, height, width] = shape
   const x = graph.toNhwc(inputs.x, { channels, height, width })
   return graph.toNchw(
-    unet.build({ graph, train: false, observe }, x, inputs.t, { y: inputs.y, context: inputs.context }),
+    unet.build({ graph, train: false, observe }, x, inputs.t, {
+      y: inputs.y,
+      context: inputs.context,
+      vector: inputs.vector,
+    }),
   )
 }
 
@@ -102,20 +109,21 @@ export async function checkGolden(
     (graph, inputs) => {
       const out = addUNet(graph, unet, inputs, golden.tensors['in/x'].shape)
       const loss = graph.weightedSum(graph.loss(out, inputs.target, { type: 'l2' }), inputs.mean)
-      const wanted = inputs.context ? [inputs.x, inputs.context] : [inputs.x]
-      const [gradX, gradContext] = graph.backward(loss, wanted)
-      return { out, loss, gradX: gradX!, ...(gradContext && { gradContext }) }
+      const names = ['x', 'context', 'vector'].filter((name) => inputs[name])
+      const wanted = graph.backward(
+        loss,
+        names.map((name) => inputs[name]),
+      )
+      return { out, loss, ...Object.fromEntries(names.map((name, i) => [`grad/${name}`, wanted[i]!])) }
     },
     { banks: { weights: flat, ...frozenBank(frozen), grads: new Float32Array(table.count) }, forceAlgo, precision },
   )
   const unscaled = (values: Float32Array) => values.map((value) => value / scale)
   assertScaled(actual.out, golden.floats('out/out'), allowed.out, 0, 'out')
   assertScaled(unscaled(actual.loss), golden.floats('out/loss'), allowed.loss, 0, 'loss')
-  assertScaled(unscaled(actual.gradX), golden.floats('grad_in/x'), allowed.gradient, allowed.gradientFloor, 'grad_in/x')
-
-  if (golden.has('grad_in/context')) {
-    const expected = golden.floats('grad_in/context')
-    assertScaled(unscaled(actual.gradContext), expected, allowed.gradient, allowed.gradientFloor, 'grad_in/context')
+  for (const name of golden.names('grad_in/')) {
+    const expected = golden.floats(`grad_in/${name}`)
+    assertScaled(unscaled(actual[`grad/${name}`]), expected, allowed.gradient, allowed.gradientFloor, `grad_in/${name}`)
   }
 
   const from = golden.config.grads_in ? await Golden.open(golden.config.grads_in) : golden

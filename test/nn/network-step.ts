@@ -10,7 +10,7 @@ const d = channels * height * width
 /** Images, what is to be predicted, timesteps, the stream of dropout, and weights of the mean; of networks that take them, conditions. */
 export function stepFeeds(
   random: Random,
-  { numClasses, contextDim }: Pick<Network, 'numClasses' | 'contextDim'>,
+  { numClasses, contextDim, vectorDim }: Pick<Network, 'numClasses' | 'contextDim' | 'vectorDim'>,
 ): Feeds {
   return {
     x: normals(random, [n, 1, 1, d]),
@@ -20,13 +20,15 @@ export function stepFeeds(
     mean: { dims: [n, 1, 1, 1], data: new Float32Array(n).fill(1 / n) },
     ...(numClasses && { y: integers(random, [n, 1, 1, 1], numClasses) }),
     ...(contextDim && { context: normals(random, [n, 1, 3, contextDim]) }),
+    ...(vectorDim && { vector: normals(random, [n, 1, 1, vectorDim]) }),
   }
 }
 
 /** The network's output on NCHW images. */
-export function stepOutput(network: Network, graph: Graph, { x, t, rng, y, context }: Values, train: boolean): Value {
+export function stepOutput(network: Network, graph: Graph, inputs: Values, train: boolean): Value {
+  const { x, t, rng, y, context, vector } = inputs
   const images = graph.toNhwc(x, { channels, height, width })
-  return graph.toNchw(network.build({ graph, train, rng }, images, t, { y, context }))
+  return graph.toNchw(network.build({ graph, train, rng }, images, t, { y, context, vector }))
 }
 
 /** And the gradients: of the input as a value, of the weights in their bank. */

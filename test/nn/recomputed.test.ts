@@ -18,6 +18,7 @@ const networks = {
     resblockUpdown: true,
     numClasses: 5,
   },
+  'a vector': { ...base, vectorDim: 6 },
   'transformers with context': { ...base, useSpatialTransformer: true, transformerDepth: 2, contextDim: 24 },
   "diffusers' names, three projections": { ...base, layout: 'diffusers' as const, middleScale: 2 },
 }

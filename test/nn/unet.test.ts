@@ -171,12 +171,12 @@ describe("diffusers' names", () => {
     for (const [argument, value] of Object.entries({
       act_fn: 'gelu',
       attention_legacy_order: true,
-      class_embed_type: 'identity',
     })) {
       refused({ [argument]: value }, 'unsupported', argument)
     }
     refused({ time_embedding_type: 'cosine' }, 'invalid-argument', 'time_embedding_type')
     refused({ time_embedding_type: 'learned' }, 'invalid-argument', 'numTimesteps')
+    refused({ class_embed_type: 'projection' }, 'invalid-argument', 'class_embed_type')
     refused({ down_block_types: ['KDownBlock2D', 'DownBlock2D'] }, 'invalid-argument', 'down_block_types[0]')
     const skips = { up_block_types: ['SkipUpBlock2D', 'SkipUpBlock2D'] }
     refused({ ...skips, in_channels: 1 }, 'invalid-argument', 'inChannels')

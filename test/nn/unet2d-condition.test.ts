@@ -43,6 +43,24 @@ describe('UNet2DConditionModel', () => {
     assert.deepEqual(UNet.fromDiffusers({ ...written, _class_name: 'UNet2DConditionModel' }).options, unet.options)
   })
 
+  it('a vector, as of the unCLIP models', () => {
+    for (const fields of [
+      { class_embed_type: 'projection', projection_class_embeddings_input_dim: 10 },
+      { class_embed_type: 'identity' },
+    ]) {
+      const unet = UNet.fromDiffusers({ ...config, ...fields })
+      const written = unet2DConditionConfig(unet.options)
+      for (const [field, value] of Object.entries(fields)) assert.deepEqual(written[field], value, field)
+      assert.deepEqual(UNet.fromDiffusers({ ...written, _class_name: 'UNet2DConditionModel' }).options, unet.options)
+      const { class_embed_type: kind } = fields
+      assert.equal(unet.vectorDim, kind === 'projection' ? 10 : unet.options.timeEmbeddingDim)
+      const layer = unet.parameters.get('class_embedding.linear_1.weight')?.shape
+      assert.deepEqual(layer, kind === 'projection' ? [unet.options.timeEmbeddingDim, 10] : undefined)
+    }
+    const missing = { ...config, class_embed_type: 'projection' }
+    assert.throws(() => UNet.fromDiffusers(missing), { argument: 'projection_class_embeddings_input_dim' })
+  })
+
   for (const version of ['sd_v1', 'sd_v2']) {
     it(`${version}: the names and shapes that diffusers' converter gives to ldm's`, () => {
       const { unet, unet_config: given } = readJson(`${version}.diffusers.json`)

@@ -1,4 +1,4 @@
-// Skip blocks, Fourier and learned time embeddings against diffusers' UNet2DModel: output, loss and gradients.
+// Skip blocks, Fourier and learned time embeddings, vectors against diffusers' UNet2DModel: output, loss and gradients.
 import assert from 'node:assert/strict'
 import { unet2DConfig } from '../../lib/checkpoint/diffusers/unet'
 import { UNet } from '../../lib/nn/unet/unet'
@@ -7,7 +7,7 @@ import { checkGolden, checkGoldenOutput } from './check-golden'
 import { Golden } from './golden'
 import { hashedWeights } from './hashed-weights'
 
-const files = ['unet2d_skip_fourier', 'unet2d_ncsnpp', 'unet2d_learned']
+const files = ['unet2d_skip_fourier', 'unet2d_ncsnpp', 'unet2d_learned', 'unet2d_identity']
 
 async function open(name: string) {
   const golden = await Golden.open(`${name}.safetensors`)

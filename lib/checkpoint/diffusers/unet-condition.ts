@@ -32,6 +32,7 @@ export function unet2DConditionConfig(o: ResolvedUNetOptions): JsonObject {
     attention_head_dim: oneOrEach(channels.map((width) => headsAt(o, width))),
     block_out_channels: channels,
     center_input_sample: o.centerInput,
+    ...vectorFields(o),
     cross_attention_dim: o.contextDim!,
     down_block_types: blocksOf('Down', rates, o.attentionResolutions, o.resblockDownResolutions),
     downsample_padding: o.downsamplePadding,
@@ -52,6 +53,12 @@ export function unet2DConditionConfig(o: ResolvedUNetOptions): JsonObject {
     up_block_types: blocksOf('Up', rates, o.upAttentionResolutions, o.resblockUpResolutions).reverse(),
     use_linear_projection: o.useLinearInTransformer,
   }
+}
+
+function vectorFields({ vectorEmbedding, vectorDim }: ResolvedUNetOptions): JsonObject {
+  if (vectorEmbedding === 'augment') throw unsupported('vectorEmbedding', "'mlp' and 'identity'", vectorEmbedding)
+  if (vectorEmbedding !== 'mlp') return { class_embed_type: vectorEmbedding ?? null }
+  return { class_embed_type: 'projection', projection_class_embeddings_input_dim: vectorDim! }
 }
 
 const oneOrEach = (values: readonly number[]) => (new Set(values).size === 1 ? values[0] : [...values])

@@ -33,7 +33,7 @@ export function unet2DConfig(o: ResolvedUNetOptions): JsonObject {
     attn_norm_num_groups: middleGroups(o),
     block_out_channels: channels,
     center_input_sample: o.centerInput,
-    class_embed_type: o.classEmbedding === 'timestep' ? 'timestep' : null,
+    class_embed_type: classEmbedType(o),
     down_block_types: down.types,
     downsample_padding: o.downsamplePadding,
     downsample_type: down.resample,
@@ -56,6 +56,13 @@ export function unet2DConfig(o: ResolvedUNetOptions): JsonObject {
     up_block_types: up.types.reverse(),
     upsample_type: up.resample,
   }
+}
+
+/** A network has labels or a vector. */
+function classEmbedType({ classEmbedding, vectorEmbedding }: ResolvedUNetOptions): 'timestep' | 'identity' | null {
+  if (classEmbedding === 'timestep') return 'timestep'
+  if (vectorEmbedding === undefined || vectorEmbedding === 'identity') return vectorEmbedding ?? null
+  throw unsupported('vectorEmbedding', "'identity'", vectorEmbedding)
 }
 
 /** Types of the blocks by level, and the type of resampling that those with attention have in common. */

@@ -64,7 +64,8 @@ import { imageRows } from './make-grid'
 
 /**
  * Named tensors: with firstStageKey's, images NHWC (or NHW) in [-1, 1]; with classKey's, class
- * labels [n]; with contextKey's, tokens [n, l, contextDim]. */
+ * labels [n]; with contextKey's, tokens [n, l, contextDim]; with vectorKey's, vectors [n, vectorDim].
+ */
 export type Batch = Readonly<Record<string, Tensor>>
 
 export class DDPM extends DiffusionModel {
@@ -75,6 +76,7 @@ export class DDPM extends DiffusionModel {
   readonly firstStageKey: string
   readonly classKey: string
   readonly contextKey: string
+  readonly vectorKey: string
   /**
    * scheduler_config.json of the folder that the model is from: `sample({ scheduler: ddpm.schedulerConfig, steps })` is what the
    * folder's pipeline does.
@@ -96,6 +98,7 @@ export class DDPM extends DiffusionModel {
     this.firstStageKey = o.firstStageKey
     this.classKey = o.classKey
     this.contextKey = o.contextKey
+    this.vectorKey = o.vectorKey
   }
 
   /** Names of the class labels from 0 on; empty where they have none. */
@@ -396,11 +399,12 @@ export class DDPM extends DiffusionModel {
   }
 
   /** What the network takes of it. */
-  #condition(batch: Batch): { y?: Tensor; context?: Tensor } {
-    const { numClasses, contextDim } = this.network ?? {}
+  #condition(batch: Batch): { y?: Tensor; context?: Tensor; vector?: Tensor } {
+    const { numClasses, contextDim, vectorDim } = this.network ?? {}
     return {
       y: numClasses === undefined ? undefined : batch[this.classKey],
       context: contextDim === undefined ? undefined : batch[this.contextKey],
+      vector: vectorDim === undefined ? undefined : batch[this.vectorKey],
     }
   }
 
@@ -456,11 +460,12 @@ export class DDPM extends DiffusionModel {
     }
     const log: LoggedImages = { inputs, diffusionRow: await imageRows(noisy) }
     if (!o.sample) return log
-    const { y, context } = this.#condition(batch)
+    const { y, context, vector } = this.#condition(batch)
     const classLabels = (await y?.data())?.slice(0, n)
     const given = {
       classLabels: classLabels && [...classLabels],
       context: context && (await firstImages(context, n)),
+      vector: vector && (await firstImages(vector, n)),
     }
     const { steps, seed, signal } = o
     const share = (steps ?? core.numTimesteps) / core.numTimesteps

@@ -126,9 +126,9 @@ export abstract class DiffusionModel extends ScheduledModel {
     })
   }
 
-  async #condition(core: Core, x: Tensor, { y, context }: ConditionOptions) {
+  async #condition(core: Core, x: Tensor, { y, context, vector }: ConditionOptions) {
     checkTensor(x, 'x')
-    return conditionOf(core, x.shape[0], { labels: y, argument: 'y', context })
+    return conditionOf(core, x.shape[0], { labels: y, argument: 'y', context, vector })
   }
 
   /** One step: x_{t-1} from x_t. */
@@ -160,10 +160,10 @@ export abstract class DiffusionModel extends ScheduledModel {
   ): Promise<Tensor | LoopResult> {
     checkShape(shape)
     const o = parseOptions('pSampleLoop', options, loopSchema)
-    const { classLabels: labels, context } = o
+    const { classLabels: labels, context, vector } = o
     const guide = o.guidingModel?.[coreOf].denoiser.network?.module
     const forOthers = o.classifier !== undefined || guide?.numClasses !== undefined
-    const given = { labels, argument: 'classLabels', context, forOthers }
+    const given = { labels, argument: 'classLabels', context, vector, forOthers }
     const condition = await conditionOf(core, shape[0], given)
     const guidance = await guidanceOf(core, shape, { ...o, condition })
     const plan = choosePlan(core, { ...o, strength: o.strength || undefined })
@@ -288,9 +288,9 @@ export abstract class DiffusionModel extends ScheduledModel {
     const timesteps = training.timesteps(core)
     const draw = { batchSize: xStart.shape[0], numTimesteps: core.numTimesteps, sampleOffset }
     const drawn = o.t === undefined ? training.draw(core, step, draw) : undefined
-    const { y, context, noise } = o
+    const { y, context, vector, noise } = o
     const input = await lossInput(core, {
-      ...{ xStart, y, context, noise },
+      ...{ xStart, y, context, vector, noise },
       t: o.t ?? drawn!.t,
       stream: { seed: this.seed, step, sampleOffset },
       importance: drawn?.weights,
@@ -376,7 +376,8 @@ export abstract class DiffusionModel extends ScheduledModel {
 
   /**
    * Writes the network as an ONNX model (opset 17), with the trained weights, or within emaScope the averaged ones.
-   * Inputs: x float [n, c, height, width], t int64 [n] and, with numClasses, y int64 [n]; n is free, height and width are
+   * Inputs: x float [n, c, height, width], t int64 [n], with numClasses y int64 [n], with vectorDim vector float [n, vectorDim] (but
+   * for vectorEmbedding 'augment'); n is free, height and width are
    * the network's unless given. Output: named by the parameterization, in x's shape; with 'edm' and 'flow', t is a float and x is
    * what the network is given (see parameterization). Throws `io`, and
    * `unsupported` for a model of 2 GiB or a function.

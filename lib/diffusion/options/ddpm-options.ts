@@ -43,6 +43,8 @@ export interface ImageOptions {
   classKey?: string
   /** The tokens' name in a batch, for a network with cross-attention. Default 'context'. */
   contextKey?: string
+  /** The vectors' name in a batch, for a network with `vectorDim`. Default 'vector'. */
+  vectorKey?: string
 }
 
 /** Of DDPM. */
@@ -56,6 +58,7 @@ export const ddpmSchema = {
   firstStageKey: string('image'),
   classKey: string('class_label'),
   contextKey: string('context'),
+  vectorKey: string('vector'),
 } satisfies SchemaOf<DDPMOptions>
 
 /** Of DDPM.sample. */

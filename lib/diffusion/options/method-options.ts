@@ -10,6 +10,10 @@ export interface ConditionOptions {
   y?: ClassLabels
   /** Tokens [n, l, contextDim], for a network with cross-attention, which needs them. */
   context?: Tensor
+  /**
+   * For a network with `vectorDim`, which needs it unless it is of `vectorEmbedding: 'augment'`: a vector for each sample, [n, vectorDim].
+   */
+  vector?: Tensor
 }
 
 /** Of pMeanVariance. */
@@ -93,6 +97,7 @@ const isTensor = (v: unknown) => v instanceof Tensor
 export const conditionSchema = {
   y: value<ClassLabels>('class labels', () => true),
   context: value<Tensor>('a Tensor', isTensor),
+  vector: value<Tensor>('a Tensor', isTensor),
 } satisfies SchemaOf<ConditionOptions>
 export const clipSchema = { clipDenoised: boolean(), ...conditionSchema } satisfies SchemaOf<PMeanVarianceOptions>
 export const pSampleSchema = {

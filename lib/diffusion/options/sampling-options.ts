@@ -87,6 +87,10 @@ export interface PathOptions extends GuidanceOptions {
   classLabels?: ClassLabels
   /** For a network with cross-attention, which needs it: tokens [n, l, contextDim]. */
   context?: Tensor
+  /**
+   * For a network with `vectorDim`, which needs it unless it is of `vectorEmbedding: 'augment'`: a vector for each sample, [n, vectorDim].
+   */
+  vector?: Tensor
   /** Clip the predicted x_0 to [-1, 1]. Default: the model's with 'ddpm', else false, as in the samplers' sources. 'plms', 'lms' and 'deis' can't. */
   clipDenoised?: boolean
   /** Fix every algorithm, so that an image is the same bit for bit in any batch. Default: the model's. */
@@ -114,6 +118,7 @@ export const pathSchema = {
   timesteps: array(integer(undefined, { min: 0 }), undefined, maxTimesteps),
   classLabels: value<ClassLabels>('a number, a name, an array, an Int32Array or a Tensor', isLabels),
   context: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
+  vector: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
   ...guidanceSchema,
   clipDenoised: boolean(),
   deterministic: boolean(),

@@ -1,4 +1,9 @@
-/** What a network is told besides x and t: class labels, and the context of cross-attention. */
+/** What a network is told besides x and t: class labels, the context of cross-attention, a vector. */
+import type { Device } from '../../device'
+import type { Graph } from '../../graph'
+import { conditioningOf } from '../../nn/conditions'
+import type { Conditioning, Network } from '../../nn/network'
+import type { Bindings } from '../../program'
 import type { Tensor } from '../../tensor'
 import type { Integers } from './timesteps'
 
@@ -11,14 +16,45 @@ export interface Condition {
   readonly y?: Int32Array
   /** Tokens [n, l, contextDim]; undefined where the network takes none. */
   readonly context?: Tensor
+  /** [n, vectorDim]; undefined where the network takes none, or can do without. */
+  readonly vector?: Tensor
 }
 
 /** What the graph of a conditioned network depends on: a part of programs' keys. */
-export interface ConditionKind {
+export type ConditionKind = {
   /** 0 without context. */
   readonly contextLength: number
+  /** A vector is given. */
+  readonly vector: boolean
 }
 
-export function kindOf({ context }: Condition): ConditionKind {
-  return { contextLength: context?.shape[1] ?? 0 }
+export function kindOf({ context, vector }: Condition): ConditionKind {
+  return { contextLength: context?.shape[1] ?? 0, vector: vector !== undefined }
+}
+
+/** The inputs that the network takes, with `prefix` before their names. */
+export function conditionInputs(
+  graph: Graph,
+  network: Network,
+  { n, contextLength, vector, prefix = '' }: ConditionKind & { n: number; prefix?: string },
+): Conditioning {
+  const name = (input: string) => prefix + input
+  return conditioningOf(network, {
+    labels: () => graph.input(name('labels'), [n, 1, 1, 1], 'i32'),
+    context: (channels) => graph.input(name('context'), [n, 1, contextLength, channels]),
+    vector: (channels) => (vector ? graph.input(name('vector'), [n, 1, 1, channels]) : undefined),
+  })
+}
+
+/** What these inputs are at run time. */
+export async function conditionBindings(
+  device: Device,
+  { y, context, vector }: Condition,
+  prefix = '',
+): Promise<Bindings> {
+  return {
+    ...(y && { [`${prefix}labels`]: y }),
+    ...(context && { [`${prefix}context`]: await context.binding(device) }),
+    ...(vector && { [`${prefix}vector`]: await vector.binding(device) }),
+  }
 }

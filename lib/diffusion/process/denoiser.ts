@@ -14,7 +14,7 @@ import { Weights } from '../../nn/weights'
 import type { Seed } from '../../options'
 import type { Bindings } from '../../program'
 import { type Shape, sameShape, sizeOf, Tensor } from '../../tensor'
-import type { Condition, ConditionKind } from './condition'
+import { type Condition, type ConditionKind, conditionBindings, conditionInputs } from './condition'
 
 /**
  * x [n, c, h, w] and t int32 [n] to the prediction, of x's shape; with a learned variance that comes after it on the channels,
@@ -24,9 +24,10 @@ import type { Condition, ConditionKind } from './condition'
 export type DenoiserFunction = (x: Tensor, t: Tensor) => Tensor | Promise<Tensor>
 
 /** What a graph of the denoiser depends on. */
-export interface DenoiserMode extends ConditionKind {
+export interface DenoiserMode {
   /** With dropout. */
   readonly train: boolean
+  readonly condition: ConditionKind
   /** What the condition's inputs are called: those of the negative one, of guidance, begin with 'negative.'. Default 'given'. */
   readonly of?: 'given' | 'negative'
 }
@@ -116,27 +117,24 @@ export class NetworkDenoiser implements Denoiser {
     x: Value,
     t: Value,
     shape: Shape,
-    { train, contextLength, of = 'given' }: DenoiserMode,
+    { train, condition, of = 'given' }: DenoiserMode,
   ): DenoiserOutput {
     const [n, channels, height, width] = shape
     const rng = train ? graph.input('dropoutRng', [1, 1, 1, 4], 'i32') : undefined
     const images = graph.toNhwc(x, { channels, height, width })
-    const { contextDim, numClasses } = this.module
-    const name = (input: string) => (of === 'given' ? input : `negative.${input}`)
-    const context = contextDim ? graph.input(name('context'), [n, 1, contextLength, contextDim]) : undefined
+    const prefix = of === 'given' ? '' : 'negative.'
+    const conditioning = conditionInputs(graph, this.module, { ...condition, n, prefix })
     const flat = this.module.selfCondition && graph.input('estimate', x.dims)
     const estimate = flat ? graph.toNhwc(flat, { channels, height, width }) : undefined
-    const y = numClasses === undefined ? undefined : graph.input(name('labels'), [n, 1, 1, 1], 'i32')
-    const out = graph.toNchw(this.module.build({ graph, train, rng }, images, t, { y, context, estimate }))
+    const out = graph.toNchw(this.module.build({ graph, train, rng }, images, t, { ...conditioning, estimate }))
     return this.learned ? halves(graph, out) : { prediction: out }
   }
 
-  async bindings(_x: NativeBuffer, _t: Int32Array, shape: Shape, { y, context }: Condition): Promise<Bindings> {
+  async bindings(_x: NativeBuffer, _t: Int32Array, shape: Shape, condition: Condition): Promise<Bindings> {
     return {
       ...this.active,
       ...(this.module.selfCondition && { estimate: new Float32Array(sizeOf(shape)) }),
-      ...(y && { labels: y }),
-      ...(context && { context: await context.binding(this.weights.device) }),
+      ...(await conditionBindings(this.weights.device, condition)),
     }
   }
 

@@ -1,11 +1,11 @@
-/** Class labels and context, as a caller gives them, checked; and what of them is dropped in training. */
+/** Class labels, context and vector, as a caller gives them, checked; and what of them is dropped in training. */
 import { invalidArgument } from '../../errors'
 import type { Network } from '../../nn/network'
 import { Purpose, words } from '../../rng'
 import { Tensor } from '../../tensor'
 import { classLabel } from './class-names'
 import type { ClassLabels, Condition } from './condition'
-import type { Core } from './core'
+import { type Core, checkTensor } from './core'
 import type { Stream } from './process'
 import { type Integers, parseIntegers } from './timesteps'
 
@@ -14,14 +14,16 @@ export interface GivenCondition {
   readonly labels?: ClassLabels
   readonly argument: string
   readonly context?: Tensor
+  readonly vector?: Tensor
   /** The labels are for others, too, so that a network without classes is given some. Default false. */
   readonly forOthers?: boolean
 }
 
-/** Throws unless there are labels and context exactly where the network takes them. */
+/** Throws unless there are labels, context and vector exactly where the network takes them. */
 export async function conditionOf(core: Core, n: number, o: GivenCondition): Promise<Condition> {
   const context = contextOf(core, n, o.context)
-  return { ...(await labelsOf(core, n, o)), ...(context && { context }) }
+  const vector = vectorOf(core, n, o.vector)
+  return { ...(await labelsOf(core, n, o)), ...(context && { context }), ...(vector && { vector }) }
 }
 
 function contextOf(core: Core, n: number, context: Tensor | undefined): Tensor | undefined {
@@ -34,6 +36,17 @@ function contextOf(core: Core, n: number, context: Tensor | undefined): Tensor |
   const fits = samples === n && length > 0 && channels === contextDim && more.length === 0
   if (context instanceof Tensor && fits && context.dtype === 'float32') return context
   throw invalidArgument('context', `a float32 Tensor of shape [${n}, tokens, ${contextDim}]`, context)
+}
+
+function vectorOf(core: Core, n: number, vector: Tensor | undefined): Tensor | undefined {
+  const { vectorDim, vectorIsOptional } = core.denoiser.network?.module ?? {}
+  if (vectorDim === undefined) {
+    if (vector) throw invalidArgument('vector', 'nothing for a model that takes no vector', vector)
+    return undefined
+  }
+  if (vector === undefined && vectorIsOptional) return undefined
+  checkTensor(vector, 'vector', [n, vectorDim])
+  return vector
 }
 
 async function labelsOf(core: Core, n: number, o: GivenCondition): Promise<Condition> {
@@ -61,38 +74,48 @@ export function namedLabels(core: Core, labels: ClassLabels): Integers {
 
 /**
  * What is dropped of sample i of a training batch: the second word of its stream is below the probability. The first is its timestep.
- * Label and context go by the same word, so that of equal probabilities both are dropped or none.
+ * All conditions go by the same word, so that of equal probabilities all are dropped or none.
  */
 function isDropped({ seed, step, sampleOffset }: Stream, i: number, probability: number): boolean {
   return words(seed, Purpose.timesteps, sampleOffset + i, step, 2)[1] < probability * 2 ** 32
 }
 
-/** Labels for training: each is replaced by the null class with probability classDropout, as its stream says. */
-export function dropLabels(core: Core, y: Int32Array, stream: Stream): Int32Array {
+/**
+ * A condition for training: labels are replaced by the null class, contexts and vectors by zeros, with the probabilities of the model's
+ * options, as the stream says.
+ */
+export async function withDropout(core: Core, { y, context, vector }: Condition, stream: Stream): Promise<Condition> {
+  const { contextDropout, vectorDropout } = core.settings
+  return {
+    ...(y && { y: dropLabels(core, y, stream) }),
+    ...(context && { context: await dropRows(context, contextDropout, stream) }),
+    ...(vector && { vector: await dropRows(vector, vectorDropout, stream) }),
+  }
+}
+
+function dropLabels(core: Core, y: Int32Array, stream: Stream): Int32Array {
   const { nullClass, classDropout } = core.settings
   if (nullClass === undefined || classDropout === 0) return y
   return y.map((label, i) => (isDropped(stream, i, classDropout) ? nullClass : label))
 }
 
-/** Context for training: that of a sample is replaced by zeros with probability contextDropout. */
-export async function dropContext(core: Core, context: Tensor, stream: Stream): Promise<Tensor> {
-  const { contextDropout } = core.settings
-  if (contextDropout === 0) return context
-  const [n] = context.shape
-  const dropped = Array.from({ length: n }, (_, i) => isDropped(stream, i, contextDropout))
-  if (!dropped.includes(true)) return context
-  const values = await context.data()
+async function dropRows(rows: Tensor, probability: number, stream: Stream): Promise<Tensor> {
+  if (probability === 0) return rows
+  const [n] = rows.shape
+  const dropped = Array.from({ length: n }, (_, i) => isDropped(stream, i, probability))
+  if (!dropped.includes(true)) return rows
+  const values = await rows.data()
   const size = values.length / n
   for (const [i, drops] of dropped.entries()) if (drops) values.fill(0, i * size, (i + 1) * size)
-  return Tensor.wrap(values, context.shape)
+  return Tensor.wrap(values, rows.shape)
 }
 
 /** The options that are about conditions must suit the network. */
 export function checkConditions(
-  o: { nullClass?: number; classDropout: number; contextDropout: number },
+  o: { nullClass?: number; classDropout: number; contextDropout: number; vectorDropout: number },
   network: Network | undefined,
 ): void {
-  const { nullClass, classDropout, contextDropout } = o
+  const { nullClass, classDropout, contextDropout, vectorDropout } = o
   const classes = network?.numClasses ?? 0
   if (nullClass !== undefined && nullClass >= classes) {
     const expected = classes === 0 ? 'nothing for a model without classes' : `a class from 0 to ${classes - 1}`
@@ -103,5 +126,8 @@ export function checkConditions(
   }
   if (contextDropout > 0 && network?.contextDim === undefined) {
     throw invalidArgument('contextDropout', '0 for a model without cross-attention', contextDropout)
+  }
+  if (vectorDropout > 0 && (network?.vectorDim === undefined || network.vectorIsOptional)) {
+    throw invalidArgument('vectorDropout', '0 for a model that needs no vector', vectorDropout)
   }
 }

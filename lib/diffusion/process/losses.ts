@@ -5,10 +5,10 @@ import type { StateDict } from '../../nn/weights'
 import type { Binding, Bindings } from '../../program'
 import { Purpose, words } from '../../rng'
 import { type Shape, sizeOf, Tensor } from '../../tensor'
-import { type Condition, kindOf } from './condition'
+import { type Condition, conditionBindings, kindOf } from './condition'
 import { type Core, checkTensor, extentOf } from './core'
 import type { NetworkDenoiser } from './denoiser'
-import { conditionOf, dropContext, dropLabels, type GivenCondition } from './given-condition'
+import { conditionOf, type GivenCondition, withDropout } from './given-condition'
 import { boundBindings, boundTerm, defaultVlbWeight } from './learned-variance'
 import { denoise, denoiserBindings, preconditioningBindings } from './preconditioning'
 import { startRow, targetRow } from './prediction'
@@ -147,7 +147,7 @@ function noisyNodes(core: Core, g: Graph, o: LossInput) {
   const a = g.input('sqrtAlphasCumprod', [T, 1, 1, 1])
   const b = g.input('sqrtOneMinusAlphasCumprod', [T, 1, 1, 1])
   const noisy = g.timestepAffine(x, a, t, noise, b)
-  const mode = { train: o.train, ...kindOf(o.condition) }
+  const mode = { train: o.train, condition: kindOf(o.condition) }
   const { prediction, variance } = denoise(core, g, { x: noisy, t, shape, mode })
   return { x, t, noise, a, noisy, prediction, variance }
 }
@@ -215,9 +215,7 @@ export async function lossBindings(core: Core, o: LossInput): Promise<Bindings> 
     ...targetBindings(core),
   }
   if (core.settings.varianceType !== 'fixed') Object.assign(bindings, boundBindings(core))
-  const { y, context } = o.condition
-  if (y) bindings.labels = y
-  if (context) bindings.context = await context.binding(core.device)
+  Object.assign(bindings, await conditionBindings(core.device, o.condition))
   if (o.noise) bindings.noise = await o.noise.binding(core.device)
   else {
     const offset = offsetBindings(o.t.length, offsetOf(core, o.train))
@@ -243,7 +241,7 @@ export function lossKey(core: Core, o: LossInput) {
 
 /**
  * Checks the arguments of a loss. Without a stream, what is drawn comes from the next of the model's own seeds. In training some
- * labels are dropped.
+ * conditions are dropped.
  */
 export async function lossInput(
   core: Core,
@@ -252,6 +250,7 @@ export async function lossInput(
     t: Timesteps
     y?: GivenCondition['labels']
     context?: Tensor
+    vector?: Tensor
     noise?: Tensor
     stream?: Stream
     importance?: Float32Array
@@ -262,12 +261,10 @@ export async function lossInput(
   core.denoiser.check(o.xStart.shape, 'xStart')
   if (o.noise) checkTensor(o.noise, 'noise', o.xStart.shape)
   const t = await parseTimesteps(o.t, o.xStart.shape[0], core.numTimesteps)
-  const { y, context } = await conditionOf(core, t.length, { labels: o.y, argument: 'y', context: o.context })
+  const { y: labels, context, vector } = o
+  const given = await conditionOf(core, t.length, { labels, argument: 'y', context, vector })
   const stream = o.stream ?? nextStream(core)
-  const condition = {
-    y: y && o.train ? dropLabels(core, y, stream) : y,
-    context: context && o.train ? await dropContext(core, context, stream) : context,
-  }
+  const condition = o.train ? await withDropout(core, given, stream) : given
   return withOwnEstimate(core, {
     x: o.xStart,
     t,

@@ -167,6 +167,8 @@ export interface ProcessOptions extends ScheduleOptions, TrainedOptions {
    * Label and context of a sample are dropped together as far as both probabilities go. Default 0.
    */
   contextDropout?: number
+  /** Probability that a sample's vector becomes zeros in training, together with label and context, for guidance. Default 0. */
+  vectorDropout?: number
   /** Names of the class labels from 0 on; they are kept with the model. Default: labels have no names. */
   classNames?: readonly string[]
 }
@@ -234,6 +236,7 @@ export const modelSchema = {
   nullClass: integer(undefined, { min: 0 }),
   classDropout: number(0, { min: 0, max: 1 }),
   contextDropout: number(0, { min: 0, max: 1 }),
+  vectorDropout: number(0, { min: 0, max: 1 }),
   classNames: array(string()),
   device: value<DeviceName | Device>('a device name', (v) => typeof v === 'string' || v instanceof Device),
   precision: oneOf(precisions, 'fp32'),

@@ -41,6 +41,7 @@ export interface Settings {
   readonly classNames?: readonly string[]
   readonly classDropout: number
   readonly contextDropout: number
+  readonly vectorDropout: number
   readonly minSnrGamma?: number
   readonly offsetNoise: number
   readonly varianceType: VarianceType

@@ -86,7 +86,7 @@ async function outputAt(
   const program = await core.networkProgram('denoise', { shape: shape.join('x'), ...kind }, (g) => {
     const x = g.input('x', [n, 1, 1, d])
     const steps = g.input('t', [n, 1, 1, 1], 'i32')
-    return { ...denoise(core, g, { x, t: steps, shape, mode: { train: false, ...kind } }) }
+    return { ...denoise(core, g, { x, t: steps, shape, mode: { train: false, condition: kind } }) }
   })
   const x = core.device.upload(state)
   try {

@@ -83,7 +83,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     learned: plan.variance !== undefined,
     // With thresholding, JavaScript has a part in each step and counts them.
     advances: plan.threshold === undefined,
-    ...kindOf(o.condition),
+    condition: kindOf(o.condition),
     deterministic: o.deterministic,
     rows: plan.rows,
     multistep: plan.history > 0 || plan.corrects || plan.starts ? plan : undefined,

@@ -15,7 +15,8 @@ import { parseTimesteps, type Timesteps } from '../process/timesteps'
 import { type GuidanceKind, guidedOutput, movedMean } from './guidance/nodes'
 import { type Multistep, multistepNodes } from './multistep-nodes'
 
-export interface StepKind extends ConditionKind {
+export interface StepKind {
+  readonly condition: ConditionKind
   readonly shape: Shape
   readonly clip: boolean
   /** drawn in the graph; given for each sample; one given for all (shared); or no noise at all. */
@@ -65,7 +66,7 @@ export function stepProgram(core: Core, kind: StepKind): Promise<Program> {
     raw,
     advances,
     guidance: kind.guidance ? JSON.stringify(kind.guidance) : '',
-    contextLength: kind.contextLength,
+    ...kind.condition,
     history,
     corrects,
     starts,
@@ -89,13 +90,13 @@ function stepNodes(
   kind: StepKind,
   { x, row, t }: Record<'x' | 'row' | 't', Value>,
 ): Record<string, Value> {
-  const { shape, clip, noise, x0, learned = false, raw, contextLength, guidance, multistep } = kind
+  const { shape, clip, noise, x0, learned = false, raw, condition, guidance, multistep } = kind
   const [n, , , d] = x.dims
   const rows = kind.rows ?? tableRows(core.numTimesteps)
   const table = g.input('table', [rows, 1, 1, rowLength])
   const { prediction, variance } = kind.given
     ? givenOutput(g, { n, d, learned })
-    : guidedOutput(core, g, { x, t, shape }, { contextLength, guidance })
+    : guidedOutput(core, g, { x, t, shape }, { condition, guidance })
   const given =
     noise === 'given' || noise === 'shared' ? g.input('noise', [noise === 'given' ? n : 1, 1, 1, d]) : undefined
   const draw = noise === 'drawn' ? noiseInputs(g, n) : undefined
@@ -191,7 +192,7 @@ async function runStep(
       x0: false,
       learned,
       raw,
-      ...kindOf(o.condition),
+      condition: kindOf(o.condition),
     }
     const program = await stepProgram(core, kind)
     const denoiser = await denoiserBindings(core, { x: state, t: steps, shape: x.shape, condition: o.condition })

@@ -97,13 +97,13 @@ export class Thresholding {
   #program(guidance: GuidanceKind | undefined) {
     const { core, shape, kind } = this
     const { n, d } = extentOf(shape, 'shape')
-    const { contextLength, learned = false } = kind
+    const { condition, learned = false } = kind
     const build = (g: Graph): Record<string, Value> => {
       const x = g.input('x', [n, 1, 1, d])
       const row = g.input('row', [n, 1, 1, 1], 'i32')
       const table = g.input('table', [this.plan.rows, 1, 1, rowLength])
       const t = g.input('t', [n, 1, 1, 1], 'i32')
-      const { prediction, variance } = guidedOutput(core, g, { x, t, shape }, { contextLength, guidance })
+      const { prediction, variance } = guidedOutput(core, g, { x, t, shape }, { condition, guidance })
       const { x0 } = g.posteriorStep(x, prediction, table, row, { clip: false })
       if (core.denoiser.external) return { x0 }
       return { x0, out: learned && variance ? g.concat([prediction, variance]) : prediction }
@@ -111,7 +111,7 @@ export class Thresholding {
     const key = {
       shape: shape.join('x'),
       guidance: JSON.stringify(guidance ?? null),
-      contextLength,
+      ...condition,
       learned,
       rows: this.plan.rows,
     }

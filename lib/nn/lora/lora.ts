@@ -68,11 +68,23 @@ export class LoraNetwork implements Network {
   get selfCondition() {
     return this.base.selfCondition
   }
+  get numTimesteps() {
+    return this.base.numTimesteps
+  }
+  get positiveTimesteps() {
+    return this.base.positiveTimesteps
+  }
   get numClasses() {
     return this.base.numClasses
   }
   get contextDim() {
     return this.base.contextDim
+  }
+  get vectorDim() {
+    return this.base.vectorDim
+  }
+  get vectorIsOptional() {
+    return this.base.vectorIsOptional
   }
   get parameters() {
     return this.base.parameters

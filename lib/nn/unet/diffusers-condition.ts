@@ -13,7 +13,7 @@ import {
   type UNet2DConfig,
   unsupported,
 } from './diffusers-fields'
-import { limits } from './options'
+import { limits, type UNetOptions } from './options'
 
 const owner = 'UNet2DConditionModel'
 
@@ -59,7 +59,8 @@ const schema = {
   num_attention_heads: perLevel(options.integer(undefined, oneOrMore)),
   dual_cross_attention: only(owner, false),
   use_linear_projection: options.boolean(false),
-  class_embed_type: only(owner, undefined),
+  // 'projection' is of the unCLIP models; with either there is no table, whatever num_class_embeds says.
+  class_embed_type: only(owner, undefined, 'projection', 'identity'),
   addition_embed_type: only(owner, undefined),
   addition_time_embed_dim: options.integer(undefined, oneOrMore),
   num_class_embeds: options.integer(undefined, oneOrMore),
@@ -88,6 +89,24 @@ function perLevel<T>(one: options.Field<T>, fallback?: T): options.Field<T | rea
   const each = options.array(one as options.Field<NonNullable<T>>, undefined, limits.levels)
   const check = (given: unknown, name: string) => (Array.isArray(given) ? each : one).check(given, name)
   return { fallback: fallback as T, check: check as options.Field<T | readonly NonNullable<T>[]>['check'] }
+}
+
+/** Labels by a table, or a vector. */
+function conditionsOf(
+  c: Pick<
+    options.Parsed<typeof schema>,
+    'class_embed_type' | 'num_class_embeds' | 'projection_class_embeddings_input_dim'
+  >,
+): Pick<UNetOptions, 'numClasses' | 'vectorDim' | 'vectorEmbedding'> {
+  if (c.class_embed_type === undefined) return { numClasses: c.num_class_embeds }
+  if (c.class_embed_type === 'identity') return { vectorEmbedding: 'identity' }
+  const vectorDim = c.projection_class_embeddings_input_dim
+  if (vectorDim !== undefined) return { vectorEmbedding: 'mlp', vectorDim }
+  throw invalidArgument(
+    'projection_class_embeddings_input_dim',
+    "a number with class_embed_type 'projection'",
+    undefined,
+  )
 }
 
 /** Throws `invalid-argument`, and `unsupported` for what UNet can't express. */
@@ -141,7 +160,7 @@ export function unet2DConditionSettings(config: UNet2DConfig): DiffusersUNet {
       dropout: c.dropout,
       ...headsOf(each<number>(headNames), { name: headNames, channels: c.block_out_channels, attention }),
       legacy: false,
-      numClasses: c.num_class_embeds,
+      ...conditionsOf(c),
       normGroups: c.norm_num_groups,
       normEps: c.norm_eps,
       freqShift: c.freq_shift,

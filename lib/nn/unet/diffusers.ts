@@ -65,7 +65,7 @@ const schema = {
   norm_eps: options.number(1e-5),
   resnet_time_scale_shift: options.oneOf(['default', 'scale_shift'], 'default'),
   add_attention: options.boolean(true),
-  class_embed_type: only(owner, undefined, 'timestep'),
+  class_embed_type: options.oneOf(['timestep', 'identity']),
   num_class_embeds: options.integer(undefined, oneOrMore),
   // Only used by time_embedding_type 'learned'.
   num_train_timesteps: options.integer(undefined, oneOrMore),
@@ -98,6 +98,7 @@ export function unet2DSettings(config: UNet2DConfig): DiffusersUNet {
   const numTimesteps = c.time_embedding_type === 'learned' ? c.num_train_timesteps : undefined
   const labelLimit = numTimesteps ?? limits.numClasses
   const timestepLabels = c.class_embed_type === 'timestep'
+  const isVector = c.class_embed_type === 'identity'
   const scaleShift = c.resnet_time_scale_shift === 'scale_shift'
   const [modelChannels] = c.block_out_channels
   const headDim = 'attention_head_dim' in config ? c.attention_head_dim : 8
@@ -123,7 +124,9 @@ export function unet2DSettings(config: UNet2DConfig): DiffusersUNet {
       dropout: c.dropout,
       numHeads: 1,
       numHeadChannels: headDim,
-      numClasses: c.num_class_embeds ?? (timestepLabels ? labelLimit : undefined),
+      // With 'identity' there is no table, whatever num_class_embeds says.
+      numClasses: isVector ? undefined : (c.num_class_embeds ?? (timestepLabels ? labelLimit : undefined)),
+      vectorEmbedding: isVector ? 'identity' : undefined,
       classEmbedding: timestepLabels ? 'timestep' : 'table',
       normGroups: config.norm_num_groups === null ? 0 : c.norm_num_groups,
       normEps: c.norm_eps,

@@ -10,6 +10,8 @@ export interface UNetNames {
   readonly convIn: string
   readonly timeEmbedding: readonly [string, string]
   readonly labels: string
+  /** The two layers of a vector, within `labels`. */
+  readonly vectorLayers: readonly [string, string]
   readonly down: (level: number, i: number) => { res: string; attention: string }
   readonly downsample: (level: number) => string
   /** Of a skip block: what leads away from its level, and where its own layers are. */
@@ -43,6 +45,7 @@ function openai(n: number, levels: number): UNetNames {
     convIn: 'input_blocks.0.0',
     timeEmbedding: ['time_embed.0', 'time_embed.2'],
     labels: 'label_emb',
+    vectorLayers: ['0.0', '0.2'],
     down: (level, i) => ({ res: `${input(level, i)}.0`, attention: `${input(level, i)}.1` }),
     downsample: (level) => `${input(level, n)}.0`,
     downSkip: noSkips,
@@ -68,6 +71,7 @@ function diffusers(levels: number): UNetNames {
     convIn: 'conv_in',
     timeEmbedding: ['time_embedding.linear_1', 'time_embedding.linear_2'],
     labels: 'class_embedding',
+    vectorLayers: ['linear_1', 'linear_2'],
     down: (level, i) => block(`down_blocks.${level}`, i),
     downsample: (level) => `down_blocks.${level}.downsamplers.0`,
     downSkip: (level) => ({ res: `down_blocks.${level}.resnet_down`, block: `down_blocks.${level}` }),

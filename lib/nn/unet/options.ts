@@ -2,6 +2,7 @@
 import { invalidArgument } from '../../errors'
 import * as options from '../../options'
 import type { Layout } from './blocks'
+import { type VectorEmbedding, vectorEmbeddings, vectorOptions } from './vector-embedding'
 
 /** Options of UNet that have defaults. */
 export interface UNetDetails {
@@ -50,6 +51,15 @@ export interface UNetDetails {
   useLinearInTransformer?: boolean
   /** Channels of a context token. Needed with useSpatialTransformer. */
   contextDim?: number
+  /** Numbers of the vector that the network is told of each sample. Default: those that vectorEmbedding implies, else no vector. */
+  vectorDim?: number
+  /**
+   * How the vector becomes a part of the time embedding: 'mlp' through two linear layers (openaimodel's num_classes 'sequential' with
+   * adm_in_channels, SDXL; default), 'identity' as it is, with timeEmbeddingDim numbers (diffusers' class_embed_type), 'augment' through
+   * a layer without bias in front of those of the time embedding: what was done to an image in training, 9 numbers (Karras et al. 2022,
+   * F.2, map_augment); it may be left out, which is as zeros. Not with numClasses, but for 'augment'.
+   */
+  vectorEmbedding?: VectorEmbedding
 
   /** Names in the state_dict and kind of the attention's projections: one for q, k and v or three. Default 'openai'. */
   layout?: Layout
@@ -183,6 +193,8 @@ const schema = {
   transformerDepth: depths(),
   useLinearInTransformer: options.boolean(false),
   contextDim: options.integer(undefined, { min: 1, max: limits.contextDim }),
+  vectorDim: options.integer(undefined, { min: 1, max: limits.contextDim }),
+  vectorEmbedding: options.oneOf(vectorEmbeddings),
   layout: options.oneOf<Layout>(['openai', 'diffusers'], 'openai'),
   normGroups: options.integer(32, { min: 0, max: limits.channels }),
   normEps: options.number(1e-5, { min: 0 }),
@@ -279,6 +291,7 @@ export function resolveUNetOptions(given: UNetOptions) {
   if (o.useSpatialTransformer && middleNormGroups !== o.normGroups) {
     throw invalidArgument('middleNormGroups', 'normGroups with useSpatialTransformer', middleNormGroups)
   }
+  const timeEmbeddingDim = o.timeEmbeddingDim ?? 4 * o.modelChannels
   const heads = (value: number | undefined) => (value === -1 ? undefined : value)
   const numHeads = heads(o.numHeads) ?? 1
   return {
@@ -288,7 +301,8 @@ export function resolveUNetOptions(given: UNetOptions) {
     resblockDownResolutions: down,
     resblockUpResolutions: up,
     resblockUpdown: levels > 1 ? down.length + up.length === 2 * (levels - 1) : o.resblockUpdown,
-    timeEmbeddingDim: o.timeEmbeddingDim ?? 4 * o.modelChannels,
+    timeEmbeddingDim,
+    ...vectorOptions({ ...o, timeEmbeddingDim }),
     middleNormGroups,
     numHeads,
     numHeadChannels: heads(o.numHeadChannels),

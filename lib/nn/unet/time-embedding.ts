@@ -55,22 +55,34 @@ export class LearnedProjection implements TimeProjection {
   }
 }
 
-/** A projection of t through two linear layers: t [n, 1, 1, 1] to [n, 1, 1, outDim]. */
-export class TimestepEmbedding implements Layer {
+/** Two linear layers: [n, 1, 1, inDim] to [n, 1, 1, outDim]. */
+export class EmbeddingLayers implements Layer {
   readonly #first: Linear
   readonly #second: Linear
 
-  constructor(
-    first: Scope,
-    second: Scope,
-    private readonly o: { projection: TimeProjection; outDim: number },
-  ) {
-    this.#first = new Linear(first, o.projection.dim, o.outDim)
+  constructor(first: Scope, second: Scope, o: { inDim: number; outDim: number }) {
+    this.#first = new Linear(first, o.inDim, o.outDim)
     this.#second = new Linear(second, o.outDim, o.outDim)
   }
 
-  build(context: BuildContext, t: Value): Value {
-    const projected = observed(context, 'timestep_embedding', this.o.projection.build(context, t))
-    return this.#second.build(context, context.graph.silu(this.#first.build(context, projected)))
+  build(context: BuildContext, x: Value): Value {
+    return this.#second.build(context, context.graph.silu(this.#first.build(context, x)))
+  }
+}
+
+/** A projection of t through two linear layers: t [n, 1, 1, 1] to [n, 1, 1, outDim]. */
+export class TimestepEmbedding implements Layer {
+  readonly #projection: TimeProjection
+  readonly #layers: EmbeddingLayers
+
+  constructor(first: Scope, second: Scope, o: { projection: TimeProjection; outDim: number }) {
+    this.#projection = o.projection
+    this.#layers = new EmbeddingLayers(first, second, { inDim: o.projection.dim, outDim: o.outDim })
+  }
+
+  /** `added`: to the projection, [n, 1, 1, projection.dim]. */
+  build(context: BuildContext, t: Value, added?: Value): Value {
+    const projected = observed(context, 'timestep_embedding', this.#projection.build(context, t))
+    return this.#layers.build(context, added ? context.graph.add(projected, added) : projected)
   }
 }

@@ -5,17 +5,7 @@
 import { type InspectOptions, inspect } from 'node:util'
 import { invalidArgument } from '../../errors'
 import type { Value } from '../../graph'
-import {
-  Conv2d,
-  Downsample,
-  Embedding,
-  GroupNorm,
-  type Layer,
-  Linear,
-  type NormOptions,
-  observed,
-  Upsample,
-} from '../layers'
+import { Conv2d, Downsample, GroupNorm, type Layer, Linear, type NormOptions, observed, Upsample } from '../layers'
 import { type BuildContext, type Conditioning, type Network, withEstimate } from '../network'
 import { ParameterTable, Scope } from '../parameters'
 import { AttentionBlock, type BlockInputs, ResBlock, type ResBlockOptions } from './blocks'
@@ -31,15 +21,9 @@ import {
   resolveUNetOptions,
   type UNetOptions,
 } from './options'
+import { SampleEmbedding } from './sample-embedding'
 import { SkipDown, SkipUp } from './skip-blocks'
 import { SpatialTransformer } from './spatial-transformer'
-import {
-  FourierProjection,
-  LearnedProjection,
-  Sinusoids,
-  type TimeProjection,
-  TimestepEmbedding,
-} from './time-embedding'
 
 export type { UNet2DConfig } from './diffusers-fields'
 export type { UNetOptions } from './options'
@@ -64,14 +48,14 @@ export class UNet implements Network {
   readonly positiveTimesteps: boolean
   readonly numClasses?: number
   readonly contextDim?: number
+  readonly vectorDim?: number
+  readonly vectorIsOptional: boolean
   readonly selfCondition: boolean
   readonly parameters = new ParameterTable()
 
   readonly #root = new Scope(this.parameters)
   readonly #names: UNetNames
-  readonly #timeProjection: TimeProjection
-  readonly #timeEmbedding: TimestepEmbedding
-  readonly #labels?: Embedding | TimestepEmbedding
+  readonly #embedding: SampleEmbedding
   readonly #down: Block[]
   readonly #middle: Block
   readonly #up: Block[]
@@ -95,15 +79,14 @@ export class UNet implements Network {
     this.positiveTimesteps = o.timeEmbedding === 'fourier'
     this.numClasses = o.numClasses
     this.contextDim = o.contextDim
+    this.vectorDim = o.vectorDim
+    this.vectorIsOptional = o.vectorEmbedding === 'augment'
     this.selfCondition = o.selfCondition
     this.#levelChannels = levelChannels(o)
     this.#names = namesOf(o.layout, o.numResBlocks, o.channelMult.length)
 
     const names = this.#names
-    const [first, second] = names.timeEmbedding.map((name) => this.#root.at(name))
-    this.#timeProjection = this.#projection()
-    this.#timeEmbedding = new TimestepEmbedding(first, second, this.#projected)
-    if (o.numClasses) this.#labels = this.#classEmbedding(o.numClasses)
+    this.#embedding = new SampleEmbedding(this.#root, o, names)
     const skips: number[] = []
     this.#down = this.#wayDown(skips)
     this.#middle = this.#bottom()
@@ -138,7 +121,7 @@ export class UNet implements Network {
     const context = { ...given, recompute: given.train && this.options.useCheckpoint }
     const { graph } = context
     this.#check(x, conditioning)
-    const embedding = graph.silu(this.#embed(context, t, conditioning))
+    const embedding = graph.silu(this.#embedding.build(context, t, conditioning))
     const projected = Linear.buildAll(context, embedding, this.#embeddings)
     const inputs: BlockInputs = {
       embeddings: new Map(this.#embeddings.map((layer, i) => [layer, projected[i]])),
@@ -178,39 +161,6 @@ export class UNet implements Network {
     if (contextDim && tokens?.dims[3] !== contextDim) {
       throw invalidArgument('context', `[n, 1, l, ${contextDim}]`, tokens?.dims)
     }
-  }
-
-  #embed(context: BuildContext, t: Value, { y }: Conditioning): Value {
-    const time = this.#timeEmbedding.build(context, t)
-    observed(context, 'time_embed', time)
-    if (!this.#labels !== !y) {
-      throw invalidArgument('y', this.#labels ? 'class labels' : 'nothing without numClasses', y && 'a value')
-    }
-    return this.#labels && y ? context.graph.add(time, this.#labels.build(context, y)) : time
-  }
-
-  #classEmbedding(classes: number): Embedding | TimestepEmbedding {
-    const scope = this.#root.at(this.#names.labels)
-    if (this.options.classEmbedding === 'table') return new Embedding(scope, classes, this.#embeddingChannels)
-    return new TimestepEmbedding(scope.at('linear_1'), scope.at('linear_2'), this.#projected)
-  }
-
-  #projection(): TimeProjection {
-    const { modelChannels, freqShift, flipSinToCos, timeEmbedding, numTimesteps } = this.options
-    const scope = this.#root.at('time_proj')
-    return {
-      sinusoidal: () => new Sinusoids(modelChannels, { freqShift, sinFirst: !flipSinToCos }),
-      fourier: () => new FourierProjection(scope, modelChannels),
-      learned: () => new LearnedProjection(scope, numTimesteps!, modelChannels),
-    }[timeEmbedding]()
-  }
-
-  get #projected() {
-    return { projection: this.#timeProjection, outDim: this.#embeddingChannels }
-  }
-
-  get #embeddingChannels(): number {
-    return this.options.timeEmbeddingDim
   }
 
   /** `groups` 0: a quarter of the channels, at most 32. */
@@ -359,7 +309,7 @@ export class UNet implements Network {
       layout: this.options.layout,
       inChannels,
       outChannels,
-      embeddingChannels: this.#embeddingChannels,
+      embeddingChannels: this.options.timeEmbeddingDim,
       norm: this.#norm(inChannels, groups),
       normOut: this.#norm(outChannels, skips ? 0 : groups),
       dropout: { p: this.options.dropout, layer: this.#dropouts++ },

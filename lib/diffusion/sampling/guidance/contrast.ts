@@ -3,10 +3,10 @@
  * that of a worse model (autoguidance, Karras et al. 2024a).
  */
 import type { NativeBuffer } from '../../../native'
-import type { Program } from '../../../program'
+import type { Binding, Program } from '../../../program'
 import type { RunQueue } from '../../../run-queue'
 import type { Shape } from '../../../tensor'
-import { type Condition, kindOf } from '../../process/condition'
+import { type Condition, conditionBindings, kindOf } from '../../process/condition'
 import { type Core, extentOf } from '../../process/core'
 import { denoise, denoiserBindings } from '../../process/preconditioning'
 import type { GuidanceKind } from './nodes'
@@ -70,15 +70,13 @@ export class ClassifierFree extends Contrast {
 
   private constructor(core: Core, shape: Shape, o: ContrastOptions, negative: Condition) {
     super(core, shape, o)
-    this.kind = { away: 'condition', negativeLength: kindOf(negative).contextLength, rescale: o.rescale }
+    this.kind = { away: 'condition', negative: kindOf(negative), rescale: o.rescale }
   }
 
   static async create(core: Core, shape: Shape, o: ContrastOptions & { negative: Condition }): Promise<ClassifierFree> {
-    const { y, context } = o.negative
-    const binding = await context?.binding(core.device)
+    const bindings = await conditionBindings(core.device, o.negative, 'negative.')
     const part = new ClassifierFree(core, shape, o, o.negative)
-    if (y) part.held['negative.labels'] = core.device.upload(y)
-    if (binding) part.held['negative.context'] = ownBuffer(core, binding)
+    for (const [name, values] of Object.entries(bindings)) part.held[name] = ownBuffer(core, values)
     return part
   }
 
@@ -86,7 +84,7 @@ export class ClassifierFree extends Contrast {
 }
 
 /** The values on the device, in memory that may be released. */
-function ownBuffer(core: Core, values: NativeBuffer | Float32Array): NativeBuffer {
+function ownBuffer(core: Core, values: Binding): NativeBuffer {
   if (ArrayBuffer.isView(values)) return core.device.upload(values)
   const buffer = core.device.allocate(values.elements)
   buffer.copyFrom(values)
@@ -139,7 +137,7 @@ export class AutoGuidance extends Contrast {
     return core.networkProgram('guide', { shape: shape.join('x'), ...kind }, (g) => {
       const x = g.input('x', [n, 1, 1, d])
       const t = g.input('t', [n, 1, 1, 1], 'i32')
-      return { negative: denoise(core, g, { x, t, shape, mode: { train: false, ...kind } }).prediction }
+      return { negative: denoise(core, g, { x, t, shape, mode: { train: false, condition: kind } }).prediction }
     })
   }
 

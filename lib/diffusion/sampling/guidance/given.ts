@@ -1,6 +1,6 @@
 /** Guidance as a caller asks for it: checked, and the parts that it is made of. */
 import { DiffusionError, invalidArgument } from '../../../errors'
-import { type Shape, sizeOf, Tensor } from '../../../tensor'
+import { type Shape, sameShape, sizeOf, Tensor } from '../../../tensor'
 import type { ClassLabels, Condition } from '../../process/condition'
 import { type Core, coreOf } from '../../process/core'
 import { conditionOf, namedLabels } from '../../process/given-condition'
@@ -15,6 +15,7 @@ import type { GuidancePart } from './part'
 export interface GivenGuidance extends GuidanceOptions {
   readonly classLabels?: ClassLabels
   readonly context?: Tensor
+  readonly vector?: Tensor
   readonly scheduler?: unknown
   /** Of the model itself. */
   readonly condition: Condition
@@ -53,12 +54,18 @@ function checkAlone(o: GivenGuidance): void {
     if (o[name] === undefined || o[other] !== undefined) return
     throw invalidArgument(other, `something, to go with ${name}`, undefined)
   }
-  for (const name of ['guidingModel', 'negativeContext', 'guidanceInterval', 'guidanceRescale'] as const) {
+  for (const name of [
+    'guidingModel',
+    'negativeContext',
+    'negativeVector',
+    'guidanceInterval',
+    'guidanceRescale',
+  ] as const) {
     needs(name, 'guidanceScale')
   }
   needs('classifierScale', 'classifier')
-  if (o.guidingModel && o.negativeContext) {
-    throw invalidArgument('negativeContext', 'nothing with guidingModel', o.negativeContext)
+  for (const name of ['negativeContext', 'negativeVector'] as const) {
+    if (o.guidingModel && o[name]) throw invalidArgument(name, 'nothing with guidingModel', o[name])
   }
   if (o.classifier && o.condFn) throw invalidArgument('condFn', 'nothing with classifier', o.condFn)
 }
@@ -75,39 +82,47 @@ async function byModel(core: Core, shape: Shape, model: Core, o: GivenGuidance) 
   if (own !== other) throw wrong(`a model of parameterization ${own}`, other)
   if (!sameSchedule(model.schedule, core.schedule)) throw wrong("a model with this one's schedule", 'another schedule')
   model.denoiser.check(shape, 'guidingModel')
-  const { contextDim } = model.denoiser.network?.module ?? {}
-  const given = { labels: o.classLabels, argument: 'classLabels', forOthers: true }
-  const condition = await conditionOf(model, shape[0], { ...given, context: contextDim ? o.context : undefined })
+  const { contextDim, vectorDim } = model.denoiser.network?.module ?? {}
+  const condition = await conditionOf(model, shape[0], {
+    ...{ labels: o.classLabels, argument: 'classLabels', forOthers: true },
+    context: contextDim ? o.context : undefined,
+    vector: vectorDim ? o.vector : undefined,
+  })
   if (scale === 1) return undefined
   return async () => new AutoGuidance(core, shape, { ...contrastOf(scale, o), model, condition })
 }
 
 async function byCondition(core: Core, shape: Shape, o: GivenGuidance) {
   const { guidanceScale: scale } = o
-  const { numClasses, contextDim } = core.denoiser.network?.module ?? {}
+  const { numClasses, contextDim, vectorDim, vectorIsOptional } = core.denoiser.network?.module ?? {}
+  const needsVector = vectorDim !== undefined && !vectorIsOptional
   if (scale === undefined) return undefined
-  if (numClasses === undefined && contextDim === undefined) {
-    throw invalidArgument('guidanceScale', 'nothing for a model without classes and context', scale)
+  if (numClasses === undefined && contextDim === undefined && !needsVector) {
+    throw invalidArgument('guidanceScale', 'nothing for a model without classes, context and vector', scale)
   }
   if (o.negativeContext && contextDim === undefined) {
     throw invalidArgument('negativeContext', 'nothing for a model without cross-attention', o.negativeContext)
   }
-  const context = contextDim === undefined ? undefined : await negativeContext(core, shape[0], o)
+  if (o.negativeVector && !needsVector) {
+    throw invalidArgument('negativeVector', 'nothing for a model that needs no vector', o.negativeVector)
+  }
+  const [n] = shape
+  const context = contextDim === undefined ? undefined : await negativeContext(core, n, o)
+  const vector = needsVector ? await negativeVector(n, vectorDim, o.negativeVector) : o.condition.vector
   if (scale === 1) return undefined
   const { nullClass } = core.settings
   const { y } = o.condition
-  const other = context !== undefined && context !== o.condition.context
+  const other = context !== o.condition.context || vector !== o.condition.vector
   if (nullClass === undefined && !other) {
     const way =
       numClasses === undefined ? 'negativeContext, or a model with contextDropout' : 'a model with a null class'
     const message = `guidanceScale: guidance needs ${way}${numClasses === undefined ? '' : ' (option nullClass)'}`
     throw new DiffusionError('not-configured', message, { argument: 'guidanceScale' })
   }
-  const negative = { y: y && nullClass !== undefined ? y.map(() => nullClass) : y, context }
+  const negative = { y: y && nullClass !== undefined ? y.map(() => nullClass) : y, context, vector }
   return () => ClassifierFree.create(core, shape, { ...contrastOf(scale, o), negative })
 }
 
-/** That of one sample is for all. */
 async function negativeContext(core: Core, n: number, o: GivenGuidance): Promise<Tensor | undefined> {
   const { context } = o.condition
   const { negativeContext: given } = o
@@ -121,11 +136,26 @@ async function negativeContext(core: Core, n: number, o: GivenGuidance): Promise
   if (!fits || given.dtype !== 'float32') {
     throw invalidArgument('negativeContext', `a float32 Tensor of shape [${n} or 1, tokens, ${contextDim}]`, given)
   }
+  return forEach(n, given)
+}
+
+async function negativeVector(n: number, vectorDim: number, given: Tensor | undefined): Promise<Tensor> {
+  if (!given) return Tensor.wrap(new Float32Array(n * vectorDim), [n, vectorDim])
+  const fits = sameShape(given.shape, [n, vectorDim]) || sameShape(given.shape, [1, vectorDim])
+  if (!fits || given.dtype !== 'float32') {
+    throw invalidArgument('negativeVector', `a float32 Tensor of shape [${n} or 1, ${vectorDim}]`, given)
+  }
+  return forEach(n, given)
+}
+
+/** That of one sample is for all. */
+async function forEach(n: number, given: Tensor): Promise<Tensor> {
+  const [samples, ...rest] = given.shape
   if (samples === n) return given
   const values = await given.data()
   const all = new Float32Array(n * values.length)
   for (let i = 0; i < n; i++) all.set(values, i * values.length)
-  return Tensor.wrap(all, [n, length, channels])
+  return Tensor.wrap(all, [n, ...rest])
 }
 
 async function byGradient(core: Core, shape: Shape, o: GivenGuidance) {

@@ -14,8 +14,8 @@ export interface GuidanceKind {
    * `1-guidance` (the factors) and `guidanceRow`; those of the condition, or `negative`.
    */
   readonly away?: 'condition' | 'model'
-  /** Tokens of the other condition; 0 without. */
-  readonly negativeLength?: number
+  /** Of the other condition. */
+  readonly negative?: ConditionKind
   /** How much of the given prediction's standard deviation is restored. */
   readonly rescale?: number
   /**
@@ -30,9 +30,9 @@ export function guidedOutput(
   core: Core,
   g: Graph,
   { x, t, shape }: { x: Value; t: Value; shape: Shape },
-  { contextLength, guidance = {} }: ConditionKind & { guidance?: GuidanceKind },
+  { condition, guidance = {} }: { condition: ConditionKind; guidance?: GuidanceKind },
 ): DenoiserOutput {
-  const output = denoise(core, g, { x, t, shape, mode: { train: false, contextLength } })
+  const output = denoise(core, g, { x, t, shape, mode: { train: false, condition } })
   const away = awayFrom(core, g, { x, t, shape, given: output.prediction, guidance })
   return { ...output, prediction: guidance.gradient === 'score' ? moved(core, g, away, t) : away }
 }
@@ -44,12 +44,12 @@ function awayFrom(
   o: { x: Value; t: Value; shape: Shape; given: Value; guidance: GuidanceKind },
 ): Value {
   const { x, t, shape, given, guidance } = o
-  const { away, negativeLength: contextLength = 0, rescale: amount = 0 } = guidance
+  const { away, negative, rescale: amount = 0 } = guidance
   if (!away) return given
   const other =
     away === 'model'
       ? g.input('negative', given.dims)
-      : denoise(core, g, { x, t, shape, mode: { train: false, contextLength, of: 'negative' } }).prediction
+      : denoise(core, g, { x, t, shape, mode: { train: false, condition: negative!, of: 'negative' } }).prediction
   const factor = (name: string) => g.input(name, [1, 1, 1, 1])
   const row = g.input('guidanceRow', [x.dims[0], 1, 1, 1], 'i32')
   const guided = g.timestepAffine(given, factor('guidance'), row, other, factor('1-guidance'))

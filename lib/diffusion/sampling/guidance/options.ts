@@ -14,15 +14,17 @@ export abstract class GuidingModel {
 /** How predictions are guided, on any sampler. */
 export interface GuidanceOptions {
   /**
-   * How far from the other prediction (of no class, of `negativeContext`, or of `guidingModel`): 1 (default) is the model's own, 0 the
+   * How far from the other prediction (of no class, of `negativeContext` and `negativeVector`, or of `guidingModel`): 1 (default) is the model's own, 0 the
    * other one, more than 1 exaggerates the difference (Ho & Salimans 2022, eq. 6 with s = 1 + w).
    */
   guidanceScale?: number
   /**
    * The context to go away from, for a network with cross-attention: tokens [n or 1, l, contextDim]. Default: zeros for a model with
-   * `contextDropout`; else the same context where there is a null class, and needed where there is none.
+   * `contextDropout`; else the same context where there is a null class or a vector, and needed where there is neither.
    */
   negativeContext?: Tensor
+  /** The vector to go away from, for a network that needs a vector: [n or 1, vectorDim]. Default: zeros. */
+  negativeVector?: Tensor
   /**
    * The noise levels at which there is guidance, from above the first up to the second: sigma = sqrt((1 - alpha_bar) / alpha_bar) by the
    * model's schedule (Kynkaanniemi et al. 2024, eq. 5). Outside of them the network is evaluated once. Default: all.
@@ -58,6 +60,7 @@ const isInterval = (v: unknown) =>
 export const guidanceSchema = {
   guidanceScale: number(),
   negativeContext: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
+  negativeVector: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
   guidanceInterval: value<readonly [number, number]>('[low, high], two noise levels', isInterval),
   guidanceRescale: number(undefined, { min: 0, max: 1 }),
   guidingModel: value<GuidingModel>('a diffusion model', (v) => typeof v === 'object' && v !== null && coreOf in v),
