@@ -158,10 +158,10 @@ export const train: Command<typeof options> = {
   positionals: 1,
   options,
   notes: `
-Images of any size and mode are read, also in sub-folders; and files of many: .npy and .npz, .tar (WebDataset), .csv, .tsv and .jsonl
-(lists of images), .bin (CIFAR) and idx files (MNIST). Ctrl-C ends the training after the step under way and saves, and
-so do SIGTERM, SIGHUP and SIGUSR1, and a closed stdout or stderr; the third Ctrl-C, each 2 seconds after the one before, quits
-without that. The same command with --resume goes on as if it had never stopped. What is computed can't be changed on resume; steps,
+Images of any size and mode are read, also in sub-folders; and files of many: .npy and .npz, .tar (WebDataset), .parquet (the
+hub's), .csv, .tsv and .jsonl (lists of images), .bin (CIFAR) and idx files (MNIST). Ctrl-C ends the training after the step under
+way and saves, and so do SIGTERM, SIGHUP and SIGUSR1, and a closed stdout or stderr; the third Ctrl-C, each 2 seconds after the one
+before, quits without that. The same command with --resume goes on as if it had never stopped. What is computed can't be changed on resume; steps,
 pictures, checkpoints and the device can, and the number of steps as long as no learning rate so far depended on it.
 
 Presets: small (icons and sprites of 32x32, some minutes on two cores), icons (as the model of this package), cifar10 and lsun256 (Ho et

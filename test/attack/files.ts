@@ -38,7 +38,7 @@ const alsoRefusals: Readonly<Record<string, readonly string[]>> = {
 }
 
 /** What decodes or scales images. */
-const imageReaders = ['image', 'image-folder', 'npy', 'npz', 'cifar', 'idx', 'tar', 'manifest']
+const imageReaders = ['image', 'image-folder', 'npy', 'npz', 'cifar', 'idx', 'tar', 'parquet', 'manifest']
 const isImage = (reader: string) => imageReaders.includes(reader)
 /** Beyond twice the file. */
 const allowance = (reader: string) => 64 * MiB + (isImage(reader) ? maxDecodeBytes : 0)

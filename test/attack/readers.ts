@@ -68,6 +68,7 @@ export const readers: Readonly<Record<string, Reader>> = {
   cifar: (file) => readData(file),
   idx: (file) => readData(file, 1),
   tar: (file) => readData(file),
+  parquet: (file) => readData(file),
   manifest: (file) => readData(file),
   metrics: async (file) => (await MetricsLog.open(file, 3)).close(),
   lock: async (file) => {

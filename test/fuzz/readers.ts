@@ -20,6 +20,7 @@ import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers/plans'
 import { DiffusionError, type DiffusionErrorCode } from '../../lib/errors'
 import { MetricsLog } from '../../lib/train/metrics'
 import { cifar, idx, npy, tar, zipped } from '../data/files'
+import { parquet, type TestColumn } from '../data/parquet-file'
 import * as seeds from './seeds'
 
 export interface Reader {
@@ -143,6 +144,20 @@ export const readers: Record<string, () => Promise<Reader>> = {
     return dataReader(
       'some.tar',
       [tar(files), tar({ [`${'long/'.repeat(30)}a.png`]: seeds.png, 'b.png': seeds.png })],
+      3,
+    )
+  },
+  parquet: () => {
+    const columns = (o: Partial<TestColumn>): TestColumn[] => [
+      { name: 'image.bytes', values: [seeds.png, seeds.png, null], ...o },
+      { name: 'label', values: [0, 1, 1], ...o },
+      { name: 'text', values: ['a', 'bc', null], ...o },
+    ]
+    const features = { label: { _type: 'ClassLabel', names: ['a', 'b'] } }
+    const options = [{}, { codec: 'snappy', dictionary: true }, { codec: 'gzip', v2: true }] as const
+    return dataReader(
+      'some.parquet',
+      options.map((o) => parquet({ columns: columns(o), features, pageRows: 2 })),
       3,
     )
   },

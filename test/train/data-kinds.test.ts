@@ -6,6 +6,7 @@ import { gzipSync } from 'node:zlib'
 import sharp from 'sharp'
 import { Tensor, Trainer, type TrainOptions, type UserBatches, type UserItems } from '../../lib/index'
 import { cifar, idx, npy, tar, zipped } from '../data/files'
+import { parquet } from '../data/parquet-file'
 import { numbers, readMetrics, temporaryFolder, writeImages } from './support'
 
 const unetConfig = {
@@ -143,6 +144,21 @@ describe('kinds of data', () => {
         [`${i}.cls`, String(i % 2)],
       ])
       await trainsAndResumes({ data: write('a.tar', tar(Object.fromEntries(files))), classes: labels })
+    })
+
+    it('Parquet, in shards', async () => {
+      mkdirSync(at('shards'))
+      const png = (i: number) => readFileSync(at('pictures', `000${i}.png`))
+      for (const shard of [0, 1]) {
+        const columns = [
+          { name: 'image.bytes', values: [png(2 * shard), png(2 * shard + 1)], codec: 'snappy' },
+          { name: 'label', values: [0, 1] },
+          { name: 'text', values: ['a disc', 'another'] },
+        ] as const
+        const features = { image: { _type: 'Image' }, label: { _type: 'ClassLabel', names: ['a', 'b'] } }
+        write(`shards/train-0000${shard}-of-00002.parquet`, parquet({ columns, features, pageRows: 1 }))
+      }
+      await trainsAndResumes({ data: at('shards'), classes: labels })
     })
 
     it('.csv and .jsonl', async () => {

@@ -2,21 +2,18 @@
 import { decodeBytes, extentOf } from '../image-file'
 import type { ImageSource, SourceOptions } from './source'
 
-export interface EncodedImages extends Pick<ImageSource, 'classes' | 'captionOf' | 'identity' | 'leftOut'> {
-  /** Of the items, within the file. */
-  readonly names: readonly string[]
+export interface EncodedImages
+  extends Pick<ImageSource, 'length' | 'nameOf' | 'classes' | 'captionOf' | 'identity' | 'leftOut'> {
   bytesOf(item: number): Promise<Uint8Array>
 }
 
 export function encodedSource(file: string, images: EncodedImages, o: SourceOptions): ImageSource {
-  const { names, bytesOf, ...rest } = images
-  const nameOf = (i: number) => `${file}: ${names[i]}`
+  const { bytesOf, ...rest } = images
+  const placeOf = (i: number) => `${file}: ${images.nameOf(i)}`
   return {
     ...rest,
     name: file,
-    length: names.length,
-    nameOf: (i) => names[i],
-    read: async (i, look) => decodeBytes(await bytesOf(i), nameOf(i), look, o),
-    sizeOf: async (i) => extentOf(await bytesOf(i), nameOf(i), o),
+    read: async (i, look) => decodeBytes(await bytesOf(i), placeOf(i), look, o),
+    sizeOf: async (i) => extentOf(await bytesOf(i), placeOf(i), o),
   }
 }

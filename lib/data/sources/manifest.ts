@@ -10,11 +10,15 @@ import { decodeImage } from '../image-file'
 import { checkFiles, noImages } from './folder'
 import type { ImageSource, SourceOptions } from './source'
 
+/** Of the hub's data sets first. */
+export const labelColumns = ['label', 'class', 'class_name', 'cls'] as const
+export const captionColumns = ['text', 'caption', 'prompt'] as const
+
 /** Names of columns, the first that is there; 'file_name' and 'text' are the hub's. */
 const columns = {
   file: ['file_name', 'image', 'file', 'path', 'filename', 'image_path'],
-  label: ['label', 'class', 'class_name', 'cls'],
-  caption: ['text', 'caption', 'prompt'],
+  label: labelColumns,
+  caption: captionColumns,
 } as const
 type Column = keyof typeof columns
 

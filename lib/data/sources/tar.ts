@@ -49,7 +49,8 @@ export async function tarSource(file: string, o: SourceOptions): Promise<ImageSo
   const source = encodedSource(
     file,
     {
-      names: images.map(({ name }) => name),
+      length: images.length,
+      nameOf: (i) => images[i].name,
       bytesOf: (i) => readRange(file, images[i].at, images[i].size),
       identity: ['tar', images.map(({ name, size }) => [name, size])],
       leftOut,
