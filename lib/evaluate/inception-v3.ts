@@ -68,7 +68,7 @@ export class InceptionV3 implements FeatureExtractor {
 
   /**
    * Images [n, 3, height, width] in [-1, 1], rounded to 8 bits where they are to be compared with what others computed of files.
-   * Features [n, 2048], of the last mean pool; logits [n, 1008], with the bias. Throws `invalid-argument` and `disposed`.
+   * Features [n, 2048], of the last mean pool; logits [n, 1008], with the bias. Takes 8 MiB an image on the device. Throws `invalid-argument` and `disposed`.
    */
   async extract(images: Tensor): Promise<Required<Features>> {
     if (this.#released) throw new DiffusionError('disposed', 'InceptionV3 was used after release()')

@@ -2,7 +2,7 @@
  * The blocks of InceptionV3 (Szegedy et al. 2016, "Rethinking the Inception Architecture", figures 5 to 7 and 10) by torchvision's
  * names, as the network is that FID is defined by: its mean pools leave the padding out.
  */
-import { branches, type Convolutions, chain, type Layer, maxPool2, meanPool1 } from './layers'
+import { branches, type Convolutions, chain, halvingPool, type Layer, meanPool } from './layers'
 
 /** 35x35 maps: 5x5 and two 3x3. Gives 224 channels and those of the pool. */
 export function blockA(c: Convolutions, channels: number, pool: number): Layer {
@@ -14,7 +14,7 @@ export function blockA(c: Convolutions, channels: number, pool: number): Layer {
       c.conv('branch3x3dbl_2', [64, 96], { kernel: 3 }),
       c.conv('branch3x3dbl_3', [96, 96], { kernel: 3 }),
     ),
-    chain(meanPool1, c.conv('branch_pool', [channels, pool])),
+    chain(meanPool, c.conv('branch_pool', [channels, pool])),
   )
 }
 
@@ -29,7 +29,7 @@ export function blockB(c: Convolutions, channels: number): Layer {
       c.conv('branch3x3dbl_2', [64, 96], { kernel: 3 }),
       c.conv('branch3x3dbl_3', [96, 96], halving),
     ),
-    maxPool2,
+    halvingPool,
   )
 }
 
@@ -52,7 +52,7 @@ export function blockC(c: Convolutions, channels: number, inner: number): Layer 
       c.conv('branch7x7dbl_4', [inner, inner], column),
       c.conv('branch7x7dbl_5', [inner, 192], row),
     ),
-    chain(meanPool1, c.conv('branch_pool', [channels, 192])),
+    chain(meanPool, c.conv('branch_pool', [channels, 192])),
   )
 }
 
@@ -66,7 +66,7 @@ export function blockD(c: Convolutions, channels: number): Layer {
       c.conv('branch7x7x3_3', [192, 192], column),
       c.conv('branch7x7x3_4', [192, 192], halving),
     ),
-    maxPool2,
+    halvingPool,
   )
 }
 

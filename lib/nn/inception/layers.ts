@@ -19,20 +19,24 @@ export const branches =
 
 const everySide = (padding: number) => [padding, padding, padding, padding]
 
-/** 3x3, which halves the map. */
-export const maxPool2: Layer = (graph, x) => graph.maxPool(x, { kernel: 3, stride: 2, padding: everySide(0) })
-/** 3x3, which keeps its size. */
-export const maxPool1: Layer = (graph, x) => graph.maxPool(x, { kernel: 3, stride: 1, padding: everySide(1) })
-/** The same of the mean of the pixels that are there. */
-export const meanPool1: Layer = (graph, x) => graph.meanPool(x, { kernel: 3, stride: 1, padding: everySide(1) })
+/** The largest of 3x3 pixels, which halves the map. */
+export const halvingPool: Layer = (graph, x) => graph.maxPool(x, { kernel: 3, stride: 2, padding: everySide(0) })
+/** The same at each pixel. */
+export const maxPool: Layer = (graph, x) => graph.maxPool(x, { kernel: 3, stride: 1, padding: everySide(1) })
+/** The mean of 3x3 pixels, or at the border of those there are. */
+export const meanPool: Layer = (graph, x) => graph.meanPool(x, { kernel: 3, stride: 1, padding: everySide(1) })
 
-/** Channels that it gives and, where they are not those of the one before it in the list, that it takes. */
 export interface ConvOptions {
+  /** Default 1. */
   readonly kernel?: number | readonly [rows: number, columns: number]
+  /** Default 1. */
   readonly stride?: number
   /** 'same' keeps the size of the map, 'valid' has no padding. Default 'same'. */
   readonly padding?: 'same' | 'valid'
 }
+
+/** Of the network's input, at any width. */
+export const imageChannels = 3
 
 /** Where the convolutions of a block register their parameters. Channels are said as those of the whole network. */
 export class Convolutions {
@@ -50,10 +54,8 @@ export class Convolutions {
   conv(name: string, [inChannels, outChannels]: readonly [number, number], o: ConvOptions = {}): Layer {
     const { kernel = 1, stride = 1, padding = 'same' } = o
     const [rows, columns] = typeof kernel === 'number' ? [kernel, kernel] : kernel
-    const [ins, outs] = [
-      inChannels === imageChannels ? imageChannels : inChannels * this.width,
-      outChannels * this.width,
-    ]
+    const ins = inChannels === imageChannels ? imageChannels : inChannels * this.width
+    const outs = outChannels * this.width
     const scope = this.scope.at(name)
     const weight = scope.parameter('conv.weight', [outs, ins, rows, columns], zeros, 'conv2d')
     const bias = scope.parameter('bn.bias', [outs], zeros)
@@ -67,6 +69,3 @@ export class Convolutions {
     }
   }
 }
-
-/** Of the network's input, at any width. */
-export const imageChannels = 3

@@ -3,7 +3,7 @@ import type { Graph, Value } from '../../graph'
 import { Linear } from '../layers'
 import { ParameterTable, Scope } from '../parameters'
 import { blockA, blockB, blockC, blockD, blockE } from './blocks'
-import { Convolutions, chain, imageChannels, type Layer, maxPool1, maxPool2, meanPool1 } from './layers'
+import { Convolutions, chain, halvingPool, imageChannels, type Layer, maxPool, meanPool } from './layers'
 
 /** Height and width that images are resized to. */
 export const inceptionSize = 299
@@ -38,10 +38,10 @@ export class InceptionNetwork {
       c.conv('Conv2d_1a_3x3', [imageChannels, 32], { kernel: 3, stride: 2, padding: 'valid' }),
       c.conv('Conv2d_2a_3x3', [32, 32], { kernel: 3, padding: 'valid' }),
       c.conv('Conv2d_2b_3x3', [32, 64], { kernel: 3 }),
-      maxPool2,
+      halvingPool,
       c.conv('Conv2d_3b_1x1', [64, 80]),
       c.conv('Conv2d_4a_3x3', [80, 192], { kernel: 3, padding: 'valid' }),
-      maxPool2,
+      halvingPool,
       blockA(c.at('Mixed_5b'), 192, 32),
       blockA(c.at('Mixed_5c'), 256, 64),
       blockA(c.at('Mixed_5d'), 288, 64),
@@ -51,8 +51,8 @@ export class InceptionNetwork {
       blockC(c.at('Mixed_6d'), 768, 160),
       blockC(c.at('Mixed_6e'), 768, 192),
       blockD(c.at('Mixed_7a'), 768),
-      blockE(c.at('Mixed_7b'), 1280, meanPool1),
-      blockE(c.at('Mixed_7c'), 2048, maxPool1), // as in the graph of 2015, by whatever mistake
+      blockE(c.at('Mixed_7b'), 1280, meanPool),
+      blockE(c.at('Mixed_7c'), 2048, maxPool), // as in the graph of 2015, by whatever mistake
     )
     this.features = 2048 * width
     this.#classifier = new Linear(root.at('fc'), this.features, inceptionClasses)
