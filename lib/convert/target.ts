@@ -11,6 +11,7 @@ import { DDPM } from '../diffusion/models/ddpm'
 import type { DDPMOptions } from '../diffusion/options/ddpm-options'
 import { DiffusionError, invalidArgument } from '../errors'
 import { UNet } from '../nn/unet/unet'
+import { augmentationLayer, augmentationLeftOut, withoutAugmentation } from '../nn/unet/vector-embedding'
 import type { StateDict } from '../nn/weights'
 import { Tensor } from '../tensor'
 import { writeModelFile } from '../train/model-file'
@@ -90,11 +91,12 @@ export function configNameOf(checkpoint: string): string {
   return path.join(dir, `${name}.yaml`)
 }
 
-/** The same model with the network in CompVis' layout and the weights that were chosen; its schedule's buffers stay. */
+/** The same model with the network in CompVis' layout, without a layer of augmentation, and the weights that were chosen; its schedule's buffers stay. */
 async function compVisModel(ddpm: DDPM, weights: WeightsChoice): Promise<DDPM> {
   const { network } = ddpm
   if (!(network instanceof UNet)) throw new DiffusionError('unsupported', 'only a UNet can be written as a checkpoint')
-  const options = { ...network.options, layout: 'openai' as const }
+  const options = withoutAugmentation({ ...network.options, layout: 'openai' as const })
+  if (network.vectorIsOptional) ddpm.warn([augmentationLeftOut])
   const model = new DDPM({
     ...(ddpm.config as DDPMOptions),
     unetConfig: options,
@@ -122,11 +124,12 @@ async function compVisModel(ddpm: DDPM, weights: WeightsChoice): Promise<DDPM> {
   }
 }
 
-async function openai({ options }: UNet, dict: StateDict): Promise<StateDict> {
+async function openai({ options }: UNet, given: StateDict): Promise<StateDict> {
+  const dict = Object.fromEntries(Object.entries(given).filter(([name]) => !name.startsWith(`${augmentationLayer}.`)))
   if (options.layout === 'openai') return dict
   const data: Record<string, Float32Array> = {}
   for (const [name, tensor] of Object.entries(dict)) data[name] = await tensor.data()
-  const converted = Object.entries(openaiWeights(options, data))
+  const converted = Object.entries(openaiWeights(withoutAugmentation(options), data))
   return Object.fromEntries(
     converted.map(([name, { data: values, shape }]) => [name, Tensor.from(values as Float32Array, shape)]),
   )

@@ -13,7 +13,7 @@ import { type TargetOptions, writeTarget } from '../../lib/convert/target'
 import { compVisConfig } from '../../lib/diffusion/formats/compvis-config'
 import { DDPM, type DDPMOptions, loadModel, saveModel, Tensor, Trainer, type UNet } from '../../lib/index'
 import { camelCase, Fixture, randomize } from '../diffusion/fixture'
-import { assertSameBits } from '../support/compare'
+import { assertCloseToScale, assertSameBits } from '../support/compare'
 import { smallUNet } from '../support/small-unet'
 import { runCli, temporaryFolder, tinyTraining, writeImages } from '../train/support'
 
@@ -117,6 +117,54 @@ describe('conversion', () => {
     whole.dispose()
     run.dispose()
   })
+
+  it("a model with a vector, as openaimodel's num_classes 'sequential'", async () => {
+    using original = new DDPM({
+      unetConfig: { ...smallUNet, vectorDim: 6 },
+      timesteps: 30,
+      device: 'cpu',
+      useEma: false,
+    })
+    await randomize(original)
+    await saveModel(at('vector.safetensors'), original, { config: original.config, training: {} })
+    await convert(at('vector.safetensors'), at('vector.ckpt'), { to: 'ckpt' })
+    const { model } = (await readYaml(at('vector.yaml'))) as never as {
+      model: { params: { unet_config: { params: object } } }
+    }
+    const { num_classes, adm_in_channels } = model.params.unet_config.params as Record<string, unknown>
+    assert.deepEqual([num_classes, adm_in_channels], ['sequential', 6])
+    const { ddpm: read } = await readSource(at('vector.ckpt'))
+    await assertSameState(read, original)
+    assert.deepEqual(read.config, original.config)
+    read.dispose()
+    const refused = convert(at('vector.safetensors'), at('vector-folder'), { to: 'diffusers' })
+    await assert.rejects(refused, { code: 'unsupported', argument: 'vectorEmbedding' })
+  })
+
+  for (const layout of ['openai', 'diffusers'] as const) {
+    it(`a model that was told of augmentation samples the same without its layer (${layout})`, async () => {
+      const unetConfig = { ...smallUNet, numClasses: 3, vectorEmbedding: 'augment', layout } as const
+      using original = new DDPM({ unetConfig, timesteps: 30, linearEnd: 0.3, device: 'cpu' })
+      await randomize(original)
+      const draw = async (ddpm: DDPM) =>
+        (await ddpm.sample({ batchSize: 1, seed: 1, steps: 3, classLabels: 2, timestepSpacing: 'linspace' })).data()
+      const expected = await original.emaScope(() => draw(original))
+      for (const [target, to] of [
+        [at(`augment-${layout}`), 'diffusers'],
+        [at(`augment-${layout}.ckpt`), 'ckpt'],
+      ] as const) {
+        assert.deepEqual(original.warnings(), [])
+        using source = new DDPM(original.config as DDPMOptions)
+        await source.loadStateDict(await original.stateDict())
+        await writeTarget({ ddpm: source, kind: 'model' } as never, target, { to })
+        assert.match(source.warnings().join(), /map_augment was left out/)
+        const { ddpm } = await readSource(target)
+        assert.equal(ddpm.network?.vectorDim, undefined)
+        assertCloseToScale(await ddpm.emaScope(() => draw(ddpm)), expected, 1e-5, to)
+        ddpm.dispose()
+      }
+    })
+  }
 
   it('an unchanged diffusers folder, to a model file and back', async () => {
     const source = path.join(fixtures, 'diffusers_ddpm')

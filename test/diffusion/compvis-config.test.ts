@@ -140,6 +140,20 @@ describe('DDPM.fromConfig', () => {
     assert.deepEqual([ddpm.network?.imageSize, ddpm.network?.outChannels], [16, 6])
   })
 
+  it("num_classes 'sequential' is a vector of adm_in_channels numbers", async () => {
+    const config = await changed({}, { num_classes: 'sequential', adm_in_channels: 2048 })
+    using ddpm = await DDPM.fromConfig(config, { device: 'cpu' })
+    const { vectorDim, numClasses, parameters } = ddpm.network!
+    assert.deepEqual([vectorDim, numClasses], [2048, undefined])
+    assert.deepEqual(parameters.get('label_emb.0.0.weight')?.shape, [128, 2048])
+    assert.deepEqual(parameters.get('label_emb.0.2.weight')?.shape, [128, 128])
+    const refused = async (unet: object, code: string, argument: string) =>
+      assert.rejects(DDPM.fromConfig(await changed({}, unet), { device: 'cpu' }), { code, argument })
+    await refused({ num_classes: 'sequential' }, 'invalid-argument', 'adm_in_channels')
+    await refused({ num_classes: 4, adm_in_channels: 8 }, 'invalid-argument', 'adm_in_channels')
+    await refused({ num_classes: 'continuous' }, 'unsupported', 'num_classes')
+  })
+
   it('unknown targets, keys and values are refused by their names', async () => {
     const refused = async (config: object, code: string, argument: string) =>
       assert.rejects(DDPM.fromConfig(config as never, { device: 'cpu' }), { name: 'DiffusionError', code, argument })

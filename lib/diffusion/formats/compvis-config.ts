@@ -57,6 +57,8 @@ const unetNames = [
 ]
 /** Arguments that would change the model, with the one value that does not. */
 const modelFixed: JsonObject = { conditioning_key: null, use_positional_encodings: false }
+/** Numbers of the vector of num_classes 'sequential'. */
+const vectorField = 'adm_in_channels'
 const unetFixed: JsonObject = { dims: 2, use_fp16: false, n_embed: null }
 
 const checkpointSchema = {
@@ -118,10 +120,28 @@ function checkpointOf(c: Parsed<typeof checkpointSchema>): CompVisConfig['checkp
 }
 
 function unetOf(params: JsonObject, modelSize: number | undefined): UNetOptions {
-  const { image_size: size, ...rest } = params
-  const options = translate('unet_config.params', rest, { names: unetNames, fixed: unetFixed, known: [] })
+  const { image_size: size, adm_in_channels: vectorDim, ...rest } = params
+  const options = translate('unet_config.params', rest, { names: unetNames, fixed: unetFixed, known: [vectorField] })
   // improved-diffusion's UNetModel has no image_size; without any, the models' default.
-  return { imageSize: size ?? modelSize ?? 256, ...options } as unknown as UNetOptions
+  return { imageSize: size ?? modelSize ?? 256, ...options, ...vectorOf(rest, vectorDim) } as unknown as UNetOptions
+}
+
+/** num_classes may be a word: what the network is told is no label then. */
+function vectorOf(
+  { num_classes: classes }: JsonObject,
+  vectorDim: unknown,
+): Partial<Record<keyof UNetOptions, unknown>> {
+  if (typeof classes === 'string' && classes !== 'sequential') {
+    throw unsupported('num_classes', "a number or 'sequential'", classes)
+  }
+  if (classes !== 'sequential') {
+    if (vectorDim === undefined || vectorDim === null) return {}
+    throw invalidArgument(vectorField, "nothing without num_classes 'sequential'", vectorDim)
+  }
+  if (vectorDim === undefined || vectorDim === null) {
+    throw invalidArgument(vectorField, "a number with num_classes 'sequential'", vectorDim)
+  }
+  return { numClasses: undefined, vectorDim, vectorEmbedding: 'mlp' }
 }
 
 /** Values are checked by whom the options are for. */
@@ -200,10 +220,16 @@ export function compVisConfig(options: DDPMOptions, unet: UNetOptions): JsonObje
       target: targets.model[0],
       params: {
         ...pick(options, modelNames),
-        unet_config: { target: targets.unet[0], params: pick(unet, unetNames) },
+        unet_config: { target: targets.unet[0], params: { ...pick(unet, unetNames), ...vectorFields(unet) } },
       },
     },
   }
+}
+
+function vectorFields({ vectorEmbedding, vectorDim }: UNetOptions): JsonObject {
+  if (vectorDim === undefined) return {}
+  if (vectorEmbedding === 'mlp') return { num_classes: 'sequential', [vectorField]: vectorDim }
+  throw unsupported('vectorEmbedding', "'mlp' of CompVis' model", vectorEmbedding)
 }
 
 function oneOf(name: string, value: string | undefined, values: readonly string[]): void {

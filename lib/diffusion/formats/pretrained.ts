@@ -13,6 +13,7 @@ import type { Network } from '../../nn/network'
 import { renameLegacyDiffusers, todaysName } from '../../nn/unet/diffusers'
 import { diffusersUNet } from '../../nn/unet/diffusers-config'
 import { UNet } from '../../nn/unet/unet'
+import { withoutAugmentation } from '../../nn/unet/vector-embedding'
 import { checkUNetFits } from '../../nn/unet-fit'
 import type { StateDict } from '../../nn/weights'
 import { array, boolean, oneOf, parseOptions, type SchemaOf, string } from '../../options'
@@ -93,7 +94,7 @@ function noScheduler(folder: string): string {
   return `${folder} has no scheduler_config.json: taken for DDPMScheduler's defaults, 1000 steps of linear betas and a prediction of the noise`
 }
 
-/** Writes a folder of what the model's state dict has for its network. Throws `io` and `unsupported`. */
+/** Writes a folder of what the model's state dict has for its network, but for a layer of augmentation. Throws `io` and `unsupported`. */
 export async function writePretrained(
   folder: string,
   network: Network | undefined,
@@ -110,7 +111,8 @@ export async function writePretrained(
     throw new DiffusionError('unsupported', 'only a model whose network is a UNet can be written as a diffusers folder')
   }
   const schedulerConfig = schedulerOfSettings(o, o.schedulerConfig)
-  const unetConfig = unet2DConfig(network.options)
+  const options = withoutAugmentation(network.options)
+  const unetConfig = unet2DConfig(options)
   const weights: Record<string, Float32Array> = {}
   for (const { name } of network.parameters.slots) {
     weights[name] = await stateDict[o.averaged ? emaName(name) : modelPrefix + name].data()
@@ -119,7 +121,7 @@ export async function writePretrained(
   const contents = {
     schedulerConfig,
     unetConfig,
-    weights: unet2DWeights(network.options, weights),
+    weights: unet2DWeights(options, weights),
     classNames,
     nullClass,
   }

@@ -4,6 +4,8 @@ import { writeLora } from '../../checkpoint/lora-file'
 import { DiffusionError, invalidArgument } from '../../errors'
 import { baseOf, LoraNetwork } from '../../nn/lora/lora'
 import { adapterEntries, mergeUpdates, updatesOf } from '../../nn/lora/lora-weights'
+import { UNet } from '../../nn/unet/unet'
+import { augmentationLeftOut } from '../../nn/unet/vector-embedding'
 import { hasConfig } from '../../nn/unet-config'
 import type { StateDict } from '../../nn/weights'
 import { type Parsed, parseOptions } from '../../options'
@@ -166,7 +168,8 @@ export class DDPM extends DiffusionModel {
   /**
    * Writes a folder that fromPretrained and diffusers' DDPMPipeline.from_pretrained open. `weights`: 'ema' or 'model'; default:
    * the averaged ones where there are any. `maxShardSize`: bytes of a file; `variant`: 'fp16' for half precision. Throws `io`, and `unsupported` with the option's name for a model that diffusers
-   * can't express. The scheduler stays of the class that the model's own folder has.
+   * can't express. A network is written without what it was told of augmentation, which is among `warnings()`. The scheduler stays of
+   * the class that the model's own folder has.
    */
   async savePretrained(folder: string, options: SavePretrainedOptions = {}): Promise<void> {
     const o = parseOptions('savePretrained', options, savePretrainedSchema)
@@ -178,6 +181,8 @@ export class DDPM extends DiffusionModel {
       using plain = await this.merged()
       return plain.savePretrained(folder, options)
     }
+    if (this.network instanceof UNet && this.network.options.vectorEmbedding === 'augment')
+      this.warn([augmentationLeftOut])
     await writePretrained(folder, this.network, await this.stateDict(), {
       ...this.#settings,
       ...this.exactBetas(),

@@ -14,6 +14,7 @@ import {
   type TimeProjection,
   TimestepEmbedding,
 } from './time-embedding'
+import { augmentationLayer } from './vector-embedding'
 
 /** The sum of the time embedding and those of label and vector; a vector of augmentation goes through the former's layers. */
 export class SampleEmbedding {
@@ -47,8 +48,11 @@ export class SampleEmbedding {
     }
     if (o.vectorEmbedding === 'identity') this.#vector = { build: (_, vector) => vector }
     if (o.vectorEmbedding === 'augment') {
-      // EDM's name and, for networks such as this one, its start: at first nothing is told.
-      this.#augmentation = new Linear(root.at('map_augment'), vectorDim, projection.dim, { bias: false, zero: true })
+      // As in EDM's network of this kind, nothing is told at first.
+      this.#augmentation = new Linear(root.at(augmentationLayer), vectorDim, projection.dim, {
+        bias: false,
+        zero: true,
+      })
     }
   }
 

@@ -6,6 +6,19 @@ export type VectorEmbedding = (typeof vectorEmbeddings)[number]
 
 /** Numbers that say what was done to an image: see data/augment.ts. */
 export const augmentationDim = 9
+/** EDM's name of the layer that they go through. */
+export const augmentationLayer = 'map_augment'
+
+/** The options of the same network without that layer, which nothing is told in sampling. */
+export function withoutAugmentation<T extends { vectorEmbedding?: VectorEmbedding; vectorDim?: number }>(
+  options: T,
+): T {
+  if (options.vectorEmbedding !== 'augment') return options
+  return { ...options, vectorEmbedding: undefined, vectorDim: undefined }
+}
+
+/** What is said where a network is written without it. */
+export const augmentationLeftOut = `${augmentationLayer} was left out: other libraries' networks have no such layer, and samples are drawn without it`
 
 /** The two options with their defaults. Throws `invalid-argument`. */
 export function vectorOptions(o: {
