@@ -33,11 +33,19 @@ const small = {
   ...{ attentionResolutions: [], normGroups: 4 },
 }
 
+/** Each with its golden file. */
+const pools = [
+  ['adaptive', 'encoder_unet'],
+  ['attention', 'encoder_unet'],
+  ['spatial', 'encoder_unet_spatial'],
+  ['spatial_v2', 'encoder_unet_spatial'],
+] as const
+
 describe('EncoderUNet', () => {
-  for (const pool of ['adaptive', 'attention'] as const) {
+  for (const [pool, file] of pools) {
     for (const backend of testedBackends) {
       it(`is openaimodel's with the pool '${pool}': logits, loss, all gradients (${backend})`, async () => {
-        const golden = await Golden.open('encoder_unet.safetensors')
+        const golden = await Golden.open(`${file}.safetensors`)
         const entries = Object.entries(golden.config[pool]).map(([name, value]) => [camelCase(name), value])
         const encoder = new EncoderUNet(Object.fromEntries(entries) as EncoderUNetOptions)
         const table = encoder.parameters
@@ -81,15 +89,17 @@ describe('EncoderUNet', () => {
     }
   }
 
-  it('its parameters have the names and order of the state_dict', async () => {
-    const golden = await Golden.open('encoder_unet.safetensors')
-    const entries = Object.entries(golden.config.attention).map(([name, value]) => [camelCase(name), value])
-    const { slots } = new EncoderUNet(Object.fromEntries(entries) as EncoderUNetOptions).parameters
-    assert.deepEqual(
-      slots.map(({ name }) => name),
-      golden.names('attention/grad/'),
-    )
-  })
+  for (const [pool, file] of pools) {
+    it(`its parameters with the pool '${pool}' have the names and order of the state_dict`, async () => {
+      const golden = await Golden.open(`${file}.safetensors`)
+      const entries = Object.entries(golden.config[pool]).map(([name, value]) => [camelCase(name), value])
+      const { slots } = new EncoderUNet(Object.fromEntries(entries) as EncoderUNetOptions).parameters
+      assert.deepEqual(
+        slots.map(({ name }) => name),
+        golden.names(`${pool}/grad/`),
+      )
+    })
+  }
 
   it('refuses options that do not go together', () => {
     const refused = (o: object, argument: string) =>

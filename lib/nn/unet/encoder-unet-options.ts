@@ -35,8 +35,11 @@ export interface EncoderUNetOptions {
   resblockUpdown?: boolean
   /** q, k and v are split first and then into heads. Default false: heads first. */
   useNewAttentionOrder?: boolean
-  /** What makes one vector of the last map: its mean ('adaptive', default) or an attention to it ('attention', as CLIP has it). */
-  pool?: 'adaptive' | 'attention'
+  /**
+   * What makes one vector of the maps: the last one's mean ('adaptive', default) or an attention to it ('attention', as CLIP has
+   * it); or a network of two layers on the means of all ('spatial' with ReLU; 'spatial_v2' with a norm and SiLU).
+   */
+  pool?: 'adaptive' | 'attention' | 'spatial' | 'spatial_v2'
   /** Groups of the norms. Default 32. */
   normGroups?: number
 }
@@ -61,7 +64,7 @@ const schema = {
   useScaleShiftNorm: options.boolean(false),
   resblockUpdown: options.boolean(false),
   useNewAttentionOrder: options.boolean(false),
-  pool: options.oneOf(['adaptive', 'attention'], 'adaptive'),
+  pool: options.oneOf(['adaptive', 'attention', 'spatial', 'spatial_v2'], 'adaptive'),
   normGroups: count(32),
 } satisfies options.SchemaOf<EncoderUNetOptions>
 

@@ -4,12 +4,11 @@
  */
 import { type InspectOptions, inspect } from 'node:util'
 import { invalidArgument } from '../../errors'
-import type { Graph, Value } from '../../graph'
-import { Conv2d, Downsample, GroupNorm, type Layer, Linear } from '../layers'
-import type { BuildContext } from '../network'
+import type { Value } from '../../graph'
+import { Conv2d, Downsample, type Layer, Linear } from '../layers'
 import { ParameterTable, Scope } from '../parameters'
-import { AttentionPool2d } from './attention-pool'
 import { AttentionBlock, type BlockInputs, ResBlock } from './blocks'
+import { type EncoderContext, type EncoderPool, encoderPool } from './encoder-pool'
 import {
   type EncoderUNetOptions,
   type ResolvedEncoderUNetOptions,
@@ -18,10 +17,8 @@ import {
 import { levelChannels, limits } from './options'
 import { Sinusoids, TimestepEmbedding } from './time-embedding'
 
+export type { EncoderContext } from './encoder-pool'
 export type { EncoderUNetOptions } from './encoder-unet-options'
-
-/** Its graph may have what no exported network has. */
-export type EncoderContext = BuildContext & { readonly graph: Graph }
 
 type Part = Layer | ResBlock
 
@@ -38,8 +35,7 @@ export class EncoderUNet {
   readonly #root = new Scope(this.parameters)
   readonly #timeEmbedding: TimestepEmbedding
   readonly #blocks: readonly (readonly Part[])[]
-  readonly #normOut: GroupNorm
-  readonly #pool: { build(context: EncoderContext, x: Value): Value }
+  readonly #pool: EncoderPool
   readonly #embeddings: Linear[] = []
   #dropouts = 0
 
@@ -58,9 +54,7 @@ export class EncoderUNet {
     })
     const channels = levelChannels(o)
     this.#blocks = [...this.#wayDown(channels), this.#middle(channels[channels.length - 1])]
-    const last = channels[channels.length - 1]
-    this.#normOut = new GroupNorm(this.#root.at('out.0'), last, this.#norm)
-    this.#pool = this.#makePool(last)
+    this.#pool = encoderPool(this.#root.at('out'), { options: o, norm: this.#norm, widths: widthsOf(o, channels) })
     Linear.placeTogether(this.parameters, this.#embeddings)
     const { size } = this.parameters
     if (size > limits.parameters) throw invalidArgument('modelChannels', `at most ${limits.parameters} weights`, size)
@@ -84,8 +78,11 @@ export class EncoderUNet {
     const projected = Linear.buildAll(context, embedding, this.#embeddings)
     const embeddings = new Map(this.#embeddings.map((layer, i) => [layer, projected[i]]))
     const inputs: BlockInputs = { embeddings, down: {}, up: {} }
-    const h = this.#blocks.flat().reduce((value, part) => part.build(context, value, inputs), x)
-    return this.#pool.build(context, graph.silu(this.#normOut.build(context, h)))
+    const maps: Value[] = []
+    for (const block of this.#blocks) {
+      maps.push(block.reduce((value, part) => part.build(context, value, inputs), maps.at(-1) ?? x))
+    }
+    return this.#pool.build(context, maps)
   }
 
   get #norm() {
@@ -126,22 +123,6 @@ export class EncoderUNet {
     ]
   }
 
-  #makePool(channels: number) {
-    const { pool, outChannels, imageSize, channelMult, numHeadChannels } = this.options
-    const size = imageSize / 2 ** (channelMult.length - 1)
-    if (pool === 'attention') {
-      if (channels % numHeadChannels! !== 0) {
-        throw invalidArgument('numHeadChannels', `a divisor of ${channels}`, numHeadChannels)
-      }
-      const heads = channels / numHeadChannels!
-      return new AttentionPool2d(this.#root.at('out.2'), channels, { size, heads, outChannels })
-    }
-    const conv = new Conv2d(this.#root.at('out.3'), channels, outChannels, { kernel: 1, zero: true })
-    return {
-      build: (context: EncoderContext, x: Value) => conv.build(context, context.graph.avgPool(x, { kernel: size })),
-    }
-  }
-
   #resBlock(scope: Scope, inChannels: number, outChannels: number, resample?: 'down'): ResBlock {
     const block = new ResBlock(scope, {
       layout: 'openai',
@@ -170,4 +151,12 @@ export class EncoderUNet {
       order: useNewAttentionOrder ? 'qkv-first' : 'heads-first',
     })
   }
+}
+
+/** Channels of the map after each block. */
+function widthsOf({ numResBlocks }: ResolvedEncoderUNetOptions, levels: readonly number[]): number[] {
+  const blocks = levels.flatMap((width, level) =>
+    Array<number>(level < levels.length - 1 ? numResBlocks + 1 : numResBlocks).fill(width),
+  )
+  return [levels[0], ...blocks, levels[levels.length - 1]]
 }
