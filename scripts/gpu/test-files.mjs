@@ -29,6 +29,7 @@ const diffusion = [
   'solver-schedulers',
   'state',
   'thresholding',
+  'told-times',
   'training',
   'vector',
 ]

@@ -13,6 +13,7 @@ import { ParameterTable } from '../../lib/nn/parameters'
 import { UNet } from '../../lib/nn/unet/unet'
 import { assertClose, assertSameBits } from '../support/compare'
 import { testDevice } from '../support/devices'
+import { pointAt } from '../support/point-at'
 
 /** Puts out what it is given: x, with cos(t) added to its first channel and sin(t) to its second. */
 class Sees implements Network {
@@ -143,7 +144,7 @@ function exact(o: Partial<DDPMOptions>): DDPM {
 
 async function exactOutput(ddpm: DDPM, parameterization: unknown, x: Tensor, t: Tensor): Promise<Float32Array> {
   const [state, [i]] = [await x.data(), await t.data()]
-  const [a, b] = [ddpm.sqrtAlphasCumprod[i], ddpm.sqrtOneMinusAlphasCumprod[i]]
+  const [a, b] = pointAt(ddpm, i, { line: parameterization === 'flow' })
   const spread = a * a * deviation ** 2 + b * b
   return state.map((v) => {
     const parts = mixture.map(({ w, centre }) => ({
@@ -236,17 +237,12 @@ describe('a mixture of two normals with the exact denoiser', () => {
     const xT = Tensor.randn([1, 1, 32, 32], { seed: 4 })
     const config = { _class_name: 'FlowMatchEulerDiscreteScheduler', shift: 3 }
     const found = await (await ddpm.pSampleLoop([1, 1, 32, 32], { xT, scheduler: config, steps: 9 })).data()
-    // Its set_timesteps and step, with the velocity at the nearest timestep.
+    // Its set_timesteps and step.
     const least = 3 / 1000 / (1 + 2 / 1000)
     const times = Array.from({ length: 9 }, (_, i) => 1 + (i / 8) * (least - 1)).map((t) => (3 * t) / (1 + 2 * t))
     let x = await xT.data()
     for (const [i, time] of times.entries()) {
-      const grid = Array.from({ length: 1000 }, (_, k) => (3 * (k + 1)) / (1000 + 2 * (k + 1)))
-      const nearest = grid.reduce(
-        (best, t, k) => (Math.abs(Math.log(t / time)) < Math.abs(Math.log(grid[best] / time)) ? k : best),
-        0,
-      )
-      const [a, b] = [ddpm.sqrtAlphasCumprod[nearest], ddpm.sqrtOneMinusAlphasCumprod[nearest]]
+      const [a, b] = [(1 - time) / Math.hypot(1 - time, time), time / Math.hypot(1 - time, time)]
       const scale = 1 / Math.hypot(1 - time, time)
       const spread = a * a * deviation ** 2 + b * b
       x = x.map((value) => {

@@ -217,13 +217,13 @@ describe('noise levels', () => {
     }
   })
 
-  it('have the timesteps that are nearest, and lie on the line between two', () => {
+  it('lie on the line between those of two timesteps', () => {
     assert.deepEqual(
       levelsAt([999, 10, 0], all),
       [999, 10, 0].map((t) => ({ t, sigma: all[t] })),
     )
     const [{ t, sigma }] = levelsAt([10.25], all)
-    assertClose([t, sigma], [10, 0.75 * all[10] + 0.25 * all[11]], { abs: 1e-12, rel: 0 }, 'a quarter')
+    assertClose([t, sigma], [10.25, 0.75 * all[10] + 0.25 * all[11]], { abs: 1e-12, rel: 0 }, 'a quarter')
   })
 
   it('of a beta distribution are its quantiles', () => {

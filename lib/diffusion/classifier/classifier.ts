@@ -96,7 +96,8 @@ interface Noised {
 
 /** A program that has x, t and what `bindings` are as inputs and `gradient` as output. */
 export interface ScaledClassifier {
-  program(shape: Shape): Promise<Program>
+  /** With `rows`, t is row `row` of the table `times` of so many numbers. */
+  program(shape: Shape, rows?: number): Promise<Program>
   /** The gradient is times `scale`. */
   bindings(labels: Int32Array, scale: number): Readonly<Record<string, NativeBuffer>>
   release(): void
@@ -265,7 +266,7 @@ export class Classifier extends Stage {
     }
     const letGo = this.hold()
     return {
-      program: (shape) => this.#gradientProgram(shape),
+      program: (shape, rows) => this.#gradientProgram(shape, rows),
       bindings: (labels, scale) => ({
         labels: upload(labels),
         // The loss is -log p.
@@ -310,20 +311,21 @@ export class Classifier extends Stage {
     return this.program(kind, { n: y.length, drawn: !noise }, build)
   }
 
-  #gradientProgram(shape: Shape): Promise<Program> {
+  #gradientProgram(shape: Shape, rows = 0): Promise<Program> {
     const [n] = shape
     const build = (g: Graph) => {
-      const { x, outputs } = this.#logits(g, n)
+      const { x, outputs } = this.#logits(g, n, rows)
       const loss = g.crossEntropy(outputs.logits, g.input('labels', [n, 1, 1, 1], 'i32'))
       const [gradient] = g.backward(g.weightedSum(loss, g.input('scale', loss.dims)), [x])
       return { gradient: gradient! }
     }
-    return this.program('gradient', { n }, build)
+    return this.program('gradient', { n, rows }, build)
   }
 
-  #logits(g: Graph, n: number): { x: Value; outputs: { logits: Value } } {
+  #logits(g: Graph, n: number, rows = 0): { x: Value; outputs: { logits: Value } } {
     const x = g.input('x', [n, 1, 1, this.#size])
-    const t = g.input('t', [n, 1, 1, 1], 'i32')
+    const index = g.input(rows ? 'row' : 't', [n, 1, 1, 1], 'i32')
+    const t = rows ? g.extract(g.input('times', [rows, 1, 1, 1]), index) : index
     return { x, outputs: { logits: g.untrained(() => this.#network(g, x, t)) } }
   }
 

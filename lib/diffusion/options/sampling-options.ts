@@ -42,7 +42,7 @@ export interface PathOptions extends GuidanceOptions {
   /**
    * Which noise levels, for all samplers but 'ddpm', 'ddim', 'plms' and 'lcm': those of evenly spaced timesteps ('uniform', default), or
    * from the most noise to the least by Karras et al. 2022, eq. 5 ('karras'), evenly in log(sigma) ('exponential'), or by quantiles of a
-   * beta distribution ('beta'); the network is told the nearest timesteps.
+   * beta distribution ('beta'); the denoiser is told numbers between timesteps.
    */
   sigmas?: SigmaSchedule
   /**

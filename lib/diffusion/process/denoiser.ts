@@ -15,11 +15,13 @@ import type { Seed } from '../../options'
 import type { Bindings } from '../../program'
 import { type Shape, sameShape, sizeOf, Tensor } from '../../tensor'
 import { type Condition, type ConditionKind, conditionBindings, conditionInputs } from './condition'
+import type { Times } from './timesteps'
 
 /**
- * x [n, c, h, w] and t int32 [n] to the prediction, of x's shape; with a learned variance that comes after it on the channels,
+ * x [n, c, h, w] and t [n] to the prediction, of x's shape; with a learned variance that comes after it on the channels,
  * [n, 2c, h, w]. With every parameterization x is the state of the variance preserving process, sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar)
- * noise, and t the timestep. x is only lent: it can't be used after the call.
+ * noise, and t the timestep: int32, but float32 where a sampler's noise level lies between two timesteps (as with k-diffusion's
+ * DiscreteEpsDDPMDenoiser and its quantize=False). x is only lent: it can't be used after the call.
  */
 export type DenoiserFunction = (x: Tensor, t: Tensor) => Tensor | Promise<Tensor>
 
@@ -46,7 +48,7 @@ export interface Denoiser {
   /** x as flat samples [n, 1, 1, d] and t i32 [n, 1, 1, 1] to the output as flat samples. */
   build(graph: Graph, x: Value, t: Value, shape: Shape, mode: DenoiserMode): DenoiserOutput
   /** What `build` needs at run time, beyond x and t. */
-  bindings(x: NativeBuffer, t: Int32Array, shape: Shape, condition: Condition): Promise<Bindings>
+  bindings(x: NativeBuffer, t: Times, shape: Shape, condition: Condition): Promise<Bindings>
   /** True where it takes x's values from outside the graph, so that x has to be computed first. */
   readonly external: boolean
   release(): void
@@ -130,7 +132,7 @@ export class NetworkDenoiser implements Denoiser {
     return this.learned ? halves(graph, out) : { prediction: out }
   }
 
-  async bindings(_x: NativeBuffer, _t: Int32Array, shape: Shape, condition: Condition): Promise<Bindings> {
+  async bindings(_x: NativeBuffer, _t: Times, shape: Shape, condition: Condition): Promise<Bindings> {
     return {
       ...this.active,
       ...(this.module.selfCondition && { estimate: new Float32Array(sizeOf(shape)) }),
@@ -163,7 +165,7 @@ export class FunctionDenoiser implements Denoiser {
   }
 
   /** Calls the function. Whatever it does wrong becomes a DiffusionError. */
-  async bindings(x: NativeBuffer, t: Int32Array, shape: Shape): Promise<Bindings> {
+  async bindings(x: NativeBuffer, t: Times, shape: Shape): Promise<Bindings> {
     const lent = Tensor.onDevice(this.device, x, shape, { owned: false })
     try {
       let out: Tensor

@@ -6,6 +6,13 @@ import { Tensor } from '../../tensor'
 export type Integers = number | readonly number[] | Int32Array | Tensor
 export type Timesteps = Integers
 
+/** What a function is told, of each sample: int32 where all are whole. */
+export type Times = Int32Array | Float32Array
+
+export function timesOf(n: number, t: number): Times {
+  return Number.isInteger(t) ? new Int32Array(n).fill(t) : new Float32Array(n).fill(t)
+}
+
 /** One timestep for each of `n` samples. Throws unless all are integers from 0 to `numTimesteps` - 1. */
 export async function parseTimesteps(t: Timesteps, n: number, numTimesteps: number): Promise<Int32Array> {
   return parseIntegers(t, n, { argument: 't', noun: 'timesteps', count: numTimesteps })

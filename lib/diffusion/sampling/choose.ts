@@ -94,7 +94,7 @@ const mostSignal = 0.2
 function startWarnings(plan: SamplingPlan, { schedule }: PlanContext, o: SamplerChoice): string[] {
   if (o.strength !== undefined || o.xT) return []
   const signal = (t: number) => Math.sqrt(schedule.alphasCumprod[t])
-  const { t } = plan.evaluations[0]
+  const [t] = plan.timesteps
   const last = schedule.alphasCumprod.length - 1
   if (signal(t) - signal(last) <= mostSignal) return []
   const part = signal(t).toFixed(2)

@@ -30,11 +30,12 @@ export function singlestepEvaluations(
     const { alpha, sigma } = points[i]
     const next = steps[i]
     const correct = orders[i] > 1 ? ({ point: 0, base: 1, m: [] } as const) : undefined
-    if (o.algorithm === 'dpmsolver++') return { t, prediction: startRow(o.parameterization, alpha ** 2), correct, next }
+    if (o.algorithm === 'dpmsolver++')
+      return { t, alpha, prediction: startRow(o.parameterization, alpha ** 2), correct, next }
     // x_0 is (x - sigma eps) / alpha, where x is what the step before made of the beginning of the block.
     const x = correct ? steps[i - 1] : { state: 1, m: [] }
     const start = { state: x.state / alpha, m: [-sigma, ...x.m].map((v) => v / alpha) }
-    return { t, prediction: noiseRow(o.parameterization, alpha ** 2), correct, next, start }
+    return { t, alpha, prediction: noiseRow(o.parameterization, alpha ** 2), correct, next, start }
   })
 }
 

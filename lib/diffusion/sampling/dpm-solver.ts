@@ -33,10 +33,10 @@ export function dpmEvaluations(levels: readonly NoiseLevel[], final: number, o: 
     if (left === 1 && (o.lowerOrderFinal || o.firstOrderFinal || final === 0)) order = 1
     else if (left === 2 && o.lowerOrderFinal) order = Math.min(order, 2)
     const next = step(points.slice(0, i + 2).reverse(), order, o)
-    if (o.algorithm.endsWith('++')) return { t, prediction: startRow(o.parameterization, bar), next }
+    if (o.algorithm.endsWith('++')) return { t, alpha, prediction: startRow(o.parameterization, bar), next }
     // x_0 is (x - sigma eps) / alpha.
     const start = { state: 1 / alpha, m: [-sigma / alpha] }
-    return { t, prediction: noiseRow(o.parameterization, bar), next, start }
+    return { t, alpha, prediction: noiseRow(o.parameterization, bar), next, start }
   })
 }
 

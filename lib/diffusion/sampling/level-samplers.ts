@@ -134,7 +134,10 @@ export function levelPlan(
   const { sigmas: formula = 'uniform' } = o
   // Also for the check of steps.
   const uniform = levelsAt([...spread(o.spacing)], sigmas)
-  const levels = lastPart(formula === 'uniform' ? uniform : formulaLevels(formula, o.steps, sigmas), o.strength)
+  const levels = lastPart(
+    formula === 'uniform' ? uniform : formulaLevels(formula, o.steps, sigmas, { line: isStraight }),
+    o.strength,
+  )
   const coordinates = isStraight ? straight : exploding
   const churn = o.churn && { ...o.churn, sigmas }
   const given = { parameterization, coordinates, sigmas, order, eta: o.eta ?? 1, churn }

@@ -11,8 +11,9 @@ import { RunQueue } from '../../run-queue'
 import { type Shape, Tensor } from '../../tensor'
 import { type Condition, kindOf } from '../process/condition'
 import { type Core, checkTensor, extentOf } from '../process/core'
-import { denoiserBindings } from '../process/preconditioning'
+import { betweenTimesteps, denoiserBindings } from '../process/preconditioning'
 import { noiseBindings, noiseProgram } from '../process/process'
+import { timesOf } from '../process/timesteps'
 import { Guidance } from './guidance/guidance'
 import type { GuidancePart } from './guidance/part'
 import { type Clock, checkImage, copyOf, type ImageOptions, Inpainting, noiseImage } from './image'
@@ -27,7 +28,10 @@ const stepsAtOnce = 32
 type Buffers = Readonly<Record<string, NativeBuffer>>
 
 export interface StepEvent {
-  /** The timestep that was just left. */
+  /**
+   * The timestep that was just left, as the denoiser was told it: between two whole ones where the noise level lies there, as the
+   * levels of `sigmas: 'karras'` do.
+   */
   readonly t: number
   /** How many steps have been taken, from 1 to `total`. */
   readonly step: number
@@ -75,6 +79,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
   const selfConditioned = core.denoiser.network?.module.selfCondition ?? false
   const keepsX0 = o.returnIntermediates || o.onStep !== undefined || selfConditioned
   const noise = o.noise ? 'given' : plan.noisy ? 'drawn' : 'none'
+  const between = betweenTimesteps(core, plan)
   const kind = {
     shape,
     clip: plan.clip,
@@ -83,6 +88,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     learned: plan.variance !== undefined,
     // With thresholding, JavaScript has a part in each step and counts them.
     advances: plan.threshold === undefined,
+    between: between !== undefined,
     condition: kindOf(o.condition),
     deterministic: o.deterministic,
     rows: plan.rows,
@@ -126,11 +132,14 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     const draw = noiseBindings(n, { seed: o.seed, sampleOffset: o.sampleOffset, step: 0 })
     const clock: Clock = {
       row: hold(core.device.upload(new Int32Array(n))),
-      t: hold(core.device.upload(new Int32Array(n).fill(plan.evaluations[0].t))),
+      t: hold(core.device.upload(new Int32Array(n).fill(plan.timesteps[0]))),
       rng: hold(core.device.upload(draw.rng)),
       sample: hold(core.device.upload(draw.sample)),
     }
     const { row, t, rng, sample } = clock
+    const seen = Object.fromEntries(
+      Object.entries(between ?? {}).map(([name, values]) => [name, hold(core.device.upload(values))]),
+    )
     const inputs = { row, t, ...tables, ...(noise === 'drawn' && { rng, sample, step: row }) }
     const snapshot = async (buffer: NativeBuffer) => Tensor.wrap(await buffer.read(0, n * d), shape)
     const inpainting = o.image && o.mask ? hold(await Inpainting.create(core, o.image, o.mask)) : undefined
@@ -149,7 +158,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
 
     const external = core.denoiser.external || guidance.external
     const denoiserAt = async (at: number) =>
-      stage(await denoiserBindings(core, { x, t: new Int32Array(n).fill(at), shape, condition: o.condition }))
+      stage(await denoiserBindings(core, { x, t: timesOf(n, at), shape, condition: o.condition }))
     const noiseAt = async (i: number) =>
       o.noise ? stage({ noise: await noiseValues(core, await o.noise(i), shape) }) : {}
     const inEachStep = external || o.noise !== undefined || thresholding !== undefined
@@ -163,29 +172,29 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
       from ??= evaluation.t
       // With thresholding, `row` is another one.
       if (thresholding) row.write(new Int32Array(n).fill(i))
-      if (thresholding) t.write(new Int32Array(n).fill(evaluation.t))
+      if (thresholding) t.write(new Int32Array(n).fill(plan.timesteps[i]))
       if (evaluation.jump) {
         jumps?.addNoise(queue, { x, y: next, clock })
         ;[x, next] = [next, x]
       }
       if (!plan.evaluations[i - 1]?.partial) inpainting?.blendNoisy(queue, x, clock)
       if (external) await flush()
-      const guided = guidance.at(evaluation.t)
-      await guided.prepare(queue, { x, t, timestep: evaluation.t })
+      const guided = guidance.at(evaluation)
+      await guided.prepare(queue, { x, t, row, at: evaluation })
       if (thresholding) await flush()
       const denoiser = { ...(inEachStep ? await denoiserAt(evaluation.t) : once), ...(estimate && { estimate }) }
       const own = await thresholding?.step(i, {
-        ...{ x, t, table: tables.table, denoiser },
+        ...{ x, t, table: tables.table, denoiser: { ...denoiser, ...seen } },
         ...{ guidance: guided.kind, guided: guided.ofPrediction },
       })
-      const others = own ? stage({ row: own.row, ...own.tables, ...own.denoiser }) : denoiser
       const bindings = {
         x,
         y: next,
         ...inputs,
+        ...(!thresholding?.given && { ...denoiser, ...seen }),
         ...(thresholding?.given ? {} : guided.ofPrediction),
         ...guided.ofMean,
-        ...others,
+        ...(own && stage({ row: own.row, ...own.tables, ...own.denoiser })),
         ...(await noiseAt(i)),
         ...memory.bindings,
         ...(x0 && { x0 }),
@@ -229,7 +238,7 @@ function holdTables(
   // A learned variance is needed where there is noise.
   const table = {
     table: upload(plan.table),
-    ...(!plan.threshold && { timesteps: upload(timestepsOf(plan)) }),
+    ...(!plan.threshold && { timesteps: upload(plan.timesteps) }),
     ...(plan.variance && noise !== 'none' && { variance: upload(plan.variance) }),
   }
   const columns = Object.entries(plan.columns).map(([name, values]) => [name, upload(values)])
@@ -239,12 +248,6 @@ function holdTables(
     ...Object.fromEntries(columns),
     one: upload(new Float32Array(plan.rows).fill(1)),
   }
-}
-
-function timestepsOf(plan: SamplingPlan): Int32Array {
-  const table = new Int32Array(plan.rows)
-  table.set(plan.evaluations.map(({ t }) => t))
-  return table
 }
 
 /** What a multistep sampler remembers: the last predictions, and the state that the corrector begins with. */

@@ -4,6 +4,7 @@ import { evenly, roundToEven, type Schedule, type TimestepSpacing, trailingTimes
 
 /** A point of the variance preserving process, by sigma = sqrt((1 - alpha_bar) / alpha_bar). */
 export interface NoiseLevel {
+  /** What the network is told: a timestep, or a number between two. */
   readonly t: number
   readonly sigma: number
 }

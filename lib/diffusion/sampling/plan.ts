@@ -2,7 +2,7 @@
 import { DiffusionError } from '../../errors'
 import { type VarianceRow, varianceRowLength } from '../process/learned-variance'
 import type { Row } from '../process/prediction'
-import type { Schedule } from '../process/schedule'
+import { roundToEven, type Schedule } from '../process/schedule'
 import type { Settings, Threshold } from '../process/settings'
 import { rowLength, tableRows } from '../process/step-tables'
 
@@ -22,8 +22,10 @@ export interface PlanContext {
  * m_1, m_2, ... are the predictions of the evaluations before (those that forget are not counted), s' is the s of the last one.
  */
 export interface Evaluation {
-  /** What the denoiser is told. */
+  /** What the denoiser is told: a timestep, or a number between two where the sampler's noise levels lie there. */
   readonly t: number
+  /** sqrt(alpha_bar) of the point. Default: the timestep's. */
+  readonly alpha?: number
   readonly prediction: Row
   /** The state is not the point itself. */
   readonly correct?: { readonly point: number; readonly base: number; readonly m: readonly number[] }
@@ -52,6 +54,10 @@ export interface SamplingPlan {
   readonly evaluations: readonly Evaluation[]
   /** Of all tables. */
   readonly rows: number
+  /** The nearest timesteps, [rows]: which row each evaluation has of a table by timestep. */
+  readonly timesteps: Int32Array
+  /** Some evaluations lie between timesteps. */
+  readonly fractional: boolean
   /** The coefficients of the fused step, a row for each evaluation; see step-tables.ts. */
   readonly table: Float32Array
   /** Rows of learned variances, where the steps have them. */
@@ -73,6 +79,13 @@ export interface SamplingPlan {
   readonly warnings?: readonly string[]
   /** False when all noise coefficients are zero: none is drawn then. */
   readonly noisy: boolean
+}
+
+/** What each evaluation tells, [rows]. */
+export function timesTable({ evaluations, rows }: SamplingPlan): Float32Array {
+  const table = new Float32Array(rows)
+  table.set(evaluations.map(({ t }) => t))
+  return table
 }
 
 /** `use`: correct, next or start; `of`: point, base, state, m0, m1, ... */
@@ -129,10 +142,14 @@ export function makePlan(
     variance?.set(e.variance ?? [], row * varianceRowLength)
     meanShift?.set(e.meanShift ?? [], row * varianceRowLength)
   }
+  const timesteps = new Int32Array(rows)
+  timesteps.set(evaluations.map(({ t }) => roundToEven(t)))
   const noisy = evaluations.some(({ next }) => (next.noise ?? 0) !== 0)
   return {
     evaluations,
     rows,
+    timesteps,
+    fractional: evaluations.some(({ t }) => !Number.isInteger(t)),
     table,
     variance,
     meanShift,

@@ -34,6 +34,8 @@ export interface StepKind {
   readonly given?: boolean
   /** At its end it counts `row` up and sets `t` to what the input `timesteps`, a table, has there: the next run is the next step. */
   readonly advances?: boolean
+  /** What the network is given and told is by row, too: betweenTimesteps. */
+  readonly between?: boolean
   /** Of the tables. Default: tableRows. */
   readonly rows?: number
   /** What a multistep sampler adds to the fused step; see sampling/plan.ts. */
@@ -72,6 +74,7 @@ export function stepProgram(core: Core, kind: StepKind): Promise<Program> {
     starts,
     rows,
     given: kind.given ?? false,
+    between: kind.between ?? false,
   }
   return core.networkProgram('step', key, build, kind.deterministic)
 }
@@ -94,9 +97,10 @@ function stepNodes(
   const [n, , , d] = x.dims
   const rows = kind.rows ?? tableRows(core.numTimesteps)
   const table = g.input('table', [rows, 1, 1, rowLength])
+  const by = kind.between ? { row, rows } : undefined
   const { prediction, variance } = kind.given
     ? givenOutput(g, { n, d, learned })
-    : guidedOutput(core, g, { x, t, shape }, { condition, guidance })
+    : guidedOutput(core, g, { x, t, shape, by }, { condition, guidance })
   const given =
     noise === 'given' || noise === 'shared' ? g.input('noise', [noise === 'given' ? n : 1, 1, 1, d]) : undefined
   const draw = noise === 'drawn' ? noiseInputs(g, n) : undefined

@@ -67,6 +67,7 @@ export function stepFrom({ level, to, next, noise = 0, parameterization, coordin
   const [state, ...m] = next
   return {
     t: level.t,
+    alpha: alpha(level.sigma),
     prediction: startRow(parameterization, alpha(level.sigma) ** 2),
     next: { state: (after * state) / from, m: m.map((v) => after * v), noise: after * noise },
   }

@@ -1,5 +1,4 @@
 /** Which noise levels a sampler passes: evenly spaced timesteps, or a formula between the most and the least noise. */
-import { roundToEven } from '../process/schedule'
 import type { NoiseLevel } from './noise-levels'
 
 /** 'uniform': evenly in timesteps; 'karras': Karras et al. 2022, eq. 5; 'exponential': evenly in log(sigma); 'beta': Lee et al. 2024. */
@@ -18,29 +17,38 @@ const formulas: Readonly<
   beta: (u, most, least) => least + betaQuantile(1 - u) * (most - least),
 }
 
-/** `steps` levels by a formula, descending; each has the timestep that is nearest in log(sigma). `sigmas`: by timestep. */
+/** `steps` levels by a formula, descending. `sigmas`: by timestep. `line`: as of levelOf. */
 export function formulaLevels(
   schedule: Exclude<SigmaSchedule, 'uniform'>,
   steps: number,
   sigmas: Float64Array,
-  ends: { readonly most: number; readonly least: number } = { most: sigmas[sigmas.length - 1], least: sigmas[0] },
+  o: { readonly most?: number; readonly least?: number; readonly line?: boolean } = {},
 ): NoiseLevel[] {
+  const { most = sigmas[sigmas.length - 1], least = sigmas[0] } = o
   return Array.from({ length: steps }, (_, i) => {
     const u = steps === 1 ? 0 : i / (steps - 1)
-    return levelOf(formulas[schedule](u, ends.most, ends.least), sigmas)
+    return levelOf(formulas[schedule](u, most, least), sigmas, o)
   })
 }
 
-/** A noise level, with the timestep that is nearest to it in log(sigma): the network knows whole timesteps. `sigmas` ascend. */
-export function levelOf(sigma: number, sigmas: Float64Array): NoiseLevel {
+/**
+ * A noise level. Between timesteps t is linear in log(sigma), as k-diffusion's and diffusers' sigma_to_t; with `line`, of flow
+ * matching's straight line, in sigma. `sigmas` ascend.
+ */
+export function levelOf(sigma: number, sigmas: Float64Array, { line = false } = {}): NoiseLevel {
   let [low, high] = [0, sigmas.length - 1]
   while (high - low > 1) {
     const middle = (low + high) >> 1
     if (sigmas[middle] <= sigma) low = middle
     else high = middle
   }
-  const weight = Math.log(sigma / sigmas[low]) / Math.log(sigmas[high] / sigmas[low])
-  return { t: roundToEven(low + Math.min(Math.max(weight, 0), 1)), sigma }
+  const [at, from, to] = [sigma, sigmas[low], sigmas[high]].map(line ? (v) => v : Math.log)
+  return { t: withoutRoundings(low + Math.min(Math.max((at - from) / (to - from), 0), 1)), sigma }
+}
+
+/** Those of the formulas do not make a fraction of a whole timestep. */
+function withoutRoundings(t: number): number {
+  return Math.fround(Math.round(t * 2 ** 20) / 2 ** 20)
 }
 
 /** The levels of timesteps that may lie between whole ones: sigma is linear from one to the next. */
@@ -48,7 +56,7 @@ export function levelsAt(timesteps: readonly number[], sigmas: Float64Array): No
   return timesteps.map((t) => {
     const below = Math.min(Math.floor(t), sigmas.length - 1)
     const above = Math.min(below + 1, sigmas.length - 1)
-    return { t: roundToEven(t), sigma: sigmas[below] + (t - below) * (sigmas[above] - sigmas[below]) }
+    return { t, sigma: sigmas[below] + (t - below) * (sigmas[above] - sigmas[below]) }
   })
 }
 

@@ -103,7 +103,8 @@ export class Thresholding {
       const row = g.input('row', [n, 1, 1, 1], 'i32')
       const table = g.input('table', [this.plan.rows, 1, 1, rowLength])
       const t = g.input('t', [n, 1, 1, 1], 'i32')
-      const { prediction, variance } = guidedOutput(core, g, { x, t, shape }, { condition, guidance })
+      const by = kind.between ? { row, rows: this.plan.rows } : undefined
+      const { prediction, variance } = guidedOutput(core, g, { x, t, shape, by }, { condition, guidance })
       const { x0 } = g.posteriorStep(x, prediction, table, row, { clip: false })
       if (core.denoiser.external) return { x0 }
       return { x0, out: learned && variance ? g.concat([prediction, variance]) : prediction }
@@ -114,6 +115,7 @@ export class Thresholding {
       ...condition,
       learned,
       rows: this.plan.rows,
+      between: kind.between ?? false,
     }
     return core.networkProgram('prediction', key, build, kind.deterministic)
   }

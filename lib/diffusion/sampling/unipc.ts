@@ -27,12 +27,13 @@ export function unipcEvaluations(levels: readonly NoiseLevel[], o: UnipcOptions)
   const points = [...levels.map(({ sigma }) => sigma), final].map(solverPoint)
   const orderOf = (i: number) => Math.min(o.order, i + 1, lowerOrderFinal ? levels.length - i : o.order)
   return levels.map(({ t }, i) => {
-    const prediction = startRow(o.parameterization, points[i].alpha ** 2)
+    const { alpha } = points[i]
+    const prediction = startRow(o.parameterization, alpha ** 2)
     // The m of the corrector begin with the new prediction.
     const corrects = i > 0 && !uncorrected.includes(i - 1)
     const correct = corrects ? correction(points.slice(0, i + 1).reverse(), orderOf(i - 1), variant) : undefined
-    if (i === levels.length - 1 && final === 0) return { t, prediction, correct, next: { state: 0, m: [1] } }
-    return { t, prediction, correct, next: predictor(points.slice(0, i + 2).reverse(), orderOf(i), variant) }
+    if (i === levels.length - 1 && final === 0) return { t, alpha, prediction, correct, next: { state: 0, m: [1] } }
+    return { t, alpha, prediction, correct, next: predictor(points.slice(0, i + 2).reverse(), orderOf(i), variant) }
   })
 }
 

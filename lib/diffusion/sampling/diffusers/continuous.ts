@@ -11,7 +11,7 @@ import { type ContinuousClass, type ContinuousFields, continuousFields } from '.
 import type { SchedulerConfig } from './scheduler-config'
 import { formulaOf } from './sigma'
 
-/** The network is told the timesteps of the model's own that are nearest. Throws `invalid-argument` with the field's name. */
+/** Throws `invalid-argument` with the field's name. */
 export function continuousPlan(
   name: ContinuousClass,
   config: SchedulerConfig,
@@ -50,6 +50,7 @@ function flowLevels(c: ContinuousFields<'FlowMatchEulerDiscreteScheduler'>, step
     shifted(steps === 1 ? 1 : 1 + (i / (steps - 1)) * (least - 1), c.shift),
   )
   const formula = formulaOf(c)
-  if (formula !== 'uniform') return formulaLevels(formula, steps, times, { most: even[0], least: even[steps - 1] })
-  return even.map((time) => levelOf(time, times))
+  if (formula !== 'uniform')
+    return formulaLevels(formula, steps, times, { most: even[0], least: even[steps - 1], line: true })
+  return even.map((time) => levelOf(time, times, { line: true }))
 }

@@ -7,7 +7,6 @@ import { lcmEvaluations, lcmTimesteps } from '../lcm'
 import { type NoiseLevel, sigmasOf, solverTimesteps } from '../noise-levels'
 import { makePlan, type SamplingPlan } from '../plan'
 import { plmsEvaluations, prkEvaluations } from '../pndm'
-import { formulaLevels } from '../sigmas'
 import { floatTimesteps } from '../timesteps'
 import { unipcEvaluations } from '../unipc'
 import {
@@ -21,7 +20,7 @@ import {
   thresholdOf,
   unsupported,
 } from './scheduler-config'
-import { formulaOf } from './sigma'
+import { formulaOf, wholeFormulaLevels } from './sigma'
 
 interface Call {
   readonly steps?: number
@@ -48,7 +47,7 @@ function solverLevels(
       t,
       sigma: sigmas[t],
     }))
-  return lastPart(formula === 'uniform' ? uniform() : formulaLevels(formula, steps, sigmas), strength)
+  return lastPart(formula === 'uniform' ? uniform() : wholeFormulaLevels(formula, steps, sigmas), strength)
 }
 
 export function deisPlan(_: SchedulerConfig, c: Fields<'DEISMultistepScheduler'>, o: Call): SamplingPlan {

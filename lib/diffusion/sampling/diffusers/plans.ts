@@ -17,7 +17,6 @@ import { kdpm2Evaluations } from '../kdpm2'
 import { lmsEvaluations } from '../lms'
 import { sigmasOf, solverTimesteps } from '../noise-levels'
 import { type Evaluation, makePlan, type SamplingPlan } from '../plan'
-import { formulaLevels } from '../sigmas'
 import { floatTimesteps } from '../timesteps'
 import { ignoredFields } from './ignored-fields'
 import { deisPlan, lcmPlan, pndmPlan, unipcPlan } from './others'
@@ -38,7 +37,7 @@ import {
   unsupported,
   variances,
 } from './scheduler-config'
-import { formulaOf, sigmaPlan } from './sigma'
+import { formulaOf, sigmaPlan, wholeFormulaLevels } from './sigma'
 
 export interface SchedulerCall {
   /** num_inference_steps. */
@@ -62,8 +61,10 @@ const planners: {
   EulerAncestralDiscreteScheduler: sigmaPlan(eulerAncestralEvaluations),
   HeunDiscreteScheduler: sigmaPlan(heunEvaluations),
   LMSDiscreteScheduler: sigmaPlan((levels, o) => lmsEvaluations(levels, { ...o, order: 4 })),
-  KDPM2DiscreteScheduler: sigmaPlan((levels, o) => kdpm2Evaluations(levels, { ...o, eta: 0 })),
-  KDPM2AncestralDiscreteScheduler: sigmaPlan((levels, o) => kdpm2Evaluations(levels, { ...o, eta: 1 })),
+  KDPM2DiscreteScheduler: sigmaPlan((levels, o) => kdpm2Evaluations(levels, { ...o, eta: 0 }), { rounds: true }),
+  KDPM2AncestralDiscreteScheduler: sigmaPlan((levels, o) => kdpm2Evaluations(levels, { ...o, eta: 1 }), {
+    rounds: true,
+  }),
   DPMSolverSDEScheduler: sigmaPlan(dpmSdeEvaluations),
   DEISMultistepScheduler: deisPlan,
   UniPCMultistepScheduler: unipcPlan,
@@ -182,7 +183,7 @@ const dpmFixed = {
   use_dynamic_shifting: false,
 }
 
-function dpmPlan(_: SchedulerConfig, c: Fields<'DPMSolverMultistepScheduler'>, o: SchedulerCall): SamplingPlan {
+function dpmPlan(config: SchedulerConfig, c: Fields<'DPMSolverMultistepScheduler'>, o: SchedulerCall): SamplingPlan {
   checkFixed(c, dpmFixed)
   // The others solve for the noise.
   if (!c.algorithm_type.endsWith('++')) checkFixed(c, { thresholding: false })
@@ -195,10 +196,12 @@ function dpmPlan(_: SchedulerConfig, c: Fields<'DPMSolverMultistepScheduler'>, o
   const sigmas = sigmasOf(alphasOf(c))
   const spread = () => solverTimesteps(o.steps!, lastTimestep(c, sigmas), c.timestep_spacing, c.steps_offset)
   const formula = formulaOf(c)
+  // From 0.33 on nothing is rounded on a cosine schedule.
+  const rounds = formula === 'karras' && !(c.beta_schedule === 'squaredcos_cap_v2' && isSince(config, 33))
   const all =
     formula === 'uniform'
       ? Array.from(spread(), (t) => ({ t, sigma: sigmas[t] }))
-      : formulaLevels(formula, o.steps, sigmas)
+      : wholeFormulaLevels(formula, o.steps, sigmas, rounds)
   const levels = lastPart(all, o.strength)
   const evaluations = dpmEvaluations(levels, c.final_sigmas_type === 'zero' ? 0 : sigmas[0], {
     algorithm: c.algorithm_type,
@@ -223,7 +226,7 @@ function singlestepPlan(_: SchedulerConfig, c: Fields<'DPMSolverSinglestepSchedu
   const all =
     formula === 'uniform'
       ? Array.from(spread(), (t) => ({ t, sigma: sigmas[t] }))
-      : formulaLevels(formula, o.steps, sigmas)
+      : wholeFormulaLevels(formula, o.steps, sigmas)
   const evaluations = singlestepEvaluations(lastPart(all, o.strength), c.final_sigmas_type === 'zero' ? 0 : sigmas[0], {
     algorithm: c.algorithm_type,
     order: c.solver_order,

@@ -1,6 +1,7 @@
 /** diffusers' schedulers after k-diffusion, by their own configurations: which noise levels they pass. */
 import { DiffusionError, invalidArgument } from '../../../errors'
 import type { Prediction } from '../../process/prediction'
+import { roundToEven } from '../../process/schedule'
 import { lastPart } from '../image'
 import { type NoiseLevel, sigmasOf } from '../noise-levels'
 import { type Evaluation, makePlan, type SamplingPlan } from '../plan'
@@ -32,14 +33,30 @@ export function formulaOf(c: FormulaFields): SigmaSchedule {
   )
 }
 
+/**
+ * The levels of the multistep and singlestep solvers, which tell whole timesteps alone: Karras' rounded (`rounds`; default), those of
+ * other formulas cut off.
+ */
+export function wholeFormulaLevels(
+  formula: Exclude<SigmaSchedule, 'uniform'>,
+  steps: number,
+  sigmas: Float64Array,
+  rounds = formula === 'karras',
+): NoiseLevel[] {
+  // What float32 lacks to a whole timestep is not cut off.
+  const whole = (t: number) => (rounds ? roundToEven(t) : Math.floor(t + 2 ** -10))
+  return formulaLevels(formula, steps, sigmas).map(({ t, sigma }) => ({ t: whole(t), sigma }))
+}
+
 type Build = (
   levels: readonly NoiseLevel[],
   o: { readonly parameterization: Prediction; readonly sigmas: Float64Array; readonly final: number },
 ) => Evaluation[]
 
-/** The network is told the nearest whole timesteps, where diffusers tells it fractions. */
+/** `rounds`: it tells whole timesteps where Karras' levels are. */
 export function sigmaPlan(
   build: Build,
+  { rounds = false } = {},
 ): (_: unknown, c: CommonFields & SigmaFields, o: { steps?: number; strength?: number }) => SamplingPlan {
   return (_, c, { steps, strength }) => {
     const T = c.num_train_timesteps
@@ -51,7 +68,11 @@ export function sigmaPlan(
     const formula = formulaOf(c)
     const logLinear = formula === 'uniform' && c.interpolation_type === 'log_linear'
     const ends = { most: c.sigma_max ?? uniform[0].sigma, least: c.sigma_min ?? uniform[steps - 1].sigma }
-    const spread = () => (formula === 'uniform' ? uniform : formulaLevels(formula, steps, sigmas, ends))
+    const spread = () => {
+      if (formula === 'uniform') return uniform
+      const given = formulaLevels(formula, steps, sigmas, ends)
+      return rounds && formula === 'karras' ? given.map(({ t, sigma }) => ({ t: roundToEven(t), sigma })) : given
+    }
     // Of these there is one more, which comes before the final one; but the timesteps remain.
     const even = () =>
       formulaLevels('exponential', steps + 1, sigmas).map(({ sigma }, i) => ({ t: uniform[i]?.t ?? 0, sigma }))

@@ -6,10 +6,15 @@ import { type Shape, Tensor } from '../../../tensor'
 import type { ScaledClassifier } from '../../classifier/classifier'
 import { type Core, checkTensor, extentOf } from '../../process/core'
 import { type Prediction, targetRow } from '../../process/prediction'
+import { timesOf } from '../../process/timesteps'
+import { type SamplingPlan, timesTable } from '../plan'
 import type { GuidanceKind } from './nodes'
 import type { Buffers, GuidancePart, Moment } from './part'
 
-/** The gradient of log p(y | x_t) with respect to x_t, of x's shape. x is lent: it can't be used after the call. */
+/**
+ * The gradient of log p(y | x_t) with respect to x_t, of x's shape. t [n] is int32, but float32 where the sampler's noise level lies
+ * between two timesteps. x is lent: it can't be used after the call.
+ */
 export type ConditionFunction = (x: Tensor, t: Tensor) => Tensor | Promise<Tensor>
 
 /**
@@ -74,19 +79,27 @@ export class ClassifierGuidance extends GradientPart {
       readonly labels: Int32Array
       readonly scale: number
       readonly meanShift?: Float32Array
+      readonly plan: SamplingPlan
     },
   ) {
     super(core, shape, o.meanShift)
     this.#inputs = o.classifier.bindings(o.labels, o.scale)
+    if (o.plan.fractional) this.#times = core.device.upload(timesTable(o.plan))
   }
 
-  async prepare(queue: RunQueue, { x, t }: Moment): Promise<void> {
-    const program = await this.o.classifier.program(this.shape)
-    queue.add(program, { x, t, ...this.#inputs, gradient: this.held.gradient })
+  /** By evaluation, where some lie between timesteps. */
+  readonly #times?: NativeBuffer
+
+  async prepare(queue: RunQueue, { x, t, row }: Moment): Promise<void> {
+    const times = this.#times
+    const program = await this.o.classifier.program(this.shape, times && this.o.plan.rows)
+    const time: Buffers = times ? { times, row } : { t }
+    queue.add(program, { x, ...time, ...this.#inputs, gradient: this.held.gradient })
   }
 
   override release(): void {
     super.release()
+    this.#times?.release()
     this.o.classifier.release()
   }
 }
@@ -103,12 +116,12 @@ export class FunctionGuidance extends GradientPart {
     super(core, shape, o.meanShift)
   }
 
-  async prepare(_queue: RunQueue, { x, timestep }: Moment): Promise<void> {
+  async prepare(_queue: RunQueue, { x, at }: Moment): Promise<void> {
     const { core, shape } = this
     using lent = Tensor.onDevice(core.device, x, shape, { owned: false })
     let gradient: unknown
     try {
-      gradient = await this.o.condFn(lent, Tensor.from(new Int32Array(shape[0]).fill(timestep)))
+      gradient = await this.o.condFn(lent, Tensor.from(timesOf(shape[0], at.t)))
     } catch (cause) {
       const reason = cause instanceof Error ? cause.message : String(cause)
       throw new DiffusionError('denoiser-failed', `condFn threw: ${reason}`, { argument: 'condFn', cause })

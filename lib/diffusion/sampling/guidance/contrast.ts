@@ -2,13 +2,16 @@
  * Guidance away from another prediction: the network's own of another condition (classifier-free guidance, Ho & Salimans 2022), or
  * that of a worse model (autoguidance, Karras et al. 2024a).
  */
+import type { Device } from '../../../device'
 import type { NativeBuffer } from '../../../native'
 import type { Binding, Program } from '../../../program'
 import type { RunQueue } from '../../../run-queue'
 import type { Shape } from '../../../tensor'
 import { type Condition, conditionBindings, kindOf } from '../../process/condition'
 import { type Core, extentOf } from '../../process/core'
-import { denoise, denoiserBindings } from '../../process/preconditioning'
+import { betweenTimesteps, denoise, denoiserBindings } from '../../process/preconditioning'
+import { timesOf } from '../../process/timesteps'
+import type { Evaluation, SamplingPlan } from '../plan'
 import type { GuidanceKind } from './nodes'
 import type { Buffers, GuidancePart, Moment } from './part'
 
@@ -22,9 +25,9 @@ export interface ContrastOptions {
   readonly interval?: readonly [number, number]
 }
 
-/** sigma = sqrt((1 - alpha_bar) / alpha_bar) of a timestep: the noise beside an image that is not scaled. */
-export function sigmaOf({ schedule }: Core, t: number): number {
-  const bar = schedule.alphasCumprod[t]
+/** sigma = sqrt((1 - alpha_bar) / alpha_bar) of an evaluation: the noise beside an image that is not scaled. */
+export function sigmaAt({ schedule }: Core, { t, alpha }: Evaluation): number {
+  const bar = alpha === undefined ? schedule.alphasCumprod[t] : alpha ** 2
   return Math.sqrt((1 - bar) / bar)
 }
 
@@ -50,9 +53,9 @@ abstract class Contrast implements GuidancePart {
     return this.held
   }
 
-  isActive(timestep: number): boolean {
+  isActive(at: Evaluation): boolean {
     const [low, high] = this.o.interval ?? [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY]
-    const sigma = sigmaOf(this.core, timestep)
+    const sigma = sigmaAt(this.core, at)
     return sigma > low && sigma <= high
   }
 
@@ -91,31 +94,44 @@ function ownBuffer(core: Core, values: Binding): NativeBuffer {
   return buffer
 }
 
+function uploaded(device: Device, tables: Readonly<Record<string, Float32Array | undefined>> = {}): Buffers {
+  const given = Object.entries(tables).filter((entry): entry is [string, Float32Array] => entry[1] !== undefined)
+  return Object.fromEntries(given.map(([name, values]) => [name, device.upload(values)]))
+}
+
 /** By another model, in a program of its own. */
 export class AutoGuidance extends Contrast {
   readonly kind: GuidanceKind
   readonly external: boolean
   #program?: Program
   #inputs: Buffers = {}
+  /** Of betweenTimesteps. */
+  readonly #tables: Buffers
 
-  constructor(core: Core, shape: Shape, o: ContrastOptions & { readonly model: Core; readonly condition: Condition }) {
+  constructor(
+    core: Core,
+    shape: Shape,
+    o: ContrastOptions & { readonly model: Core; readonly condition: Condition },
+    private readonly plan: SamplingPlan,
+  ) {
     super(core, shape, o)
     const { n, d } = extentOf(shape, 'shape')
     this.#guide = { core: o.model, condition: o.condition }
     this.external = o.model.denoiser.external
     this.kind = { away: 'model', rescale: o.rescale }
     this.held.negative = core.device.allocate(n * d)
+    this.#tables = uploaded(core.device, betweenTimesteps(o.model, plan))
   }
 
   readonly #guide: { readonly core: Core; readonly condition: Condition }
   readonly #staged: Record<string, NativeBuffer> = {}
 
-  async prepare(queue: RunQueue, { x, t, timestep }: Moment): Promise<void> {
+  async prepare(queue: RunQueue, { x, t, row, at }: Moment): Promise<void> {
     const { core, condition } = this.#guide
     const { denoiser } = core
     if (!this.#program || denoiser.external) {
       const { shape } = this
-      const given = await denoiserBindings(core, { x, t: new Int32Array(shape[0]).fill(timestep), shape, condition })
+      const given = await denoiserBindings(core, { x, t: timesOf(shape[0], at.t), shape, condition })
       this.#inputs = Object.fromEntries(
         Object.entries(given).map(([name, binding]) => {
           if (!ArrayBuffer.isView(binding)) return [name, binding]
@@ -126,7 +142,11 @@ export class AutoGuidance extends Contrast {
       )
     }
     this.#program ??= await this.#compile()
-    queue.add(this.#program, { x, t, ...this.#inputs, negative: this.held.negative })
+    queue.add(this.#program, {
+      ...{ x, t, ...this.#inputs },
+      ...(this.#isBetween && { row, ...this.#tables }),
+      negative: this.held.negative,
+    })
   }
 
   #compile(): Promise<Program> {
@@ -134,15 +154,21 @@ export class AutoGuidance extends Contrast {
     const { shape } = this
     const { n, d } = extentOf(shape, 'shape')
     const kind = kindOf(condition)
-    return core.networkProgram('guide', { shape: shape.join('x'), ...kind }, (g) => {
+    const rows = this.#isBetween && this.plan.rows
+    return core.networkProgram('guide', { shape: shape.join('x'), rows, ...kind }, (g) => {
       const x = g.input('x', [n, 1, 1, d])
       const t = g.input('t', [n, 1, 1, 1], 'i32')
-      return { negative: denoise(core, g, { x, t, shape, mode: { train: false, condition: kind } }).prediction }
+      const by = rows ? { row: g.input('row', [n, 1, 1, 1], 'i32'), rows } : undefined
+      return { negative: denoise(core, g, { x, t, by, shape, mode: { train: false, condition: kind } }).prediction }
     })
+  }
+
+  get #isBetween(): boolean {
+    return Object.keys(this.#tables).length > 0
   }
 
   override release(): void {
     super.release()
-    for (const buffer of Object.values(this.#staged)) buffer.release()
+    for (const buffer of Object.values({ ...this.#staged, ...this.#tables })) buffer.release()
   }
 }

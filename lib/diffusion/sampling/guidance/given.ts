@@ -89,7 +89,8 @@ async function byModel(core: Core, shape: Shape, model: Core, o: GivenGuidance) 
     vector: vectorDim ? o.vector : undefined,
   })
   if (scale === 1) return undefined
-  return async () => new AutoGuidance(core, shape, { ...contrastOf(scale, o), model, condition })
+  return async (plan: SamplingPlan) =>
+    new AutoGuidance(core, shape, { ...contrastOf(scale, o), model, condition }, plan)
 }
 
 async function byCondition(core: Core, shape: Shape, o: GivenGuidance) {
@@ -177,6 +178,6 @@ async function byGradient(core: Core, shape: Shape, o: GivenGuidance) {
   return async (plan: SamplingPlan) => {
     const meanShift = meanShiftOf(plan)
     const scaled = classifier!.guide({ device, schedule, shape })
-    return new ClassifierGuidance(core, shape, { classifier: scaled, labels, scale, meanShift })
+    return new ClassifierGuidance(core, shape, { classifier: scaled, labels, scale, meanShift, plan })
   }
 }

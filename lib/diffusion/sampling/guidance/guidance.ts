@@ -1,5 +1,6 @@
 /** The guidance of one sampling: its parts, at the steps in which each is active. */
 import type { RunQueue } from '../../../run-queue'
+import type { Evaluation } from '../plan'
 import type { GuidanceKind } from './nodes'
 import type { Buffers, GuidancePart, Moment } from './part'
 
@@ -21,8 +22,8 @@ export class Guidance {
     return this.parts.some(({ external }) => external)
   }
 
-  at(timestep: number): ActiveGuidance {
-    const active = this.parts.filter((part) => part.isActive(timestep))
+  at(evaluation: Evaluation): ActiveGuidance {
+    const active = this.parts.filter((part) => part.isActive(evaluation))
     return {
       kind: active.length > 0 ? Object.assign({}, ...active.map(({ kind }) => kind)) : undefined,
       ofPrediction: bindingsOf(active.filter((part) => !movesMean(part))),

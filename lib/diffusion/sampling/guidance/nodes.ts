@@ -5,7 +5,7 @@ import type { ConditionKind } from '../../process/condition'
 import type { Core } from '../../process/core'
 import type { DenoiserOutput } from '../../process/denoiser'
 import { varianceRowLength } from '../../process/learned-variance'
-import { denoise } from '../../process/preconditioning'
+import { type ByEvaluation, denoise } from '../../process/preconditioning'
 
 /** What the graph of a guided step depends on: a part of programs' keys. */
 export interface GuidanceKind {
@@ -25,33 +25,39 @@ export interface GuidanceKind {
   readonly gradient?: 'score' | 'mean'
 }
 
+interface At {
+  readonly x: Value
+  readonly t: Value
+  readonly shape: Shape
+  readonly by?: ByEvaluation
+}
+
 /** x as flat samples and t to the guided output; the variance is that of the given condition. */
 export function guidedOutput(
   core: Core,
   g: Graph,
-  { x, t, shape }: { x: Value; t: Value; shape: Shape },
+  at: At,
   { condition, guidance = {} }: { condition: ConditionKind; guidance?: GuidanceKind },
 ): DenoiserOutput {
-  const output = denoise(core, g, { x, t, shape, mode: { train: false, condition } })
-  const away = awayFrom(core, g, { x, t, shape, given: output.prediction, guidance })
-  return { ...output, prediction: guidance.gradient === 'score' ? moved(core, g, away, t) : away }
+  const output = denoise(core, g, { ...at, mode: { train: false, condition } })
+  const away = awayFrom(core, g, { ...at, given: output.prediction, guidance })
+  return { ...output, prediction: guidance.gradient === 'score' ? moved(core, g, away, at.t) : away }
 }
 
 /** u + s (c - u): Ho & Salimans 2022, eq. 6 with s = 1 + w; Karras et al. 2024a, eq. 3, with another model's u. */
 function awayFrom(
   core: Core,
   g: Graph,
-  o: { x: Value; t: Value; shape: Shape; given: Value; guidance: GuidanceKind },
+  { given, guidance, ...at }: At & { given: Value; guidance: GuidanceKind },
 ): Value {
-  const { x, t, shape, given, guidance } = o
   const { away, negative, rescale: amount = 0 } = guidance
   if (!away) return given
   const other =
     away === 'model'
       ? g.input('negative', given.dims)
-      : denoise(core, g, { x, t, shape, mode: { train: false, condition: negative!, of: 'negative' } }).prediction
+      : denoise(core, g, { ...at, mode: { train: false, condition: negative!, of: 'negative' } }).prediction
   const factor = (name: string) => g.input(name, [1, 1, 1, 1])
-  const row = g.input('guidanceRow', [x.dims[0], 1, 1, 1], 'i32')
+  const row = g.input('guidanceRow', [given.dims[0], 1, 1, 1], 'i32')
   const guided = g.timestepAffine(given, factor('guidance'), row, other, factor('1-guidance'))
   return amount > 0 ? g.rescaleGuidance(guided, given, { amount }) : guided
 }
