@@ -1,11 +1,12 @@
 // The commands of the documents and of the command line's own help work as they are printed, made short by further options.
 import assert from 'node:assert/strict'
-import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import sharp from 'sharp'
 import { writeNpz } from '../lib/data/npz'
 import { tar } from './data/files'
 import { HubServer } from './support/hub-server'
+import { writeInception } from './support/inception-file'
 import { runCli, runScript, startScript, temporaryFolder, writeImages } from './train/support'
 
 /** Where `ddpm push` sends to. */
@@ -22,6 +23,9 @@ const shorter: Record<string, string> = {
 }
 
 function extraOf(command: string, args: readonly string[]): string[] {
+  // As many as precision and recall, and the parts of the Inception score, need.
+  if (args.includes('--samples')) return ['--limit', '5', '--count', '5', '--device', 'cpu']
+  if (args.includes('--fid')) return ['--limit', '5', '--count', '10', '--steps', '4', '--device', 'cpu']
   const extra = (shorter[command] ?? '').split(' ').filter(Boolean)
   if (command === 'train' && args.includes('--resume')) return ['--steps', '4', '--device', 'cpu']
   // Of a model of 20 timesteps or of the one that is shipped: few, but as many as an order of 3 and a strength need.
@@ -51,6 +55,7 @@ describe('commands as they are printed', function () {
   let hubUrl = ''
   before(async () => {
     hubUrl = await hub.listen()
+    await writeInception(cwd('inception.pth'))
     for (const file of documents) await prepare(cwd(path.basename(file)))
   })
 
@@ -74,6 +79,7 @@ describe('commands as they are printed', function () {
     const scheduler = JSON.parse(readFileSync(path.join(root, 'test', 'fixtures', config), 'utf8'))
     const shipped = { num_train_timesteps: 1000, beta_schedule: 'squaredcos_cap_v2', prediction_type: 'v_prediction' }
     writeFileSync(cwd('scheduler_config.json'), JSON.stringify({ ...scheduler, trained_betas: null, ...shipped }))
+    symlinkSync(path.join(folder, 'inception.pth'), cwd('inception.pth'))
     cpSync(path.join(root, 'models'), cwd('models'), { recursive: true })
     const trained = path.join(root, 'test', 'fixtures', 'checkpoints', 'lucidrains-model-1.pt')
     cpSync(trained, cwd('results', 'model-10.pt'))
@@ -81,7 +87,8 @@ describe('commands as they are printed', function () {
   }
 
   const run = async (args: readonly string[]) => {
-    const env = { HF_ENDPOINT: hubUrl, HF_TOKEN: 'hf_write', HF_HOME: cwd('hub') }
+    const own = { DDPM_CACHE: cwd('cache'), DDPM_INCEPTION: cwd('inception.pth') }
+    const env = { HF_ENDPOINT: hubUrl, HF_TOKEN: 'hf_write', HF_HOME: cwd('hub'), ...own }
     const { code, stderr } = await runCli([...args, ...extraOf(args[0], args)], env, at)
     assert.equal(code, 0, `ddpm ${args.join(' ')}: ${stderr}`)
   }

@@ -13,11 +13,8 @@ import { type OptionTable, UsageError, type Values } from './args'
 import { stderr } from './output'
 import { Progress } from './progress'
 
-export const drawOptions = {
-  count: { kind: 'integer', short: 'n', min: 1, help: 'images to draw (16)' },
-  first: { kind: 'integer', min: 0, help: 'number of the first image: image i of a seed is always the same (0)' },
-  seed: { kind: 'seed', help: 'another seed, other images (0)' },
-  batch: { kind: 'integer', min: 1, help: 'images drawn at once (16)' },
+/** How an image is drawn, whatever it begins with. */
+export const samplerOptions = {
   class: {
     kind: 'string',
     value: 'name,...',
@@ -64,6 +61,14 @@ export const drawOptions = {
   order: { kind: 'integer', min: 1, max: 4, help: "of 'dpmsolver++', 'unipc' and 'deis' (2), 'lms' (4)" },
   scheduler: { kind: 'string', value: 'file', help: "diffusers' scheduler_config.json, in place of --sampler" },
   clip: { kind: 'string', choices: ['yes', 'no'], help: 'clip the predicted image in each step (ddpm yes, others no)' },
+} as const satisfies OptionTable
+
+export const drawOptions = {
+  count: { kind: 'integer', short: 'n', min: 1, help: 'images to draw (16)' },
+  first: { kind: 'integer', min: 0, help: 'number of the first image: image i of a seed is always the same (0)' },
+  seed: { kind: 'seed', help: 'another seed, other images (0)' },
+  batch: { kind: 'integer', min: 1, help: 'images drawn at once (16)' },
+  ...samplerOptions,
   'init-image': {
     kind: 'string',
     value: 'file',

@@ -1,16 +1,39 @@
-import { Dataset } from '../data/dataset'
-import { type Evaluation, evaluate as evaluateModel } from '../trainer/evaluate'
-import { type Command, type OptionTable, UsageError, type Values } from './args'
+import { type Command, type CommonValues, type OptionTable, UsageError, type Values } from './args'
+import { samplerOptions } from './draw'
+import { evaluateBits, reportBits } from './evaluate-bits'
+import { evaluateQuality, metricsOf, reportQuality } from './evaluate-quality'
 import { outputFile, overwriteOption, writeOutput } from './free-name'
-import { modelOptions, openModel, sourceOf } from './open-model'
-import { createOutput, note, stderr, warn } from './output'
-import { Progress } from './progress'
+import { modelOptions, sourceOf } from './open-model'
+import { createOutput, type Output } from './output'
 import { stoppable } from './stop'
+
+const ofQuality = {
+  fid: {
+    kind: 'string',
+    value: 'data|npz',
+    help: "compare a model's samples with these images, or with mu and sigma of an .npz of pytorch-fid or guided-diffusion",
+  },
+  samples: { kind: 'string', value: 'data', help: 'compare these images in place of samples: a folder, .npz, ...' },
+  metrics: {
+    kind: 'string',
+    value: 'name,...',
+    help: 'fid, kid, pr (precision and recall), is (Inception score) (fid)',
+  },
+  inception: {
+    kind: 'string',
+    value: 'file',
+    help: "InceptionV3's weights, pytorch-fid's pt_inception-2015-12-05-6726825d.pth (DDPM_INCEPTION)",
+  },
+  count: { kind: 'integer', short: 'n', min: 1, help: 'samples (10000; all of --samples)' },
+  size: { kind: 'size', help: 'of --samples, to which both are scaled and cropped (that of the first of them)' },
+  channels: { kind: 'integer', min: 1, max: 3, help: 'of --samples: 1 where they are grey (3)' },
+  ...samplerOptions,
+} as const satisfies OptionTable
 
 const options = {
   ...modelOptions,
-  limit: { kind: 'integer', min: 1, help: 'images to evaluate, chosen by the seed (all)' },
-  batch: { kind: 'integer', min: 1, help: 'images evaluated at once (16)' },
+  limit: { kind: 'integer', min: 1, help: 'images to evaluate, or of --fid, chosen by the seed (all)' },
+  batch: { kind: 'integer', min: 1, help: 'images at once (16)' },
   seed: { kind: 'seed', help: 'of the noise, and of the choice (0)' },
   background: { kind: 'string', value: 'colour', help: 'shows through transparent pixels (white)' },
   range: { kind: 'string', choices: ['0,1', '-1,1'], help: 'black and white of floats, which no file says' },
@@ -20,6 +43,7 @@ const options = {
     value: 'folders|labels|file',
     help: "the images' classes, for a class-conditional model, as in ddpm train (none: its null class)",
   },
+  ...ofQuality,
   output: {
     kind: 'string',
     short: 'o',
@@ -29,95 +53,84 @@ const options = {
   ...overwriteOption,
 } as const satisfies OptionTable
 
-type EvaluateValues = Values<typeof options>
+export type EvaluateValues = Values<typeof options> & CommonValues
 
 export const evaluate: Command<typeof options> = {
   name: 'evaluate',
-  summary: 'Measures how well a model describes images: bits per dimension, and errors of reconstruction.',
-  usage: '<folder> [--model <model>] [options]',
+  summary:
+    'Measures how well a model describes images (bits per dimension), or how good its samples are (FID, KID and others).',
+  usage: '<folder> [options]   or   [<model>] --fid <data> [options]',
   positionals: 1,
   options,
   notes: `
-Every timestep of every image is evaluated once (Ho et al. 2020, eq. 5): a model of 1000 timesteps needs 1000 evaluations of the
-network an image. Images are scaled and cropped to the model's size.
+Without --fid, every timestep of every image is evaluated once (Ho et al. 2020, eq. 5): a model of 1000 timesteps needs 1000
+evaluations of the network an image. Images are scaled and cropped to the model's size.
+
+With --fid, samples are drawn, or read with --samples, and compared with other images by the features of InceptionV3, both rounded to
+8 bits. What is computed of the images of --fid is kept in ~/.cache/ddpm-native (DDPM_CACHE). FID depends on the number of samples:
+compare equal numbers alone, and more than 2048.
 
   ddpm evaluate photos --checkpoint runs/photos --limit 256
-  ddpm evaluate photos --checkpoint runs/photos --output bits.json`,
+  ddpm evaluate photos --checkpoint runs/photos --output bits.json
+  ddpm evaluate runs/photos --fid photos --inception inception.pth
+  ddpm evaluate runs/photos --fid photos --metrics fid,kid,pr,is --count 5000
+  ddpm evaluate --samples samples.npz --fid photos`,
 
-  async run(values, [folder]) {
-    if (folder === undefined) throw new UsageError('the folder of images is missing')
-    sourceOf(values)
+  async run(values, [positional]) {
+    const { fid, samples, metrics } = values
+    const quality = fid !== undefined || samples !== undefined || metrics !== undefined
+    if (quality) checkQuality(values, positional)
+    else checkBits(values, positional)
     const output = createOutput(values.json === true)
     const { overwrite } = values
     const file = values.output === undefined ? undefined : await outputFile(values.output, { overwrite, output })
     const { exitCode } = await stoppable(async (signal) => {
-      const evaluation = await evaluateFolder(folder, values, output, signal)
-      for (const line of report(evaluation)) output.say(line)
-      const json = `${JSON.stringify(evaluation, null, 2)}\n`
+      const { result, lines } = await (quality
+        ? qualityOf(values, positional, output, signal)
+        : bitsOf(values, positional!, output, signal))
+      for (const line of lines) output.say(line)
+      const json = `${JSON.stringify(result, null, 2)}\n`
       const written = file === undefined ? undefined : await writeOutput(file, json, overwrite)
       if (written !== undefined) output.say(`\n${written}`)
-      output.event('done', { ...evaluation, ...(written !== undefined && { file: written }) })
+      output.event('done', { ...result, ...(written !== undefined && { file: written }) })
     })
     return exitCode
   },
 }
 
-async function evaluateFolder(
-  folder: string,
-  values: EvaluateValues,
-  output: ReturnType<typeof createOutput>,
-  signal: AbortSignal,
-): Promise<Evaluation> {
-  const ddpm = await openModel(values)
-  let bar: Progress | undefined
-  try {
-    const data = await Dataset.open(folder, {
-      size: [ddpm.imageSize, ddpm.imageWidth],
-      channels: ddpm.channels,
-      background: values.background,
-      svg: values.svg,
-      range: values.range?.split(',').map(Number) as [number, number] | undefined,
-      classes: values.classes,
-      seed: values.seed,
-      onUnreadable: ({ file, reason }) => {
-        output.event('unreadable', { file, reason })
-        if (!output.json) note(`skipped, can't be read: ${file} (${reason})`)
-      },
-    })
-    const evaluation = await evaluateModel(ddpm, data, {
-      limit: values.limit,
-      batchSize: values.batch,
-      seed: values.seed,
-      signal,
-      onProgress: ({ done, total, images }) => {
-        bar ??= new Progress(stderr, { label: 'evaluate', total, lines: true })
-        bar.update(done, `${images} images`)
-      },
-    })
-    bar?.clear()
-    for (const warning of ddpm.warnings()) warn(output, warning)
-    return evaluation
-  } finally {
-    bar?.clear()
-    ddpm.dispose()
-  }
+async function bitsOf(values: EvaluateValues, folder: string, output: Output, signal: AbortSignal) {
+  const result = await evaluateBits(folder, values, output, signal)
+  return { result, lines: reportBits(result) }
 }
 
-/** Rows of the table for people. */
-const rows = 10
+async function qualityOf(values: EvaluateValues, model: string | undefined, output: Output, signal: AbortSignal) {
+  const result = await evaluateQuality(values, model, output, signal)
+  return { result, lines: reportQuality(result) }
+}
 
-function report({ images, bitsPerDim, priorBpd, vb, xstartMse, mse }: Evaluation): string[] {
-  const T = vb.length
-  const lines = [
-    `${images} images: ${bitsPerDim.toFixed(4)} bits/dim, ${priorBpd.toExponential(2)} of them the prior's`,
-  ]
-  lines.push('', '  timesteps   bits/dim   error of x_0   error of the noise')
-  for (let row = 0; row < Math.min(rows, T); row++) {
-    const [from, to] = [row, row + 1].map((r) => Math.round((r * T) / Math.min(rows, T)))
-    const part = (values: readonly number[]) => values.slice(from, to).reduce((a, b) => a + b, 0)
-    const mean = (values: readonly number[]) => (part(values) / (to - from)).toFixed(5)
-    const range = `${from}-${to - 1}`.padStart(11)
-    lines.push(`${range} ${part(vb).toFixed(5).padStart(10)} ${mean(xstartMse).padStart(14)} ${mean(mse).padStart(20)}`)
+function checkBits(values: EvaluateValues, folder: string | undefined): void {
+  for (const name of Object.keys(ofQuality)) {
+    if (values[name as keyof EvaluateValues] !== undefined) throw new UsageError(`--${name} goes with --fid`)
   }
-  return lines
+  if (folder === undefined) throw new UsageError('the folder of images is missing')
+  sourceOf(values)
+}
+
+function checkQuality(values: EvaluateValues, model: string | undefined): void {
+  if (values.classes !== undefined) throw new UsageError('--classes goes without --fid')
+  const compared = metricsOf(values).filter((metric) => metric !== 'is')
+  if (compared.length > 0 && values.fid === undefined)
+    throw new UsageError(`--fid <data> is missing: with what are the images compared, for ${compared.join(', ')}?`)
+  if (values.samples === undefined) {
+    for (const name of ['size', 'channels'] as const)
+      if (values[name] !== undefined) throw new UsageError(`--${name} goes with --samples: a model has its own`)
+    sourceOf(values, model)
+    return
+  }
+  if (model !== undefined) throw new UsageError('--samples goes without a model')
+  const ofModels = Object.keys({ ...modelOptions, ...samplerOptions }).filter((name) => name !== 'device')
+  for (const name of ofModels) {
+    if (values[name as keyof EvaluateValues] !== undefined)
+      throw new UsageError(`--${name} goes with a model, not with --samples`)
+  }
 }

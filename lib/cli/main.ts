@@ -38,7 +38,7 @@ Usage: ddpm <command> [options]
 Commands:
   train <folder> --out <run>   train a model on a folder of images
   sample                       draw images
-  evaluate <folder>            bits per dimension and errors over images
+  evaluate                     bits per dimension of images, or FID of samples
   export --model <file>        write a model for other runtimes, as ONNX
   convert <source> <target>    write a model in the form that others open
   push <model> <owner/name>    send a model to the Hugging Face hub

@@ -2,7 +2,7 @@
 import { Dataset, type DatasetOptions } from '../data/dataset'
 import { openSource } from '../data/sources/open'
 import type { TrainingData } from '../data/training-data'
-import { DiffusionError } from '../errors'
+import { DiffusionError, invalidArgument } from '../errors'
 import { boolean, func, integer, oneOf, parseOptions, type SchemaOf, string, value } from '../options'
 import { dataStamp } from './data-stamp'
 import { imagesOf } from './images'
@@ -68,7 +68,10 @@ export async function referenceStatistics(data: string, options: ReferenceOption
       const problem = `${data} has statistics of ${known.mean.length} features, and the extractor has ${extractor.features}`
       throw new DiffusionError('invalid-argument', problem, { argument: 'data' })
     }
-    if (!keepFeatures || known.features) return known
+    if (!keepFeatures || known.features) {
+      if (o.limit === undefined) return known
+      throw invalidArgument('limit', `none for ${data}, which has statistics of all its images`, o.limit)
+    }
     return { ...(await ofImagesBeside(data, o)), mean: known.mean, covariance: known.covariance }
   }
   return dataStatistics(await openReference(data, o), o, data)

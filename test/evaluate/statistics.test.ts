@@ -176,6 +176,7 @@ assert loaded['mu'].shape == (${features},) and loaded['sigma'].dtype == numpy.f
       { code: 'invalid-argument', message: /no images and no features/ },
       { keepFeatures: true },
     )
+    await refused('plain.npz', { code: 'invalid-argument', argument: 'limit' }, { limit: 3 })
     await refused('photos', { code: 'unknown-option' }, { sizes: 8 })
     await refused('photos', { code: 'invalid-argument', argument: 'crop' }, { crop: 'random' })
     await refused('none.npz', { code: 'not-found' })

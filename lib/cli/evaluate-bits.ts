@@ -1,0 +1,78 @@
+/** `ddpm evaluate` of a model over a folder: how well it describes images. */
+import { Dataset } from '../data/dataset'
+import type { Seed } from '../options'
+import { type Evaluation, evaluate as evaluateModel } from '../trainer/evaluate'
+import type { Values } from './args'
+import { type modelOptions, openModel } from './open-model'
+import { note, type Output, stderr, warn } from './output'
+import { Progress } from './progress'
+
+export interface BitsValues extends Values<typeof modelOptions> {
+  readonly limit?: number
+  readonly batch?: number
+  readonly seed?: Seed
+  readonly background?: string
+  readonly range?: string
+  readonly svg?: boolean
+  readonly classes?: string
+}
+
+export async function evaluateBits(
+  folder: string,
+  values: BitsValues,
+  output: Output,
+  signal: AbortSignal,
+): Promise<Evaluation> {
+  const ddpm = await openModel(values)
+  let bar: Progress | undefined
+  try {
+    const data = await Dataset.open(folder, {
+      size: [ddpm.imageSize, ddpm.imageWidth],
+      channels: ddpm.channels,
+      background: values.background,
+      svg: values.svg,
+      range: values.range?.split(',').map(Number) as [number, number] | undefined,
+      classes: values.classes,
+      seed: values.seed,
+      onUnreadable: ({ file, reason }) => {
+        output.event('unreadable', { file, reason })
+        if (!output.json) note(`skipped, can't be read: ${file} (${reason})`)
+      },
+    })
+    const evaluation = await evaluateModel(ddpm, data, {
+      limit: values.limit,
+      batchSize: values.batch,
+      seed: values.seed,
+      signal,
+      onProgress: ({ done, total, images }) => {
+        bar ??= new Progress(stderr, { label: 'evaluate', total, lines: true })
+        bar.update(done, `${images} images`)
+      },
+    })
+    bar?.clear()
+    for (const warning of ddpm.warnings()) warn(output, warning)
+    return evaluation
+  } finally {
+    bar?.clear()
+    ddpm.dispose()
+  }
+}
+
+/** Rows of the table for people. */
+const rows = 10
+
+export function reportBits({ images, bitsPerDim, priorBpd, vb, xstartMse, mse }: Evaluation): string[] {
+  const T = vb.length
+  const lines = [
+    `${images} images: ${bitsPerDim.toFixed(4)} bits/dim, ${priorBpd.toExponential(2)} of them the prior's`,
+  ]
+  lines.push('', '  timesteps   bits/dim   error of x_0   error of the noise')
+  for (let row = 0; row < Math.min(rows, T); row++) {
+    const [from, to] = [row, row + 1].map((r) => Math.round((r * T) / Math.min(rows, T)))
+    const part = (values: readonly number[]) => values.slice(from, to).reduce((a, b) => a + b, 0)
+    const mean = (values: readonly number[]) => (part(values) / (to - from)).toFixed(5)
+    const range = `${from}-${to - 1}`.padStart(11)
+    lines.push(`${range} ${part(vb).toFixed(5).padStart(10)} ${mean(xstartMse).padStart(14)} ${mean(mse).padStart(20)}`)
+  }
+  return lines
+}

@@ -1,0 +1,185 @@
+/** `ddpm evaluate --fid`: how good samples are. */
+import type { DeviceName } from '../device'
+import type { DDPM } from '../diffusion/models/ddpm'
+import { evaluateSamples, type SampleMetric, type SampleQuality, sampleMetrics } from '../evaluate/evaluate-samples'
+import type { FeatureExtractor } from '../evaluate/feature-extractor'
+import { fromBytes, type ImageSet, imagesOf } from '../evaluate/images'
+import { openInception } from '../evaluate/open-inception'
+import { openReference, type ReferenceOptions, referenceStatistics } from '../evaluate/reference'
+import type { ImageStatistics } from '../evaluate/statistics'
+import type { Seed } from '../options'
+import { UsageError, type Values } from './args'
+import { checkDrawOptions, drawImages, labelsFor, type samplerOptions } from './draw'
+import { type modelOptions, openModel } from './open-model'
+import { note, type Output, stderr, warn } from './output'
+import { Progress } from './progress'
+
+export interface QualityValues extends Values<typeof modelOptions>, Values<typeof samplerOptions> {
+  readonly fid?: string
+  readonly samples?: string
+  readonly metrics?: string
+  readonly inception?: string
+  readonly count?: number
+  readonly size?: readonly [height: number, width: number]
+  readonly channels?: number
+  readonly limit?: number
+  readonly batch?: number
+  readonly seed?: Seed
+  readonly background?: string
+  readonly range?: string
+  readonly svg?: boolean
+}
+
+const defaultCount = 10_000
+
+/** Throws UsageError. */
+export function metricsOf({ metrics = 'fid' }: QualityValues): SampleMetric[] {
+  return metrics.split(',').map((name) => {
+    const known = sampleMetrics.find((metric) => metric === name.trim())
+    if (known) return known
+    throw new UsageError(`--metrics: expected ${sampleMetrics.join(', ')}, got '${name}'`)
+  })
+}
+
+/** What they were compared with, by `reference`. */
+export type QualityReport = SampleQuality & { readonly reference?: { readonly name: string; readonly images?: number } }
+
+export async function evaluateQuality(
+  values: QualityValues,
+  model: string | undefined,
+  output: Output,
+  signal: AbortSignal,
+): Promise<QualityReport> {
+  if (values.samples === undefined) checkDrawOptions(values)
+  const metrics = metricsOf(values)
+  const device = (values.device ?? 'auto') as DeviceName
+  const extractor = await openInception(values.inception, { device })
+  const bars = new Bars()
+  let ddpm: DDPM | undefined
+  try {
+    ddpm = values.samples === undefined ? await openModel(values, model) : undefined
+    const { set, looks } = ddpm ? samplesOfModel(ddpm, values, signal) : await samplesOfFile(values, output)
+    const context = { extractor, output, signal, bars, keepFeatures: metrics.some((m) => m === 'kid' || m === 'pr') }
+    const reference = values.fid === undefined ? undefined : await referenceOf(values.fid, values, looks, context)
+    if (metrics.includes('fid')) warnOfFew(output, set.count, extractor)
+    const quality = await evaluateSamples(set, {
+      ...{ extractor, reference, metrics, device, signal },
+      seed: values.seed,
+      onProgress: ({ phase, done, total }) => {
+        // Samples of a model have a bar of their own.
+        if (!ddpm || phase !== 'samples') bars.show(phase, done, total)
+      },
+    })
+    for (const warning of ddpm?.warnings() ?? []) warn(output, warning)
+    return { ...quality, ...(reference && { reference: { name: values.fid!, images: reference.count } }) }
+  } finally {
+    bars.clear()
+    extractor.release()
+    ddpm?.dispose()
+  }
+}
+
+type Looks = Pick<ReferenceOptions, 'size' | 'channels'>
+
+function samplesOfModel(ddpm: DDPM, values: QualityValues, signal: AbortSignal): { set: ImageSet; looks: Looks } {
+  const drawn = { ...values, count: values.count ?? defaultCount }
+  const labelOf = labelsFor(ddpm, values)
+  const set = {
+    count: drawn.count,
+    async *batches() {
+      for await (const { images } of drawImages(ddpm, drawn, { signal, skip: () => false, labelOf }))
+        yield fromBytes(images)
+    },
+  }
+  return { set, looks: { size: [ddpm.imageSize, ddpm.imageWidth], channels: ddpm.channels } }
+}
+
+async function samplesOfFile(values: QualityValues, output: Output): Promise<{ set: ImageSet; looks: Looks }> {
+  const { size, channels = 3, count, batch } = values
+  const data = await openReference(values.samples!, { ...readingOf(values, output), size, channels })
+  const set = imagesOf(data, { count, batchSize: batch })
+  return { set, looks: { size: [data.height, data.width], channels } }
+}
+
+/** How files are read, on both sides. */
+function readingOf({ background, range, svg }: QualityValues, output: Output) {
+  return {
+    background,
+    svg,
+    range: range?.split(',').map(Number) as [number, number] | undefined,
+    onUnreadable: ({ file, reason }: { file: string; reason: string }) => {
+      output.event('unreadable', { file, reason })
+      if (!output.json) note(`skipped, can't be read: ${file} (${reason})`)
+    },
+  }
+}
+
+function referenceOf(
+  data: string,
+  values: QualityValues,
+  looks: Looks,
+  c: {
+    readonly extractor: FeatureExtractor
+    readonly output: Output
+    readonly signal: AbortSignal
+    readonly bars: Bars
+    readonly keepFeatures: boolean
+  },
+): Promise<ImageStatistics> {
+  const { extractor, signal, keepFeatures } = c
+  return referenceStatistics(data, {
+    ...readingOf(values, c.output),
+    ...looks,
+    ...{ extractor, signal, keepFeatures, limit: values.limit, batchSize: values.batch },
+    onProgress: ({ done, total }) => c.bars.show('reference', done, total),
+    onWarning: ({ message }) => warn(c.output, message),
+  })
+}
+
+/** The covariance of fewer images than features is singular, and its distance from any other large. */
+function warnOfFew(output: Output, count: number, { features }: FeatureExtractor): void {
+  if (count <= features)
+    warn(output, `FID of ${count} samples says little: take more than there are features, ${features}`)
+}
+
+/** One after another. */
+class Bars {
+  #bar: Progress | undefined
+  #label: string | undefined
+
+  show(label: string, done: number, total: number): void {
+    if (label !== this.#label) {
+      this.clear()
+      this.#label = label
+      this.#bar = new Progress(stderr, { label, total, lines: true })
+    }
+    this.#bar!.update(done)
+  }
+
+  clear(): void {
+    this.#bar?.clear()
+    this.#bar = undefined
+    this.#label = undefined
+  }
+}
+
+export function reportQuality({
+  images,
+  fid,
+  kid,
+  precision,
+  recall,
+  inceptionScore,
+  reference,
+}: QualityReport): string[] {
+  const others = reference?.images === undefined ? '' : `${reference.images} images of `
+  const lines = [`${images} images${reference ? `, compared with ${others}${reference.name}` : ''}`]
+  const spread = ({ mean, std }: { mean: number; std: number }, digits: number) =>
+    `${mean.toFixed(digits)} +- ${std.toFixed(digits)}`
+  if (fid !== undefined) lines.push(`FID              ${fid.toFixed(4)}`)
+  if (kid) lines.push(`KID              ${spread(kid, 6)}`)
+  if (precision !== undefined) lines.push(`precision        ${precision.toFixed(4)}`)
+  if (recall !== undefined) lines.push(`recall           ${recall.toFixed(4)}`)
+  if (inceptionScore) lines.push(`Inception score  ${spread(inceptionScore, 4)}`)
+  return lines
+}
