@@ -63,6 +63,27 @@ for (const name of names) {
   })
 }
 
+describe('timesteps', () => {
+  it('are those of diffusers, early and recent: fractions, and whole ones where its solvers round or cut off', async () => {
+    const fixture = await Fixture.load('scheduler_times')
+    const kinds = new Set<boolean>()
+    for (const { id, scheduler, num_inference_steps: steps } of fixture.config.cases) {
+      const { evaluations, fractional } = schedulerPlan(scheduler, 1000, { steps })
+      const told = evaluations.map(({ t }) => t)
+      // Their noise levels are rounded to float32 on the way; on a cosine schedule that is some thousandth.
+      const tolerance = { abs: scheduler.beta_schedule ? 3e-3 : 1e-5, rel: 1e-5 }
+      assertClose(
+        told,
+        fixture.numbers(`out/${id}/timesteps`),
+        fractional ? tolerance : { abs: 0, rel: 0 },
+        JSON.stringify(scheduler),
+      )
+      kinds.add(fractional)
+    }
+    assert.equal(kinds.size, 2)
+  })
+})
+
 describe('rescale_betas_zero_snr', () => {
   const plan = (name: string, rescaled: boolean) => {
     const config = { prediction_type: 'v_prediction', rescale_betas_zero_snr: rescaled, timestep_spacing: 'trailing' }

@@ -44,7 +44,8 @@ export function lineTimes({ sqrtAlphasCumprod, sqrtOneMinusAlphasCumprod }: Sche
 
 /**
  * Descending timesteps of DPMSolverMultistepScheduler: `steps` of the `steps` + 1 that 'linspace' and 'leading' spread over the
- * schedule, as the last step leaves it; 'trailing' from T - 1 down by T / steps.
+ * schedule, as the last step leaves it; 'trailing' from T - 1 down by T / steps. With as many steps as timesteps, diffusers' 'linspace' takes one
+ * twice and leaves out 0, and of order 2 and 3 ends in NaN; here each is taken once.
  */
 export function solverTimesteps(steps: number, numTimesteps: number, spacing: TimestepSpacing, offset = 0): Int32Array {
   if (!Number.isSafeInteger(steps) || steps < 1 || steps > numTimesteps) {
