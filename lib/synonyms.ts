@@ -53,6 +53,7 @@ const rows: readonly (readonly string[])[] = [
   ['resume', 'resumeFromCheckpoint', 'continue'],
   ['precision', 'mixedPrecision', 'fp16', 'bf16', 'amp', 'dtype', 'torchDtype', 'useFp16'],
   ['device', 'gpu', 'gpus', 'cuda', 'useCuda', 'accelerator'],
+  ['augment', 'augmentation', 'augmentProb', 'augmentProbability', 'aProb'],
   ['flip', 'randomFlip', 'augmentHorizontalFlip', 'mirror', 'noFlip'],
   ['image', 'initImage', 'initImg', 'inputImage'],
   ['mask', 'maskImage'],

@@ -129,18 +129,19 @@ function shown(loss: number): string {
 }
 
 /** What the images become, for machines. */
-function looksOf({ options: { model, flip } }: TrainStart) {
+function looksOf({ options: { model, flip, augment } }: TrainStart) {
   const { imageSize: size, imageWidth: width = size, inChannels: channels } = model.unetConfig
-  return { size, width, channels, flip, classes: model.classNames ?? [] }
+  return { size, width, channels, flip, ...(augment !== undefined && { augment }), classes: model.classNames ?? [] }
 }
 
 /** The same in words. */
 function looks(start: TrainStart): string {
-  const { size, width, channels, flip, classes } = looksOf(start)
+  const { size, width, channels, flip, augment, classes } = looksOf(start)
   const names = classes as readonly string[]
   const shown = names.length > 8 ? `${names.slice(0, 8).join(', ')}, ...` : names.join(', ')
   const mirrored = flip ? 'mirrored at random (--no-flip: as they are)' : 'not mirrored'
+  const augmented = augment === undefined ? '' : `, augmented (each kind ${100 * augment}%)`
   const kinds = names.length > 0 ? `${names.length} classes (${shown})` : 'no classes'
   const colours = { 1: 'grey', 3: 'RGB' }[Number(channels)] ?? `in ${channels} channels`
-  return `${size}x${width} ${colours}, ${mirrored}, ${kinds}`
+  return `${size}x${width} ${colours}, ${mirrored}${augmented}, ${kinds}`
 }

@@ -93,6 +93,12 @@ const options = {
   svg: { kind: 'flag', help: 'read SVGs too: only those of people you trust' },
   flip: { kind: 'flag', help: 'mirror half of the images at random (done, unless a preset says no)' },
   'no-flip': { kind: 'flag', help: 'do not' },
+  augment: {
+    kind: 'number',
+    min: 0,
+    max: 1,
+    help: 'probability of non-leaking augmentation, of which the network is told: 0.12 against overfitting (none)',
+  },
   'flip-vertical': { kind: 'flag', help: 'turn half of the images upside down at random' },
   classes: {
     kind: 'string',
@@ -195,6 +201,7 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
       svg: values.svg,
       flip: values.flip ? true : values['no-flip'] ? false : undefined,
       flipVertical: values['flip-vertical'],
+      augment: values.augment,
       crop: values.crop,
       cropScale: values['crop-scale'],
       buckets: values.buckets,

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import { DiffusionError, invalidArgument } from '../errors'
 import type { Seed } from '../options'
+import { type Augmentation, augmentationAt, augmentationDim, warped } from './augment'
 import { bucketsOf, groupCount, groups, type Shape2 } from './buckets'
 import { type ClassLabelling, type ClassSource, classLabels } from './class-labels'
 import { mapConcurrently } from './concurrently'
@@ -35,6 +36,11 @@ export interface DatasetOptions {
   readonly crop?: Crop
   /** With crop 'random', how much larger than the size images are scaled before they are cut, at least 1 (default 1). */
   readonly cropScale?: number
+  /**
+   * Non-leaking augmentation (Karras et al. 2022, F.2; 0.12 there): the probability with which an image is scaled, turned, stretched,
+   * moved or turned upside down, each by itself. A batch says what was done, mirroring included (default: none).
+   */
+  readonly augment?: number
   /** Aspect buckets, [height, width] of each: an image gets the size that is most like its own, a batch has one (default: none). */
   readonly buckets?: readonly Shape2[]
   /** Black and white of images and arrays of floats, such as [0, 1] (default: floats are refused). */
@@ -153,17 +159,23 @@ export class Dataset implements TrainingData {
     const length = channels * look.height * look.width
     const images = new Float32Array(count * length)
     const labels = this.#labels && new Int32Array(count)
+    const augmentation = this.#o.augment === undefined ? undefined : new Float32Array(count * augmentationDim)
     const drawn = new Array<number>(count)
     const samples = Array.from({ length: count }, (_, i) => i)
     await mapConcurrently(samples, 8, async (i) => {
       const { picture, item } = await this.#picture(items[i])
-      toSigned(picture, this.#view(picture, look, first + i), images.subarray(i * length, (i + 1) * length))
+      const image = images.subarray(i * length, (i + 1) * length)
+      const { view, told, from } = this.#view(picture, look, first + i)
+      toSigned(picture, view, image)
+      if (from) image.set(warped(image, look, from))
+      if (told) augmentation?.set(told, i * augmentationDim)
       if (labels) labels[i] = this.#labels![item]
       drawn[i] = item
     })
     const { source } = this
     const captions = source.captionOf && drawn.map((item) => source.captionOf!(item) ?? '')
-    return { images, shape: [count, channels, look.height, look.width], labels, ...(captions && { captions }) }
+    const shape = [count, channels, look.height, look.width] as const
+    return { images, shape, labels, ...(augmentation && { augmentation }), ...(captions && { captions }) }
   }
 
   /** Batches of `count` from sample `first` on, decoded up to `ahead` of them (default 4) before they are asked for. */
@@ -171,18 +183,19 @@ export class Dataset implements TrainingData {
     return new Prefetcher((k) => this.batch(first + k * count, count), 0, ahead)
   }
 
-  /** The part of the picture that sample `g` is. */
-  #view(picture: Picture, look: Look, g: number): View {
-    const { flip = false, flipVertical = false } = this.#o
+  /** The part of the picture that sample `g` is, and what else is done to it. */
+  #view(picture: Picture, look: Look, g: number): { view: View } & Partial<Augmentation> {
+    const { flip = false, flipVertical = false, augment: probability } = this.#o
     const middle = centre(picture, look)
     const rows = picture.height - look.height + 1
     const columns = picture.width - look.width + 1
     const [top, left] = look.fit === 'cover' ? cropAt(this.#seed, g, rows, columns) : [middle.top, middle.left]
-    return {
-      ...{ ...middle, top, left },
-      flip: flip && flipped(this.#seed, g),
-      flipVertical: flipVertical && flippedVertically(this.#seed, g),
-    }
+    const { height, width } = look
+    const done: Pick<Augmentation, 'flip' | 'flipVertical'> & Partial<Augmentation> =
+      probability === undefined
+        ? { flip: flip && flipped(this.#seed, g), flipVertical: flipVertical && flippedVertically(this.#seed, g) }
+        : augmentationAt(this.#seed, g, { probability, height, width, flip, flipVertical })
+    return { ...done, view: { ...middle, top, left, flip: done.flip, flipVertical: done.flipVertical } }
   }
 
   /** How the samples of an item's batch look. */

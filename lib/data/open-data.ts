@@ -12,14 +12,14 @@ export async function openData(data: string | UserData, options: DatasetOptions)
 
 /**
  * The images that are trained on and those that are held out: `validation` are others, or a fraction of the first. These are always
- * drawn alike: not mirrored, and their middles where they have to be cropped. Throws as Dataset.open does, and `invalid-argument`
+ * drawn alike: not mirrored or augmented, and their middles where they have to be cropped. Throws as Dataset.open does, and `invalid-argument`
  * for a fraction that leaves nothing on one side.
  */
 export async function openTrainingData(
   data: string | UserData,
   { validation, ...options }: DatasetOptions & { readonly validation?: string | number | UserData },
 ): Promise<{ data: TrainingData; heldOut: TrainingData | undefined }> {
-  const { flip: _, flipVertical: __, cropScale: ___, buckets: ____, crop, ...plain } = options
+  const { flip: _, flipVertical: __, cropScale: ___, buckets: ____, augment: _____, crop, ...plain } = options
   const alike: DatasetOptions = { ...plain, crop: crop === 'none' ? 'none' : 'centre' }
   if (typeof validation !== 'number' || givesBatches(data)) {
     const heldOut = typeof validation === 'string' || typeof validation === 'object'

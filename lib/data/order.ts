@@ -8,6 +8,9 @@ const flipStep = 1
 const flipVerticalStep = 2
 const cropStep = 3
 const groupStep = 4
+/** Of augment.ts: which is done and how far, and the normal numbers of it. */
+export const augmentStep = 5
+export const augmentNormalStep = 6
 
 /** The order of epoch `epoch`: Fisher & Yates. */
 export function permutation(seed: Seed, epoch: number, n: number): Uint32Array {

@@ -83,6 +83,12 @@ export interface TrainOptions {
    * the size of `model` (default: all images have that).
    */
   buckets?: readonly (readonly number[])[]
+  /**
+   * Non-leaking augmentation (Karras et al. 2022, F.2; 0.12 to 0.15 there), against overfitting of few images: the probability with
+   * which an image is scaled, turned, stretched, moved or turned upside down, each by itself. The network is told what was done,
+   * mirroring included, through a layer of its own (`vectorEmbedding: 'augment'`), so that samples show nothing of it (default: none).
+   */
+  augment?: number
   /** Black and white of images and arrays of floats: [0, 1], [-1, 1] (default: floats are refused, as no file says it). */
   range?: readonly number[]
   /**
@@ -99,7 +105,7 @@ export interface TrainOptions {
   from?: string
   /**
    * Images that are not trained on, by which the loss is evaluated: what `data` can be, or a fraction of it between 0 and 1, which
-   * seed and name take out of it. Classes are found as those of `data`; nothing is mirrored or cropped at random (default: none).
+   * seed and name take out of it. Classes are found as those of `data`; nothing is mirrored, augmented or cropped at random (default: none).
    */
   validation?: string | number | UserData
   /** Steps from one evaluation to the next (default 1000, or a tenth of all steps where that is less). */
@@ -192,6 +198,7 @@ export const trainSchema = {
   crop: oneOf(crops, 'centre'),
   cropScale: number(1, { min: 1, max: 8 }),
   buckets: array(array(integer(undefined, positive), undefined, 2)),
+  augment: number(undefined, { min: 0, max: 1 }),
   range: array(number(), undefined, 2),
   classes: string(),
   from: string(),

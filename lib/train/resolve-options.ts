@@ -1,5 +1,6 @@
 /** A training's options with all defaults filled in, and what a resume may change of them. */
 import { isDeepStrictEqual } from 'node:util'
+import { augmentationDim } from '../data/augment'
 import { givesBatches } from '../data/sources/user'
 import { modelSchema } from '../diffusion/process/model-options'
 import { lrFactorAt } from '../diffusion/training/lr-scheduler'
@@ -71,7 +72,7 @@ export function resolveTrainOptions(
   const warmup = options.warmup ?? (typeof options.lrSchedule === 'object' ? 0 : defaultWarmup(options.steps))
   checkSchedule({ ...options, warmup })
   const wanted = (given.model ?? {}) as ModelConfig
-  const model = saved ? withFree(saved.model, wanted) : completeModel(wanted, start)
+  const model = saved ? withFree(saved.model, wanted) : withAugmentation(completeModel(wanted, start), options.augment)
   checkBuckets(options.buckets, model.unetConfig.channelMult)
   const validationEvery = options.validationEvery ?? defaultValidationEvery(options.steps)
   return withMonitor({ ...options, warmup, validationEvery, model })
@@ -162,11 +163,27 @@ function checkData(
   if (typeof validation === 'number')
     throw invalidArgument('validation', 'no fraction of an object with batch(), whose batches are its own', validation)
   // Its batches come as they are.
-  for (const name of ['flipVertical', 'buckets', 'range', 'classes'] as const) {
-    if (o[name]) throw invalidArgument(name, 'nothing for an object with batch(), whose batches are its own', o[name])
+  for (const name of ['flipVertical', 'buckets', 'augment', 'range', 'classes'] as const) {
+    if (o[name] !== undefined && o[name] !== false)
+      throw invalidArgument(name, 'nothing for an object with batch(), whose batches are its own', o[name])
   }
   if (flip === true) throw invalidArgument('flip', 'nothing for an object with batch()', flip)
   if (crop !== 'centre') throw invalidArgument('crop', 'nothing for an object with batch()', crop)
+}
+
+/** With the layer by which the network is told. */
+function withAugmentation(
+  model: ResolvedTrainOptions['model'],
+  augment: number | undefined,
+): ResolvedTrainOptions['model'] {
+  if (augment === undefined) return model
+  const own = { vectorEmbedding: 'augment', vectorDim: augmentationDim }
+  for (const [name, value] of Object.entries(own)) {
+    const given = model.unetConfig[name]
+    if (given === undefined || given === value) continue
+    throw invalidArgument(`model.unetConfig.${name}`, `${describe(value)} with augment`, given)
+  }
+  return { ...model, unetConfig: { ...model.unetConfig, ...own } }
 }
 
 function completeModel(model: ModelConfig, start?: ModelConfig): ResolvedTrainOptions['model'] {

@@ -3,12 +3,15 @@ import { readSource } from '../convert/source'
 import { emaName, modelPrefix } from '../diffusion/formats/state'
 import type { DDPM } from '../diffusion/models/ddpm'
 import { DiffusionError, invalidArgument } from '../errors'
+import { augmentationLayer } from '../nn/unet/vector-embedding'
 import type { StateDict } from '../nn/weights'
-import { Tensor } from '../tensor'
+import { sizeOf, Tensor } from '../tensor'
 import type { ModelConfig, ResolvedTrainOptions } from '../train/options'
 
 /** What the class labels' table is called in either layout. */
 const labelTables = ['label_emb.weight', 'class_embedding.weight']
+/** What a network may have got that the one it starts from has not: until it is trained, it changes nothing. */
+const added = [...labelTables, `${augmentationLayer}.weight`]
 
 /** The model that `from` names, on the CPU, its low-rank updates merged. To be disposed of. Throws as readSource does. */
 export async function openStart(from: string): Promise<DDPM> {
@@ -62,7 +65,7 @@ export async function takeOver(ddpm: DDPM, start: DDPM): Promise<void> {
     dict[modelPrefix + name] = await fitted((settled && average) || weight)
     if (ddpm.config.useEma && average) dict[emaName(name)] = await fitted(average)
   }
-  for (const table of labelTables) await startWithoutClasses(ddpm, dict, table)
+  for (const name of added) addZeros(ddpm, dict, name)
   const { missing } = await ddpm.loadStateDict(dict, { strict: false })
   const lost = missing.find((name) => name.startsWith(modelPrefix) && !name.includes('.lora_'))
   if (lost === undefined) return
@@ -86,13 +89,12 @@ async function rowsFor(ddpm: DDPM, start: DDPM, table: Tensor): Promise<Tensor> 
   return Tensor.wrap(next, [ddpm.network.numClasses, width])
 }
 
-/** Of a model that had no classes: until they are trained, they change nothing. */
-async function startWithoutClasses(ddpm: DDPM, dict: StateDict, table: string): Promise<void> {
-  const slot = ddpm.network?.parameters.get(table)
-  if (!slot || modelPrefix + table in dict) return
-  const zeros = () => Tensor.from(new Float32Array(slot.shape[0] * slot.shape[1]), slot.shape)
-  dict[modelPrefix + table] = zeros()
-  if (ddpm.config.useEma) dict[emaName(table)] = zeros()
+function addZeros(ddpm: DDPM, dict: StateDict, name: string): void {
+  const slot = ddpm.network?.parameters.get(name)
+  if (!slot || modelPrefix + name in dict) return
+  const zeros = () => Tensor.from(new Float32Array(sizeOf(slot.shape)), slot.shape)
+  dict[modelPrefix + name] = zeros()
+  if (ddpm.config.useEma) dict[emaName(name)] = zeros()
 }
 
 function mean(data: Float32Array, rows: number, width: number): Float32Array {

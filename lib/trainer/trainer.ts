@@ -6,7 +6,8 @@ import { openTrainingData } from '../data/open-data'
 import type { TrainingData } from '../data/training-data'
 import { DDPM } from '../diffusion/models/ddpm'
 import type { DDPMOptions } from '../diffusion/options/ddpm-options'
-import { DiffusionError } from '../errors'
+import { DiffusionError, invalidArgument } from '../errors'
+import { augmentationLayer } from '../nn/unet/vector-embedding'
 import {
   type Checkpoint,
   listCheckpoints,
@@ -81,6 +82,7 @@ export class Trainer {
       flipVertical: resolved.flipVertical,
       crop: resolved.crop,
       cropScale: resolved.cropScale,
+      augment: resolved.augment,
       buckets: resolved.buckets as DatasetOptions['buckets'],
       range: resolved.range as DatasetOptions['range'],
       classes: resolved.classes,
@@ -102,6 +104,7 @@ export class Trainer {
     try {
       const { lr, betas, eps, weightDecay, maxGradNorm } = options
       ddpm.configureOptimizers({ lr, betas, eps, weightDecay, maxGradNorm })
+      if (!checkpoint) checkTold(ddpm, options.augment, start)
       if (start) await takeOver(ddpm, start)
       if (checkpoint) await ddpm.loadTrainingState(await readTrainingState(checkpoint))
       const step = checkpoint?.state.step ?? 0
@@ -148,6 +151,13 @@ function withAbsolutePaths(options: TrainOptions): TrainOptions {
     if (typeof value === 'string' && !words) Object.assign(given, { [name]: path.resolve(value) }) // others are refused later
   }
   return given
+}
+
+/** A network whose layer is new and not trained would be told nothing of augmentation, and samples would show it. */
+function checkTold(ddpm: DDPM, augment: number | undefined, start: DDPM | undefined): void {
+  if (augment === undefined || start?.network?.vectorDim !== undefined) return
+  if (!ddpm.network?.parameters.get(`${augmentationLayer}.weight`)?.frozen) return
+  throw invalidArgument('augment', `nothing where ${augmentationLayer} is not trained (freeze, lora)`, augment)
 }
 
 function refuseOther(data: TrainingData, before: DataState, argument: 'data' | 'validation'): void {

@@ -166,10 +166,11 @@ export class TrainingLoop {
       await pause()
     }
     this.#whole = false
-    for (const [i, { images, shape, labels }] of batches.entries()) {
+    for (const [i, { images, shape, labels, augmentation }] of batches.entries()) {
       using x = Tensor.wrap(images, shape)
       const result = await ddpm.trainBatch(x, {
         y: this.#labelOf(shape[0], labels),
+        vector: augmentation && Tensor.wrap(augmentation, [shape[0], augmentation.length / shape[0]]),
         step: step * accumulate + i, // names the noise, so each batch must have its own
         update: i === accumulate - 1,
         accumulate,
@@ -279,8 +280,9 @@ export class TrainingLoop {
 
   #summary(): Record<string, unknown> {
     const { data, options } = this.#o
-    const { batchSize, accumulate, lr, scaleLr, warmup, lrSchedule, seed, flip } = options
-    return { step: this.#done, images: data.length, batchSize, accumulate, lr, scaleLr, warmup, lrSchedule, seed, flip }
+    const { batchSize, accumulate, lr, scaleLr, warmup, lrSchedule, seed, flip, augment } = options
+    const own = { batchSize, accumulate, lr, scaleLr, warmup, lrSchedule, seed, flip, augment }
+    return { step: this.#done, images: data.length, ...own }
   }
 }
 
