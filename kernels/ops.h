@@ -182,6 +182,11 @@ struct LayerNormBackward {
 // tensor is three views of it. y: head i at [i*headDim, ...). y = softmax(scale * q kᵀ) v; lse is the log of the
 // softmax's denominator plus its maximum, {N,1,1,heads*Lq}, kept for the backward pass. The scores of all tokens
 // never stand in memory at once. Operands: q, k, v, y, and their gradients.
+//
+// mask? {N or 1,H,W,Lk}, of the queries' pixels, f32: where it is 0 the score is kMaskedScore, whatever q and k are. So
+// a query that may attend to none weighs all keys alike (as torch's masked_fill with the least number does); its lse is
+// kMaskedScore.
+constexpr float kMaskedScore = -1e30f;
 struct AttentionShape {
   int32_t heads, headDim;
   int32_t qHead, kHead, vHead;  // distance in elements from one head to the next
@@ -190,12 +195,14 @@ struct AttentionShape {
 struct Attention {
   Tensor q, k, v, y, lse;  // c of q, k, v is the extent of the view that is read, heads included
   AttentionShape shape;
+  Tensor mask = {};  // ?
 };
 // dq, dk, dv have the head distances of q, k, v.
 struct AttentionBackward {
   Tensor q, k, v, y, lse, dy;
   Tensor dq, dk, dv;
   AttentionShape shape;
+  Tensor mask = {};  // ?
 };
 
 // Linear attention (Shen et al. 2021): softmax over the tokens of each channel of k, then context = pᵀ v, {headDim x
@@ -231,7 +238,8 @@ struct PrependTokensBackward {
 // ---------------------------------------------------------------------------------------------------------------------
 // Elementwise and data movement
 
-enum class Activation : int32_t { silu = 0, gelu = 1, relu = 2 };  // gelu: the exact one, with erf
+// gelu: the exact one, with erf; quickGelu: x sigmoid(1.702 x) (Hendrycks & Gimpel 2016)
+enum class Activation : int32_t { silu = 0, gelu = 1, relu = 2, quickGelu = 3 };
 
 struct Unary {
   Tensor x, y;

@@ -9,24 +9,14 @@
  * Every op's name, inputs (in order, -1 when absent) and attributes are listed here and nowhere else.
  */
 import { type Dims, type NativeGraph, native, type ValueId } from './native'
+import { joined, type LinearSlots, type ParameterSlot } from './parameter-slot'
+
+export type { LinearSlots, ParameterSlot } from './parameter-slot'
 
 /** A value of a graph. */
 export interface Value {
   readonly id: ValueId
   readonly dims: Dims
-}
-
-/** A parameter's place in the flat buffers 'weights', 'grads', 'm', 'v' and 'ema', or, where it is frozen, in 'frozen'. */
-export interface ParameterSlot {
-  readonly name: string
-  /** As in the PyTorch state_dict: [out, in, kh, kw], [out, in, 1], [out, in] or [c]. */
-  readonly shape: readonly number[]
-  /** In elements, a multiple of 16. The data lies as [out, kh, kw, in]. */
-  readonly offset: number
-  /** The shape it has in the graph, in the same order of axes, where a state dict has it in another. */
-  readonly graphShape?: readonly number[]
-  /** It is not trained: it has no gradient, no moments and no average. Default false. */
-  readonly frozen?: boolean
 }
 
 /** kernels/ops.h, Losses, in the order of LossType. */
@@ -38,12 +28,6 @@ export interface ElementLoss {
   readonly type: LossType
   /** Where a Huber loss becomes straight, above 0. Default 1. */
   readonly delta?: number
-}
-
-/** The parameters of a linear layer. */
-export interface LinearSlots {
-  readonly weight: ParameterSlot
-  readonly bias?: ParameterSlot
 }
 
 export interface PoolOptions {
@@ -167,9 +151,12 @@ export class Graph {
     return this.#one('rmsNorm', [x, gamma], o)
   }
 
-  /** Tokens are pixels. q [n, .., .., heads*d], k and v of one length. scale: of the scores, usually 1/sqrt(d). */
-  attention(q: Value, k: Value, v: Value, o: { heads: number; scale: number }): Value {
-    return this.#one('attention', [q, k, v], o)
+  /**
+   * Tokens are pixels. q [n, h, w, heads*d], k and v of one length. scale: of the scores, usually 1/sqrt(d). mask
+   * [1 or n, h, w, keys]: 0 where a query does not attend to a key; one without any weighs all keys alike. No gradient for it.
+   */
+  attention(q: Value, k: Value, v: Value, { mask, ...o }: { heads: number; scale: number; mask?: Value }): Value {
+    return this.#one('attention', [q, k, v, mask], o)
   }
 
   /**
@@ -200,6 +187,11 @@ export class Graph {
   /** The exact one, with erf. */
   gelu(x: Value): Value {
     return this.#one('gelu', [x])
+  }
+
+  /** x sigmoid(1.702 x). */
+  quickGelu(x: Value): Value {
+    return this.#one('quickGelu', [x])
   }
 
   /** max(x, 0). */
@@ -304,6 +296,11 @@ export class Graph {
   /** [n, h, w, c] -> [n, 1, 1, d] with every sample as CHW. */
   toNchw(x: Value): Value {
     return this.#one('toNchw', [x])
+  }
+
+  /** The elements in their order, as many in other dims. */
+  reshape(x: Value, dims: Dims): Value {
+    return this.#one('reshape', [x], { dims })
   }
 
   /** index [n, 1, 1, 1] i32, table [v, c] -> [n, 1, 1, c]. */
@@ -482,18 +479,4 @@ export class Graph {
   zeroGrads(o: { count: number }): void {
     this.#add('zeroGrads', [], o)
   }
-}
-
-/** Slots that lie side by side as one, whose outputs are those of all; undefined where they don't. */
-function joined(slots: readonly ParameterSlot[]): ParameterSlot | undefined {
-  if (slots.length === 0) return undefined
-  const [{ shape, offset, frozen }] = slots
-  const inner = shape.slice(1)
-  let [outs, end] = [0, offset]
-  for (const slot of slots) {
-    if (slot.frozen !== frozen || slot.offset !== end || String(slot.shape.slice(1)) !== String(inner)) return undefined
-    outs += slot.shape[0]
-    end += slot.shape.reduce((a, b) => a * b, 1)
-  }
-  return { name: slots.map(({ name }) => name).join(', '), shape: [outs, ...inner], offset, frozen }
 }

@@ -1,4 +1,4 @@
-// SiLU, GELU, ReLU and GEGLU.
+// SiLU, GELU, quick GELU, ReLU and GEGLU.
 #include "kernels/cpu/rows.h"
 
 namespace ddpm::cpu::DDPM_ISA {
@@ -7,6 +7,12 @@ namespace ddpm::cpu::DDPM_ISA {
 static DDPM_INLINE vf normalCdf(vf x) { return erf(x * 0.707106781f) * 0.5f + 0.5f; }
 static DDPM_INLINE vf gelu(vf x) { return x * normalCdf(x); }
 static DDPM_INLINE vf geluSlope(vf x) { return x * 0.398942280f * exp(x * x * -0.5f) + normalCdf(x); }
+
+static DDPM_INLINE vf quickGelu(vf x) { return x / expClamped(x * -1.702f, broadcast(1.0f)); }
+static DDPM_INLINE vf quickGeluSlope(vf x) {
+  const vf s = sigmoid(x * 1.702f);
+  return s * (x * 1.702f * (1.0f - s) + 1.0f);
+}
 
 template <class Function>
 static void map(CpuDevice& device, const Unary& op, Function f) {
@@ -25,6 +31,8 @@ void run(CpuDevice& device, const Unary& op, void*) {
       return map(device, op, [](vf x) { return gelu(x); });
     case Activation::relu:
       return map(device, op, [](vf x) { return max(zero(), x); });  // NaN stays
+    case Activation::quickGelu:
+      return map(device, op, [](vf x) { return quickGelu(x); });
   }
 }
 
@@ -45,6 +53,8 @@ void run(CpuDevice& device, const UnaryBackward& op, void*) {
       return mapBackward(device, op, [](vf x) { return geluSlope(x); });
     case Activation::relu:
       return mapBackward(device, op, [](vf x) { return select(x > 0.0f, broadcast(1.0f), zero()); });
+    case Activation::quickGelu:
+      return mapBackward(device, op, [](vf x) { return quickGeluSlope(x); });
   }
 }
 

@@ -21,12 +21,14 @@ struct Tasks {
   int64_t queries, keys, dim, heads;
   int64_t panels, blocks, blockPanels;  // panels and tasks of a head; the most panels in a task
   int64_t count;
+  bool masked;
 
   Tasks(const Attention& op, int threads)
       : queries(int64_t(op.q.h) * op.q.w),
         keys(int64_t(op.k.h) * op.k.w),
         dim(op.shape.headDim),
-        heads(op.shape.heads) {
+        heads(op.shape.heads),
+        masked(bool(op.mask)) {
     panels = ceilDiv<int64_t>(queries, kCols);
     // Four tasks a thread or more, to share them evenly.
     const int64_t all = op.q.n * heads, share = all * panels / (4 * threads);
@@ -43,6 +45,7 @@ struct Scratch {
   float *maximum, *denominator;  // of the panels' queries; the scores' maximum in base 2
   float *keys, *values;          // rows of the block
   float* scores;                 // [kKeys][kCols]
+  float* mask;                   // the same; null where there is none
   size_t bytes;
 
   Scratch(const Tasks& t, int thread, void* base) {
@@ -55,6 +58,7 @@ struct Scratch {
       keys = cut.take<float>(rowFloats(kKeys, t.dim));
       values = cut.take<float>(rowFloats(kKeys, t.dim));
       scores = cut.take<float>(kKeys * kCols);
+      mask = t.masked ? cut.take<float>(kKeys * kCols) : nullptr;
     }
     bytes = cut.bytes();
   }
@@ -73,14 +77,27 @@ DDPM_INLINE void weigh(float* scores, const vf (&most)[Vectors], vf (&totals)[Ve
   }
 }
 
-// Carries one panel on by the block of `count` keys.
+// Adds the mask to the scores of `count` keys; `most` becomes the maximum of itself and them.
 template <int Vectors>
+void addMask(const float* mask, int64_t count, float* scores, vf (&most)[Vectors]) {
+  for (int64_t i = 0; i < count * kCols; i += kCols)
+    for (int v = 0; v < Vectors; ++v) {
+      float* s = scores + i + v * kWidth;
+      const vf score = load(s) + load(mask + i + v * kWidth);
+      store(s, score);
+      most[v] = max(most[v], score);
+    }
+}
+
+// Carries one panel on by the block of `count` keys.
+template <int Vectors, bool Masked>
 void attend(const Scratch& s, int64_t panel, int64_t dim, int64_t count, Ahead& nextKeys, Ahead& nextValues) {
   const float* queries = s.queries + panel * dim * kCols;
   float *sums = s.sums + panel * dim * kCols, *maximum = s.maximum + panel * kCols,
         *denominator = s.denominator + panel * kCols;
 
   vf most[Vectors], factors[Vectors], totals[Vectors];
+  [[maybe_unused]] vf unmasked[Vectors] = {};
   for (int v = 0; v < Vectors; ++v) most[v] = load(maximum + v * kWidth);
   const Pieces tiles(count);
   for (int i = 0; i < tiles.pieces; ++i) {
@@ -88,9 +105,10 @@ void attend(const Scratch& s, int64_t panel, int64_t dim, int64_t count, Ahead& 
     nextValues.step();
     withTileRows(tiles.size(i), [&]<int Rows>() {
       scoreTile<Rows, Vectors>(s.keys + tiles.begin(i) * kChunk, count * kChunk, queries, dim,
-                               s.scores + tiles.begin(i) * kCols, most);
+                               s.scores + tiles.begin(i) * kCols, Masked ? unmasked : most);
     });
   }
+  if constexpr (Masked) addMask(s.mask, count, s.scores, most);
 
   for (int v = 0; v < Vectors; ++v) {
     factors[v] = load(maximum + v * kWidth) - most[v];
@@ -118,7 +136,7 @@ void attend(const Scratch& s, int64_t panel, int64_t dim, int64_t count, Ahead& 
 
 // A task's tensors, from its first query or its first key on.
 struct Work {
-  const float *q, *k, *v;
+  const float *q, *k, *v, *mask;
   float *y, *lse;
   int64_t queries;
 
@@ -130,6 +148,7 @@ struct Work {
     q = op.q.f32() + (n * t.queries + first) * op.q.ld + head * shape.qHead;
     k = op.k.f32() + n * t.keys * op.k.ld + head * shape.kHead;
     v = op.v.f32() + n * t.keys * op.v.ld + head * shape.vHead;
+    mask = t.masked ? maskOf(op.mask, n) + first * op.mask.ld : nullptr;
     y = op.y.f32() + (n * t.queries + first) * op.y.ld + head * t.dim;
     lse = op.lse.f32() + n * op.lse.ld + head * t.queries + first;
   }
@@ -167,15 +186,21 @@ void run(CpuDevice& device, const Attention& op, void* memory) {
       const int64_t ahead = minOf<int64_t>(kKeys, t.keys - next), steps = panels * Pieces(count).pieces;
       Ahead keys(w.k + next * kLd, kLd, ahead, t.dim, steps), values(w.v + next * vLd, vLd, ahead, t.dim, steps);
       for (int64_t i = 0; i < panels; ++i) {
-        if (queriesOf(i) > kWidth)
-          attend<2>(s, i, t.dim, count, keys, values);
-        else
-          attend<1>(s, i, t.dim, count, keys, values);
+        if (t.masked) {
+          packMask(
+              w.mask + i * kCols * op.mask.ld + key, op.mask.ld, queriesOf(i), count, [](int) { return false; },
+              s.mask);
+          attend<2, true>(s, i, t.dim, count, keys, values);
+        } else if (queriesOf(i) > kWidth) {
+          attend<2, false>(s, i, t.dim, count, keys, values);
+        } else {
+          attend<1, false>(s, i, t.dim, count, keys, values);
+        }
       }
     }
 
     for (int64_t i = 0; i < w.queries; ++i) {
-      w.lse[i] = s.maximum[i] * kLn2 + __builtin_logf(s.denominator[i]);
+      w.lse[i] = s.maximum[i] == kMaskedScore ? kMaskedScore : s.maximum[i] * kLn2 + __builtin_logf(s.denominator[i]);
       s.denominator[i] = 1.0f / s.denominator[i];
     }
     for (int64_t i = 0; i < panels; ++i)

@@ -19,9 +19,10 @@ constexpr int64_t kSquare = kKeys * kQueries;
 struct Plan {
   int64_t queries, keys, dim, heads, total;
   int64_t panels;  // in a block of queries
-  bool shared;     // threads share the heads
-  int64_t group;   // heads at a time, of all threads if they share them
-  int64_t parts;   // tasks that a head is cut into, for one block by one block
+  bool masked;
+  bool shared;    // threads share the heads
+  int64_t group;  // heads at a time, of all threads if they share them
+  int64_t parts;  // tasks that a head is cut into, for one block by one block
 
   Plan(const AttentionBackward& op, int threads)
       : queries(int64_t(op.q.h) * op.q.w),
@@ -30,6 +31,7 @@ struct Plan {
         heads(op.shape.heads),
         total(op.q.n * heads),
         panels(ceilDiv<int64_t>(minOf<int64_t>(queries, kQueries), kCols)),
+        masked(bool(op.mask)),
         shared(total % threads != 0 && total < 8 * threads) {
     group = shared ? minOf(total, ceilDiv<int64_t>(2 * threads, panels)) : 1;
     parts = shared ? minOf(panels, ceilDiv<int64_t>(2 * threads, group)) : 1;
@@ -57,16 +59,18 @@ struct HeadScratch {
   }
 };
 
-// A thread's rows of the block of keys.
+// A thread's rows of the block of keys, and the mask of a panel by them.
 struct KeyScratch {
-  float *keys, *values;
+  float *keys, *values, *mask;
   KeyScratch(const Plan& w, ScratchCutter& cut)
-      : keys(cut.take<float>(rowFloats(kKeys, w.dim))), values(cut.take<float>(rowFloats(kKeys, w.dim))) {}
+      : keys(cut.take<float>(rowFloats(kKeys, w.dim))),
+        values(cut.take<float>(rowFloats(kKeys, w.dim))),
+        mask(w.masked ? cut.take<float>(kKeys * kCols) : nullptr) {}
 };
 
 // One head's tensors.
 struct Head {
-  const float *q, *k, *v, *y, *dy, *lse;
+  const float *q, *k, *v, *y, *dy, *lse, *mask;
   float *dq, *dk, *dv;
 
   Head(const AttentionBackward& op, const Plan& w, int64_t i) {
@@ -84,7 +88,10 @@ struct Head {
     dk = at(op.dk, w.keys, shape.kHead);
     dv = at(op.dv, w.keys, shape.vHead);
     lse = op.lse.f32() + n * op.lse.ld + head * w.queries;
+    mask = maskOf(op.mask, n);
   }
+  // Whether the query may attend to no key, and so weighs them alike.
+  bool isAlone(int64_t query) const { return lse[query] == kMaskedScore; }
 };
 
 float dot(const float* a, const float* b, int64_t count) {
@@ -137,6 +144,9 @@ void panelGradients(const KeyScratch& k, const HeadScratch& h, int64_t panel, in
       scoreTile<Rows, Vectors>(k.values + row, count * kChunk, h.dy + from, dim, ds + out, unused);
     });
   }
+
+  for (int64_t i = 0; k.mask && i < count * kCols; i += kCols)
+    for (int64_t v = i; v < i + Vectors * kWidth; v += kWidth) store(p + v, load(p + v) + load(k.mask + v));
 
   for (int v = 0; v < Vectors; ++v) {
     lse[v] = load(h.lse + panel * kCols + v * kWidth);
@@ -230,6 +240,15 @@ void backward(const AttentionBackward& op, const Plan& w, int64_t first, int64_t
           s.lse[token + t] = t < tokens ? head.lse[row + t] * kLog2e : 0.0f;
           s.dots[token + t] = t < tokens ? dot(dy + t * op.dy.ld, y + t * op.y.ld, dim) : 0.0f;
         }
+        // As a query of zeros that attends to all keys.
+        for (int64_t t = 0; w.masked && t < tokens; ++t) {
+          if (!head.isAlone(row + t)) continue;
+          s.lse[token + t] = __builtin_log2f(float(w.keys));
+          for (int64_t c = 0; c < dim; ++c) {
+            s.queries[token * dim + c * kCols + t] = 0.0f;
+            s.queryRows[(c / kCols * kQueries + token + t) * kCols + c % kCols] = 0.0f;
+          }
+        }
       }
     });
 
@@ -246,6 +265,11 @@ void backward(const AttentionBackward& op, const Plan& w, int64_t first, int64_t
         Ahead nextKeys(head.k + next * op.k.ld, op.k.ld, ahead, dim, steps);
         Ahead nextValues(head.v + next * op.v.ld, op.v.ld, ahead, dim, steps);
         for (int64_t panel = begin; panel < end; ++panel) {
+          const int64_t row = query + panel * kCols;
+          if (w.masked)
+            packMask(
+                head.mask + row * op.mask.ld + key, op.mask.ld, int(queriesOf(panel)), keys,
+                [&](int t) { return head.isAlone(row + t); }, k.mask);
           if (queriesOf(panel) > kWidth)
             panelGradients<2>(k, s, panel, dim, keys, nextKeys, nextValues);
           else
@@ -267,10 +291,14 @@ void backward(const AttentionBackward& op, const Plan& w, int64_t first, int64_t
       const Head head(op, w, first + i);
       const HeadScratch s = headOf(i);
       float scales[kCols];
-      for (float& scale : scales) scale = op.shape.scale;
-      for (int64_t panel = begin; panel < end; ++panel)
+      for (int64_t panel = begin; panel < end; ++panel) {
+        for (int64_t t = 0; t < kCols; ++t) {
+          const bool isAlone = w.masked && t < queriesOf(panel) && head.isAlone(query + panel * kCols + t);
+          scales[t] = isAlone ? 0.0f : op.shape.scale;
+        }
         unpackPanel(s.dq + panel * kCols * dim, scales, int(queriesOf(panel)), int(dim),
                     head.dq + (query + panel * kCols) * op.dq.ld, op.dq.ld);
+      }
     });
   }
 }

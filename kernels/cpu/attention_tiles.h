@@ -150,6 +150,23 @@ inline void packRows(const float* from, int64_t ld, int64_t tokens, int64_t dim,
       });
 }
 
+// What a mask adds to the scores of `queries` <= kCols queries and `keys` keys, as [key][kCols]; nothing where
+// isSpared(query).
+template <class IsSpared>
+void packMask(const float* mask, int64_t ld, int queries, int64_t keys, const IsSpared& isSpared, float* to) {
+  for (int64_t i = 0; i < keys * kCols; ++i) to[i] = 0.0f;
+  for (int q = 0; q < queries; ++q) {
+    if (isSpared(q)) continue;
+    for (int64_t key = 0; key < keys; ++key)
+      if (mask[q * ld + key] == 0.0f) to[key * kCols + q] = kMaskedScore;
+  }
+}
+
+// The rows of a mask that are sample n's.
+inline const float* maskOf(const Tensor& mask, int64_t n) {
+  return mask ? mask.f32() + (mask.n == 1 ? 0 : n * mask.h * mask.w * mask.ld) : nullptr;
+}
+
 // Rows of tokens that will be packed soon and are asked for meanwhile, in as many steps as there will be.
 class Ahead {
  public:

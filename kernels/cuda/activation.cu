@@ -4,13 +4,25 @@
 namespace ddpm::cuda {
 namespace {
 
+__device__ __forceinline__ float quickGelu(float x) { return x * sigmoid(1.702f * x); }
+__device__ __forceinline__ float quickGeluDerivative(float x) {
+  const float s = sigmoid(1.702f * x);
+  return s * (1.0f + 1.702f * x * (1.0f - s));
+}
+
 template <Activation fn>
 __device__ __forceinline__ float activation(float x) {
-  return fn == Activation::silu ? silu(x) : fn == Activation::gelu ? gelu(x) : relu(x);
+  if constexpr (fn == Activation::silu) return silu(x);
+  if constexpr (fn == Activation::gelu) return gelu(x);
+  if constexpr (fn == Activation::relu) return relu(x);
+  if constexpr (fn == Activation::quickGelu) return quickGelu(x);
 }
 template <Activation fn>
 __device__ __forceinline__ float derivative(float x) {
-  return fn == Activation::silu ? siluDerivative(x) : fn == Activation::gelu ? geluDerivative(x) : reluDerivative(x);
+  if constexpr (fn == Activation::silu) return siluDerivative(x);
+  if constexpr (fn == Activation::gelu) return geluDerivative(x);
+  if constexpr (fn == Activation::relu) return reluDerivative(x);
+  if constexpr (fn == Activation::quickGelu) return quickGeluDerivative(x);
 }
 
 template <Activation fn>
@@ -81,6 +93,8 @@ static void choose(Activation fn, const F& f) {
       return f.template operator()<Activation::gelu>();
     case Activation::relu:
       return f.template operator()<Activation::relu>();
+    case Activation::quickGelu:
+      return f.template operator()<Activation::quickGelu>();
   }
 }
 

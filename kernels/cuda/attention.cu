@@ -13,6 +13,7 @@
 //     dv = pT dy;  ds = scale p (dy vT - delta);  dk = dsT q;  dq = ds k
 // dq is computed by blocks of queries, dk and dv by blocks of keys: nothing is added from two blocks, and no atomics
 // are needed.
+#include "kernels/cuda/attention_mask.cuh"
 #include "kernels/cuda/attention_narrow.h"
 #include "kernels/cuda/reduce.cuh"
 
@@ -192,9 +193,9 @@ __device__ __forceinline__ Place placeOf(int tokens) {
   return {int(blockIdx.x) % tiles * kTile, int(blockIdx.x) / tiles * kParts * kTile, int(blockIdx.y), int(blockIdx.z)};
 }
 
-template <int kParts>
+template <int kParts, class Mask>
 __global__ void __launch_bounds__(kThreads)
-    attentionKernel(Heads q, Heads k, Heads v, Output y, Rows<float> lse, Shape shape) {
+    attentionKernel(Heads q, Heads k, Heads v, Output y, Rows<float> lse, Shape shape, Mask mask) {
   DDPM_ATTENTION_WORKSPACE(w);
   const Place at = placeOf<kParts>(q.tokens);
   const Head queries = q.of(at.n, at.head), keys = k.of(at.n, at.head), values = v.of(at.n, at.head);
@@ -212,7 +213,11 @@ __global__ void __launch_bounds__(kThreads)
       float top = maximum[i];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        s[i][j] = token + column() + 16 * j < keys.tokens ? s[i][j] * shape.scale : -INFINITY;
+        const int key = token + column() + 16 * j;
+        s[i][j] = key < keys.tokens ? s[i][j] * shape.scale : -INFINITY;
+        if constexpr (Mask::kOn) {
+          if (mask.hides(at.n, at.token + row() + 16 * i, key)) s[i][j] = kMaskedScore;
+        }
         top = fmaxf(top, s[i][j]);
       }
       top = rowReduce(top, [](float a, float b) { return fmaxf(a, b); });
@@ -234,7 +239,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = 0; i < 4; ++i) {
     const int t = at.token + row() + 16 * i;
     if (at.first == 0 && column() == 0 && t < q.tokens)
-      element(lse, at.n, at.head * q.tokens + t) = maximum[i] + logf(denominator[i]);
+      element(lse, at.n, at.head * q.tokens + t) = maximum[i] + logf(denominator[i]);  // kMaskedScore stays itself
 #pragma unroll
     for (int part = 0; part < kParts; ++part)
 #pragma unroll
@@ -265,14 +270,14 @@ struct QueryStatistics {
   __device__ int64_t index(const Place& at, int query) const {
     return (int64_t(at.n) * heads + at.head) * tokens + query;
   }
-  __device__ float probability(const Place& at, int query, float score) const {
-    return expf(score - element(lse, at.n, at.head * tokens + query));
-  }
+  __device__ float lseOf(const Place& at, int query) const { return element(lse, at.n, at.head * tokens + query); }
+  __device__ float probability(const Place& at, int query, float score) const { return expf(score - lseOf(at, query)); }
 };
 
-template <int kParts>
+template <int kParts, class Mask>
 __global__ void __launch_bounds__(kThreads)
-    queryGradientKernel(Heads q, Heads k, Heads v, Heads dy, QueryStatistics statistics, Output dq, Shape shape) {
+    queryGradientKernel(Heads q, Heads k, Heads v, Heads dy, QueryStatistics statistics, Output dq, Shape shape,
+                        Mask mask) {
   DDPM_ATTENTION_WORKSPACE(w);
   const Place at = placeOf<kParts>(q.tokens);
   const Head queries = q.of(at.n, at.head), keys = k.of(at.n, at.head), values = v.of(at.n, at.head);
@@ -293,6 +298,9 @@ __global__ void __launch_bounds__(kThreads)
                     (dp[i][j] - statistics.delta[statistics.index(at, query)]);
         else
           s[i][j] = 0;
+        if constexpr (Mask::kOn) {
+          if (mask.hides(at.n, query, key)) s[i][j] = 0;
+        }
       }
     storeTile(w, s);
     accumulateTile<kParts>(w, keys, token, at.first, shape, result);
@@ -301,10 +309,10 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // The tile is keys by queries here.
-template <int kParts>
+template <int kParts, class Mask>
 __global__ void __launch_bounds__(kThreads)
     keyGradientKernel(Heads q, Heads k, Heads v, Heads dy, QueryStatistics statistics, Output dk, Output dv,
-                      Shape shape) {
+                      Shape shape, Mask mask) {
   DDPM_ATTENTION_WORKSPACE(w);
   const Place at = placeOf<kParts>(k.tokens);
   const Head queries = q.of(at.n, at.head), keys = k.of(at.n, at.head), values = v.of(at.n, at.head);
@@ -324,6 +332,12 @@ __global__ void __launch_bounds__(kThreads)
         const bool inside = key < k.tokens && query < q.tokens;
         p[i][j] = inside ? statistics.probability(at, query, shape.scale * p[i][j]) : 0.0f;
         ds[i][j] = inside ? shape.scale * p[i][j] * (ds[i][j] - statistics.delta[statistics.index(at, query)]) : 0.0f;
+        if constexpr (Mask::kOn) {
+          if (mask.hides(at.n, query, key)) {
+            p[i][j] = mask.weight(statistics.lseOf(at, query));
+            ds[i][j] = 0;
+          }
+        }
       }
     storeTile(w, p);
     accumulateTile<kParts>(w, upstream, token, at.first, shape, resultV);
@@ -356,9 +370,11 @@ void forward(CudaDevice& device, const Attention& op) {
   const AttentionShape& s = op.shape;
   const Shape shape = {s.headDim, s.heads, s.scale,
                        vectors({&op.q, &op.k, &op.v}, {s.headDim, s.qHead, s.kHead, s.vHead})};
-  launch<attentionKernel<kParts>>(gridOf(op.q, s, kParts), kThreads, 0, device.stream(), headsOf(op.q, s.qHead),
-                                  headsOf(op.k, s.kHead), headsOf(op.v, s.vHead), outputOf(op.y, s.headDim),
-                                  out(op.lse), shape);
+  withMask(op.mask, [&]<class Mask>(const Mask& mask) {
+    launch<attentionKernel<kParts, Mask>>(gridOf(op.q, s, kParts), kThreads, 0, device.stream(), headsOf(op.q, s.qHead),
+                                          headsOf(op.k, s.kHead), headsOf(op.v, s.vHead), outputOf(op.y, s.headDim),
+                                          out(op.lse), shape, mask);
+  });
 }
 
 template <int kParts>
@@ -373,11 +389,14 @@ void backward(CudaDevice& device, const AttentionBackward& op, void* scratch) {
   const QueryStatistics statistics = {in(op.lse), delta, queries, s.heads};
   launch<deltaKernel>(dim3(unsigned(ceilDiv(queries, kThreads / 32)), unsigned(s.heads), unsigned(op.q.n)), kThreads, 0,
                       device.stream(), y, dy, delta, shape);
-  launch<queryGradientKernel<kParts>>(gridOf(op.q, s, kParts), kThreads, 0, device.stream(), q, k, v, dy, statistics,
-                                      outputOf(op.dq, s.qHead), shape);
   constexpr int kKeyParts = std::min(kParts, 2);  // of two results: more would not fit in registers
-  launch<keyGradientKernel<kKeyParts>>(gridOf(op.k, s, kKeyParts), kThreads, 0, device.stream(), q, k, v, dy,
-                                       statistics, outputOf(op.dk, s.kHead), outputOf(op.dv, s.vHead), shape);
+  withMask(op.mask, [&]<class Mask>(const Mask& mask) {
+    launch<queryGradientKernel<kParts, Mask>>(gridOf(op.q, s, kParts), kThreads, 0, device.stream(), q, k, v, dy,
+                                              statistics, outputOf(op.dq, s.qHead), shape, mask);
+    launch<keyGradientKernel<kKeyParts, Mask>>(gridOf(op.k, s, kKeyParts), kThreads, 0, device.stream(), q, k, v, dy,
+                                               statistics, outputOf(op.dk, s.kHead), outputOf(op.dv, s.vHead), shape,
+                                               mask);
+  });
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 // The rows are queries (forward, dq) or keys (dk, dv), the columns the other ones. Both lie in shared memory as
 // [token][W channels and 8 more], 16 bytes apart modulo 128, so that ldmatrix meets no bank twice. A head of more than
 // W channels is summed over chunks of W, and its result is cut into slices of W, each a block of its own.
+#include "kernels/cuda/attention_mask.cuh"
 #include "kernels/cuda/attention_narrow.h"
 #include "kernels/cuda/reduce.cuh"
 
@@ -168,9 +169,9 @@ __device__ __forceinline__ float rowReduce(float x, F f) {
 
 // ---- forward ----
 
-template <class Format, int W>
+template <class Format, int W, class Mask>
 __global__ void __launch_bounds__(kThreads)
-    narrowAttentionKernel(Heads q, Heads k, Heads v, Output y, Rows<float> lse, Shape shape) {
+    narrowAttentionKernel(Heads q, Heads k, Heads v, Output y, Rows<float> lse, Shape shape, Mask mask) {
   constexpr int C = kForwardColumns;
   const Place at = placeOf<W>(shape);
   const Head queries = q.of(at.n, at.head), keys = k.of(at.n, at.head), values = v.of(at.n, at.head);
@@ -205,6 +206,9 @@ __global__ void __launch_bounds__(kThreads)
         for (int l = 2 * i; l < 2 * i + 2; ++l) {
           const int key = token + j * 8 + lane() % 4 * 2 + l % 2;
           s[j].v[l] = key < keys.tokens ? s[j].v[l] * (shape.scale * kLog2e) : -INFINITY;
+          if constexpr (Mask::kOn) {
+            if (mask.hides(at.n, at.token + firstRow() + lane() / 4 + 8 * i, key)) s[j].v[l] = kMaskedScore;
+          }
           top = fmaxf(top, s[j].v[l]);
         }
       top = rowReduce(top, [](float a, float b) { return fmaxf(a, b); });
@@ -228,8 +232,13 @@ __global__ void __launch_bounds__(kThreads)
     denominator.v[i] = rowReduce(denominator.v[i], [](float a, float b) { return a + b; });
     factor.v[i] = 1.0f / denominator.v[i];
     const int query = at.token + firstRow() + lane() / 4 + 8 * i;
-    if (at.first == 0 && lane() % 4 == 0 && query < q.tokens)
-      element(lse, at.n, at.head * q.tokens + query) = (maximum.v[i] + log2f(denominator.v[i])) * kLn2;
+    if (at.first == 0 && lane() % 4 == 0 && query < q.tokens) {
+      float& total = element(lse, at.n, at.head * q.tokens + query);
+      total = (maximum.v[i] + log2f(denominator.v[i])) * kLn2;
+      if constexpr (Mask::kOn) {
+        if (maximum.v[i] == kMaskedScore) total = kMaskedScore;
+      }
+    }
   }
   writeRows<Format, W>(y, at, shape, result, factor);
 }
@@ -297,9 +306,10 @@ struct Tiles {
   }
 };
 
-template <class Format, int W>
+template <class Format, int W, class Mask>
 __global__ void __launch_bounds__(kThreads, W == 64 ? 3 : 2)
-    narrowQueryGradientKernel(Heads q, Heads k, Heads v, Heads dy, QueryStatistics statistics, Output dq, Shape shape) {
+    narrowQueryGradientKernel(Heads q, Heads k, Heads v, Heads dy, QueryStatistics statistics, Output dq, Shape shape,
+                              Mask mask) {
   constexpr int C = kBackwardColumns<W>;
   const Place at = placeOf<W>(shape);
   const Tiles<W> tiles(at.chunks == 1);
@@ -321,19 +331,23 @@ __global__ void __launch_bounds__(kThreads, W == 64 ? 3 : 2)
     for (int j = 0; j < C / 8; ++j)
 #pragma unroll
       for (int l = 0; l < 4; ++l) {
-        const bool inside = token + j * 8 + lane() % 4 * 2 + l % 2 < k.tokens;
+        const int key = token + j * 8 + lane() % 4 * 2 + l % 2;
+        const bool inside = key < k.tokens;
         const float p = inside ? exp2f(s[0][j].v[l] * (shape.scale * kLog2e) - lse.v[l / 2]) : 0.0f;
         s[0][j].v[l] = shape.scale * p * (s[1][j].v[l] - delta.v[l / 2]);
+        if constexpr (Mask::kOn) {
+          if (mask.hides(at.n, at.token + firstRow() + lane() / 4 + 8 * (l / 2), key)) s[0][j].v[l] = 0;
+        }
       }
     addProduct<Format, W, C>(result, s[0], tiles.slices[0], shape.headDim - at.first);
   }
   writeRows<Format, W>(dq, at, shape, result, {{1, 1}});
 }
 
-template <class Format, int W>
+template <class Format, int W, class Mask>
 __global__ void __launch_bounds__(kThreads)
     narrowKeyGradientKernel(Heads q, Heads k, Heads v, Heads dy, QueryStatistics statistics, Output dk, Output dv,
-                            Shape shape) {
+                            Shape shape, Mask mask) {
   constexpr int C = kBackwardColumns<W>;
   const Place at = placeOf<W>(shape);
   const Tiles<W> tiles(at.chunks == 1);
@@ -356,6 +370,12 @@ __global__ void __launch_bounds__(kThreads)
           const float p = inside ? exp2f(s[0][j].v[m] * (shape.scale * kLog2e) - lse) : 0.0f;
           s[0][j].v[m] = p;
           s[1][j].v[m] = shape.scale * p * (s[1][j].v[m] - delta);
+          if constexpr (Mask::kOn) {
+            if (mask.hides(at.n, query, at.token + firstRow() + lane() / 4 + 8 * (m / 2))) {
+              s[0][j].v[m] = mask.weight(statistics.lseOf(at, query));
+              s[1][j].v[m] = 0;
+            }
+          }
         }
       }
     addProduct<Format, W, C>(resultV, s[0], tiles.slices[1], shape.headDim - at.first);
@@ -400,10 +420,12 @@ void forward(CudaDevice& device, const Attention& op) {
   const AttentionShape& s = op.shape;
   const Shape shape = {s.headDim, s.heads, s.scale,
                        vectors({&op.q, &op.k, &op.v, &op.y}, {s.headDim, s.qHead, s.kHead, s.vHead})};
-  launch<narrowAttentionKernel<Format, W>>(gridOf<W>(op.q, s), kThreads, (kRows + 2 * kForwardColumns) * kTokenBytes<W>,
-                                           device.stream(), headsOf<Heads>(op.q, s.qHead, shape),
-                                           headsOf<Heads>(op.k, s.kHead, shape), headsOf<Heads>(op.v, s.vHead, shape),
-                                           headsOf<Output>(op.y, s.headDim, shape), out(op.lse), shape);
+  withMask(op.mask, [&]<class Mask>(const Mask& mask) {
+    launch<narrowAttentionKernel<Format, W, Mask>>(
+        gridOf<W>(op.q, s), kThreads, (kRows + 2 * kForwardColumns) * kTokenBytes<W>, device.stream(),
+        headsOf<Heads>(op.q, s.qHead, shape), headsOf<Heads>(op.k, s.kHead, shape),
+        headsOf<Heads>(op.v, s.vHead, shape), headsOf<Output>(op.y, s.headDim, shape), out(op.lse), shape, mask);
+  });
 }
 
 template <class Format, int W>
@@ -420,11 +442,14 @@ void backward(CudaDevice& device, const AttentionBackward& op, void* scratch) {
   const QueryStatistics statistics = {in(op.lse), delta, queries, s.heads};
   launch<narrowDeltaKernel<Format>>(dim3(unsigned(ceilDiv(queries, kWarps)), unsigned(s.heads), unsigned(op.q.n)),
                                     kThreads, 0, device.stream(), y, dy, delta, shape);
-  launch<narrowQueryGradientKernel<Format, W>>(gridOf<W>(op.q, s), kThreads, Tiles<W>::kBytes, device.stream(), q, k, v,
-                                               dy, statistics, headsOf<Output>(op.dq, s.qHead, shape), shape);
-  launch<narrowKeyGradientKernel<Format, W>>(gridOf<W>(op.k, s), kThreads, Tiles<W>::kBytes, device.stream(), q, k, v,
-                                             dy, statistics, headsOf<Output>(op.dk, s.kHead, shape),
-                                             headsOf<Output>(op.dv, s.vHead, shape), shape);
+  withMask(op.mask, [&]<class Mask>(const Mask& mask) {
+    launch<narrowQueryGradientKernel<Format, W, Mask>>(gridOf<W>(op.q, s), kThreads, Tiles<W>::kBytes, device.stream(),
+                                                       q, k, v, dy, statistics, headsOf<Output>(op.dq, s.qHead, shape),
+                                                       shape, mask);
+    launch<narrowKeyGradientKernel<Format, W, Mask>>(gridOf<W>(op.k, s), kThreads, Tiles<W>::kBytes, device.stream(), q,
+                                                     k, v, dy, statistics, headsOf<Output>(op.dk, s.kHead, shape),
+                                                     headsOf<Output>(op.dv, s.vHead, shape), shape, mask);
+  });
 }
 
 // f<Format, W>() for the format of the operands and the channels of a head.

@@ -14,6 +14,12 @@ double geluDerivative(double x) {
   return 0.5 * std::erfc(-x * M_SQRT1_2) + x * density;
 }
 
+static double quickGelu(double x) { return x * sigmoid(1.702 * x); }
+static double quickGeluDerivative(double x) {
+  const double s = sigmoid(1.702 * x);
+  return s * (1 + 1.702 * x * (1 - s));
+}
+
 static double value(Activation fn, double x) {
   switch (fn) {
     case Activation::silu:
@@ -22,6 +28,8 @@ static double value(Activation fn, double x) {
       return gelu(x);
     case Activation::relu:
       return x < 0 ? 0 : x;
+    case Activation::quickGelu:
+      return quickGelu(x);
   }
   return 0;
 }
@@ -34,6 +42,8 @@ static double derivative(Activation fn, double x) {
       return geluDerivative(x);
     case Activation::relu:
       return x > 0 ? 1 : 0;
+    case Activation::quickGelu:
+      return quickGeluDerivative(x);
   }
   return 0;
 }

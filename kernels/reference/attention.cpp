@@ -15,6 +15,11 @@ double dot(const Tensor& a, int64_t rowA, int ca, const Tensor& b, int64_t rowB,
   return sum;
 }
 
+// Whether sample n's query i does not attend to key j.
+bool isMasked(const Tensor& mask, int n, int queries, int i, int j) {
+  return mask && at(mask, int64_t(mask.n == 1 ? 0 : n) * queries + i, j) == 0;
+}
+
 }  // namespace
 
 void run(const Attention& op) {
@@ -26,7 +31,9 @@ void run(const Attention& op) {
       for (int i = 0; i < queries; ++i) {
         const int64_t row = int64_t(n) * queries + i, key = int64_t(n) * keys;
         for (int j = 0; j < keys; ++j)
-          score[j] = s.scale * dot(op.q, row, head * s.qHead, op.k, key + j, head * s.kHead, s.headDim);
+          score[j] = isMasked(op.mask, n, queries, i, j)
+                         ? kMaskedScore
+                         : s.scale * dot(op.q, row, head * s.qHead, op.k, key + j, head * s.kHead, s.headDim);
         const double maximum = *std::max_element(score.begin(), score.end());
         double sum = 0;
         for (int j = 0; j < keys; ++j) sum += std::exp(score[j] - maximum);
@@ -34,7 +41,8 @@ void run(const Attention& op) {
         at(op.lse, n, head * queries + i) = float(lse);
         for (int d = 0; d < s.headDim; ++d) {
           double y = 0;
-          for (int j = 0; j < keys; ++j) y += std::exp(score[j] - lse) * at(op.v, key + j, head * s.vHead + d);
+          for (int j = 0; j < keys; ++j)
+            y += std::exp(score[j] - maximum) / sum * at(op.v, key + j, head * s.vHead + d);
           at(op.y, row, head * s.headDim + d) = float(y);
         }
       }
@@ -54,7 +62,9 @@ void run(const AttentionBackward& op) {
       for (int i = 0; i < queries; ++i) {
         const int64_t row = int64_t(n) * queries + i;
         for (int j = 0; j < keys; ++j)
-          p[j] = s.scale * dot(op.q, row, head * s.qHead, op.k, key + j, head * s.kHead, dim);
+          p[j] = isMasked(op.mask, n, queries, i, j)
+                     ? kMaskedScore
+                     : s.scale * dot(op.q, row, head * s.qHead, op.k, key + j, head * s.kHead, dim);
         const double maximum = *std::max_element(p.begin(), p.end());
         double sum = 0, pdp = 0;
         for (int j = 0; j < keys; ++j) sum += p[j] = std::exp(p[j] - maximum);
@@ -66,7 +76,7 @@ void run(const AttentionBackward& op) {
         for (int d = 0; d < dim; ++d) {
           double dq = 0;
           for (int j = 0; j < keys; ++j) {
-            const double ds = s.scale * p[j] * (dp[j] - pdp);
+            const double ds = isMasked(op.mask, n, queries, i, j) ? 0 : s.scale * p[j] * (dp[j] - pdp);
             dq += ds * at(op.k, key + j, head * s.kHead + d);
             dk[size_t(j) * dim + d] += ds * at(op.q, row, head * s.qHead + d);
             dv[size_t(j) * dim + d] += p[j] * at(op.dy, row, head * dim + d);

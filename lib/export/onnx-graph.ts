@@ -145,7 +145,8 @@ export class OnnxGraph implements NetworkGraph {
     return this.#like(x, this.#node('Mul', [scaled, this.#parameter(gamma, [channels, 1, 1])]))
   }
 
-  attention(q: Value, k: Value, v: Value, o: { heads: number; scale: number }): Value {
+  attention(q: Value, k: Value, v: Value, o: { heads: number; scale: number; mask?: Value }): Value {
+    if (o.mask) throw new DiffusionError('unsupported', 'attention with a mask is not exported')
     const split = (x: Value) => this.#reshape(this.#name(x), [0, o.heads, x.dims[3] / o.heads, x.dims[1] * x.dims[2]])
     return this.#attend([split(q), split(k), split(v)], [1, q.dims[1], q.dims[2], v.dims[3]], o.scale)
   }

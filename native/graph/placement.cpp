@@ -90,7 +90,8 @@ Tensor Placement::mirror(const std::string& bank, int32_t atLeast) {
   return {encode({found->second, 0}), 1, 1, 1, count, count, mirrorDType_};
 }
 
-// The parts of a concatenation are written where they belong, unless they have a place already.
+// The parts of a concatenation are written where they belong, unless they have a place already. What was given other
+// dims stays dense: its elements lie in one row.
 void Placement::placeConcats() {
   for (int32_t i : region_.live) {
     const Node& node = graph_.node(i);
@@ -98,7 +99,7 @@ void Placement::placeConcats() {
     int32_t start = 0;
     for (ValueId v : node.inputs) {
       if (storageOf_[v] < 0 && alias_[v].of == kAbsent && sameDType(v, node.outputs[0]) &&
-          !isNamed(graph_.producer(v), "slice")) {
+          !isNamed(graph_.producer(v), "slice") && !isNamed(graph_.producer(v), "reshape")) {
         alias_[v] = {node.outputs[0], start};
       }
       start += graph_.value(v).dims[3];

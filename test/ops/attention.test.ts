@@ -1,6 +1,9 @@
+import assert from 'node:assert/strict'
+import type { Graph } from '../../lib/graph'
 import type { Dims } from '../../lib/native'
+import { assertSameBits } from '../support/compare'
 import { Random } from '../support/random'
-import { normals } from '../support/run-graph'
+import { count, type Feed, normals, runGraph, testedBackends, type Values } from '../support/run-graph'
 import { testOp, titleOf } from '../support/test-op'
 
 /** q, map of k and v, heads. */
@@ -69,6 +72,61 @@ testOp(
     })),
   ),
 )
+
+/** 0 and 1: of each query two thirds of the keys, of query 1 of the first sample none, and the last key for no query. */
+function maskOf(dims: Dims): Feed {
+  const [, h, w, keys] = dims
+  const data = Float32Array.from({ length: count(dims) }, (_, i) => {
+    const query = Math.floor(i / keys)
+    if ((query === 1 && h * w > 1) || (i % keys === keys - 1 && keys > 1)) return 0
+    return (query * 7 + (i % keys) * 5) % 3 === 0 ? 0 : 1
+  })
+  return { dims, data }
+}
+
+testOp(
+  'attention with a mask',
+  [...shapes, ...mixedShapes].map(([q, [h, w], heads], i) => {
+    const random = new Random(30)
+    const kv: Dims = [q[0], h, w, q[3]]
+    return {
+      title: `${titleOf(q)}, ${h * w} keys, ${heads} heads, a mask ${i % 2 ? 'for all' : 'for each sample'}`,
+      inputs: {
+        q: normals(random, q),
+        k: normals(random, kv),
+        value: normals(random, kv),
+        mask: maskOf([i % 2 ? 1 : q[0], q[1], q[2], h * w]),
+      },
+      build: (g, v) => g.attention(v.q, v.k, v.value, { heads, scale: Math.sqrt(heads / q[3]), mask: v.mask }),
+      wrt: h * w > 2 ? ['q', 'k', 'value'] : ['value'],
+      views: h * w > 2 && i < 5 ? ['q', 'k', 'value'] : undefined,
+      mixed: true,
+      roundsInside: true,
+    }
+  }),
+)
+
+describe('attention with a causal mask', () => {
+  for (const backend of testedBackends) {
+    it(`on ${backend}: later tokens change nothing of earlier ones, to the bit`, async () => {
+      const [length, channels] = [150, 8]
+      const dims: Dims = [1, 1, length, channels]
+      const mask = Float32Array.from({ length: length ** 2 }, (_, i) => (i % length <= i / length ? 1 : 0))
+      const run = async (x: Feed) => {
+        const feeds = { x, mask: { dims: [1, 1, length, length] as const, data: mask } }
+        const build = (g: Graph, v: Values) => ({
+          y: g.attention(v.x, v.x, v.x, { heads: 2, scale: 0.5, mask: v.mask }),
+        })
+        return (await runGraph(backend, feeds, build)).y
+      }
+      const x = normals(new Random(31), dims)
+      const changed = { dims, data: (x.data as Float32Array).map((v, i) => (i < 70 * channels ? v : 3 - v)) }
+      const [before, after] = [await run(x), await run(changed)]
+      assertSameBits(after.subarray(0, 70 * channels), before.subarray(0, 70 * channels), 'the first 70 tokens')
+      assert.notDeepEqual(after, before)
+    })
+  }
+})
 
 testOp('attention, far scores', [
   {

@@ -25,3 +25,14 @@ testOp(
     }
   }),
 )
+
+testOp(
+  'reshape',
+  awkwardShapes.map(([n, h, w, c]) => ({
+    title: titleOf([n, h, w, c]),
+    inputs: { x: normals(new Random(64), [n, h, w, c]) },
+    build: (g, v) => g.reshape(v.x, [n * h, 1, c, w]),
+    views: ['x'],
+    mixed: true,
+  })),
+)

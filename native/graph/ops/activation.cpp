@@ -1,4 +1,4 @@
-// SiLU, GELU, ReLU, GEGLU (kernels/ops.h, Unary and Geglu).
+// SiLU, GELU, quick GELU, ReLU, GEGLU (kernels/ops.h, Unary and Geglu).
 #include "native/graph/autodiff.h"
 #include "native/graph/lower.h"
 
@@ -16,7 +16,17 @@ void lowerUnary(Lowering& l) {
 }
 
 constexpr const char* backwardOf(Activation fn) {
-  return fn == Activation::silu ? "siluBackward" : fn == Activation::gelu ? "geluBackward" : "reluBackward";
+  switch (fn) {
+    case Activation::silu:
+      return "siluBackward";
+    case Activation::gelu:
+      return "geluBackward";
+    case Activation::relu:
+      return "reluBackward";
+    case Activation::quickGelu:
+      return "quickGeluBackward";
+  }
+  return nullptr;
 }
 
 template <Activation fn>
@@ -89,6 +99,22 @@ const std::vector<OpDef>& activationOps() {
        .inputs = {"x", "dy"},
        .infer = inferUnary,
        .lower = lowerUnaryBackward<Activation::relu>,
+       .takes = "ee",
+       .gives = "e",
+       .inPlace = {{0, 1}},
+       .internal = true},
+      {.name = "quickGelu",
+       .inputs = {"x"},
+       .infer = inferUnary,
+       .gradient = gradientUnary<Activation::quickGelu>,
+       .lower = lowerUnary<Activation::quickGelu>,
+       .takes = "e",
+       .gives = "e",
+       .inPlace = {{0, 0}}},
+      {.name = "quickGeluBackward",
+       .inputs = {"x", "dy"},
+       .infer = inferUnary,
+       .lower = lowerUnaryBackward<Activation::quickGelu>,
        .takes = "ee",
        .gives = "e",
        .inPlace = {{0, 1}},

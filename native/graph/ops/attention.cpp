@@ -21,6 +21,10 @@ std::vector<ValueType> inferAttention(const Call& call) {
   for (size_t i = 0; i < 3; ++i) call.requireDType(i, DType::f32);
   call.requireDims(1, {q[0], kAny, kAny, q[3]});
   call.requireDims(2, {k[0], k[1], k[2], q[3]});
+  if (call.has(3)) {
+    call.requireDType(3, DType::f32);
+    call.requireDims(3, {call.dims(3)[0] == 1 ? 1 : q[0], q[1], q[2], k[1] * k[2]});
+  }
   const int32_t heads = checkedHeads(call, q[3], " channels");
   return {{q}, {lseDims(q, heads)}};
 }
@@ -31,12 +35,19 @@ AttentionShape separateShape(const Attributes& attributes, const Dims& q) {
 }
 
 void lowerAttention(Lowering& l) {
-  l.run(Attention{l.in(0), l.in(1), l.in(2), l.out(0), l.out(1), separateShape(l.attributes(), l.inputDims(0))});
+  l.run(Attention{.q = l.in(0),
+                  .k = l.in(1),
+                  .v = l.in(2),
+                  .y = l.out(0),
+                  .lse = l.out(1),
+                  .shape = separateShape(l.attributes(), l.inputDims(0)),
+                  .mask = l.in(3)});
 }
 
 void gradientAttention(Gradient& g) {
-  const auto d = g.emit("attentionBackward", {g.input(0), g.input(1), g.input(2), g.output(0), g.output(1), g.dy()},
-                        g.attributes());
+  const auto d =
+      g.emit("attentionBackward", {g.input(0), g.input(1), g.input(2), g.output(0), g.output(1), g.dy(), g.input(3)},
+             g.attributes());
   for (size_t i = 0; i < 3; ++i) g.give(i, d[i]);
 }
 
@@ -54,7 +65,8 @@ void lowerAttentionBackward(Lowering& l) {
                           .dq = l.out(0),
                           .dk = l.out(1),
                           .dv = l.out(2),
-                          .shape = separateShape(l.attributes(), l.inputDims(0))});
+                          .shape = separateShape(l.attributes(), l.inputDims(0)),
+                          .mask = l.in(6)});
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -197,7 +209,7 @@ void lowerPrependTokensBackward(Lowering& l) {
 const std::vector<OpDef>& attentionOps() {
   static const std::vector<OpDef> ops = {
       {.name = "attention",
-       .inputs = {"q", "k", "v"},
+       .inputs = {"q", "k", "v", "mask?"},
        .attributes = {"heads", "scale"},
        .infer = inferAttention,
        .gradient = gradientAttention,
@@ -205,7 +217,7 @@ const std::vector<OpDef>& attentionOps() {
        .takes = "nnn",
        .gives = "n"},
       {.name = "attentionBackward",
-       .inputs = {"q", "k", "v", "y", "lse", "dy"},
+       .inputs = {"q", "k", "v", "y", "lse", "dy", "mask?"},
        .attributes = {"heads", "scale"},
        .infer = inferAttentionBackward,
        .lower = lowerAttentionBackward,

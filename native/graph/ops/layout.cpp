@@ -1,4 +1,6 @@
-// Surface layout (a sample as CHW) to inner layout (NHWC) and back.
+// Surface layout (a sample as CHW) to inner layout (NHWC) and back; other dims for the same elements.
+#include <cmath>
+
 #include "native/graph/autodiff.h"
 #include "native/graph/lower.h"
 
@@ -30,6 +32,37 @@ void gradientToNchw(Gradient& g) {
                    {{"channels", double(x[3])}, {"height", double(x[1])}, {"width", double(x[2])}})[0]);
 }
 
+// The elements in their order, with other dims. One copy, since the result is dense (placement.cpp).
+std::vector<ValueType> inferReshape(const Call& call) {
+  call.requireDType(0, DType::f32);
+  const std::vector<double>& list = call.attributes.list("dims");
+  call.require(list.size() == 4, "dims", "[n, h, w, c]", std::to_string(list.size()) + " numbers");
+  Dims y;
+  double count = 1;
+  for (int i = 0; i < 4; ++i) {
+    call.require(list[i] >= 1 && list[i] <= INT32_MAX && list[i] == std::floor(list[i]), "dims",
+                 "integers of at least 1", std::to_string(list[i]));
+    y[i] = int32_t(list[i]);
+    count *= list[i];
+  }
+  const int64_t expected = elements(call.dims(0));
+  call.require(count == double(expected), "dims", std::to_string(expected) + " elements", toString(y));
+  return {{y}};
+}
+void lowerReshape(Lowering& l) {
+  const Tensor x = l.in(0);
+  Tensor y = x;
+  y.data = l.out(0).data;
+  y.dtype = l.out(0).dtype;
+  y.ld = y.c;
+  l.run(Copy{x, y, 0});
+}
+void gradientReshape(Gradient& g) {
+  const Dims& x = g.dims(g.input(0));
+  const std::vector<double> dims(x.begin(), x.end());
+  g.give(0, g.emit("reshape", {g.dy()}, {{"dims", dims}})[0]);
+}
+
 }  // namespace
 
 const std::vector<OpDef>& layoutOps() {
@@ -40,6 +73,14 @@ const std::vector<OpDef>& layoutOps() {
        .infer = inferToNhwc,
        .gradient = gradientToNhwc,
        .lower = lowerToNhwc,
+       .gives = "e"},
+      {.name = "reshape",
+       .inputs = {"x"},
+       .attributes = {"dims"},
+       .infer = inferReshape,
+       .gradient = gradientReshape,
+       .lower = lowerReshape,
+       .takes = "e",
        .gives = "e"},
       {.name = "toNchw", .inputs = {"x"}, .infer = inferToNchw, .gradient = gradientToNchw, .lower = lowerToNchw},
   };

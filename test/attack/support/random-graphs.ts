@@ -30,7 +30,12 @@ const ops: readonly Build[] = [
   (g, v, r, i) =>
     g.groupNorm(v(), slot(g, r, i, [8]), slot(g, r, i + 1, [8]), { groups: number(r, 1, 2, 4), eps: number(r, 1e-5) }),
   (g, v, r, i) => g.layerNorm(v(), slot(g, r, i, [8]), slot(g, r, i + 1, [8]), { eps: number(r, 1e-5) }),
-  (g, v, r) => g.attention(v(), v(), v(), { heads: number(r, 1, 2, 4), scale: number(r, 0.5) }),
+  (g, v, r) =>
+    g.attention(v(), v(), v(), {
+      heads: number(r, 1, 2, 4),
+      scale: number(r, 0.5),
+      mask: r.uniform() < 0.5 ? v() : undefined,
+    }),
   (g, v, r) =>
     g.attentionQkv(v(), {
       heads: number(r, 1, 2),
@@ -47,6 +52,7 @@ const ops: readonly Build[] = [
   (g, v, r, i) => g.prependTokens(v(), slot(g, r, i, [number(r, 1, 2), number(r, 8, 16)]), { row: number(r, 0, 1) }),
   (g, v) => g.silu(v()),
   (g, v) => g.gelu(v()),
+  (g, v) => g.quickGelu(v()),
   (g, v) => g.relu(v()),
   (g, v) => g.geglu(v()),
   (g, v) => g.add(v(), v()),
@@ -75,6 +81,19 @@ const ops: readonly Build[] = [
   (g, v, r) => g.fourierEmbedding(v(), v(), { log: r.uniform() < 0.5, sinFirst: true }),
   (g, v, r) => g.toNhwc(v(), { channels: number(r, 1, 4), height: number(r, 1, 2), width: number(r, 1, 2) }),
   (g, v) => g.toNchw(v()),
+  (g, v, r) => {
+    const x = v()
+    const [n, h, w, c] = x.dims
+    return g.reshape(
+      x,
+      pick(r, [
+        [1, 1, 1, n * h * w * c],
+        [n * h, w, 1, c],
+        [n, c, w, h],
+        [0, 1, 2, 3],
+      ] as Dims[]),
+    )
+  },
   (g, v) => g.embedding(v(), v()),
   (g, v, r) =>
     g.timestepEmbedding(v(), {

@@ -101,6 +101,7 @@ ValueId GraphBuilder::plausibleValue(const std::string& name, const OpDef& op, c
   }
   if (name == "bias") return parameter({double(graph_.values().back().dims[0])});
   if (isOneOf(name, {"gamma", "beta"})) return parameter({double(x[3])});
+  if (name == "mask") return like({bytes_.below(2) ? 1 : x[0], x[1], x[2], x[1] * x[2]});
   if (name == "e") return like(of(1, kind == "scaleShift" ? 2 * x[3] : x[3]));
   if (isOneOf(name, {"t", "sample", "step"})) {
     if (isOneOf(kind, {"timestepEmbedding", "fourierEmbedding"})) return like(of(1, 1));
@@ -137,6 +138,7 @@ Attributes::Entry GraphBuilder::hostileEntry() {
 Attributes::Entry GraphBuilder::plausibleEntry(const std::string& name, const Dims& x) {
   if (name == "name") return "x" + std::to_string(names_++);
   if (name == "dtype") return std::string(bytes_.below(4) ? "f32" : "i32");
+  if (name == "dims" && bytes_.below(2)) return std::vector<double>{double(x[0]) * x[1], double(x[3]), 1, double(x[2])};
   if (name == "dims") {
     return std::vector<double>{double(bytes_.one(kSamples)), double(bytes_.one(kExtents)), double(bytes_.one(kExtents)),
                                double(bytes_.one(kChannels))};
