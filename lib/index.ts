@@ -121,6 +121,12 @@ export type { LoraOptions, TrainedOptions } from './nn/lora/trained'
 export type { LucidrainsUNetOptions, ResolvedLucidrainsOptions } from './nn/lucidrains/options'
 export { LucidrainsUNet } from './nn/lucidrains/unet'
 export type { Network } from './nn/network'
+export type { ResamplingMethod } from './nn/resampling'
+export type { RescalerOptions } from './nn/rescaler'
+export type { TextActivation } from './nn/text/block'
+export type { CLIPTextOptions } from './nn/text/clip'
+export type { OpenCLIPTextOptions } from './nn/text/open-clip'
+export type { TransformerSizes } from './nn/text/x-transformer'
 export type { Layout } from './nn/unet/blocks'
 export { EncoderUNet, type EncoderUNetOptions } from './nn/unet/encoder-unet'
 export type { ResolvedEncoderUNetOptions } from './nn/unet/encoder-unet-options'
@@ -129,7 +135,27 @@ export { UNet, type UNet2DConfig, type UNetOptions } from './nn/unet/unet'
 export type { UNetConfig } from './nn/unet-config'
 export type { StateDict } from './nn/weights'
 export type { Seed } from './options'
+export { ClassEmbedder, type ClassEmbedderOptions } from './stages/class-embedder'
+export { SpatialRescaler, type SpatialRescalerOptions } from './stages/spatial-rescaler'
+export type { StageOptions, WeightsSource } from './stages/stage'
+export { type EncodeCLIPOptions, FrozenCLIPEmbedder, type FrozenCLIPEmbedderOptions } from './stages/text/clip'
+export { FrozenOpenCLIPEmbedder, type FrozenOpenCLIPEmbedderOptions } from './stages/text/open-clip'
+export {
+  type CLIPStageOptions,
+  type EncodeTextOptions,
+  type TextInput,
+  TextStage,
+  type TextStageOptions,
+} from './stages/text/text-stage'
+export {
+  BERTEmbedder,
+  type BERTEmbedderOptions,
+  TransformerEmbedder,
+  type TransformerEmbedderOptions,
+} from './stages/text/transformer'
 export { type RandnOptions, type Shape, Tensor, type TensorDType } from './tensor'
+export { parsePromptWeights, type WeightedText } from './text/prompt-weights'
+export { type TokenizedText, type TokenizeOptions, Tokenizer } from './text/tokenizer'
 export type { StepMetrics } from './train/metrics'
 export { type ModelInfo, saveModel } from './train/model-file'
 export type { Best } from './train/monitor'

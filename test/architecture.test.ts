@@ -29,6 +29,7 @@ const libLayers = [
   '',
   'nn',
   'checkpoint',
+  'text',
   'export',
   'stages',
   'diffusion',

@@ -6,6 +6,7 @@ import { DiffusionError, invalidArgument } from '../errors'
 import type { Value } from '../graph'
 import type { BuildContext } from './network'
 import {
+  normalOf,
   ones,
   type Parameter,
   type ParameterTable,
@@ -26,25 +27,31 @@ export function observed(context: BuildContext, name: string, value: Value): Val
   return value
 }
 
-/** torch.nn.Conv2d with bias. padding: on all four sides, or [top, left, bottom, right]. */
+/** torch.nn.Conv2d. padding: on all four sides, or [top, left, bottom, right]. */
 export class Conv2d implements Layer {
   readonly #weight: Parameter
-  readonly #bias: Parameter
+  readonly #bias?: Parameter
 
   constructor(
     readonly scope: Scope,
     inChannels: number,
     outChannels: number,
-    private readonly o: { kernel: number; stride?: number; padding?: number | readonly number[]; zero?: boolean },
+    private readonly o: {
+      kernel: number
+      stride?: number
+      padding?: number | readonly number[]
+      zero?: boolean
+      bias?: boolean
+    },
   ) {
     const init = o.zero ? zeros : uniformFanIn(inChannels * o.kernel ** 2)
     this.#weight = scope.parameter('weight', [outChannels, inChannels, o.kernel, o.kernel], init, 'conv2d')
-    this.#bias = scope.parameter('bias', [outChannels], init)
+    if (o.bias ?? true) this.#bias = scope.parameter('bias', [outChannels], init)
   }
 
   build({ graph }: BuildContext, x: Value): Value {
     const { stride = 1, padding = 0 } = this.o
-    return graph.conv2d(x, graph.parameter(this.#weight), graph.parameter(this.#bias), {
+    return graph.conv2d(x, graph.parameter(this.#weight), this.#bias && graph.parameter(this.#bias), {
       stride,
       padding: typeof padding === 'number' ? [padding, padding, padding, padding] : padding,
     })
@@ -53,7 +60,7 @@ export class Conv2d implements Layer {
 
 /**
  * torch.nn.Linear on the channels of every pixel. `conv1d`: its weight has the shape of a torch.nn.Conv1d,
- * [out, in, 1].
+ * [out, in, 1]. `std`: weights are normal at first and the bias 0.
  */
 export class Linear implements Layer {
   readonly slots: { readonly weight: Parameter; readonly bias?: Parameter }
@@ -62,12 +69,13 @@ export class Linear implements Layer {
     scope: Scope,
     inChannels: number,
     outChannels: number,
-    o: { conv1d?: boolean; zero?: boolean; bias?: boolean } = {},
+    o: { conv1d?: boolean; zero?: boolean; bias?: boolean; std?: number } = {},
   ) {
-    const init = o.zero ? zeros : uniformFanIn(inChannels)
+    const init = o.zero ? zeros : o.std === undefined ? uniformFanIn(inChannels) : normalOf(o.std)
+    const biasInit = o.std === undefined ? init : zeros
     const shape = o.conv1d ? [outChannels, inChannels, 1] : [outChannels, inChannels]
     const weight = scope.parameter('weight', shape, init, 'linear')
-    this.slots = (o.bias ?? true) ? { weight, bias: scope.parameter('bias', [outChannels], init) } : { weight }
+    this.slots = (o.bias ?? true) ? { weight, bias: scope.parameter('bias', [outChannels], biasInit) } : { weight }
   }
 
   build({ graph }: BuildContext, x: Value): Value {
@@ -144,13 +152,17 @@ export class LayerNorm implements Layer {
   readonly #gamma: Parameter
   readonly #beta: Parameter
 
-  constructor(scope: Scope, channels: number) {
+  constructor(
+    scope: Scope,
+    channels: number,
+    private readonly o: { readonly eps: number } = { eps: 1e-5 },
+  ) {
     this.#gamma = scope.parameter('weight', [channels], ones)
     this.#beta = scope.parameter('bias', [channels], zeros)
   }
 
   build({ graph }: BuildContext, x: Value): Value {
-    return graph.layerNorm(x, graph.parameter(this.#gamma), graph.parameter(this.#beta), { eps: 1e-5 })
+    return graph.layerNorm(x, graph.parameter(this.#gamma), graph.parameter(this.#beta), this.o)
   }
 }
 

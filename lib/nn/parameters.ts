@@ -15,6 +15,7 @@ export type StateDict = Record<string, Tensor>
 /** PyTorch's defaults; `fanIn`: U(-1/sqrt(fanIn), 1/sqrt(fanIn)), which is kaiming_uniform_ with a = sqrt(5). */
 export type Initializer =
   | { readonly kind: 'zeros' | 'ones' }
+  | { readonly kind: 'constant'; readonly value: number }
   | { readonly kind: 'normal'; readonly std: number }
   | { readonly kind: 'uniform'; readonly fanIn: number }
 
@@ -288,6 +289,7 @@ export class Scope {
 
 function fill(target: Float32Array, initializer: Initializer, seed: Seed, index: number): void {
   if (initializer.kind === 'ones') target.fill(1)
+  else if (initializer.kind === 'constant') target.fill(initializer.value)
   else if (initializer.kind === 'normal') {
     target.set(normal(seed, Purpose.weights, index, 0, target.length).map((v) => v * initializer.std))
   } else if (initializer.kind === 'uniform') {

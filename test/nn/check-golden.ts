@@ -127,9 +127,23 @@ export async function checkGolden(
   }
 
   const from = golden.config.grads_in ? await Golden.open(golden.config.grads_in) : golden
-  const gradients = table.toStateDict(unscaled(actual.grads))
+  await checkGradients(from, table.toStateDict(unscaled(actual.grads)), weights, allowed)
+}
+
+/** All gradients of parameters that a golden file has. Those of `unused` parameters, which it has not, are 0. */
+export async function checkGradients(
+  from: Golden,
+  gradients: StateDict,
+  weights: StateDict,
+  allowed: Tolerance = tolerance,
+  unused: (name: string) => boolean = () => false,
+): Promise<void> {
   for (const [name, tensor] of Object.entries(gradients)) {
     const gradient = await tensor.data()
+    if (unused(name)) {
+      assert.equal(largest(gradient), 0, name)
+      continue
+    }
     const check = (values: Float32Array, expected: string) =>
       assertScaled(values, from.floats(expected), allowed.gradient, allowed.gradientFloor, expected)
     if (from.has(`grad/${name}`)) {

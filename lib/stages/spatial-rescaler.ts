@@ -1,0 +1,48 @@
+/** ldm's SpatialRescaler (modules/encoders/modules.py): an image condition at the size of the latents. */
+import { invalidArgument } from '../errors'
+import { Rescaler, type RescalerOptions, rescalerSchema } from '../nn/rescaler'
+import { parseOptions, type SchemaOf } from '../options'
+import { sizeOf, Tensor } from '../tensor'
+import { Stage, type StageOptions, stageSchema, type WeightsSource } from './stage'
+
+/** Of SpatialRescaler. */
+export interface SpatialRescalerOptions extends RescalerOptions, StageOptions {}
+
+const schema = { ...rescalerSchema, ...stageSchema } satisfies SchemaOf<SpatialRescalerOptions>
+
+/** Its weights, if any, are trained: 'channel_mapper.weight', 'channel_mapper.bias'. */
+export class SpatialRescaler extends Stage {
+  /** @internal */
+  readonly network: Rescaler
+  /** It is trained with the diffusion model. */
+  readonly trainable = true
+
+  /** `source`: where the weights are read from; they are drawn without. Throws `invalid-argument`, `unknown-option`. */
+  constructor(options: SpatialRescalerOptions = {}, source?: WeightsSource) {
+    const { device, precision, seed, deterministic, ...o } = parseOptions('SpatialRescaler', options, schema)
+    const network = new Rescaler(o)
+    super('SpatialRescaler', network.parameters, { device, precision, seed, deterministic }, source)
+    this.network = network
+  }
+
+  /** x [n, inChannels, h, w], at [n, outChannels, floor(h * multiplier), ...] after each stage. Throws `invalid-argument`. */
+  async encode(x: Tensor): Promise<Tensor> {
+    const { inChannels } = this.network.options
+    if (!(x instanceof Tensor) || x.shape.length !== 4 || x.shape[1] !== inChannels || x.size === 0) {
+      throw invalidArgument('x', `a float32 Tensor of shape [n, ${inChannels}, height, width]`, x)
+    }
+    const [n, channels, height, width] = x.shape
+    const shape = [n, this.network.outChannels, this.network.sizeOf(height), this.network.sizeOf(width)]
+    return this.call(async () => {
+      const program = await this.program('rescale', { n, height, width }, (graph) => {
+        const flat = graph.input('x', [n, 1, 1, channels * height * width])
+        const map = graph.toNhwc(flat, { channels, height, width })
+        return { y: graph.toNchw(this.network.build(graph, map)) }
+      })
+      const y = this.device.allocate(sizeOf(shape))
+      const weights = this.network.parameters.count > 0 ? this.weights.bindings('weights') : {}
+      await program.run({ ...weights, x: await x.binding(this.device), y })
+      return Tensor.onDevice(this.device, y, shape, { owned: true })
+    })
+  }
+}

@@ -1,0 +1,134 @@
+/** ldm's FrozenCLIPEmbedder (modules/encoders/modules.py): Stable Diffusion 1's text encoder, CLIP's. */
+import { invalidArgument } from '../../errors'
+import { CLIPTextModel, type CLIPTextOptions } from '../../nn/text/clip'
+import { statesAt } from '../../nn/text/network'
+import type { StateDict } from '../../nn/weights'
+import { boolean, integer, oneOf, parseOptions, type SchemaOf, string, value } from '../../options'
+import type { Tensor } from '../../tensor'
+import type { WeightsSource } from '../stage'
+import {
+  type CLIPStageOptions,
+  clipStageSchema,
+  type EncodeTextOptions,
+  type Encoding,
+  encodeTextSchema,
+  type TextInput,
+  TextStage,
+  withoutPositions,
+} from './text-stage'
+
+/** Of FrozenCLIPEmbedder. */
+export interface FrozenCLIPEmbedderOptions extends CLIPStageOptions {
+  /**
+   * The model of the hub that sizes are taken from where `textConfig` is not given: OpenAI's CLIPs. Default
+   * 'openai/clip-vit-large-patch14'.
+   */
+  version?: string
+  /** The network's sizes. Default: those of `version`. */
+  textConfig?: CLIPTextOptions
+  /** Not trained with the diffusion model. Default true. */
+  freeze?: boolean
+  /**
+   * What `encode` gives: 'last' the normalized last states, 'pooled' of these the one at the text's end, 'hidden' the states before
+   * layer `layerIdx`, not normalized. Default 'last'.
+   */
+  layer?: 'last' | 'pooled' | 'hidden'
+  /** With 'hidden', where it is needed: 0 is the embedding, 1 what the first layer puts out; negative ones count from the end. Default: none. */
+  layerIdx?: number
+}
+
+const schema = {
+  ...clipStageSchema,
+  version: string('openai/clip-vit-large-patch14'),
+  textConfig: value<CLIPTextOptions>('an object', (v) => typeof v === 'object' && v !== null && !Array.isArray(v)),
+  freeze: boolean(true),
+  layer: oneOf(['last', 'pooled', 'hidden'], 'last'),
+  layerIdx: integer(),
+} satisfies SchemaOf<FrozenCLIPEmbedderOptions>
+
+const base: CLIPTextOptions = { hiddenSize: 512, intermediateSize: 2048, numHiddenLayers: 12, numAttentionHeads: 8 }
+const large: CLIPTextOptions = { hiddenSize: 768, intermediateSize: 3072, numHiddenLayers: 12, numAttentionHeads: 12 }
+const versions: Readonly<Record<string, CLIPTextOptions>> = {
+  'openai/clip-vit-base-patch32': base,
+  'openai/clip-vit-base-patch16': base,
+  'openai/clip-vit-large-patch14': large,
+  'openai/clip-vit-large-patch14-336': large,
+}
+
+/** Of FrozenCLIPEmbedder.encode. */
+export interface EncodeCLIPOptions extends EncodeTextOptions {
+  /** Leaves out so many of the last layers; what the others give is normalized as the last states are. Default 0. */
+  clipSkip?: number
+}
+
+const encodeSchema = {
+  ...encodeTextSchema,
+  clipSkip: integer(0, { min: 0 }),
+} satisfies SchemaOf<EncodeCLIPOptions>
+
+/** Weights have the names of ldm's state dict: 'transformer.text_model.encoder.layers.0.self_attn.q_proj.weight'. */
+export class FrozenCLIPEmbedder extends TextStage<CLIPTextModel> {
+  /** Whether it is trained with the diffusion model. */
+  readonly trainable: boolean
+  readonly #layer: 'last' | 'pooled' | 'hidden'
+  readonly #layerIdx?: number
+
+  /** `source`: where the weights are read from; they are drawn without. Throws `invalid-argument`, `unknown-option`. */
+  constructor(options: FrozenCLIPEmbedderOptions = {}, source?: WeightsSource) {
+    const o = parseOptions('FrozenCLIPEmbedder', options, schema)
+    if (!o.textConfig && !Object.hasOwn(versions, o.version)) {
+      throw invalidArgument('version', `one of ${Object.keys(versions).join(', ')}, or textConfig`, o.version)
+    }
+    const network = new CLIPTextModel(o.textConfig ?? versions[o.version], 'transformer')
+    super('FrozenCLIPEmbedder', network, o, source && (async () => withoutPositions(await source())))
+    this.trainable = !o.freeze
+    this.#layer = o.layer
+    this.#layerIdx = o.layer === 'hidden' ? hiddenIndex(network, o.layerIdx) : undefined
+    if (o.layer !== 'hidden' && o.layerIdx !== undefined) {
+      throw invalidArgument('layerIdx', "nothing without layer: 'hidden'", o.layerIdx)
+    }
+  }
+
+  /** Replaces the weights. Throws `state-mismatch`. */
+  override loadStateDict(dict: StateDict): Promise<void> {
+    return super.loadStateDict(withoutPositions(dict))
+  }
+
+  /** Context tokens [n, length, hiddenSize], with layer 'pooled' [n, 1, hiddenSize]; see TextStage.encode. */
+  override async encode(text: TextInput, options: EncodeCLIPOptions = {}): Promise<Tensor> {
+    const { clipSkip, ...o } = parseOptions('encode', options, encodeSchema)
+    if (clipSkip === 0) return super.encode(text, o)
+    const layers = this.network.options.numHiddenLayers
+    if (clipSkip > layers) throw invalidArgument('clipSkip', `at most ${layers}, the layers there are`, clipSkip)
+    if (this.#layer !== 'last') throw invalidArgument('clipSkip', `0 with layer '${this.#layer}'`, clipSkip)
+    return this.run(text, o, {
+      kind: `skip ${clipSkip}`,
+      build: (context, ids, samples) => {
+        const { hidden } = this.network.build(context, ids, { samples })
+        return this.network.normalize(context, hidden[layers - clipSkip])
+      },
+    })
+  }
+
+  protected override encoding(): Encoding {
+    const { network } = this
+    const pooled = this.#layer === 'pooled'
+    return {
+      kind: this.#layer,
+      ...(pooled && { length: 1, endOf: (ids: Int32Array) => network.endOf(ids) }),
+      build: (context, ids, samples, rows) => {
+        const { hidden, last } = network.build(context, ids, { samples })
+        if (this.#layerIdx !== undefined) return hidden[this.#layerIdx]
+        return rows ? statesAt(context, last, rows) : last
+      },
+    }
+  }
+}
+
+function hiddenIndex(network: CLIPTextModel, given: number | undefined): number {
+  const layers = network.options.numHiddenLayers
+  if (given === undefined || Math.abs(given) > layers) {
+    throw invalidArgument('layerIdx', `an integer from ${-layers} to ${layers}`, given)
+  }
+  return given < 0 ? layers + 1 + given : given
+}
