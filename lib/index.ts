@@ -28,8 +28,10 @@ export { Device, type DeviceName, type DeviceOptions, type MemoryInfo } from './
 export {
   Classifier,
   type ClassifierEvaluateOptions,
+  type ClassifierFileOptions,
   type ClassifierOptions,
   type ClassifierResult,
+  type ClassifierSettings,
   type ClassifierTrainOptions,
 } from './diffusion/classifier/classifier'
 export { type CompVisConfig, readCompVisConfig } from './diffusion/formats/compvis-config'

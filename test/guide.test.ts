@@ -4,6 +4,7 @@ import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync
 import path from 'node:path'
 import sharp from 'sharp'
 import { writeNpz } from '../lib/data/npz'
+import { Classifier } from '../lib/index'
 import { tar } from './data/files'
 import { HubServer } from './support/hub-server'
 import { writeInception } from './support/inception-file'
@@ -84,6 +85,10 @@ describe('commands as they are printed', function () {
     const trained = path.join(root, 'test', 'fixtures', 'checkpoints', 'lucidrains-model-1.pt')
     cpSync(trained, cwd('results', 'model-10.pt'))
     writeFileSync(cwd('results', 'model-10.yaml'), 'image_size: 8\n')
+    const few = { modelChannels: 32, channelMult: [1], numResBlocks: 1, attentionResolutions: [] }
+    const encoderConfig = { imageSize: 32, inChannels: 3, outChannels: 10, ...few }
+    using classifier = new Classifier({ encoderConfig, betaSchedule: 'cosine', device: 'cpu' })
+    await classifier.save(cwd('classifier.safetensors'))
   }
 
   const run = async (args: readonly string[]) => {

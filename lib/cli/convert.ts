@@ -4,6 +4,7 @@ import { configNameOf, type TargetKind, writeTarget } from '../convert/target'
 import { DiffusionError } from '../errors'
 import { type Command, type OptionTable, UsageError } from './args'
 import { isFile, outputFile, outputName, overwriteOption } from './free-name'
+import { sourceOptions } from './open-model'
 import { createOutput, type Output, warn } from './output'
 
 export const convertOptions = {
@@ -13,6 +14,7 @@ export const convertOptions = {
     choices: ['ema', 'model', 'both'],
     help: 'averaged weights, trained ones, or both (see below)',
   },
+  'sigma-rel': sourceOptions['sigma-rel'],
   config: { kind: 'string', value: 'file', help: "a checkpoint's YAML configuration (the .yaml beside it)" },
   key: {
     kind: 'string',
@@ -51,14 +53,27 @@ anything else a diffusers folder. A checkpoint holds trained and averaged weight
   ddpm convert photos.safetensors photos.ckpt`,
 
   async run(
-    { to, weights, config, key, from, variant, 'max-shard-size': maxShardSize, revision, overwrite, json },
+    {
+      to,
+      weights,
+      config,
+      key,
+      from,
+      variant,
+      'max-shard-size': maxShardSize,
+      revision,
+      overwrite,
+      json,
+      'sigma-rel': sigmaRel,
+    },
     [source, wanted],
   ) {
     if (source === undefined || wanted === undefined) throw new UsageError('the source or the target is missing')
+    checkWeights(weights, sigmaRel)
     const output = createOutput(json === true)
     const kind = to ?? kindOf(wanted)
     const target = await targetName(wanted, kind, { overwrite, output })
-    const model = await readSource(source, { config, key, variant: from, revision })
+    const model = await readSource(source, { config, key, variant: from, revision, sigmaRel })
     try {
       const files = await writeTarget(model, target, { to: kind, weights, variant, maxShardSize })
       output.say(`${source} (${model.kind}) -> ${files.join(', ')} (${kind})`)
@@ -69,6 +84,11 @@ anything else a diffusers folder. A checkpoint holds trained and averaged weight
       model.ddpm.dispose()
     }
   },
+}
+
+export function checkWeights(weights: string | undefined, sigmaRel: number | undefined): void {
+  if (weights === 'model' && sigmaRel !== undefined)
+    throw new UsageError('--weights model and --sigma-rel: give one of them')
 }
 
 /** A checkpoint's configuration, and a folder's contents, are not replaced either. Throws `io` where nothing could be written. */

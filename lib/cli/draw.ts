@@ -10,6 +10,7 @@ import { type SamplerName, samplerNamed, samplers } from '../diffusion/sampling/
 import { sigmaSchedules } from '../diffusion/sampling/sigmas'
 import { Tensor } from '../tensor'
 import { type OptionTable, UsageError, type Values } from './args'
+import { checkGuidance, type Guides, guidanceOf, guidanceOptions } from './guidance'
 import { stderr } from './output'
 import { Progress } from './progress'
 
@@ -20,18 +21,7 @@ export const samplerOptions = {
     value: 'name,...',
     help: 'names or numbers of classes, which images take in turn (all, of a class-conditional model)',
   },
-  guidance: { kind: 'number', help: 'scale of classifier-free guidance: 1 is none, more exaggerates the class (1)' },
-  'guidance-interval': {
-    kind: 'string',
-    value: 'low,high',
-    help: 'noise levels sigma between which there is guidance, such as 0.3,2 (all)',
-  },
-  'guidance-rescale': {
-    kind: 'number',
-    min: 0,
-    max: 1,
-    help: 'how much of the contrast that guidance adds is taken back (0)',
-  },
+  ...guidanceOptions,
   sampler: {
     kind: 'string',
     value: 'name',
@@ -58,6 +48,14 @@ export const samplerOptions = {
     min: 0,
     help: 'noise of the steps: 0 none, 1 as much as ancestral sampling (ddim 0, others 1)',
   },
+  's-churn': {
+    kind: 'number',
+    min: 0,
+    help: "of 'euler' and 'heun': noise that is added before the steps and taken away by them (0)",
+  },
+  's-tmin': { kind: 'number', min: 0, help: 'least noise level sigma of steps with --s-churn (0)' },
+  's-tmax': { kind: 'number', min: 0, help: 'greatest (any)' },
+  's-noise': { kind: 'number', min: 0, help: 'what the noise of --s-churn is multiplied by (1)' },
   order: { kind: 'integer', min: 1, max: 4, help: "of 'dpmsolver++', 'unipc' and 'deis' (2), 'lms' (4)" },
   scheduler: { kind: 'string', value: 'file', help: "diffusers' scheduler_config.json, in place of --sampler" },
   clip: { kind: 'string', choices: ['yes', 'no'], help: 'clip the predicted image in each step (ddpm yes, others no)' },
@@ -108,6 +106,7 @@ const ofSamplers = {
   spacing: 'timestepSpacing',
   sigmas: 'sigmas',
   eta: 'eta',
+  's-churn': 'sChurn',
   discretize: 'ddimDiscretize',
   order: 'solverOrder',
   mask: 'mask',
@@ -137,25 +136,17 @@ export function checkDrawOptions(values: DrawValues): void {
   together('mask', values['init-image'] !== undefined, '--init-image')
   together('jump-n-sample', values.mask !== undefined, '--mask')
   together('jump-length', values['jump-n-sample'] !== undefined, '--jump-n-sample')
-  for (const name of ['guidance-interval', 'guidance-rescale'] as const) {
-    together(name, values.guidance !== undefined, '--guidance')
-  }
-  intervalOf(values)
+  for (const name of ['s-tmin', 's-tmax', 's-noise'] as const)
+    together(name, values['s-churn'] !== undefined, '--s-churn')
+  checkGuidance(values)
   if (values.scheduler !== undefined) {
-    for (const name of ['sampler', 'spacing', 'sigmas', 'clip'] as const)
+    for (const name of ['sampler', 'spacing', 'sigmas', 'clip', 's-churn'] as const)
       together(name, false, 'no --scheduler, which says it')
   }
   if (values.interpolate === undefined) return
   if (values.interpolate.length !== 2) throw new UsageError('--interpolate: expected two seeds, such as 1,2')
   for (const name of ['seed', 'batch', 'first', 'init-image'] as const) together(name, false, 'no --interpolate')
   if (values.class?.includes(',')) throw new UsageError('--interpolate takes one --class')
-}
-
-function intervalOf({ 'guidance-interval': text }: DrawValues): [number, number] | undefined {
-  if (text === undefined) return undefined
-  const [low, high, ...more] = text.split(',').map((part) => (part.trim() === '' ? Number.NaN : Number(part)))
-  if (low >= 0 && low <= high && more.length === 0) return [low, high]
-  throw new UsageError('--guidance-interval: expected two noise levels, such as 0.3,2')
 }
 
 /** Some images, one after another. */
@@ -184,11 +175,16 @@ export type LabelOf = (image: number) => number | undefined
 export async function* drawImages(
   ddpm: DDPM,
   values: DrawValues,
-  o: { readonly signal: AbortSignal; readonly skip: (span: Span) => boolean; readonly labelOf: LabelOf },
+  o: {
+    readonly signal: AbortSignal
+    readonly skip: (span: Span) => boolean
+    readonly labelOf: LabelOf
+    readonly guides: Guides
+  },
 ): AsyncGenerator<Drawn> {
   const { first, count } = spanOf(values)
   const { signal } = o
-  const path = await pathOptions(ddpm, values)
+  const path = await pathOptions(ddpm, values, o.guides)
   const batch = values.interpolate ? count : Math.min(count, values.batch ?? defaultBatch)
   const batches = Math.ceil(count / batch)
   const start = await startImage(ddpm, values)
@@ -231,12 +227,10 @@ type PathOptions = Omit<SampleOptions, 'returnIntermediates' | keyof StartOption
 type StartOptions = Pick<SampleOptions, 'image' | 'strength' | 'mask' | 'jumpNSample' | 'jumpLength'>
 
 /** How samples are drawn, whatever they begin with. */
-async function pathOptions(ddpm: DDPM, values: DrawValues): Promise<PathOptions> {
-  const { sampler: given, spacing, sigmas, discretize, eta, order, clip, guidance, interpolate } = values
+async function pathOptions(ddpm: DDPM, values: DrawValues, guides: Guides): Promise<PathOptions> {
+  const { sampler: given, spacing, sigmas, discretize, eta, order, clip, interpolate } = values
   const shared = {
-    guidanceScale: guidance,
-    guidanceInterval: intervalOf(values),
-    guidanceRescale: values['guidance-rescale'],
+    ...guidanceOf(values, guides),
     clipDenoised: clip && clip === 'yes',
   }
   const limited = (steps: number) => values.steps ?? Math.min(steps, ddpm.numTimesteps)
@@ -255,6 +249,10 @@ async function pathOptions(ddpm: DDPM, values: DrawValues): Promise<PathOptions>
     ddimDiscretize: discretize,
     solverOrder: order,
     eta,
+    sChurn: values['s-churn'],
+    sTmin: values['s-tmin'],
+    sTmax: values['s-tmax'],
+    sNoise: values['s-noise'],
   }
 }
 
@@ -280,11 +278,17 @@ async function startImage(ddpm: DDPM, values: DrawValues): Promise<((n: number) 
 }
 
 /** Image i takes class i of those that are asked for, and then from the front again. */
-export function labelsFor(ddpm: DDPM, values: DrawValues): LabelOf {
-  const all = ddpm.classNames.length || ddpm.network?.numClasses
+export function labelsFor(ddpm: DDPM, values: DrawValues, { classifier }: Guides): LabelOf {
+  const all = ddpm.classNames.length || (classesOf(ddpm) ?? classifier?.numClasses)
   if (values.class === undefined && all === undefined) return () => undefined
   const chosen = values.class?.split(',').map((name) => labelOf(ddpm, name))
   return (image) => (chosen ? chosen[image % chosen.length] : image % all!)
+}
+
+/** Without the one that stands for none, which comes last where a model has names for none of them. */
+function classesOf({ network, nullClass }: DDPM): number | undefined {
+  const { numClasses } = network ?? {}
+  return numClasses !== undefined && nullClass === numClasses - 1 ? nullClass : numClasses
 }
 
 function labelOf(ddpm: DDPM, name: string): number {

@@ -10,6 +10,7 @@ import type { ImageStatistics } from '../evaluate/statistics'
 import type { Seed } from '../options'
 import { UsageError, type Values } from './args'
 import { checkDrawOptions, drawImages, labelsFor, type samplerOptions } from './draw'
+import { type Guides, openGuides } from './guidance'
 import { type modelOptions, openModel } from './open-model'
 import { note, type Output, stderr, warn } from './output'
 import { Progress } from './progress'
@@ -56,9 +57,13 @@ export async function evaluateQuality(
   const extractor = await openInception(values.inception, { device })
   const bars = new Bars()
   let ddpm: DDPM | undefined
+  let guides: Guides | undefined
   try {
     ddpm = values.samples === undefined ? await openModel(values, model) : undefined
-    const { set, looks } = ddpm ? samplesOfModel(ddpm, values, signal) : await samplesOfFile(values, output)
+    guides = ddpm && (await openGuides(ddpm, values))
+    const { set, looks } = ddpm
+      ? samplesOfModel({ ddpm, guides: guides! }, values, signal)
+      : await samplesOfFile(values, output)
     const context = { extractor, output, signal, bars, keepFeatures: metrics.some((m) => m === 'kid' || m === 'pr') }
     const reference = values.fid === undefined ? undefined : await referenceOf(values.fid, values, looks, context)
     if (metrics.includes('fid')) warnOfFew(output, set.count, extractor)
@@ -75,19 +80,24 @@ export async function evaluateQuality(
   } finally {
     bars.clear()
     extractor.release()
+    guides?.[Symbol.dispose]()
     ddpm?.dispose()
   }
 }
 
 type Looks = Pick<ReferenceOptions, 'size' | 'channels'>
 
-function samplesOfModel(ddpm: DDPM, values: QualityValues, signal: AbortSignal): { set: ImageSet; looks: Looks } {
+function samplesOfModel(
+  { ddpm, guides }: { ddpm: DDPM; guides: Guides },
+  values: QualityValues,
+  signal: AbortSignal,
+): { set: ImageSet; looks: Looks } {
   const drawn = { ...values, count: values.count ?? defaultCount }
-  const labelOf = labelsFor(ddpm, values)
+  const labelOf = labelsFor(ddpm, values, guides)
   const set = {
     count: drawn.count,
     async *batches() {
-      for await (const { images } of drawImages(ddpm, drawn, { signal, skip: () => false, labelOf }))
+      for await (const { images } of drawImages(ddpm, drawn, { signal, skip: () => false, labelOf, guides }))
         yield fromBytes(images)
     },
   }

@@ -24,7 +24,7 @@ export interface OutputOptions {
 export async function outputName(wanted: string, o: OutputOptions): Promise<string> {
   const name = o.overwrite ? wanted : await freeName(wanted, o.taken ?? isFile)
   if (name !== wanted)
-    warn(o.output, `${wanted} is there already and stays: ${name} is written (--overwrite replaces it)`)
+    warn(o.output, `${wanted} is there already, and stays: this becomes ${name} (--overwrite replaces it)`)
   return name
 }
 

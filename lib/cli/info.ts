@@ -9,7 +9,7 @@ import type { Command, OptionTable } from './args'
 import { sourceOf, sourceOptions } from './open-model'
 import { createOutput } from './output'
 
-const { 'no-ema': _, ...options } = sourceOptions satisfies OptionTable
+const { 'no-ema': _, 'sigma-rel': __, ...options } = sourceOptions satisfies OptionTable
 
 export const info: Command<typeof options> = {
   name: 'info',

@@ -23,6 +23,12 @@ export const sourceOptions = {
     help: 'the same as --model; <run>@best is the best of a run with a monitor',
   },
   'no-ema': { kind: 'flag', help: 'the trained weights instead of the averaged ones' },
+  'sigma-rel': {
+    kind: 'number',
+    min: 0,
+    max: 1,
+    help: 'of a run with --ema-sigma-rels, in place of its average: that of this length, a part of the training',
+  },
   config: {
     kind: 'string',
     value: 'file',
@@ -64,7 +70,9 @@ export async function openModel(values: ModelValues, positional?: string): Promi
   const source = sourceOf(values, positional)
   const { config, key, variant, revision, seed = 0, deterministic = false, precision } = values
   const device = (values.device ?? 'auto') as DeviceName // checked where it is opened
-  const weights = values['no-ema'] ? 'model' : undefined
+  const { 'no-ema': trained, 'sigma-rel': sigmaRel } = values
+  if (trained && sigmaRel !== undefined) throw new UsageError('--no-ema and --sigma-rel: give one of them')
+  const weights = trained ? 'model' : undefined
   let bar: Progress | undefined
   const onDownload = ({ received, total }: { received: number; total: number | undefined }) => {
     if (total === undefined) return
@@ -73,7 +81,9 @@ export async function openModel(values: ModelValues, positional?: string): Promi
   }
   const settings = { device, seed, deterministic, precision, onDownload }
   const loras = values.lora === undefined ? undefined : lorasOf(values.lora)
-  return loadModel(source, { weights, config, key, variant, revision, loras, ...settings }).finally(() => bar?.clear())
+  return loadModel(source, { weights, sigmaRel, config, key, variant, revision, loras, ...settings }).finally(() =>
+    bar?.clear(),
+  )
 }
 
 /** 'a.safetensors@0.8,b.safetensors'. What is after the last @ is a scale where it is a number. */

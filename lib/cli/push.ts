@@ -1,6 +1,6 @@
 import { readSource } from '../convert/source'
 import { type Command, type OptionTable, UsageError } from './args'
-import { convertOptions } from './convert'
+import { checkWeights, convertOptions } from './convert'
 import { createOutput, stderr, warn } from './output'
 import { Progress } from './progress'
 import { stoppable } from './stop'
@@ -38,8 +38,9 @@ there already is not sent again, and what the hub has afterwards is compared wit
     if (source === undefined || name === undefined)
       throw new UsageError('the model or the name, <owner/name>, is missing')
     const { weights, config, key, from, variant, 'max-shard-size': maxShardSize, revision, license, json } = values
+    checkWeights(weights, values['sigma-rel'])
     const output = createOutput(json === true)
-    const model = await readSource(source, { config, key, variant: from })
+    const model = await readSource(source, { config, key, variant: from, sigmaRel: values['sigma-rel'] })
     let bar: Progress | undefined
     try {
       const { exitCode } = await stoppable(async (signal) => {

@@ -6,6 +6,7 @@ import type { DDPM } from '../diffusion/models/ddpm'
 import { DiffusionError, describe } from '../errors'
 import { bigintsAsText } from '../printable'
 import { type DrawValues, drawOptions } from './draw'
+import type { Guides } from './guidance'
 
 /** Values of options as text, by their names; `weights` is a hash of the model's. */
 export type SampleRecord = Readonly<Record<string, string>>
@@ -14,7 +15,7 @@ export type SampleRecord = Readonly<Record<string, string>>
 const free: ReadonlySet<string> = new Set(['count'])
 
 export async function sampleRecord(
-  ddpm: DDPM,
+  { ddpm, guidingModel, classifier }: Pick<Guides, 'guidingModel' | 'classifier'> & { readonly ddpm: DDPM },
   values: DrawValues & { readonly deterministic?: boolean; readonly precision?: string },
 ): Promise<SampleRecord> {
   const record: Record<string, string> = { weights: await weightsHash(ddpm) }
@@ -24,6 +25,9 @@ export async function sampleRecord(
     const value = values[name as keyof DrawValues]
     const file = 'value' in spec && spec.value === 'file' && typeof value === 'string'
     record[name] = file ? await fileHash(value) : text(value)
+  }
+  for (const [name, guide] of Object.entries({ 'guiding-model': guidingModel, classifier })) {
+    if (guide) record[name] = await weightsHash(guide)
   }
   return record
 }
@@ -50,9 +54,9 @@ async function fileHash(file: string): Promise<string> {
   return bytes ? `sha256:${sha256(bytes)}` : file
 }
 
-async function weightsHash(ddpm: DDPM): Promise<string> {
+async function weightsHash(model: Pick<DDPM, 'stateDict'>): Promise<string> {
   const hash = createHash('sha256')
-  for (const [name, tensor] of Object.entries(await ddpm.stateDict())) {
+  for (const [name, tensor] of Object.entries(await model.stateDict())) {
     const { buffer, byteOffset, byteLength } = await tensor.data()
     hash.update(name).update(new Uint8Array(buffer, byteOffset, byteLength))
   }

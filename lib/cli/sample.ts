@@ -4,6 +4,7 @@ import type { DDPM } from '../diffusion/models/ddpm'
 import { type Command, type OptionTable, UsageError, type Values } from './args'
 import { checkDrawOptions, type Drawn, drawImages, drawOptions, labelsFor, type Span, spanOf } from './draw'
 import { outputFile, outputName, overwriteOption, writeOutput } from './free-name'
+import { type Guides, openGuides } from './guidance'
 import { type Keeper, type KeepOptions, numbersOf } from './keeper'
 import { NpzFile } from './npz-file'
 import { modelOptions, openModel, sourceOf } from './open-model'
@@ -52,6 +53,7 @@ export const sample: Command<typeof options> = {
   ddpm sample --count 16 --output samples.png
   ddpm sample runs/photos --count 100 --separate images --seed 7
   ddpm sample --class food --guidance 2
+  ddpm sample runs/photos --guidance 2 --guiding-model runs/worse
   ddpm sample --sampler dpmsolver++ --steps 25
   ddpm sample --sampler ddim --steps 50 --eta 0.5 --spacing trailing
   ddpm sample --init-image cat.png --strength 0.6
@@ -83,8 +85,9 @@ async function draw(values: SampleValues, output: Output, signal: AbortSignal): 
   const keepers: Keeper[] = []
   try {
     const span = spanOf(values)
-    const labelOf = labelsFor(ddpm, values)
-    await openKeepers(keepers, { ddpm, values, span, output })
+    using guides = await openGuides(ddpm, values)
+    const labelOf = labelsFor(ddpm, values, guides)
+    await openKeepers(keepers, { ddpm, guides, values, span, output })
     const shown = wantsPreview(values, output)
     const images: ImageBytes[] = []
     // Only a grid needs all images in memory at once, and those of before are in a file.
@@ -97,7 +100,7 @@ async function draw(values: SampleValues, output: Output, signal: AbortSignal): 
     }
     try {
       const skip = (part: Span) => numbersOf(part).every(has)
-      for await (const drawn of drawImages(ddpm, values, { signal, skip, labelOf })) {
+      for await (const drawn of drawImages(ddpm, values, { signal, skip, labelOf, guides })) {
         await remember(drawn.first)
         for (const keeper of keepers) await keeper.add(drawn)
         for (const image of numbersOf(drawn)) if (needed(image)) images.push(one(drawn, image))
@@ -151,16 +154,17 @@ async function gridFile(values: SampleValues, out: Output): Promise<string | und
 
 async function openKeepers(
   keepers: Keeper[],
-  { ddpm, values, span, output }: { ddpm: DDPM; values: SampleValues; span: Span; output: Output },
+  o: { ddpm: DDPM; guides: Guides; values: SampleValues; span: Span; output: Output },
 ): Promise<void> {
+  const { ddpm, guides, values, span, output } = o
   const { separate, npz, resume = false, overwrite = false } = values
   if (separate === undefined && npz === undefined) return
   const { imageSize, imageWidth, channels } = ddpm
-  const record = await sampleRecord(ddpm, values)
+  const record = await sampleRecord({ ddpm, ...guides }, values)
   const nameFor: KeepOptions['nameFor'] = (wanted, taken) => outputName(wanted, { overwrite, output, taken })
-  const o = { record, span, shape: [imageSize, imageWidth, channels], resume, overwrite, nameFor } as const
-  if (separate !== undefined) keepers.push(await SeparateFiles.open(separate, o))
-  if (npz !== undefined) keepers.push(await NpzFile.open(npz, o))
+  const kept = { record, span, shape: [imageSize, imageWidth, channels], resume, overwrite, nameFor } as const
+  if (separate !== undefined) keepers.push(await SeparateFiles.open(separate, kept))
+  if (npz !== undefined) keepers.push(await NpzFile.open(npz, kept))
 }
 
 /** An image that was drawn by an earlier command. */

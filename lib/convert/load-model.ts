@@ -7,9 +7,10 @@ import type { LoraSource } from '../diffusion/models/lora'
 import type { ComputeOptions } from '../diffusion/process/model-options'
 import { invalidArgument } from '../errors'
 import { checkUNetFits } from '../nn/unet-fit'
-import { func, oneOf, parseOptions, string, value } from '../options'
+import { func, number, oneOf, parseOptions, string, value } from '../options'
 import { openCheckpoint, readWeights } from '../train/checkpoint'
 import { loadModelFile, modelFromWeights } from '../train/model-file'
+import { postHocEma } from '../train/post-hoc-ema'
 import type { DownloadOptions } from './download'
 import { configOf, locateModel, type SourceKind, shippedModel, superfluous } from './locate'
 import { isLucidrains, loadLucidrains } from './lucidrains'
@@ -18,6 +19,8 @@ import { mismatch, shapesOf } from './source'
 export interface LoadModelOptions extends ComputeOptions, DownloadOptions, HubOptions {
   /** The averaged weights or the trained ones, of what has both. Default: the averaged ones where there are any. */
   readonly weights?: 'ema' | 'model'
+  /** In place of them, of a run with `emaSigmaRels`: the average of this standard deviation, as postHocEma makes it. Default: none. */
+  readonly sigmaRel?: number
   /**
    * A checkpoint's YAML configuration, a file or a URL. Default: what is beside it with the extension .yaml. lucidrains' needs none: its
    * `image_size` (128) and `objective` are what the file may not say.
@@ -36,6 +39,7 @@ export interface LoadModelOptions extends ComputeOptions, DownloadOptions, HubOp
 const any = <T>() => value<T>('an option of DDPM', () => true)
 const schema = {
   weights: oneOf(['ema', 'model']),
+  sigmaRel: number(),
   config: string(),
   variant: string(),
   revision: string(),
@@ -48,8 +52,11 @@ const schema = {
 }
 
 /** Which kinds have an option, and what they are called. */
-const owners: Readonly<Record<'weights' | 'config' | 'variant' | 'key', readonly [owner: string, ...SourceKind[]]>> = {
+const owners: Readonly<
+  Record<'weights' | 'sigmaRel' | 'config' | 'variant' | 'key', readonly [owner: string, ...SourceKind[]]>
+> = {
   weights: ['what has several weights', 'run', 'ckpt', 'diffusers'],
+  sigmaRel: ['a run', 'run'],
   config: ['a checkpoint of ddpm.py', 'ckpt'],
   variant: ['a diffusers folder', 'diffusers'],
   key: ['a checkpoint of ddpm.py', 'ckpt'],
@@ -73,7 +80,13 @@ export async function loadModel(source: string | URL = shippedModel, options: Lo
 
 async function loadPlain(source: string | URL, options: LoadModelOptions): Promise<DDPM> {
   if (typeof source !== 'string' && !(source instanceof URL)) throw invalidArgument('source', 'a path or a URL', source)
-  const { weights, config, variant, key, revision, onDownload, ...given } = parseOptions('loadModel', options, schema)
+  const { weights, sigmaRel, config, variant, key, revision, onDownload, ...given } = parseOptions(
+    'loadModel',
+    options,
+    schema,
+  )
+  if (weights !== undefined && sigmaRel !== undefined)
+    throw invalidArgument('weights', 'nothing with sigmaRel', weights)
   const { kind, path, beside } = await locateModel(source, { onDownload, revision, variant })
   for (const [name, [owner, ...kinds]] of Object.entries(owners)) {
     if (options[name as keyof typeof owners] !== undefined && !kinds.includes(kind))
@@ -87,7 +100,10 @@ async function loadPlain(source: string | URL, options: LoadModelOptions): Promi
       return DDPM.fromPretrained(path, { ...settings, variant, weights })
     case 'run': {
       const checkpoint = await openCheckpoint(path)
-      const dict = await readWeights(checkpoint, { ema: weights !== 'model' })
+      const dict =
+        sigmaRel === undefined
+          ? await readWeights(checkpoint, { ema: weights !== 'model' })
+          : await postHocEma(path, { sigmaRel })
       return modelFromWeights(checkpoint.state.options.model, dict, settings)
     }
     case 'ckpt':

@@ -11,6 +11,7 @@ import type { StateDict } from '../nn/weights'
 import { Tensor } from '../tensor'
 import { openCheckpoint, readTrainingState } from '../train/checkpoint'
 import { modelFromWeights, readModelFile } from '../train/model-file'
+import { postHocEma } from '../train/post-hoc-ema'
 import { configOf, locateModel, type SourceKind, superfluous } from './locate'
 import { isLucidrains, loadLucidrains } from './lucidrains'
 
@@ -31,6 +32,8 @@ export interface SourceOptions {
   readonly variant?: string
   /** Which dict of a checkpoint has the weights, as of DDPM.initFromCkpt. */
   readonly key?: string
+  /** Of a run with emaSigmaRels: the average of this standard deviation, as postHocEma makes it, in place of the run's own. */
+  readonly sigmaRel?: number
   /** Branch, tag or commit of a model of the hub. Default 'main'. */
   readonly revision?: string
 }
@@ -45,6 +48,7 @@ export async function readSource(named: string, options: SourceOptions = {}): Pr
   if (kind !== 'ckpt' && options.config !== undefined) throw superfluous('config', 'a checkpoint of ddpm.py', kind)
   if (kind !== 'ckpt' && options.key !== undefined) throw superfluous('key', 'a checkpoint of ddpm.py', kind)
   if (kind !== 'diffusers' && options.variant !== undefined) throw superfluous('variant', 'a diffusers folder', kind)
+  if (kind !== 'run' && options.sigmaRel !== undefined) throw superfluous('sigmaRel', 'a run', kind)
   switch (kind) {
     case 'diffusers':
       return {
@@ -53,7 +57,7 @@ export async function readSource(named: string, options: SourceOptions = {}): Pr
         counters: {},
       }
     case 'run':
-      return { kind, ...(await fromRun(source)) }
+      return { kind, ...(await fromRun(source, options.sigmaRel)) }
     case 'model': {
       const { config, weights, training } = await readModelFile(source)
       return { kind, ddpm: await modelFromWeights(config, weights, { device: 'cpu' }), counters: {}, training }
@@ -69,9 +73,10 @@ export async function readSource(named: string, options: SourceOptions = {}): Pr
 }
 
 /** The newest checkpoint of a run, or the one that the folder is. */
-async function fromRun(folder: string): Promise<Omit<SourceModel, 'kind'>> {
+async function fromRun(folder: string, sigmaRel?: number): Promise<Omit<SourceModel, 'kind'>> {
   const checkpoint = await openCheckpoint(folder)
-  const { weights, ema, emaUpdates } = await readTrainingState(checkpoint)
+  const { weights, ema: own, emaUpdates } = await readTrainingState(checkpoint)
+  const ema = sigmaRel === undefined ? own : await postHocEma(folder, { sigmaRel })
   const dict: StateDict = {}
   for (const [name, tensor] of Object.entries(weights)) dict[modelPrefix + name] = tensor
   for (const [name, tensor] of Object.entries(ema ?? {})) dict[emaName(name)] = tensor

@@ -20,7 +20,15 @@ export function checkUNetFits(options: UNetConfig, tensors: Shapes, what: string
       throw new DiffusionError('state-mismatch', message, { argument: 'numResBlocks' })
     }
   }
-  const { slots } = networkOfConfig(options).parameters
+  checkFits(networkOfConfig(options).parameters.slots, tensors, what)
+}
+
+/** The same of any network's parameters. */
+export function checkFits(
+  slots: readonly { readonly name: string; readonly shape: readonly number[] }[],
+  tensors: Shapes,
+  what: string,
+): void {
   const shapeOf = (name: string) => (Object.hasOwn(tensors, name) ? tensors[name].shape : undefined)
   const wrong = slots.find(({ name, shape }) => shapeOf(name)?.join() !== shape.join())
   if (!wrong) return

@@ -42,7 +42,7 @@ describe('ddpm, where there is something already', function () {
       assert.ok(stdout.includes(other), stdout)
       assert.match(
         stderr,
-        /^warning: .* is there already and stays: .*-1\.\w+ is written \(--overwrite replaces it\)$/m,
+        /^warning: .* is there already, and stays: this becomes .*-1\.\w+ \(--overwrite replaces it\)$/m,
       )
       assert.doesNotMatch((await ok(...args, '--overwrite')).stderr, /is there already/)
       assert.ok(statSync(wanted).size > 4)

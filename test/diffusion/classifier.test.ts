@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { mkdtemp, rm } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
+import { writeSafetensors } from '../../lib/checkpoint/safetensors'
 import { Classifier, type ConditionFunction, DDPM, type DDPMOptions, type SampleOptions, Tensor } from '../../lib/index'
 import { assertClose, assertCloseToScale, assertSameBits } from '../support/compare'
 import { testDevice } from '../support/devices'
@@ -301,6 +302,19 @@ describe('Classifier', () => {
       const logits = async (classifier: Classifier) => (await classifier.logits(x, 5)).data()
       assertSameBits(await logits(other), await logits(b.classifier), 'logits')
       await assert.rejects(other.load(path.join(folder, 'none')), { code: 'not-found' })
+      // The file says what network and which schedule it is of.
+      using again = await Classifier.fromFile(file, { device: testDevice })
+      assert.deepEqual([again.network.options, again.numTimesteps], [a.classifier.network.options, process.timesteps])
+      assertSameBits(again.schedule.alphasCumprod, a.classifier.schedule.alphasCumprod, 'schedule')
+      assertSameBits(await logits(again), await logits(b.classifier), 'logits of the file')
+      const wider = { ...encoderConfig, modelChannels: 16 }
+      await assert.rejects(Classifier.fromFile(file, { encoderConfig: wider }), { code: 'state-mismatch' })
+      const bare = path.join(folder, 'bare.safetensors')
+      const kernel = { dtype: 'F32' as const, shape: [1], data: new Float32Array(1) }
+      await writeSafetensors(bare, { kernel })
+      await assert.rejects(Classifier.fromFile(bare), { code: 'invalid-argument', argument: 'encoderConfig' })
+      await writeSafetensors(bare, { kernel }, { config: '{' })
+      await assert.rejects(Classifier.fromFile(bare), { code: 'bad-file' })
     } finally {
       await rm(folder, { recursive: true })
       a.classifier.dispose()

@@ -1,5 +1,4 @@
 /** A classifier of noisy images: guided-diffusion's classifier_train.py and the gradients of its classifier_sample.py. */
-import { readSafetensors, writeSafetensors } from '../../checkpoint/safetensors'
 import type { Device, DeviceName } from '../../device'
 import { DiffusionError, invalidArgument } from '../../errors'
 import type { Graph, Value } from '../../graph'
@@ -19,11 +18,10 @@ import { scheduleOf } from '../process/schedule-of'
 import { type Integers, parseIntegers, parseTimesteps, type Timesteps } from '../process/timesteps'
 import { hyperOf, type OptimizerOptions, type OptimizerSettings, parseOptimizer, rateOf } from '../training/adamw'
 import { hyperLength } from '../training/ema'
+import { checkClassifierFits, readClassifierFile, writeClassifierFile } from './file'
 
-/** Of Classifier: the network, and the schedule of the model that it is to guide. */
-export interface ClassifierOptions extends ScheduleOptions {
-  /** Options of the network; its outChannels are the classes. */
-  encoderConfig: EncoderUNetOptions
+/** How a classifier is computed, and the schedule of the model that it is to guide. */
+export interface ClassifierSettings extends ScheduleOptions {
   /** Where it is computed: that of the model that it is to guide. Default 'auto'. */
   device?: DeviceName | Device
   /** What the network is computed in; see ComputeOptions. Default 'fp32'. */
@@ -32,6 +30,18 @@ export interface ClassifierOptions extends ScheduleOptions {
   seed?: Seed
   /** Fix every algorithm, so that gradients are the same bit for bit in any batch. Default false. */
   deterministic?: boolean
+}
+
+/** Of Classifier. */
+export interface ClassifierOptions extends ClassifierSettings {
+  /** Options of the network; its outChannels are the classes. */
+  encoderConfig: EncoderUNetOptions
+}
+
+/** Of Classifier.fromFile. */
+export interface ClassifierFileOptions extends ClassifierSettings {
+  /** Options of the network. Default: those of the file. */
+  encoderConfig?: EncoderUNetOptions
 }
 
 const classifierSchema = {
@@ -113,6 +123,8 @@ export class Classifier extends Stage {
   /** Updates so far. */
   globalStep = 0
 
+  /** What files have of it. */
+  readonly #config: object
   #optimizer?: OptimizerSettings
 
   /** Throws `invalid-argument`, `unknown-option`, `device-unavailable`, and `unsupported` for a precision that the device has not got. */
@@ -124,6 +136,8 @@ export class Classifier extends Stage {
     super('Classifier', network.parameters, o)
     this.network = network
     this.schedule = schedule
+    const { device: _, precision: __, seed: ___, deterministic: ____, ...rest } = o
+    this.#config = { ...rest, encoderConfig: network.options }
   }
 
   get numTimesteps(): number {
@@ -280,24 +294,32 @@ export class Classifier extends Stage {
     }
   }
 
-  /** Writes the weights as a safetensors file. Throws `io`. */
+  /** Writes a safetensors file with the weights, and the options by which `fromFile` makes the classifier again. Throws `io`. */
   async save(path: string): Promise<void> {
-    const entries = Object.entries(await this.stateDict())
-    const tensors = await Promise.all(
-      entries.map(
-        async ([name, tensor]) => [name, { dtype: 'F32', data: await tensor.data(), shape: tensor.shape }] as const,
-      ),
-    )
-    await writeSafetensors(path, Object.fromEntries(tensors), { format: 'pt' })
+    await writeClassifierFile(path, this.#config, await this.stateDict())
   }
 
   /** Takes the weights of a safetensors file. Throws `not-found`, `io`, `bad-file` and `state-mismatch`. */
   async load(path: string): Promise<void> {
-    const { tensors } = await readSafetensors(path)
-    const dict = Object.entries(tensors).map(([name, { data, shape }]) => {
-      return [name, Tensor.from(Float32Array.from(data as ArrayLike<number>), shape)]
-    })
-    await this.loadStateDict(Object.fromEntries(dict))
+    await this.loadStateDict((await readClassifierFile(path)).dict)
+  }
+
+  /**
+   * The classifier of a file of `save`. `options` come before those of the file, and are needed for one that has weights alone. Throws
+   * `not-found`, `io`, `bad-file`, `state-mismatch`, and what the constructor throws.
+   */
+  static async fromFile(path: string, options: ClassifierFileOptions = {}): Promise<Classifier> {
+    const { config, dict } = await readClassifierFile(path)
+    const all = { ...config, ...options } as ClassifierOptions
+    checkClassifierFits(all.encoderConfig, dict, path)
+    const classifier = new Classifier(all)
+    try {
+      await classifier.loadStateDict(dict)
+      return classifier
+    } catch (error) {
+      classifier.dispose()
+      throw error
+    }
   }
 
   // ---- programs ----------------------------------------------------------------------------------------------------
