@@ -51,6 +51,8 @@ export interface DiffusionErrorDetails {
   cause?: unknown
 }
 
+const errorKey = Symbol.for('ddpm-native: DiffusionError')
+
 export class DiffusionError extends Error {
   override readonly name = 'DiffusionError'
   readonly code: DiffusionErrorCode
@@ -64,6 +66,11 @@ export class DiffusionError extends Error {
     this.argument = shown(details.argument)
     this.expected = shown(details.expected)
     this.received = shown(details.received)
+  }
+
+  /** Also those of another copy of this package, so that `instanceof` tells them from errors of others. */
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    return typeof value === 'object' && value !== null && errorKey in value
   }
 
   /** What the addon threw and arrays without memory as by `from`; what is of anybody else as it is. */
@@ -123,6 +130,8 @@ const maxQuoted = 60
 /** What says of which copy of this package a class is: a process may have loaded several, which don't know each other's classes. */
 const copyKey = Symbol.for('ddpm-native: copy')
 const ownCopy = __dirname
+
+Object.defineProperty(DiffusionError.prototype, errorKey, { value: true })
 
 /** Marks the class, so that messages tell its instances from those of another copy. */
 export function markCopy(type: { readonly prototype: object }): void {

@@ -3,9 +3,9 @@ import { readSource } from '../convert/source'
 import { configNameOf, type TargetKind, writeTarget } from '../convert/target'
 import { DiffusionError } from '../errors'
 import { type Command, type OptionTable, UsageError } from './args'
-import { isFile, outputFile, outputName, overwriteOption } from './free-name'
+import { isFile, outputFile, outputName, overwriteOption, tellRenamed } from './free-name'
 import { sourceOptions } from './open-model'
-import { createOutput, type Output, warn } from './output'
+import { createOutput, warn } from './output'
 
 export const convertOptions = {
   to: { kind: 'string', choices: ['model', 'diffusers', 'ckpt'], help: "the target's kind (by its name, see below)" },
@@ -72,12 +72,13 @@ anything else a diffusers folder. A checkpoint holds trained and averaged weight
     checkWeights(weights, sigmaRel)
     const output = createOutput(json === true)
     const kind = to ?? kindOf(wanted)
-    const target = await targetName(wanted, kind, { overwrite, output })
+    const target = await targetName(wanted, kind, overwrite)
     const model = await readSource(source, { config, key, variant: from, revision, sigmaRel })
     try {
       const files = await writeTarget(model, target, { to: kind, weights, variant, maxShardSize })
       output.say(`${source} (${model.kind}) -> ${files.join(', ')} (${kind})`)
       for (const warning of model.ddpm.warnings()) warn(output, warning)
+      tellRenamed(output, wanted, target)
       output.event('done', { from: model.kind, to: kind, files })
       return 0
     } finally {
@@ -92,17 +93,17 @@ export function checkWeights(weights: string | undefined, sigmaRel: number | und
 }
 
 /** A checkpoint's configuration, and a folder's contents, are not replaced either. Throws `io` where nothing could be written. */
-async function targetName(wanted: string, kind: TargetKind, o: { overwrite?: boolean; output: Output }) {
+async function targetName(wanted: string, kind: TargetKind, overwrite?: boolean): Promise<string> {
   if (kind === 'diffusers') {
     const target = await outputName(wanted, {
-      ...o,
+      overwrite,
       taken: async (name) => (await isFile(name)) || (await isDiffusersFolder(name)),
     })
     if (!(await isFile(target))) return target
     throw new DiffusionError('io', `cannot write ${target}: it is a file, not a folder`, { argument: 'target' })
   }
   const beside = async (name: string) => kind === 'ckpt' && (await isFile(configNameOf(name)))
-  return outputFile(wanted, { ...o, taken: async (name) => (await isFile(name)) || (await beside(name)) })
+  return outputFile(wanted, { overwrite, taken: async (name) => (await isFile(name)) || (await beside(name)) })
 }
 
 function kindOf(target: string): TargetKind {

@@ -6,7 +6,7 @@ import type { DDPM } from '../diffusion/models/ddpm'
 import type { SampleOptions } from '../diffusion/options/ddpm-options'
 import { owners } from '../diffusion/sampling/choose'
 import type { SchedulerConfig } from '../diffusion/sampling/diffusers/scheduler-config'
-import { type SamplerName, samplerNamed, samplers } from '../diffusion/sampling/sampler-names'
+import { type Sampler, type SamplerName, samplerNamed, samplers } from '../diffusion/sampling/sampler-names'
 import { sigmaSchedules } from '../diffusion/sampling/sigmas'
 import { Tensor } from '../tensor'
 import { type OptionTable, UsageError, type Values } from './args'
@@ -233,17 +233,21 @@ async function pathOptions(ddpm: DDPM, values: DrawValues, guides: Guides): Prom
     ...guidanceOf(values, guides),
     clipDenoised: clip && clip === 'yes',
   }
-  const limited = (steps: number) => values.steps ?? Math.min(steps, ddpm.numTimesteps)
   if (values.scheduler !== undefined) {
     const scheduler: SchedulerConfig = await readJsonFile(values.scheduler, { argument: 'scheduler' })
-    return { ...shared, clipDenoised: undefined, scheduler, steps: limited(defaultSteps) }
+    return {
+      ...shared,
+      clipDenoised: undefined,
+      scheduler,
+      steps: values.steps ?? defaultStepsOf({ scheduler }, ddpm.numTimesteps),
+    }
   }
   if (interpolate && given === undefined) return { ...shared, steps: values.steps, timestepSpacing: spacing }
   const { sampler } = samplerOf(values)
   return {
     ...shared,
     sampler: given as SamplerName | undefined,
-    steps: limited(sampler === 'ddpm' || sampler === 'ddim' ? defaultSteps : solverSteps),
+    steps: values.steps ?? defaultStepsOf({ sampler }, ddpm.numTimesteps),
     timestepSpacing: spacing,
     sigmas,
     ddimDiscretize: discretize,
@@ -254,6 +258,14 @@ async function pathOptions(ddpm: DDPM, values: DrawValues, guides: Guides): Prom
     sTmax: values['s-tmax'],
     sNoise: values['s-noise'],
   }
+}
+
+/** Of a model of so many timesteps. A consistency model has no more steps than it was distilled with. */
+export function defaultStepsOf(o: { sampler?: Sampler; scheduler?: SchedulerConfig }, timesteps: number): number {
+  const { _class_name: name = 'DDPMScheduler', original_inference_steps: original } = o.scheduler ?? {}
+  const sampler = o.sampler ?? String(name)
+  const many = ['ddpm', 'ddim', 'DDPMScheduler', 'DDIMScheduler'].includes(sampler)
+  return Math.min(many ? defaultSteps : solverSteps, Number(original) || timesteps, timesteps)
 }
 
 /** The image to begin with, for a batch of n; undefined without one. */

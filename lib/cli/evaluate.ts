@@ -2,7 +2,7 @@ import { type Command, type CommonValues, type OptionTable, UsageError, type Val
 import { samplerOptions } from './draw'
 import { evaluateBits, reportBits } from './evaluate-bits'
 import { evaluateQuality, metricsOf, reportQuality } from './evaluate-quality'
-import { outputFile, overwriteOption, writeOutput } from './free-name'
+import { outputFile, overwriteOption, tellRenamed, writeOutput } from './free-name'
 import { modelOptions, sourceOf } from './open-model'
 import { createOutput, type Output } from './output'
 import { stoppable } from './stop'
@@ -83,7 +83,7 @@ compare equal numbers alone, and more than 2048.
     else checkBits(values, positional)
     const output = createOutput(values.json === true)
     const { overwrite } = values
-    const file = values.output === undefined ? undefined : await outputFile(values.output, { overwrite, output })
+    const file = values.output === undefined ? undefined : await outputFile(values.output, { overwrite })
     const { exitCode } = await stoppable(async (signal) => {
       const { result, lines } = await (quality
         ? qualityOf(values, positional, output, signal)
@@ -92,6 +92,7 @@ compare equal numbers alone, and more than 2048.
       const json = `${JSON.stringify(result, null, 2)}\n`
       const written = file === undefined ? undefined : await writeOutput(file, json, overwrite)
       if (written !== undefined) output.say(`\n${written}`)
+      tellRenamed(output, values.output, written)
       output.event('done', { ...result, ...(written !== undefined && { file: written }) })
     })
     return exitCode

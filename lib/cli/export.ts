@@ -1,6 +1,6 @@
 import { stat } from 'node:fs/promises'
 import type { Command, OptionTable } from './args'
-import { outputFile, overwriteOption } from './free-name'
+import { outputFile, overwriteOption, tellRenamed } from './free-name'
 import { openModel, sourceOf, sourceOptions } from './open-model'
 import { createOutput, warn } from './output'
 
@@ -29,7 +29,7 @@ Output: eps, the predicted noise (x0 of a model that predicts images), in x's sh
     const { output: wanted = 'model.onnx', height, width, overwrite, json } = values
     sourceOf(values, positional)
     const output = createOutput(json === true)
-    const file = await outputFile(wanted, { overwrite, output })
+    const file = await outputFile(wanted, { overwrite })
     const ddpm = await openModel({ ...values, device: 'cpu' }, positional)
     try {
       await ddpm.exportOnnx(file, { height, width })
@@ -39,6 +39,7 @@ Output: eps, the predicted noise (x0 of a model that predicts images), in x's sh
     }
     const { size } = await stat(file)
     output.say(`${file}: ${(size / 2 ** 20).toFixed(1)} MiB`)
+    tellRenamed(output, values.output, file)
     output.event('done', { file, bytes: size })
     return 0
   },

@@ -15,17 +15,19 @@ export const overwriteOption = {
 
 export interface OutputOptions {
   readonly overwrite?: boolean
-  readonly output: Output
   /** Whether there is something to lose (default: a file). */
   readonly taken?: (name: string) => Promise<boolean>
 }
 
-/** The name that is written to, and a line where that is another than the one that was asked for. */
+/** The name that is written to. */
 export async function outputName(wanted: string, o: OutputOptions): Promise<string> {
-  const name = o.overwrite ? wanted : await freeName(wanted, o.taken ?? isFile)
-  if (name !== wanted)
-    warn(o.output, `${wanted} is there already, and stays: this becomes ${name} (--overwrite replaces it)`)
-  return name
+  return o.overwrite ? wanted : freeName(wanted, o.taken ?? isFile)
+}
+
+/** A line where that was another than the one that was asked for. */
+export function tellRenamed(output: Output, wanted: string | undefined, name: string | undefined): void {
+  if (wanted === undefined || name === undefined || wanted === name) return
+  warn(output, `${wanted} was there already, and stays: this is ${name} (--overwrite replaces it)`)
 }
 
 /** The same for one file. Throws `io` where it could not be written. */

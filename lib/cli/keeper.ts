@@ -17,7 +17,8 @@ export interface KeepOptions {
 
 /** Where images are kept. */
 export interface Keeper {
-  /** The name that was taken. */
+  /** The name that was asked for, and the one that was taken. */
+  readonly wanted: string
   readonly name: string
   has(image: number): boolean
   add(drawn: Drawn): Promise<void>

@@ -17,6 +17,7 @@ const pieceBytes = 2 ** 24
 
 export class NpzFile implements Keeper {
   private constructor(
+    readonly wanted: string,
     readonly name: string,
     readonly o: KeepOptions,
     /** Undefined where all is there already. */
@@ -31,11 +32,11 @@ export class NpzFile implements Keeper {
     const special = await isSpecial(wanted)
     if (o.resume && !special) {
       if (!(await exists(partialOf(wanted)))) {
-        if (await exists(wanted)) return new NpzFile(wanted, o, undefined, o.span.count)
+        if (await exists(wanted)) return new NpzFile(wanted, wanted, o, undefined, o.span.count)
       } else {
         const handle = await open(partialOf(wanted), 'r+')
         try {
-          return new NpzFile(wanted, o, { file: partialOf(wanted), handle }, await resumable(handle, wanted, o))
+          return new NpzFile(wanted, wanted, o, { file: partialOf(wanted), handle }, await resumable(handle, wanted, o))
         } catch (error) {
           await handle.close()
           throw error
@@ -54,7 +55,7 @@ export class NpzFile implements Keeper {
       if (text.length > recordBytes) throw new Error('its options are too long')
       await handle.write(text.padEnd(recordBytes))
       await handle.datasync()
-      return new NpzFile(name, o, { file, handle, temporary }, 0)
+      return new NpzFile(wanted, name, o, { file, handle, temporary }, 0)
     } catch (error) {
       throw ioError(`cannot write ${file}`, error, { path: file })
     }

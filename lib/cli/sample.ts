@@ -3,7 +3,7 @@ import { type ImageBytes, imageAt, imageGrid, joinBytes } from '../data/image-gr
 import type { DDPM } from '../diffusion/models/ddpm'
 import { type Command, type OptionTable, UsageError, type Values } from './args'
 import { checkDrawOptions, type Drawn, drawImages, drawOptions, labelsFor, type Span, spanOf } from './draw'
-import { outputFile, outputName, overwriteOption, writeOutput } from './free-name'
+import { outputFile, outputName, overwriteOption, tellRenamed, writeOutput } from './free-name'
 import { type Guides, openGuides } from './guidance'
 import { type Keeper, type KeepOptions, numbersOf } from './keeper'
 import { NpzFile } from './npz-file'
@@ -80,14 +80,14 @@ type SampleValues = Values<typeof options>
 
 async function draw(values: SampleValues, output: Output, signal: AbortSignal): Promise<void> {
   const start = performance.now()
-  const grid = await gridFile(values, output)
+  const grid = await gridFile(values)
   const ddpm = await openModel(values)
   const keepers: Keeper[] = []
   try {
     const span = spanOf(values)
     using guides = await openGuides(ddpm, values)
     const labelOf = labelsFor(ddpm, values, guides)
-    await openKeepers(keepers, { ddpm, guides, values, span, output })
+    await openKeepers(keepers, { ddpm, guides, values, span })
     const shown = wantsPreview(values, output)
     const images: ImageBytes[] = []
     // Only a grid needs all images in memory at once, and those of before are in a file.
@@ -114,13 +114,16 @@ async function draw(values: SampleValues, output: Output, signal: AbortSignal): 
         output.event('stopped', { done, count: span.count, kept: keepers.map(({ name }) => name) })
         if (!output.json)
           note(`${done} of ${span.count} images are kept for ${where}; go on with the same command and --resume`)
+      } else if (keepers.length === 0 && images.length > 0 && !output.json) {
+        note(`${images.length} images were drawn, and no grid is written; --separate and --npz keep them as they come`)
       }
       throw error
     }
     const seconds = (performance.now() - start) / 1000
     const files: string[] = []
     for (const keeper of keepers) files.push(...(await keeper.finish(labelOf)))
-    if (grid !== undefined) files.push(await writeGrid(grid, values, joinBytes(images)))
+    const picture = grid === undefined ? undefined : await writeGrid(grid, values, joinBytes(images))
+    if (picture !== undefined) files.push(picture)
     if (shown)
       stdout.write(
         `${await preview(imageGrid(joinBytes(images), { columns: values.columns, gap: 1 }), stdout.columns ?? 80)}\n`,
@@ -128,6 +131,8 @@ async function draw(values: SampleValues, output: Output, signal: AbortSignal): 
     const written = files.length > 1 ? `${files.length} files` : files[0]
     const old = before > 0 ? ` (${before} of them before)` : ''
     output.say(`${span.count} images${old} in ${seconds.toFixed(1)} s: ${written}`)
+    tellRenamed(output, values.output, picture)
+    for (const { wanted, name } of keepers) tellRenamed(output, wanted, name)
     for (const warning of ddpm.warnings()) warn(output, warning)
     output.event('done', { count: span.count, seconds, files })
   } finally {
@@ -144,24 +149,24 @@ function wantsPreview(values: SampleValues, output: Output): boolean {
 }
 
 /** Where the grid goes; undefined without one. Throws before anything is drawn. */
-async function gridFile(values: SampleValues, out: Output): Promise<string | undefined> {
+async function gridFile(values: SampleValues): Promise<string | undefined> {
   const { output, separate, npz, overwrite } = values
   const file = output ?? (separate === undefined && npz === undefined ? 'samples.png' : undefined)
   if (file === undefined) return undefined
   imageFormatOf(file, 'output')
-  return outputFile(file, { overwrite, output: out })
+  return outputFile(file, { overwrite })
 }
 
 async function openKeepers(
   keepers: Keeper[],
-  o: { ddpm: DDPM; guides: Guides; values: SampleValues; span: Span; output: Output },
+  o: { ddpm: DDPM; guides: Guides; values: SampleValues; span: Span },
 ): Promise<void> {
-  const { ddpm, guides, values, span, output } = o
+  const { ddpm, guides, values, span } = o
   const { separate, npz, resume = false, overwrite = false } = values
   if (separate === undefined && npz === undefined) return
   const { imageSize, imageWidth, channels } = ddpm
   const record = await sampleRecord({ ddpm, ...guides }, values)
-  const nameFor: KeepOptions['nameFor'] = (wanted, taken) => outputName(wanted, { overwrite, output, taken })
+  const nameFor: KeepOptions['nameFor'] = (wanted, taken) => outputName(wanted, { overwrite, taken })
   const kept = { record, span, shape: [imageSize, imageWidth, channels], resume, overwrite, nameFor } as const
   if (separate !== undefined) keepers.push(await SeparateFiles.open(separate, kept))
   if (npz !== undefined) keepers.push(await NpzFile.open(npz, kept))

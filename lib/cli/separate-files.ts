@@ -16,6 +16,7 @@ const recordName = '.ddpm-sample.json'
 
 export class SeparateFiles implements Keeper {
   private constructor(
+    readonly wanted: string,
     readonly name: string,
     readonly o: KeepOptions,
     readonly there: Set<number>,
@@ -32,7 +33,7 @@ export class SeparateFiles implements Keeper {
       if (record)
         checkRecord(await readJsonFile(path.join(wanted, recordName), { argument: 'resume' }), o.record, wanted)
       else if (images.length > 0 && images.length < o.span.count) throw noRecord(wanted)
-      const kept = new SeparateFiles(wanted, o, new Set(images))
+      const kept = new SeparateFiles(wanted, wanted, o, new Set(images))
       if (images.length < o.span.count) await kept.#begin()
       return kept
     }
@@ -40,7 +41,7 @@ export class SeparateFiles implements Keeper {
       const { images, record } = await found(folder)
       return images.length > 0 || record || (await stat(folder).catch(() => undefined))?.isFile() === true
     }
-    const kept = new SeparateFiles(await o.nameFor(wanted, taken), o, new Set())
+    const kept = new SeparateFiles(wanted, await o.nameFor(wanted, taken), o, new Set())
     await kept.#begin({ exclusive: !o.overwrite })
     return kept
   }

@@ -35,9 +35,10 @@ export async function saveImages(
 ): Promise<void> {
   const { fps, ...o } = parseOptions('saveImages', options, saveSchema)
   const format = imageFormatOf(file)
-  if (samples instanceof Tensor) return atomicWrite(file, await encodeImage(await pictureOf(samples, o), format))
+  if (!Array.isArray(samples))
+    return atomicWrite(file, await encodeImage(await pictureOf(samples as Tensor, o), format))
   if (format !== 'gif' && format !== 'webp') throw invalidArgument('file', 'a .gif or .webp for an animation', file)
-  if (!Array.isArray(samples) || samples.length === 0) {
+  if (samples.length === 0) {
     throw invalidArgument('samples', 'a Tensor, or an array of them', samples)
   }
   const frames: Pixels[] = []

@@ -3,7 +3,7 @@
  * and programs of its own on one device, which are there from its first use until they are given back.
  */
 import { Device, type DeviceName } from '../device'
-import { DiffusionError } from '../errors'
+import { DiffusionError, markCopy } from '../errors'
 import type { Graph, Value } from '../graph'
 import type { Precision } from '../native'
 import type { ParameterTable } from '../nn/parameters'
@@ -190,3 +190,5 @@ export abstract class Stage {
     this.#loaded = true
   }
 }
+
+markCopy(Stage)

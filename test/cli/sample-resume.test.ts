@@ -1,9 +1,11 @@
 // What is drawn is kept, however the command ends, and is gone on with.
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import sharp from 'sharp'
-import { ended, runCli, startCli, temporaryFolder, tinyFlags, writeImages } from '../train/support'
+import { cli, ended, runCli, startCli, temporaryFolder, tinyFlags, writeImages } from '../train/support'
 
 describe('ddpm sample, in parts', function () {
   this.timeout(60_000)
@@ -28,6 +30,7 @@ describe('ddpm sample, in parts', function () {
   for (const [signal, code] of [
     ['SIGINT', 130],
     ['SIGTERM', 143],
+    ['SIGHUP', 129],
     ['SIGKILL', null],
   ] as const) {
     it(`keeps what there is after ${signal}, and goes on to the same bytes`, async () => {
@@ -55,6 +58,32 @@ describe('ddpm sample, in parts', function () {
       assert.ok(!existsSync(at(`${name}.npz.partial`)))
     })
   }
+
+  it('keeps what there is on a full disk, and goes on to the same bytes', async () => {
+    const args = [...model, '--count', '40', '--npz', at('full.npz')]
+    // A limit for the size of files, in KiB, for a disk: the record and 10 of the images of 192 bytes.
+    const limited = ['-c', 'ulimit -f 18; exec "$@"', 'bash', process.execPath, cli, ...args]
+    const { status, stderr } = spawnSync('bash', limited, { encoding: 'utf8' })
+    assert.equal(status, 1)
+    assert.match(
+      stderr,
+      /^(\d+) of 40 images are kept .*\n.*cannot write .*full\.npz\.partial: the file would be larger/m,
+    )
+    await draw('--count', '40', '--npz', at('full.npz'), '--resume')
+    await draw('--count', '40', '--npz', at('room.npz'))
+    assert.ok(readFileSync(at('full.npz')).equals(readFileSync(at('room.npz'))))
+  })
+
+  it('is done where nobody reads what it says', async () => {
+    for (const channel of ['stdout', 'stderr'] as const) {
+      const child = startCli([...model, '--count', '6', '--separate', at(channel), '--json'], { DDPM_DEBUG: 'plan' })
+      child[channel]!.destroy()
+      const other = channel === 'stdout' ? child.stderr! : child.stdout!
+      other.resume()
+      const [code] = await once(child, 'exit')
+      assert.deepEqual([code, pictures(channel).length], [0, 6])
+    }
+  })
 
   it('has nothing to do where all is there', async () => {
     await draw('--count', '3', '--separate', at('all'), '--npz', at('all.npz'))

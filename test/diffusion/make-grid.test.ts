@@ -37,6 +37,18 @@ describe('grids of images', () => {
     assert.deepEqual([...(await single.data())], [0, 0.5, 0, 0.5, 0, 0.5])
   })
 
+  it('are eight images wide by default, and of images only', async () => {
+    assert.deepEqual((await makeGrid(images(9, 1))).shape, (await makeGrid(images(9, 1), 8)).shape)
+    const [one] = [images(1, 1)]
+    const wrong: [string, Promise<unknown>][] = [
+      ['images', makeGrid(Tensor.from([1, 2], [2, 1]))],
+      ['images', makeGrid([one] as never)],
+      ['columns', makeGrid(one, 0)],
+      ['columns', makeGrid(one, Number.NaN)],
+    ]
+    for (const [argument, grid] of wrong) await assert.rejects(grid, { code: 'invalid-argument', argument })
+  })
+
   it('show moments from left to right', async () => {
     const rows = await imageRows([images(2, 1), images(2, 1), images(2, 1)])
     assert.deepEqual(rows.shape, [3, 10, 11])

@@ -1,5 +1,5 @@
 /** What all diffusion models have in common; ddpm.py's DDPM without what is about images. */
-import { invalidArgument } from '../../errors'
+import { invalidArgument, markCopy } from '../../errors'
 import { exportOnnx, type OnnxOptions } from '../../export/onnx'
 import type { StateDict } from '../../nn/weights'
 import { parseOptions } from '../../options'
@@ -48,7 +48,7 @@ import { type BitsPerDim, calcBpd } from '../sampling/bits-per-dim'
 import { choosePlan } from '../sampling/choose'
 import { guidanceOf } from '../sampling/guidance/given'
 import { untouched } from '../sampling/image'
-import { type LoopResult, samplingLoop } from '../sampling/loop'
+import { checkAborted, type LoopResult, samplingLoop } from '../sampling/loop'
 import { pMeanVariance, pSample } from '../sampling/posterior-step'
 import type { OptimizerOptions } from '../training/adamw'
 import { LitEma } from '../training/ema'
@@ -170,6 +170,7 @@ export abstract class DiffusionModel extends ScheduledModel {
     this.warn(plan.warnings ?? [])
     const { seed = core.seeds.next(), logEveryT = this.settings.logEveryT } = o
     if (o.image) await this.notices.ofRange(o.image, 'image')
+    checkAborted(o.signal)
     const loop = () =>
       guidance.during(() => samplingLoop(core, shape, plan, { ...o, condition, guidance, seed, logEveryT }))
     const result = o.strength === 0 ? await untouched(o, shape, o.returnIntermediates) : await loop()
@@ -396,3 +397,5 @@ export abstract class DiffusionModel extends ScheduledModel {
     return { ...rest, globalStep: this.globalStep, computed }
   }
 }
+
+markCopy(DiffusionModel)

@@ -1,13 +1,21 @@
 /** Many images as one picture: torchvision's make_grid, and ddpm.py's _get_rows_from_list with it. */
+import { invalidArgument } from '../../errors'
 import { Tensor } from '../../tensor'
 
 const padding = 2
 
 /**
  * Images [n, c, h, w], `columns` of them in a row, as one [c', h', w'] with 2 pixels of 0 between and around them, which is grey
- * where pixels are in [-1, 1]. One channel is repeated to three, and a single image has no border, as make_grid does.
+ * where pixels are in [-1, 1]. One channel is repeated to three, and a single image has no border, as make_grid does. `columns`:
+ * default 8, as there. Throws `invalid-argument`.
  */
-export async function makeGrid(images: Tensor, columns: number): Promise<Tensor> {
+export async function makeGrid(images: Tensor, columns = 8): Promise<Tensor> {
+  if (!(images instanceof Tensor) || images.shape.length !== 4 || images.size === 0) {
+    throw invalidArgument('images', 'a Tensor of shape [n, c, h, w]', images)
+  }
+  if (!Number.isSafeInteger(columns) || columns < 1) {
+    throw invalidArgument('columns', 'an integer of at least 1', columns)
+  }
   const [n] = images.shape
   const width = Math.min(columns, n)
   return grid(images.shape, [await images.values()], { columns: width, rows: Math.ceil(n / width) }, (i) => ({

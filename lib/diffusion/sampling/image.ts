@@ -143,5 +143,5 @@ async function spread(mask: Tensor, shape: Shape): Promise<Float32Array> {
 export function lastPart<T>(steps: readonly T[], strength = 1): T[] {
   const kept = Math.min(Math.floor(steps.length * strength), steps.length)
   if (kept > 0) return steps.slice(steps.length - kept)
-  throw invalidArgument('strength', `at least 1/${steps.length}, a step`, strength)
+  throw invalidArgument('strength', `at least 1/${steps.length}, a step, or 0, the image itself`, strength)
 }

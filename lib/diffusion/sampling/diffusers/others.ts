@@ -86,12 +86,13 @@ export function unipcPlan(config: SchedulerConfig, c: Fields<'UniPCMultistepSche
 
 export function pndmPlan(_: SchedulerConfig, c: Fields<'PNDMScheduler'>, o: Call): SamplingPlan {
   const T = c.num_train_timesteps
-  const steps = stepsOf(o, T, c.skip_prk_steps ? 2 : 4)
+  const least = c.skip_prk_steps ? 2 : 4
+  if (T < least) throw unsupported('skip_prk_steps', ['true for a model of so few timesteps'], c.skip_prk_steps)
+  const steps = stepsOf(o, T, least)
   const parameterization = pick(predictions, 'prediction_type', c.prediction_type)
   if (parameterization === 'x0') throw unsupported('prediction_type', ["'epsilon'", "'v_prediction'"], 'sample')
   const bars = alphasOf(c)
   const spread = floatTimesteps(steps, T, c.timestep_spacing, c.steps_offset).map(roundToEven)
-  const least = c.skip_prk_steps ? 2 : 4
   const timesteps = lastPart(spread, o.strength)
   if (timesteps.length < least) throw invalidArgument('strength', `at least ${least} steps`, o.strength)
   const last = c.set_alpha_to_one ? 1 : bars[0]
@@ -103,8 +104,10 @@ export function pndmPlan(_: SchedulerConfig, c: Fields<'PNDMScheduler'>, o: Call
   return makePlan(evaluations, T, { clip: false })
 }
 
-export function lcmPlan(_: SchedulerConfig, c: Fields<'LCMScheduler'>, o: Call): SamplingPlan {
-  const { num_train_timesteps: T, original_inference_steps: original } = c
+export function lcmPlan(config: SchedulerConfig, c: Fields<'LCMScheduler'>, o: Call): SamplingPlan {
+  const { num_train_timesteps: T } = c
+  // The default is that of models of 1000 timesteps.
+  const { original_inference_steps: original = Math.min(c.original_inference_steps, T) } = config as Partial<typeof c>
   const steps = stepsOf(o, Math.min(original, T))
   if (c.clip_sample && c.clip_sample_range !== 1) throw unsupported('clip_sample_range', ['1'], c.clip_sample_range)
   const timesteps = lcmTimesteps(steps, original, T)
