@@ -1,24 +1,20 @@
-/** Every reader of files that are not trusted, by name: what the fuzzers of this folder feed with damaged files. */
+/**
+ * Readers of files that are not trusted, by name, with good files: what the fuzzers of this folder feed with damaged ones. Those that
+ * take a path are the attack's.
+ */
 import { readFileSync } from 'node:fs'
 import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { gzipSync } from 'node:zlib'
-import { readJsonFile } from '../../lib/checkpoint/json'
 import { readSafetensors, readSafetensorsHeader } from '../../lib/checkpoint/safetensors'
 import { withSource } from '../../lib/checkpoint/source'
-import { readStateDictFile } from '../../lib/checkpoint/state-dict-file'
 import { TorchTensor, withTorchFile } from '../../lib/checkpoint/torch/checkpoint'
 import { readZipDirectory } from '../../lib/checkpoint/torch/zip'
 import { readYaml } from '../../lib/checkpoint/yaml'
-import { readSource } from '../../lib/convert/source'
-import { classLabels } from '../../lib/data/class-labels'
-import { Dataset } from '../../lib/data/dataset'
 import { readCompVisConfig } from '../../lib/diffusion/formats/compvis-config'
-import { readPretrained } from '../../lib/diffusion/formats/pretrained'
-import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers/plans'
 import { DiffusionError, type DiffusionErrorCode } from '../../lib/errors'
-import { MetricsLog } from '../../lib/train/metrics'
+import { readers as openers } from '../attack/readers'
 import { cifar, idx, npy, tar, zipped } from '../data/files'
 import { parquet, type TestColumn } from '../data/parquet-file'
 import * as seeds from './seeds'
@@ -97,7 +93,7 @@ export const readers: Record<string, () => Promise<Reader>> = {
   json: () =>
     fileReader({
       ...{ file: 'some.json', seeds: seeds.load('diffusers_ddpm/unet/config.json'), codes: ['bad-file'] },
-      read: (_, file) => readJsonFile(file),
+      read: opens('json'),
     }),
   unetConfig: () => diffusersReader('unet/config.json'),
   schedulerConfig: () => diffusersReader('scheduler/scheduler_config.json'),
@@ -105,47 +101,49 @@ export const readers: Record<string, () => Promise<Reader>> = {
     fileReader({
       ...{ file: 'scheduler_config.json', codes: configCodes },
       seeds: seeds.load('diffusers_ddpm/scheduler/scheduler_config.json'),
-      read: async (_, file) => schedulerPlan(await readJsonFile(file), 1000, { steps: 10 }),
+      read: opens('scheduler'),
     }),
   stateDict: () =>
     fileReader({
       ...{ file: 'some.ckpt', codes: ['bad-file'], snippets: seeds.torchSnippets },
       seeds: seeds.load('checkpoints/views_zip.ckpt', 'checkpoints/views_legacy.ckpt', 'schedules_given.safetensors'),
-      read: (_, file) => readStateDictFile(file),
+      read: opens('state-dict'),
     }),
   metrics: () =>
     fileReader({
       ...{ file: 'metrics.jsonl', codes: [] },
       seeds: [Buffer.from('{"step":1,"loss":0.5}\n{"step":2,"loss":null}\n{"step":7,"loss":0.25}\n')],
-      read: async (_, file) => (await MetricsLog.open(file, 3)).close(),
+      read: opens('metrics'),
     }),
   classLabels: () =>
     fileReader({
       ...{ file: 'classes.json', codes: ['bad-file', 'invalid-argument'] },
-      seeds: [Buffer.from('{"a/b.png": "Cats", "c.png": "Dogs", "__proto__": "\\u00e9"}')],
-      read: (_, file) => classLabels(['a/b.png', 'c.png'], file),
+      seeds: [Buffer.from('{"a/0.png": "Cats", "b/1.png": "Dogs", "__proto__": "\\u00e9"}')],
+      read: opens('class-labels'),
     }),
   npy: () =>
-    dataReader('some.npy', [npy('<f4', [2, 4, 4], new Float32Array(32)), npy('|u1', [2, 1, 4, 4], new Uint8Array(32))]),
+    dataReader('npy', 'some.npy', [
+      npy('<f4', [2, 4, 4], new Float32Array(32)),
+      npy('|u1', [2, 1, 4, 4], new Uint8Array(32)),
+    ]),
   npz: () =>
-    dataReader('some.npz', [
+    dataReader('npz', 'some.npz', [
       zipped({
         'x.npy': npy('|u1', [2, 4, 4], new Uint8Array(32)),
         'y.npy': npy('<i8', [2], BigInt64Array.of(1n, 3n)),
       }),
     ]),
-  cifar: () => dataReader('some.bin', [cifar([[1], [9]])], 3),
+  cifar: () => dataReader('cifar', 'some.bin', [cifar([[1], [9]])]),
   idx: () => {
     const images = idx([2, 4, 4], new Uint8Array(32))
-    return dataReader('some-images-idx3-ubyte', [images, gzipSync(images)])
+    return dataReader('idx', 'some-images-idx3-ubyte', [images, gzipSync(images)])
   },
   tar: () => {
     const files = { 'a/b.png': seeds.png, 'a/b.cls': '3', 'a/b.json': '{"label": 2, "caption": "x"}', 'c.txt': 'y' }
-    return dataReader(
-      'some.tar',
-      [tar(files), tar({ [`${'long/'.repeat(30)}a.png`]: seeds.png, 'b.png': seeds.png })],
-      3,
-    )
+    return dataReader('tar', 'some.tar', [
+      tar(files),
+      tar({ [`${'long/'.repeat(30)}a.png`]: seeds.png, 'b.png': seeds.png }),
+    ])
   },
   parquet: () => {
     const columns = (o: Partial<TestColumn>): TestColumn[] => [
@@ -156,27 +154,24 @@ export const readers: Record<string, () => Promise<Reader>> = {
     const features = { label: { _type: 'ClassLabel', names: ['a', 'b'] } }
     const options = [{}, { codec: 'snappy', dictionary: true }, { codec: 'gzip', v2: true }] as const
     return dataReader(
+      'parquet',
       'some.parquet',
       options.map((o) => parquet({ columns: columns(o), features, pageRows: 2 })),
-      3,
     )
   },
-  csv: () => dataReader('some.csv', [Buffer.from('file_name,label,text\na.png,cat,"a ""b"", c"\r\na.png,dog,c\n')], 3),
+  csv: () =>
+    dataReader('manifest', 'some.csv', [Buffer.from('file_name,label,text\na.png,cat,"a ""b"", c"\r\na.png,dog,c\n')]),
   jsonl: () =>
-    dataReader(
-      'some.jsonl',
-      [
-        Buffer.from(
-          `{"file_name": "a.png", "label": 3, "text": "${'caption '.repeat(60)}"}\n{"file": "a.png", "label": "x"}\n`,
-        ),
-      ],
-      3,
-    ),
+    dataReader('manifest', 'some.jsonl', [
+      Buffer.from(
+        `{"file_name": "a.png", "label": 3, "text": "${'caption '.repeat(60)}"}\n{"file": "a.png", "label": "x"}\n`,
+      ),
+    ]),
   modelFile: () =>
     fileReader({
       ...{ file: 'model.safetensors', codes: configCodes },
       prepare: async (folder) => [readFileSync((await seeds.writeModelAndRun(folder)).model)],
-      read: async (_, file) => (await readSource(file)).ddpm.dispose(),
+      read: opens('source'),
     }),
   runState: () =>
     fileReader({
@@ -184,7 +179,7 @@ export const readers: Record<string, () => Promise<Reader>> = {
       prepare: async (folder) => [
         readFileSync(path.join((await seeds.writeModelAndRun(folder)).checkpoint, 'state.json')),
       ],
-      read: async (folder) => (await readSource(path.join(folder, 'run'))).ddpm.dispose(),
+      read: (folder) => openers.source(path.join(folder, 'run')),
     }),
 }
 
@@ -222,21 +217,19 @@ function diffusersReader(file: string): Promise<Reader> {
       await cp(seeds.fixture('diffusers_ddpm'), folder, { recursive: true })
       return seeds.load(`diffusers_ddpm/${file}`)
     },
-    read: (folder) => readPretrained(folder),
+    read: openers.pretrained,
   })
 }
 
 /** A file of training images, with an image beside it. */
-async function dataReader(file: string, good: readonly Uint8Array[], channels = 1): Promise<Reader> {
+async function dataReader(opener: string, file: string, good: readonly Uint8Array[]): Promise<Reader> {
   const reader = await fileReader({
     ...{ file, codes: ['bad-file', 'invalid-argument', 'not-found'], snippets: seeds.dataSnippets },
     prepare: async (folder) => {
       await writeFile(path.join(folder, 'a.png'), seeds.png)
       return good
     },
-    read: async (_, data) => {
-      await (await Dataset.open(data, { size: 4, channels, range: [0, 1] })).batch(0, 2)
-    },
+    read: opens(opener),
   })
   return { ...reader, rounds: 200 }
 }
@@ -252,6 +245,9 @@ interface FileReader {
   prepare?(folder: string): Promise<readonly Uint8Array[]>
   read(folder: string, file: string): Promise<unknown>
 }
+
+/** Opens the damaged file as the attack's reader of this name does. */
+const opens = (opener: string) => (_: string, file: string) => openers[opener](file)
 
 /** A reader that takes paths. */
 async function fileReader({ file, codes, seeds: given = [], snippets, prepare, read }: FileReader): Promise<Reader> {
