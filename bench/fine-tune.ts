@@ -5,47 +5,11 @@
  * samples before and after.
  * Usage: npm run build:ts && node dist/bench/fine-tune.js [--steps n] [--rank n] [--out folder]
  */
-import { mkdirSync, statSync } from 'node:fs'
+import { statSync } from 'node:fs'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
-import sharp from 'sharp'
 import { type DDPM, loadModel, type RunResult, saveImages, Trainer, type TrainOptions } from '../lib/index'
-
-/** A round face of some colour with eyes and a mouth, by numbers from 0 to 1. */
-function face(random: () => number): string {
-  const [hue, eye, gap, smile, x, y] = Array.from({ length: 6 }, random)
-  const [cx, cy] = [15 + 2 * x, 15 + 2 * y]
-  const eyes = [-1, 1].map((side) => {
-    return `<circle cx="${cx + side * (3.5 + 2 * gap)}" cy="${cy - 3}" r="${1.2 + eye}" fill="#332211"/>`
-  })
-  const mouth = `<path d="M${cx - 5} ${cy + 4} Q${cx} ${cy + 4 + 6 * (smile - 0.3)} ${cx + 5} ${cy + 4}" stroke="#332211" stroke-width="1.6" fill="none"/>`
-  const head = `<circle cx="${cx}" cy="${cy}" r="12.5" fill="hsl(${30 + 30 * hue}, 95%, ${60 + 15 * hue}%)"/>`
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="32" height="32">${head}${eyes.join('')}${mouth}</svg>`
-}
-
-/** Mulberry32. */
-function generator(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
-  }
-}
-
-async function drawFaces(folder: string, count: number, seed: number): Promise<string> {
-  mkdirSync(folder, { recursive: true })
-  const random = generator(seed)
-  for (let i = 0; i < count; i++) {
-    const svg = Buffer.from(face(random))
-    await sharp(svg)
-      .flatten({ background: 'white' })
-      .png()
-      .toFile(path.join(folder, `${i}.png`))
-  }
-  return folder
-}
+import { drawPictures, face } from './drawings'
 
 const drawn = { batchSize: 16, steps: 50, sampler: 'dpmsolver++', seed: 1 } as const
 
@@ -64,8 +28,8 @@ async function main(): Promise<void> {
     },
   })
   const at = (name: string) => path.join(values.out, name)
-  const data = await drawFaces(at('faces'), 40, 1)
-  const validation = await drawFaces(at('held-out'), 24, 2)
+  const data = await drawPictures(at('faces'), 40, 1, face)
+  const validation = await drawPictures(at('held-out'), 24, 2, face)
   const shipped = path.join(__dirname, '..', '..', 'models', 'emoji-32.safetensors')
   using before = await loadModel(shipped)
   await sheet(before, at('before.png'))
