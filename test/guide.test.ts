@@ -28,6 +28,7 @@ function extraOf(command: string, args: readonly string[]): string[] {
   if (args.includes('--samples')) return ['--limit', '5', '--count', '5', '--device', 'cpu']
   if (args.includes('--fid')) return ['--limit', '5', '--count', '10', '--steps', '4', '--device', 'cpu']
   const extra = (shorter[command] ?? '').split(' ').filter(Boolean)
+  if (args.includes('--fid-every')) return [...extra, ...'--fid-every 2 --fid-count 3 --fid-steps 2'.split(' ')]
   if (command === 'train' && args.includes('--resume')) return ['--steps', '4', '--device', 'cpu']
   // Of a model of 20 timesteps or of the one that is shipped: few, but as many as an order of 3 and a strength need.
   return command === 'sample' ? [...extra, '--steps', args.includes('unipc') ? '6' : '4'] : extra

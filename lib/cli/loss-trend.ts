@@ -70,20 +70,24 @@ export interface Standing {
   readonly loss: number
   readonly losses: LossTrend
   readonly imagesPerSecond: number
-  /** The last evaluation of held-out images, and the best. */
+  /** The last evaluation, of held-out images ('val') or samples ('fid'), and the best. */
+  readonly evaluated?: string
   readonly heldOut?: number
   readonly best?: number
 }
 
 /** For a terminal: as much of it as fits into `room` characters, what matters most first. */
-export function drawnNote({ loss, losses, imagesPerSecond, heldOut, best }: Standing, room: number): string {
+export function drawnNote(
+  { loss, losses, imagesPerSecond, evaluated = 'val', heldOut, best }: Standing,
+  room: number,
+): string {
   const { trend } = losses
   const arrow = !trend?.clear ? '→' : trend.change < 0 ? '↘' : '↗'
   const line = losses.sparkline(8) + arrow
   const parts = [
     { text: `loss ${loss.toFixed(4)}`, rank: 0 },
     { text: line, rank: 1 },
-    ...(heldOut === undefined ? [] : [{ text: `val ${heldOut.toFixed(4)}`, rank: 2 }]),
+    ...(heldOut === undefined ? [] : [{ text: `${evaluated} ${heldOut.toFixed(4)}`, rank: 2 }]),
     ...(best === undefined ? [] : [{ text: `best ${best.toFixed(4)}`, rank: 3 }]),
     { text: `${imagesPerSecond.toFixed(1)} images/s`, rank: 4 },
   ]
@@ -96,12 +100,12 @@ export function drawnNote({ loss, losses, imagesPerSecond, heldOut, best }: Stan
 }
 
 /** For a log: the same in numbers. */
-export function writtenNote({ loss, losses, imagesPerSecond, heldOut, best }: Standing): string {
+export function writtenNote({ loss, losses, imagesPerSecond, evaluated = 'val', heldOut, best }: Standing): string {
   const { trend } = losses
   const change = trend && `${trend.change < 0 ? '' : '+'}${(100 * trend.change).toFixed(1)}%`
   return [
     `loss ${loss.toFixed(4)}${trend ? ` (mean ${trend.mean.toFixed(4)}, ${change})` : ''}`,
-    ...(heldOut === undefined ? [] : [`val ${heldOut.toFixed(4)}`]),
+    ...(heldOut === undefined ? [] : [`${evaluated} ${heldOut.toFixed(4)}`]),
     ...(best === undefined ? [] : [`best ${best.toFixed(4)}`]),
     `${imagesPerSecond.toFixed(1)} images/s`,
   ].join('  ')

@@ -1,6 +1,7 @@
 /** What is shown of a training. */
 
 import type { StepMetrics } from '../train/metrics'
+import { fidScalar, isEvaluated } from '../train/scalars'
 import type { TrainHooks, TrainStart } from '../trainer/hooks'
 import { drawnNote, LossTrend, writtenNote } from './loss-trend'
 import { note, type Output, stderr } from './output'
@@ -55,24 +56,41 @@ export class TrainView {
       this.output.event('step', { ...metrics })
       this.#losses.add(metrics.loss)
       const { loss, imagesPerSecond } = metrics
-      const standing = { loss, losses: this.#losses, imagesPerSecond, heldOut: this.#heldOut, best: this.#best }
+      const evaluated = this.#monitor === fidScalar ? 'fid' : 'val'
+      const standing = {
+        loss,
+        losses: this.#losses,
+        imagesPerSecond,
+        evaluated,
+        heldOut: this.#heldOut,
+        best: this.#best,
+      }
       this.#bar?.update(metrics.step, (room) => drawnNote(standing, room))
       this.#estimate(metrics.step)
       if (!stderr.isTTY) this.#line(metrics, writtenNote(standing))
     },
     onEvaluation: ({ step, scalars, best, improved }) => {
       this.output.event('evaluation', { step, scalars, best, improved })
-      const name = this.#monitor ?? 'val/loss'
-      const value = scalars[name] ?? scalars['val/loss']
-      this.#heldOut = value
+      const monitor = this.#monitor ?? ''
+      const first = monitor in scalars ? monitor : 'val/loss'
+      this.#heldOut = scalars[first] ?? this.#heldOut
       this.#best = best?.value
-      if (this.output.json || value === undefined) return
-      const standing = best
-        ? improved
+      if (this.output.json) return
+      const names = new Set([first, ...(first === fidScalar ? ['val/loss'] : [fidScalar])])
+      // The best is of the monitored scalar, which other evaluations don't have.
+      const compared = best && (monitor in scalars || !isEvaluated(monitor))
+      const standing = !compared
+        ? ''
+        : improved
           ? ', the best so far'
           : `, the best is ${shown(best.value)} of step ${best.step}`
-        : ''
-      this.message(`step ${step}: ${name in scalars ? name : 'val/loss'} ${shown(value)}${standing}`)
+      const told = [...names].filter((name) => name in scalars)
+      const parts = told.map((name) => `${name} ${shown(scalars[name])}${name === first ? standing : ''}`)
+      if (parts.length > 0) this.message(`step ${step}: ${parts.join('; ')}`)
+    },
+    onProgress: ({ step, what, done, total }) => {
+      this.output.event('progress', { step, what, done, total })
+      this.#bar?.update(step, `fid: ${done} of ${total} ${what === 'samples' ? 'samples' : 'images'}`)
     },
     onCheckpoint: ({ step, folder }) => {
       this.output.event('checkpoint', { step, folder })

@@ -56,7 +56,19 @@ const options = {
   },
   'validation-every': { kind: 'integer', min: 1, help: 'steps between evaluations of them (1000, or a tenth of all)' },
   'validation-count': { kind: 'integer', min: 1, help: 'how many of them are evaluated (256)' },
-  monitor: { kind: 'string', value: 'name', help: 'scalar by which the best checkpoint is kept (val/loss)' },
+  'fid-every': {
+    kind: 'integer',
+    min: 1,
+    help: 'steps between FIDs of samples with the images that are trained on (none)',
+  },
+  'fid-count': { kind: 'integer', min: 2, help: 'samples of an FID (5000)' },
+  'fid-steps': { kind: 'integer', min: 1, help: 'sampling steps of these (100)' },
+  inception: {
+    kind: 'string',
+    value: 'file',
+    help: "InceptionV3's weights for it, as in ddpm evaluate (DDPM_INCEPTION)",
+  },
+  monitor: { kind: 'string', value: 'name', help: 'scalar by which the best checkpoint is kept (val/loss, or fid)' },
   patience: { kind: 'integer', min: 1, help: 'evaluations without a better one that end the training (none do)' },
   'min-delta': { kind: 'number', min: 0, help: 'by how much it has to be better for that (0)' },
   steps: { kind: 'integer', min: 1, help: 'optimizer steps altogether (100000)' },
@@ -183,6 +195,7 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
   ddpm train --resume --out runs/photos
   ddpm train photos --validation 0.2 --patience 5 --out runs/held-out
   ddpm sample --checkpoint runs/held-out@best
+  ddpm train photos --fid-every 5000 --out runs/compared    with DDPM_INCEPTION
   ddpm sample --checkpoint runs/photos`,
 
   async run(given, [folder]) {
@@ -210,6 +223,10 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
       validation: validationOf(values.validation),
       validationEvery: values['validation-every'],
       validationCount: values['validation-count'],
+      fidEvery: values['fid-every'],
+      fidCount: values['fid-count'],
+      fidSteps: values['fid-steps'],
+      inception: values.inception,
       monitor: values.monitor,
       patience: values.patience,
       minDelta: values['min-delta'],

@@ -19,8 +19,7 @@ export async function openTrainingData(
   data: string | UserData,
   { validation, ...options }: DatasetOptions & { readonly validation?: string | number | UserData },
 ): Promise<{ data: TrainingData; heldOut: TrainingData | undefined }> {
-  const { flip: _, flipVertical: __, cropScale: ___, buckets: ____, augment: _____, crop, ...plain } = options
-  const alike: DatasetOptions = { ...plain, crop: crop === 'none' ? 'none' : 'centre' }
+  const alike = drawnAlike(options)
   if (typeof validation !== 'number' || givesBatches(data)) {
     const heldOut = typeof validation === 'string' || typeof validation === 'object'
     return {
@@ -30,4 +29,21 @@ export async function openTrainingData(
   }
   const [kept, heldOut] = parted(await openSource(data, sourceOptions(options)), validation, options.seed ?? 0)
   return { data: await Dataset.of(kept, options), heldOut: await Dataset.of(heldOut, alike) }
+}
+
+/** The images that are trained on, drawn as those that are held out: what samples are compared with. */
+export async function openTrainedImages(
+  data: string | UserData,
+  { validation, ...options }: DatasetOptions & { readonly validation?: string | number | UserData },
+): Promise<TrainingData> {
+  const alike = drawnAlike(options)
+  if (typeof validation !== 'number' || givesBatches(data)) return openData(data, alike)
+  const [kept] = parted(await openSource(data, sourceOptions(options)), validation, options.seed ?? 0)
+  return Dataset.of(kept, alike)
+}
+
+/** Nothing at random, and all of one size. */
+function drawnAlike(options: DatasetOptions): DatasetOptions {
+  const { flip: _, flipVertical: __, cropScale: ___, buckets: ____, augment: _____, crop, ...plain } = options
+  return { ...plain, crop: crop === 'none' ? 'none' : 'centre' }
 }

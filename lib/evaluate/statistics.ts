@@ -26,7 +26,8 @@ export interface ImageStatisticsOptions {
   signal?: AbortSignal
 }
 
-const isExtractor = (v: unknown) =>
+/** Whether a value is an object with extract(). */
+export const isExtractor = (v: unknown): v is FeatureExtractor =>
   typeof v === 'object' && v !== null && typeof (v as FeatureExtractor).extract === 'function'
 
 export const extractorField = value<FeatureExtractor>('an object with features and extract()', isExtractor)

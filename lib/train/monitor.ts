@@ -1,5 +1,5 @@
 /** The scalar by which a training keeps its best checkpoint and ends early: Lightning's ModelCheckpoint and EarlyStopping. */
-import { heldOutScalars, type Scalars } from './scalars'
+import { isEvaluated, type Scalars } from './scalars'
 
 export interface Best {
   /** Of the training. */
@@ -54,12 +54,12 @@ export class Monitor {
   }
 
   /**
-   * An evaluation after `step`: of a held-out loss its value, of a training scalar its mean since the last one. Returns whether it
+   * An evaluation after `step`: of a held-out loss or FID its value, of a training scalar its mean since the last one. Returns whether it
    * is the lowest so far. What is no number is not.
    */
-  look(step: number, heldOut: Scalars): boolean {
+  look(step: number, evaluated: Scalars): boolean {
     const { sum, count, best, score, wait } = this.#state
-    const value = heldOutScalars.includes(this.o.name) ? heldOut[this.o.name] : sum / count
+    const value = isEvaluated(this.o.name) ? evaluated[this.o.name] : sum / count
     const lowest = Number.isFinite(value) && (best === undefined || value < best.value)
     const improved = Number.isFinite(value) && (score === undefined || value < score - this.o.minDelta)
     this.#state = {

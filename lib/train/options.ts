@@ -5,6 +5,8 @@ import { isUserData, type UserData } from '../data/sources/user'
 import type { ImageOptions } from '../diffusion/options/ddpm-options'
 import type { ProcessOptions } from '../diffusion/process/model-options'
 import { type LrSchedulerConfig, lrFactor } from '../diffusion/training/lr-scheduler'
+import type { FeatureExtractor } from '../evaluate/feature-extractor'
+import { isExtractor } from '../evaluate/statistics'
 import { type Precision, precisions } from '../native'
 import type { UNetDetails } from '../nn/unet/options'
 import {
@@ -114,13 +116,25 @@ export interface TrainOptions {
   validationCount?: number
   /**
    * By which scalar the best checkpoint is kept, the lowest: 'val/loss', 'val/loss_ema', 'val/loss_simple', 'val/loss_q0' and their
-   * like; or 'train/loss', as the mean since the evaluation before (default: the model's `monitor`, where there is `validation`).
+   * like; 'fid' (with `fidEvery`); or 'train/loss', as the mean since the evaluation before (default: the model's `monitor`, where
+   * there is `validation`, else 'fid' where there is `fidEvery`).
    */
   monitor?: string
   /** How many evaluations without a lower value of the monitored scalar end the training (default: none do). */
   patience?: number
   /** By how much a value has to be lower to count for `patience` (default 0). */
   minDelta?: number
+  /** Steps from one FID of samples to the next (default: there is none). They are compared with the images that are trained on. */
+  fidEvery?: number
+  /** Samples of an FID, of the averaged weights, always with the same noise (default 5000). */
+  fidCount?: number
+  /** Sampling steps of these samples (default 100, or all there are). */
+  fidSteps?: number
+  /**
+   * With `fidEvery`: the file of InceptionV3's weights, or an object of yours with `extract`. An object is not saved: a resume is
+   * given it again (default: the file that DDPM_INCEPTION names).
+   */
+  inception?: string | FeatureExtractor
   /** Optimizer steps altogether, those before a resume included (default 100,000). */
   steps?: number
   /** Images in a batch (default 16). */
@@ -208,6 +222,13 @@ export const trainSchema = {
   monitor: string(),
   patience: integer(undefined, positive),
   minDelta: number(0, { min: 0 }),
+  fidEvery: integer(undefined, positive),
+  fidCount: integer(5000, { min: 2 }),
+  fidSteps: integer(100, positive),
+  inception: value<string | FeatureExtractor>(
+    'a path, or an object with extract()',
+    (v) => typeof v === 'string' || isExtractor(v),
+  ),
   steps: integer(100_000, positive),
   batchSize: integer(16, positive),
   accumulate: integer(1, positive),

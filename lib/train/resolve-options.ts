@@ -8,7 +8,7 @@ import { DiffusionError, describe, invalidArgument } from '../errors'
 import { type Parsed, parseOptions, unknownOption } from '../options'
 import { decayStart } from './lr-schedule'
 import { type ModelConfig, type ResolvedTrainOptions, type TrainOptions, trainSchema } from './options'
-import { heldOutScalars, trainScalars } from './scalars'
+import { fidScalar, heldOutScalars, trainScalars } from './scalars'
 
 /** Where and how fast, but not what is computed: a resume may change these, and `steps` while no rate so far depends on it. */
 const free: readonly string[] = [
@@ -17,6 +17,7 @@ const free: readonly string[] = [
   'classes', // where they are, as with data: what they are is part of the data's fingerprint
   'patience',
   'minDelta',
+  'inception', // whose weights they are, the checkpoint knows
   'out',
   'from', // what it was, the checkpoint has
   'resume',
@@ -32,6 +33,7 @@ const free: readonly string[] = [
 ]
 
 const ofEvaluation: readonly string[] = ['validation', 'validationEvery', 'validationCount', 'monitor']
+const ofFid: readonly string[] = ['fidEvery', 'fidCount', 'fidSteps']
 
 /** The same of the network's options. */
 const freeOfUnet: readonly string[] = ['useCheckpoint']
@@ -74,19 +76,22 @@ export function resolveTrainOptions(
   const wanted = (given.model ?? {}) as ModelConfig
   const model = saved ? withFree(saved.model, wanted) : withAugmentation(completeModel(wanted, start), options.augment)
   checkBuckets(options.buckets, model.unetConfig.channelMult)
+  checkFid(options, model.unetConfig.inChannels)
   const validationEvery = options.validationEvery ?? defaultValidationEvery(options.steps)
   return withMonitor({ ...options, warmup, validationEvery, model })
 }
 
 /** Checked, and with the model's where there are held-out images and no other is named. */
 function withMonitor(options: ResolvedTrainOptions): ResolvedTrainOptions {
-  const { validation, patience } = options
-  const monitor = options.monitor ?? (validation === undefined ? undefined : String(options.model.monitor))
+  const { validation, patience, fidEvery } = options
+  const own = validation === undefined ? undefined : String(options.model.monitor)
+  const monitor = options.monitor ?? own ?? (fidEvery === undefined ? undefined : fidScalar)
   if (monitor === undefined) {
     if (patience === undefined) return options
     throw invalidArgument('patience', 'no patience without a monitor, or validation', patience)
   }
-  const known = [...(validation === undefined ? [] : heldOutScalars), ...trainScalars]
+  const ofFid = fidEvery === undefined ? [] : [fidScalar]
+  const known = [...(validation === undefined ? [] : heldOutScalars), ...ofFid, ...trainScalars]
   if (known.includes(monitor)) return { ...options, monitor }
   const what = heldOutScalars.includes(monitor) ? 'a scalar of the training where there is no validation' : 'a scalar'
   throw invalidArgument('monitor', `${what}: ${known.join(', ')}`, monitor)
@@ -186,6 +191,17 @@ function withAugmentation(
   return { ...model, unetConfig: { ...model.unetConfig, ...own } }
 }
 
+function checkFid({ fidEvery, inception }: Omit<Parsed<typeof trainSchema>, 'model'>, channels: unknown): void {
+  if (fidEvery === undefined) {
+    if (inception !== undefined) throw invalidArgument('inception', 'nothing without fidEvery', inception)
+    return
+  }
+  if (channels !== 1 && channels !== 3) throw invalidArgument('fidEvery', 'images of 1 or 3 channels', channels)
+  if (inception !== '') return
+  const problem = 'inception: this run was given an object of yours, which a resume must be given again'
+  throw new DiffusionError('invalid-argument', problem, { argument: 'inception' })
+}
+
 function completeModel(model: ModelConfig, start?: ModelConfig): ResolvedTrainOptions['model'] {
   for (const name of ['device', 'seed', 'model', 'deterministic', 'precision']) {
     if (name in model) {
@@ -218,6 +234,7 @@ function refuseChanges(given: Record<string, unknown>, saved: ResolvedTrainOptio
   const { model, ...rest } = given as { model?: ModelConfig }
   for (const [name, now] of Object.entries(rest)) {
     if (ofEvaluation.includes(name) && mayChange(name, now, saved)) continue
+    if (ofFid.includes(name) && saved.fidEvery === undefined) continue
     const fixed = name === 'steps' ? !sameRates(saved, Number(now), step) : !free.includes(name)
     // A checkpoint from before there was the option was made with its default.
     const before = saved[name as keyof ResolvedTrainOptions] ?? trainSchema[name as keyof typeof trainSchema].fallback

@@ -33,6 +33,8 @@ export interface RunState {
   readonly heldOut?: DataState
   /** The step after which there was the last evaluation. */
   readonly evaluated?: number
+  /** The identity of the extractor whose features FID was computed of. */
+  readonly extractor?: string
   /** With a monitor. */
   readonly monitor?: MonitorState
   readonly options: ResolvedTrainOptions
@@ -49,7 +51,7 @@ export function runState(json: JsonObject, bad: (problem: string, cause?: unknow
     if (Number.isSafeInteger(value) && (value as number) >= min) return value as number
     throw bad(`${name} is not an integer of at least ${min}`)
   }
-  const { data, heldOut, monitor, options, lossScale, time } = json
+  const { data, heldOut, extractor, monitor, options, lossScale, time } = json
   if (lossScale !== undefined && !isLossScale(lossScale)) throw bad('lossScale is not a scale')
   if (!isData(data)) throw bad('data or options are missing')
   if (heldOut !== undefined && !isData(heldOut)) throw bad('heldOut says nothing of images')
@@ -65,6 +67,7 @@ export function runState(json: JsonObject, bad: (problem: string, cause?: unknow
     ...(lossScale !== undefined && { lossScale }),
     data: { fingerprint: data.fingerprint, images: data.images },
     ...(heldOut !== undefined && { heldOut: { fingerprint: heldOut.fingerprint, images: heldOut.images } }),
+    ...(typeof extractor === 'string' && { extractor }),
     ...(json.evaluated !== undefined && { evaluated: integer('evaluated') }),
     ...(monitor !== undefined && { monitor }),
     options: runOptions(options, bad),

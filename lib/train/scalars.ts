@@ -14,5 +14,13 @@ export const heldOutScalars: readonly string[] = [
   ...Object.values(quarters).flat(),
 ]
 
+/** Of samples. */
+export const fidScalar = 'fid'
+
+/** What only an evaluation tells. */
+export function isEvaluated(name: string): boolean {
+  return name === fidScalar || heldOutScalars.includes(name)
+}
+
 /** Of training: what can be monitored. The smaller the better, as of the others. */
 export const trainScalars: readonly string[] = ['train/loss', 'train/loss_simple', 'train/loss_vlb', 'train/grad_norm']

@@ -30,12 +30,14 @@ export interface TrainHooks {
   /** After each step, with its loss and how long it took. */
   onStep?(metrics: StepMetrics): unknown
   /**
-   * The numbers that TensorBoard gets, as they are logged: of each step ('train/loss', 'lr_abs'), and of each evaluation of held-out
-   * images ('val/loss_ema'). For Weights & Biases, MLflow and their like.
+   * The numbers that TensorBoard gets, as they are logged: of each step ('train/loss', 'lr_abs'), and of each evaluation ('val/loss_ema',
+   * 'fid'). For Weights & Biases, MLflow and their like.
    */
   onScalars?(o: { step: number; scalars: Scalars }): unknown
   /** After each evaluation: its scalars, the best so far by the monitor, and whether it is this one. */
   onEvaluation?(o: { step: number; scalars: Scalars; best: Best | undefined; improved: boolean }): unknown
+  /** While FID is computed after a step: images of the data ('reference', once a run) and samples that are done. */
+  onProgress?(o: { step: number; what: 'reference' | 'samples'; done: number; total: number }): unknown
   /** After each checkpoint that is complete. */
   onCheckpoint?(o: { step: number; folder: string }): unknown
   /** After each picture of samples that was written. */

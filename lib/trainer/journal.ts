@@ -51,8 +51,8 @@ export class Journal {
     await this.#scalars(metrics.step, scalarsOf(metrics))
   }
 
-  /** The losses of the held-out images after a step. Throws `io`. */
-  async heldOut(step: number, scalars: Scalars): Promise<void> {
+  /** Of an evaluation after a step. Throws `io`. */
+  async evaluation(step: number, scalars: Scalars): Promise<void> {
     this.#log.write({ step, ...scalars, time: new Date().toISOString() })
     await this.#scalars(step, scalars)
   }

@@ -2,7 +2,7 @@
 import path from 'node:path'
 import type { JsonObject } from '../checkpoint/json'
 import type { DatasetOptions } from '../data/dataset'
-import { openTrainingData } from '../data/open-data'
+import { openTrainedImages, openTrainingData } from '../data/open-data'
 import type { TrainingData } from '../data/training-data'
 import { DDPM } from '../diffusion/models/ddpm'
 import type { DDPMOptions } from '../diffusion/options/ddpm-options'
@@ -19,6 +19,7 @@ import type { TrainOptions } from '../train/options'
 import { resolveTrainOptions, withClasses } from '../train/resolve-options'
 import { RunFolder } from '../train/run-folder'
 import type { DataState } from '../train/run-state'
+import { Fid } from './fid'
 import { trainOptionsFrom } from './from-config'
 import type { RunResult, TrainHooks } from './hooks'
 import { Journal } from './journal'
@@ -73,8 +74,8 @@ export class Trainer {
     using start = from !== undefined && !checkpoint ? await openStart(from) : undefined
     const resolved = resolveTrainOptions(this.#given, checkpoint?.state, start && startConfig(start))
     const { imageSize, imageWidth, inChannels } = resolved.model.unetConfig
-    const { data, heldOut } = await openTrainingData(resolved.data, {
-      size: [Number(imageSize), Number(imageWidth ?? imageSize)],
+    const reading = {
+      size: [Number(imageSize), Number(imageWidth ?? imageSize)] as const,
       channels: Number(inChannels),
       background: resolved.background,
       svg: resolved.svg,
@@ -90,7 +91,8 @@ export class Trainer {
       cacheBytes: resolved.cacheBytes,
       onUnreadable: hooks.onUnreadable,
       validation: resolved.validation,
-    })
+    }
+    const { data, heldOut } = await openTrainingData(resolved.data, reading)
     if (checkpoint) {
       refuseOther(data, checkpoint.state.data, 'data')
       if (heldOut && checkpoint.state.heldOut) refuseOther(heldOut, checkpoint.state.heldOut, 'validation')
@@ -107,6 +109,10 @@ export class Trainer {
       if (!checkpoint) checkTold(ddpm, options.augment, start)
       if (start) await takeOver(ddpm, start)
       if (checkpoint) await ddpm.loadTrainingState(await readTrainingState(checkpoint))
+      using fid = await Fid.open(ddpm, options, {
+        data: () => openTrainedImages(resolved.data, { ...reading, onUnreadable: undefined }),
+        before: checkpoint?.state.extractor,
+      })
       const step = checkpoint?.state.step ?? 0
       await hooks.onStart?.({
         step,
@@ -120,7 +126,7 @@ export class Trainer {
         best: checkpoint?.state.monitor?.best,
       })
       using journal = new Journal(folder, hooks, step)
-      return await new TrainingLoop({ ddpm, data, heldOut, options, hooks, journal }, checkpoint).run()
+      return await new TrainingLoop({ ddpm, data, heldOut, fid, options, hooks, journal }, checkpoint).run()
     } finally {
       ddpm.dispose()
     }
@@ -145,7 +151,7 @@ export class Trainer {
 
 function withAbsolutePaths(options: TrainOptions): TrainOptions {
   const given = { ...options }
-  for (const name of ['data', 'out', 'classes', 'validation'] as const) {
+  for (const name of ['data', 'out', 'classes', 'validation', 'inception'] as const) {
     const value = given[name]
     const words = name === 'classes' && (value === 'folders' || value === 'labels')
     if (typeof value === 'string' && !words) Object.assign(given, { [name]: path.resolve(value) }) // others are refused later

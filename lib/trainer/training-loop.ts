@@ -20,7 +20,8 @@ import { type StepMetrics, scalarsOf } from '../train/metrics'
 import { saveModel } from '../train/model-file'
 import { Monitor } from '../train/monitor'
 import type { ResolvedTrainOptions } from '../train/options'
-import type { Scalars } from '../train/scalars'
+import { isEvaluated, type Scalars } from '../train/scalars'
+import type { Fid } from './fid'
 import { heldOutLosses } from './held-out-losses'
 import type { RunResult, TrainHooks } from './hooks'
 import type { Journal } from './journal'
@@ -31,6 +32,7 @@ import { drawPictures, isPictureStep } from './pictures'
 export interface Opened {
   readonly data: TrainingData
   readonly heldOut: TrainingData | undefined
+  readonly fid: Fid | undefined
   readonly ddpm: DDPM
   readonly options: ResolvedTrainOptions
   readonly hooks: TrainHooks
@@ -122,27 +124,41 @@ export class TrainingLoop {
     await saveModel(file, merged ?? ddpm, { config, training: { ...this.#summary(), ...own } })
   }
 
-  /** Every validationEvery steps: the held-out images, and what the monitor says. What is aborted is done by the resumed run. */
+  /**
+   * Every validationEvery steps the held-out images, every fidEvery steps samples, and what the monitor says. What is aborted is done
+   * by the resumed run.
+   */
   async #evaluate(): Promise<void> {
-    const { heldOut, options, hooks, journal } = this.#o
+    const { heldOut, fid, options, hooks, journal } = this.#o
+    const { validationEvery, fidEvery = 0, monitor = '' } = options
     const step = this.#done
-    if (!heldOut && !this.#monitor) return
-    if (step % options.validationEvery !== 0 || step <= this.#evaluated) return
-    const scalars = heldOut ? await this.#losses(heldOut) : {}
-    if (!scalars) return
+    const due = (every: number) => step > this.#evaluated && step % every === 0
+    const ofHeldOut = due(validationEvery) && (heldOut !== undefined || this.#monitor !== undefined)
+    const ofSamples = due(fidEvery) && fid !== undefined
+    if (!ofHeldOut && !ofSamples) return
+    const losses = ofHeldOut && heldOut ? await this.#unlessAborted(() => this.#losses(heldOut)) : {}
+    const distance = losses && ofSamples ? await this.#unlessAborted(() => fid.evaluate(this.#o.ddpm, step, hooks)) : {}
+    if (!losses || !distance) return
+    const scalars = { ...losses, ...distance }
+    const asked = isEvaluated(monitor) ? monitor in scalars : ofHeldOut
+    if (Object.keys(scalars).length === 0 && !asked) return
     this.#evaluated = step
-    const improved = this.#monitor?.look(step, scalars) ?? false
-    if (heldOut) await journal.heldOut(step, scalars)
+    const improved = (asked && this.#monitor?.look(step, scalars)) || false
+    if (Object.keys(scalars).length > 0) await journal.evaluation(step, scalars)
     await hooks.onEvaluation?.({ step, scalars, best: this.#monitor?.best, improved })
     if (improved || this.#saved?.step === step) await this.#save()
   }
 
-  /** Undefined where the signal ended it. */
-  async #losses(heldOut: TrainingData): Promise<Scalars | undefined> {
+  async #losses(heldOut: TrainingData): Promise<Scalars> {
     const { ddpm, options, hooks } = this.#o
     const { batchSize, seed, validationCount: limit } = options
+    return heldOutLosses(ddpm, heldOut, { limit, batchSize, seed, signal: hooks.signal })
+  }
+
+  /** Undefined where the signal ended it. */
+  async #unlessAborted(evaluate: () => Promise<Scalars>): Promise<Scalars | undefined> {
     try {
-      return await heldOutLosses(ddpm, heldOut, { limit, batchSize, seed, signal: hooks.signal })
+      return await evaluate()
     } catch (error) {
       if (error instanceof DiffusionError && error.code === 'aborted') return undefined
       throw error
@@ -227,7 +243,8 @@ export class TrainingLoop {
 
   /** `of`: the model's own counters. */
   #state(out: string, of: Pick<TrainingState, 'optimizerStep' | 'emaUpdates' | 'draws' | 'lossScale'>): RunState {
-    const { data, heldOut, options } = this.#o
+    const { data, heldOut, fid, options } = this.#o
+    const { identity: extractor } = fid?.extractor ?? {}
     const dataState = ({ fingerprint, length }: TrainingData) => ({ fingerprint, images: length })
     return {
       format: 'ddpm-native checkpoint',
@@ -240,9 +257,10 @@ export class TrainingLoop {
       ...(of.lossScale && { lossScale: of.lossScale }),
       data: dataState(data),
       ...(heldOut && { heldOut: dataState(heldOut) }),
+      ...(extractor !== undefined && { extractor }),
       ...(this.#evaluated > 0 && { evaluated: this.#evaluated }),
       ...(this.#monitor && { monitor: this.#monitor.state }),
-      options: { ...options, out, data: savedData(options.data), validation: savedData(options.validation) },
+      options: { ...options, out, ...withoutObjects(options) },
       time: new Date().toISOString(),
     }
   }
@@ -287,6 +305,7 @@ export class TrainingLoop {
 }
 
 /** An object of the caller's is no option that could be saved: a resume is given it again. */
-function savedData<T>(data: T): Exclude<T, object> | '' {
-  return typeof data === 'object' ? '' : (data as Exclude<T, object>)
+function withoutObjects({ data, validation, inception }: ResolvedTrainOptions) {
+  const saved = <T>(value: T) => (typeof value === 'object' ? '' : (value as Exclude<T, object>))
+  return { data: saved(data), validation: saved(validation), inception: saved(inception) }
 }
