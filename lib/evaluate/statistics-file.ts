@@ -55,7 +55,7 @@ async function read(source: Source): Promise<ImageStatistics> {
   const statistics: ImageStatistics = {
     mean: await readNumbers(source, mu),
     covariance: await readNumbers(source, sigma),
-    ...(count && { count: (await readNumbers(source, count))[0] }),
+    ...(count && { count: await readCount(source, count) }),
     ...(features && { features: await readFloats(source, features) }),
   }
   for (const [name, values] of Object.entries({ mu: statistics.mean, sigma: statistics.covariance })) {
@@ -64,6 +64,12 @@ async function read(source: Source): Promise<ImageStatistics> {
   if (sha256 && !Buffer.from(await readNumbers(source, sha256)).equals(digestOf(statistics)))
     throw source.bad('its numbers are not those that were written')
   return statistics
+}
+
+async function readCount(source: Source, array: Npy): Promise<number> {
+  const [count, ...more] = array.shape.length === 1 ? await readNumbers(source, array) : []
+  if (Number.isSafeInteger(count) && count >= 0 && more.length === 0) return count
+  throw source.bad('count is no number of images')
 }
 
 function digestOf({ mean, covariance, count, features }: ImageStatistics): Buffer {

@@ -16,6 +16,7 @@ import { readPretrained } from '../../lib/diffusion/formats/pretrained'
 import { DDPM } from '../../lib/diffusion/models/ddpm'
 import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers/plans'
 import { InceptionV3 } from '../../lib/evaluate/inception-v3'
+import { readStatistics } from '../../lib/evaluate/statistics-file'
 import { openCheckpoint, readTrainingState } from '../../lib/train/checkpoint'
 import { MetricsLog } from '../../lib/train/metrics'
 import { loadModelFile } from '../../lib/train/model-file'
@@ -63,6 +64,7 @@ export const readers: Readonly<Record<string, Reader>> = {
     const images = await ImageFolder.open(path.dirname(file), { size: 8 })
     await images.batches(0, 2, 1).next()
   },
+  statistics: readStatistics,
   npy: (file) => readData(file, 1),
   npz: (file) => readData(file, 1),
   cifar: (file) => readData(file),

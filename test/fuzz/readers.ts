@@ -133,6 +133,28 @@ export const readers: Record<string, () => Promise<Reader>> = {
         'y.npy': npy('<i8', [2], BigInt64Array.of(1n, 3n)),
       }),
     ]),
+  statistics: () =>
+    fileReader({
+      ...{
+        file: 'some.npz',
+        codes: ['bad-file'],
+        snippets: ['<f4', '<f8', '|u1', '(2,)', '(2, 2)', 'mu.npy', 'sigma.npy'],
+      },
+      seeds: [
+        zipped({
+          'mu.npy': npy('<f8', [2], Float64Array.of(1, 2)),
+          'sigma.npy': npy('<f8', [2, 2], new Float64Array(4)),
+        }),
+        zipped({
+          ...{ 'mu.npy': npy('<f4', [1], new Float32Array(1)), 'sigma.npy': npy('<f4', [1, 1], new Float32Array(1)) },
+          ...{
+            'count.npy': npy('<f8', [1], Float64Array.of(3)),
+            'features.npy': npy('<f4', [3, 1], new Float32Array(3)),
+          },
+        }),
+      ],
+      read: opens('statistics'),
+    }),
   cifar: () => dataReader('cifar', 'some.bin', [cifar([[1], [9]])]),
   idx: () => {
     const images = idx([2, 4, 4], new Uint8Array(32))

@@ -104,7 +104,9 @@ describe('FID in a training', function () {
 
   it('of a class-conditional model, and of batches of a caller', async () => {
     for (const n of ['a', 'b']) await writeImages(at('classes', n), 3)
-    await train(tinyTraining(at('classes'), at('with-classes'), { ...plan(), classes: 'folders', augment: 0.5, steps: 2 }))
+    await train(
+      tinyTraining(at('classes'), at('with-classes'), { ...plan(), classes: 'folders', augment: 0.5, steps: 2 }),
+    )
     assert.equal(fidsOf(at('with-classes')).length, 1)
     const batch = (first: number, count: number) => ({
       images: Float32Array.from({ length: count * 3 * 64 }, (_, i) => Math.sin(first + i)),

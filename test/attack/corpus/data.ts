@@ -6,6 +6,10 @@ import { dataSnippets, png } from '../../fuzz/seeds'
 import { type Corpus, file, seed } from '../support/input'
 
 const images = npy('|u1', [2, 4, 4], new Uint8Array(32))
+const statistics = zipped({
+  ...{ 'mu.npy': npy('<f8', [2], new Float64Array(2)), 'sigma.npy': npy('<f8', [2, 2], new Float64Array(4)) },
+  'features.npy': npy('<f4', [3, 2], new Float32Array(6)),
+})
 const bomb = (reader: string, name: string, fileName: string, bytes: () => Uint8Array | string) =>
   file(`data: ${name}`, [reader], fileName, bytes)
 
@@ -136,6 +140,18 @@ export const dataCorpus: Corpus = {
         'y.npy': npy('|u1', [2 ** 22], new Uint8Array(2 ** 22)),
       }),
     ),
+    bomb('statistics', 'statistics of zeros', 'x.npz', () =>
+      zipped({
+        'mu.npy': npy('<f8', [4096], new Uint8Array(2 ** 15)),
+        'sigma.npy': npy('<f8', [4096, 4096], new Uint8Array(2 ** 27)),
+      }),
+    ),
+    bomb('statistics', 'statistics with features of zeros', 'x.npz', () =>
+      zipped({
+        ...{ 'mu.npy': npy('<f8', [1], new Uint8Array(8)), 'sigma.npy': npy('<f8', [1, 1], new Uint8Array(8)) },
+        'features.npy': npy('<f4', [2 ** 25, 1], new Uint8Array(2 ** 27)),
+      }),
+    ),
     bomb('idx', 'idx of zeros', 'x-idx3-ubyte.gz', () => gzipSync(idx([2 ** 16, 32, 32], new Uint8Array(2 ** 26)))),
     bomb('idx', 'idx of zeros many times', 'x-idx3-ubyte.gz', () => {
       const packed = gzipSync(idx([2, 4, 4], new Uint8Array(32)))
@@ -163,6 +179,7 @@ export const dataCorpus: Corpus = {
   seeds: [
     seed('npy', ['npy'], 'x.npy', images),
     seed('npz', ['npz'], 'x.npz', zipped({ 'x.npy': images, 'y.npy': npy('|u1', [2], Uint8Array.of(0, 1)) })),
+    seed('statistics', ['statistics'], 'x.npz', statistics),
     seed('cifar', ['cifar'], 'x.bin', cifar([[1], [2]])),
     seed('idx', ['idx'], 'x-idx3-ubyte', idx([2, 4, 4], new Uint8Array(32))),
     seed('idx.gz', ['idx'], 'x-idx3-ubyte.gz', gzipSync(idx([2, 4, 4], new Uint8Array(32)))),
