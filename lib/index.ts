@@ -164,6 +164,7 @@ export type { Best } from './train/monitor'
 export type {
   ModelConfig,
   ResolvedTrainOptions,
+  TrainLucidrainsOptions,
   TrainModelOptions,
   TrainOptions,
   TrainUNetOptions,

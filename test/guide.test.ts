@@ -16,9 +16,9 @@ const hub = new HubServer('someone/photos', new Map())
 const root = path.join(__dirname, '..', '..')
 
 /** What makes a command short. Later options win, so that those that are printed are parsed but not waited for. */
+const shortTraining = '--batch 2 --sample-every 0 --device cpu --steps 3'
 const shorter: Record<string, string> = {
-  train:
-    '--size 8 --model-channels 32 --channel-mult 1,1 --attention 2 --timesteps 20 --batch 2 --sample-every 0 --device cpu --steps 3',
+  train: `--size 8 --model-channels 32 --channel-mult 1,1 --attention 2 --timesteps 20 ${shortTraining}`,
   sample: '--count 2 --device cpu --no-preview',
   evaluate: '--limit 2 --device cpu',
 }
@@ -27,7 +27,10 @@ function extraOf(command: string, args: readonly string[]): string[] {
   // As many as precision and recall, and the parts of the Inception score, need.
   if (args.includes('--samples')) return ['--limit', '5', '--count', '5', '--device', 'cpu']
   if (args.includes('--fid')) return ['--limit', '5', '--count', '10', '--steps', '4', '--device', 'cpu']
-  const extra = (shorter[command] ?? '').split(' ').filter(Boolean)
+  const other = args.includes('lucidrains') ? `--size 8 --model-channels 8 --timesteps 20 ${shortTraining}` : undefined
+  const short =
+    args.includes('results/model-10.pt') && command === 'train' ? shortTraining : (other ?? shorter[command])
+  const extra = (short ?? '').split(' ').filter(Boolean)
   if (args.includes('--fid-every')) return [...extra, ...'--fid-every 2 --fid-count 3 --fid-steps 2'.split(' ')]
   if (command === 'train' && args.includes('--resume')) return ['--steps', '4', '--device', 'cpu']
   // Of a model of 20 timesteps or of the one that is shipped: few, but as many as an order of 3 and a strength need.

@@ -1,6 +1,7 @@
 /** What is shown of a training. */
 
 import type { StepMetrics } from '../train/metrics'
+import { imagesOf } from '../train/network-options'
 import { fidScalar, isEvaluated } from '../train/scalars'
 import type { TrainHooks, TrainStart } from '../trainer/hooks'
 import { drawnNote, LossTrend, writtenNote } from './loss-trend'
@@ -148,8 +149,8 @@ function shown(loss: number): string {
 
 /** What the images become, for machines. */
 function looksOf({ options: { model, flip, augment } }: TrainStart) {
-  const { imageSize: size, imageWidth: width = size, inChannels: channels } = model.unetConfig
-  return { size, width, channels, flip, ...(augment !== undefined && { augment }), classes: model.classNames ?? [] }
+  const classes = model.classNames ?? []
+  return { ...imagesOf(model.unetConfig), flip, ...(augment !== undefined && { augment }), classes }
 }
 
 /** The same in words. */

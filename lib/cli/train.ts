@@ -118,6 +118,11 @@ const options = {
     help: 'a class-conditional model: by the sub-folders, by the labels in the file, or by a JSON file { "path": "class" }',
   },
   'class-dropout': { kind: 'number', min: 0, max: 1, help: 'labels left out in training, for guidance (0.1)' },
+  architecture: {
+    kind: 'string',
+    choices: ['unet', 'lucidrains'],
+    help: "ddpm.py's UNet, or that of denoising-diffusion-pytorch (unet)",
+  },
   'model-channels': { kind: 'integer', min: 1, help: "the UNet's width, a multiple of 32 (64)" },
   'channel-mult': { kind: 'integers', help: 'its multiples, one a level (1,2,2)' },
   'res-blocks': { kind: 'integer', min: 1, help: 'residual blocks a level (2)' },
@@ -290,7 +295,7 @@ async function withPreset(given: TrainValues): Promise<TrainValues> {
   return { ...chosen, ...(noFlip && !given.flip && { 'no-flip': true }), ...given }
 }
 
-function modelConfig(values: Values<typeof options>): ModelConfig {
+function modelConfig(values: TrainValues): ModelConfig {
   const list = (text: string | undefined) => text?.split(',').map((name) => name.trim())
   const { lora: rank, 'lora-targets': targets } = values
   if (targets !== undefined && rank === undefined) throw new UsageError('--lora-targets: without --lora there are none')
@@ -310,20 +315,41 @@ function modelConfig(values: Values<typeof options>): ModelConfig {
     classDropout: values['class-dropout'],
     emaDecay: values['ema-decay'],
     emaSigmaRels: values['ema-sigma-rels'],
-    unetConfig: {
-      imageSize: values.size?.[0],
-      imageWidth: values.size && values.size[0] !== values.size[1] ? values.size[1] : undefined,
-      inChannels: values.channels,
-      outChannels: values.channels,
-      modelChannels: values['model-channels'],
-      channelMult: values['channel-mult'],
-      numResBlocks: values['res-blocks'],
-      attentionResolutions: values.attention,
-      numHeads: values.heads,
-      useScaleShiftNorm: values['scale-shift-norm'],
-      dropout: values.dropout,
-      useCheckpoint: values['use-checkpoint'],
-      selfCondition: values['self-condition'],
-    },
+    unetConfig: values.architecture === 'lucidrains' ? lucidrainsConfig(values) : unetConfig(values),
+  }
+}
+
+function unetConfig(values: TrainValues): Record<string, unknown> {
+  return {
+    imageSize: values.size?.[0],
+    imageWidth: values.size && values.size[0] !== values.size[1] ? values.size[1] : undefined,
+    inChannels: values.channels,
+    outChannels: values.channels,
+    modelChannels: values['model-channels'],
+    channelMult: values['channel-mult'],
+    numResBlocks: values['res-blocks'],
+    attentionResolutions: values.attention,
+    numHeads: values.heads,
+    useScaleShiftNorm: values['scale-shift-norm'],
+    dropout: values.dropout,
+    useCheckpoint: values['use-checkpoint'],
+    selfCondition: values['self-condition'],
+  }
+}
+
+function lucidrainsConfig(values: TrainValues): Record<string, unknown> {
+  for (const name of ['res-blocks', 'attention', 'heads', 'scale-shift-norm', 'use-checkpoint'] as const) {
+    if (values[name] !== undefined) throw new UsageError(`--${name}: nothing with --architecture lucidrains`)
+  }
+  const [height, width] = values.size ?? []
+  if (height !== width) throw new UsageError('--size: a square with --architecture lucidrains')
+  return {
+    architecture: 'lucidrains',
+    imageSize: height,
+    channels: values.channels,
+    dim: values['model-channels'],
+    dimMults: values['channel-mult'],
+    dropout: values.dropout,
+    selfCondition: values['self-condition'],
   }
 }

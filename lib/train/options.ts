@@ -8,6 +8,7 @@ import { type LrSchedulerConfig, lrFactor } from '../diffusion/training/lr-sched
 import type { FeatureExtractor } from '../evaluate/feature-extractor'
 import { isExtractor } from '../evaluate/statistics'
 import { type Precision, precisions } from '../native'
+import type { LucidrainsUNetOptions } from '../nn/lucidrains/options'
 import type { UNetDetails } from '../nn/unet/options'
 import {
   array,
@@ -41,15 +42,26 @@ export interface TrainUNetOptions extends UNetDetails {
   attentionResolutions?: readonly number[]
 }
 
+/** Of denoising-diffusion-pytorch's Unet in a training; what it has no default for has one here. */
+export interface TrainLucidrainsOptions extends Omit<LucidrainsUNetOptions, 'dim'> {
+  /** Channels that `dimMults` multiplies; the time embedding has 4 * dim. Default 64. */
+  dim?: number
+  /** Height and width of the images in pixels, a multiple of 2^(levels - 1). Default 32. */
+  imageSize?: number
+}
+
 /** DDPM's options but for those that are the training's own. */
 export interface TrainModelOptions extends ProcessOptions, ImageOptions {
-  /** Of the UNet. Default: 32x32 RGB, 64 channels multiplied by [1, 2, 2], two blocks a level, attention at 1/2 and 1/4. */
-  unetConfig?: TrainUNetOptions
+  /**
+   * Of the UNet, or with `architecture: 'lucidrains'` of the LucidrainsUNet. Default: a UNet for 32x32 RGB, 64 channels multiplied by
+   * [1, 2, 2], two blocks a level, attention at 1/2 and 1/4; of LucidrainsUNet dim 64 for 32x32 RGB.
+   */
+  unetConfig?: TrainUNetOptions | TrainLucidrainsOptions
 }
 
 /** A DDPM's options as plain JSON, `unetConfig` included; `device` and `seed` are the training's own. */
 export type ModelConfig = Record<string, unknown> & {
-  /** Options of UNet. Default: none, the network is the writer's own. */
+  /** Options of the network. Default: none, the network is the writer's own. */
   unetConfig?: Record<string, unknown>
 }
 

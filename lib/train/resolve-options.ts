@@ -7,6 +7,7 @@ import { lrFactorAt } from '../diffusion/training/lr-scheduler'
 import { DiffusionError, describe, invalidArgument } from '../errors'
 import { type Parsed, parseOptions, unknownOption } from '../options'
 import { decayStart } from './lr-schedule'
+import { checkIsTold, completeNetwork, downsamplingOf, imagesOf } from './network-options'
 import { type ModelConfig, type ResolvedTrainOptions, type TrainOptions, trainSchema } from './options'
 import { fidScalar, heldOutScalars, trainScalars } from './scalars'
 
@@ -38,19 +39,6 @@ const ofFid: readonly string[] = ['fidEvery', 'fidCount', 'fidSteps']
 /** The same of the network's options. */
 const freeOfUnet: readonly string[] = ['useCheckpoint']
 
-const defaultUnet = {
-  imageSize: 32,
-  inChannels: 3,
-  outChannels: 3,
-  modelChannels: 64,
-  channelMult: [1, 2, 2],
-  numResBlocks: 2,
-  attentionResolutions: [2, 4],
-  numHeads: 4,
-  dropout: 0,
-  useCheckpoint: false,
-}
-
 /**
  * The options with all defaults filled in: those of the checkpoint, where one is resumed, else the library's, and of the model
  * those of `start` where there is one. Throws
@@ -75,8 +63,8 @@ export function resolveTrainOptions(
   checkSchedule({ ...options, warmup })
   const wanted = (given.model ?? {}) as ModelConfig
   const model = saved ? withFree(saved.model, wanted) : withAugmentation(completeModel(wanted, start), options.augment)
-  checkBuckets(options.buckets, model.unetConfig.channelMult)
-  checkFid(options, model.unetConfig.inChannels)
+  checkBuckets(options.buckets, downsamplingOf(model.unetConfig))
+  checkFid(options, imagesOf(model.unetConfig).channels)
   const validationEvery = options.validationEvery ?? defaultValidationEvery(options.steps)
   return withMonitor({ ...options, warmup, validationEvery, model })
 }
@@ -146,8 +134,7 @@ function checkPairs({ betas, range, buckets }: Omit<Parsed<typeof trainSchema>, 
 }
 
 /** Each must go through the network's levels, which halve it; a batch of the last one may come late. */
-function checkBuckets(buckets: readonly (readonly number[])[] | undefined, channelMult: unknown): void {
-  const rate = Array.isArray(channelMult) ? 2 ** (channelMult.length - 1) : 1
+function checkBuckets(buckets: readonly (readonly number[])[] | undefined, rate: number): void {
   for (const bucket of buckets ?? []) {
     if (bucket.some((side) => side % rate !== 0)) throw invalidArgument('buckets', `multiples of ${rate}`, bucket)
   }
@@ -182,6 +169,7 @@ function withAugmentation(
   augment: number | undefined,
 ): ResolvedTrainOptions['model'] {
   if (augment === undefined) return model
+  checkIsTold(model.unetConfig, 'augment')
   const own = { vectorEmbedding: 'augment', vectorDim: augmentationDim }
   for (const [name, value] of Object.entries(own)) {
     const given = model.unetConfig[name]
@@ -210,7 +198,7 @@ function completeModel(model: ModelConfig, start?: ModelConfig): ResolvedTrainOp
       })
     }
   }
-  const unetConfig = { ...(start?.unetConfig ?? defaultUnet), ...definedOnly(model.unetConfig ?? {}) }
+  const unetConfig = completeNetwork(definedOnly(model.unetConfig ?? {}), start?.unetConfig)
   return { ...diffusionDefaults(), ...start, ...definedOnly(model), unetConfig }
 }
 
@@ -263,6 +251,7 @@ function sameRates(saved: ResolvedTrainOptions, steps: number, step: number): bo
 /** The same options for a class-conditional model, with what follows from the classes' names. */
 export function withClasses(options: ResolvedTrainOptions, classNames: readonly string[]): ResolvedTrainOptions {
   const { unetConfig, ...diffusion } = options.model
+  checkIsTold(unetConfig, 'classes')
   const own = unetConfig.numClasses !== undefined || diffusion.nullClass !== undefined
   const nullClass = own ? {} : { nullClass: classNames.length, classDropout: diffusion.classDropout || 0.1 }
   const numClasses = unetConfig.numClasses ?? classNames.length + 1

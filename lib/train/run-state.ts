@@ -2,8 +2,8 @@
 import { isObject, type JsonObject } from '../checkpoint/json'
 import type { LossScaleState } from '../diffusion/process/loss-scale'
 import { DiffusionError, describe } from '../errors'
-import { resolveUNetOptions, type UNetOptions } from '../nn/unet/options'
 import type { MonitorState } from './monitor'
+import { checkNetwork } from './network-options'
 import type { ResolvedTrainOptions } from './options'
 import { savedTrainOptions } from './resolve-options'
 
@@ -80,7 +80,7 @@ function runOptions(options: unknown, bad: (problem: string, cause?: unknown) =>
     throw bad('data or options are missing')
   }
   try {
-    resolveUNetOptions(options.model.unetConfig as unknown as UNetOptions)
+    checkNetwork(options.model.unetConfig)
     return savedTrainOptions(options)
   } catch (error) {
     if (error instanceof DiffusionError) throw bad(`its options are not those of a training: ${error.message}`, error)

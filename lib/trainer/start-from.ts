@@ -6,6 +6,7 @@ import { DiffusionError, invalidArgument } from '../errors'
 import { augmentationLayer } from '../nn/unet/vector-embedding'
 import type { StateDict } from '../nn/weights'
 import { sizeOf, Tensor } from '../tensor'
+import { checkIsTold } from '../train/network-options'
 import type { ModelConfig, ResolvedTrainOptions } from '../train/options'
 
 /** What the class labels' table is called in either layout. */
@@ -24,15 +25,15 @@ export async function openStart(from: string): Promise<DDPM> {
 /** Its options, but for what is of a training: whether averages are kept, and what is trained. */
 export function startConfig(start: DDPM): ModelConfig {
   const { useEma: _, emaDecay: __, freeze: ___, lora: ____, precision: _____, ...config } = start.config
-  const { architecture, ...unetConfig } = config.unetConfig as Record<string, unknown>
-  if (architecture === undefined || architecture === 'unet') return { ...config, unetConfig }
-  const message = `from: a training is of a UNet of ddpm.py or diffusers, not of ${architecture}'s`
-  throw new DiffusionError('unsupported', message, { argument: 'from', received: String(architecture) })
+  const { architecture, ...options } = config.unetConfig as Record<string, unknown>
+  const isOther = architecture !== undefined && architecture !== 'unet'
+  return { ...config, unetConfig: isOther ? { architecture, ...options } : options }
 }
 
 /** The options with the classes of the data that the model has not got after its own, and after all of them the null class. */
 export function withMoreClasses(options: ResolvedTrainOptions, classNames: readonly string[]): ResolvedTrainOptions {
   const { unetConfig, ...model } = options.model
+  checkIsTold(unetConfig, 'classes')
   const own = (model.classNames ?? []) as readonly string[]
   if (unetConfig.numClasses !== undefined && own.length === 0) {
     throw invalidArgument('model.classNames', 'names of the classes that the model has already', undefined)

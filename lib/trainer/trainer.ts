@@ -15,6 +15,7 @@ import {
   readTrainingState,
   removeLeftovers,
 } from '../train/checkpoint'
+import { imagesOf } from '../train/network-options'
 import type { TrainOptions } from '../train/options'
 import { resolveTrainOptions, withClasses } from '../train/resolve-options'
 import { RunFolder } from '../train/run-folder'
@@ -73,10 +74,10 @@ export class Trainer {
     const { from } = this.#given
     using start = from !== undefined && !checkpoint ? await openStart(from) : undefined
     const resolved = resolveTrainOptions(this.#given, checkpoint?.state, start && startConfig(start))
-    const { imageSize, imageWidth, inChannels } = resolved.model.unetConfig
+    const { size, width, channels } = imagesOf(resolved.model.unetConfig)
     const reading = {
-      size: [Number(imageSize), Number(imageWidth ?? imageSize)] as const,
-      channels: Number(inChannels),
+      size: [size, width] as const,
+      channels,
       background: resolved.background,
       svg: resolved.svg,
       flip: resolved.flip,

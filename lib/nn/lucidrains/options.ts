@@ -19,7 +19,7 @@ export interface LucidrainsUNetOptions {
   dimMults?: readonly number[]
   /** Channels of the images. Default 3. */
   channels?: number
-  /** Not available: true is refused. Default false. */
+  /** The network is given its own last estimate of x_0 beside x: Chen et al. 2023. Default false. */
   selfCondition?: boolean
   /** The output has twice the channels, the second half for `varianceType: 'learned_range'`. Default false. */
   learnedVariance?: boolean
