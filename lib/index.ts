@@ -140,7 +140,12 @@ export type { Seed } from './options'
 export { ClassEmbedder, type ClassEmbedderOptions } from './stages/class-embedder'
 export { SpatialRescaler, type SpatialRescalerOptions } from './stages/spatial-rescaler'
 export type { StageOptions, WeightsSource } from './stages/stage'
-export { type EncodeCLIPOptions, FrozenCLIPEmbedder, type FrozenCLIPEmbedderOptions } from './stages/text/clip'
+export {
+  type EncodeCLIPOptions,
+  FrozenCLIPEmbedder,
+  type FrozenCLIPEmbedderOptions,
+  type PretrainedCLIPOptions,
+} from './stages/text/clip'
 export { FrozenOpenCLIPEmbedder, type FrozenOpenCLIPEmbedderOptions } from './stages/text/open-clip'
 export {
   type CLIPStageOptions,

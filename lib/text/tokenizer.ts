@@ -6,6 +6,7 @@ import { DiffusionError, invalidArgument, quote } from '../errors'
 import { boolean, integer, parseOptions, type SchemaOf } from '../options'
 import { clipTokenizerJson, readMerges } from './clip-json'
 import { parsePromptWeights, type WeightedText } from './prompt-weights'
+import { checkPatterns, vocabularySize } from './tokenizer-json'
 
 /** Of Tokenizer.tokenize. */
 export interface TokenizeOptions {
@@ -41,9 +42,6 @@ interface Encoder {
   decode(ids: number[]): string
   token_to_id(token: string): number | undefined
 }
-
-/** Beyond any vocabulary that there is. */
-const mostTokens = 2 ** 20
 
 export class Tokenizer {
   readonly #encoder: Encoder
@@ -91,7 +89,8 @@ export class Tokenizer {
   static async #make(folder: string, json: JsonObject, config: JsonObject, special: SpecialTokens): Promise<Tokenizer> {
     const bad = (problem: string, cause?: unknown) =>
       new DiffusionError('bad-file', `${folder} is not a tokenizer: ${problem}`, { argument: 'folder', cause })
-    const vocabSize = sizeOf(json, bad)
+    const vocabSize = vocabularySize(json, bad)
+    for (const part of [json.normalizer, json.pre_tokenizer, json.decoder]) checkPatterns(part, bad)
     const { Tokenizer: Package } = await tokenizersPackage(`the tokenizer of ${folder} needs a package`)
     let encoder: Encoder
     try {
@@ -111,10 +110,26 @@ export class Tokenizer {
     return new Tokenizer(encoder, vocabSize, maxLength, start, end, pad)
   }
 
-  /** A text's own ids, without start and end. Throws `invalid-argument` for what is no string. */
+  /**
+   * A text's own ids, without start and end. Throws `invalid-argument` for what is no string, and `bad-file` where its files are at
+   * fault.
+   */
   ids(text: string): number[] {
     if (typeof text !== 'string') throw invalidArgument('prompt', 'a string', text)
-    return [...this.#encoder.encode(text, { add_special_tokens: false }).ids]
+    const bad = (problem: string, cause?: unknown) =>
+      new DiffusionError('bad-file', `the tokenizer fails on ${quote(text)}: ${problem}`, {
+        argument: 'tokenizer',
+        cause,
+      })
+    let ids: readonly number[]
+    try {
+      ids = [...this.#encoder.encode(text, { add_special_tokens: false }).ids]
+    } catch (cause) {
+      throw bad(cause instanceof Error ? cause.message : String(cause), cause)
+    }
+    const wrong = ids.findIndex((id) => !Number.isInteger(id) || id < 0 || id >= this.vocabSize)
+    if (wrong >= 0) throw bad('it has no token for a part of it')
+    return [...ids]
   }
 
   /** Texts of one length. Throws `invalid-argument` for what is no string, and without any length. */
@@ -180,24 +195,6 @@ function specialTokens(config: JsonObject, map: JsonObject = {}): SpecialTokens 
   const start = named('bos_token', 'cls_token') ?? clipTokens.start
   const end = named('eos_token', 'sep_token') ?? clipTokens.end
   return { start, end, pad: named('pad_token') ?? end }
-}
-
-/** One more than the largest id. */
-function sizeOf(json: JsonObject, bad: (problem: string) => DiffusionError): number {
-  const model = isObject(json.model) ? json.model : {}
-  const { vocab } = model
-  const ids = isObject(vocab) ? Object.values(vocab) : Array.isArray(vocab) ? vocab.map((_, i) => i) : []
-  const added = Array.isArray(json.added_tokens) ? json.added_tokens : []
-  const all = [...ids, ...added.map((token) => (isObject(token) ? token.id : undefined))]
-  if (ids.length === 0) throw bad('it has no vocabulary')
-  let size = 0
-  for (const id of all) {
-    if (!Number.isSafeInteger(id) || Number(id) < 0 || Number(id) >= mostTokens) {
-      throw bad(`ids are integers from 0 to ${mostTokens - 1}, one is ${String(id)}`)
-    }
-    size = Math.max(size, Number(id) + 1)
-  }
-  return size
 }
 
 /** The package, which is loaded when it is needed. */

@@ -14,6 +14,7 @@ import { imageCorpus } from './corpus/images'
 import { corpusOf } from './corpus/models'
 import * as safetensors from './corpus/safetensors'
 import { specials } from './corpus/specials'
+import * as text from './corpus/text'
 import * as torch from './corpus/torch'
 import { readers } from './readers'
 import type { Attack, Figures, Part } from './support/attack'
@@ -172,6 +173,7 @@ async function run(attack: Attack): Promise<readonly Figures[]> {
     corpusOf(tiny),
     await imageCorpus(),
     dataCorpus,
+    text.corpus,
   ]
 
   const short = attack.remaining < 60_000

@@ -17,6 +17,8 @@ import { DDPM } from '../../lib/diffusion/models/ddpm'
 import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers/plans'
 import { InceptionV3 } from '../../lib/evaluate/inception-v3'
 import { readStatistics } from '../../lib/evaluate/statistics-file'
+import { FrozenCLIPEmbedder } from '../../lib/stages/text/clip'
+import { Tokenizer } from '../../lib/text/tokenizer'
 import { openCheckpoint, readTrainingState } from '../../lib/train/checkpoint'
 import { MetricsLog } from '../../lib/train/metrics'
 import { loadModelFile } from '../../lib/train/model-file'
@@ -64,6 +66,11 @@ export const readers: Readonly<Record<string, Reader>> = {
     const images = await ImageFolder.open(path.dirname(file), { size: 8 })
     await images.batches(0, 2, 1).next()
   },
+  tokenizer: async (folder) => {
+    const tokenizer = await Tokenizer.fromPretrained(folder)
+    tokenizer.tokenize("It's 2 naïve cats, the THING!", { maxLength: 20 })
+  },
+  clip: async (folder) => (await FrozenCLIPEmbedder.fromPretrained(folder, { device: 'cpu' })).dispose(),
   statistics: readStatistics,
   npy: (file) => readData(file, 1),
   npz: (file) => readData(file, 1),

@@ -121,6 +121,17 @@ export const readers: Record<string, () => Promise<Reader>> = {
       seeds: [Buffer.from('{"a/0.png": "Cats", "b/1.png": "Dogs", "__proto__": "\\u00e9"}')],
       read: opens('class-labels'),
     }),
+  vocabulary: () => tokenizerReader('vocab.json'),
+  merges: () => tokenizerReader('merges.txt'),
+  tokenizerConfig: () => tokenizerReader('tokenizer_config.json'),
+  clipConfig: () =>
+    fileReader({
+      ...{ file: 'config.json', codes: configCodes },
+      seeds: [Buffer.from(JSON.stringify(seeds.clipConfig))],
+      read: openers.clip,
+    }),
+  wordPieces: () => tokenizerJsonReader(seeds.wordPieces, { cls_token: '[CLS]', sep_token: '[SEP]' }),
+  bytePairs: () => tokenizerJsonReader(seeds.bytePairs, {}),
   npy: () =>
     dataReader('npy', 'some.npy', [
       npy('<f4', [2, 4, 4], new Float32Array(32)),
@@ -241,6 +252,33 @@ function diffusersReader(file: string): Promise<Reader> {
     },
     read: openers.pretrained,
   })
+}
+
+const tokenizerCodes = ['bad-file', 'not-found'] as const
+
+/** CLIP's tokenizer of which one file is damaged. */
+async function tokenizerReader(file: string): Promise<Reader> {
+  const reader = await fileReader({
+    ...{ file, codes: tokenizerCodes },
+    prepare: async (folder) => {
+      await cp(seeds.fixture('clip_tokenizer'), folder, { recursive: true })
+      return seeds.load(`clip_tokenizer/${file}`)
+    },
+    read: openers.tokenizer,
+  })
+  return { ...reader, rounds: 100 }
+}
+
+async function tokenizerJsonReader(good: object, config: object): Promise<Reader> {
+  const reader = await fileReader({
+    ...{ file: 'tokenizer.json', codes: tokenizerCodes },
+    prepare: async (folder) => {
+      await writeFile(path.join(folder, 'tokenizer_config.json'), JSON.stringify(config))
+      return [Buffer.from(JSON.stringify(good))]
+    },
+    read: openers.tokenizer,
+  })
+  return { ...reader, rounds: 200 }
 }
 
 /** A file of training images, with an image beside it. */

@@ -133,3 +133,53 @@ export async function writeModelAndRun(folder: string): Promise<{ model: string;
     ddpm.dispose()
   }
 }
+
+const special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]']
+
+/** tokenizer.json of BERT's kind. */
+export const wordPieces = {
+  added_tokens: special.map((content, id) => ({ id, content, special: true })),
+  normalizer: { type: 'BertNormalizer', clean_text: true, handle_chinese_chars: true, lowercase: true },
+  pre_tokenizer: { type: 'BertPreTokenizer' },
+  post_processor: null,
+  decoder: { type: 'WordPiece', prefix: '##', cleanup: true },
+  model: {
+    type: 'WordPiece',
+    unk_token: '[UNK]',
+    continuing_subword_prefix: '##',
+    max_input_chars_per_word: 100,
+    vocab: Object.fromEntries([...special, 'a', 'cat', '##s', 'naive', '!', ','].map((token, id) => [token, id])),
+  },
+}
+
+/** tokenizer.json of CLIP's kind. */
+export const bytePairs = {
+  added_tokens: ['<|startoftext|>', '<|endoftext|>'].map((content, i) => ({ id: 5 + i, content, special: true })),
+  normalizer: { type: 'Sequence', normalizers: [{ type: 'NFC' }, { type: 'Lowercase' }] },
+  pre_tokenizer: {
+    type: 'Sequence',
+    pretokenizers: [
+      { type: 'Split', pattern: { Regex: "'s|[\\p{L}]+|[\\p{N}]" }, behavior: 'Removed', invert: true },
+      { type: 'ByteLevel', add_prefix_space: false, use_regex: false },
+    ],
+  },
+  post_processor: null,
+  decoder: { type: 'ByteLevel' },
+  model: {
+    type: 'BPE',
+    unk_token: '<|endoftext|>',
+    end_of_word_suffix: '</w>',
+    vocab: { c: 0, a: 1, 't</w>': 2, ca: 3, 'cat</w>': 4, '<|startoftext|>': 5, '<|endoftext|>': 6 },
+    merges: ['c a', 'ca t</w>'],
+  },
+}
+
+/** config.json of transformers' CLIPTextModel. */
+export const clipConfig = {
+  architectures: ['CLIPTextModel'],
+  model_type: 'clip_text_model',
+  hidden_act: 'quick_gelu',
+  attention_dropout: 0,
+  ...{ vocab_size: 50, hidden_size: 8, intermediate_size: 16, num_hidden_layers: 2, num_attention_heads: 2 },
+  ...{ max_position_embeddings: 8, layer_norm_eps: 1e-5, eos_token_id: 2 },
+}

@@ -1,6 +1,8 @@
 // The text stages: from prompts to context tokens.
 import assert from 'node:assert/strict'
+import { cpSync, mkdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
+import { writeSafetensors } from '../../lib/checkpoint/safetensors'
 import type { DeviceName } from '../../lib/device'
 import { FrozenCLIPEmbedder, type FrozenCLIPEmbedderOptions } from '../../lib/stages/text/clip'
 import { FrozenOpenCLIPEmbedder } from '../../lib/stages/text/open-clip'
@@ -13,6 +15,7 @@ import { Golden } from '../nn/golden'
 import { assertSameBits } from '../support/compare'
 import { testDevice } from '../support/devices'
 import { testedBackends } from '../support/run-graph'
+import { temporaryFolder } from '../train/support'
 
 const tokenizer = path.join(__dirname, '..', '..', '..', 'test', 'fixtures', 'clip_tokenizer')
 
@@ -214,5 +217,78 @@ describe('a text stage', () => {
     ] as const) {
       await assert.rejects(async () => stage.encode('the', { clipSkip }), { argument: 'clipSkip' })
     }
+  })
+})
+
+describe('FrozenCLIPEmbedder.fromPretrained', () => {
+  const root = temporaryFolder()
+  let count = 0
+
+  /** A folder as transformers writes it, within one as diffusers does. */
+  async function write(change: Record<string, unknown> = {}, file = 'model.safetensors') {
+    const golden = await Golden.open('clip_text_quick_gelu.safetensors')
+    const folder = path.join(root, String(count++))
+    const own = path.join(folder, 'text_encoder')
+    mkdirSync(own, { recursive: true })
+    const config = { architectures: ['CLIPTextModel'], model_type: 'clip_text_model', ...golden.config.clip_text }
+    writeFileSync(path.join(own, 'config.json'), JSON.stringify({ ...config, ...change }))
+    const weights = Object.entries(await golden.parameters(() => true)).map(async ([name, tensor]) => {
+      return [name, { dtype: 'F32', shape: tensor.shape, data: await tensor.data() }] as const
+    })
+    const positions = { dtype: 'I64', shape: [1, 16], data: new BigInt64Array(16) } as const
+    const other = { dtype: 'F32', shape: [1], data: Float32Array.of(1) } as const
+    const all = {
+      ...Object.fromEntries(await Promise.all(weights)),
+      'text_model.embeddings.position_ids': positions,
+      'visual_projection.weight': other,
+    }
+    await writeSafetensors(path.join(own, file), all as never)
+    return { golden, folder, own }
+  }
+
+  it("opens a pipeline's folder, and a text model's own", async () => {
+    const { golden, folder, own } = await write({ hidden_size: 32, new_field: 3 })
+    for (const place of [folder, own]) {
+      using stage = await FrozenCLIPEmbedder.fromPretrained(place, { device: testDevice })
+      assert.equal(stage.loaded, false)
+      await check(await stage.encode(idsOf(golden, 'in/input_ids')), golden, 'out/last_hidden_state')
+      assert.match(stage.warnings()[0], /new_field is no field of CLIPTextConfig/)
+    }
+  })
+
+  it('takes the text model of a whole CLIP, and the variant that is asked for', async () => {
+    const { clip_text } = (await Golden.open('clip_text_quick_gelu.safetensors')).config
+    const whole = { model_type: 'clip', text_config: clip_text, vision_config: {}, hidden_size: 1 }
+    const { golden, own } = await write(whole, 'model.fp16.safetensors')
+    using stage = await FrozenCLIPEmbedder.fromPretrained(own, { device: testDevice, variant: 'fp16' })
+    await check(await stage.encode(idsOf(golden, 'in/input_ids')), golden, 'out/last_hidden_state')
+    using none = await FrozenCLIPEmbedder.fromPretrained(own, { device: testDevice })
+    await assert.rejects(none.encode(idsOf(golden, 'in/input_ids')), {
+      code: 'not-found',
+      message: /none of model.safetensors, pytorch_model.bin.*variant 'fp16'/,
+    })
+  })
+
+  it('finds the tokenizer', async () => {
+    const { folder } = await write({ vocab_size: 530 })
+    cpSync(tokenizer, path.join(folder, 'tokenizer'), { recursive: true })
+    using stage = await FrozenCLIPEmbedder.fromPretrained(folder, { device: testDevice })
+    assert.deepEqual([...(await stage.tokenize('the cat')).ids.subarray(0, 4)], [528, 513, 515, 529])
+    // The embedding has other rows than the configuration says.
+    await assert.rejects(stage.encode('the cat'), { code: 'state-mismatch' })
+  })
+
+  it('says what is wrong', async () => {
+    const open = async (change: Record<string, unknown>) => {
+      return FrozenCLIPEmbedder.fromPretrained((await write(change)).folder, { device: testDevice })
+    }
+    await assert.rejects(open({ hidden_act: 'relu' }), { code: 'invalid-argument', argument: 'hidden_act' })
+    await assert.rejects(open({ attention_dropout: 0.1 }), { code: 'unsupported', argument: 'attention_dropout' })
+    await assert.rejects(open({ vocab_size: 1e9 }), { code: 'invalid-argument' })
+    await assert.rejects(FrozenCLIPEmbedder.fromPretrained(root), { code: 'not-found', argument: 'folder' })
+    await assert.rejects(FrozenCLIPEmbedder.fromPretrained(3 as never), { argument: 'folder' })
+    const { folder } = await write()
+    const other = FrozenCLIPEmbedder.fromPretrained(folder, { textConfig: {} } as never)
+    await assert.rejects(other, { code: 'unknown-option', argument: 'textConfig' })
   })
 })

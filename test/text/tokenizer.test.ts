@@ -129,6 +129,8 @@ describe('Tokenizer', () => {
     await refused({ 'vocab.json': { a: 1e9 } }, 'bad-file', /ids are integers from 0/)
     await refused({ 'vocab.json': '[1' }, 'bad-file', /JSON/)
     await refused({ 'merges.txt': '#version: 0.2\nt h\nthe\n' }, 'bad-file', /merge 2 is not two parts/)
+    const split = { type: 'Split', pattern: { Glob: '*' }, behavior: 'Removed' }
+    await refused({ ...bertFiles, 'tokenizer.json': { ...bert, pre_tokenizer: split } }, 'bad-file', /pattern/)
     await refused({ ...bertFiles, 'tokenizer.json': { model: { type: 'Other', vocab: { a: 0 } } } }, 'bad-file', /./)
     await refused(
       { ...bertFiles, 'tokenizer.json': { ...bert, model: { type: 'WordPiece' } } },

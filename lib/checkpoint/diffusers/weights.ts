@@ -22,30 +22,38 @@ export interface WeightsOptions {
   readonly variant?: string
 }
 
-const stem = 'diffusion_pytorch_model'
-/** In the order of preference, as diffusers looks for them. */
-const extensions = ['safetensors', 'bin']
+/** What weights' files are called, by their extensions in the order of preference. */
+type FileNames = Readonly<Record<'safetensors' | 'bin', string>>
 
-const fileName = (variant: string | undefined, extension: string, suffix = '') =>
+const diffusersFiles: FileNames = { safetensors: 'diffusion_pytorch_model', bin: 'diffusion_pytorch_model' }
+/** Text encoders are models of transformers. */
+export const transformersFiles: FileNames = { safetensors: 'model', bin: 'pytorch_model' }
+
+const fileName = (stem: string, variant: string | undefined, extension: string, suffix = '') =>
   `${stem}${variant === undefined ? '' : `.${variant}`}${suffix}.${extension}`
 
 /** Throws `not-found`, `io` and `bad-file`. */
-export async function readWeights(folder: string, variant?: string): Promise<Record<string, NumberTensor>> {
-  const names = extensions.map((extension) => fileName(variant, extension))
+export async function readWeights(
+  folder: string,
+  variant?: string,
+  files = diffusersFiles,
+): Promise<Record<string, NumberTensor>> {
+  const names = Object.entries(files).map(([extension, stem]) => fileName(stem, variant, extension))
   for (const name of names) {
     if (await exists(path.join(folder, name))) return wholeFile(path.join(folder, name))
     const index = path.join(folder, `${name}.index.json`)
     if (await exists(index)) return shards(folder, index)
   }
-  const message = `${folder} has no weights: none of ${names.join(', ')}, whole or with an index${await otherWeights(folder)}`
+  const message = `${folder} has no weights: none of ${names.join(', ')}, whole or with an index${await otherWeights(folder, files)}`
   throw new DiffusionError('not-found', message, { argument: 'path', received: folder })
 }
 
 /** What else is there: variants, or files of other names. */
-async function otherWeights(folder: string): Promise<string> {
+async function otherWeights(folder: string, { safetensors, bin }: FileNames): Promise<string> {
   const files = (await readdir(folder).catch(() => [])).sort()
+  const weights = new RegExp(`^(?:${safetensors}|${bin})((?:\\.[\\w-]+?)*)(?:-\\d+-of-\\d+)?\\.(?:safetensors|bin)$`)
   const found = files.flatMap((file) => {
-    const match = /^diffusion_pytorch_model((?:\.[\w-]+?)*)(?:-\d+-of-\d+)?\.(?:safetensors|bin)$/.exec(file)
+    const match = weights.exec(file)
     return match ? [match[1].slice(1)] : []
   })
   const variants = [...new Set(found)].filter(Boolean).slice(0, 8)
@@ -82,12 +90,13 @@ async function shards(folder: string, index: string): Promise<Record<string, Num
 export async function writeWeights(folder: string, weights: Weights, o: WeightsOptions): Promise<void> {
   const tensors = o.variant === 'fp16' ? halved(weights) : weights
   const parts = divide(tensors, o.maxShardSize ?? Infinity)
-  const whole = fileName(o.variant, 'safetensors')
+  const stem = diffusersFiles.safetensors
+  const whole = fileName(stem, o.variant, 'safetensors')
   const number = (i: number) => String(i).padStart(5, '0')
   const written = parts.map((_, i) => {
     return parts.length === 1
       ? whole
-      : fileName(o.variant, 'safetensors', `-${number(i + 1)}-of-${number(parts.length)}`)
+      : fileName(stem, o.variant, 'safetensors', `-${number(i + 1)}-of-${number(parts.length)}`)
   })
   for (const [i, part] of parts.entries()) await writeSafetensors(path.join(folder, written[i]), part, { format: 'pt' })
   if (parts.length > 1) {
@@ -130,7 +139,10 @@ function bytesOf({ dtype, data }: StoredTensor): number {
 
 /** Files of the same variant that would be read in place of those just written, or beside them. */
 async function removeOthers(folder: string, variant: string | undefined, written: readonly string[]): Promise<void> {
-  const name = fileName(variant, 'safetensors', '(-\\d{5}-of-\\d{5})?').replaceAll('.', '\\.')
+  const name = fileName(diffusersFiles.safetensors, variant, 'safetensors', '(-\\d{5}-of-\\d{5})?').replaceAll(
+    '.',
+    '\\.',
+  )
   const own = new RegExp(`^${name}(\\.index\\.json)?$`)
   try {
     for (const file of await readdir(folder)) {

@@ -6,6 +6,7 @@ import type { StateDict } from '../../nn/weights'
 import { boolean, integer, oneOf, parseOptions, type SchemaOf, string, value } from '../../options'
 import type { Tensor } from '../../tensor'
 import type { WeightsSource } from '../stage'
+import { readCLIPFolder } from './pretrained'
 import {
   type CLIPStageOptions,
   clipStageSchema,
@@ -57,7 +58,10 @@ const versions: Readonly<Record<string, CLIPTextOptions>> = {
 
 /** Of FrozenCLIPEmbedder.encode. */
 export interface EncodeCLIPOptions extends EncodeTextOptions {
-  /** Leaves out so many of the last layers; what the others give is normalized as the last states are. Default 0. */
+  /**
+   * Leaves out so many of the last layers, as diffusers counts (stable-diffusion-webui says one more); what the others give is
+   * normalized as the last states are. Default 0.
+   */
   clipSkip?: number
 }
 
@@ -65,6 +69,21 @@ const encodeSchema = {
   ...encodeTextSchema,
   clipSkip: integer(0, { min: 0 }),
 } satisfies SchemaOf<EncodeCLIPOptions>
+
+/** Of FrozenCLIPEmbedder.fromPretrained. */
+export interface PretrainedCLIPOptions extends CLIPStageOptions {
+  /** Of the weights' files, such as 'fp16'. Default: those without one. */
+  variant?: string
+  /** Not trained with the diffusion model. Default true. */
+  freeze?: boolean
+  /** What `encode` gives; see FrozenCLIPEmbedderOptions. Default 'last'. */
+  layer?: 'last' | 'pooled' | 'hidden'
+  /** With 'hidden', where it is needed; see FrozenCLIPEmbedderOptions. Default: none. */
+  layerIdx?: number
+}
+
+const { version: _, textConfig: __, ...shared } = schema
+const pretrainedSchema = { ...shared, variant: string() } satisfies SchemaOf<PretrainedCLIPOptions>
 
 /** Weights have the names of ldm's state dict: 'transformer.text_model.encoder.layers.0.self_attn.q_proj.weight'. */
 export class FrozenCLIPEmbedder extends TextStage<CLIPTextModel> {
@@ -87,6 +106,22 @@ export class FrozenCLIPEmbedder extends TextStage<CLIPTextModel> {
     if (o.layer !== 'hidden' && o.layerIdx !== undefined) {
       throw invalidArgument('layerIdx', "nothing without layer: 'hidden'", o.layerIdx)
     }
+  }
+
+  /**
+   * That of a pipeline's folder (text_encoder, tokenizer) or of a CLIP's own, by transformers' config.json; its weights are read when
+   * it is first used. Fields of the configuration that the class does not have are among `warnings()`. Throws `not-found`, `io`,
+   * `bad-file`, `invalid-argument`, `unknown-option` and `unsupported`.
+   */
+  static async fromPretrained(folder: string, options: PretrainedCLIPOptions = {}): Promise<FrozenCLIPEmbedder> {
+    const { variant, ...o } = parseOptions('FrozenCLIPEmbedder.fromPretrained', options, pretrainedSchema)
+    const { config, weights, tokenizer } = await readCLIPFolder(folder, 'transformer', variant)
+    const stage = new FrozenCLIPEmbedder(
+      { ...o, tokenizer: o.tokenizer ?? tokenizer, textConfig: config.options },
+      weights,
+    )
+    stage.warn(config.unknown.map((name) => `${folder}: ${name} is no field of CLIPTextConfig, and is ignored`))
+    return stage
   }
 
   /** Replaces the weights. Throws `state-mismatch`. */

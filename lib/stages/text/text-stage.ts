@@ -72,7 +72,9 @@ export abstract class TextStage<Network extends TextNetwork = TextNetwork> exten
   /** What texts are padded with; undefined: what the tokenizer says. */
   readonly #padId?: number
   #tokenizer?: string | Tokenizer | Promise<Tokenizer>
+  /** Of the stage, and of the last prompts. */
   #warnings: readonly string[] = []
+  #promptWarnings: readonly string[] = []
 
   protected constructor(
     owner: string,
@@ -92,9 +94,14 @@ export abstract class TextStage<Network extends TextNetwork = TextNetwork> exten
     this.#tokenizer = o.tokenizer instanceof Tokenizer ? this.#checked(o.tokenizer) : o.tokenizer
   }
 
-  /** What of the prompts of the last `encode` had no room. */
+  /** What its user should know; of prompts, what of those of the last `encode` had no room. */
   warnings(): readonly string[] {
-    return this.#warnings
+    return [...this.#warnings, ...this.#promptWarnings]
+  }
+
+  /** Adds to the warnings of the stage. */
+  protected warn(warnings: readonly string[]): void {
+    this.#warnings = [...this.#warnings, ...warnings]
   }
 
   /**
@@ -119,7 +126,7 @@ export abstract class TextStage<Network extends TextNetwork = TextNetwork> exten
 
   protected async run(text: TextInput, o: EncodeTextOptions, encoding: Encoding): Promise<Tensor> {
     const { texts, length, ids, weights, warnings } = await this.#tokens(text, o)
-    this.#warnings = warnings
+    this.#promptWarnings = warnings
     if (length > this.network.maxLength) {
       throw invalidArgument('ids', `at most ${this.network.maxLength} tokens a text`, length)
     }

@@ -1,0 +1,47 @@
+/** Text encoders from folders as transformers and diffusers write them. */
+import { existsSync } from 'node:fs'
+import path from 'node:path'
+import { readWeights, transformersFiles } from '../../checkpoint/diffusers/weights'
+import { readJsonFile } from '../../checkpoint/json'
+import { DiffusionError, invalidArgument } from '../../errors'
+import { type CLIPTextConfig, clipTextConfig } from '../../nn/text/clip-config'
+import { Tensor } from '../../tensor'
+import type { WeightsSource } from '../stage'
+
+export interface CLIPFolder {
+  readonly config: CLIPTextConfig
+  readonly weights: WeightsSource
+  /** The folder of its tokenizer, where there is one. */
+  readonly tokenizer?: string
+}
+
+/**
+ * A pipeline's folder with text_encoder and tokenizer in it, or a text model's own. Weights are read when asked for, those of the text
+ * model, under `prefix`. Throws `not-found`, `io`, `bad-file`, `invalid-argument` and `unsupported`.
+ */
+export async function readCLIPFolder(folder: string, prefix: string, variant?: string): Promise<CLIPFolder> {
+  if (typeof folder !== 'string' || folder === '') throw invalidArgument('folder', 'a path', folder)
+  const own = ['text_encoder', ''].find((inner) => existsSync(path.join(folder, inner, 'config.json')))
+  if (own === undefined) {
+    const expected = 'text_encoder/config.json, or config.json'
+    throw new DiffusionError('not-found', `${folder} has no text encoder: expected ${expected}`, {
+      argument: 'folder',
+      expected,
+      received: folder,
+    })
+  }
+  const tokenizer = [path.join(folder, 'tokenizer'), path.join(folder, own)].find((place) => {
+    return existsSync(path.join(place, 'tokenizer.json')) || existsSync(path.join(place, 'vocab.json'))
+  })
+  return {
+    config: clipTextConfig(await readJsonFile(path.join(folder, own, 'config.json'))),
+    tokenizer,
+    weights: async () => {
+      const all = await readWeights(path.join(folder, own), variant, transformersFiles)
+      const text = Object.entries(all).filter(([name]) => name.startsWith('text_model.'))
+      return Object.fromEntries(
+        text.map(([name, { data, shape }]) => [`${prefix}.${name}`, Tensor.wrap(data, shape)] as const),
+      )
+    },
+  }
+}
