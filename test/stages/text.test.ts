@@ -204,6 +204,10 @@ describe('a text stage', () => {
 
   it('refuses options that do not go together', async () => {
     assert.throws(() => make({ maxLength: 13 }), { argument: 'maxLength' })
+    const ids = { nEmbed: 8, nLayer: 1, vocabSize: 9, useTokenizer: false, device: testDevice }
+    assert.throws(() => new BERTEmbedder({ ...ids, tokenizer }), { argument: 'tokenizer' })
+    using own = new BERTEmbedder(ids)
+    await assert.rejects(own.encode('the'), { code: 'not-configured' })
     assert.throws(() => make({ layer: 'hidden' }), { argument: 'layerIdx' })
     assert.throws(() => make({ layer: 'hidden', layerIdx: 2 }), { argument: 'layerIdx' })
     assert.throws(() => make({ layerIdx: 1 }), { argument: 'layerIdx' })

@@ -1,11 +1,13 @@
 /** ldm's TransformerEmbedder and BERTEmbedder (modules/encoders/modules.py): text encoders that are trained with the model. */
+
+import { invalidArgument } from '../../errors'
 import {
   type TransformerSizes,
   TransformerWrapper,
   type TransformerWrapperOptions,
   transformerSchema,
 } from '../../nn/text/x-transformer'
-import { integer, parseOptions, type SchemaOf } from '../../options'
+import { boolean, integer, parseOptions, type SchemaOf } from '../../options'
 import type { WeightsSource } from '../stage'
 import { type Encoding, TextStage, type TextStageOptions, textStageSchema } from './text-stage'
 
@@ -21,6 +23,8 @@ export interface BERTEmbedderOptions extends TextStageOptions, TransformerSizes 
   vocabSize?: number
   /** Of the embedded tokens, in training. Default 0. */
   embeddingDropout?: number
+  /** False: `encode` takes ids only, of a vocabulary of the user's. Default true. */
+  useTokenizer?: boolean
 }
 
 const { embeddingDropout, ...sizes } = transformerSchema
@@ -30,6 +34,7 @@ const bertEmbedderSchema = {
   ...sizes,
   vocabSize: integer(30522, { min: 1, max: 2 ** 20 }),
   embeddingDropout,
+  useTokenizer: boolean(true),
 } satisfies SchemaOf<BERTEmbedderOptions>
 
 /** Padding is attended to. Always 8 heads of 64 channels. Names as in ldm: 'transformer.attn_layers.layers.0.1.to_q.weight'. */
@@ -56,6 +61,9 @@ export class BERTEmbedder extends TextStage<TransformerWrapper> {
   /** `source`: where the weights are read from; they are drawn without. Throws `invalid-argument`, `unknown-option`. */
   constructor(options: BERTEmbedderOptions, source?: WeightsSource) {
     const o = parseOptions('BERTEmbedder', options, bertEmbedderSchema)
+    if (!o.useTokenizer && o.tokenizer !== undefined) {
+      throw invalidArgument('tokenizer', 'nothing with useTokenizer: false', o.tokenizer)
+    }
     super('BERTEmbedder', new TransformerWrapper(sizesOf(o)), o, source)
   }
 
