@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
+import type { DeviceName } from '../../lib/device'
 import { compVisConfig } from '../../lib/diffusion/formats/compvis-config'
 import { predictionOf, startRow } from '../../lib/diffusion/process/prediction'
 import { drawNormal } from '../../lib/diffusion/process/timestep-sampler'
@@ -11,8 +12,8 @@ import { DDPM, type DDPMOptions, type SampleOptions, Tensor } from '../../lib/in
 import type { BuildContext, Network } from '../../lib/nn/network'
 import { ParameterTable } from '../../lib/nn/parameters'
 import { UNet } from '../../lib/nn/unet/unet'
-import { assertClose, assertSameBits } from '../support/compare'
-import { testDevice } from '../support/devices'
+import { assertClose, assertCloseToScale, assertSameBits } from '../support/compare'
+import { testDevice, testedBackends } from '../support/devices'
 import { pointAt } from '../support/point-at'
 
 /** Puts out what it is given: x, with cos(t) added to its first channel and sin(t) to its second. */
@@ -307,6 +308,28 @@ describe('models of EDM and of flow matching', () => {
       assert.ok(Math.abs(mean - 0.4) < 0.1 && std > 0.1 && std < 0.35, `${parameterization}: ${mean}, ${std}`)
     }
   }).timeout(60_000)
+
+  it('take the same steps on every backend, and draw the same', async () => {
+    const x = Tensor.randn([4, 1, 4, 4], { seed: 3 })
+    for (const parameterization of ['edm', 'flow'] as const) {
+      const run = async (device: DeviceName) => {
+        using ddpm = new DDPM({ unetConfig, parameterization, clipDenoised: false, useEma: false, device, seed: 4 })
+        ddpm.configureOptimizers({ lr: 1e-3 })
+        const losses: number[] = []
+        for (let step = 0; step < 3; step++) losses.push((await ddpm.trainBatch(x)).loss)
+        const sampling = parameterization === 'edm' ? ({ sigmas: 'karras' } as const) : {}
+        const samples = await ddpm.sample({ batchSize: 2, seed: 1, sampler: 'heun', steps: 4, ...sampling })
+        return { losses, samples: await samples.data() }
+      }
+      const expected = await run('cpu')
+      assert.ok(new Set(expected.losses).size === 3)
+      for (const device of testedBackends.filter((name) => name !== 'cpu')) {
+        const { losses, samples } = await run(device)
+        assertClose(losses, expected.losses, { abs: 0, rel: 1e-4 }, `${device}: losses`)
+        assertCloseToScale(samples, expected.samples, 1e-3, `${device}: samples`)
+      }
+    }
+  }).timeout(120_000)
 
   it('resume to the bit, and are saved and opened again to the bit', async () => {
     const folder = mkdtempSync(path.join(tmpdir(), 'continuous-'))

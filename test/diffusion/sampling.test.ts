@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict'
 import { DDPM, Tensor } from '../../lib/index'
+import { UNet } from '../../lib/nn/unet/unet'
 import { assertClose, assertCloseToScale, assertSameBits } from '../support/compare'
 import { testDevice, testedBackends } from '../support/devices'
-import { camelCase, Fixture, goldenModel, settled } from './fixture'
+import { runGraph } from '../support/run-graph'
+import { camelCase, Fixture, goldenModel, randomize, settled } from './fixture'
 
 /** A list of tensors as one array, stacked. */
 async function stacked(tensors: readonly Tensor[]): Promise<Float32Array> {
@@ -46,6 +48,46 @@ for (const { name, device, count } of chains) {
 }
 
 const tiny = { timesteps: 20, device: testDevice, imageSize: 2, channels: 1 } as const
+
+describe('a network with centerInput', () => {
+  const config = {
+    ...{ imageSize: 4, inChannels: 1, outChannels: 1, modelChannels: 8, normGroups: 4, channelMult: [1] },
+    ...{ numResBlocks: 1, attentionResolutions: [] },
+  }
+  it('draws what a function does that gives 2x - 1 to the same network without it', async () => {
+    const common = { timesteps: 20, useEma: false, device: testDevice } as const
+    using centered = await randomize(new DDPM({ ...common, unetConfig: { ...config, centerInput: true } }))
+    const unet = new UNet(config)
+    const state = await centered.stateDict()
+    const own = unet.parameters.slots.map(({ name }) => [name, state[`model.diffusion_model.${name}`]])
+    const { flat } = await unet.parameters.fromStateDict(Object.fromEntries(own))
+    using expected = new DDPM({
+      ...common,
+      async model(x, t) {
+        const [n, channels, height, width] = x.shape
+        const data = (await x.data()).map((v) => 2 * v - 1)
+        const feeds = {
+          x: { dims: [n, 1, 1, data.length / n] as const, data },
+          t: { dims: [n, 1, 1, 1] as const, data: (await t.values()) as Int32Array },
+        }
+        const { out } = await runGraph(
+          testDevice,
+          feeds,
+          (g, v) => ({
+            out: g.toNchw(unet.build({ graph: g, train: false }, g.toNhwc(v.x, { channels, height, width }), v.t)),
+          }),
+          { banks: { weights: flat } },
+        )
+        return Tensor.from(out, x.shape)
+      },
+    })
+    const draw = async (ddpm: DDPM, o: object) =>
+      (await ddpm.pSampleLoop([2, 1, 4, 4], { seed: 3, returnIntermediates: false, ...o })).data()
+    for (const o of [{ sampler: 'ddim', steps: 4 }, { sampler: 'heun', steps: 4 }, {}]) {
+      assertCloseToScale(await draw(centered, o), await draw(expected, o), 1e-4, JSON.stringify(o))
+    }
+  })
+})
 
 describe('sampling', () => {
   it('counts steps down and hands out each state', async () => {

@@ -5,10 +5,13 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import type { Value } from '../../lib/graph'
 import { DDPM, type SampleOptions, Tensor } from '../../lib/index'
+import { LucidrainsUNet } from '../../lib/nn/lucidrains/unet'
 import type { BuildContext, Conditioning, Network } from '../../lib/nn/network'
 import { ParameterTable } from '../../lib/nn/parameters'
-import { assertClose, assertSameBits } from '../support/compare'
+import { Golden } from '../nn/golden'
+import { assertClose, assertCloseToScale, assertSameBits } from '../support/compare'
 import { testDevice } from '../support/devices'
+import { runGraph } from '../support/run-graph'
 
 abstract class Toy implements Network {
   readonly inChannels = 1
@@ -139,5 +142,65 @@ describe('self-conditioning', () => {
     } finally {
       rmSync(folder, { recursive: true })
     }
+  })
+})
+
+describe("denoising-diffusion-pytorch's self_condition", () => {
+  const open = async () => {
+    const golden = await Golden.open('lucidrains_self_condition.safetensors')
+    const unetConfig = {
+      ...(golden.unetOptions({ imageSize: 8 }) as object),
+      architecture: 'lucidrains' as const,
+      dim: 4,
+    }
+    const weights = await golden.parameters(() => true)
+    return { golden, unetConfig, weights }
+  }
+
+  it('the network, with an estimate and without one', async () => {
+    const { golden, unetConfig, weights } = await open()
+    const unet = new LucidrainsUNet(unetConfig)
+    const { flat } = await unet.parameters.fromStateDict(weights)
+    const [n, channels, height, width] = golden.tensors['in/x'].shape
+    const images = (name: string) => ({
+      dims: [n, 1, 1, channels * height * width] as const,
+      data: golden.floats(name),
+    })
+    const t = { dims: [n, 1, 1, 1] as const, data: Int32Array.from(golden.floats('in/t')) }
+    for (const name of ['estimate', 'none']) {
+      const given = images('in/estimate')
+      const estimate = name === 'none' ? { ...given, data: new Float32Array(given.data.length) } : given
+      const { out } = await runGraph(
+        testDevice,
+        { x: images('in/x'), estimate, t },
+        (g, v) => {
+          const inner = (value: Value) => g.toNhwc(value, { channels, height, width })
+          const built = unet.build({ graph: g, train: false }, inner(v.x), v.t, { estimate: inner(v.estimate) })
+          return { out: g.toNchw(built) }
+        },
+        { banks: { weights: flat } },
+      )
+      assertCloseToScale(out, golden.floats(`out/${name}`), 1e-4, name)
+    }
+  })
+
+  it('ddim_sample: each step has the estimate of the one before', async () => {
+    const { golden, unetConfig, weights } = await open()
+    using ddpm = new DDPM({
+      ...{
+        unetConfig,
+        parameterization: 'v',
+        givenBetas: [...golden.floats('betas')],
+        useEma: false,
+        device: testDevice,
+      },
+    })
+    const named = Object.entries(weights).map(([name, tensor]) => [`model.diffusion_model.${name}`, tensor])
+    await ddpm.loadStateDict(Object.fromEntries(named), { strict: false })
+    const samples = await ddpm.pSampleLoop([2, 2, 8, 8], {
+      xT: Tensor.from(golden.floats('xT'), [2, 2, 8, 8]),
+      ...{ sampler: 'ddim', steps: 5, timestepSpacing: 'trailing', clipDenoised: true, clippedNoise: true },
+    })
+    assertCloseToScale(await samples.data(), golden.floats('ddim5'), 1e-4, 'samples')
   })
 })
