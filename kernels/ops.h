@@ -239,7 +239,7 @@ struct PrependTokensBackward {
 // Elementwise and data movement
 
 // gelu: the exact one, with erf; quickGelu: x sigmoid(1.702 x) (Hendrycks & Gimpel 2016)
-enum class Activation : int32_t { silu = 0, gelu = 1, relu = 2, quickGelu = 3 };
+enum class Activation : int32_t { silu = 0, gelu = 1, relu = 2, quickGelu = 3, tanh = 4 };
 
 struct Unary {
   Tensor x, y;
@@ -343,7 +343,7 @@ struct ToNchw {
 
 struct Embedding {
   Tensor index, table, y;
-};  // index {N,1,1,1} i32; table {V,1,1,C}; y {N,1,1,C}
+};  // index {N,H,W,1} i32; table {V,1,1,C}; y {N,H,W,C}
 struct EmbeddingBackward {
   Tensor index, dy, dTable;
 };
@@ -480,6 +480,32 @@ struct VariationalLossBackward {
 };  // of v alone; dLoss {N,1,1,1}
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Latents of first stages (Rombach et al. 2022), all f32. moments {N,H,W,2C}: the mean of a normal distribution, then
+// its log variance l, which is clamped to [-30, 20], outside of which it has no gradient.
+
+// y = mean + exp(l / 2) noise; and its gradient. noise and y {N,H,W,C}.
+struct GaussianSample {
+  Tensor moments, noise, y;
+};
+struct GaussianSampleBackward {
+  Tensor moments, noise, dy, dMoments;
+};
+
+// kl[n] = sum over H, W, C of (mean^2 + exp(l) - 1 - l) / 2, the divergence from N(0, 1), {N,1,1,1}; and its gradient.
+struct GaussianKl {
+  Tensor moments, kl;
+};
+struct GaussianKlBackward {
+  Tensor moments, dKl, dMoments;
+};
+
+// index[n,h,w] = the row of codebook {V,1,1,C} nearest to z[n,h,w] by squared distance, of equally near ones the first,
+// i32; number? is the same as f32, for V up to 2^24. Both {N,H,W,1}. van den Oord et al. 2017, eq. 1.
+struct NearestCode {
+  Tensor z, codebook, index, number;
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Optimizer, over flat buffers of all parameters {1,1,1,P} (several of these make a network of 2^31 parameters or
 // more).
 
@@ -533,6 +559,7 @@ struct Ema {
   X(CrossEntropy) X(CrossEntropyBackward)                                                           \
   X(TimestepAffine) X(Extract) X(PosteriorStep) X(NextStep) X(GaussianNoise) X(RescaleGuidance)     \
   X(VarianceNoise) X(VariationalLoss) X(VariationalLossBackward)                                    \
+  X(GaussianSample) X(GaussianSampleBackward) X(GaussianKl) X(GaussianKlBackward) X(NearestCode)     \
   X(SumSquares) X(AdamW) X(Ema)
 // clang-format on
 

@@ -45,6 +45,7 @@ enum class Purpose : int32_t {
   weights = 5,  // initial weights; sample: the parameter's index
   data = 6,     // order, flips
   user = 7,     // randn for the user
+  latent = 8,   // a first stage's: the noise of a posterior's sample; codes of unknown entries
 };
 
 // The multipliers, and what is added to the key after each of the ten rounds.

@@ -199,6 +199,10 @@ export class Graph {
     return this.#one('relu', [x])
   }
 
+  tanh(x: Value): Value {
+    return this.#one('tanh', [x])
+  }
+
   /** x [.., 2c]: x[:c] * gelu(x[c:]). */
   geglu(x: Value): Value {
     return this.#one('geglu', [x])
@@ -303,7 +307,7 @@ export class Graph {
     return this.#one('reshape', [x], { dims })
   }
 
-  /** index [n, 1, 1, 1] i32, table [v, c] -> [n, 1, 1, c]. */
+  /** index [n, h, w, 1] i32, table [v, c] -> [n, h, w, c]. */
   embedding(index: Value, table: Value): Value {
     this.#picks(index, table)
     return this.#one('embedding', [index, table])
@@ -330,6 +334,11 @@ export class Graph {
   /** x as narrow numbers hold it, and so its gradient, in a program of precision fp16 or bf16; else x. */
   round(x: Value): Value {
     return this.#one('round', [x])
+  }
+
+  /** x, whose gradient goes to `through` of the same dims in its place, or nowhere: a straight-through estimate, or torch's detach. */
+  straightThrough(x: Value, through?: Value): Value {
+    return this.#one('straightThrough', [x, through])
   }
 
   /** One value a sample, the mean over the rest: [n, 1, 1, 1]. kernels/ops.h, Losses; delta above 0, default 1. */
@@ -417,6 +426,28 @@ export class Graph {
   variationalLoss(mean: Value, trueMean: Value, x0: Value, v: Value, table: Value, t: Value): Value {
     this.#picks(t, table)
     return this.#one('variationalLoss', [mean, trueMean, x0, v, table, t])
+  }
+
+  /**
+   * A draw of the normal distributions of moments [n, h, w, 2c] (means, then log variances, clamped to [-30, 20]) by normal
+   * noise [n, h, w, c]: kernels/ops.h GaussianSample. The noise has no gradient.
+   */
+  gaussianSample(moments: Value, noise: Value): Value {
+    return this.#one('gaussianSample', [moments, noise])
+  }
+
+  /** The divergence of the same distributions from N(0, 1) in nats, summed over a sample: [n, 1, 1, 1]. */
+  gaussianKl(moments: Value): Value {
+    return this.#one('gaussianKl', [moments])
+  }
+
+  /**
+   * The row of codebook [v, c] that is nearest to each pixel of z [n, h, w, c]: its index, i32 [n, h, w, 1], for `embedding`, and
+   * the same as an f32 number, for outputs. No gradient.
+   */
+  nearestCode(z: Value, codebook: Value): { index: Value; number: Value } {
+    const [index, number] = this.#add('nearestCode', [z, codebook])
+    return { index, number }
   }
 
   /**

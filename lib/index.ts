@@ -119,6 +119,8 @@ export { type ImageStatistics, type ImageStatisticsOptions, imageStatistics } fr
 export { readStatistics, writeStatistics } from './evaluate/statistics-file'
 export type { OnnxOptions } from './export/onnx'
 export type { DeviceInfo, Precision } from './native'
+export type { DiffusersAutoencoderConfig } from './nn/autoencoder/diffusers'
+export type { AttentionType, AutoencoderConfig } from './nn/autoencoder/options'
 export type { LoraOptions, TrainedOptions } from './nn/lora/trained'
 export type { LucidrainsUNetOptions, ResolvedLucidrainsOptions } from './nn/lucidrains/options'
 export { LucidrainsUNet } from './nn/lucidrains/unet'
@@ -137,9 +139,22 @@ export { UNet, type UNet2DConfig, type UNetOptions } from './nn/unet/unet'
 export type { UNetConfig } from './nn/unet-config'
 export type { StateDict } from './nn/weights'
 export type { Seed } from './options'
+export { AutoencoderKL, type AutoencoderKLForwardOptions } from './stages/autoencoder-kl'
+export type { StageCkptOptions, StageCkptReport } from './stages/checkpoint'
 export { ClassEmbedder, type ClassEmbedderOptions } from './stages/class-embedder'
+export type { QuantizeResult, UnknownIndex } from './stages/codebook'
+export type {
+  FirstStage,
+  FirstStageOptions,
+  FirstStageRunOptions,
+  FirstStageSaveOptions,
+  PretrainedFirstStageOptions,
+  TilingOptions,
+} from './stages/first-stage'
+export { DiagonalGaussianDistribution, type PosteriorOptions, type PosteriorSampleOptions } from './stages/gaussian'
+export { IdentityFirstStage, type IdentityFirstStageOptions } from './stages/identity'
 export { SpatialRescaler, type SpatialRescalerOptions } from './stages/spatial-rescaler'
-export type { StageOptions, WeightsSource } from './stages/stage'
+export type { Stage, StageOptions, WeightsSource } from './stages/stage'
 export {
   type EncodeCLIPOptions,
   FrozenCLIPEmbedder,
@@ -160,6 +175,8 @@ export {
   TransformerEmbedder,
   type TransformerEmbedderOptions,
 } from './stages/text/transformer'
+export { VectorQuantizer2, type VectorQuantizer2Options } from './stages/vector-quantizer'
+export { type VQDecodeOptions, VQModel, VQModelInterface, type VQModelOptions } from './stages/vq-model'
 export { type RandnOptions, type Shape, Tensor, type TensorDType } from './tensor'
 export { parsePromptWeights, type WeightedText } from './text/prompt-weights'
 export { type TokenizedText, type TokenizeOptions, Tokenizer } from './text/tokenizer'

@@ -15,6 +15,7 @@ export const Purpose = {
   weights: 5,
   data: 6,
   user: 7,
+  latent: 8,
 } as const
 export type PurposeId = (typeof Purpose)[keyof typeof Purpose]
 

@@ -1,6 +1,6 @@
 /** Arrays of numbers with a shape, on the host or on a device. */
 import type { Device } from './device'
-import { DiffusionError, invalidArgument, markCopy } from './errors'
+import { DiffusionError, describe, invalidArgument, markCopy } from './errors'
 import type { NativeBuffer } from './native'
 import { parseOptions, type Seed, seed } from './options'
 import { normal, Purpose } from './rng'
@@ -138,4 +138,17 @@ export function checkShape(shape: unknown, argument = 'shape'): asserts shape is
   if (!Array.isArray(shape) || !shape.every((extent) => Number.isSafeInteger(extent) && extent >= 0)) {
     throw invalidArgument(argument, 'an array of integers of at least 0', shape)
   }
+}
+
+/** Throws unless `tensor` is a float32 Tensor, of `shape` where that is given. */
+export function checkTensor(tensor: unknown, argument: string, shape?: Shape): asserts tensor is Tensor {
+  if (tensor instanceof Tensor && tensor.dtype === 'float32' && (!shape || sameShape(tensor.shape, shape))) return
+  const dtype = tensor instanceof Tensor ? `${tensor.dtype} ` : ''
+  const expected = `a float32 Tensor${shape ? ` of shape [${shape.join(', ')}]` : ''}`
+  const received = `${dtype}${describe(tensor)}`
+  throw new DiffusionError('invalid-argument', `${argument}: expected ${expected}, got ${received}`, {
+    argument,
+    expected,
+    received,
+  })
 }

@@ -1,4 +1,4 @@
-// SiLU, GELU, quick GELU, ReLU and GEGLU.
+// SiLU, GELU, quick GELU, ReLU, tanh and GEGLU.
 #include "kernels/cpu/rows.h"
 
 namespace ddpm::cpu::DDPM_ISA {
@@ -33,6 +33,8 @@ void run(CpuDevice& device, const Unary& op, void*) {
       return map(device, op, [](vf x) { return max(zero(), x); });  // NaN stays
     case Activation::quickGelu:
       return map(device, op, [](vf x) { return quickGelu(x); });
+    case Activation::tanh:
+      return map(device, op, [](vf x) { return tanh(x); });
   }
 }
 
@@ -55,6 +57,8 @@ void run(CpuDevice& device, const UnaryBackward& op, void*) {
       return mapBackward(device, op, [](vf x) { return select(x > 0.0f, broadcast(1.0f), zero()); });
     case Activation::quickGelu:
       return mapBackward(device, op, [](vf x) { return quickGeluSlope(x); });
+    case Activation::tanh:
+      return mapBackward(device, op, [](vf x) { return 4.0f * sigmoid(x + x) * sigmoid(-x - x); });
   }
 }
 

@@ -33,7 +33,7 @@ struct CpuDevice {
 #define DDPM_CPU_SCRATCH_OPS(X)                                                            \
   X(Conv2d) X(Conv2dDgrad) X(Conv2dWgrad)                                                  \
   X(GroupNorm) X(GroupNormBackward) X(LayerNormBackward) X(Attention) X(AttentionBackward) \
-  X(LinearAttention) X(LinearAttentionBackward) X(SumPixels) X(ScaleShiftBackward)
+  X(LinearAttention) X(LinearAttentionBackward) X(SumPixels) X(ScaleShiftBackward) X(NearestCode)
 // clang-format on
 
 inline constexpr int kCacheLine = 64;

@@ -7,7 +7,7 @@
 namespace ddpm::cpu::DDPM_ISA {
 
 void run(CpuDevice& device, const Embedding& op, void*) {
-  device.pool.parallelRange(op.y.n, 64, [&](int64_t begin, int64_t end) {
+  device.pool.parallelRange(op.y.rows(), 64, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       const float* __restrict row = rowOf(op.table, op.index, n);
       float* __restrict y = op.y.f32() + n * op.y.ld;
@@ -16,9 +16,9 @@ void run(CpuDevice& device, const Embedding& op, void*) {
   });
 }
 
-// Samples may share a row of the table, so one after the other.
+// Pixels may share a row of the table, so one after the other.
 void run(CpuDevice&, const EmbeddingBackward& op, void*) {
-  for (int64_t n = 0; n < op.dy.n; ++n) {
+  for (int64_t n = 0; n < op.dy.rows(); ++n) {
     float* __restrict row = rowOf(op.dTable, op.index, n);
     const float* __restrict dy = op.dy.f32() + n * op.dy.ld;
     for (int c = 0; c < op.dy.c; ++c) row[c] += dy[c];

@@ -1,4 +1,4 @@
-// SiLU, GELU (exact, with erf), ReLU and GEGLU (Shazeer 2020).
+// SiLU, GELU (exact, with erf), ReLU, tanh and GEGLU (Shazeer 2020).
 #include "kernels/cuda/activation.cuh"
 
 namespace ddpm::cuda {
@@ -16,6 +16,7 @@ __device__ __forceinline__ float activation(float x) {
   if constexpr (fn == Activation::gelu) return gelu(x);
   if constexpr (fn == Activation::relu) return relu(x);
   if constexpr (fn == Activation::quickGelu) return quickGelu(x);
+  if constexpr (fn == Activation::tanh) return tanhf(x);
 }
 template <Activation fn>
 __device__ __forceinline__ float derivative(float x) {
@@ -23,6 +24,7 @@ __device__ __forceinline__ float derivative(float x) {
   if constexpr (fn == Activation::gelu) return geluDerivative(x);
   if constexpr (fn == Activation::relu) return reluDerivative(x);
   if constexpr (fn == Activation::quickGelu) return quickGeluDerivative(x);
+  if constexpr (fn == Activation::tanh) return tanhDerivative(x);
 }
 
 template <Activation fn>
@@ -95,6 +97,8 @@ static void choose(Activation fn, const F& f) {
       return f.template operator()<Activation::relu>();
     case Activation::quickGelu:
       return f.template operator()<Activation::quickGelu>();
+    case Activation::tanh:
+      return f.template operator()<Activation::tanh>();
   }
 }
 

@@ -20,4 +20,7 @@ __device__ __forceinline__ float geluDerivative(float x) {
   return 0.5f * erfcf(-0.70710678f * x) + x * (0.39894228f * expf(-0.5f * x * x));
 }
 
+// 1 - tanh^2 would lose the digits of its tails.
+__device__ __forceinline__ float tanhDerivative(float x) { return 4.0f * sigmoid(2.0f * x) * sigmoid(-2.0f * x); }
+
 }  // namespace ddpm::cuda

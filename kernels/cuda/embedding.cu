@@ -12,17 +12,17 @@ struct Lookup {
   Rows<const float> table;
   Rows<float> y;
   template <int V>
-  __device__ void run(int n, int64_t, int64_t c) const {
-    store<V>(y, n, c, load<V>(table, index(n), c));
+  __device__ void run(int, int64_t row, int64_t c) const {
+    store<V>(y, row, c, load<V>(table, index(row), c));
   }
 };
 
-// A thread owns a column of the table: samples of one label add up in their order, without atomics.
+// A thread owns a column of the table: pixels of one row add up in their order, without atomics.
 __global__ void __launch_bounds__(128)
-    tableGradientKernel(RowIndex index, Rows<const float> dy, Rows<float> dTable, int samples, int channels) {
+    tableGradientKernel(RowIndex index, Rows<const float> dy, Rows<float> dTable, int64_t rows, int channels) {
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
   if (c >= channels) return;
-  for (int n = 0; n < samples; ++n) element(dTable, index(n), c) += element(dy, n, c);
+  for (int64_t row = 0; row < rows; ++row) element(dTable, index(row), c) += element(dy, row, c);
 }
 
 // Exponent, frequency and angle are rounded to f32 where PyTorch rounds them: at t near 1000 the rounding of the angle
@@ -89,7 +89,7 @@ void run(CudaDevice& device, const Embedding& op, void*) {
 
 void run(CudaDevice& device, const EmbeddingBackward& op, void*) {
   launch<tableGradientKernel>(unsigned(ceilDiv(op.dy.c, 128)), 128, 0, device.stream(), rowIndex(op.index, op.dTable),
-                              in(op.dy), out(op.dTable), op.dy.n, op.dy.c);
+                              in(op.dy), out(op.dTable), op.dy.rows(), op.dy.c);
 }
 
 void run(CudaDevice& device, const TimestepEmbedding& op, void*) {

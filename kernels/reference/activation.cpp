@@ -1,4 +1,4 @@
-// SiLU, GELU (exact, with erf), ReLU and GEGLU.
+// SiLU, GELU (exact, with erf), ReLU, tanh and GEGLU.
 #include <cmath>
 
 #include "kernels/reference/reference.h"
@@ -30,6 +30,8 @@ static double value(Activation fn, double x) {
       return x < 0 ? 0 : x;
     case Activation::quickGelu:
       return quickGelu(x);
+    case Activation::tanh:
+      return std::tanh(x);
   }
   return 0;
 }
@@ -44,6 +46,8 @@ static double derivative(Activation fn, double x) {
       return x > 0 ? 1 : 0;
     case Activation::quickGelu:
       return quickGeluDerivative(x);
+    case Activation::tanh:
+      return 1 / (std::cosh(x) * std::cosh(x));
   }
   return 0;
 }

@@ -203,6 +203,10 @@ export class OnnxGraph implements NetworkGraph {
     return this.#like(x, this.#gelu(this.#name(x)))
   }
 
+  tanh(x: Value): Value {
+    return this.#like(x, this.#node('Tanh', [this.#name(x)]))
+  }
+
   geglu(x: Value): Value {
     const [n, h, w, c] = x.dims
     const [value, gate] = this.#split(this.#name(x), 2, 1)

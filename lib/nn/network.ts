@@ -19,6 +19,7 @@ export type NetworkGraph = Pick<
   | 'prependTokens'
   | 'silu'
   | 'gelu'
+  | 'tanh'
   | 'geglu'
   | 'add'
   | 'addSample'

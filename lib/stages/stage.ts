@@ -9,7 +9,7 @@ import type { Precision } from '../native'
 import type { ParameterTable } from '../nn/parameters'
 import { type StateDict, Weights } from '../nn/weights'
 import { boolean, oneOf, type SchemaOf, type Seed, seed, value } from '../options'
-import { type CompileOptions, type Program, ProgramCache } from '../program'
+import { type Bindings, type CompileOptions, type Program, ProgramCache } from '../program'
 
 /** What every stage's constructor takes beside the options of its network. */
 export interface StageOptions {
@@ -85,9 +85,15 @@ export abstract class Stage {
   /** Replaces the weights. Throws `state-mismatch` for wrong shapes, missing and unexpected names, before anything is changed. */
   loadStateDict(dict: StateDict): Promise<void> {
     return this.call(async () => {
-      await this.weights.write('weights', dict)
-      this.#source = undefined
+      await this.replaceWeights(dict)
     })
+  }
+
+  /** Within a call. From then on they are kept, not read again. */
+  protected async replaceWeights(dict: StateDict, options?: Parameters<Weights['write']>[2]) {
+    const report = await this.weights.write('weights', dict, options)
+    this.#source = undefined
+    return report
   }
 
   /**
@@ -157,6 +163,22 @@ export abstract class Stage {
     } finally {
       release()
     }
+  }
+
+  /**
+   * @internal One run of a program with the weights bound, as a call of its own: the outputs that `inputs` does not have. `key` must
+   * name everything that `build` depends on.
+   */
+  compute(
+    kind: string,
+    key: Readonly<Record<string, string | number | boolean>>,
+    build: (graph: Graph) => Record<string, Value>,
+    inputs: Bindings,
+  ): Promise<Record<string, Float32Array>> {
+    return this.call(async () => {
+      const program = await this.program(kind, key, build)
+      return program.run({ ...this.weights.bindings('weights'), ...inputs })
+    })
   }
 
   /** Within a call. `key` must name everything that `build` depends on. */

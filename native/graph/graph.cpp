@@ -205,9 +205,9 @@ int32_t Call::choice(const char* name, const std::vector<std::string>& choices) 
 const OpDef* findOp(const std::string& name) {
   static const std::map<std::string, const OpDef*> table = [] {
     std::map<std::string, const OpDef*> t;
-    for (const auto* group :
-         {&sourceOps(), &convOps(), &normOps(), &attentionOps(), &activationOps(), &elementwiseOps(), &resampleOps(),
-          &layoutOps(), &tokenOps(), &embeddingOps(), &lossOps(), &diffusionOps(), &varianceOps(), &optimizerOps()}) {
+    for (const auto* group : {&sourceOps(), &convOps(), &normOps(), &attentionOps(), &activationOps(),
+                              &elementwiseOps(), &resampleOps(), &layoutOps(), &tokenOps(), &embeddingOps(), &lossOps(),
+                              &diffusionOps(), &varianceOps(), &latentOps(), &optimizerOps()}) {
       for (const OpDef& op : *group) t[op.name] = &op;
     }
     return t;

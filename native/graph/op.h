@@ -81,6 +81,7 @@ const std::vector<OpDef>& embeddingOps();
 const std::vector<OpDef>& lossOps();
 const std::vector<OpDef>& diffusionOps();
 const std::vector<OpDef>& varianceOps();
+const std::vector<OpDef>& latentOps();
 const std::vector<OpDef>& optimizerOps();
 
 }  // namespace ddpm

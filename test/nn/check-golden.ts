@@ -130,7 +130,10 @@ export async function checkGolden(
   await checkGradients(from, table.toStateDict(unscaled(actual.grads)), weights, allowed)
 }
 
-/** All gradients of parameters that a golden file has. Those of `unused` parameters, which it has not, are 0. */
+/**
+ * All gradients of parameters, of which a file has the large ones by their first row, norm and product with the parameter. Those of
+ * `unused` parameters, which it has not, are 0.
+ */
 export async function checkGradients(
   from: Golden,
   gradients: StateDict,

@@ -4,7 +4,7 @@ import { Random } from '../support/random'
 import { normals, runGraph, testedBackends } from '../support/run-graph'
 import { awkwardShapes, testOp, titleOf } from '../support/test-op'
 
-for (const op of ['silu', 'gelu', 'quickGelu'] as const) {
+for (const op of ['silu', 'gelu', 'quickGelu', 'tanh'] as const) {
   testOp(
     op,
     awkwardShapes.map((x) => ({
@@ -51,7 +51,7 @@ testOp(
 describe('activations far out', () => {
   const x = Float32Array.of(-1e30, -1000, -100, -90, -20, -1e-30, 0, 1e-30, 20, 90, 1000, 1e30)
   for (const backend of testedBackends) {
-    for (const op of ['silu', 'gelu', 'quickGelu', 'relu'] as const) {
+    for (const op of ['silu', 'gelu', 'quickGelu', 'relu', 'tanh'] as const) {
       it(`${op} on ${backend}`, async () => {
         const feeds = { x: { dims: [1, 1, 1, x.length] as const, data: x } }
         const { y } = await runGraph(backend, feeds, (g, v) => ({ y: g[op](v.x) }))

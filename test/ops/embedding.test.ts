@@ -16,6 +16,15 @@ testOp(
   })),
 )
 
+testOp(
+  'embedding of maps',
+  [[1, 3, 2, 5] as const, [3, 5, 4, 4] as const].map(([n, h, w, c]) => ({
+    title: `${n}x${h}x${w} of 6 rows of ${c}`,
+    inputs: { index: integers(new Random(37), [n, h, w, 1], 6), table: normals(new Random(38), [6, 1, 1, c]) },
+    build: (g, v) => g.embedding(v.index, v.table),
+  })),
+)
+
 const settings = [1, 2, 5, 32, 33, 128].flatMap((dim) => [
   { dim, maxPeriod: 10000, freqShift: 0, sinFirst: false },
   { dim, maxPeriod: 10000, freqShift: 0.5, sinFirst: true },

@@ -4,7 +4,7 @@ import { exportOnnx, type OnnxOptions } from '../../export/onnx'
 import type { StateDict } from '../../nn/weights'
 import { parseOptions } from '../../options'
 import { drawTimesteps } from '../../rng'
-import { checkShape, type Shape, sizeOf, Tensor } from '../../tensor'
+import { checkShape, checkTensor, type Shape, sizeOf, Tensor } from '../../tensor'
 import { type LoadReport, loadStateDict, type Stateful, stateDict } from '../formats/state'
 import {
   type CalcBpdOptions,
@@ -28,7 +28,7 @@ import {
   type PSampleLoopOptions,
   type SamplingOptions,
 } from '../options/sampling-options'
-import { type Core, checkTensor, coreOf } from '../process/core'
+import { type Core, coreOf } from '../process/core'
 import { conditionOf } from '../process/given-condition'
 import {
   checkLoss,

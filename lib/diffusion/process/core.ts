@@ -1,12 +1,12 @@
 /** What every part of a diffusion model works with: device, programs, schedule, denoiser. */
 import type { Device } from '../../device'
-import { DiffusionError, describe, invalidArgument } from '../../errors'
+import { DiffusionError, invalidArgument } from '../../errors'
 import type { Graph, Value } from '../../graph'
 import type { NativeBuffer } from '../../native'
 import type { Seed } from '../../options'
 import { type CompileOptions, type Program, ProgramCache } from '../../program'
 import { SeedSequence } from '../../rng'
-import { type Shape, sameShape, sizeOf, Tensor } from '../../tensor'
+import { type Shape, sizeOf } from '../../tensor'
 import type { Denoiser } from './denoiser'
 import { LossScale } from './loss-scale'
 import type { Schedule } from './schedule'
@@ -203,17 +203,4 @@ export function extentOf(shape: Shape, argument: string): Extent {
     throw invalidArgument(argument, 'a shape of at least 2 dimensions, samples first', shape)
   }
   return { n: shape[0], d: sizeOf(shape.slice(1)) }
-}
-
-/** Throws unless `tensor` is a float32 Tensor, of `shape` where that is given. */
-export function checkTensor(tensor: unknown, argument: string, shape?: Shape): asserts tensor is Tensor {
-  if (tensor instanceof Tensor && tensor.dtype === 'float32' && (!shape || sameShape(tensor.shape, shape))) return
-  const dtype = tensor instanceof Tensor ? `${tensor.dtype} ` : ''
-  const expected = `a float32 Tensor${shape ? ` of shape [${shape.join(', ')}]` : ''}`
-  const received = `${dtype}${describe(tensor)}`
-  throw new DiffusionError('invalid-argument', `${argument}: expected ${expected}, got ${received}`, {
-    argument,
-    expected,
-    received,
-  })
 }

@@ -2,10 +2,10 @@
 import { invalidArgument } from '../../errors'
 import type { Network } from '../../nn/network'
 import { Purpose, words } from '../../rng'
-import { Tensor } from '../../tensor'
+import { checkTensor, Tensor } from '../../tensor'
 import { classLabel } from './class-names'
 import type { ClassLabels, Condition } from './condition'
-import { type Core, checkTensor } from './core'
+import type { Core } from './core'
 import type { Stream } from './process'
 import { type Integers, parseIntegers } from './timesteps'
 

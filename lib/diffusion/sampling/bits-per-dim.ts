@@ -1,7 +1,7 @@
 /** The variational bound in bits per dimension: Ho et al. 2020, eq. 5; improved-diffusion's calc_bpd_loop. */
-import { type Shape, Tensor } from '../../tensor'
+import { checkTensor, type Shape, Tensor } from '../../tensor'
 import { type Condition, kindOf } from '../process/condition'
-import { type Core, checkTensor, extentOf } from '../process/core'
+import { type Core, extentOf } from '../process/core'
 import { learnedLogVariance, trueVariance } from '../process/learned-variance'
 import { denoise, denoiserBindings } from '../process/preconditioning'
 import { noiseRow, startRow } from '../process/prediction'

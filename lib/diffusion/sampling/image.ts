@@ -3,8 +3,8 @@ import { DiffusionError, invalidArgument } from '../../errors'
 import type { NativeBuffer } from '../../native'
 import { Purpose, type PurposeId } from '../../rng'
 import type { RunQueue } from '../../run-queue'
-import { type Shape, sizeOf, Tensor } from '../../tensor'
-import { type Core, checkTensor, extentOf } from '../process/core'
+import { checkTensor, type Shape, sizeOf, Tensor } from '../../tensor'
+import { type Core, extentOf } from '../process/core'
 import { noiseInputs } from '../process/process'
 
 export interface ImageOptions {

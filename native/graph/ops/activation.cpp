@@ -1,4 +1,4 @@
-// SiLU, GELU, quick GELU, ReLU, GEGLU (kernels/ops.h, Unary and Geglu).
+// SiLU, GELU, quick GELU, ReLU, tanh, GEGLU (kernels/ops.h, Unary and Geglu).
 #include "native/graph/autodiff.h"
 #include "native/graph/lower.h"
 
@@ -25,6 +25,8 @@ constexpr const char* backwardOf(Activation fn) {
       return "reluBackward";
     case Activation::quickGelu:
       return "quickGeluBackward";
+    case Activation::tanh:
+      return "tanhBackward";
   }
   return nullptr;
 }
@@ -115,6 +117,22 @@ const std::vector<OpDef>& activationOps() {
        .inputs = {"x", "dy"},
        .infer = inferUnary,
        .lower = lowerUnaryBackward<Activation::quickGelu>,
+       .takes = "ee",
+       .gives = "e",
+       .inPlace = {{0, 1}},
+       .internal = true},
+      {.name = "tanh",
+       .inputs = {"x"},
+       .infer = inferUnary,
+       .gradient = gradientUnary<Activation::tanh>,
+       .lower = lowerUnary<Activation::tanh>,
+       .takes = "e",
+       .gives = "e",
+       .inPlace = {{0, 0}}},
+      {.name = "tanhBackward",
+       .inputs = {"x", "dy"},
+       .infer = inferUnary,
+       .lower = lowerUnaryBackward<Activation::tanh>,
        .takes = "ee",
        .gives = "e",
        .inPlace = {{0, 1}},

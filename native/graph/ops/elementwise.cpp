@@ -149,6 +149,19 @@ std::vector<ValueType> inferCast(const Call& call) { return {{call.dims(0)}}; }
 void lowerCast(Lowering& l) { l.run(Copy{l.in(0), l.out(0), 0}); }
 void gradientRound(Gradient& g) { g.give(0, g.emit("round", {g.dy()})[0]); }
 
+// y = x, whose gradient goes to `through` instead, where that is given (Bengio et al. 2013).
+std::vector<ValueType> inferStraightThrough(const Call& call) {
+  call.requireDType(0, DType::f32);
+  if (call.has(1)) {
+    call.requireDType(1, DType::f32);
+    call.requireDims(1, call.dims(0));
+  }
+  return {{call.dims(0)}};
+}
+void gradientStraightThrough(Gradient& g) {
+  if (g.wants(1)) g.give(1, g.dy());
+}
+
 }  // namespace
 
 const std::vector<OpDef>& elementwiseOps() {
@@ -222,6 +235,11 @@ const std::vector<OpDef>& elementwiseOps() {
        .lower = lowerCast,
        .takes = "n",
        .gives = "e"},
+      {.name = "straightThrough",
+       .inputs = {"x", "through?"},
+       .infer = inferStraightThrough,
+       .gradient = gradientStraightThrough,
+       .lower = lowerCast},
       {.name = "cast", .inputs = {"x"}, .infer = inferCast, .lower = lowerCast, .internal = true},
   };
   return ops;

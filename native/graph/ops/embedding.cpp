@@ -1,4 +1,4 @@
-// Class and timestep embeddings.
+// Table lookup, and embeddings of timesteps.
 #include "native/graph/autodiff.h"
 #include "native/graph/lower.h"
 
@@ -7,10 +7,12 @@ namespace {
 
 std::vector<ValueType> inferEmbedding(const Call& call) {
   call.requireDType(0, DType::i32);
-  call.requireDims(0, {kAny, 1, 1, 1});
+  call.requireDims(0, {kAny, kAny, kAny, 1});
   call.requireDType(1, DType::f32);
   call.requireDims(1, {kAny, 1, 1, kAny});
-  return {{{call.dims(0)[0], 1, 1, call.dims(1)[3]}}};
+  Dims y = call.dims(0);
+  y[3] = call.dims(1)[3];
+  return {{y}};
 }
 void lowerEmbedding(Lowering& l) { l.run(Embedding{l.in(0), l.in(1), l.out(0)}); }
 void gradientEmbedding(Gradient& g) {

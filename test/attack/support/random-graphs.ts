@@ -54,6 +54,8 @@ const ops: readonly Build[] = [
   (g, v) => g.gelu(v()),
   (g, v) => g.quickGelu(v()),
   (g, v) => g.relu(v()),
+  (g, v) => g.tanh(v()),
+  (g, v, r) => g.straightThrough(v(), r.uniform() < 0.5 ? v() : undefined),
   (g, v) => g.geglu(v()),
   (g, v) => g.add(v(), v()),
   (g, v) => g.addSample(v(), v()),
@@ -117,6 +119,9 @@ const ops: readonly Build[] = [
   (g, v, r) => g.gaussianNoise(v(), v(), v(), { d: number(r, 1, 4, 5), purpose: number(r, 0, 1) }),
   (g, v) => g.varianceNoise(v(), v(), v(), v(), v()),
   (g, v) => g.variationalLoss(v(), v(), v(), v(), v(), v()),
+  (g, v) => g.gaussianSample(v(), v()),
+  (g, v) => g.gaussianKl(v()),
+  (g, v) => Object.values(g.nearestCode(v(), v())),
   (g, _, r) => g.gradSumSquares(number(r, 16, 4096)),
 ]
 

@@ -110,7 +110,9 @@ ValueId GraphBuilder::plausibleValue(const std::string& name, const OpDef& op, c
   if (name == "d" && bytes_.below(2)) return input(of(1, 1), "i32");
   if (name == "d") return like(bytes_.below(2) ? of(1, 1) : Dims{1, 1, 1, 1});
   if (name == "label") return input(of(1, 1), "i32");
-  if (name == "index") return input({2, 1, 1, 1}, "i32");
+  if (name == "index") return input(bytes_.below(2) ? Dims{2, 1, 1, 1} : Dims{2, 3, 2, 1}, "i32");
+  if (name == "noise" && kind == "gaussianSample") return like({x[0], x[1], x[2], x[3] / 2});
+  if (name == "codebook") return parameter({5, double(x[3])});
   if (name == "rng") return input({1, 1, 1, 4}, "i32");
   if (name == "table" && kind == "nextStep") return input({5, 1, 1, 1}, "i32");
   if (name == "table" && kind == "embedding") return parameter({5, double(bytes_.one(kChannels))});
