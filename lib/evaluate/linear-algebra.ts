@@ -4,10 +4,10 @@
  */
 import { DiffusionError } from '../errors'
 
-/** F of r rows: A = F^T F. */
+/** A = L L^T. */
 export interface Factor {
-  /** [rank, n] */
-  readonly rows: Float64Array
+  /** [n, rank] */
+  readonly L: Float64Array
   readonly rank: number
 }
 
@@ -49,9 +49,9 @@ export function choleskyFactor(A: Float64Array, n: number): Factor {
       argument: 'covariance',
     })
   }
-  const rows = new Float64Array(k * n)
-  for (let i = 0; i < k; i++) for (let j = i; j < n; j++) rows[i * n + order[j]] = F[i * n + j]
-  return { rows, rank: k }
+  const L = new Float64Array(n * k)
+  for (let i = 0; i < k; i++) for (let j = i; j < n; j++) L[order[j] * k + i] = F[i * n + j]
+  return { L, rank: k }
 }
 
 /** Row k of F, from column k on, less F[i, k] times row i of all i before it; four at once. */
@@ -69,29 +69,54 @@ function subtractRows(F: Float64Array, k: number, n: number): void {
   }
 }
 
-/** X Y^T of X [m, d] and Y [n, d], as [m, n]. */
-export function product(X: Float64Array, Y: Float64Array, m: number, n: number, d: number): Float64Array {
-  const out = new Float64Array(m * n)
-  for (let i = 0; i < m; i += 2) {
-    const x = i * d
-    const x2 = Math.min(i + 1, m - 1) * d
-    for (let j = 0; j < n; j += 2) {
-      const y = j * d
-      const y2 = Math.min(j + 1, n - 1) * d
-      let [a, b, c, e] = [0, 0, 0, 0]
-      for (let k = 0; k < d; k++) {
-        a += X[x + k] * Y[y + k]
-        b += X[x + k] * Y[y2 + k]
-        c += X[x2 + k] * Y[y + k]
-        e += X[x2 + k] * Y[y2 + k]
+/** Rows of B that stay in a cache while all of S is gone through. */
+const blockRows = 64
+
+/**
+ * S [m, n] += A^T B of A [rows, m] and B [rows, n]; with `upper`, what is below the diagonal of S is left to be anything. Two rows of S
+ * and four of B at a time: what is read is used more than once.
+ */
+export function addProduct(
+  S: Float64Array,
+  A: Float64Array,
+  B: Float64Array,
+  { rows, m, n, upper = false }: { rows: number; m: number; n: number; upper?: boolean },
+): void {
+  for (let begin = 0; begin < rows; begin += blockRows) {
+    const end = Math.min(rows, begin + blockRows)
+    for (let i = 0; i < m; i += 2) {
+      const s = i * n
+      const s2 = i + 1 < m ? s + n : s
+      const second = i + 1 < m ? 1 : 0 // nothing is added twice where the last row is alone
+      const from = upper ? i : 0
+      let r = begin
+      for (; r + 4 <= end; r += 4) {
+        const [a, b] = [r * m + i, r * n]
+        const [b1, b2, b3] = [b + n, b + 2 * n, b + 3 * n]
+        const [x, x1, x2, x3] = [A[a], A[a + m], A[a + 2 * m], A[a + 3 * m]]
+        if (second === 0) {
+          for (let j = from; j < n; j++) S[s + j] += x * B[b + j] + x1 * B[b1 + j] + x2 * B[b2 + j] + x3 * B[b3 + j]
+          continue
+        }
+        const [y, y1, y2, y3] = [A[a + 1], A[a + m + 1], A[a + 2 * m + 1], A[a + 3 * m + 1]]
+        for (let j = from; j < n; j++) {
+          const p = B[b + j]
+          const q = B[b1 + j]
+          const t = B[b2 + j]
+          const u = B[b3 + j]
+          S[s + j] += x * p + x1 * q + x2 * t + x3 * u
+          S[s2 + j] += y * p + y1 * q + y2 * t + y3 * u
+        }
       }
-      out[i * n + j] = a
-      if (j + 1 < n) out[i * n + j + 1] = b
-      if (i + 1 < m) out[(i + 1) * n + j] = c
-      if (i + 1 < m && j + 1 < n) out[(i + 1) * n + j + 1] = e
+      for (; r < end; r++) {
+        const b = r * n
+        for (let k = 0; k <= second; k++) {
+          const x = A[r * m + i + k]
+          for (let j = from; j < n; j++) S[s + k * n + j] += x * B[b + j]
+        }
+      }
     }
   }
-  return out
 }
 
 /**
@@ -127,7 +152,7 @@ function bidiagonal(M: Float64Array, m: number, n: number) {
   const above = new Float64Array(n)
   const right = new Float64Array(n)
   const columns = new Float64Array(n) // the column's vector times the rows
-  let next = new Float64Array(n) // sum of M[i, k] * row i over the rows i >= k
+  const next = new Float64Array(n) // sum of M[i, k] * row i over the rows i >= k
   for (let i = 0; i < m; i++) for (let j = 0; j < n; j++) next[j] += M[i * n] * M[i * n + j]
   for (let k = 0; k < n; k++) {
     // from the left: column k becomes its norm
@@ -155,26 +180,51 @@ function bidiagonal(M: Float64Array, m: number, n: number) {
     const scale = rest > 0 ? 1 / (rest - y * length) : 0
     above[k] = length
     right[k + 1] = y - length
-    next = next.fill(0)
-    for (let i = k + 1; i < m; i++) {
-      const row = i * n
-      const a = M[row + k]
-      let dot = 0
-      for (let j = k + 1; j < n; j++) {
-        const value = M[row + j] - a * columns[j]
-        M[row + j] = value
-        dot += value * right[j]
-      }
-      dot *= scale
-      const b = M[row + k + 1] - dot * right[k + 1]
-      for (let j = k + 1; j < n; j++) {
-        const value = M[row + j] - dot * right[j]
-        M[row + j] = value
-        next[j] += b * value
-      }
-    }
+    next.fill(0)
+    for (let i = k + 1; i < m; i += 2) reflect(M, i, Math.min(i + 1, m - 1), k, n, { columns, right, scale, next })
   }
   return { diagonal, above }
+}
+
+/** Two rows from column k + 1 on, or one of them, i = i2: see bidiagonal. */
+function reflect(
+  M: Float64Array,
+  i: number,
+  i2: number,
+  k: number,
+  n: number,
+  o: {
+    readonly columns: Float64Array
+    readonly right: Float64Array
+    readonly scale: number
+    readonly next: Float64Array
+  },
+): void {
+  const { columns, right, scale, next } = o
+  const [row, row2] = [i * n, i2 * n]
+  const [a, a2] = [M[row + k], M[row2 + k]]
+  let [dot, dot2] = [0, 0]
+  for (let j = k + 1; j < n; j++) {
+    const c = columns[j]
+    const v = M[row + j] - a * c
+    const v2 = M[row2 + j] - a2 * c
+    M[row + j] = v
+    M[row2 + j] = v2
+    dot += v * right[j]
+    dot2 += v2 * right[j]
+  }
+  dot *= scale
+  dot2 *= scale
+  const first = right[k + 1]
+  const b = M[row + k + 1] - dot * first
+  const b2 = i2 > i ? M[row2 + k + 1] - dot2 * first : 0
+  for (let j = k + 1; j < n; j++) {
+    const v = M[row + j] - dot * right[j]
+    const v2 = M[row2 + j] - dot2 * right[j]
+    M[row + j] = v
+    M[row2 + j] = v2
+    next[j] += b * v + b2 * v2
+  }
 }
 
 const maxSweeps = 60

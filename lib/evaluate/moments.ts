@@ -1,4 +1,5 @@
 /** Mean and covariance of rows that come one after another, in float64. */
+import { addProduct } from './linear-algebra'
 
 /** Of d features. */
 export interface Moments {
@@ -68,31 +69,11 @@ export class RunningMoments {
       shift[j] -= this.#mean[j]
       this.#mean[j] += (shift[j] * n) / total
     }
-    addProducts(this.#scatter, block, n, d)
-    addRow(this.#scatter, shift, (this.#count * n) / total, d)
+    addProduct(this.#scatter, block, block, { rows: n, m: d, n: d, upper: true })
+    const weight = Math.sqrt((this.#count * n) / total)
+    for (let j = 0; j < d; j++) shift[j] *= weight
+    addProduct(this.#scatter, shift, shift, { rows: 1, m: d, n: d, upper: true })
     this.#count = total
     this.#waiting = 0
-  }
-}
-
-/** S += X^T X of n rows, of the upper triangle; four rows at once, which saves reading and writing S. */
-function addProducts(S: Float64Array, X: Float64Array, n: number, d: number): void {
-  let r = 0
-  for (; r + 4 <= n; r += 4) {
-    const [b, c, e, f] = [r * d, (r + 1) * d, (r + 2) * d, (r + 3) * d]
-    for (let i = 0; i < d; i++) {
-      const [x, y, z, w] = [X[b + i], X[c + i], X[e + i], X[f + i]]
-      const row = i * d
-      for (let j = i; j < d; j++) S[row + j] += x * X[b + j] + y * X[c + j] + z * X[e + j] + w * X[f + j]
-    }
-  }
-  for (; r < n; r++) addRow(S, X.subarray(r * d, (r + 1) * d), 1, d)
-}
-
-/** S += scale v v^T, of the upper triangle. */
-function addRow(S: Float64Array, v: Float64Array, scale: number, d: number): void {
-  for (let i = 0; i < d; i++) {
-    const x = scale * v[i]
-    for (let j = i; j < d; j++) S[i * d + j] += x * v[j]
   }
 }

@@ -76,7 +76,7 @@ describe('linear algebra', () => {
       for (let i = 0; i < 12; i++) {
         for (let j = 0; j < 12; j++) {
           let sum = 0
-          for (let r = 0; r < rank; r++) sum += factor.rows[r * 12 + i] * factor.rows[r * 12 + j]
+          for (let r = 0; r < rank; r++) sum += factor.L[i * rank + r] * factor.L[j * rank + r]
           assert.ok(Math.abs(sum - A[i * 12 + j]) < 1e-12)
         }
       }
