@@ -45,7 +45,7 @@ export const convert: Command<typeof options> = {
   notes: `
 A source is a model file or a run of this project, a diffusers folder, or a checkpoint of ddpm.py (.ckpt, .pt,
 .safetensors) with its YAML configuration, or of denoising-diffusion-pytorch. The target's kind follows from its
-name: .safetensors is a model file, .ckpt and .pt a checkpoint, beside which the configuration is written as .yaml,
+name: .safetensors is a model file, .ckpt, .pt and .pth a checkpoint, beside which the configuration is written as .yaml,
 anything else a diffusers folder. A checkpoint holds trained and averaged weights; the others hold the averaged ones where there are any.
 
   ddpm convert runs/photos photos-diffusers
@@ -106,7 +106,12 @@ async function targetName(wanted: string, kind: TargetKind, overwrite?: boolean)
   return outputFile(wanted, { overwrite, taken: async (name) => (await isFile(name)) || (await beside(name)) })
 }
 
+/** Throws UsageError for a name that nobody gives to a folder. */
 function kindOf(target: string): TargetKind {
   if (/\.safetensors$/i.test(target)) return 'model'
-  return /\.(ckpt|pt)$/i.test(target) ? 'ckpt' : 'diffusers'
+  if (/\.(ckpt|pth?)$/i.test(target)) return 'ckpt'
+  if (/\.onnx$/i.test(target)) throw new UsageError(`'${target}': ONNX files are written by ddpm export`)
+  const file = /\.(bin|gguf|h5|json|npz|pkl|ya?ml|zip)$/i.test(target)
+  if (!file) return 'diffusers'
+  throw new UsageError(`'${target}': expected .safetensors, .ckpt, .pt or a folder; with --to, any name will do`)
 }

@@ -121,8 +121,9 @@ function text(fact: unknown, depth = 0): string {
   if (typeof fact !== 'object' || fact === null) return String(fact)
   if (depth === maxDepth) return '...'
   const shown = (v: unknown) => (typeof v === 'object' && v !== null ? `{ ${text(v, depth + 1)} }` : String(v))
-  if (Array.isArray(fact)) return fact.map(shown).join(',')
+  if (Array.isArray(fact)) return fact.length === 0 ? 'none' : fact.map(shown).join(',')
   return Object.entries(fact)
+    .filter(([, v]) => v !== undefined && v !== null)
     .map(([name, v]) => `${name}: ${Array.isArray(v) ? text(v, depth + 1) : shown(v)}`)
     .join('  ')
 }

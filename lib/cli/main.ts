@@ -37,12 +37,12 @@ Usage: ddpm <command> [options]
 
 Commands:
   train <folder> --out <run>   train a model on a folder of images
-  sample                       draw images
+  sample [<model>]             draw images
   evaluate                     bits per dimension of images, or FID of samples
-  export --model <file>        write a model for other runtimes, as ONNX
+  export [<model>]             write a model for other runtimes, as ONNX
   convert <source> <target>    write a model in the form that others open
   push <model> <owner/name>    send a model to the Hugging Face hub
-  info <model>                 what a model holds
+  info [<model>]               what a model holds
 
 Options:
   -h, --help   this help, or a command's: ddpm train --help

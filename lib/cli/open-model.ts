@@ -62,7 +62,8 @@ type ModelValues = Values<typeof modelOptions> & { readonly seed?: Seed }
 /** The model's name, also without an option's: undefined for the one that comes with the package. Throws UsageError for several. */
 export function sourceOf(values: SourceValues, positional?: string): string | undefined {
   const given = [positional, values.model, values.checkpoint].filter((name) => name !== undefined)
-  if (given.length > 1) throw new UsageError('--model and --checkpoint: give one of them, once')
+  if (given.length > 1)
+    throw new UsageError('the model is named twice: of its name, --model and --checkpoint give one of them')
   return given[0]
 }
 

@@ -130,7 +130,7 @@ async function draw(values: SampleValues, output: Output, signal: AbortSignal): 
       )
     const written = files.length > 1 ? `${files.length} files` : files[0]
     const old = before > 0 ? ` (${before} of them before)` : ''
-    output.say(`${span.count} images${old} in ${seconds.toFixed(1)} s: ${written}`)
+    output.say(`${span.count} ${span.count === 1 ? 'image' : 'images'}${old} in ${seconds.toFixed(1)} s: ${written}`)
     tellRenamed(output, values.output, picture)
     for (const { wanted, name } of keepers) tellRenamed(output, wanted, name)
     for (const warning of ddpm.warnings()) warn(output, warning)

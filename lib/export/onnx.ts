@@ -57,6 +57,9 @@ export async function exportOnnx(
   if (endianness() !== 'LE') throw new DiffusionError('unsupported', 'ONNX is only written on little-endian machines')
   const o = parseOptions('exportOnnx', options, onnxSchema)
   const { height = network.imageSize, width = network.imageWidth ?? network.imageSize, contextLength } = o
+  for (const [name, size] of Object.entries({ height, width })) {
+    if (size % network.divisor !== 0) throw invalidArgument(name, `a multiple of ${network.divisor}`, size)
+  }
   const { contextDim } = network
   if ((contextDim === undefined) !== (contextLength === undefined)) {
     const expected = contextDim ? 'a number, for a network with cross-attention' : 'nothing without cross-attention'

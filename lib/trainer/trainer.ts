@@ -136,7 +136,10 @@ export class Trainer {
   async #checkpointToResume(): Promise<Checkpoint | undefined> {
     const { out, resume } = this.#given
     const found = (await listCheckpoints(out)).length > 0
-    if (!found) return undefined // killed before its first checkpoint, or new
+    if (!found) {
+      checkOutside(this.#given)
+      return undefined // killed before its first checkpoint, or new
+    }
     if (resume) return openCheckpoint(out)
     throw new DiffusionError(
       'invalid-argument',
@@ -148,6 +151,14 @@ export class Trainer {
       },
     )
   }
+}
+
+/** The pictures of a run within the data would be images to train on. */
+function checkOutside({ data, out }: Pick<TrainOptions, 'data' | 'out'>): void {
+  if (typeof data !== 'string' || typeof out !== 'string') return
+  const way = path.relative(data, out)
+  if (way === '..' || way.startsWith(`..${path.sep}`) || path.isAbsolute(way)) return
+  throw invalidArgument('out', `a folder outside of the data (${data}), since its pictures would be trained on`, out)
 }
 
 function withAbsolutePaths(options: TrainOptions): TrainOptions {
