@@ -129,7 +129,11 @@ describe('exportOnnx', () => {
     const refused = (promise: Promise<unknown>, code: string, argument: string) =>
       assert.rejects(promise, { name: 'DiffusionError', code, argument })
     const target = at('refused.onnx')
-    await refused(exportOnnx(target, unet, banks(weights), { output: 'eps' }, { height: 9 }), 'invalid-argument', 'height')
+    await refused(
+      exportOnnx(target, unet, banks(weights), { output: 'eps' }, { height: 9 }),
+      'invalid-argument',
+      'height',
+    )
     await refused(
       exportOnnx(target, unet, banks(weights), { output: 'eps' }, { heigth: 8 } as object),
       'unknown-option',
