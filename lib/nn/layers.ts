@@ -61,6 +61,7 @@ export class Conv2d implements Layer {
 /**
  * torch.nn.Linear on the channels of every pixel. `conv1d`: its weight has the shape of a torch.nn.Conv1d, [out, in, 1];
  * `conv2d`: of a torch.nn.Conv2d, [out, in, 1, 1]. `std`: weights are normal at first and the bias 0.
+ * `adaptable` false: no low-rank update is of it.
  */
 export class Linear implements Layer {
   readonly slots: { readonly weight: Parameter; readonly bias?: Parameter }
@@ -69,12 +70,12 @@ export class Linear implements Layer {
     scope: Scope,
     inChannels: number,
     outChannels: number,
-    o: { conv1d?: boolean; conv2d?: boolean; zero?: boolean; bias?: boolean; std?: number } = {},
+    o: { conv1d?: boolean; conv2d?: boolean; zero?: boolean; bias?: boolean; std?: number; adaptable?: boolean } = {},
   ) {
     const init = o.zero ? zeros : o.std === undefined ? uniformFanIn(inChannels) : normalOf(o.std)
     const biasInit = o.std === undefined ? init : zeros
     const shape = [outChannels, inChannels, ...(o.conv1d ? [1] : o.conv2d ? [1, 1] : [])]
-    const weight = scope.parameter('weight', shape, init, 'linear')
+    const weight = scope.parameter('weight', shape, init, (o.adaptable ?? true) ? 'linear' : undefined)
     this.slots = (o.bias ?? true) ? { weight, bias: scope.parameter('bias', [outChannels], biasInit) } : { weight }
   }
 

@@ -11,8 +11,8 @@ import type { ModelConfig, ResolvedTrainOptions } from '../train/options'
 
 /** What the class labels' table is called in either layout. */
 const labelTables = ['label_emb.weight', 'class_embedding.weight']
-/** What a network may have got that the one it starts from has not: until it is trained, it changes nothing. */
-const added = [...labelTables, `${augmentationLayer}.weight`]
+/** What a network may have besides, by parts of names: it changes nothing until it is trained, or something is told. */
+const added = ['.lora_', `${augmentationLayer}.`]
 
 /** The model that `from` names, on the CPU, its low-rank updates merged. To be disposed of. Throws as readSource does. */
 export async function openStart(from: string): Promise<DDPM> {
@@ -66,9 +66,9 @@ export async function takeOver(ddpm: DDPM, start: DDPM): Promise<void> {
     dict[modelPrefix + name] = await fitted((settled && average) || weight)
     if (ddpm.config.useEma && average) dict[emaName(name)] = await fitted(average)
   }
-  for (const name of added) addZeros(ddpm, dict, name)
+  for (const table of labelTables) startWithoutClasses(ddpm, dict, table)
   const { missing } = await ddpm.loadStateDict(dict, { strict: false })
-  const lost = missing.find((name) => name.startsWith(modelPrefix) && !name.includes('.lora_'))
+  const lost = missing.find((name) => name.startsWith(modelPrefix) && !added.some((part) => name.includes(part)))
   if (lost === undefined) return
   const message = `the model that the training starts from has no ${lost.slice(modelPrefix.length)}, which the options ask for`
   throw new DiffusionError('state-mismatch', message, { argument: 'from' })
@@ -90,12 +90,13 @@ async function rowsFor(ddpm: DDPM, start: DDPM, table: Tensor): Promise<Tensor> 
   return Tensor.wrap(next, [ddpm.network.numClasses, width])
 }
 
-function addZeros(ddpm: DDPM, dict: StateDict, name: string): void {
-  const slot = ddpm.network?.parameters.get(name)
-  if (!slot || modelPrefix + name in dict) return
+/** Of a model that had no classes: until they are trained, they change nothing. */
+function startWithoutClasses(ddpm: DDPM, dict: StateDict, table: string): void {
+  const slot = ddpm.network?.parameters.get(table)
+  if (!slot || modelPrefix + table in dict) return
   const zeros = () => Tensor.from(new Float32Array(sizeOf(slot.shape)), slot.shape)
-  dict[modelPrefix + name] = zeros()
-  if (ddpm.config.useEma) dict[emaName(name)] = zeros()
+  dict[modelPrefix + table] = zeros()
+  if (ddpm.config.useEma) dict[emaName(table)] = zeros()
 }
 
 function mean(data: Float32Array, rows: number, width: number): Float32Array {

@@ -7,7 +7,6 @@ import type { TrainingData } from '../data/training-data'
 import { DDPM } from '../diffusion/models/ddpm'
 import type { DDPMOptions } from '../diffusion/options/ddpm-options'
 import { DiffusionError, invalidArgument } from '../errors'
-import { augmentationLayer } from '../nn/unet/vector-embedding'
 import {
   type Checkpoint,
   listCheckpoints,
@@ -107,7 +106,6 @@ export class Trainer {
     try {
       const { lr, betas, eps, weightDecay, maxGradNorm } = options
       ddpm.configureOptimizers({ lr, betas, eps, weightDecay, maxGradNorm })
-      if (!checkpoint) checkTold(ddpm, options.augment, start)
       if (start) await takeOver(ddpm, start)
       if (checkpoint) await ddpm.loadTrainingState(await readTrainingState(checkpoint))
       using fid = await Fid.open(ddpm, options, {
@@ -169,13 +167,6 @@ function withAbsolutePaths(options: TrainOptions): TrainOptions {
     if (typeof value === 'string' && !words) Object.assign(given, { [name]: path.resolve(value) }) // others are refused later
   }
   return given
-}
-
-/** A network whose layer is new and not trained would be told nothing of augmentation, and samples would show it. */
-function checkTold(ddpm: DDPM, augment: number | undefined, start: DDPM | undefined): void {
-  if (augment === undefined || start?.network?.vectorDim !== undefined) return
-  if (!ddpm.network?.parameters.get(`${augmentationLayer}.weight`)?.frozen) return
-  throw invalidArgument('augment', `nothing where ${augmentationLayer} is not trained (freeze, lora)`, augment)
 }
 
 function refuseOther(data: TrainingData, before: DataState, argument: 'data' | 'validation'): void {

@@ -1,7 +1,9 @@
 // Trainings with non-leaking augmentation: the network is told, resumes are exact, samples know nothing of it.
 import assert from 'node:assert/strict'
 import path from 'node:path'
+import { readStateDictFile } from '../../lib/checkpoint/state-dict-file'
 import { loadModel } from '../../lib/convert/load-model'
+import { Tensor } from '../../lib/tensor'
 import { openCheckpoint, readTrainingState } from '../../lib/train/checkpoint'
 import type { TrainOptions } from '../../lib/train/options'
 import type { TrainHooks } from '../../lib/trainer/hooks'
@@ -60,7 +62,7 @@ describe('a training with augmentation', function () {
     }
     const [none, flips, all] = [await losses('none'), await losses('flips', 0), await losses('all', 0.9)]
     assert.notDeepEqual(all, flips)
-    // The layer is zero at first, so that the first step is that of the mirrored images alone.
+    // A new network gives zeros, whatever it is told.
     assert.equal(flips[0][1], none[0][1])
     assert.notDeepEqual(flips.at(-1), none.at(-1))
   })
@@ -78,9 +80,46 @@ describe('a training with augmentation', function () {
     await train({ ...from, out: at('tuned'), lr: 1e-2 })
     const layer = await (await weightsOf(at('tuned')))['map_augment.weight'].data()
     assert.ok(layer.some((v) => v !== 0))
-    const frozen = train({ ...from, out: at('frozen'), model: { lora: { rank: 2 } } })
-    await assert.rejects(frozen, { code: 'invalid-argument', argument: 'augment' })
-    await train({ ...from, from: at('tuned'), out: at('lora'), model: { lora: { rank: 2 } } })
+    // Without a step, what is not told is the same network as before.
+    await train({ ...from, out: at('still'), lr: 0, weightDecay: 0 })
+    const [before, after] = [await weightsOf(at('base')), await weightsOf(at('still'))]
+    for (const [name, tensor] of Object.entries(before))
+      assert.deepEqual(await after[name].data(), await tensor.data(), name)
+    const { model } = await train({ ...from, out: at('lora'), model: { lora: { rank: 2 } } })
+    using ddpm = await loadModel(model!, { device: 'cpu' })
+    assert.equal(ddpm.network?.vectorDim, 9)
+    const names = Object.keys((await readStateDictFile(path.join(at('lora'), 'lora.safetensors'))).tensors)
+    assert.ok(names.length > 0 && names.every((name) => !name.includes('map_augment')))
+  })
+
+  it('samples show nothing of it', async () => {
+    // The upper left quarter is dark, mirrored or not.
+    const pixels = Uint8Array.from({ length: 64 }, (_, i) => (i % 8 < 4 && i < 32 ? 0 : 255))
+    const options: TrainOptions = {
+      ...{ data: { length: 8, get: () => ({ data: pixels, width: 8, height: 8, channels: 1 }) }, out: at('quarter') },
+      ...{ steps: 250, batchSize: 16, lr: 3e-3, warmup: 10, sampleEvery: 0, device: 'cpu', flip: true, augment: 0.05 },
+      model: {
+        ...{ timesteps: 50, parameterization: 'v', betaSchedule: 'cosine', zeroTerminalSnr: true, emaDecay: 0.95 },
+        unetConfig: {
+          ...{ imageSize: 8, inChannels: 1, outChannels: 1, modelChannels: 32, channelMult: [1, 2] },
+          ...{ numResBlocks: 1, attentionResolutions: [], useScaleShiftNorm: true },
+        },
+      },
+    }
+    const { model } = await train(options)
+    using ddpm = await loadModel(model!, { device: 'cpu' })
+    /** How many of 16 samples are dark in the left and in the right upper corner. */
+    const corners = async (told?: readonly number[]) => {
+      const vector = told && Tensor.from(Array<readonly number[]>(16).fill(told).flat(), [16, 9])
+      const path = { sampler: 'ddim', steps: 10, timestepSpacing: 'trailing' } as const
+      const x = await (await ddpm.sample({ ...path, batchSize: 16, seed: 1, vector })).data()
+      return [0, 7].map((corner) => Array.from({ length: 16 }, (_, i) => x[64 * i + corner] < 0).filter(Boolean).length)
+    }
+    // Of a network that is told nothing, half.
+    const [left, right] = await corners()
+    assert.ok(left >= 15 && right <= 1, `${left} left, ${right} right`)
+    const mirrored = await corners([1, 0, 0, 0, 0, 0, 0, 0, 0])
+    assert.ok(mirrored[0] <= 1 && mirrored[1] >= 15, `mirrored: ${mirrored}`)
   })
 
   it('what does not go with it is refused', () => {
@@ -94,6 +133,7 @@ describe('a training with augmentation', function () {
     rejects({ augment: 1.5 }, 'augment')
     rejects(unet({ vectorEmbedding: 'identity' }), 'model.unetConfig.vectorEmbedding')
     rejects(unet({ vectorDim: 6 }), 'model.unetConfig.vectorDim')
+    rejects({ model: { unetConfig: { architecture: 'lucidrains', dim: 8, imageSize: 8 } as never } }, 'augment')
     rejects({ data: { batch: () => new Float32Array(0) } as never, flip: false }, 'augment')
   })
 

@@ -27,32 +27,30 @@ export class SampleEmbedding {
 
   constructor(
     root: Scope,
-    private readonly o: ResolvedUNetOptions,
+    private readonly options: ResolvedUNetOptions,
     names: UNetNames,
   ) {
     const [first, second] = names.timeEmbedding.map((name) => root.at(name))
-    const projection = projectionOf(root.at('time_proj'), o)
-    const { timeEmbeddingDim: outDim, numClasses, vectorDim } = o
+    const projection = projectionOf(root.at('time_proj'), options)
+    const { timeEmbeddingDim: outDim, numClasses, vectorDim, vectorEmbedding } = options
     this.#time = new TimestepEmbedding(first, second, { projection, outDim })
     const labels = root.at(names.labels)
     if (numClasses !== undefined) {
       this.#labels =
-        o.classEmbedding === 'table'
+        options.classEmbedding === 'table'
           ? new Embedding(labels, numClasses, outDim)
           : new TimestepEmbedding(labels.at('linear_1'), labels.at('linear_2'), { projection, outDim })
     }
     if (vectorDim === undefined) return
-    if (o.vectorEmbedding === 'mlp') {
+    if (vectorEmbedding === 'mlp') {
       const [one, two] = names.vectorLayers.map((name) => labels.at(name))
       this.#vector = new EmbeddingLayers(one, two, { inDim: vectorDim, outDim })
     }
-    if (o.vectorEmbedding === 'identity') this.#vector = { build: (_, vector) => vector }
-    if (o.vectorEmbedding === 'augment') {
-      // As in EDM's network of this kind, nothing is told at first.
-      this.#augmentation = new Linear(root.at(augmentationLayer), vectorDim, projection.dim, {
-        bias: false,
-        zero: true,
-      })
+    if (vectorEmbedding === 'identity') this.#vector = { build: (_, vector) => vector }
+    if (vectorEmbedding === 'augment') {
+      // Zeros give zeros, whatever the weights. These are others at first, since zeros take long to learn anything.
+      const o = { bias: false, adaptable: false }
+      this.#augmentation = new Linear(root.at(augmentationLayer), vectorDim, projection.dim, o)
     }
   }
 
@@ -69,7 +67,7 @@ export class SampleEmbedding {
     if (!this.#labels !== !y) {
       throw invalidArgument('y', this.#labels ? 'class labels' : 'nothing without numClasses', y && 'a value')
     }
-    const { vectorDim } = this.o
+    const { vectorDim } = this.options
     if (vectorDim === undefined && vector) throw invalidArgument('vector', 'nothing without vectorDim', 'a value')
     if (this.#augmentation && !vector) return
     if (vector?.dims[3] !== vectorDim) throw invalidArgument('vector', `[n, 1, 1, ${vectorDim}]`, vector?.dims)
