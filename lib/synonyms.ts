@@ -27,7 +27,7 @@ const rows: readonly (readonly string[])[] = [
   ['lrSchedule', 'lrScheduler', 'lrSchedulerType', 'scheduler'],
   ['seed', 'generator', 'randomSeed', 'manualSeed', 'randomState', 'rng'],
   ['batchSize', 'batch', 'trainBatchSize', 'evalBatchSize', 'numImagesPerPrompt', 'bs'],
-  ['count', 'numSamples', 'numImages', 'nSamples', 'samples', 'n'],
+  ['count', 'numSamples', 'numImages', 'nSamples', 'samples', 'n', 'batchSize'],
   ['accumulate', 'gradientAccumulationSteps', 'gradientAccumulateEvery', 'accumulateGradBatches'],
   ['maxGradNorm', 'clip', 'gradientClipVal', 'clipGradNorm', 'gradClip'],
   ['clipDenoised', 'clip', 'clipSample'],

@@ -1,5 +1,5 @@
 import { encodeImage, imageFormatOf } from '../data/image-format'
-import { type ImageBytes, imageAt, imageGrid, joinBytes } from '../data/image-grid'
+import { type GridOptions, gridSize, type ImageBytes, imageAt, imageGrid, joinBytes } from '../data/image-grid'
 import type { DDPM } from '../diffusion/models/ddpm'
 import { type Command, type OptionTable, UsageError, type Values } from './args'
 import { checkDrawOptions, type Drawn, drawImages, drawOptions, labelsFor, type Span, spanOf } from './draw'
@@ -85,6 +85,7 @@ async function draw(values: SampleValues, output: Output, signal: AbortSignal): 
   const keepers: Keeper[] = []
   try {
     const span = spanOf(values)
+    if (grid !== undefined) gridSize([span.count, ddpm.imageSize, ddpm.imageWidth], gridOptions(values, ddpm.imageSize))
     using guides = await openGuides(ddpm, values)
     const labelOf = labelsFor(ddpm, values, guides)
     await openKeepers(keepers, { ddpm, guides, values, span })
@@ -190,8 +191,12 @@ function one({ first, images }: Drawn, image: number): ImageBytes {
   return { data, shape: [1, height, width, channels] }
 }
 
+/** Images of `height` are enlarged to 128 pixels or more. */
+function gridOptions({ columns, scale }: SampleValues, height: number): GridOptions {
+  return { columns, scale: scale ?? Math.max(1, Math.floor(128 / height)) }
+}
+
 async function writeGrid(file: string, values: SampleValues, images: ImageBytes): Promise<string> {
-  const scale = values.scale ?? Math.max(1, Math.floor(128 / images.shape[1]))
-  const picture = imageGrid(images, { columns: values.columns, scale })
+  const picture = imageGrid(images, gridOptions(values, images.shape[1]))
   return writeOutput(file, await encodeImage(picture, imageFormatOf(file, 'output')), values.overwrite)
 }

@@ -37,6 +37,7 @@ export const shippedModel = path.join(__dirname, '..', '..', '..', 'models', 'em
  * `invalid-argument` for a URL that is none.
  */
 export async function locateModel(source: string | URL, o: LocateOptions = {}): Promise<LocatedModel> {
+  if (source === '') throw invalidArgument('source', 'a path or a URL', source)
   const url = urlOf(source)
   const named = url ? await fileOf(url, o) : String(source)
   const located = await locateHere(named, o)

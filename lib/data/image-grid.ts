@@ -1,4 +1,5 @@
 /** Samples as 8-bit pictures. */
+import { invalidArgument } from '../errors'
 import type { Pixels } from './image-format'
 
 /** 8-bit images. */
@@ -46,15 +47,25 @@ export interface GridOptions {
   readonly scale?: number
 }
 
-/** All images side by side, row by row, on white. */
-export function imageGrid(images: ImageBytes, options: GridOptions = {}): Pixels {
-  const [n, h, w, channels] = images.shape
+/** As many as sharp takes. */
+const maxPixels = 0x3fff ** 2
+
+/** Of `n` images [n, height, width, ...] side by side, in pixels. Throws `invalid-argument` for more than a picture can have. */
+export function gridSize([n, h, w]: readonly number[], options: GridOptions = {}) {
   const columns = Math.min(n, options.columns ?? Math.ceil(Math.sqrt(n)))
-  const gap = options.gap ?? (n === 1 ? 0 : 2)
-  const scale = options.scale ?? 1
+  const { gap = n === 1 ? 0 : 2, scale = 1 } = options
   const rows = Math.ceil(n / columns)
   const width = (columns * (w + gap) + gap) * scale
   const height = (rows * (h + gap) + gap) * scale
+  if (width * height <= maxPixels) return { columns, gap, scale, width, height }
+  const argument = scale > 1 ? 'scale' : gap > 2 ? 'gap' : 'samples'
+  throw invalidArgument(argument, `a picture of at most ${maxPixels} pixels`, `${height}x${width}`)
+}
+
+/** All images side by side, row by row, on white. */
+export function imageGrid(images: ImageBytes, options: GridOptions = {}): Pixels {
+  const [n, h, w, channels] = images.shape
+  const { columns, gap, scale, width, height } = gridSize(images.shape, options)
   const data = new Uint8Array(width * height * channels).fill(255)
   for (let i = 0; i < n; i++) {
     const image = imageAt(images, i)

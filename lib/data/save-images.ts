@@ -34,6 +34,7 @@ export async function saveImages(
   options: SaveImagesOptions = {},
 ): Promise<void> {
   const { fps, ...o } = parseOptions('saveImages', options, saveSchema)
+  if (typeof file !== 'string' || file === '') throw invalidArgument('file', 'a path', file)
   const format = imageFormatOf(file)
   if (!Array.isArray(samples))
     return atomicWrite(file, await encodeImage(await pictureOf(samples as Tensor, o), format))

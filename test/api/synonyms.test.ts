@@ -10,6 +10,8 @@ describe('options by the names of other libraries', () => {
       num_inference_steps: 'steps',
       generator: 'seed',
       cfg_scale: 'guidanceScale',
+      n: 'batchSize',
+      numSamples: 'batchSize',
     }
     for (const [name, expected] of Object.entries(sampling)) {
       const message = new RegExp(`'${name}'; did you mean '${expected}'\\?`)
@@ -27,6 +29,7 @@ describe('options by the names of other libraries', () => {
       assert.throws(() => new Trainer(options), { code: 'unknown-option', expected })
     }
     assert.throws(() => new DDPM({ predictionType: 'v' } as object), { expected: 'parameterization' })
+    await assert.rejects(loadModel(''), { code: 'invalid-argument', argument: 'source' })
     await assert.rejects(loadModel(undefined, { gpu: 0 } as object), { expected: 'device' })
   })
 
