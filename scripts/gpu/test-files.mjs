@@ -82,6 +82,6 @@ export const gpuTests = [
   ].map(compiled('nn')),
   ...['stage', 'class-embedder', 'first-stage', 'spatial-rescaler', 'text', 'vector-quantizer'].map(compiled('stages')),
   ...diffusion.map(compiled('diffusion')),
-  ...['metrics'].map(compiled('evaluate')),
+  ...['evaluate-samples', 'metrics'].map(compiled('evaluate')),
   ...['held-out-resume'].map(compiled('train')),
 ]
