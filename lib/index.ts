@@ -38,8 +38,10 @@ export { type CompVisConfig, readCompVisConfig } from './diffusion/formats/compv
 export type { CheckpointReport, InitFromCkptOptions } from './diffusion/formats/pretrained'
 export type { PushToHubOptions, PushToHubResult } from './diffusion/formats/push-to-hub'
 export type { LoadReport } from './diffusion/formats/state'
-export { type Batch, DDPM } from './diffusion/models/ddpm'
+export type { Batch } from './diffusion/models/batch'
+export { DDPM } from './diffusion/models/ddpm'
 export { DiffusionModel } from './diffusion/models/diffusion-model'
+export { LatentDiffusion } from './diffusion/models/latent-diffusion'
 export type { LoraSource, WithLorasOptions } from './diffusion/models/lora'
 export { makeGrid } from './diffusion/models/make-grid'
 export type {

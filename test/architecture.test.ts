@@ -42,7 +42,7 @@ const libLayers = [
 ]
 
 /** Rooms of lib/diffusion in that order. */
-const diffusionRooms = ['process', 'training', 'classifier', 'sampling', 'options', 'formats', 'models']
+const diffusionRooms = ['process', 'training', 'classifier', 'sampling', 'latent', 'options', 'formats', 'models']
 
 /** The files of lib/ that a file imports, types too. */
 function imports(file: string): string[] {

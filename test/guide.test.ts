@@ -182,6 +182,14 @@ describe('examples', function () {
     assert.deepEqual(await sizeOf('inpainted.png'), [4 * (4 * 34 + 2), 4 * 36])
   })
 
+  it('text and image to image', async () => {
+    const model = path.join(root, 'test', 'fixtures', 'ldm', 'diffusers_sd')
+    await run('text-to-image', model, 'red cat', 'cats.png', '2')
+    assert.deepEqual(await sizeOf('cats.png'), [2 * (16 + 2), 16 + 2])
+    await run('image-to-image', model, at('photos', '0003.png'), 'red cat', 'cat.png', '2')
+    assert.deepEqual(await sizeOf('cat.png'), [16, 16])
+  })
+
   it('train, and go on', async () => {
     await run('train', 'photos', 'run', '2')
     await run('train', 'photos', 'run', '3')

@@ -13,6 +13,7 @@ import { type OptionTable, UsageError, type Values } from './args'
 import { checkGuidance, type Guides, guidanceOf, guidanceOptions } from './guidance'
 import { stderr } from './output'
 import { Progress } from './progress'
+import { ownScheduler, shapeOf, textOf, textOptions } from './text'
 
 /** How an image is drawn, whatever it begins with. */
 export const samplerOptions = {
@@ -21,6 +22,7 @@ export const samplerOptions = {
     value: 'name,...',
     help: 'names or numbers of classes, which images take in turn (all, of a class-conditional model)',
   },
+  ...textOptions,
   ...guidanceOptions,
   sampler: {
     kind: 'string',
@@ -231,8 +233,11 @@ async function pathOptions(ddpm: DDPM, values: DrawValues, guides: Guides): Prom
   const { sampler: given, spacing, sigmas, discretize, eta, order, clip, interpolate } = values
   const shared = {
     ...guidanceOf(values, guides),
+    ...textOf(ddpm, values),
     clipDenoised: clip && clip === 'yes',
   }
+  const own = ownScheduler(ddpm, values)
+  if (own) return { ...shared, clipDenoised: undefined, ...own }
   if (values.scheduler !== undefined) {
     const scheduler: SchedulerConfig = await readJsonFile(values.scheduler, { argument: 'scheduler' })
     return {
@@ -272,8 +277,8 @@ export function defaultStepsOf(o: { sampler?: Sampler; scheduler?: SchedulerConf
 async function startImage(ddpm: DDPM, values: DrawValues): Promise<((n: number) => StartOptions) | undefined> {
   const { 'init-image': file, mask: maskFile } = values
   if (file === undefined) return undefined
-  const { imageSize, imageWidth, channels } = ddpm
-  const size = [imageSize, imageWidth] as const
+  const [height, width, channels] = shapeOf(ddpm, values)
+  const size = [height, width] as const
   if (channels > 4) throw new UsageError(`--init-image: only for a model of at most 4 channels, not ${channels}`)
   const pixels = await (await readImage(file, { size, channels: channels as 1 | 2 | 3 | 4 })).values()
   const white = maskFile === undefined ? undefined : await readImage(maskFile, { size, channels: 1 })

@@ -13,6 +13,7 @@ import { preview } from './preview'
 import { sampleRecord } from './sample-record'
 import { SeparateFiles } from './separate-files'
 import { stoppable } from './stop'
+import { shapeOf } from './text'
 
 const options = {
   ...modelOptions,
@@ -97,7 +98,7 @@ async function draw(values: SampleValues, output: Output, signal: AbortSignal): 
     const before = numbersOf(span).filter(has).length
     let next = span.first
     const remember = async (upTo: number) => {
-      for (; next < upTo; next++) if (needed(next)) images.push(await again(keepers, next, ddpm))
+      for (; next < upTo; next++) if (needed(next)) images.push(await again(keepers, next, shapeOf(ddpm, values)))
     }
     try {
       const skip = (part: Span) => numbersOf(part).every(has)
@@ -165,10 +166,9 @@ async function openKeepers(
   const { ddpm, guides, values, span } = o
   const { separate, npz, resume = false, overwrite = false } = values
   if (separate === undefined && npz === undefined) return
-  const { imageSize, imageWidth, channels } = ddpm
   const record = await sampleRecord({ ddpm, ...guides }, values)
   const nameFor: KeepOptions['nameFor'] = (wanted, taken) => outputName(wanted, { overwrite, taken })
-  const kept = { record, span, shape: [imageSize, imageWidth, channels], resume, overwrite, nameFor } as const
+  const kept = { record, span, shape: shapeOf(ddpm, values), resume, overwrite, nameFor } as const
   if (separate !== undefined) keepers.push(await SeparateFiles.open(separate, kept))
   if (npz !== undefined) keepers.push(await NpzFile.open(npz, kept))
 }
@@ -177,11 +177,11 @@ async function openKeepers(
 async function again(
   keepers: readonly Keeper[],
   image: number,
-  { imageSize, imageWidth, channels }: DDPM,
+  [height, width, channels]: readonly [number, number, number],
 ): Promise<ImageBytes> {
   for (const keeper of keepers) {
     const data = keeper.has(image) ? await keeper.read(image) : undefined
-    if (data) return { data, shape: [1, imageSize, imageWidth, channels] }
+    if (data) return { data, shape: [1, height, width, channels] }
   }
   throw new UsageError('--output: the images are in an .npz file, from which no grid can be made')
 }

@@ -1,8 +1,11 @@
 /** Models to draw with, from whatever they are kept in. */
+import { readPipeline } from '../checkpoint/diffusers/pipeline'
 import type { HubOptions } from '../checkpoint/hub/snapshot'
 import { readCompVisConfig } from '../diffusion/formats/compvis-config'
+import { isLatentPipeline } from '../diffusion/formats/latent-pipeline'
 import { modelPrefix } from '../diffusion/formats/state'
 import { DDPM } from '../diffusion/models/ddpm'
+import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
 import type { LoraSource } from '../diffusion/models/lora'
 import type { ComputeOptions } from '../diffusion/process/model-options'
 import { invalidArgument } from '../errors'
@@ -97,7 +100,7 @@ async function loadPlain(source: string | URL, options: LoadModelOptions): Promi
     case 'model':
       return loadModelFile(path, settings)
     case 'diffusers':
-      return DDPM.fromPretrained(path, { ...settings, variant, weights })
+      return fromFolder(path, { variant, weights }, settings)
     case 'run': {
       const checkpoint = await openCheckpoint(path)
       const dict =
@@ -113,6 +116,18 @@ async function loadPlain(source: string | URL, options: LoadModelOptions): Promi
       }
       return fromCkpt(path, await configOf(path, config, beside), { weights, key }, settings)
   }
+}
+
+/** A pipeline with a first stage is of a latent model. */
+async function fromFolder(
+  folder: string,
+  { variant, weights }: Pick<LoadModelOptions, 'variant' | 'weights'>,
+  settings: ComputeOptions,
+): Promise<DDPM> {
+  const pipeline = await readPipeline(folder)
+  if (!pipeline || !isLatentPipeline(pipeline)) return DDPM.fromPretrained(folder, { ...settings, variant, weights })
+  if (weights !== undefined) throw invalidArgument('weights', 'nothing for a latent pipeline', weights)
+  return LatentDiffusion.fromPretrained(folder, { ...settings, variant })
 }
 
 async function fromCkpt(

@@ -40,7 +40,7 @@ const maxBytes = 2 ** 31 - 1
 
 /**
  * Writes the file atomically, one parameter after another. Inputs: x float [n, inChannels, height, width], t int64 [n] (float where `time` says so),
- * with class labels y int64 [n], with cross-attention context float [n, contextLength, contextDim], with a vector that it needs vector float [n, vectorDim];
+ * with class labels y int64 [n], with cross-attention context float [n, contextLength, contextDim], with a vector that it needs vector float [n, vectorDim], with concatChannels concat float [n, concatChannels, height, width];
  * the output is called `output`, float [n, outChannels, height, width]. n is free.
  *
  * @param banks of the network's parameters
@@ -72,13 +72,14 @@ export async function exportOnnx(
     labels: () => graph.indexInput('y'),
     context: (channels) => graph.tokenInput('context', { length: contextLength!, channels }),
     vector: (channels) => (network.vectorIsOptional ? undefined : graph.vectorInput('vector', { channels })),
+    concat: (channels) => graph.imageInput('concat', { height, width, channels }),
   })
   const estimate = network.selfCondition
     ? graph.imageInput('estimate', { height, width, channels: network.inChannels })
     : undefined
   graph.output(output, network.build({ graph, train: false }, x, t, { ...conditioning, estimate }))
-  const { y, context, vector } = conditioning
-  const told = `${y ? '; y: class labels' : ''}${context ? '; context: tokens' : ''}${vector ? '; vector: vectors' : ''}`
+  const { y, context, vector, concat } = conditioning
+  const told = `${y ? '; y: class labels' : ''}${context ? '; context: tokens' : ''}${vector ? '; vector: vectors' : ''}${concat ? '; concat: maps' : ''}`
   const model = encodeModel({
     name: 'denoiser',
     producer: 'ddpm-native',

@@ -10,16 +10,19 @@ export interface ConditionInputs {
   context(channels: number): Value
   /** A vector for each sample, [n, 1, 1, channels]; undefined: none is given. */
   vector(channels: number): Value | undefined
+  /** A map of x's size, [n, h, w, channels]. */
+  concat(channels: number): Value
 }
 
 /** The inputs that the network takes. */
 export function conditioningOf(
-  { numClasses, contextDim, vectorDim }: Network,
+  { numClasses, contextDim, vectorDim, concatChannels }: Network,
   inputs: ConditionInputs,
-): Pick<Conditioning, 'y' | 'context' | 'vector'> {
+): Pick<Conditioning, 'y' | 'context' | 'vector' | 'concat'> {
   return {
     y: numClasses === undefined ? undefined : inputs.labels(),
     context: contextDim === undefined ? undefined : inputs.context(contextDim),
     vector: vectorDim === undefined ? undefined : inputs.vector(vectorDim),
+    concat: concatChannels ? inputs.concat(concatChannels) : undefined,
   }
 }

@@ -63,6 +63,8 @@ export interface Conditioning {
   readonly context?: Value
   /** A vector for each sample, [n, 1, 1, vectorDim]. */
   readonly vector?: Value
+  /** A map that goes to the channels after x, [n, h, w, concatChannels]. */
+  readonly concat?: Value
   /** The network's last estimate of x_0, as x; zeros where there is none yet. For a network with `selfCondition`. */
   readonly estimate?: Value
 }
@@ -97,6 +99,8 @@ export interface Network {
   readonly vectorDim?: number
   /** It can do without the vector, which is then as one of zeros. */
   readonly vectorIsOptional?: boolean
+  /** Channels of the map that it is given beside x; undefined or 0 where it takes none. */
+  readonly concatChannels?: number
   /** It takes its own last estimate of x_0: Chen et al. 2023, "Analog Bits", section 3. */
   readonly selfCondition?: boolean
   readonly parameters: ParameterTable

@@ -196,6 +196,11 @@ export abstract class FirstStage extends Stage {
     return [n, shape.givePreEnd ? shape.channels[0] : shape.outChannels, height * factor, width * factor]
   }
 
+  /** Channels of the images that it decodes. */
+  get outChannels(): number {
+    return this.network.shape.outChannels
+  }
+
   /**
    * Replaces the weights, by the names of either layout: latent-diffusion's or diffusers'. Throws `state-mismatch` for wrong shapes,
    * missing and unexpected names, before anything is changed.

@@ -1,5 +1,6 @@
 /** Batches as ddpm.py has them: images with the channels last, by the model's keys. */
-import type { Batch, DDPM } from '../diffusion/models/ddpm'
+import type { Batch } from '../diffusion/models/batch'
+import type { DDPM } from '../diffusion/models/ddpm'
 import { Tensor } from '../tensor'
 
 /** `images` are [n, c, h, w]. */

@@ -16,8 +16,10 @@ export interface HubOptions {
   readonly onDownload?: (event: { readonly received: number; readonly total: number | undefined }) => unknown
 }
 
-/** Which files of a model are read: configurations, and the weights of one variant. */
-const folders = ['', 'unet', 'unet_ema', 'scheduler']
+/** Which files of a model are read: configurations, a tokenizer's, and the weights of one variant. */
+const folders = ['', 'unet', 'unet_ema', 'scheduler', 'vae', 'vqvae', 'text_encoder', 'tokenizer']
+const configuration = /^(model_index|(scheduler_)?config)\.json$/
+const ofTokenizer = /^(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json$|^merges\.txt$/
 
 /**
  * The folder of a model's snapshot in the cache, after what it lacks was fetched: by HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_CACHE,
@@ -88,7 +90,7 @@ function chosen(files: readonly Listed[], variant: string | undefined): Listed[]
   const inSafetensors = (dir: string) => weights.some((w) => w.dir === dir && w.form === 'safetensors')
   const read = weights.filter(({ dir, form }) => form === 'safetensors' || !inSafetensors(dir))
   const configurations = at.filter(
-    ({ base, form }) => form === undefined && /^(model_index|(scheduler_)?config)\.json$/.test(base),
+    ({ base, dir, form }) => form === undefined && (dir === 'tokenizer' ? ofTokenizer : configuration).test(base),
   )
   return [...configurations, ...read].map(({ file }) => file)
 }

@@ -9,7 +9,7 @@ import { augmentationLeftOut } from '../../nn/unet/vector-embedding'
 import { hasConfig } from '../../nn/unet-config'
 import type { StateDict } from '../../nn/weights'
 import { type Parsed, parseOptions } from '../../options'
-import { checkShape, Tensor } from '../../tensor'
+import { Tensor } from '../../tensor'
 import { readCompVisConfig } from '../formats/compvis-config'
 import {
   type CheckpointReport,
@@ -44,7 +44,7 @@ import type { Intermediates } from '../options/sampling-options'
 import { checkClassNames, classLabel } from '../process/class-names'
 import { type Core, coreOf } from '../process/core'
 import { type LossDict, type LossResult, requireNetwork } from '../process/losses'
-import { drawNoise, nextStream, qSample } from '../process/process'
+import { drawNoise, nextStream, qSample, type Stream } from '../process/process'
 import { defaultSchedule } from '../process/schedule'
 import type { SchedulerConfig } from '../sampling/diffusers/scheduler-config'
 import { interpolatedNoise } from '../sampling/interpolate'
@@ -53,6 +53,7 @@ import { stepsOf } from '../sampling/steps'
 import type { OptimizerOptions } from '../training/adamw'
 import type { LrSchedulerConfig } from '../training/lr-scheduler'
 import type { TrainResult } from '../training/training-step'
+import { type Batch, firstImages, type ModelInput } from './batch'
 import { DiffusionModel } from './diffusion-model'
 import {
   changeWeights,
@@ -64,12 +65,6 @@ import {
 } from './lora'
 import { imageRows } from './make-grid'
 
-/**
- * Named tensors: with firstStageKey's, images NHWC (or NHW) in [-1, 1]; with classKey's, class
- * labels [n]; with contextKey's, tokens [n, l, contextDim]; with vectorKey's, vectors [n, vectorDim].
- */
-export type Batch = Readonly<Record<string, Tensor>>
-
 export class DDPM extends DiffusionModel {
   /** Height of samples. */
   readonly imageSize: number
@@ -79,6 +74,7 @@ export class DDPM extends DiffusionModel {
   readonly classKey: string
   readonly contextKey: string
   readonly vectorKey: string
+  readonly concatKey: string
   /**
    * scheduler_config.json of the folder that the model is from: `sample({ scheduler: ddpm.schedulerConfig, steps })` is what the
    * folder's pipeline does.
@@ -101,6 +97,12 @@ export class DDPM extends DiffusionModel {
     this.classKey = o.classKey
     this.contextKey = o.contextKey
     this.vectorKey = o.vectorKey
+    this.concatKey = o.concatKey
+  }
+
+  /** Channels, height and width of what `sample` returns unless it is told others. */
+  get sampleShape(): readonly [channels: number, height: number, width: number] {
+    return [this.channels, this.imageSize, this.imageWidth]
   }
 
   /** Names of the class labels from 0 on; empty where they have none. */
@@ -399,14 +401,22 @@ export class DDPM extends DiffusionModel {
   }
 
   async sharedStep(batch: Batch): Promise<LossResult> {
-    const given = { ...this.#condition(batch), train: this.training }
-    return this.call(async (core) => this.drawnLoss(core, await this.getInput(batch, this.firstStageKey), given))
+    return this.call(async (core) => {
+      const { x, ...told } = await this.modelInput(batch)
+      return this.drawnLoss(core, x, { ...told, train: this.training })
+    })
+  }
+
+  /** @internal Of a batch: x_0, and what the network is told. `stream` names what is drawn for it. */
+  protected async modelInput(batch: Batch, _stream?: Partial<Stream>): Promise<ModelInput> {
+    return { x: await this.getInput(batch, this.firstStageKey), ...(await this.#condition(batch)) }
   }
 
   /** What the network takes of it. */
-  #condition(batch: Batch): { y?: Tensor; context?: Tensor; vector?: Tensor } {
-    const { numClasses, contextDim, vectorDim } = this.network ?? {}
+  async #condition(batch: Batch): Promise<Omit<ModelInput, 'x' | 'y'> & { y?: Tensor }> {
+    const { numClasses, contextDim, vectorDim, concatChannels } = this.network ?? {}
     return {
+      ...(concatChannels && { concat: await this.getInput(batch, this.concatKey) }),
       y: numClasses === undefined ? undefined : batch[this.classKey],
       context: contextDim === undefined ? undefined : batch[this.contextKey],
       vector: vectorDim === undefined ? undefined : batch[this.vectorKey],
@@ -418,18 +428,19 @@ export class DDPM extends DiffusionModel {
    * onTrainBatchEnd. Needs configureOptimizers.
    */
   async trainingStep(batch: Batch, options: TrainBatchOptions = {}): Promise<TrainResult> {
-    const given = { ...this.#condition(batch), ...options }
     return this.call(async (core) => {
-      return this.optimize(core, await this.getInput(batch, this.firstStageKey), given, { ema: false })
+      const { step = this.globalStep, sampleOffset = this.accumulated } = options
+      const { x, ...told } = await this.modelInput(batch, { seed: this.seed, step, sampleOffset })
+      return this.optimize(core, x, { ...told, ...options }, { ema: false })
     })
   }
 
   /** Losses 'val/...' with the trained weights, and 'val/..._ema' with the averaged ones. */
   async validationStep(batch: Batch, options: ValidationOptions = {}): Promise<LossDict> {
     const given = parseOptions('validationStep', options, validationSchema)
-    const settings = { ...this.#condition(batch), ...given, train: false }
     return this.call(async (core) => {
-      const x = await this.getInput(batch, this.firstStageKey)
+      const { x, ...told } = await this.modelInput(batch, given)
+      const settings = { ...told, ...given, train: false }
       const trained = await this.drawnLoss(core, x, settings)
       const same = given.seed !== undefined && !this.#settings.useEma
       const averaged = same ? trained : await this.emaScope(() => this.drawnLoss(core, x, settings))
@@ -465,12 +476,13 @@ export class DDPM extends DiffusionModel {
     }
     const log: LoggedImages = { inputs, diffusionRow: await imageRows(noisy) }
     if (!o.sample) return log
-    const { y, context, vector } = this.#condition(batch)
+    const { y, context, vector, concat } = await this.#condition(batch)
     const classLabels = (await y?.data())?.slice(0, n)
     const given = {
       classLabels: classLabels && [...classLabels],
       context: context && (await firstImages(context, n)),
       vector: vector && (await firstImages(vector, n)),
+      concat: concat && (await firstImages(concat, n)),
     }
     const { steps, seed, signal } = o
     const share = (steps ?? core.numTimesteps) / core.numTimesteps
@@ -480,12 +492,4 @@ export class DDPM extends DiffusionModel {
     const drawn = (await this.emaScope(() => this.loop(core, shape, options))) as LoopResult
     return { ...log, samples: drawn.samples, denoiseRow: await imageRows(drawn.intermediates) }
   }
-}
-
-/** The first n samples of a batch. */
-async function firstImages(x: Tensor, n: number): Promise<Tensor> {
-  const [, ...image] = x.shape
-  checkShape(image)
-  const size = image.reduce((a, b) => a * b, 1)
-  return Tensor.wrap((await x.data()).subarray(0, n * size), [n, ...image])
 }

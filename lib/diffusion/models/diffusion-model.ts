@@ -2,7 +2,7 @@
 import { invalidArgument, markCopy } from '../../errors'
 import { exportOnnx, type OnnxOptions } from '../../export/onnx'
 import type { StateDict } from '../../nn/weights'
-import { parseOptions } from '../../options'
+import { parseOptions, type Seed } from '../../options'
 import { drawTimesteps } from '../../rng'
 import { checkShape, checkTensor, type Shape, sizeOf, Tensor } from '../../tensor'
 import { type LoadReport, loadStateDict, type Stateful, stateDict } from '../formats/state'
@@ -28,6 +28,7 @@ import {
   type PSampleLoopOptions,
   type SamplingOptions,
 } from '../options/sampling-options'
+import { applyModel } from '../process/apply-model'
 import { type Core, coreOf } from '../process/core'
 import { conditionOf } from '../process/given-condition'
 import {
@@ -113,6 +114,11 @@ export abstract class DiffusionModel extends ScheduledModel {
 
   // ---- the reverse process -----------------------------------------------------------------------------------------
 
+  /** @internal The network's output for x_t. */
+  protected predict(x: Tensor, t: Timesteps, given: ConditionOptions): Promise<Tensor> {
+    return this.call(async (core) => applyModel(core, x, t, await this.#condition(core, x, given)))
+  }
+
   /** p(x_{t-1} | x_t) by the denoiser. */
   async pMeanVariance(
     x: Tensor,
@@ -126,9 +132,9 @@ export abstract class DiffusionModel extends ScheduledModel {
     })
   }
 
-  async #condition(core: Core, x: Tensor, { y, context, vector }: ConditionOptions) {
+  async #condition(core: Core, x: Tensor, { y, context, vector, concat }: ConditionOptions) {
     checkTensor(x, 'x')
-    return conditionOf(core, x.shape[0], { labels: y, argument: 'y', context, vector })
+    return conditionOf(core, x.shape, { labels: y, argument: 'y', context, vector, concat })
   }
 
   /** One step: x_{t-1} from x_t. */
@@ -160,11 +166,11 @@ export abstract class DiffusionModel extends ScheduledModel {
   ): Promise<Tensor | LoopResult> {
     checkShape(shape)
     const o = parseOptions('pSampleLoop', options, loopSchema)
-    const { classLabels: labels, context, vector } = o
+    const { classLabels: labels, context, vector, concat } = o
     const guide = o.guidingModel?.[coreOf].denoiser.network?.module
     const forOthers = o.classifier !== undefined || guide?.numClasses !== undefined
-    const given = { labels, argument: 'classLabels', context, vector, forOthers }
-    const condition = await conditionOf(core, shape[0], given)
+    const given = { labels, argument: 'classLabels', context, vector, concat, forOthers }
+    const condition = await conditionOf(core, shape, given)
     const guidance = await guidanceOf(core, shape, { ...o, condition })
     const plan = choosePlan(core, { ...o, strength: o.strength || undefined })
     this.warn(plan.warnings ?? [])
@@ -193,7 +199,18 @@ export abstract class DiffusionModel extends ScheduledModel {
   async pLosses(xStart: Tensor, t: Timesteps, noise?: Tensor, options: LossOptions = {}): Promise<LossResult> {
     const given = parseOptions('pLosses', options, conditionSchema)
     const { training: train } = this
-    return this.call(async (core) => pLosses(core, await lossInput(core, { xStart, t, ...given, noise, train })))
+    return this.call(async (core) =>
+      pLosses(core, await lossInput(core, { xStart, t, ...given, noise, ...this.#ofLoss(train) })),
+    )
+  }
+
+  /** @internal `logvar` is a part of the loss. */
+  protected get logvarInLoss(): boolean {
+    return false
+  }
+
+  #ofLoss(train: boolean): { train: boolean; logvar?: Float32Array } {
+    return { train, ...(this.logvarInLoss && { logvar: this.logvar }) }
   }
 
   /** The loss, and its gradients by state_dict name. Changes nothing. `unsupported` where the denoiser is a function. */
@@ -207,7 +224,7 @@ export abstract class DiffusionModel extends ScheduledModel {
     const given = parseOptions('lossAndGradients', options, conditionSchema)
     const { training: train } = this
     return this.call(async (core) => {
-      return lossAndGradients(core, await lossInput(core, { xStart, t, ...given, noise, train }))
+      return lossAndGradients(core, await lossInput(core, { xStart, t, ...given, noise, ...this.#ofLoss(train) }))
     })
   }
 
@@ -229,7 +246,7 @@ export abstract class DiffusionModel extends ScheduledModel {
     const drawn = () => drawTimesteps(seed ?? core.seeds.next(), 0, { batchSize, numTimesteps, sampleOffset })
     const t = o.t ?? drawn()
     const stream = { ...(seed === undefined ? nextStream(core) : { seed, step: 0 }), sampleOffset }
-    return pLosses(core, await lossInput(core, { ...o, xStart, t, stream }))
+    return pLosses(core, await lossInput(core, { ...o, xStart, t, stream, ...this.#ofLoss(o.train) }))
   }
 
   /**
@@ -289,13 +306,13 @@ export abstract class DiffusionModel extends ScheduledModel {
     const timesteps = training.timesteps(core)
     const draw = { batchSize: xStart.shape[0], numTimesteps: core.numTimesteps, sampleOffset }
     const drawn = o.t === undefined ? training.draw(core, step, draw) : undefined
-    const { y, context, vector, noise } = o
+    const { y, context, vector, concat, noise } = o
     const input = await lossInput(core, {
-      ...{ xStart, y, context, vector, noise },
+      ...{ xStart, y, context, vector, concat, noise },
       t: o.t ?? drawn!.t,
       stream: { seed: this.seed, step, sampleOffset },
       importance: drawn?.weights,
-      train: true,
+      ...this.#ofLoss(true),
     })
     return training.batch(core, input, { update, accumulate, lr, ema, timesteps })
   }
@@ -324,6 +341,16 @@ export abstract class DiffusionModel extends ScheduledModel {
       await this.#ema?.update(core, network.weights, count)
       await this.#training?.average(core)
     })
+  }
+
+  /** @internal Samples whose gradients wait for the next update. */
+  protected get accumulated(): number {
+    return this.#training?.accumulated ?? 0
+  }
+
+  /** @internal The next seed of the model's own. */
+  protected nextSeed(): Seed {
+    return this[coreOf].seeds.next()
   }
 
   /** Everything that a bit-exact resume needs of the model. */

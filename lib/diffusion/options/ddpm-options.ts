@@ -45,6 +45,8 @@ export interface ImageOptions {
   contextKey?: string
   /** The vectors' name in a batch, for a network with `vectorDim`. Default 'vector'. */
   vectorKey?: string
+  /** The maps' name in a batch, NHWC, for a network with `concatChannels`. Default 'concat'. */
+  concatKey?: string
 }
 
 /** Of DDPM. */
@@ -59,6 +61,7 @@ export const ddpmSchema = {
   classKey: string('class_label'),
   contextKey: string('context'),
   vectorKey: string('vector'),
+  concatKey: string('concat'),
 } satisfies SchemaOf<DDPMOptions>
 
 /** Of DDPM.sample. */

@@ -14,6 +14,8 @@ export interface ConditionOptions {
    * For a network with `vectorDim`, which needs it unless it is of `vectorEmbedding: 'augment'`: a vector for each sample, [n, vectorDim].
    */
   vector?: Tensor
+  /** For a network with `concatChannels`, which needs it: a map of x's size, [n, concatChannels, h, w]. */
+  concat?: Tensor
 }
 
 /** Of pMeanVariance. */
@@ -26,6 +28,8 @@ export interface PMeanVarianceOptions extends ConditionOptions {
 export interface PSampleOptions extends PMeanVarianceOptions {
   /** The same noise for all samples. Default false. */
   repeatNoise?: boolean
+  /** What the noise is multiplied by. Default 1. */
+  temperature?: number
   /** In place of drawn noise: of x's shape, or with `repeatNoise` of one sample's, [1, ...]. Default: drawn by `seed`. */
   noise?: Tensor
   /** Of the noise. Default: the next of the model's own. */
@@ -98,11 +102,13 @@ export const conditionSchema = {
   y: value<ClassLabels>('class labels', () => true),
   context: value<Tensor>('a Tensor', isTensor),
   vector: value<Tensor>('a Tensor', isTensor),
+  concat: value<Tensor>('a Tensor', isTensor),
 } satisfies SchemaOf<ConditionOptions>
 export const clipSchema = { clipDenoised: boolean(), ...conditionSchema } satisfies SchemaOf<PMeanVarianceOptions>
 export const pSampleSchema = {
   ...clipSchema,
   repeatNoise: boolean(false),
+  temperature: number(1, { min: 0 }),
   noise: value<Tensor>('a Tensor', isTensor),
   seed: seed(),
 } satisfies SchemaOf<PSampleOptions>

@@ -63,6 +63,8 @@ export interface PathOptions extends GuidanceOptions {
   sNoise?: number
   /** For 'ddim' with clipping: the noise follows from the clipped x_0, not from the network's output. Default false. */
   clippedNoise?: boolean
+  /** What the noise that steps add is multiplied by, with any sampler. Default 1. */
+  temperature?: number
   /**
    * For 'ddim' and 'plms': ddim.py's strides, of which 'uniform' may take more steps than asked for or end beyond the schedule.
    * Default: evenly, exactly `steps`.
@@ -91,6 +93,8 @@ export interface PathOptions extends GuidanceOptions {
    * For a network with `vectorDim`, which needs it unless it is of `vectorEmbedding: 'augment'`: a vector for each sample, [n, vectorDim].
    */
   vector?: Tensor
+  /** For a network with `concatChannels`, which needs it: a map of the samples' size, [n, concatChannels, h, w]. Default: none. */
+  concat?: Tensor
   /** Clip the predicted x_0 to [-1, 1]. Default: the model's with 'ddpm', else false, as in the samplers' sources. 'plms', 'lms' and 'deis' can't. */
   clipDenoised?: boolean
   /** Fix every algorithm, so that an image is the same bit for bit in any batch. Default: the model's. */
@@ -112,6 +116,7 @@ export const pathSchema = {
   sTmax: number(undefined, { min: 0 }),
   sNoise: number(undefined, { min: 0 }),
   clippedNoise: boolean(),
+  temperature: number(undefined, { min: 0 }),
   ddimDiscretize: oneOf(['uniform', 'quad']),
   solverOrder: integer(undefined, { min: 1, max: 4 }),
   scheduler: value<SchedulerConfig>('an object of scheduler_config.json', isObject),
@@ -119,6 +124,7 @@ export const pathSchema = {
   classLabels: value<ClassLabels>('a number, a name, an array, an Int32Array or a Tensor', isLabels),
   context: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
   vector: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
+  concat: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
   ...guidanceSchema,
   clipDenoised: boolean(),
   deterministic: boolean(),
@@ -148,6 +154,8 @@ export interface SamplingOptions extends PathOptions {
   jumpNSample?: number
   /** How many steps a jump goes back. Default 10. */
   jumpLength?: number
+  /** With 'ddpm' and all timesteps: begin at timestep startT - 1, ddpm.py's start_T and `timesteps`. Default: at the last. */
+  startT?: number
 }
 
 /** Whether a sampling returns the states on the way, too. */
@@ -167,6 +175,7 @@ export const samplingSchema = {
   mask: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
   jumpNSample: integer(undefined, { min: 1 }),
   jumpLength: integer(undefined, { min: 1 }),
+  startT: integer(undefined, { min: 1 }),
 } satisfies SchemaOf<SamplingOptions & Intermediates>
 
 /** Of pSampleLoop. */

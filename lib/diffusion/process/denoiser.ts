@@ -121,11 +121,11 @@ export class NetworkDenoiser implements Denoiser {
     shape: Shape,
     { train, condition, of = 'given' }: DenoiserMode,
   ): DenoiserOutput {
-    const [n, channels, height, width] = shape
+    const [, channels, height, width] = shape
     const rng = train ? graph.input('dropoutRng', [1, 1, 1, 4], 'i32') : undefined
     const images = graph.toNhwc(x, { channels, height, width })
     const prefix = of === 'given' ? '' : 'negative.'
-    const conditioning = conditionInputs(graph, this.module, { ...condition, n, prefix })
+    const conditioning = conditionInputs(graph, this.module, { ...condition, shape, prefix })
     const flat = this.module.selfCondition && graph.input('estimate', x.dims)
     const estimate = flat ? graph.toNhwc(flat, { channels, height, width }) : undefined
     const out = graph.toNchw(this.module.build({ graph, train, rng }, images, t, { ...conditioning, estimate }))

@@ -1,8 +1,8 @@
-/** Class labels, context and vector, as a caller gives them, checked; and what of them is dropped in training. */
+/** Class labels, context, vector and map, as a caller gives them, checked; and what of them is dropped in training. */
 import { invalidArgument } from '../../errors'
 import type { Network } from '../../nn/network'
 import { Purpose, words } from '../../rng'
-import { checkTensor, Tensor } from '../../tensor'
+import { checkTensor, type Shape, Tensor } from '../../tensor'
 import { classLabel } from './class-names'
 import type { ClassLabels, Condition } from './condition'
 import type { Core } from './core'
@@ -15,15 +15,19 @@ export interface GivenCondition {
   readonly argument: string
   readonly context?: Tensor
   readonly vector?: Tensor
+  readonly concat?: Tensor
   /** The labels are for others, too, so that a network without classes is given some. Default false. */
   readonly forOthers?: boolean
 }
 
-/** Throws unless there are labels, context and vector exactly where the network takes them. */
-export async function conditionOf(core: Core, n: number, o: GivenCondition): Promise<Condition> {
+/** For samples of `shape`. Throws unless there are labels, context, vector and map exactly where the network takes them. */
+export async function conditionOf(core: Core, shape: Shape, o: GivenCondition): Promise<Condition> {
+  const [n] = shape
   const context = contextOf(core, n, o.context)
   const vector = vectorOf(core, n, o.vector)
-  return { ...(await labelsOf(core, n, o)), ...(context && { context }), ...(vector && { vector }) }
+  const concat = concatOf(core, shape, o.concat)
+  const labels = await labelsOf(core, n, o)
+  return { ...labels, ...(context && { context }), ...(vector && { vector }), ...(concat && { concat }) }
 }
 
 function contextOf(core: Core, n: number, context: Tensor | undefined): Tensor | undefined {
@@ -47,6 +51,16 @@ function vectorOf(core: Core, n: number, vector: Tensor | undefined): Tensor | u
   if (vector === undefined && vectorIsOptional) return undefined
   checkTensor(vector, 'vector', [n, vectorDim])
   return vector
+}
+
+function concatOf(core: Core, [n, , height, width]: Shape, concat: Tensor | undefined): Tensor | undefined {
+  const { concatChannels = 0 } = core.denoiser.network?.module ?? {}
+  if (concatChannels > 0) {
+    checkTensor(concat, 'concat', [n, concatChannels, height, width])
+    return concat
+  }
+  if (concat) throw invalidArgument('concat', 'nothing for a model without concatChannels', concat)
+  return undefined
 }
 
 async function labelsOf(core: Core, n: number, o: GivenCondition): Promise<Condition> {
@@ -82,14 +96,19 @@ function isDropped({ seed, step, sampleOffset }: Stream, i: number, probability:
 
 /**
  * A condition for training: labels are replaced by the null class, contexts and vectors by zeros, with the probabilities of the model's
- * options, as the stream says.
+ * options, as the stream says. Maps stay.
  */
-export async function withDropout(core: Core, { y, context, vector }: Condition, stream: Stream): Promise<Condition> {
+export async function withDropout(
+  core: Core,
+  { y, context, vector, concat }: Condition,
+  stream: Stream,
+): Promise<Condition> {
   const { contextDropout, vectorDropout } = core.settings
   return {
     ...(y && { y: dropLabels(core, y, stream) }),
     ...(context && { context: await dropRows(context, contextDropout, stream) }),
     ...(vector && { vector: await dropRows(vector, vectorDropout, stream) }),
+    ...(concat && { concat }),
   }
 }
 

@@ -34,6 +34,8 @@ export interface LossInput {
   readonly stream: Stream
   /** What each sample's loss counts for, where its timestep was not drawn evenly. */
   readonly importance?: Float32Array
+  /** [T], where it is a part of the loss: LatentDiffusion's loss / exp(logvar[t]) + logvar[t]. */
+  readonly logvar?: Float32Array
   /** With dropout, and 'train/' in the keys. */
   readonly train: boolean
   /** Of x_0, for a network with selfCondition: see `withOwnEstimate`. */
@@ -83,7 +85,8 @@ export interface SampleLosses {
  * The dictionary from the losses of the samples. loss_simple has no weights but those of importance sampling. loss_vlb is
  * ddpm.py's, or with a learned variance the estimate of the whole bound in bits per dimension.
  */
-export function lossDictOf(core: Core, samples: SampleLosses, { t, train, importance }: LossInput): LossResult {
+export function lossDictOf(core: Core, samples: SampleLosses, input: LossInput): LossResult {
+  const { t, train, importance, logvar } = input
   const { lSimpleWeight, originalElboWeight, minSnrGamma, vlbWeight = defaultVlbWeight } = core.settings
   const { lvlbWeights } = core.schedule
   const weigh = (values: Float32Array) => Float64Array.from(values, (value, i) => value * (importance?.[i] ?? 1))
@@ -92,7 +95,11 @@ export function lossDictOf(core: Core, samples: SampleLosses, { t, train, import
   const vlb = samples.bound
     ? core.numTimesteps * average(weigh(samples.bound))
     : average(losses.map((loss, i) => lvlbWeights[t[i]] * loss))
-  const weighted = minSnrGamma === undefined ? simple : average(losses.map((loss, i) => snrWeight(core, t[i]) * loss))
+  const whole = (loss: number, i: number) => {
+    const own = minSnrGamma === undefined ? loss : snrWeight(core, t[i]) * loss
+    return logvar ? own / Math.exp(logvar[t[i]]) + logvar[t[i]] * (importance?.[i] ?? 1) : own
+  }
+  const weighted = average(losses.map(whole))
   const loss = weighted * lSimpleWeight + (samples.bound ? vlbWeight : originalElboWeight) * vlb
   const prefix = train ? 'train' : 'val'
   return {
@@ -104,11 +111,14 @@ export function lossDictOf(core: Core, samples: SampleLosses, { t, train, import
 /**
  * What the losses of sample i count for in the total, times `scale`, so that its gradient needs weighted sums: inputs of `backward`.
  */
-export function lossWeights(core: Core, { t, importance }: LossInput, scale = 1): Record<string, Float32Array> {
+export function lossWeights(core: Core, { t, importance, logvar }: LossInput, scale = 1): Record<string, Float32Array> {
   const { lSimpleWeight, originalElboWeight, varianceType, vlbWeight = defaultVlbWeight } = core.settings
   const each = (weightAt: (k: number) => number) =>
     Float32Array.from(t, (k, i) => (scale * weightAt(k) * (importance?.[i] ?? 1)) / t.length)
-  const simple = each((k) => snrWeight(core, k) * lSimpleWeight + originalElboWeight * core.schedule.lvlbWeights[k])
+  const simple = each((k) => {
+    const certainty = logvar ? Math.exp(-logvar[k]) : 1
+    return snrWeight(core, k) * lSimpleWeight * certainty + originalElboWeight * core.schedule.lvlbWeights[k]
+  })
   if (varianceType === 'fixed') return { lossWeights: simple }
   return { lossWeights: simple, boundWeights: each(() => vlbWeight * core.numTimesteps) }
 }
@@ -251,9 +261,11 @@ export async function lossInput(
     y?: GivenCondition['labels']
     context?: Tensor
     vector?: Tensor
+    concat?: Tensor
     noise?: Tensor
     stream?: Stream
     importance?: Float32Array
+    logvar?: Float32Array
     train: boolean
   },
 ): Promise<LossInput> {
@@ -261,8 +273,8 @@ export async function lossInput(
   core.denoiser.check(o.xStart.shape, 'xStart')
   if (o.noise) checkTensor(o.noise, 'noise', o.xStart.shape)
   const t = await parseTimesteps(o.t, o.xStart.shape[0], core.numTimesteps)
-  const { y: labels, context, vector } = o
-  const given = await conditionOf(core, t.length, { labels, argument: 'y', context, vector })
+  const { y: labels, context, vector, concat } = o
+  const given = await conditionOf(core, o.xStart.shape, { labels, argument: 'y', context, vector, concat })
   const stream = o.stream ?? nextStream(core)
   const condition = o.train ? await withDropout(core, given, stream) : given
   return withOwnEstimate(core, {
@@ -272,6 +284,7 @@ export async function lossInput(
     noise: o.noise,
     stream,
     importance: o.importance,
+    logvar: o.logvar,
     train: o.train,
   })
 }

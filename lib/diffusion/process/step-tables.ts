@@ -10,6 +10,8 @@ import { type Prediction, startRow } from './prediction'
 import type { Schedule } from './schedule'
 
 export const rowLength = 8
+/** Of a row, what noise is multiplied by. */
+export const noiseColumn = 5
 
 /** Rows of all tables: a step evaluates the network once or twice, and some begin with a few evaluations more. */
 export function tableRows(numTimesteps: number): number {

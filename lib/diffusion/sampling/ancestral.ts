@@ -1,4 +1,5 @@
 /** Ancestral sampling: Ho et al. 2020, algorithm 2, through every timestep or fewer. */
+import { DiffusionError } from '../../errors'
 import { meanShiftRow, timestepVariance, varianceRow } from '../process/learned-variance'
 import { type Prediction, startRow } from '../process/prediction'
 import { posteriorVariance, respacedTimesteps, type TimestepSpacing } from '../process/schedule'
@@ -10,8 +11,11 @@ import { type Evaluation, makePlan, type PlanContext, type SamplingPlan } from '
 /** Through every timestep: ddpm.py's p_sample_loop. */
 export function ancestralPlan(
   { schedule, settings }: PlanContext,
-  o: { clipDenoised?: boolean; strength?: number },
+  o: { clipDenoised?: boolean; strength?: number; startT?: number },
 ): SamplingPlan {
+  if (o.startT !== undefined && o.strength !== undefined) {
+    throw new DiffusionError('invalid-argument', 'give startT or strength, not both', { argument: 'startT' })
+  }
   const table = posteriorTable(schedule, settings.parameterization)
   const evaluations = Array.from(schedule.betas, (_, t): Evaluation => {
     const [p, q, m, state, , noise] = table.subarray(t * rowLength, (t + 1) * rowLength)
@@ -21,7 +25,8 @@ export function ancestralPlan(
     return { t, prediction: [p, q], next: { state, m: [m], noise }, meanShift, ...(variance && { variance }) }
   })
   const clip = o.clipDenoised ?? settings.clipDenoised
-  return makePlan(lastPart(evaluations.reverse(), o.strength), schedule.betas.length, { clip })
+  const first = evaluations.slice(0, o.startT).reverse()
+  return makePlan(lastPart(first, o.strength), schedule.betas.length, { clip })
 }
 
 /** Through fewer: Nichol & Dhariwal 2021, section 4. */

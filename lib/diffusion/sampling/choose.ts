@@ -2,6 +2,7 @@
 
 import { DiffusionError } from '../../errors'
 import type { DdimDiscretization, TimestepSpacing } from '../process/schedule'
+import { noiseColumn, rowLength } from '../process/step-tables'
 import { ancestralPlan, respacedPlan } from './ancestral'
 import type { Churn } from './churn'
 import { ddimPlan } from './ddim'
@@ -36,6 +37,10 @@ export interface SamplerChoice {
   readonly clipDenoised?: boolean
   /** Of the steps, this part from the end on (default 1: all). */
   readonly strength?: number
+  /** Of the noise in the steps. Default 1. */
+  readonly temperature?: number
+  /** Of ancestral sampling through all timesteps: those below. Default: all. */
+  readonly startT?: number
   readonly jumpLength?: number
   readonly jumpNSample?: number
   /** Whether there is one. */
@@ -57,13 +62,14 @@ export const owners: Partial<Record<keyof SamplerChoice, readonly Sampler[]>> = 
   solverOrder: levelSamplersWith(({ order }) => order !== undefined),
   mask: ['ddpm', 'ddim', 'plms', 'lcm', ...levelSamplersWith(({ maskless }) => !maskless)],
   jumpNSample: ['ddpm', 'ddim'],
+  startT: ['ddpm'],
   jumpLength: ['ddpm', 'ddim'],
   clipDenoised: ['ddpm', 'ddim', 'lcm', ...levelSamplersWith(({ predictsNoise }) => !predictsNoise)],
 }
 
 /** Throws `invalid-argument` for an option that the sampler does not have. */
 export function choosePlan(context: PlanContext, o: SamplerChoice): SamplingPlan {
-  const plan = withJumps(planOf(context, o), context, o)
+  const plan = tempered(withJumps(planOf(context, o), context, o), o.temperature)
   // A scheduler says all of it itself.
   if (o.scheduler) return plan
   const own = { ...plan, warnings: startWarnings(plan, context, o) }
@@ -72,6 +78,15 @@ export function choosePlan(context: PlanContext, o: SamplerChoice): SamplingPlan
   // A prediction of the noise has no threshold.
   const predictsImage = owners.clipDenoised?.includes(samplerNamed(o.sampler ?? 'ddpm').sampler)
   return predictsImage ? { ...own, clip: true, threshold } : own
+}
+
+/** ddpm.py's and ddim.py's temperature: a multiple of all noise that steps add. */
+function tempered(plan: SamplingPlan, temperature = 1): SamplingPlan {
+  if (temperature === 1) return plan
+  if (plan.variance) throw wrong('temperature', 'temperature: 1 for a model whose variance is learned')
+  const table = plan.table.slice()
+  for (let at = noiseColumn; at < table.length; at += rowLength) table[at] *= temperature
+  return { ...plan, table, noisy: plan.noisy && temperature > 0 }
 }
 
 /** RePaint's, where they are asked for. */
@@ -92,7 +107,7 @@ const mostSignal = 0.2
 
 /** Of a first step at which there is no longer only noise, which is what the samples begin with. */
 function startWarnings(plan: SamplingPlan, { schedule }: PlanContext, o: SamplerChoice): string[] {
-  if (o.strength !== undefined || o.xT) return []
+  if (o.strength !== undefined || o.startT !== undefined || o.xT) return []
   const signal = (t: number) => Math.sqrt(schedule.alphasCumprod[t])
   const [t] = plan.timesteps
   const last = schedule.alphasCumprod.length - 1
@@ -142,7 +157,8 @@ function planOf(context: PlanContext, o: SamplerChoice): SamplingPlan {
   }
   switch (sampler) {
     case 'ddpm':
-      if (steps === T) return ancestralPlan(context, { clipDenoised, strength })
+      if (steps === T) return ancestralPlan(context, { clipDenoised, strength, startT: o.startT })
+      if (o.startT !== undefined) throw wrong('startT', 'startT goes with all timesteps, not with fewer steps')
       return respacedPlan(context, { steps, spacing: o.timestepSpacing, clipDenoised, strength })
     case 'ddim': {
       const { timestepSpacing: spacing, ddimDiscretize: discretization, clippedNoise } = o
@@ -212,6 +228,7 @@ function schedulerCall(o: SamplerChoice): SchedulerCall {
     'sNoise',
     'jumpNSample',
     'jumpLength',
+    'startT',
   ] as const) {
     if (o[name] !== undefined) throw wrong(name, `${name} is decided by scheduler`)
   }

@@ -17,13 +17,15 @@ export interface PndmOptions {
 /** From the point of the evaluation before. */
 const before = { point: 0, base: 1, m: [] } as const
 
-/** Descending timesteps, at least 2. The first step evaluates the network twice (improved Euler). */
-export function plmsEvaluations(timesteps: readonly number[], o: PndmOptions): Evaluation[] {
-  const [first, second] = timesteps
+/**
+ * Of the timesteps that the network is evaluated at, descending, at least 2. The first two are of one step (improved Euler), which is
+ * taken to lead to the second one: of a whole sampling that is there twice.
+ */
+export function plmsEvaluations([first, second, ...later]: readonly number[], o: PndmOptions): Evaluation[] {
   return [
     { ...move(first, first, first - o.stride, [1], o), partial: true },
     { ...move(second, second + o.stride, second, [1 / 2, 1 / 2], o), correct: before, forget: true },
-    ...timesteps.slice(1).map((t, i) => move(t, t, t - o.stride, adamsBashforth[Math.min(i + 1, 3)], o)),
+    ...later.map((t, i) => move(t, t, t - o.stride, adamsBashforth[Math.min(i + 1, 3)], o)),
   ]
 }
 

@@ -1,7 +1,8 @@
 /** One step from x_t to x_{t-1} as one program: denoiser, posterior mean and noise together. */
+import { invalidArgument } from '../../errors'
 import type { Graph, Value } from '../../graph'
 import type { Seed } from '../../options'
-import type { Program } from '../../program'
+import type { Binding, Program } from '../../program'
 import { Purpose } from '../../rng'
 import { checkTensor, type Shape, Tensor } from '../../tensor'
 import { type Condition, type ConditionKind, kindOf } from '../process/condition'
@@ -10,7 +11,7 @@ import type { DenoiserOutput } from '../process/denoiser'
 import { learnedLogVariance, varianceInput, varianceTableOf } from '../process/learned-variance'
 import { denoiserBindings } from '../process/preconditioning'
 import { noiseBindings, noiseInputs, posteriorVariances } from '../process/process'
-import { posteriorTable, rowLength, tableRows } from '../process/step-tables'
+import { noiseColumn, posteriorTable, rowLength, tableRows } from '../process/step-tables'
 import { parseTimesteps, type Timesteps } from '../process/timesteps'
 import { type GuidanceKind, guidedOutput, movedMean } from './guidance/nodes'
 import { type Multistep, multistepNodes } from './multistep-nodes'
@@ -128,6 +129,17 @@ export function posteriorTableOf(core: Core) {
   return core.table('posterior', () => posteriorTable(core.schedule, core.settings.parameterization))
 }
 
+/** With another multiple of the noise. */
+function temperedTable(core: Core, temperature: number): Binding {
+  if (temperature === 1) return posteriorTableOf(core)
+  if (core.settings.varianceType !== 'fixed') {
+    throw invalidArgument('temperature', '1 for a model whose variance is learned', temperature)
+  }
+  const table = posteriorTable(core.schedule, core.settings.parameterization)
+  for (let at = noiseColumn; at < table.length; at += rowLength) table[at] *= temperature
+  return table
+}
+
 /** ddpm.py's p_mean_variance. */
 export async function pMeanVariance(
   core: Core,
@@ -149,6 +161,8 @@ export interface PSampleOptions {
   clipDenoised: boolean
   /** The same noise for all samples. */
   repeatNoise: boolean
+  /** Of the noise. Default 1. */
+  temperature?: number
   /** In place of drawn noise: of x's shape, or of one sample with `repeatNoise`. */
   noise?: Tensor
   seed: Seed
@@ -177,6 +191,7 @@ async function runStep(
     clipDenoised: boolean
     noise: StepKind['noise']
     extra: Parameters<Program['run']>[0]
+    temperature?: number
     condition: Condition
   },
 ): Promise<{ y: Tensor; raw?: Float32Array; steps: Int32Array }> {
@@ -200,7 +215,7 @@ async function runStep(
     }
     const program = await stepProgram(core, kind)
     const denoiser = await denoiserBindings(core, { x: state, t: steps, shape: x.shape, condition: o.condition })
-    const table = posteriorTableOf(core)
+    const table = o.temperature === undefined ? posteriorTableOf(core) : temperedTable(core, o.temperature)
     const variance = learned && !raw && { variance: varianceTableOf(core) }
     const out = await program.run({ x: state, t: steps, row: steps, table, ...variance, ...o.extra, ...denoiser })
     return { y: Tensor.wrap(out.y, x.shape), raw: out.raw, steps }

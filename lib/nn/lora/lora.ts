@@ -83,6 +83,9 @@ export class LoraNetwork implements Network {
   get vectorDim() {
     return this.base.vectorDim
   }
+  get concatChannels() {
+    return this.base.concatChannels
+  }
   get vectorIsOptional() {
     return this.base.vectorIsOptional
   }

@@ -51,6 +51,11 @@ export interface UNetDetails {
   useLinearInTransformer?: boolean
   /** Channels of a context token. Needed with useSpatialTransformer. */
   contextDim?: number
+  /**
+   * How many of inChannels, the last ones, are a map that the network is told of each sample (DiffusionWrapper's `concat`): what is
+   * sampled has the others. Default 0.
+   */
+  concatChannels?: number
   /** Numbers of the vector that the network is told of each sample. Default: those that vectorEmbedding implies, else no vector. */
   vectorDim?: number
   /**
@@ -193,6 +198,7 @@ const schema = {
   transformerDepth: depths(),
   useLinearInTransformer: options.boolean(false),
   contextDim: options.integer(undefined, { min: 1, max: limits.contextDim }),
+  concatChannels: options.integer(0, { min: 0, max: limits.channels }),
   vectorDim: options.integer(undefined, { min: 1, max: limits.contextDim }),
   vectorEmbedding: options.oneOf(vectorEmbeddings),
   layout: options.oneOf<Layout>(['openai', 'diffusers'], 'openai'),
@@ -247,6 +253,9 @@ export function resolveUNetOptions(given: UNetOptions) {
       if (rates.includes(rate)) continue
       throw invalidArgument(`${name}[${i}]`, `a downsampling rate, one of ${rates.join(', ')}`, rate)
     }
+  }
+  if (o.concatChannels >= o.inChannels) {
+    throw invalidArgument('concatChannels', `fewer than inChannels, ${o.inChannels}`, o.concatChannels)
   }
   checkSkips(o)
   const [down, up] = resamplers(o)
@@ -319,6 +328,7 @@ export function groupsOf(channels: number, groups = 0): number {
 function checkSkips(o: {
   layout: Layout
   selfCondition: boolean
+  concatChannels: number
   inChannels: number
   outChannels: number
   channelMult: readonly number[]
@@ -329,6 +339,7 @@ function checkSkips(o: {
   for (const name of ['skipDownResolutions', 'skipUpResolutions'] as const) {
     if (o[name].length === 0) continue
     if (o.selfCondition) throw invalidArgument('selfCondition', `false with ${name}`, true)
+    if (o.concatChannels) throw invalidArgument('concatChannels', `0 with ${name}`, o.concatChannels)
     if (o.layout !== 'diffusers') throw invalidArgument(name, `none with layout '${o.layout}'`, o[name])
     for (const channels of ['inChannels', 'outChannels'] as const) {
       if (o[channels] !== 3) throw invalidArgument(channels, `3 with ${name}`, o[channels])

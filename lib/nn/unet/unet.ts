@@ -50,6 +50,7 @@ export class UNet implements Network {
   readonly contextDim?: number
   readonly vectorDim?: number
   readonly vectorIsOptional: boolean
+  readonly concatChannels: number
   readonly selfCondition: boolean
   readonly parameters = new ParameterTable()
 
@@ -70,7 +71,8 @@ export class UNet implements Network {
   constructor(options: UNetOptions) {
     const o = resolveUNetOptions(options)
     this.options = o
-    this.inChannels = o.inChannels
+    this.inChannels = o.inChannels - o.concatChannels
+    this.concatChannels = o.concatChannels
     this.outChannels = o.outChannels
     this.imageSize = o.imageSize
     this.imageWidth = o.imageWidth
@@ -130,7 +132,8 @@ export class UNet implements Network {
       up: {},
     }
     const { lists } = this.#names
-    const seen = withEstimate(graph, x, conditioning, this.selfCondition)
+    const own = withEstimate(graph, x, conditioning, this.selfCondition)
+    const seen = conditioning.concat ? graph.concat([own, conditioning.concat]) : own
     let h = this.options.centerInput ? graph.affine(seen, { scale: 2, shift: -1 }) : seen
     inputs.down.picture = h
     const run = (block: Block, input: Value, name?: string) => {
@@ -151,10 +154,13 @@ export class UNet implements Network {
     return this.options.timeEmbedding === 'fourier' ? graph.divSample(sum, t) : sum
   }
 
-  #check(x: Value, { context: tokens }: Conditioning): void {
+  #check(x: Value, { context: tokens, concat }: Conditioning): void {
     const [, height, width, channels] = x.dims
     if (channels !== this.inChannels || height % this.divisor !== 0 || width % this.divisor !== 0) {
       throw invalidArgument('x', `[n, h, w, ${this.inChannels}], h and w multiples of ${this.divisor}`, x.dims)
+    }
+    if ((concat?.dims[3] ?? 0) !== this.concatChannels) {
+      throw invalidArgument('concat', `a map of ${this.concatChannels} channels`, concat?.dims)
     }
     const { contextDim } = this
     if (!contextDim && tokens) throw invalidArgument('context', 'nothing without cross-attention', 'a value')

@@ -93,7 +93,7 @@ export function pndmPlan(_: SchedulerConfig, c: Fields<'PNDMScheduler'>, o: Call
   if (parameterization === 'x0') throw unsupported('prediction_type', ["'epsilon'", "'v_prediction'"], 'sample')
   const bars = alphasOf(c)
   const spread = floatTimesteps(steps, T, c.timestep_spacing, c.steps_offset).map(roundToEven)
-  const timesteps = lastPart(spread, o.strength)
+  const timesteps = c.skip_prk_steps ? lastEvaluations(spread, o.strength) : lastPart(spread, o.strength)
   if (timesteps.length < least) throw invalidArgument('strength', `at least ${least} steps`, o.strength)
   const last = c.set_alpha_to_one ? 1 : bars[0]
   const evaluations = (c.skip_prk_steps ? plmsEvaluations : prkEvaluations)(timesteps, {
@@ -102,6 +102,16 @@ export function pndmPlan(_: SchedulerConfig, c: Fields<'PNDMScheduler'>, o: Call
     parameterization,
   })
   return makePlan(evaluations, T, { clip: false })
+}
+
+/**
+ * As diffusers' image to image counts them: in the list that has the second timestep twice, from as many before its last as there are
+ * steps left. What begins in the middle takes its second evaluation for one of the first step, too, and so skips a step.
+ */
+function lastEvaluations(spread: readonly number[], strength: number | undefined): number[] {
+  const [first, second, ...later] = spread
+  const left = lastPart(spread, strength).length
+  return [first, second, second, ...later].slice(spread.length - left)
 }
 
 export function lcmPlan(config: SchedulerConfig, c: Fields<'LCMScheduler'>, o: Call): SamplingPlan {

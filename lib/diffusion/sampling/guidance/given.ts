@@ -1,6 +1,6 @@
 /** Guidance as a caller asks for it: checked, and the parts that it is made of. */
 import { DiffusionError, invalidArgument } from '../../../errors'
-import { type Shape, sameShape, sizeOf, Tensor } from '../../../tensor'
+import { checkTensor, type Shape, sameShape, sizeOf, Tensor } from '../../../tensor'
 import type { ClassLabels, Condition } from '../../process/condition'
 import { type Core, coreOf } from '../../process/core'
 import { conditionOf, namedLabels } from '../../process/given-condition'
@@ -16,6 +16,7 @@ export interface GivenGuidance extends GuidanceOptions {
   readonly classLabels?: ClassLabels
   readonly context?: Tensor
   readonly vector?: Tensor
+  readonly concat?: Tensor
   readonly scheduler?: unknown
   /** Of the model itself. */
   readonly condition: Condition
@@ -82,11 +83,12 @@ async function byModel(core: Core, shape: Shape, model: Core, o: GivenGuidance) 
   if (own !== other) throw wrong(`a model of parameterization ${own}`, other)
   if (!sameSchedule(model.schedule, core.schedule)) throw wrong("a model with this one's schedule", 'another schedule')
   model.denoiser.check(shape, 'guidingModel')
-  const { contextDim, vectorDim } = model.denoiser.network?.module ?? {}
-  const condition = await conditionOf(model, shape[0], {
+  const { contextDim, vectorDim, concatChannels } = model.denoiser.network?.module ?? {}
+  const condition = await conditionOf(model, shape, {
     ...{ labels: o.classLabels, argument: 'classLabels', forOthers: true },
     context: contextDim ? o.context : undefined,
     vector: vectorDim ? o.vector : undefined,
+    concat: concatChannels ? o.concat : undefined,
   })
   if (scale === 1) return undefined
   return async (plan: SamplingPlan) =>
@@ -112,15 +114,21 @@ async function byCondition(core: Core, shape: Shape, o: GivenGuidance) {
   const vector = needsVector ? await negativeVector(n, vectorDim, o.negativeVector) : o.condition.vector
   if (scale === 1) return undefined
   const { nullClass } = core.settings
-  const { y } = o.condition
-  const other = context !== o.condition.context || vector !== o.condition.vector
+  const { y, concat } = o.condition
+  if (o.negativeConcat) checkTensor(o.negativeConcat, 'negativeConcat', concat?.shape ?? [])
+  const other = o.negativeConcat !== undefined || context !== o.condition.context || vector !== o.condition.vector
   if (nullClass === undefined && !other) {
     const way =
       numClasses === undefined ? 'negativeContext, or a model with contextDropout' : 'a model with a null class'
     const message = `guidanceScale: guidance needs ${way}${numClasses === undefined ? '' : ' (option nullClass)'}`
     throw new DiffusionError('not-configured', message, { argument: 'guidanceScale' })
   }
-  const negative = { y: y && nullClass !== undefined ? y.map(() => nullClass) : y, context, vector }
+  const negative = {
+    y: y && nullClass !== undefined ? y.map(() => nullClass) : y,
+    context,
+    vector,
+    concat: o.negativeConcat ?? concat,
+  }
   return () => ClassifierFree.create(core, shape, { ...contrastOf(scale, o), negative })
 }
 

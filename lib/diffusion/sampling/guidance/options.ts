@@ -25,6 +25,8 @@ export interface GuidanceOptions {
   negativeContext?: Tensor
   /** The vector to go away from, for a network that needs a vector: [n or 1, vectorDim]. Default: zeros. */
   negativeVector?: Tensor
+  /** The map to go away from, for a network with concatChannels, of the map's shape. Default: the same map. */
+  negativeConcat?: Tensor
   /**
    * The noise levels at which there is guidance, from above the first up to the second: sigma = sqrt((1 - alpha_bar) / alpha_bar) by the
    * model's schedule (Kynkaanniemi et al. 2024, eq. 5). Outside of them the network is evaluated once. Default: all.
@@ -61,6 +63,7 @@ export const guidanceSchema = {
   guidanceScale: number(),
   negativeContext: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
   negativeVector: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
+  negativeConcat: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
   guidanceInterval: value<readonly [number, number]>('[low, high], two noise levels', isInterval),
   guidanceRescale: number(undefined, { min: 0, max: 1 }),
   guidingModel: value<GuidingModel>('a diffusion model', (v) => typeof v === 'object' && v !== null && coreOf in v),
