@@ -9,7 +9,7 @@ export interface ImageBatch {
   readonly shape: readonly [count: number, channels: number, height: number, width: number]
   /** [count], where there are classes. */
   readonly labels?: Int32Array
-  /** [count, 9]: what was done to each image, where they are augmented (augment.ts). */
+  /** What was done to each image, [count, 9], where they are augmented (augment.ts). */
   readonly augmentation?: Float32Array
   /** One for each image, where there are texts. */
   readonly captions?: readonly string[]

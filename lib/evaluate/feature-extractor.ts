@@ -5,7 +5,7 @@ import type { Tensor } from '../tensor'
 export interface Features {
   /** [n, features] */
   readonly features: Tensor
-  /** [n, classes]: what softmax makes probabilities of, for the Inception score. Default: none. */
+  /** What softmax makes probabilities of, [n, classes], for the Inception score. Default: none. */
   readonly logits?: Tensor
 }
 

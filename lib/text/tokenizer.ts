@@ -28,7 +28,7 @@ export interface TokenizedText {
   readonly texts: number
   /** Of each text. */
   readonly length: number
-  /** [texts, length]: start, the text, end, padding. */
+  /** Start, the text, end, padding: [texts, length]. */
   readonly ids: Int32Array
   /** With promptWeights, [texts, length]: 1 of start, end and padding. */
   readonly weights?: Float32Array

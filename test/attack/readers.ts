@@ -18,6 +18,7 @@ import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers/plans'
 import { InceptionV3 } from '../../lib/evaluate/inception-v3'
 import { readStatistics } from '../../lib/evaluate/statistics-file'
 import { FrozenCLIPEmbedder } from '../../lib/stages/text/clip'
+import { VQModelInterface } from '../../lib/stages/vq-model'
 import { Tokenizer } from '../../lib/text/tokenizer'
 import { openCheckpoint, readTrainingState } from '../../lib/train/checkpoint'
 import { MetricsLog } from '../../lib/train/metrics'
@@ -71,6 +72,10 @@ export const readers: Readonly<Record<string, Reader>> = {
     tokenizer.tokenize("It's 2 naïve cats, the THING!", { maxLength: 20 })
   },
   clip: async (folder) => (await FrozenCLIPEmbedder.fromPretrained(folder, { device: 'cpu' })).dispose(),
+  autoencoder: async (folder) => {
+    using stage = await VQModelInterface.fromPretrained(folder, { device: 'cpu' })
+    await stage.stateDict()
+  },
   statistics: readStatistics,
   npy: (file) => readData(file, 1),
   npz: (file) => readData(file, 1),

@@ -97,6 +97,17 @@ export const readers: Record<string, () => Promise<Reader>> = {
     }),
   unetConfig: () => diffusersReader('unet/config.json'),
   schedulerConfig: () => diffusersReader('scheduler/scheduler_config.json'),
+  autoencoderConfig: async () => {
+    const reader = await fileReader({
+      ...{ file: 'config.json', codes: configCodes },
+      prepare: async (folder) => {
+        await cp(seeds.fixture('diffusers_vqvae'), folder, { recursive: true })
+        return seeds.load('diffusers_vqvae/config.json')
+      },
+      read: openers.autoencoder,
+    })
+    return { ...reader, rounds: 100 } // each reads the weights
+  },
   schedulerPlan: () =>
     fileReader({
       ...{ file: 'scheduler_config.json', codes: configCodes },
