@@ -13,11 +13,12 @@ const page = `<!doctype html><title>Images as they form</title>
   document.querySelector('button').onclick = () => {
     const events = new EventSource('images?seed=' + Math.floor(Math.random() * 2 ** 32))
     events.onmessage = ({ data }) => { document.querySelector('img').src = 'data:image/png;base64,' + data }
-    events.addEventListener('done', () => events.close())
+    for (const end of ['done', 'failed']) events.addEventListener(end, () => events.close())
   }
 </script>`
 
 const server = createServer(async (request, response) => {
+  if (!URL.canParse(request.url, 'http://localhost')) return response.writeHead(400).end()
   const { pathname, searchParams } = new URL(request.url, 'http://localhost')
   if (pathname === '/') return response.setHeader('content-type', 'text/html').end(page)
   if (pathname !== '/images') return response.writeHead(404).end()

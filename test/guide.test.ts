@@ -1,6 +1,8 @@
 // The commands of the documents and of the command line's own help work as they are printed, made short by further options.
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { get } from 'node:http'
 import path from 'node:path'
 import sharp from 'sharp'
 import { writeNpz } from '../lib/data/npz'
@@ -211,6 +213,10 @@ describe('examples', function () {
       assert.match(events, /event: done\ndata: \n\n$/)
       assert.match(await (await fetch(`${url}/images?steps=0`)).text(), /event: failed\ndata: steps: expected/)
       assert.equal((await fetch(`${url}/other`)).status, 404)
+      const { hostname, port } = new URL(url)
+      const odd = get({ hostname, port, path: '//' })
+      assert.equal((await once(odd, 'response'))[0].statusCode, 400)
+      assert.equal((await fetch(`${url}/other`)).status, 404) // it is still there
     } finally {
       child.kill()
     }
