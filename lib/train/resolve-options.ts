@@ -163,12 +163,17 @@ function checkData(
   if (crop !== 'centre') throw invalidArgument('crop', 'nothing for an object with batch()', crop)
 }
 
-/** With the layer by which the network is told. */
+/** With the layer by which the network is told; another vector is nothing that images have. */
 function withAugmentation(
   model: ResolvedTrainOptions['model'],
   augment: number | undefined,
 ): ResolvedTrainOptions['model'] {
-  if (augment === undefined) return model
+  if (augment === undefined) {
+    const { vectorDim, vectorEmbedding = vectorDim === undefined ? 'augment' : 'mlp' } = model.unetConfig
+    if (vectorEmbedding === 'augment') return model
+    const expected = "'augment' in a training, whose images have no vectors: trainBatch takes them"
+    throw invalidArgument('model.unetConfig.vectorEmbedding', expected, vectorEmbedding)
+  }
   checkIsTold(model.unetConfig, 'augment')
   const own = { vectorEmbedding: 'augment', vectorDim: augmentationDim }
   for (const [name, value] of Object.entries(own)) {

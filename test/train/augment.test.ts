@@ -134,6 +134,9 @@ describe('a training with augmentation', function () {
     rejects(unet({ vectorEmbedding: 'identity' }), 'model.unetConfig.vectorEmbedding')
     rejects(unet({ vectorDim: 6 }), 'model.unetConfig.vectorDim')
     rejects({ model: { unetConfig: { architecture: 'lucidrains', dim: 8, imageSize: 8 } as never } }, 'augment')
+    for (const change of [{ vectorEmbedding: 'identity' }, { vectorDim: 6 }]) {
+      rejects({ ...unet(change), augment: undefined }, 'model.unetConfig.vectorEmbedding')
+    }
     rejects({ data: { batch: () => new Float32Array(0) } as never, flip: false }, 'augment')
   })
 
