@@ -8,7 +8,7 @@
 
 namespace ddpm {
 
-constexpr int32_t kBackendAbi = 14;
+constexpr int32_t kBackendAbi = 15;
 
 enum class ErrorCode : int32_t { none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal };
 

@@ -425,7 +425,7 @@ struct Extract {
 };  // y[n] = table[t[n]], table {T,1,1,1}
 
 // The fused posterior step: x_t and the model's output to x_{t-1} in one pass over memory. Row t[n] of table {T,1,1,8}:
-//   x0 = row[0]*x + row[1]*out;   clip: x0 = min(max(x0, -1), 1)
+//   x0 = (row[0]*x + row[1]*out) / scale?[n];   clip: x0 = min(max(x0, -1), 1)
 //   y  = row[2]*x0 + row[3]*x + row[4]*out + row[5]*noise          rows 6 and 7 are unused
 // Ancestral sampling (Ho et al. 2020, eq. 7 and 11) has row[4] = 0; DDIM (Song et al. 2021, eq. 12) has row[3] = 0.
 // noise: given ({N or 1,1,1,D}), or drawn as GaussianNoise does with purpose posterior; neither: row[5] is not used.
@@ -434,6 +434,7 @@ struct PosteriorStep {
   Tensor x, out, table, t;
   Tensor noise;              // ?
   Tensor rng, sample, step;  // ? ; see GaussianNoise
+  Tensor scale;              // ? ; {N,1,1,1}
   Tensor y, x0;              // x0 ?
   int32_t clip;
 };
@@ -443,6 +444,16 @@ struct PosteriorStep {
 struct RescaleGuidance {
   Tensor x, reference, y;
   float amount;
+};
+
+// A quantile of the absolute values of each sample, within bounds: with v these in ascending order (a NaN is above
+// all), y[n] = min(max(v[rank] + part (v[rank+1] - v[rank]), least), most). part 0: v[rank]; else rank + 1 < D. y
+// {N,1,1,1}. Dynamic thresholding: Saharia et al. 2022, section 2.3.
+struct AbsQuantile {
+  Tensor x, y;
+  int32_t rank;
+  float part;
+  float least, most;
 };
 
 // The next step of a sampling, counted on the device: step[n] += 1, then t[n] = table[step[n]]. All i32; step, t
@@ -557,7 +568,7 @@ struct Ema {
   X(Embedding) X(EmbeddingBackward) X(FourierEmbedding) X(TimestepEmbedding) X(Dropout)                                 \
   X(Loss) X(ElementLoss) X(LossBackward) X(WeightedSum) X(WeightedSumBackward)                      \
   X(CrossEntropy) X(CrossEntropyBackward)                                                           \
-  X(TimestepAffine) X(Extract) X(PosteriorStep) X(NextStep) X(GaussianNoise) X(RescaleGuidance)     \
+  X(TimestepAffine) X(Extract) X(PosteriorStep) X(NextStep) X(GaussianNoise) X(RescaleGuidance) X(AbsQuantile) \
   X(VarianceNoise) X(VariationalLoss) X(VariationalLossBackward)                                    \
   X(GaussianSample) X(GaussianSampleBackward) X(GaussianKl) X(GaussianKlBackward) X(NearestCode)     \
   X(SumSquares) X(AdamW) X(Ema)

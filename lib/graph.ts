@@ -376,20 +376,30 @@ export class Graph {
 
   /**
    * The fused posterior step on flat samples; kernels/ops.h PosteriorStep. table [T, 1, 1, 8]. Either `noise` is given, or
-   * it is drawn from { rng, sample, step } (i32 [1,1,1,4], [n,1,1,1], [n,1,1,1]), or there is none.
+   * it is drawn from { rng, sample, step } (i32 [1,1,1,4], [n,1,1,1], [n,1,1,1]), or there is none. `scale` [n, 1, 1, 1]
+   * divides x0 before it is clipped.
    */
   posteriorStep(
     x: Value,
     out: Value,
     table: Value,
     t: Value,
-    o: { clip: boolean; noise?: Value; draw?: { rng: Value; sample: Value; step: Value } },
+    o: { clip: boolean; scale?: Value; noise?: Value; draw?: { rng: Value; sample: Value; step: Value } },
   ): { y: Value; x0: Value } {
     this.#picks(t, table)
-    const [y, x0] = this.#add('posteriorStep', [x, out, table, t, o.noise, o.draw?.rng, o.draw?.sample, o.draw?.step], {
-      clip: o.clip,
+    const { clip, scale, noise, draw } = o
+    const [y, x0] = this.#add('posteriorStep', [x, out, table, t, noise, draw?.rng, draw?.sample, draw?.step, scale], {
+      clip,
     })
     return { y, x0 }
+  }
+
+  /**
+   * A quantile of the absolute values of each sample, between `least` and `most`: `ratio` 0 is the least value, 1 the greatest;
+   * between two it is on the line between them, as torch.quantile has it. x flat to [n, 1, 1, 1]. No gradient.
+   */
+  absQuantile(x: Value, o: { ratio: number; least: number; most: number }): Value {
+    return this.#one('absQuantile', [x], o)
   }
 
   /**

@@ -55,6 +55,7 @@ void run(CpuDevice& device, const PosteriorStep& op, void*) {
   forPieces(device, op.y, [&](int64_t n, int64_t begin, int64_t count) {
     const float* row = rowOf(op.table, op.t, n);
     const float *x = at(op.x, n, begin), *out = at(op.out, n, begin);
+    const float scale = op.scale ? *at(op.scale, n, 0) : 1;
     const float* noise = op.noise ? at(op.noise, op.noise.n == 1 ? 0 : n, begin) : nullptr;
     float *y = at(op.y, n, begin), *x0 = op.x0 ? at(op.x0, n, begin) : nullptr;
     float drawn[kChunk];
@@ -66,6 +67,7 @@ void run(CpuDevice& device, const PosteriorStep& op, void*) {
     forChannels(count, [&](int64_t i, auto part) {
       const vf xi = part.load(x + i), outI = part.load(out + i);
       vf start = row[0] * xi + row[1] * outI;
+      if (op.scale) start = start / scale;
       if (op.clip) start = min(broadcast(1), max(broadcast(-1), start));  // in this order, NaN stays NaN
       vf next = row[2] * start + row[3] * xi + row[4] * outI;
       if (noise) next = row[5] * part.load(noise + i) + next;

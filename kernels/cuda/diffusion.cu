@@ -81,7 +81,7 @@ struct NextSteps {
 // Ho et al. 2020, eq. 7 and 11; Song et al. 2021, eq. 12: x_t and the model's output to x_{t-1}, noise and all, in one
 // pass.
 struct PosteriorElements {
-  Rows<const float> x, out, table, noise;
+  Rows<const float> x, out, table, noise, scale;
   RowIndex t;
   NoiseStreams drawn;
   Rows<float> y, x0;
@@ -91,6 +91,7 @@ struct PosteriorElements {
     const int64_t step = t(n);
     float row[6];
     for (int i = 0; i < 6; ++i) row[i] = element(table, step, i);
+    const float divisor = scale ? element(scale, n, 0) : 1.0f;
     const auto from = load<V>(x, n, e), model = load<V>(out, n, e);
     Vec<float, V> start, next, z;
     for (int i = 0; i < V; ++i) z.v[i] = 0;
@@ -100,6 +101,7 @@ struct PosteriorElements {
       z = drawn.template draw<V>(n, e);
     for (int i = 0; i < V; ++i) {
       float s = row[0] * from.v[i] + row[1] * model.v[i];
+      if (scale) s /= divisor;
       if (clip) s = s < -1.0f ? -1.0f : s > 1.0f ? 1.0f : s;  // a NaN stays one
       start.v[i] = s;
       next.v[i] = row[2] * s + row[3] * from.v[i] + row[4] * model.v[i];
@@ -134,7 +136,7 @@ void run(CudaDevice& device, const NextStep& op, void*) {
 
 void run(CudaDevice& device, const PosteriorStep& op, void*) {
   pointwise(device, bySample({&op.y, &op.x, &op.out, &op.noise, &op.x0}),
-            PosteriorElements{in(op.x), in(op.out), in(op.table), in(op.noise), rowIndex(op.t, op.table),
+            PosteriorElements{in(op.x), in(op.out), in(op.table), in(op.noise), in(op.scale), rowIndex(op.t, op.table),
                               streams(op.rng, op.sample, op.step, Purpose::posterior), out(op.y), out(op.x0),
                               op.clip != 0, op.noise.n == 1});
 }

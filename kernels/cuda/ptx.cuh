@@ -60,6 +60,24 @@ __device__ __forceinline__ void cpAsyncWait() {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// The bits of a float.
+
+__device__ __forceinline__ int bitsOf(float x) {
+#ifdef __CUDACC__
+  return __float_as_int(x);
+#else
+  return std::bit_cast<int>(x);
+#endif
+}
+__device__ __forceinline__ float floatOf(int bits) {
+#ifdef __CUDACC__
+  return __int_as_float(bits);
+#else
+  return std::bit_cast<float>(bits);
+#endif
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // 16-bit numbers, two in a word: the first in its low half. `Half` and `Bfloat16` name the format.
 
 struct Half {};

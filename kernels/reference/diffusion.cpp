@@ -39,6 +39,7 @@ void run(const PosteriorStep& op) {
     const float* row = op.table.f32() + int64_t(rowOf(op.table, op.t, int(n))) * op.table.ld;
     const double x = at(op.x, n, e), out = at(op.out, n, e);
     double x0 = row[0] * x + row[1] * out;
+    if (op.scale) x0 /= at(op.scale, n, 0);
     if (op.clip) x0 = x0 < -1 ? -1 : x0 > 1 ? 1 : x0;
     double y = row[2] * x0 + row[3] * x + row[4] * out;
     if (op.noise) {

@@ -1,5 +1,7 @@
 // What guided sampling does with predictions.
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "kernels/reference/reference.h"
 
@@ -20,6 +22,17 @@ void run(const RescaleGuidance& op) {
     const double own = deviation(op.x, n);
     const double ratio = own == 0 ? 1 : deviation(op.reference, n) / own;
     for (int c = 0; c < op.x.c; ++c) at(op.y, n, c) = float(at(op.x, n, c) * (1 - op.amount + op.amount * ratio));
+  }
+}
+
+void run(const AbsQuantile& op) {
+  for (int n = 0; n < op.x.n; ++n) {
+    std::vector<float> v;
+    for (int c = 0; c < op.x.c; ++c) v.push_back(std::fabs(at(op.x, n, c)));
+    std::sort(v.begin(), v.end(), [](float a, float b) { return !std::isnan(a) && (a < b || std::isnan(b)); });
+    double y = v[op.rank];
+    if (op.part > 0) y += op.part * (double(v[op.rank + 1]) - v[op.rank]);
+    at(op.y, n, 0) = float(y < op.least ? op.least : y > op.most ? op.most : y);
   }
 }
 

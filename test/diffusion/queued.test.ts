@@ -76,17 +76,19 @@ describe('a sampling', () => {
     const device = Device.open('cpu', { threads: 3 }) // nobody else's
     const { calls, restore } = counting(device)
     try {
-      using ddpm = await modelOf({ device })
-      const callsOf = async (o: object) => {
+      using plain = await modelOf({ device })
+      using thresholding = await modelOf({ device, thresholding: { ratio: 0.9, max: 3 } })
+      const callsOf = async (o: object, ddpm = plain) => {
         calls.clear()
         await ddpm.sample({ batchSize: 2, seed: 3, ...o })
         return Object.fromEntries(calls)
       }
-      for (const [name, sampler] of Object.entries(samplers)) {
+      const all = Object.entries(samplers).map(([name, sampler]) => [name, sampler, plain] as const)
+      for (const [name, sampler, ddpm] of [...all, ['thresholding', {}, thresholding] as const]) {
         let steps = 0
-        const shown = await callsOf({ ...sampler, onStep: () => steps++ })
+        const shown = await callsOf({ ...sampler, onStep: () => steps++ }, ddpm)
         assert.ok(shown.runAll >= steps, 'a step that is shown is waited for')
-        const { runAll, allocate, read, write, ...others } = await callsOf(sampler)
+        const { runAll, allocate, read, write, ...others } = await callsOf(sampler, ddpm)
         // PLMS evaluates once more; the first state comes before.
         assert.ok(runAll <= Math.ceil((steps + 1) / 32) + 1, `${name}: ${runAll} times for ${steps} steps`)
         assert.equal(read, 1, name)

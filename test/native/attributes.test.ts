@@ -94,6 +94,13 @@ const cases: Case[] = [
     noNumbers,
     (g, v) => g.timestepEmbedding(labels(g), { dim: 4, maxPeriod: 1e4, freqShift: v, sinFirst: false }),
   ],
+  [
+    'ratio',
+    [...noNumbers, -0.1, 1.1],
+    (g, v) => g.absQuantile(input(g, 'x', [2, 1, 1, 5]), { ratio: v, least: 0, most: 1 }),
+  ],
+  ['least', [...noNumbers, -1], (g, v) => g.absQuantile(input(g, 'x', [2, 1, 1, 5]), { ratio: 1, least: v, most: 1 })],
+  ['most', [...noNumbers, 0.5], (g, v) => g.absQuantile(input(g, 'x', [2, 1, 1, 5]), { ratio: 1, least: 1, most: v })],
   ['p', [...noNumbers, -0.1, 1, 1 - 2 ** -40], (g, v) => g.dropout(input(g, 'x', x), rng(g), { p: v, layer: 0 })],
   ['layer', noIntegers, (g, v) => g.dropout(input(g, 'x', x), rng(g), { p: 0.5, layer: v })],
   ['d', [...noIntegers, 0], (g, v) => g.gaussianNoise(rng(g), labels(g, 'a'), labels(g, 'b'), { d: v, purpose: 0 })],

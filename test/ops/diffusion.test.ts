@@ -120,6 +120,21 @@ for (const result of ['y', 'x0'] as const) {
   )
 }
 
+testOp(
+  'posteriorStep, x0 divided by a scale',
+  shapes.flatMap(([n, d]) =>
+    [true, false].map((clip) => {
+      const scale: Feed = { dims: [n, 1, 1, 1], data: Float32Array.from({ length: n }, (_, i) => 1 + 0.7 * i) }
+      return {
+        title: `${n}x${d}${clip ? ', clipped' : ''}`,
+        inputs: { x: flat(50, n, d), out: flat(51, n, d), table: table(52, 8), t: t(n), scale },
+        build: (g, v) => g.posteriorStep(v.x, v.out, v.table, v.t, { clip, scale: v.scale }).y,
+        wrt: [],
+      } satisfies OpCase
+    }),
+  ),
+)
+
 describe('posteriorStep', () => {
   const n = 2
   const d = 37

@@ -20,7 +20,6 @@ import { type Clock, checkImage, copyOf, type ImageOptions, Inpainting, noiseIma
 import type { Evaluation, SamplingPlan } from './plan'
 import { type StepKind, stepProgram } from './posterior-step'
 import { Jumps } from './repaint'
-import { Thresholding } from './threshold'
 
 /** How many steps are asked for before they are waited for: an abort waits as long, where a device runs ahead of its host. */
 const stepsAtOnce = 32
@@ -86,8 +85,8 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     noise,
     x0: keepsX0,
     learned: plan.variance !== undefined,
-    // With thresholding, JavaScript has a part in each step and counts them.
-    advances: plan.threshold === undefined,
+    threshold: plan.threshold,
+    advances: true,
     between: between !== undefined,
     condition: kindOf(o.condition),
     deterministic: o.deterministic,
@@ -127,8 +126,6 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     let x0 = keepsX0 ? allocate() : undefined
     // The first step has none.
     let estimate = selfConditioned ? hold(core.device.upload(new Float32Array(n * d))) : undefined
-    const { threshold } = plan
-    const thresholding = threshold && hold(new Thresholding(core, shape, { ...plan, threshold }, kind))
     const draw = noiseBindings(n, { seed: o.seed, sampleOffset: o.sampleOffset, step: 0 })
     const clock: Clock = {
       row: hold(core.device.upload(new Int32Array(n))),
@@ -161,7 +158,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
       stage(await denoiserBindings(core, { x, t: timesOf(n, at), shape, condition: o.condition }))
     const noiseAt = async (i: number) =>
       o.noise ? stage({ noise: await noiseValues(core, await o.noise(i), shape) }) : {}
-    const inEachStep = external || o.noise !== undefined || thresholding !== undefined
+    const inEachStep = external || o.noise !== undefined
     const once = inEachStep ? {} : await denoiserAt(0)
 
     const total = plan.evaluations.filter(({ partial }) => !partial).length
@@ -170,9 +167,6 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     for (const [i, evaluation] of plan.evaluations.entries()) {
       checkAborted(o.signal)
       from ??= evaluation.t
-      // With thresholding, `row` is another one.
-      if (thresholding) row.write(new Int32Array(n).fill(i))
-      if (thresholding) t.write(new Int32Array(n).fill(plan.timesteps[i]))
       if (evaluation.jump) {
         jumps?.addNoise(queue, { x, y: next, clock })
         ;[x, next] = [next, x]
@@ -181,25 +175,19 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
       if (external) await flush()
       const guided = guidance.at(evaluation)
       await guided.prepare(queue, { x, t, row, at: evaluation })
-      if (thresholding) await flush()
       const denoiser = { ...(inEachStep ? await denoiserAt(evaluation.t) : once), ...(estimate && { estimate }) }
-      const own = await thresholding?.step(i, {
-        ...{ x, t, table: tables.table, denoiser: { ...denoiser, ...seen } },
-        ...{ guidance: guided.kind, guided: guided.ofPrediction },
-      })
       const bindings = {
         x,
         y: next,
         ...inputs,
-        ...(!thresholding?.given && { ...denoiser, ...seen }),
-        ...(thresholding?.given ? {} : guided.ofPrediction),
-        ...guided.ofMean,
-        ...(own && stage({ row: own.row, ...own.tables, ...own.denoiser })),
+        ...denoiser,
+        ...seen,
+        ...guided.bindings,
         ...(await noiseAt(i)),
         ...memory.bindings,
         ...(x0 && { x0 }),
       }
-      queue.add(await stepProgram(core, { ...kind, guidance: guided.kind, given: thresholding?.given }), bindings)
+      queue.add(await stepProgram(core, { ...kind, guidance: guided.kind }), bindings)
       memory.advance(evaluation)
       ;[x, next] = [next, x]
       if (estimate) [x0, estimate] = [estimate, x0]
@@ -238,7 +226,7 @@ function holdTables(
   // A learned variance is needed where there is noise.
   const table = {
     table: upload(plan.table),
-    ...(!plan.threshold && { timesteps: upload(plan.timesteps) }),
+    timesteps: upload(plan.timesteps),
     ...(plan.variance && noise !== 'none' && { variance: upload(plan.variance) }),
   }
   const columns = Object.entries(plan.columns).map(([name, values]) => [name, upload(values)])

@@ -7,14 +7,15 @@ import { Purpose } from '../../rng'
 import { checkTensor, type Shape, Tensor } from '../../tensor'
 import { type Condition, type ConditionKind, kindOf } from '../process/condition'
 import { type Core, extentOf } from '../process/core'
-import type { DenoiserOutput } from '../process/denoiser'
 import { learnedLogVariance, varianceInput, varianceTableOf } from '../process/learned-variance'
 import { denoiserBindings } from '../process/preconditioning'
 import { noiseBindings, noiseInputs, posteriorVariances } from '../process/process'
+import type { Threshold } from '../process/settings'
 import { noiseColumn, posteriorTable, rowLength, tableRows } from '../process/step-tables'
 import { parseTimesteps, type Timesteps } from '../process/timesteps'
 import { type GuidanceKind, guidedOutput, movedMean } from './guidance/nodes'
 import { type Multistep, multistepNodes } from './multistep-nodes'
+import { thresholdOf } from './threshold'
 
 export interface StepKind {
   readonly condition: ConditionKind
@@ -31,8 +32,8 @@ export interface StepKind {
   readonly deterministic?: boolean
   /** What becomes of the denoiser's predictions; undefined: nothing. */
   readonly guidance?: GuidanceKind
-  /** The denoiser's output is an input, `out`. */
-  readonly given?: boolean
+  /** Dynamic thresholding in place of the clipping. */
+  readonly threshold?: Threshold
   /** At its end it counts `row` up and sets `t` to what the input `timesteps`, a table, has there: the next run is the next step. */
   readonly advances?: boolean
   /** What the network is given and told is by row, too: betweenTimesteps. */
@@ -74,18 +75,10 @@ export function stepProgram(core: Core, kind: StepKind): Promise<Program> {
     corrects,
     starts,
     rows,
-    given: kind.given ?? false,
     between: kind.between ?? false,
+    threshold: kind.threshold ? JSON.stringify(kind.threshold) : '',
   }
   return core.networkProgram('step', key, build, kind.deterministic)
-}
-
-/** Of a denoiser that was evaluated before: the prediction, and with it what a learned variance is made of. */
-function givenOutput(g: Graph, o: { n: number; d: number; learned: boolean }): DenoiserOutput {
-  const { n, d } = o
-  if (!o.learned) return { prediction: g.input('out', [n, 1, 1, d]) }
-  const out = g.input('out', [n, 1, 1, 2 * d])
-  return { prediction: g.slice(out, { start: 0, count: d }), variance: g.slice(out, { start: d, count: d }) }
 }
 
 function stepNodes(
@@ -99,22 +92,22 @@ function stepNodes(
   const rows = kind.rows ?? tableRows(core.numTimesteps)
   const table = g.input('table', [rows, 1, 1, rowLength])
   const by = kind.between ? { row, rows } : undefined
-  const { prediction, variance } = kind.given
-    ? givenOutput(g, { n, d, learned })
-    : guidedOutput(core, g, { x, t, shape, by }, { condition, guidance })
+  const { prediction, variance } = guidedOutput(core, g, { x, t, shape, by }, { condition, guidance })
+  const unclipped = () => g.posteriorStep(x, prediction, table, row, { clip: false }).x0
+  const scale = kind.threshold && thresholdOf(g, unclipped(), kind.threshold)
   const given =
     noise === 'given' || noise === 'shared' ? g.input('noise', [noise === 'given' ? n : 1, 1, 1, d]) : undefined
   const draw = noise === 'drawn' ? noiseInputs(g, n) : undefined
   const moved = (y: Value) =>
     guidance?.gradient === 'mean' ? movedMean(g, y, { row, rows, variance: variance ?? prediction }) : y
   if (learned && variance) {
-    const { y: mean, x0: start } = g.posteriorStep(x, prediction, table, row, { clip })
+    const { y: mean, x0: start } = g.posteriorStep(x, prediction, table, row, { clip, scale })
     const y = moved(mean)
     const z = given ?? (draw && g.gaussianNoise(draw.rng, draw.sample, draw.step, { d, purpose: Purpose.posterior }))
     const noisy = z ? g.varianceNoise(y, variance, varianceInput(core, g, rows), row, z) : y
     return { y: noisy, ...(x0 && { x0: start }), ...(raw && { raw: variance }) }
   }
-  const next = g.posteriorStep(x, prediction, table, row, { clip, noise: given, draw })
+  const next = g.posteriorStep(x, prediction, table, row, { clip, scale, noise: given, draw })
   if (!multistep) return { y: moved(next.y), ...(x0 && { x0: next.x0 }) }
   const nodes = multistepNodes(g, { ...multistep, x, row, rows, next })
   return {

@@ -1,4 +1,7 @@
 // The diffusion ops on flat samples (kernels/ops.h, Diffusion).
+#include <cmath>
+#include <limits>
+
 #include "native/graph/autodiff.h"
 #include "native/graph/lower.h"
 
@@ -68,7 +71,7 @@ std::vector<ValueType> inferExtract(const Call& call) {
 }
 void lowerExtract(Lowering& l) { l.run(Extract{l.in(0), l.in(1), l.out(0)}); }
 
-// posteriorStep: x, out, table, t, noise?, rng?, sample?, step? -> y, x0
+// posteriorStep: x, out, table, t, noise?, rng?, sample?, step?, scale? -> y, x0
 std::vector<ValueType> inferPosterior(const Call& call) {
   const Dims& x = call.dims(0);
   checkFlat(call, 0);
@@ -84,6 +87,10 @@ std::vector<ValueType> inferPosterior(const Call& call) {
     call.require(call.has(5) && call.has(6) && call.has(7), "rng", "rng, sample and step", "some of them");
     checkStream(call, 5, 6, 7, x[0]);
   }
+  if (call.has(8)) {
+    call.requireDType(8, DType::f32);
+    call.requireDims(8, {x[0], 1, 1, 1});
+  }
   return {{x}, {x}};
 }
 void lowerPosterior(Lowering& l) {
@@ -95,6 +102,7 @@ void lowerPosterior(Lowering& l) {
                       .rng = l.in(5),
                       .sample = l.in(6),
                       .step = l.in(7),
+                      .scale = l.in(8),
                       .y = l.out(0),
                       .x0 = l.optionalOut(1),
                       .clip = l.attributes().boolean("clip")});
@@ -123,6 +131,21 @@ void lowerRescale(Lowering& l) {
   l.run(RescaleGuidance{l.in(0), l.in(1), l.out(0), float(l.attributes().number("amount"))});
 }
 
+// absQuantile: of `ratio`, from the least (0) to the greatest (1) of the D values
+std::vector<ValueType> inferQuantile(const Call& call) {
+  checkFlat(call, 0);
+  constexpr double greatest = std::numeric_limits<float>::max();
+  call.number("ratio", 0, 1);
+  call.number("most", call.number("least", 0, greatest), greatest);
+  return {{{call.dims(0)[0], 1, 1, 1}}};
+}
+void lowerQuantile(Lowering& l) {
+  const double position = l.attributes().number("ratio") * (l.in(0).c - 1);
+  const double rank = std::floor(position);
+  l.run(AbsQuantile{l.in(0), l.out(0), int32_t(rank), float(position - rank), float(l.attributes().number("least")),
+                    float(l.attributes().number("most"))});
+}
+
 std::vector<ValueType> inferNoise(const Call& call) {
   const int32_t n = call.dims(1)[0];
   checkStream(call, 0, 1, 2, n);
@@ -145,7 +168,7 @@ const std::vector<OpDef>& diffusionOps() {
        .inPlace = {{0, 0}, {0, 1}}},
       {.name = "extract", .inputs = {"table", "t"}, .infer = inferExtract, .lower = lowerExtract},
       {.name = "posteriorStep",
-       .inputs = {"x", "out", "table", "t", "noise?", "rng?", "sample?", "step?"},
+       .inputs = {"x", "out", "table", "t", "noise?", "rng?", "sample?", "step?", "scale?"},
        .attributes = {"clip"},
        .infer = inferPosterior,
        .lower = lowerPosterior,
@@ -163,6 +186,11 @@ const std::vector<OpDef>& diffusionOps() {
        .infer = inferRescale,
        .lower = lowerRescale,
        .inPlace = {{0, 0}}},
+      {.name = "absQuantile",
+       .inputs = {"x"},
+       .attributes = {"ratio", "least", "most"},
+       .infer = inferQuantile,
+       .lower = lowerQuantile},
       {.name = "gaussianNoise",
        .inputs = {"rng", "sample", "step"},
        .attributes = {"d", "purpose"},

@@ -109,6 +109,7 @@ ValueId GraphBuilder::plausibleValue(const std::string& name, const OpDef& op, c
   }
   if (name == "d" && bytes_.below(2)) return input(of(1, 1), "i32");
   if (name == "d") return like(bytes_.below(2) ? of(1, 1) : Dims{1, 1, 1, 1});
+  if (name == "scale" && kind == "posteriorStep") return like(of(1, 1));
   if (name == "label") return input(of(1, 1), "i32");
   if (name == "index") return input(bytes_.below(2) ? Dims{2, 1, 1, 1} : Dims{2, 3, 2, 1}, "i32");
   if (name == "noise" && kind == "gaussianSample") return like({x[0], x[1], x[2], x[3] / 2});
@@ -157,7 +158,7 @@ Attributes::Entry GraphBuilder::plausibleEntry(const std::string& name, const Di
   if (name == "order") return std::string(bytes_.below(2) ? "heads-first" : "qkv-first");
   if (name == "type") return std::string(bytes_.one({"l1", "l2", "huber", "smooth_l1", "pseudo_huber"}));
   if (name == "delta") return bytes_.one({1.0, 0.1, 0.0});
-  if (isOneOf(name, {"scale", "eps", "p", "freqShift", "amount"})) return bytes_.one({0.5, 1e-5, 0.0, 0.999});
+  if (isOneOf(name, {"scale", "eps", "p", "freqShift", "amount", "ratio"})) return bytes_.one({0.5, 1e-5, 0.0, 0.999});
   if (name == "maxPeriod") return 10000.0;
   if (name == "count" && weights_ > 0 && bytes_.below(2)) return double((weights_ + 15) / 16 * 16);
   if (name == "channels") return double(bytes_.one({1, 2, 3, 4}));

@@ -7,10 +7,8 @@ import type { Buffers, GuidancePart, Moment } from './part'
 /** What a step has of it. */
 export interface ActiveGuidance {
   readonly kind?: GuidanceKind
-  /** Of `guidedOutput`. */
-  readonly ofPrediction: Buffers
-  /** Of `movedMean`. */
-  readonly ofMean: Buffers
+  /** Of the step's graph. */
+  readonly bindings: Buffers
   prepare(queue: RunQueue, at: Moment): Promise<void>
 }
 
@@ -26,8 +24,7 @@ export class Guidance {
     const active = this.parts.filter((part) => part.isActive(evaluation))
     return {
       kind: active.length > 0 ? Object.assign({}, ...active.map(({ kind }) => kind)) : undefined,
-      ofPrediction: bindingsOf(active.filter((part) => !movesMean(part))),
-      ofMean: bindingsOf(active.filter(movesMean)),
+      bindings: Object.assign({}, ...active.map(({ bindings }) => bindings)),
       async prepare(queue, at) {
         for (const part of active) await part.prepare(queue, at)
       },
@@ -38,7 +35,3 @@ export class Guidance {
     for (const part of this.parts) part.release()
   }
 }
-
-const movesMean = ({ kind }: GuidancePart) => kind.gradient === 'mean'
-const bindingsOf = (parts: readonly GuidancePart[]): Buffers =>
-  Object.assign({}, ...parts.map(({ bindings }) => bindings))
