@@ -86,7 +86,8 @@ async function draw(values: SampleValues, output: Output, signal: AbortSignal): 
   const keepers: Keeper[] = []
   try {
     const span = spanOf(values)
-    if (grid !== undefined) gridSize([span.count, ddpm.imageSize, ddpm.imageWidth], gridOptions(values, ddpm.imageSize))
+    const [height, width] = shapeOf(ddpm, values)
+    if (grid !== undefined) gridSize([span.count, height, width], gridOptions(values, height))
     using guides = await openGuides(ddpm, values)
     const labelOf = labelsFor(ddpm, values, guides)
     await openKeepers(keepers, { ddpm, guides, values, span })
