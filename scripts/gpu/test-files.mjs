@@ -9,6 +9,8 @@ const diffusion = [
   'ema',
   'gaussian',
   'guidance',
+  'latent/latent-diffusion',
+  'latent/pipelines',
   'learned-variance',
   'lora',
   'losses',
