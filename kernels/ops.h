@@ -524,7 +524,7 @@ struct SumSquares {
   Tensor x, y;
 };  // y[0] = sum x^2, accumulated in double; {1,1,1,1}
 
-// Indices into the f32 vector `hyper` {1,1,1,16} of AdamW and Ema.
+// Indices into the f32 vector `hyper` {1,1,1,16} of AdamW, Lion and Ema.
 enum Hyper : int32_t {
   hyperLr = 0,
   hyperOneMinusBeta1,  // not beta: 1 - 0.999 in float32 is off by 5e-5
@@ -545,6 +545,14 @@ struct AdamW {
   Tensor weight, grad, m, v, hyper, sumSquares;  // weight, m, v in place
   Tensor ema;                                    // ? ; in place
   Tensor mirror;                                 // ? ; narrow, in programs of mixed precision
+};
+
+// Chen et al. 2023, algorithm 2: weight -= lr * (sign(beta1 * m + (1 - beta1) * grad) + weightDecay * weight), then m
+// is averaged by beta2; sign(0) = 0. Clipping, ema, mirror and sums that are not finite as in AdamW.
+struct Lion {
+  Tensor weight, grad, m, hyper, sumSquares;  // weight, m in place
+  Tensor ema;                                 // ? ; in place
+  Tensor mirror;                              // ? ; narrow
 };
 
 // ema -= (1 - decay) * (ema - weight): ldm ema.py LitEma.forward
@@ -571,7 +579,7 @@ struct Ema {
   X(TimestepAffine) X(Extract) X(PosteriorStep) X(NextStep) X(GaussianNoise) X(RescaleGuidance) X(AbsQuantile) \
   X(VarianceNoise) X(VariationalLoss) X(VariationalLossBackward)                                    \
   X(GaussianSample) X(GaussianSampleBackward) X(GaussianKl) X(GaussianKlBackward) X(NearestCode)     \
-  X(SumSquares) X(AdamW) X(Ema)
+  X(SumSquares) X(AdamW) X(Lion) X(Ema)
 // clang-format on
 
 }  // namespace ddpm

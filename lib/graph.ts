@@ -511,6 +511,11 @@ export class Graph {
     this.#add('adamw', [hyper, sumSquares], o)
   }
 
+  /** Lion on the banks weights, grads, m; otherwise as adamw. */
+  lion(hyper: Value, sumSquares: Value, o: { count: number; ema?: boolean }): void {
+    this.#add('lion', [hyper, sumSquares], o)
+  }
+
   /** The bank 'ema' towards the bank 'weights' by hyper's decay. Has no value. */
   ema(hyper: Value, o: { count: number }): void {
     this.#add('ema', [hyper], o)

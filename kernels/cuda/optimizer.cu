@@ -1,4 +1,4 @@
-// AdamW, the average of the weights, and the norm of the gradients, over flat buffers of all parameters.
+// AdamW, Lion, the average of the weights, and the norm of the gradients, over flat buffers of all parameters.
 #include <cfloat>
 
 #include "kernels/cuda/reduce.cuh"
@@ -29,6 +29,14 @@ int squaresBlocks(int64_t size) {
   return int(std::min<int64_t>(std::max<int64_t>(ceilDiv(size, kThreads * 8), 1), kBlocks));
 }
 
+// What gradients are multiplied by, clipping included.
+__device__ inline float clippedScale(const Rows<const float>& hyper, float squares) {
+  const float gradScale = element(hyper, 0, hyperGradScale), most = element(hyper, 0, hyperMaxGradNorm);
+  if (!(most > 0)) return gradScale;
+  const float clip = most / (gradScale * sqrtf(squares) + 1e-6f);
+  return gradScale * (clip > 1 ? 1.0f : clip);
+}
+
 // Loshchilov & Hutter 2019, algorithm 2, in the order of torch.optim.AdamW; ldm/modules/ema.py LitEma.forward; and the
 // narrow copy of the weights: all in one pass over the banks.
 struct AdamWElements {
@@ -41,12 +49,7 @@ struct AdamWElements {
     const auto h = [&](Hyper i) { return element(hyper, 0, i); };
     const float squares = element(sumSquares, 0, 0);
     if (!(squares <= FLT_MAX)) return;  // infinite or NaN
-    float gradScale = h(hyperGradScale);
-    if (h(hyperMaxGradNorm) > 0) {
-      const float norm = gradScale * sqrtf(squares);
-      const float clip = h(hyperMaxGradNorm) / (norm + 1e-6f);
-      gradScale *= clip > 1 ? 1.0f : clip;
-    }
+    const float gradScale = clippedScale(hyper, squares);
     const float rest1 = h(hyperOneMinusBeta1), rest2 = h(hyperOneMinusBeta2), eps = h(hyperEps);
     const float beta1 = 1.0f - rest1, beta2 = 1.0f - rest2;
     const float keep = 1.0f - h(hyperLr) * h(hyperWeightDecay), rate = h(hyperLr) / h(hyperBiasCorrection1);
@@ -61,6 +64,39 @@ struct AdamWElements {
     }
     store<V>(m, row, c, first);
     store<V>(v, row, c, second);
+    store<V>(weight, row, c, w);
+    if (mirror) store<V>(mirror, row, c, w);
+    if (!ema) return;
+    const float rest = 1.0f - h(hyperEmaDecay);
+    auto average = load<V>(ema, row, c);
+    for (int i = 0; i < V; ++i) average.v[i] -= rest * (average.v[i] - w.v[i]);
+    store<V>(ema, row, c, average);
+  }
+};
+
+// Chen et al. 2023, algorithm 2, and what comes with AdamW.
+struct LionElements {
+  static constexpr bool kMixed = true;
+  Rows<float> weight, m, ema;
+  FeatureMap mirror;
+  Rows<const float> grad, hyper, sumSquares;
+  template <int V>
+  __device__ void run(int, int64_t row, int64_t c) const {
+    const auto h = [&](Hyper i) { return element(hyper, 0, i); };
+    const float squares = element(sumSquares, 0, 0);
+    if (!(squares <= FLT_MAX)) return;  // infinite or NaN
+    const float gradScale = clippedScale(hyper, squares);
+    const float lr = h(hyperLr), rest1 = h(hyperOneMinusBeta1), rest2 = h(hyperOneMinusBeta2);
+    const float beta1 = 1.0f - rest1, beta2 = 1.0f - rest2, keep = 1.0f - lr * h(hyperWeightDecay);
+    const auto g = load<V>(grad, row, c);
+    auto w = load<V>(weight, row, c), first = load<V>(m, row, c);
+    for (int i = 0; i < V; ++i) {
+      const float gradient = g.v[i] * gradScale;
+      const float update = beta1 * first.v[i] + rest1 * gradient;
+      first.v[i] = beta2 * first.v[i] + rest2 * gradient;
+      w.v[i] = w.v[i] * keep - (update > 0 ? lr : update < 0 ? -lr : 0.0f);
+    }
+    store<V>(m, row, c, first);
     store<V>(weight, row, c, w);
     if (mirror) store<V>(mirror, row, c, w);
     if (!ema) return;
@@ -102,6 +138,12 @@ void run(CudaDevice& device, const AdamW& op, void*) {
   const AdamWElements elements = {out(op.weight),        out(op.m),   out(op.v),    out(op.ema),
                                   featureMap(op.mirror), in(op.grad), in(op.hyper), in(op.sumSquares)};
   pointwise(device, flat({&op.weight, &op.grad, &op.m, &op.v, &op.ema, &op.mirror}), elements);
+}
+
+void run(CudaDevice& device, const Lion& op, void*) {
+  const LionElements elements = {out(op.weight), out(op.m),    out(op.ema),      featureMap(op.mirror),
+                                 in(op.grad),    in(op.hyper), in(op.sumSquares)};
+  pointwise(device, flat({&op.weight, &op.grad, &op.m, &op.ema, &op.mirror}), elements);
 }
 
 void run(CudaDevice& device, const Ema& op, void*) {

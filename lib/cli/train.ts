@@ -2,6 +2,7 @@ import { crops } from '../data/dataset'
 import { parameterizations } from '../diffusion/process/prediction'
 import { betaSchedules } from '../diffusion/process/schedule'
 import { timestepSamplers } from '../diffusion/process/settings'
+import { type Optimizer, optimizers } from '../diffusion/training/optimizer'
 import { lossTypes } from '../graph'
 import { precisions } from '../native'
 import { listCheckpoints } from '../train/checkpoint'
@@ -82,7 +83,8 @@ const options = {
   },
   'lr-schedule': { kind: 'string', choices: lrSchedules, help: 'the learning rate afterwards (constant)' },
   'scale-lr': { kind: 'flag', help: 'multiply it by the images of a step, as main.py of latent-diffusion' },
-  'weight-decay': { kind: 'number', min: 0, help: "AdamW's (0)" },
+  optimizer: { kind: 'string', choices: optimizers, help: 'lion keeps one average, and wants a smaller rate (adamw)' },
+  'weight-decay': { kind: 'number', min: 0, help: 'part of each weight, times the rate, that a step takes off (0)' },
   clip: { kind: 'number', min: 0, help: 'largest norm of the gradients, 0: no limit (1)' },
   size: { kind: 'size', help: 'height and width, 64 or 64x96; images are scaled and cropped to it (32)' },
   crop: {
@@ -242,6 +244,7 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
       warmup: values.warmup,
       lrSchedule: values['lr-schedule'],
       scaleLr: values['scale-lr'],
+      optimizer: values.optimizer as Optimizer | undefined,
       weightDecay: values['weight-decay'],
       maxGradNorm: values.clip,
       sampleEvery: values['sample-every'],

@@ -8,7 +8,7 @@ import type { LoadOptions, LoadResult, ParameterTable, StateDict } from './param
 export type { StateDict } from './parameters'
 
 /**
- * `m` and `v` are AdamW's moments, `ema` the averaged weights; `frozen` is what is not trained. The same names as a program's
+ * `m` and `v` are the optimizer's moments, `ema` the averaged weights; `frozen` is what is not trained. The same names as a program's
  * bindings.
  */
 export type Bank = 'weights' | 'frozen' | 'grads' | 'm' | 'v' | 'ema' | FurtherEma

@@ -33,7 +33,7 @@ export interface Checkpoint {
 const folderName = /^step-(\d{8,})$/
 const leftoverName = /^\.(writing|removed)-/
 
-/** torch.optim.AdamW's names of its state. */
+/** torch.optim.AdamW's names of its state; Lion has the first alone. */
 const firstMoment = 'exp_avg.'
 const secondMoment = 'exp_avg_sq.'
 const timestepLosses = 'timestep_losses'
@@ -71,7 +71,7 @@ export async function saveCheckpoint(
     if (training.ema) await writeStateDict(path.join(temporary, 'ema.safetensors'), training.ema)
     await writeStateDict(path.join(temporary, 'optimizer.safetensors'), {
       ...withPrefix(training.m, firstMoment),
-      ...withPrefix(training.v, secondMoment),
+      ...(training.v && withPrefix(training.v, secondMoment)),
       ...(training.timestepLosses && { [timestepLosses]: training.timestepLosses }),
     })
     await atomicWrite(path.join(temporary, 'state.json'), stateText(state))
@@ -197,7 +197,7 @@ export async function readTrainingState(checkpoint: Checkpoint): Promise<Trainin
       powerEmas: await Promise.all(sigmaRelsOf(state).map((sigmaRel) => read(powerEmaFile(sigmaRel)))),
     }),
     m: withoutPrefix(optimizer, firstMoment),
-    v: withoutPrefix(optimizer, secondMoment),
+    ...(state.options.optimizer !== 'lion' && { v: withoutPrefix(optimizer, secondMoment) }),
     timestepLosses: optimizer[timestepLosses],
     optimizerStep: state.optimizerStep,
     emaUpdates: state.emaUpdates,

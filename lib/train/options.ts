@@ -5,6 +5,7 @@ import { isUserData, type UserData } from '../data/sources/user'
 import type { ImageOptions } from '../diffusion/options/ddpm-options'
 import type { ProcessOptions } from '../diffusion/process/model-options'
 import { type LrSchedulerConfig, lrFactor } from '../diffusion/training/lr-scheduler'
+import { type Optimizer, optimizers } from '../diffusion/training/optimizer'
 import type { FeatureExtractor } from '../evaluate/feature-extractor'
 import { isExtractor } from '../evaluate/statistics'
 import { type Precision, precisions } from '../native'
@@ -164,11 +165,13 @@ export interface TrainOptions {
   lrSchedule?: LrSchedule | LrSchedulerConfig
   /** Multiply `lr` by the images of a step, batchSize * accumulate: scale_lr of latent-diffusion's main.py (default false). */
   scaleLr?: boolean
-  /** AdamW's decay of its two averages, each below 1 (default [0.9, 0.999]). */
+  /** 'adamw' (default), or 'lion', with a third to a tenth of its learning rate; see OptimizerOptions. */
+  optimizer?: Optimizer
+  /** The optimizer's two decays, each below 1 (default [0.9, 0.999], of Lion [0.9, 0.99]). */
   betas?: readonly number[]
-  /** Added by AdamW to the root of the averaged squares (default 1e-8). */
+  /** Added by AdamW to the root of the averaged squares (default 1e-8); Lion has none. */
   eps?: number
-  /** Part of each weight, times lr, that AdamW takes off in a step (default 0). */
+  /** Part of each weight, times lr, that the optimizer takes off in a step (default 0). */
   weightDecay?: number
   /** Gradients are scaled down to this global norm; 0 for no limit (default 1, Ho et al. 2020). */
   maxGradNorm?: number
@@ -248,8 +251,9 @@ export const trainSchema = {
   warmup: integer(undefined, { min: 0 }),
   lrSchedule: lrScheduleField,
   scaleLr: boolean(false),
-  betas: array(number(undefined, { min: 0, max: 1 }), [0.9, 0.999]),
-  eps: number(1e-8, { min: 0 }),
+  optimizer: oneOf(optimizers, 'adamw'),
+  betas: array(number(undefined, { min: 0, max: 1 })),
+  eps: number(undefined, { min: 0 }),
   weightDecay: number(0, { min: 0 }),
   maxGradNorm: number(1, { min: 0 }),
   sampleEvery: integer(1000, { min: 0 }),

@@ -4,6 +4,7 @@ import { augmentationDim } from '../data/augment'
 import { givesBatches } from '../data/sources/user'
 import { modelSchema } from '../diffusion/process/model-options'
 import { lrFactorAt } from '../diffusion/training/lr-scheduler'
+import { parseOptimizer } from '../diffusion/training/optimizer'
 import { DiffusionError, describe, invalidArgument } from '../errors'
 import { type Parsed, parseOptions, unknownOption } from '../options'
 import { decayStart } from './lr-schedule'
@@ -125,8 +126,8 @@ export function savedTrainOptions(saved: Record<string, unknown>): ResolvedTrain
 }
 
 /** What an array's type does not say. */
-function checkPairs({ betas, range, buckets }: Omit<Parsed<typeof trainSchema>, 'model'>): void {
-  if (betas.length !== 2) throw invalidArgument('betas', 'two numbers', betas)
+function checkPairs({ lr, optimizer, betas, eps, range, buckets }: Omit<Parsed<typeof trainSchema>, 'model'>): void {
+  parseOptimizer({ lr, optimizer, betas, eps })
   if (range && !(range.length === 2 && range[0] < range[1])) throw invalidArgument('range', 'black, then white', range)
   if (buckets && !(buckets.length > 0 && buckets.every((bucket) => bucket.length === 2))) {
     throw invalidArgument('buckets', 'one [height, width] or several', buckets)

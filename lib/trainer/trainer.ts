@@ -104,8 +104,8 @@ export class Trainer {
     const { seed, device, precision } = options
     const ddpm = new DDPM({ ...options.model, seed, device, precision } as unknown as DDPMOptions)
     try {
-      const { lr, betas, eps, weightDecay, maxGradNorm } = options
-      ddpm.configureOptimizers({ lr, betas, eps, weightDecay, maxGradNorm })
+      const { lr, optimizer, betas, eps, weightDecay, maxGradNorm } = options
+      ddpm.configureOptimizers({ lr, optimizer, betas, eps, weightDecay, maxGradNorm })
       if (start) await takeOver(ddpm, start)
       if (checkpoint) await ddpm.loadTrainingState(await readTrainingState(checkpoint))
       using fid = await Fid.open(ddpm, options, {

@@ -98,6 +98,13 @@ size_t scratchOf(const Target& target, const Step& step) {
       step);
 }
 
+bool isOptimizer(const OpDef* op) { return op == findOp("adamw") || op == findOp("lion"); }
+
+template <class Optimizer>
+bool keepsMirror(const Optimizer& op) {
+  return op.mirror && op.mirror.c == op.weight.c;
+}
+
 Compiled compileOnce(const Graph& source, const std::map<std::string, ValueId>& outputs, const Target& target) {
   checkOutputs(source, outputs);
   checkPrecision(target);
@@ -111,8 +118,8 @@ Compiled compileOnce(const Graph& source, const std::map<std::string, ValueId>& 
   Region region = {graph, liveNodes(graph, outputs), outputs};
   if (target.precision != DType::f32) region.live = mixPrecision(graph, region, target.precision);
   Placement placement(region);
-  const bool changesWeights = std::any_of(region.live.begin(), region.live.end(),
-                                          [&](int32_t i) { return graph.node(i).op == findOp("adamw"); });
+  const bool changesWeights =
+      std::any_of(region.live.begin(), region.live.end(), [&](int32_t i) { return isOptimizer(graph.node(i).op); });
   Lowering lowering(graph, placement, target, changesWeights, compiled.steps);
   for (int32_t i : region.live) lowering.lower(i);
   copyOutputs(region, placement, compiled.steps);
@@ -122,8 +129,9 @@ Compiled compileOnce(const Graph& source, const std::map<std::string, ValueId>& 
     if (std::strcmp(bank, "weights") == 0) {
       const auto& steps = compiled.steps.steps;
       compiled.keepsMirror = prologue.empty() && std::any_of(steps.begin(), steps.end(), [&](const Step& step) {
-                               const AdamW* adamW = std::get_if<AdamW>(&step);
-                               return adamW && adamW->mirror && adamW->mirror.c == adamW->weight.c;
+                               if (const AdamW* op = std::get_if<AdamW>(&step)) return keepsMirror(*op);
+                               if (const Lion* op = std::get_if<Lion>(&step)) return keepsMirror(*op);
+                               return false;
                              });
     }
     prologue.push_back(Copy{placement.bank(bank, 0, {1, 1, 1, mirror.c}), mirror, 0});

@@ -108,6 +108,7 @@ DDPM_FIELDS(GaussianKlBackward, R(moments) R(dKl) W(dMoments))
 DDPM_FIELDS(NearestCode, R(z) R(codebook) W(index) W(number))
 DDPM_FIELDS(SumSquares, R(x) W(y))
 DDPM_FIELDS(AdamW, U(weight) R(grad) U(m) U(v) R(hyper) R(sumSquares) U(ema) U(mirror))
+DDPM_FIELDS(Lion, U(weight) R(grad) U(m) R(hyper) R(sumSquares) U(ema) U(mirror))
 DDPM_FIELDS(Ema, U(ema) R(weight) R(hyper))
 
 #undef DDPM_FIELDS

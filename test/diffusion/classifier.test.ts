@@ -279,19 +279,23 @@ describe('Classifier', () => {
   })
 
   it('the same batch twice is the same update; files and dicts bring the weights back', async () => {
-    const trained = async () => {
+    const trained = async (optimizer: 'adamw' | 'lion' = 'adamw') => {
       const classifier = new Classifier({
         encoderConfig: { ...encoderConfig, dropout: 0.2 },
         ...process,
         device: testDevice,
       })
-      classifier.configureOptimizers({ lr: 1e-3, maxGradNorm: 1 })
+      classifier.configureOptimizers({ lr: 1e-3, maxGradNorm: 1, optimizer })
       const { x, y } = images(1, 4)
       const results = [await classifier.trainBatch(x, y), await classifier.trainBatch(x, y, { lr: 1e-4 })]
       return { classifier, results }
     }
     const [a, b] = [await trained(), await trained()]
     assert.deepEqual(a.results, b.results)
+    const lion = await trained('lion')
+    assert.equal(lion.results[0].loss, a.results[0].loss)
+    assert.notEqual(lion.results[1].loss, a.results[1].loss)
+    lion.classifier.dispose()
     const folder = await mkdtemp(path.join(os.tmpdir(), 'ddpm-classifier-'))
     try {
       const file = path.join(folder, 'classifier.safetensors')

@@ -89,7 +89,7 @@ describe('precision', () => {
     const [a, b] = [await resumed.trainingState(), await whole.trainingState()]
     assert.deepEqual(a.lossScale, b.lossScale)
     await sameState(a.weights, b.weights, 'weights')
-    await sameState(a.v, b.v, 'second moments')
+    await sameState(a.v!, b.v!, 'second moments')
   })
 
   it('gradients that overflow fp16 halve the scale and change nothing', async () => {
@@ -104,7 +104,7 @@ describe('precision', () => {
     assert.deepEqual(after.lossScale, { scale: 2 ** 23, goodUpdates: 0 })
     assert.equal(after.optimizerStep, before.optimizerStep)
     assert.equal(after.emaUpdates, before.emaUpdates)
-    for (const bank of ['weights', 'm', 'v'] as const) await sameState(after[bank], before[bank], bank)
+    for (const bank of ['weights', 'm', 'v'] as const) await sameState(after[bank]!, before[bank]!, bank)
     await sameState(after.ema!, before.ema!, 'averages')
   })
 
@@ -136,7 +136,7 @@ describe('a loss that is no number', () => {
       const after = await ddpm.trainingState()
       assert.equal(after.optimizerStep, before.optimizerStep)
       assert.equal(after.emaUpdates, before.emaUpdates)
-      for (const bank of ['weights', 'm', 'v'] as const) await sameState(after[bank], before[bank], bank)
+      for (const bank of ['weights', 'm', 'v'] as const) await sameState(after[bank]!, before[bank]!, bank)
       await sameState(after.ema!, before.ema!, 'averages')
       // The gradients that wait are zero again.
       const [a, b] = [await ddpm.trainBatch(images(2, 3)), await other.trainBatch(images(2, 3))]

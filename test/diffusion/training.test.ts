@@ -106,7 +106,53 @@ describe('training', () => {
     const [a, b] = [await resumed.trainingState(), await whole.trainingState()]
     await sameState(a.weights, b.weights, 'weights')
     await sameState(a.ema!, b.ema!, 'averages')
-    await sameState(a.v, b.v, 'second moments')
+    await sameState(a.v!, b.v!, 'second moments')
+  })
+
+  it('with Lion goes one rate towards a sign, keeps one average, and resumes to the bit', async () => {
+    const lion = { lr: 1e-3, optimizer: 'lion', weightDecay: 0.1, maxGradNorm: 1 } as const
+    using whole = new DDPM(tiny)
+    const start = (await whole.trainingState()).weights
+    whole.configureOptimizers(lion)
+    await whole.trainBatch(images(4, 0))
+    const saved = await whole.trainingState()
+    assert.equal(saved.v, undefined)
+    for (const [name, after] of Object.entries(saved.weights)) {
+      const [w, before, m] = await Promise.all([after, start[name], saved.m[name]].map((tensor) => tensor.data()))
+      // The first update: m is 0.01 times the gradient, whose sign it has.
+      assertClose(
+        w,
+        Array.from(before, (b, i) => b * (1 - 1e-4) - 1e-3 * Math.sign(m[i])),
+        { abs: 1e-6, rel: 0 },
+        name,
+      )
+    }
+    using resumed = new DDPM(tiny)
+    resumed.configureOptimizers(lion)
+    await resumed.loadTrainingState(saved)
+    for (const k of [1, 2]) {
+      assert.deepEqual(await resumed.trainBatch(images(4, k)), await whole.trainBatch(images(4, k)))
+    }
+    const [a, b] = [await resumed.trainingState(), await whole.trainingState()]
+    await sameState(a.weights, b.weights, 'weights')
+    await sameState(a.m, b.m, 'averages of gradients')
+    using adamw = new DDPM(tiny)
+    adamw.configureOptimizers({ lr: 1e-3 })
+    const other = { code: 'state-mismatch', message: /the training state is Lion's, but the optimizer is AdamW/ }
+    await assert.rejects(adamw.loadTrainingState(saved), other)
+    await assert.rejects(
+      async () => resumed.loadTrainingState(await adamw.trainingState()),
+      /AdamW's, but the optimizer is Lion/,
+    )
+  })
+
+  it('refuses what an optimizer does not have', () => {
+    using ddpm = new DDPM(tiny)
+    const refused = (o: object, argument: string) =>
+      assert.throws(() => ddpm.configureOptimizers({ lr: 1e-3, ...o }), { code: 'invalid-argument', argument })
+    refused({ optimizer: 'sgd' }, 'optimizer')
+    refused({ optimizer: 'lion', eps: 1e-8 }, 'eps')
+    refused({ optimizer: 'lion', betas: [0.9] }, 'betas')
   })
 
   it('goes on from the middle of an accumulation, to the bit', async () => {

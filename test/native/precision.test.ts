@@ -249,43 +249,45 @@ describe('the mirror of the weights', () => {
       program.release()
     })
 
-    it(`is kept up by the optimizer (${name})`, async () => {
-      const hyper = Float32Array.of(1e-2, 0.1, 0.01, 1e-8, 0.01, 0.1, 0.01, 0, 1, 0.9, ...Array(6).fill(0))
-      const build = (g: Graph) => {
-        const y = g.linear(g.input('x', x.dims), g.parameter(slot))
-        const loss = g.weightedSum(
-          g.loss(y, g.input('target', y.dims), { type: 'l2' }),
-          g.input('lossWeights', [3, 1, 1, 1]),
-        )
-        g.backward(loss)
-        g.adamw(g.input('hyper', [1, 1, 1, 16]), g.gradSumSquares(count), { count, ema: true })
-        g.zeroGrads({ count })
-        return { y }
-      }
-      const bank = (seed: number) => Device.open(name).upload(new Random(seed).normals(count).map(Math.abs))
-      const run = async (makesPrograms: boolean) => {
-        const banks = { weights: bank(1), grads: bank(2), m: bank(3), v: bank(4), ema: bank(5) }
-        let program = compileGraph(name, build, { precision: 'bf16' })
-        const ys: Float32Array[] = []
-        for (let step = 0; step < 3; step++) {
-          if (makesPrograms && step > 0) {
-            program.release()
-            program = compileGraph(name, build, { precision: 'bf16' })
-          }
-          const feeds = { x: x.data, target: new Float32Array(12), lossWeights: Float32Array.of(1, 2, 3), hyper }
-          ys.push((await program.run({ ...feeds, ...banks })).y)
+    for (const optimizer of ['adamw', 'lion'] as const)
+      it(`is kept up by ${optimizer} (${name})`, async () => {
+        const hyper = Float32Array.of(1e-2, 0.1, 0.01, 1e-8, 0.01, 0.1, 0.01, 0, 1, 0.9, ...Array(6).fill(0))
+        const build = (g: Graph) => {
+          const y = g.linear(g.input('x', x.dims), g.parameter(slot))
+          const loss = g.weightedSum(
+            g.loss(y, g.input('target', y.dims), { type: 'l2' }),
+            g.input('lossWeights', [3, 1, 1, 1]),
+          )
+          g.backward(loss)
+          g[optimizer](g.input('hyper', [1, 1, 1, 16]), g.gradSumSquares(count), { count, ema: true })
+          g.zeroGrads({ count })
+          return { y }
         }
-        const weights = await banks.weights.read()
-        for (const buffer of Object.values(banks)) buffer.release()
-        program.release()
-        return [...ys, weights]
-      }
-      const [kept, made] = [await run(false), await run(true)]
-      assert.notDeepEqual(kept[0], kept[1])
-      kept.forEach((values, i) => {
-        assertSameBits(values, made[i], `step ${i}`)
+        const bank = (seed: number) => Device.open(name).upload(new Random(seed).normals(count).map(Math.abs))
+        const run = async (makesPrograms: boolean) => {
+          const moments = { m: bank(3), ...(optimizer === 'adamw' && { v: bank(4) }) }
+          const banks = { weights: bank(1), grads: bank(2), ...moments, ema: bank(5) }
+          let program = compileGraph(name, build, { precision: 'bf16' })
+          const ys: Float32Array[] = []
+          for (let step = 0; step < 3; step++) {
+            if (makesPrograms && step > 0) {
+              program.release()
+              program = compileGraph(name, build, { precision: 'bf16' })
+            }
+            const feeds = { x: x.data, target: new Float32Array(12), lossWeights: Float32Array.of(1, 2, 3), hyper }
+            ys.push((await program.run({ ...feeds, ...banks })).y)
+          }
+          const weights = await banks.weights.read()
+          for (const buffer of Object.values(banks)) buffer.release()
+          program.release()
+          return [...ys, weights]
+        }
+        const [kept, made] = [await run(false), await run(true)]
+        assert.notDeepEqual(kept[0], kept[1])
+        kept.forEach((values, i) => {
+          assertSameBits(values, made[i], `step ${i}`)
+        })
       })
-    })
   }
 })
 

@@ -42,80 +42,92 @@ const settings = [
   { maxGradNorm: 1e6, gradScale: 0.5 }, // nothing to clip
 ]
 
-describe('op adamw', () => {
-  for (const count of sizes) {
-    for (const o of settings) {
-      it(`${count} parameters, ${JSON.stringify(o)}`, async () => {
-        const { ema: _, ...state } = banks(count)
-        const run = (device: (typeof testedBackends)[number], threads?: number) =>
-          runGraph(
-            device,
-            hyper(o),
-            (g, v) => {
-              const sumSquares = g.gradSumSquares(count)
-              g.adamw(v.hyper, sumSquares, { count })
-              return { sumSquares }
-            },
-            { banks: state, threads },
-          )
-        const expected = await run('reference')
-        for (const backend of testedBackends) {
-          const actual = await run(backend)
-          for (const name of Object.keys(expected)) {
-            assertCloseToScale(actual[name], expected[name], 1e-6, `${name} (${backend})`)
+/** The banks of each: Lion keeps no second moment. */
+function stateOf(op: 'adamw' | 'lion', count: number) {
+  const { v, ...rest } = banks(count)
+  // Neither a gradient nor an average of one: the update of Lion has no sign.
+  rest.m[5] = rest.grads[5] = 0
+  return op === 'lion' ? rest : { ...rest, v }
+}
+
+for (const op of ['adamw', 'lion'] as const)
+  describe(`op ${op}`, () => {
+    for (const count of sizes) {
+      for (const o of settings) {
+        it(`${count} parameters, ${JSON.stringify(o)}`, async () => {
+          const { ema: _, ...state } = stateOf(op, count)
+          const run = (device: (typeof testedBackends)[number], threads?: number) =>
+            runGraph(
+              device,
+              hyper(o),
+              (g, v) => {
+                const sumSquares = g.gradSumSquares(count)
+                g[op](v.hyper, sumSquares, { count })
+                return { sumSquares }
+              },
+              { banks: state, threads },
+            )
+          const expected = await run('reference')
+          for (const backend of testedBackends) {
+            const actual = await run(backend)
+            for (const name of Object.keys(expected)) {
+              assertCloseToScale(actual[name], expected[name], 1e-6, `${name} (${backend})`)
+            }
+            if (backend !== 'cpu') continue
+            const [one, three] = [await run(backend, 1), await run(backend, 3)]
+            for (const name of Object.keys(one)) assertSameBits(three[name], one[name], `${name}, 3 threads`)
           }
-          if (backend !== 'cpu') continue
-          const [one, three] = [await run(backend, 1), await run(backend, 3)]
-          for (const name of Object.keys(one)) assertSameBits(three[name], one[name], `${name}, 3 threads`)
+        })
+      }
+    }
+
+    it('with ema, averages the new weights in', async () => {
+      const count = 1040
+      for (const backend of ['reference' as const, ...testedBackends]) {
+        const run = (fused: boolean) =>
+          runGraph(
+            backend,
+            hyper(settings[1]),
+            (g, v) => {
+              g[op](v.hyper, g.gradSumSquares(count), { count, ema: fused })
+              if (!fused) g.ema(v.hyper, { count })
+              return {}
+            },
+            { banks: stateOf(op, count) },
+          )
+        const [one, two] = [await run(true), await run(false)]
+        for (const name of Object.keys(two)) assertSameBits(one[name], two[name], `${name} (${backend})`)
+        assert.notDeepEqual(one.ema, banks(count).ema)
+      }
+    })
+
+    for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 1e20]) {
+      it(`changes nothing where a gradient is ${bad}`, async () => {
+        const count = 1040
+        const before: Record<string, Float32Array> = stateOf(op, count)
+        before.grads[777] = bad // 1e20: its square is beyond f32
+        for (const backend of ['reference' as const, ...testedBackends]) {
+          for (const o of settings) {
+            const after = await runGraph(
+              backend,
+              hyper(o),
+              (g, v) => {
+                g[op](v.hyper, g.gradSumSquares(count), { count, ema: true })
+                return {}
+              },
+              { banks: before },
+            )
+            for (const name of Object.keys(before)) {
+              if (name === 'grads') continue
+              assertSameBits(after[name], before[name], `${name} (${backend})`)
+            }
+          }
         }
       })
     }
-  }
-
-  it('with ema, averages the new weights in', async () => {
-    const count = 1040
-    for (const backend of ['reference' as const, ...testedBackends]) {
-      const run = (fused: boolean) =>
-        runGraph(
-          backend,
-          hyper(settings[1]),
-          (g, v) => {
-            g.adamw(v.hyper, g.gradSumSquares(count), { count, ema: fused })
-            if (!fused) g.ema(v.hyper, { count })
-            return {}
-          },
-          { banks: banks(count) },
-        )
-      const [one, two] = [await run(true), await run(false)]
-      for (const name of Object.keys(two)) assertSameBits(one[name], two[name], `${name} (${backend})`)
-      assert.notDeepEqual(one.ema, banks(count).ema)
-    }
   })
 
-  for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 1e20]) {
-    it(`changes nothing where a gradient is ${bad}`, async () => {
-      const count = 1040
-      const before = banks(count)
-      before.grads[777] = bad // 1e20: its square is beyond f32
-      for (const backend of ['reference' as const, ...testedBackends]) {
-        for (const o of settings) {
-          const after = await runGraph(
-            backend,
-            hyper(o),
-            (g, v) => {
-              g.adamw(v.hyper, g.gradSumSquares(count), { count, ema: true })
-              return {}
-            },
-            { banks: before },
-          )
-          for (const name of ['weights', 'm', 'v', 'ema'] as const) {
-            assertSameBits(after[name], before[name], `${name} (${backend})`)
-          }
-        }
-      }
-    })
-  }
-
+describe('op adamw', () => {
   // torch.optim.AdamW's steps, one by one.
   it('is what torch computes', async () => {
     const count = 16
@@ -137,6 +149,29 @@ describe('op adamw', () => {
         { banks: { weights, grads, m, v } },
       )
       assertClose(actual.weights, expected, { abs: 1e-6, rel: 1e-5 }, backend)
+    }
+  })
+})
+
+describe('op lion', () => {
+  // The authors' lines (github.com/google/automl, lion/lion_pytorch.py), one by one.
+  it('is what its authors compute', async () => {
+    const count = 16
+    const { weights, grads, m } = stateOf('lion', count)
+    const expected = [...weights].map((w, i) => w * (1 - 1e-2 * 0.1) - 1e-2 * Math.sign(0.9 * m[i] + 0.1 * grads[i]))
+    const moments = [...m].map((before, i) => 0.99 * before + 0.01 * grads[i])
+    for (const backend of ['reference' as const, ...testedBackends]) {
+      const actual = await runGraph(
+        backend,
+        hyper(settings[0]),
+        (g, inputs) => {
+          g.lion(inputs.hyper, g.gradSumSquares(count), { count })
+          return {}
+        },
+        { banks: { weights, grads, m } },
+      )
+      assertClose(actual.weights, expected, { abs: 1e-6, rel: 1e-5 }, backend)
+      assertClose(actual.m, moments, { abs: 1e-7, rel: 1e-5 }, backend)
     }
   })
 })

@@ -122,6 +122,21 @@ describe('Trainer', () => {
     }
   })
 
+  it('with Lion, whose checkpoints have one average, resumes to the bit', async () => {
+    const [whole, run] = [newRun(), newRun()]
+    await train(tinyTraining(data, whole, { steps: 6, optimizer: 'lion', lr: 5e-5 }))
+    const stop = new AbortController()
+    const hooks = { signal: stop.signal, onStep: ({ step }: { step: number }) => void (step === 3 && stop.abort()) }
+    await train(tinyTraining(data, run, { steps: 6, optimizer: 'lion', lr: 5e-5 }), hooks)
+    const change = { data, out: run, resume: true, optimizer: 'adamw' } as const
+    await rejects(train(change), 'invalid-argument', /optimizer is 'lion' in the checkpoint and can't become 'adamw'/)
+    await train({ data, out: run, resume: true })
+    const bytes = (r: string) => readFileSync(path.join(r, 'checkpoints', 'step-00000006', 'optimizer.safetensors'))
+    assert.ok(bytes(run).equals(bytes(whole)))
+    assert.ok(!bytes(run).includes('exp_avg_sq'))
+    assert.notDeepEqual(numbers(readMetrics(whole)), numbers(readMetrics(unstopped)).slice(0, 6))
+  })
+
   it('takes a seed of 64 bits, and resumes with it', async () => {
     const seed = 6687881544318117707n
     const run = newRun()
@@ -270,6 +285,7 @@ describe('Trainer', () => {
     assert.throws(wrong({ stepz: 1 }), is('unknown-option', /did you mean 'steps'/))
     assert.throws(wrong({ steps: 0 }), is('invalid-argument', /steps: expected an integer of at least 1, got 0/))
     assert.throws(wrong({ lrSchedule: 'cosin' }), is('invalid-argument', /did you mean 'cosine'/))
+    assert.throws(wrong({ optimizer: 'lion', eps: 1e-8 }), is('invalid-argument', /eps: expected none with lion/))
     assert.throws(wrong({ out: undefined }), is('invalid-argument', /out is required/))
     await rejects(
       train({ ...tinyTraining(data, run), model: { timestep: 5 } as object }),

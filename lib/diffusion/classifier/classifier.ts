@@ -15,8 +15,15 @@ import { noiseBindings, noiseInputs } from '../process/process'
 import { type Schedule, sameSchedule } from '../process/schedule'
 import { scheduleOf } from '../process/schedule-of'
 import { type Integers, parseIntegers, parseTimesteps, type Timesteps } from '../process/timesteps'
-import { hyperOf, type OptimizerOptions, type OptimizerSettings, parseOptimizer, rateOf } from '../training/adamw'
-import { hyperLength } from '../training/ema'
+import {
+  appendUpdate,
+  hyperOf,
+  momentsOf,
+  type OptimizerOptions,
+  type OptimizerSettings,
+  parseOptimizer,
+  rateOf,
+} from '../training/optimizer'
 import { checkClassifierFits, readClassifierFile, writeClassifierFile } from './file'
 
 /** How a classifier is computed, and the schedule of the model that it is to guide. */
@@ -147,7 +154,7 @@ export class Classifier extends Stage {
     return this.network.outChannels
   }
 
-  /** AdamW, starting afresh; see DiffusionModel.configureOptimizers. */
+  /** AdamW or Lion, starting afresh; see DiffusionModel.configureOptimizers. */
   configureOptimizers(options: OptimizerOptions): void {
     this.alive()
     this.#optimizer = parseOptimizer(options)
@@ -180,17 +187,15 @@ export class Classifier extends Stage {
         const { count } = this.network.parameters
         const { loss, logits } = this.#loss(g, input, true)
         g.backward(g.weightedSum(loss, g.input('mean', loss.dims)))
-        const sumSquares = g.gradSumSquares(count)
-        g.adamw(g.input('hyper', [1, 1, 1, hyperLength]), sumSquares, { count })
-        g.zeroGrads({ count })
-        return { loss, logits, sumSquares }
+        return { loss, logits, ...appendUpdate(g, { optimizer: optimizer.optimizer, count, ema: false }) }
       })
       const settings = { ...optimizer, lr: o.lr ?? rateOf(optimizer, this.globalStep) }
       this.globalStep++
       const { loss, logits, sumSquares } = await program.run({
         ...(await this.#bindings(input, true)),
         ...this.weights.bindings('weights'),
-        ...{ grads: this.weights.bank('grads'), m: this.weights.bank('m'), v: this.weights.bank('v') },
+        grads: this.weights.bank('grads'),
+        ...Object.fromEntries(momentsOf(optimizer).map((bank) => [bank, this.weights.bank(bank)])),
         mean: new Float32Array(input.y.length).fill(1 / input.y.length),
         hyper: hyperOf(settings, { step: this.globalStep, gradScale: 1 }),
       })

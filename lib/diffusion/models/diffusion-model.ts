@@ -51,8 +51,8 @@ import { guidanceOf } from '../sampling/guidance/given'
 import { untouched } from '../sampling/image'
 import { checkAborted, type LoopResult, samplingLoop } from '../sampling/loop'
 import { pMeanVariance, pSample } from '../sampling/posterior-step'
-import type { OptimizerOptions } from '../training/adamw'
 import { LitEma } from '../training/ema'
+import type { OptimizerOptions } from '../training/optimizer'
 import { Training, type TrainingState, type TrainResult } from '../training/training-step'
 import { ScheduledModel } from './scheduled-model'
 
@@ -271,7 +271,7 @@ export abstract class DiffusionModel extends ScheduledModel {
 
   // ---- training ----------------------------------------------------------------------------------------------------
 
-  /** AdamW, starting afresh. Defaults: betas [0.9, 0.999], eps 1e-8, weightDecay 0.01, maxGradNorm 0 (no clipping). */
+  /** AdamW or Lion, starting afresh. AdamW's defaults: betas [0.9, 0.999], eps 1e-8, weightDecay 0.01, maxGradNorm 0 (no clipping). */
   configureOptimizers(options: OptimizerOptions): void {
     this.#requireTraining('configureOptimizers').configure(options)
   }

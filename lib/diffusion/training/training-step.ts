@@ -1,4 +1,4 @@
-/** One training step as one program: q_sample, network, loss, gradients, AdamW, EMA. */
+/** One training step as one program: q_sample, network, loss, gradients, update, EMA. */
 import { DiffusionError } from '../../errors'
 import type { Graph, Value } from '../../graph'
 import type { StateDict } from '../../nn/weights'
@@ -24,8 +24,17 @@ import {
 } from '../process/losses'
 import type { TimestepSampler } from '../process/settings'
 import { type DrawnTimesteps, drawNormal, LossSecondMoment, type NormalOptions } from '../process/timestep-sampler'
-import { hyperOf, type OptimizerOptions, type OptimizerSettings, parseOptimizer, rateOf } from './adamw'
-import { hyperLength, type LitEma } from './ema'
+import type { LitEma } from './ema'
+import {
+  appendUpdate,
+  hyperOf,
+  momentsOf,
+  type Optimizer,
+  type OptimizerOptions,
+  type OptimizerSettings,
+  parseOptimizer,
+  rateOf,
+} from './optimizer'
 import { PowerEmas } from './power-ema'
 
 export interface UpdateOptions {
@@ -58,10 +67,10 @@ export interface TrainingState {
   ema?: StateDict
   /** The further averages, in the order of emaSigmaRels; with these only. */
   powerEmas?: StateDict[]
-  /** AdamW's averages of the gradients. */
+  /** The optimizer's averages of the gradients. */
   m: StateDict
-  /** AdamW's averages of their squares. */
-  v: StateDict
+  /** AdamW's averages of their squares. Undefined with Lion, which has none. */
+  v?: StateDict
   /** Updates so far. */
   optimizerStep: number
   /** How often the weights were averaged in. */
@@ -86,19 +95,19 @@ export interface Accumulation {
 }
 
 /** Inputs of the loss, and with `update` hyper; outputs of the loss, and then sumSquares. */
-export function trainingProgram(core: Core, input: LossInput, o: { update: boolean; ema: boolean }): Promise<Program> {
-  const count = { count: requireNetwork(core, 'training').module.parameters.count }
+export function trainingProgram(
+  core: Core,
+  input: LossInput,
+  o: { update: boolean; ema: boolean; optimizer?: Optimizer },
+): Promise<Program> {
+  const { count } = requireNetwork(core, 'training').module.parameters
+  const { update, ema, optimizer = 'adamw' } = o
   const build = (g: Graph): Record<string, Value> => {
     const losses = buildLoss(core, g, input)
     backward(g, losses)
-    if (!o.update) return losses
-    const hyper = g.input('hyper', [1, 1, 1, hyperLength])
-    const sumSquares = g.gradSumSquares(count.count)
-    g.adamw(hyper, sumSquares, { ...count, ema: o.ema })
-    g.zeroGrads(count)
-    return { ...losses, sumSquares }
+    return update ? { ...losses, ...appendUpdate(g, { optimizer, count, ema }) } : losses
   }
-  return core.networkProgram('train', { ...lossKey(core, input), update: o.update, ema: o.ema }, build)
+  return core.networkProgram('train', { ...lossKey(core, input), update, ema, optimizer }, build)
 }
 
 export class Training {
@@ -165,7 +174,8 @@ export class Training {
       })
     }
     const ema = o.update && o.ema ? this.ema : undefined
-    const program = await trainingProgram(core, input, { update: o.update, ema: ema !== undefined })
+    const { optimizer } = this.#options
+    const program = await trainingProgram(core, input, { update: o.update, ema: ema !== undefined, optimizer })
     if (this.accumulated === 0) this.#scale = core.lossScale?.scale ?? 1
     const scale = this.#scale
     const bindings = {
@@ -180,8 +190,7 @@ export class Training {
     }
     const { sumSquares, ...losses } = await program.run({
       ...bindings,
-      m: network.weights.bank('m'),
-      v: network.weights.bank('v'),
+      ...Object.fromEntries(this.#moments.map((bank) => [bank, network.weights.bank(bank)])),
       ...(ema && { ema: network.weights.bank('ema') }),
       hyper: this.#hyper(this.#options, o, ema, scale),
     })
@@ -196,7 +205,12 @@ export class Training {
     throw notFinite('the gradients are not finite', this.step + 1, 'finite gradients', sumSquares[0])
   }
 
-  /** adamw changes nothing where the gradients are not finite. */
+  /** Of the optimizer, which is AdamW until one is configured. */
+  get #moments(): readonly ('m' | 'v')[] {
+    return momentsOf(this.#options ?? { optimizer: 'adamw' })
+  }
+
+  /** An optimizer changes nothing where the gradients are not finite. */
   #uncount(ema: LitEma | undefined): void {
     this.step -= 1
     ema?.retreat()
@@ -231,7 +245,7 @@ export class Training {
       weights.read('weights'),
       this.ema ? weights.read('ema') : undefined,
       weights.read('m'),
-      weights.read('v'),
+      this.#moments.includes('v') ? weights.read('v') : undefined,
       samples > 0 ? weights.read('grads') : undefined,
     ])
     const lossScale = core.lossScale?.state
@@ -240,7 +254,7 @@ export class Training {
       ...(ema && { ema }),
       ...(further && { powerEmas: await Promise.all(further) }),
       m,
-      v,
+      ...(v && { v }),
       ...counts,
       ...(losses && { timestepLosses: losses }),
       ...(lossScale && { lossScale }),
@@ -263,6 +277,12 @@ export class Training {
         argument: 'timestepLosses',
       })
     }
+    if (this.#moments.includes('v') !== (state.v !== undefined)) {
+      const [has, keeps] = state.v ? ["AdamW's", 'Lion'] : ["Lion's", 'AdamW']
+      throw new DiffusionError('state-mismatch', `the training state is ${has}, but the optimizer is ${keeps}`, {
+        argument: 'v',
+      })
+    }
     const powers = this.#powerEmas?.sigmaRels.length ?? 0
     if (powers > 0 && state.powerEmas?.length !== powers) {
       throw new DiffusionError(
@@ -276,7 +296,7 @@ export class Training {
     if (timesteps && state.timestepLosses) await timesteps.load(state.timestepLosses)
     await weights.write('weights', state.weights, { strict: true })
     await weights.write('m', state.m, { strict: true })
-    await weights.write('v', state.v, { strict: true })
+    if (state.v) await weights.write('v', state.v, { strict: true })
     if (this.ema && state.ema) {
       await weights.write('ema', state.ema, { strict: true })
       this.ema.numUpdates = state.emaUpdates

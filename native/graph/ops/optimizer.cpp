@@ -20,7 +20,7 @@ std::vector<ValueType> inferSumSquares(const Call& call) {
 }
 void lowerSumSquares(Lowering& l) { l.run(SumSquares{flat(l, "grads"), l.out(0)}); }
 
-std::vector<ValueType> inferAdamW(const Call& call) {
+std::vector<ValueType> inferUpdate(const Call& call) {
   checkHyper(call);
   call.requireDType(1, DType::f32);
   call.requireDims(1, {1, 1, 1, 1});
@@ -35,6 +35,16 @@ void lowerAdamW(Lowering& l) {
               .sumSquares = l.in(1),
               .ema = l.attributes().flag("ema") ? flat(l, "ema") : Tensor{},
               .mirror = l.mirror(int32_t(l.attributes().integer("count")))});
+}
+
+void lowerLion(Lowering& l) {
+  l.run(Lion{.weight = flat(l, "weights"),
+             .grad = flat(l, "grads"),
+             .m = flat(l, "m"),
+             .hyper = l.in(0),
+             .sumSquares = l.in(1),
+             .ema = l.attributes().flag("ema") ? flat(l, "ema") : Tensor{},
+             .mirror = l.mirror(int32_t(l.attributes().integer("count")))});
 }
 
 std::vector<ValueType> inferEma(const Call& call) {
@@ -61,8 +71,15 @@ const std::vector<OpDef>& optimizerOps() {
       {.name = "adamw",
        .inputs = {"hyper", "sumSquares"},
        .attributes = {"count", "ema"},
-       .infer = inferAdamW,
+       .infer = inferUpdate,
        .lower = lowerAdamW,
+       .results = 0,
+       .effect = true},
+      {.name = "lion",
+       .inputs = {"hyper", "sumSquares"},
+       .attributes = {"count", "ema"},
+       .infer = inferUpdate,
+       .lower = lowerLion,
        .results = 0,
        .effect = true},
       {.name = "ema",
