@@ -38,10 +38,13 @@ export { type CompVisConfig, readCompVisConfig } from './diffusion/formats/compv
 export type { CheckpointReport, InitFromCkptOptions } from './diffusion/formats/pretrained'
 export type { PushToHubOptions, PushToHubResult } from './diffusion/formats/push-to-hub'
 export type { LoadReport } from './diffusion/formats/state'
+export type { Cond, CondDict, ConditioningKey } from './diffusion/latent/conditioning'
+export type { SplitInputParams } from './diffusion/latent/split-input'
+export type { CondStage, FirstStage as LatentFirstStage, LatentStage, Posterior } from './diffusion/latent/stages'
 export type { Batch } from './diffusion/models/batch'
 export { DDPM } from './diffusion/models/ddpm'
 export { DiffusionModel } from './diffusion/models/diffusion-model'
-export { LatentDiffusion } from './diffusion/models/latent-diffusion'
+export { type EncodingOptions, LatentDiffusion, type LatentInput } from './diffusion/models/latent-diffusion'
 export type { LoraSource, WithLorasOptions } from './diffusion/models/lora'
 export { makeGrid } from './diffusion/models/make-grid'
 export type {
@@ -55,6 +58,14 @@ export type {
   SaveLoraOptions,
   SavePretrainedOptions,
 } from './diffusion/options/ddpm-options'
+export type {
+  CondOptions,
+  DecodeOptions,
+  LatentDiffusionOptions,
+  LatentLoopOptions,
+  LatentLossOptions,
+  LatentSampleOptions,
+} from './diffusion/options/latent-options'
 export type {
   CalcBpdOptions,
   ConditionOptions,
