@@ -8,43 +8,12 @@
  *
  * Every op's name, inputs (in order, -1 when absent) and attributes are listed here and nowhere else.
  */
+import type { ElementLoss, FirOptions, PoolOptions, Value } from './graph-values'
 import { type Dims, type NativeGraph, native, type ValueId } from './native'
 import { joined, type LinearSlots, type ParameterSlot } from './parameter-slot'
 
+export { type ElementLoss, type LossType, lossTypes, type Value } from './graph-values'
 export type { LinearSlots, ParameterSlot } from './parameter-slot'
-
-/** A value of a graph. */
-export interface Value {
-  readonly id: ValueId
-  readonly dims: Dims
-}
-
-/** kernels/ops.h, Losses, in the order of LossType. */
-export const lossTypes = ['l1', 'l2', 'huber', 'smooth_l1', 'pseudo_huber'] as const
-export type LossType = (typeof lossTypes)[number]
-
-/** What a loss measures an element's difference by. */
-export interface ElementLoss {
-  readonly type: LossType
-  /** Where a Huber loss becomes straight, above 0. Default 1. */
-  readonly delta?: number
-}
-
-export interface PoolOptions {
-  readonly kernel: number
-  readonly stride: number
-  /** [top, left, bottom, right], at most half of the kernel each. */
-  readonly padding: readonly number[]
-}
-
-export interface FirOptions {
-  readonly taps: readonly number[]
-  /** Default 1. */
-  readonly up?: number
-  /** Default 1. */
-  readonly down?: number
-  readonly padding: readonly number[]
-}
 
 export class Graph {
   readonly native: NativeGraph = native.createGraph()

@@ -4,7 +4,8 @@
  * The number of samples stays open: `dims` has a 1 for it.
  */
 import { DiffusionError } from '../errors'
-import type { FirOptions, LinearSlots, ParameterSlot, Value } from '../graph'
+import type { LinearSlots, ParameterSlot, Value } from '../graph'
+import type { FirOptions } from '../graph-values'
 import type { Dims } from '../native'
 import type { NetworkGraph } from '../nn/network'
 import type { Attribute, ElementType, Initializer, OnnxNode, Port } from './onnx-model'
