@@ -274,8 +274,9 @@ struct QueryStatistics {
   __device__ float probability(const Place& at, int query, float score) const { return expf(score - lseOf(at, query)); }
 };
 
+// With a mask, registers go before a second block on a multiprocessor: some would spill.
 template <int kParts, class Mask>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, Mask::kOn ? 1 : 0)
     queryGradientKernel(Heads q, Heads k, Heads v, Heads dy, QueryStatistics statistics, Output dq, Shape shape,
                         Mask mask) {
   DDPM_ATTENTION_WORKSPACE(w);

@@ -344,8 +344,9 @@ __global__ void __launch_bounds__(kThreads, W == 64 ? 3 : 2)
   writeRows<Format, W>(dq, at, shape, result, {{1, 1}});
 }
 
+// With a mask, registers go before a second block on a multiprocessor: some would spill.
 template <class Format, int W, class Mask>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, Mask::kOn ? 1 : 0)
     narrowKeyGradientKernel(Heads q, Heads k, Heads v, Heads dy, QueryStatistics statistics, Output dk, Output dv,
                             Shape shape, Mask mask) {
   constexpr int C = kBackwardColumns<W>;
