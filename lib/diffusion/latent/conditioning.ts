@@ -104,3 +104,15 @@ async function rows(tensor: Tensor, n: number): Promise<Tensor> {
   }
   return Tensor.wrap(data, [n, ...rest])
 }
+
+/** Of the channels that the UNet takes, those that it does not put out are the condition's. */
+export function withConcat<C>(
+  config: C | undefined,
+  key: ConditioningKey | undefined,
+  learned: boolean,
+): C | undefined {
+  if (!config || (key !== 'concat' && key !== 'hybrid') || 'concatChannels' in (config as object)) return config
+  const { inChannels, outChannels } = config as { inChannels?: number; outChannels?: number }
+  if (!Number.isInteger(inChannels) || !Number.isInteger(outChannels)) return config
+  return { ...config, concatChannels: inChannels! - outChannels! / (learned ? 2 : 1) }
+}

@@ -7,9 +7,11 @@ import { checkShape, type Shape, sizeOf, Tensor } from '../../tensor'
 import { readLatentPipeline } from '../formats/latent-pipeline'
 import { pretrainedFolder } from '../formats/pretrained'
 import type { LoadReport } from '../formats/state'
-import { type Cond, type ConditioningKey, forBatch, given } from '../latent/conditioning'
+import { type Cond, type ConditioningKey, forBatch, given, withConcat } from '../latent/conditioning'
 import { decodeFirstStage, encodeFirstStage, scaled, standardDeviation } from '../latent/first-stage'
-import { type ParsedSplit, parseSplit } from '../latent/split-input'
+import { smallerMask } from '../latent/smaller-mask'
+import { cut, cutsCondition } from '../latent/split-condition'
+import { type ParsedSplit, Patches, parseSplit } from '../latent/split-input'
 import { type CondStage, type FirstStage, isPosterior, type LatentStage, type Posterior } from '../latent/stages'
 import { ddpmSchema, type InterpolateOptions, type PretrainedOptions } from '../options/ddpm-options'
 import {
@@ -78,7 +80,6 @@ export class LatentDiffusion extends DDPM {
   /** Undefined for an unconditional model. */
   readonly conditioningKey?: ConditioningKey
   readonly scaleByStd: boolean
-  readonly numTimestepsCond: number
   /** ddpm.py's split_input_params, parsed. */
   readonly splitInputParams?: ParsedSplit
   /** What latents are multiplied by. */
@@ -89,9 +90,7 @@ export class LatentDiffusion extends DDPM {
     const o = parseOptions('LatentDiffusion', options, { ...ddpmSchema, ...latentSchema })
     const { firstStage, condStage = '__is_unconditional__' } = o
     if (!firstStage) throw invalidArgument('firstStage', 'a first stage, such as an AutoencoderKL', undefined)
-    if (o.numTimestepsCond > o.timesteps) {
-      throw invalidArgument('numTimestepsCond', `at most timesteps, ${o.timesteps}`, o.numTimestepsCond)
-    }
+    if (o.learnLogvar) throw unsupported('learnLogvar')
     const split = o.splitInputParams && parseSplit(o.splitInputParams)
     const key =
       condStage === '__is_unconditional__' ? undefined : (o.conditioningKey ?? (o.concatMode ? 'concat' : 'crossattn'))
@@ -107,7 +106,6 @@ export class LatentDiffusion extends DDPM {
     this.concatMode = o.concatMode
     this.scaleByStd = o.scaleByStd
     this.scaleFactor = o.scaleFactor
-    this.numTimestepsCond = o.numTimestepsCond
     this.splitInputParams = split
     this.conditioningKey = key
   }
@@ -190,7 +188,15 @@ export class LatentDiffusion extends DDPM {
 
   /** What the network says of x_t: applyModel of ddpm.py, by patches with splitInputParams. */
   async applyModel(xNoisy: Tensor, t: Timesteps, cond?: Cond): Promise<Tensor> {
-    return this.predict(xNoisy, t, await given(cond, this.conditioningKey))
+    const { splitInputParams: split, conditioningKey: key } = this
+    if (!split) return this.predict(xNoisy, t, await given(cond, key))
+    const patches = new Patches([xNoisy.shape[2], xNoisy.shape[3]], split)
+    const parts = key && cutsCondition.includes(this.condStageKey) ? await cut(cond, key, patches) : undefined
+    const outputs: Tensor[] = []
+    for (const [i, patch] of (await patches.unfold(xNoisy)).entries()) {
+      outputs.push(await this.predict(patch, t, await given(parts?.[i] ?? cond, key)))
+    }
+    return patches.fold(outputs)
   }
 
   // ---- losses ------------------------------------------------------------------------------------------------------
@@ -223,8 +229,15 @@ export class LatentDiffusion extends DDPM {
     return super.forward(x, await this.#told(options))
   }
 
+  /** Throws `unsupported`: only applyModel and the first stage go by patches. */
+  #whole(): void {
+    if (this.splitInputParams)
+      throw unsupported('splitInputParams, but in applyModel, encodeFirstStage and decodeFirstStage,')
+  }
+
   /** With `cond` as the network takes it. */
   async #told<O extends CondOptions>({ cond, ...rest }: O): Promise<Omit<O, 'cond'>> {
+    this.#whole()
     return cond === undefined ? rest : { ...rest, ...(await given(cond, this.conditioningKey)) }
   }
 
@@ -266,6 +279,7 @@ export class LatentDiffusion extends DDPM {
   override async pSampleLoop(shape: Shape, options?: LatentLoopOptions & Intermediates): Promise<Tensor | LoopResult>
   override async pSampleLoop(shape: Shape, options?: LatentLoopOptions & Intermediates): Promise<Tensor | LoopResult> {
     checkShape(shape)
+    this.#whole()
     const { cond, uncond, ...rest } = parseOptions('pSampleLoop', options, latentLoopSchema)
     const of = async (condition: Cond) => given(await forBatch(condition, shape[0]), this.conditioningKey)
     const { y, ...told } = cond ? await of(cond) : {}
@@ -458,29 +472,4 @@ export class LatentDiffusion extends DDPM {
 
 function unsupported(method: string): DiffusionError {
   return new DiffusionError('unsupported', `${method} is not there for latent models`, { argument: method })
-}
-
-/** Of the channels that the UNet takes, those that it does not put out are the condition's. */
-function withConcat<C>(config: C | undefined, key: ConditioningKey | undefined, learned: boolean): C | undefined {
-  if (!config || (key !== 'concat' && key !== 'hybrid') || 'concatChannels' in (config as object)) return config
-  const { inChannels, outChannels } = config as { inChannels?: number; outChannels?: number }
-  if (!Number.isInteger(inChannels) || !Number.isInteger(outChannels)) return config
-  return { ...config, concatChannels: inChannels! - outChannels! / (learned ? 2 : 1) }
-}
-
-async function smallerMask(mask: Tensor, shape: readonly number[]): Promise<Tensor> {
-  const [, , h, w] = shape
-  const [n, c, height, width] = mask.shape
-  if (mask.shape.length !== 4 || height % h !== 0 || width % w !== 0 || height / h !== width / w) {
-    throw invalidArgument('mask', "the images' height and width", mask)
-  }
-  const by = height / h
-  const values = await mask.data()
-  const data = new Float32Array(n * c * h * w).fill(1)
-  for (let i = 0; i < sizeOf(mask.shape); i++) {
-    const [plane, y, x] = [Math.floor(i / (height * width)), Math.floor(i / width) % height, i % width]
-    const to = (plane * h + Math.floor(y / by)) * w + Math.floor(x / by)
-    data[to] = Math.min(data[to], values[i])
-  }
-  return Tensor.wrap(data, [n, c, h, w])
 }

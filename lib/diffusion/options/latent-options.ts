@@ -28,9 +28,7 @@ export interface LatentDiffusionOptions extends DDPMOptions {
   scaleFactor?: number
   /** 1 / the standard deviation of the first training batch's latents as scaleFactor. Default false. */
   scaleByStd?: boolean
-  /** More than 1: conditions are noised by a schedule of so many steps, ddpm.py's shortened one. Default 1. */
-  numTimestepsCond?: number
-  /** Cut what is too large into patches. Default: none. */
+  /** Cut what is too large into patches: in applyModel, and with patchDistributedVq in the first stage. Default: none. */
   splitInputParams?: SplitInputParams
 }
 
@@ -48,7 +46,6 @@ export const latentSchema = {
   concatMode: boolean(true),
   scaleFactor: number(1),
   scaleByStd: boolean(false),
-  numTimestepsCond: integer(1, { min: 1 }),
   splitInputParams: value<SplitInputParams>('an object', (v) => typeof v === 'object' && v !== null),
 } satisfies SchemaOf<Omit<LatentDiffusionOptions, keyof DDPMOptions>>
 

@@ -25,7 +25,7 @@ const firstStages = { AutoencoderKL, VQModelInterface }
 
 export async function goldenLatent(fixture: Fixture, device: DeviceName, options = {}): Promise<LatentDiffusion> {
   const { ldm, scale_factor: scaleFactor = ldm.scale_factor } = fixture.config
-  const { firstStageConfig, condStageConfig, unetConfig, scaleByStd: _, ...own } = camelCased(ldm)
+  const { firstStageConfig, condStageConfig, unetConfig, scaleByStd: _, numTimestepsCond: __, ...own } = camelCased(ldm)
   const kind = firstStageConfig.target.split('.').pop() as keyof typeof firstStages
   const { lossconfig: _lossconfig, ...params } = firstStageConfig.params
   const { doubleZ: _doubleZ, ...ddconfig } = params.ddconfig

@@ -153,3 +153,20 @@ for (const [name, count] of Object.entries(files)) {
     assert.ok(compared >= count, `${compared} cases were compared`)
   })
 }
+
+it(`ldm_split: applyModel and the first stage by patches, on ${testDevice}`, async () => {
+  const fixture = await Fixture.load('ldm/ldm_split')
+  for (const c of camelCased(fixture.config.cases)) {
+    if (c.kind.startsWith('get_fold')) continue
+    const { vqf: factor, ...splitInputParams } = c.splitInputParams
+    using model = await goldenLatent(fixture, testDevice, { splitInputParams: { ...splitInputParams, vqf: factor } })
+    const made =
+      c.id === 'apply_model'
+        ? await model.applyModel(fixture.tensor('in/xt'), fixture.integers('in/t'), fixture.tensor('in/c'))
+        : c.id === 'decode'
+          ? await model.decodeFirstStage(fixture.tensor('in/z'))
+          : ((await model.encodeFirstStage(fixture.tensor('in/x'))) as Tensor)
+    assertCloseToScale(await made.data(), fixture.numbers(`out/${c.id}/out`), out, c.id)
+    await assert.rejects(model.sample({ cond: fixture.tensor('in/c'), batchSize: 2 }), { code: 'unsupported' })
+  }
+})
