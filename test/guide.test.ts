@@ -48,8 +48,8 @@ const commandsOf = (text: string, prefix: RegExp) =>
       line
         .replace(prefix, '')
         .replace(/ {2,}\S.*$| +# .*$/, '')
-        .trim()
-        .split(' '),
+        .match(/"[^"]*"|\S+/g)!
+        .map((word) => word.replace(/^"(.*)"$/, '$1')),
     )
 
 describe('commands as they are printed', function () {
@@ -88,6 +88,7 @@ describe('commands as they are printed', function () {
     writeFileSync(cwd('scheduler_config.json'), JSON.stringify({ ...scheduler, trained_betas: null, ...shipped }))
     symlinkSync(path.join(folder, 'inception.pth'), cwd('inception.pth'))
     cpSync(path.join(root, 'models'), cwd('models'), { recursive: true })
+    cpSync(path.join(root, 'test', 'fixtures', 'ldm', 'diffusers_sd'), cwd('sd15'), { recursive: true })
     const trained = path.join(root, 'test', 'fixtures', 'checkpoints', 'lucidrains-model-1.pt')
     cpSync(trained, cwd('results', 'model-10.pt'))
     writeFileSync(cwd('results', 'model-10.yaml'), 'image_size: 8\n')
@@ -187,7 +188,7 @@ describe('examples', function () {
   it('text and image to image', async () => {
     const model = path.join(root, 'test', 'fixtures', 'ldm', 'diffusers_sd')
     await run('text-to-image', model, 'red cat', 'cats.png', '2')
-    assert.deepEqual(await sizeOf('cats.png'), [2 * (16 + 2), 16 + 2])
+    assert.deepEqual(await sizeOf('cats.png'), [2 * 18 + 2, 18 + 2])
     await run('image-to-image', model, at('photos', '0003.png'), 'red cat', 'cat.png', '2')
     assert.deepEqual(await sizeOf('cat.png'), [16, 16])
   })

@@ -382,7 +382,7 @@ describe('ddpm', function () {
     })
 
     it('ends with 130 at SIGINT, without a file', async () => {
-      const args = ['sample', ...model, '--count', '100000', '--batch', '1', '--output', at('never.png')]
+      const args = ['sample', ...model, '--count', '10000', '--batch', '1', '--output', at('never.png')]
       const child = startCli(args, { DDPM_DEBUG: 'plan' }) // says when it has begun to draw
       child.stderr!.once('data', () => child.kill('SIGINT'))
       const { code, stderr } = await ended(child)
