@@ -67,7 +67,9 @@ export function resolveTrainOptions(
   checkBuckets(options.buckets, downsamplingOf(model.unetConfig))
   checkFid(options, imagesOf(model.unetConfig).channels)
   const validationEvery = options.validationEvery ?? defaultValidationEvery(options.steps)
-  return withMonitor({ ...options, warmup, validationEvery, model })
+  const { lr, optimizer } = options
+  const { betas } = parseOptimizer({ lr, optimizer, betas: options.betas })
+  return withMonitor({ ...options, betas, warmup, validationEvery, model })
 }
 
 /** Checked, and with the model's where there are held-out images and no other is named. */

@@ -85,5 +85,5 @@ export const gpuTests = [
   ...['stage', 'class-embedder', 'first-stage', 'spatial-rescaler', 'text', 'vector-quantizer'].map(compiled('stages')),
   ...diffusion.map(compiled('diffusion')),
   ...['evaluate-samples', 'metrics'].map(compiled('evaluate')),
-  ...['held-out-resume'].map(compiled('train')),
+  ...['augment', 'held-out-resume'].map(compiled('train')),
 ]

@@ -28,8 +28,9 @@ describe('npm run gpu', () => {
 
   it('runs the tests of one device, all of them and no others', async () => {
     const { gpuTests, opTests } = await script('test-files.mjs')
-    const found = ['ops', 'native', 'nn', 'diffusion', 'train'].flatMap((folder) => {
-      const names = readdirSync(path.join(root, 'test', folder)).filter((name) => name.endsWith('.test.ts'))
+    const found = ['ops', 'native', 'nn', 'stages', 'diffusion', 'evaluate', 'train'].flatMap((folder) => {
+      const files = readdirSync(path.join(root, 'test', folder), { recursive: true, encoding: 'utf8' })
+      const names = files.filter((name) => name.endsWith('.test.ts'))
       return names.map((name) => ({
         name: `${folder}/${name.replace(/ts$/, 'js')}`,
         source: path.join(root, 'test', folder, name),
