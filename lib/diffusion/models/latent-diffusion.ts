@@ -67,8 +67,8 @@ export interface LatentInput {
 
 /**
  * What differs from DDPM: images are encoded by a first stage and the network's samples decoded by it; conditions are made by a
- * conditioning stage; `logvar` is a part of the loss; x_0 is not clipped, whatever clipDenoised says, but in pSample and pMeanVariance;
- * with a mask, ancestral sampling mixes after each step.
+ * conditioning stage; `logvar` is a part of the loss; the model's clipDenoised is false, whatever it is given. With a mask the image is
+ * mixed in before each step, as DDPM does; ddpm.py's class does it after them.
  */
 export class LatentDiffusion extends DDPM {
   readonly firstStageModel: FirstStage
@@ -284,7 +284,9 @@ export class LatentDiffusion extends DDPM {
     const of = async (condition: Cond) => given(await forBatch(condition, shape[0]), this.conditioningKey)
     const { y, ...told } = cond ? await of(cond) : {}
     const labels = y && { classLabels: y }
-    const { context, concat } = uncond ? await of(uncond) : {}
+    const { y: others, context, concat } = uncond ? await of(uncond) : {}
+    if (others)
+      throw invalidArgument('uncond', "nothing with conditioningKey 'adm': nullClass is gone away from", uncond)
     const negative = { ...(context && { negativeContext: context }), ...(concat && { negativeConcat: concat }) }
     return super.pSampleLoop(shape, { ...rest, ...told, ...labels, ...negative })
   }
@@ -329,7 +331,8 @@ export class LatentDiffusion extends DDPM {
   /** The image to begin with as latents, and the mask in their size: a latent is kept where all of its pixels are. */
   async #ownImage(o: Parsed<typeof latentSampleSchema>, shape: readonly number[]) {
     if (o.outputType === 'latent' || !o.image) return {}
-    const image = await this.getFirstStageEncoding(await this.encodeFirstStage(o.image), { seed: o.seed })
+    const { seed, sampleOffset } = o
+    const image = await this.getFirstStageEncoding(await this.encodeFirstStage(o.image), { seed, sampleOffset })
     return { image, ...(o.mask && { mask: await smallerMask(o.mask, shape) }) }
   }
 

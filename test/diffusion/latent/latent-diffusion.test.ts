@@ -154,6 +154,13 @@ for (const [name, count] of Object.entries(files)) {
   })
 }
 
+it("what is gone away from is no condition with 'adm'", async () => {
+  const fixture = await Fixture.load('ldm/ldm_adm')
+  using model = await goldenLatent(fixture, testDevice)
+  const cond = Tensor.from(fixture.integers('in/y'))
+  await assert.rejects(model.sample({ batchSize: 2, cond, uncond: cond, guidanceScale: 2 }), { argument: 'uncond' })
+})
+
 it(`ldm_split: applyModel and the first stage by patches, on ${testDevice}`, async () => {
   const fixture = await Fixture.load('ldm/ldm_split')
   for (const c of camelCased(fixture.config.cases)) {

@@ -78,6 +78,12 @@ describe(`pipelines on ${testDevice}`, () => {
     assert.deepEqual(two.slice(one.length), one)
     const other = await (await model.sample({ ...o, prompt: 'the', sampleOffset: 1 })).data()
     assert.notDeepEqual(other, one)
+    const same = Tensor.randn([1, 3, 16, 16], { seed: 4 })
+    const pixels = [...(await same.data())]
+    const begun = { ...o, prompt: 'red cat', sampler: 'ddim', strength: 0.7 } as const
+    const both = { ...begun, batchSize: 2, image: Tensor.from([...pixels, ...pixels], [2, 3, 16, 16]) }
+    const second = await (await model.sample({ ...begun, image: same, sampleOffset: 1 })).data()
+    assert.deepEqual((await (await model.sample(both)).data()).slice(second.length), second)
   })
 
   it('its stages give their memory back, and take it again', async () => {
