@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { existsSync, lstatSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
-import { DDPM, type DiffusionError, loadModel } from '../../lib/index'
+import { DDPM, type DiffusionError, LatentDiffusion, loadModel } from '../../lib/index'
 import { commit, HubServer } from '../support/hub-server'
 import { smallUNet } from '../support/small-unet'
 import { runCli, temporaryFolder } from '../train/support'
@@ -35,6 +35,7 @@ describe('a model of the hub by its name', function () {
     }
     files.set('README.md', Buffer.from('# not needed'))
     files.set('unet/diffusion_pytorch_model.bin', Buffer.from('not needed'))
+    for (const other of ['model.safetensors', 'unet/pytorch_model.bin']) files.set(other, Buffer.from('not needed'))
     files.set('unet/diffusion_pytorch_model.fp16.safetensors', Buffer.from('not needed'))
   })
   beforeEach(async () => {
@@ -56,6 +57,22 @@ describe('a model of the hub by its name', function () {
   const cache = () => path.join(home, 'hub', 'models--someone--tiny-ddpm')
   const fails = (code: string, message: RegExp) => (error: DiffusionError) =>
     error.code === code && message.test(error.message)
+
+  it('a latent model comes with its stages', async () => {
+    const local = path.join(__dirname, '..', '..', '..', 'test', 'fixtures', 'ldm', 'diffusers_sd')
+    const names = readdirSync(local, { recursive: true, encoding: 'utf8' }).filter((file) => path.extname(file) !== '')
+    const whole = new Map(names.map((file) => [file, readFileSync(path.join(local, file))]))
+    const latent = new HubServer(name, whole)
+    process.env.HF_ENDPOINT = await latent.listen()
+    try {
+      const o = { prompt: 'red cat', steps: 2, seed: 1 }
+      using ours = await LatentDiffusion.fromPretrained(local, { device: 'cpu' })
+      using ldm = await LatentDiffusion.fromPretrained(name, { device: 'cpu' })
+      assert.deepEqual(await (await ldm.sample(o)).data(), await (await ours.sample(o)).data())
+    } finally {
+      await latent.close()
+    }
+  })
 
   it('is fetched once, into the cache that all tools share, and what it does not need is left', async () => {
     const seen: number[] = []

@@ -2,9 +2,12 @@
 import { credentials, type HubAccess, hubPackage } from './access'
 import { isCommit } from './cache'
 
-/** A network's weights, of diffusers and of transformers: [1] the variant, [2] the form. */
+/** A network's weights: [1] the variant, [2] the form. */
 export const weightsFile =
-  /^(?:diffusion_pytorch_model|pytorch_model|model)(?:\.([\w-]+?))?(?:-\d+-of-\d+)?\.(safetensors|bin)(?:\.index\.json)?$/
+  /^diffusion_pytorch_model(?:\.([\w-]+?))?(?:-\d+-of-\d+)?\.(safetensors|bin)(?:\.index\.json)?$/
+/** The same of a text encoder, which is a model of transformers. */
+export const textWeightsFile =
+  /^(?:pytorch_)?model(?:\.([\w-]+?))?(?:-\d+-of-\d+)?\.(safetensors|bin)(?:\.index\.json)?$/
 
 export interface Listed {
   readonly path: string

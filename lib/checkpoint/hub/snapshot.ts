@@ -6,7 +6,7 @@ import { makeFolder } from '../../make-folder'
 import { type HubAccess, hubAccess, hubPackage, isOffline, isRevision, reasonOf, statusOf } from './access'
 import { cachedSnapshot, modelFolder, writeRef } from './cache'
 import { fetchFile, type HubFile } from './fetch-file'
-import { type Listed, type Listing, listModel, weightsFile } from './listing'
+import { type Listed, type Listing, listModel, textWeightsFile, weightsFile } from './listing'
 
 /** Of what is fetched from the hub. */
 export interface HubOptions {
@@ -83,7 +83,7 @@ function chosen(files: readonly Listed[], variant: string | undefined): Listed[]
   const at = files.flatMap((file) => {
     const { dir, base } = path.posix.parse(file.path)
     if (!folders.includes(dir)) return []
-    const [, itsVariant, form] = weightsFile.exec(base) ?? []
+    const [, itsVariant, form] = (dir === 'text_encoder' ? textWeightsFile : weightsFile).exec(base) ?? []
     return [{ file, dir, base, itsVariant, form }]
   })
   const weights = at.filter(({ form, itsVariant }) => form !== undefined && itsVariant === variant)
