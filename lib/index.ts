@@ -44,7 +44,8 @@ export type { CondStage, FirstStage as LatentFirstStage, LatentStage, Posterior 
 export type { Batch } from './diffusion/models/batch'
 export { DDPM } from './diffusion/models/ddpm'
 export { DiffusionModel } from './diffusion/models/diffusion-model'
-export { type EncodingOptions, LatentDiffusion, type LatentInput } from './diffusion/models/latent-diffusion'
+export { LatentDiffusion } from './diffusion/models/latent-diffusion'
+export { type EncodingOptions, type LatentInput, LatentModel } from './diffusion/models/latent-model'
 export type { LoraSource, WithLorasOptions } from './diffusion/models/lora'
 export { makeGrid } from './diffusion/models/make-grid'
 export type {
