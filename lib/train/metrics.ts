@@ -5,22 +5,26 @@ import type { Scalars } from './scalars'
 
 const { O_RDWR, O_APPEND, O_CREAT, O_NONBLOCK } = constants
 
-/** What a training step reports. */
-export interface StepMetrics {
+/** What a step of any training reports. */
+export interface CommonMetrics {
   /** Completed optimizer steps, this one included. */
   readonly step: number
-  /** Means over the accumulated batches; keys as in ddpm.py's loss dictionary. */
+  /** The mean over the accumulated batches, as the others. */
   readonly loss: number
-  readonly loss_simple: number
-  readonly loss_vlb: number
   /** Global L2 norm of the gradients before clipping; null where they overflowed in fp16 and the step changed nothing. */
   readonly gradNorm: number | null
-  /** With fp16: what the loss was multiplied by for its gradients. */
-  readonly lossScale?: number
   readonly lr: number
   readonly imagesPerSecond: number
   /** ISO 8601. */
   readonly time: string
+}
+
+/** What a training step reports. Losses are means over the accumulated batches, by the keys of ddpm.py's loss dictionary. */
+export interface StepMetrics extends CommonMetrics {
+  readonly loss_simple: number
+  readonly loss_vlb: number
+  /** With fp16: what the loss was multiplied by for its gradients. */
+  readonly lossScale?: number
 }
 
 /** What is logged of a step, by ddpm.py's names where it has one. */
@@ -72,7 +76,7 @@ export class MetricsLog {
   }
 
   /** Throws `io`. The line is then written by the next call that succeeds, `flush` or this one. */
-  write(metrics: StepMetrics | Readonly<{ step: number; time: string; [name: string]: number | string }>): void {
+  write(metrics: CommonMetrics | Readonly<{ step: number; time: string; [name: string]: number | string }>): void {
     this.#pending += `${JSON.stringify(metrics)}\n`
     this.flush()
   }

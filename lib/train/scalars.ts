@@ -19,7 +19,7 @@ export const fidScalar = 'fid'
 
 /** What only an evaluation tells. */
 export function isEvaluated(name: string): boolean {
-  return name === fidScalar || heldOutScalars.includes(name)
+  return name === fidScalar || name.startsWith('val/')
 }
 
 /** Of training: what can be monitored. The smaller the better, as of the others. */

@@ -24,11 +24,11 @@ export interface TrainStart {
 }
 
 /** Called in order, between two steps; the training waits for what they return. */
-export interface TrainHooks {
+export interface TrainHooks<Start = TrainStart, Metrics = StepMetrics> {
   /** Once, before the first step: what is trained on what, and where. */
-  onStart?(start: TrainStart): unknown
+  onStart?(start: Start): unknown
   /** After each step, with its loss and how long it took. */
-  onStep?(metrics: StepMetrics): unknown
+  onStep?(metrics: Metrics): unknown
   /**
    * The numbers that TensorBoard gets, as they are logged: of each step ('train/loss', 'lr_abs'), and of each evaluation ('val/loss_ema',
    * 'fid'). For Weights & Biases, MLflow and their like.
@@ -53,7 +53,7 @@ export interface TrainHooks {
   signal?: AbortSignal
 }
 
-export interface RunResult {
+export interface RunResult<Metrics = StepMetrics> {
   readonly step: number
   /** What ended it before the last step: its signal, or its monitor; false where nothing did. */
   readonly stopped: false | 'signal' | 'early'
@@ -66,5 +66,5 @@ export interface RunResult {
   /** The exported model, once all steps are done; of a training that was stopped early, the best checkpoint's. */
   readonly model?: string
   /** The last step's; undefined where no step was left to do. */
-  readonly metrics?: StepMetrics
+  readonly metrics?: Metrics
 }

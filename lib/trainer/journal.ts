@@ -2,25 +2,30 @@
 import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import { atomicWrite } from '../checkpoint/atomic-write'
-import { encodeImage } from '../data/image-format'
+import { encodeImage, type Pixels } from '../data/image-format'
 import { DiffusionError } from '../errors'
 import { ioError } from '../file-errors'
-import { MetricsLog, type StepMetrics, scalarsOf } from '../train/metrics'
+import { type CommonMetrics, MetricsLog } from '../train/metrics'
 import type { RunFolder } from '../train/run-folder'
 import type { Scalars } from '../train/scalars'
 import { EventFile, type EventImage } from './event-file'
 import type { TrainHooks } from './hooks'
-import type { Pictures } from './pictures'
+
+/** By the names that upstream's log_images gives them; with `samples`, which is in the file of the step's name. */
+export type Pictures = Readonly<Record<string, Pixels>>
+
+/** What of the hooks it calls. */
+type JournalHooks = Pick<TrainHooks, 'onWarning' | 'onScalars' | 'onSamples'>
 
 export class Journal {
   readonly #run: RunFolder
-  readonly #hooks: TrainHooks
+  readonly #hooks: JournalHooks
   readonly #log: MetricsLog
   readonly #events: EventFile
   #eventsFail = false
 
   /** What earlier processes wrote beyond `step` no longer counts. Throws `io`. */
-  constructor(run: RunFolder, hooks: TrainHooks, step: number) {
+  constructor(run: RunFolder, hooks: JournalHooks, step: number) {
     this.#run = run
     this.#hooks = hooks
     this.#log = MetricsLog.open(path.join(run.path, 'metrics.jsonl'), step)
@@ -46,9 +51,9 @@ export class Journal {
   }
 
   /** A step's metrics. Throws `io`. */
-  async step(metrics: StepMetrics): Promise<void> {
+  async step(metrics: CommonMetrics, scalars: Scalars): Promise<void> {
     this.#log.write(metrics)
-    await this.#scalars(metrics.step, scalarsOf(metrics))
+    await this.#scalars(metrics.step, scalars)
   }
 
   /** Of an evaluation after a step. Throws `io`. */

@@ -6,35 +6,12 @@ import type { DDPM } from '../diffusion/models/ddpm'
 import { makeGrid } from '../diffusion/models/make-grid'
 import type { Tensor } from '../tensor'
 import type { ResolvedTrainOptions } from '../train/options'
+import type { Pictures } from './journal'
 import { trainedLabels } from './labels'
 import { batchOf } from './model-batch'
 
-/** By the names that ddpm.py's log_images gives them. */
-export type Pictures = Readonly<Record<'inputs' | 'diffusion_row' | 'samples' | 'denoise_row', Pixels>>
-
-/** So that it is soon seen whether a training goes well. */
-const early: readonly number[] = [100, 200, 500]
-
-/** Whether there are pictures after a step. */
-export function isPictureStep(
-  step: number,
-  { sampleEvery, steps }: { readonly sampleEvery: number; readonly steps: number },
-): boolean {
-  if (sampleEvery === 0) return false
-  return step % sampleEvery === 0 || step === steps || (step < sampleEvery && early.includes(step))
-}
-
-/** The first step after `step` after which there are pictures; undefined where there is none. */
-export function nextPictureStep(
-  step: number,
-  o: { readonly sampleEvery: number; readonly steps: number },
-): number | undefined {
-  const next = [...early, (Math.floor(step / o.sampleEvery) + 1) * o.sampleEvery, o.steps]
-  return next.filter((s) => s > step && s <= o.steps && isPictureStep(s, o)).sort((a, b) => a - b)[0]
-}
-
 /** Images in a row, as in ImageLogger. */
-const columns = 4
+export const columns = 4
 
 /**
  * The same images and the same noise every time, so that the pictures show the progress; of a class-conditional model, samples of
@@ -60,7 +37,7 @@ export async function drawPictures(
 }
 
 /** Of more channels than can be seen, the first three are, of two the first. */
-async function pixels(picture: Tensor): Promise<Pixels> {
+export async function pixels(picture: Tensor): Promise<Pixels> {
   const [channels, height, width] = picture.shape
   const seen = channels === 2 ? 1 : Math.min(channels, 3)
   const values = ((await picture.values()) as Float32Array).subarray(0, seen * height * width)

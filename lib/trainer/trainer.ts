@@ -23,7 +23,7 @@ import { Fid } from './fid'
 import { trainOptionsFrom } from './from-config'
 import type { RunResult, TrainHooks } from './hooks'
 import { Journal } from './journal'
-import { nextPictureStep } from './pictures'
+import { nextPictureStep } from './picture-steps'
 import { openStart, startConfig, takeOver, withMoreClasses } from './start-from'
 import { TrainingLoop } from './training-loop'
 

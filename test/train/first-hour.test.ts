@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { Progress } from '../../lib/cli/progress'
 import { DDPM, Tensor } from '../../lib/index'
 import { resolveTrainOptions } from '../../lib/train/resolve-options'
-import { isPictureStep, nextPictureStep } from '../../lib/trainer/pictures'
+import { isPictureStep, nextPictureStep } from '../../lib/trainer/picture-steps'
 import { runCli, temporaryFolder, tinyFlags, writeImages } from './support'
 
 describe('the first hour of a training', function () {
