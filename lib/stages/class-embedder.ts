@@ -1,4 +1,5 @@
 /** ldm's ClassEmbedder (modules/encoders/modules.py): a class label as one context token. */
+import type { JsonObject } from '../checkpoint/json'
 import { invalidArgument } from '../errors'
 import type { Graph, Value } from '../graph'
 import { Embedding } from '../nn/layers'
@@ -43,6 +44,12 @@ export class ClassEmbedder extends Stage {
     this.nClasses = o.nClasses
     this.key = o.key
     this.#embedding = embedding
+  }
+
+  /** What makes it again, as plain JSON: `kind`, its class, and its options but for device, seed and precision. */
+  get config(): JsonObject {
+    const { embedDim, nClasses, key } = this
+    return { kind: 'ClassEmbedder', embedDim, nClasses, key }
   }
 
   /** @internal Appends it: labels i32 [n, 1, 1, 1] to [n, 1, 1, embedDim]. */

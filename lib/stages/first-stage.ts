@@ -1,11 +1,17 @@
 /** What first stages with a network have in common: maps through encoder and decoder, whole or in tiles; files of theirs. */
 import { writeAutoencoderFolder } from '../checkpoint/diffusers/autoencoder'
+import type { JsonObject } from '../checkpoint/json'
 import { DiffusionError, invalidArgument } from '../errors'
 import type { Graph } from '../graph'
 import { Autoencoder } from '../nn/autoencoder/autoencoder'
-import { diffusersAutoencoderConfig } from '../nn/autoencoder/diffusers'
+import {
+  type DiffusersAutoencoderClass,
+  type DiffusersAutoencoderConfig,
+  diffusersAutoencoder,
+  diffusersAutoencoderConfig,
+} from '../nn/autoencoder/diffusers'
 import { inLayout, inOwnLayout } from '../nn/autoencoder/layouts'
-import { type AutoencoderConfig, type AutoencoderShape, autoencoderShape } from '../nn/autoencoder/options'
+import { type AutoencoderConfig, type AutoencoderShape, autoencoderShape, ddconfigOf } from '../nn/autoencoder/options'
 import type { StateDict } from '../nn/weights'
 import {
   boolean,
@@ -80,9 +86,12 @@ export interface FirstStageSaveOptions {
   variant?: string
   /** Of a file's tensors, in bytes; where all are more, there are several. Default: no limit. */
   maxShardSize?: number
+  /** What pipelines are to multiply its latents by. Default: its own scalingFactor, or 0.18215. */
+  scalingFactor?: number
 }
 
 const saveSchema = {
+  scalingFactor: number(),
   variant: string(),
   maxShardSize: integer(undefined, { min: 1 }),
 } satisfies SchemaOf<FirstStageSaveOptions>
@@ -106,6 +115,23 @@ export function partsOf(o: Pick<Parsed, 'ddconfig' | 'embedDim'>, nEmbed?: numbe
   return { shape: autoencoderShape(o.ddconfig), embedDim: o.embedDim, nEmbed }
 }
 
+/** What `config` says of the network: ddconfig, embedDim and nEmbed, or diffusers' configuration. */
+const networkSchema = {
+  ddconfig: firstStageSchema.ddconfig,
+  embedDim: firstStageSchema.embedDim,
+  nEmbed: integer(undefined, { min: 1, max: 2 ** 24 }),
+  scalingFactor: number(),
+  diffusers: value<DiffusersAutoencoderConfig>('an object', (v) => typeof v === 'object' && v !== null),
+}
+
+/** The parts of a stage by its `config`. Throws `invalid-argument`, `unknown-option` and `unsupported`. */
+export function partsOfConfig(kind: DiffusersAutoencoderClass, config: JsonObject): FirstStageParts {
+  const { diffusers, nEmbed, scalingFactor, ...o } = parseOptions(`firstStage (${kind})`, config, networkSchema)
+  if (diffusers) return diffusersAutoencoder(kind, diffusers)
+  if (kind === 'VQModel' && nEmbed === undefined) throw invalidArgument('nEmbed', 'entries of the codebook', nEmbed)
+  return { ...partsOf(o, nEmbed), scalingFactor }
+}
+
 export abstract class FirstStage extends Stage {
   /** @internal */
   readonly network: Autoencoder
@@ -113,6 +139,8 @@ export abstract class FirstStage extends Stage {
   readonly embedDim: number
   /** What pipelines multiply its latents by: diffusers' scaling_factor; undefined where no file says it. */
   readonly scalingFactor?: number
+  /** Its class. */
+  readonly #kind: string
   readonly #tiling: { use: boolean; readonly size: number; readonly overlap: number }
 
   protected constructor(owner: string, o: Parsed, { shape, embedDim, nEmbed, scalingFactor, source }: FirstStageParts) {
@@ -121,10 +149,26 @@ export abstract class FirstStage extends Stage {
     const size = o.tileSampleMinSize ?? Math.max(shape.resolution, network.factor)
     if (size < network.factor) throw invalidArgument('tileSampleMinSize', `at least ${network.factor}`, size)
     super(owner, network.parameters, o, source)
+    this.#kind = owner
     this.network = network
     this.embedDim = embedDim
     this.scalingFactor = scalingFactor
     this.#tiling = { use: o.useTiling, size, overlap: o.tileOverlapFactor }
+  }
+
+  /** What makes it again, as plain JSON: `kind`, its class, and the network; without tiling, device, seed and precision. */
+  get config(): JsonObject {
+    const { shape, embedDim, codebook } = this.network
+    const { scalingFactor } = this
+    const kind = this.#kind
+    if (shape.layout === 'diffusers') return { kind, diffusers: this.#diffusersConfig() }
+    const ofCodebook = codebook && { nEmbed: codebook.nE }
+    return { kind, ddconfig: ddconfigOf(shape), embedDim, ...ofCodebook, ...(scalingFactor && { scalingFactor }) }
+  }
+
+  #diffusersConfig(scalingFactor = this.scalingFactor ?? defaultScalingFactor): Record<string, unknown> {
+    const { shape, embedDim, codebook } = this.network
+    return diffusersAutoencoderConfig({ shape, embedDim, nEmbed: codebook?.nE, scalingFactor })
   }
 
   /** What each side of an image is divided by for its latents, rounded down. */
@@ -224,12 +268,10 @@ export abstract class FirstStage extends Stage {
 
   /** Writes a folder that fromPretrained and diffusers open. Throws `io`, and `unsupported` for what diffusers' class can't express. */
   async savePretrained(folder: string, options: FirstStageSaveOptions = {}): Promise<void> {
-    const o = parseOptions('savePretrained', options, saveSchema)
-    const { shape, embedDim, codebook } = this.network
-    const { scalingFactor = defaultScalingFactor } = this
-    const config = diffusersAutoencoderConfig({ shape, embedDim, nEmbed: codebook?.nE, scalingFactor })
+    const { scalingFactor, ...o } = parseOptions('savePretrained', options, saveSchema)
+    const config = this.#diffusersConfig(scalingFactor)
     const dict = await inLayout(this.network, await this.stateDict(), 'diffusers')
-    await writeAutoencoderFolder(folder, codebook ? 'VQModel' : 'AutoencoderKL', { config, dict }, o)
+    await writeAutoencoderFolder(folder, this.network.codebook ? 'VQModel' : 'AutoencoderKL', { config, dict }, o)
   }
 }
 

@@ -1,4 +1,5 @@
 /** The first stage of a model in pixel space. */
+import type { JsonObject } from '../checkpoint/json'
 import { boolean, parseOptions, type SchemaOf } from '../options'
 import type { Tensor } from '../tensor'
 
@@ -15,6 +16,11 @@ export class IdentityFirstStage {
 
   constructor(options: IdentityFirstStageOptions = {}) {
     this.vqInterface = parseOptions('IdentityFirstStage', options, schema).vqInterface
+  }
+
+  /** What makes it again, as plain JSON. */
+  get config(): JsonObject {
+    return { kind: 'IdentityFirstStage', vqInterface: this.vqInterface }
   }
 
   async encode(x: Tensor): Promise<Tensor> {

@@ -1,4 +1,5 @@
 /** ldm's SpatialRescaler (modules/encoders/modules.py): an image condition at the size of the latents. */
+import type { JsonObject } from '../checkpoint/json'
 import { invalidArgument } from '../errors'
 import { Rescaler, type RescalerOptions, rescalerSchema } from '../nn/rescaler'
 import { parseOptions, type SchemaOf } from '../options'
@@ -23,6 +24,11 @@ export class SpatialRescaler extends Stage {
     const network = new Rescaler(o)
     super('SpatialRescaler', network.parameters, { device, precision, seed, deterministic }, source)
     this.network = network
+  }
+
+  /** What makes it again, as plain JSON: `kind`, its class, and its options but for device, seed and precision. */
+  get config(): JsonObject {
+    return { kind: 'SpatialRescaler', ...this.network.options }
   }
 
   /** x [n, inChannels, h, w], at [n, outChannels, floor(h * multiplier), ...] after each stage. Throws `invalid-argument`. */

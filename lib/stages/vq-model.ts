@@ -1,5 +1,6 @@
 /** latent-diffusion's first stages with a codebook: VQModel and VQModelInterface. */
 import { readAutoencoderFolder } from '../checkpoint/diffusers/autoencoder'
+import type { JsonObject } from '../checkpoint/json'
 import { invalidArgument } from '../errors'
 import { type DiffusersAutoencoderConfig, diffusersAutoencoder } from '../nn/autoencoder/diffusers'
 import { inOwnLayout } from '../nn/autoencoder/layouts'
@@ -44,12 +45,16 @@ export interface VQDecodeOptions extends FirstStageRunOptions {
 
 const decodeSchema = { ...runSchema, forceNotQuantize: boolean(false) } satisfies SchemaOf<VQDecodeOptions>
 
+/** Beside the parts. */
+type CodebookOptions = TilingOptions & Pick<VQModelOptions, 'remap' | 'saneIndexShape'>
+
 /** What the two have in common. */
 abstract class CodebookStage extends FirstStage {
   readonly nEmbed: number
+  readonly #indices: Pick<VQModelOptions, 'remap' | 'saneIndexShape'>
   readonly #codebook: Codebook
 
-  protected constructor(owner: string, options: VQModelOptions | TilingOptions, parts: FirstStageParts | undefined) {
+  protected constructor(owner: string, options: VQModelOptions | CodebookOptions, parts: FirstStageParts | undefined) {
     const o = parseOptions(owner, options, schema)
     if (!parts && o.nEmbed === undefined) throw invalidArgument('nEmbed', 'entries of the codebook', o.nEmbed)
     const { nEmbed = o.nEmbed!, ...others } = parts ?? partsOf(o)
@@ -57,7 +62,12 @@ abstract class CodebookStage extends FirstStage {
     const { saneIndexShape, remap } = o
     const settings = { nE: nEmbed, eDim: this.embedDim, remap, unknownIndex: 'random', saneIndexShape } as const
     this.nEmbed = nEmbed
+    this.#indices = { ...(remap && { remap }), ...(saneIndexShape && { saneIndexShape }) }
     this.#codebook = new Codebook(this, this.network.quantizer!, settings)
+  }
+
+  override get config(): JsonObject {
+    return { ...super.config, ...this.#indices }
   }
 
   /** The entries nearest to latents z [n, embedDim, h, w], the loss and the entries' numbers. */
@@ -114,8 +124,8 @@ export class VQModel extends CodebookStage {
   /** With initial weights. Throws `invalid-argument`, `unknown-option`, `device-unavailable` and `unsupported`. */
   constructor(options: VQModelOptions)
   /** @internal */
-  constructor(options: TilingOptions, parts: FirstStageParts)
-  constructor(options: VQModelOptions | TilingOptions, parts?: FirstStageParts) {
+  constructor(options: CodebookOptions, parts: FirstStageParts)
+  constructor(options: VQModelOptions | CodebookOptions, parts?: FirstStageParts) {
     super('VQModel', options, parts)
   }
 
@@ -155,8 +165,8 @@ export class VQModelInterface extends CodebookStage {
   /** With initial weights. Throws `invalid-argument`, `unknown-option`, `device-unavailable` and `unsupported`. */
   constructor(options: VQModelOptions)
   /** @internal */
-  constructor(options: TilingOptions, parts: FirstStageParts)
-  constructor(options: VQModelOptions | TilingOptions, parts?: FirstStageParts) {
+  constructor(options: CodebookOptions, parts: FirstStageParts)
+  constructor(options: VQModelOptions | CodebookOptions, parts?: FirstStageParts) {
     super('VQModelInterface', options, parts)
   }
 

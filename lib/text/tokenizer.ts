@@ -1,8 +1,12 @@
 /** From prompts to token ids, by the files that a model's folder brings. */
 import { existsSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
 import path from 'node:path'
+import { atomicWrite } from '../checkpoint/atomic-write'
 import { isObject, type JsonObject, readJsonFile } from '../checkpoint/json'
 import { DiffusionError, invalidArgument, quote } from '../errors'
+import { ioError } from '../file-errors'
+import { makeFolder } from '../make-folder'
 import { boolean, integer, parseOptions, type SchemaOf } from '../options'
 import { clipTokenizerJson, readMerges } from './clip-json'
 import { parsePromptWeights, type WeightedText } from './prompt-weights'
@@ -48,6 +52,8 @@ export class Tokenizer {
 
   private constructor(
     encoder: Encoder,
+    /** @internal Where its files are. */
+    readonly folder: string,
     /** Ids are below this. */
     readonly vocabSize: number,
     /** Tokens of a text, start and end included; undefined where its files don't say. */
@@ -107,7 +113,7 @@ export class Tokenizer {
     // transformers writes 1e30 for "no limit".
     const maxLength = Number.isSafeInteger(length) && Number(length) >= 2 ? Number(length) : undefined
     const [start, end, pad] = [special.start, special.end, special.pad].map(idOf)
-    return new Tokenizer(encoder, vocabSize, maxLength, start, end, pad)
+    return new Tokenizer(encoder, folder, vocabSize, maxLength, start, end, pad)
   }
 
   /**
@@ -166,6 +172,43 @@ export class Tokenizer {
     const rest = this.#encoder.decode(left.map(({ id }) => id))
     return `the prompt ${quote(text)} is cut to ${length} tokens: ${left.length} are left out, ${quote(rest.trim())}`
   }
+}
+
+/** What a tokenizer may be read from. */
+const tokenizerFiles = [
+  ...['tokenizer.json', 'vocab.json', 'merges.txt', 'tokenizer_config.json', 'special_tokens_map.json'],
+]
+
+/**
+ * Copies the files of a tokenizer. `padId`: what texts are to be padded with; else as they say. Throws `not-found`, `io`, and `bad-file`
+ * where they have no token for it.
+ */
+export async function copyTokenizer(from: string, to: string, padId?: number): Promise<void> {
+  await makeFolder(to)
+  for (const name of tokenizerFiles) {
+    const source = path.join(from, name)
+    if (!existsSync(source)) continue
+    const bytes = await readFile(source).catch((error) => {
+      throw ioError(`cannot read ${source}`, error, { path: source })
+    })
+    await atomicWrite(path.join(to, name), bytes)
+  }
+  if (padId === undefined) return
+  const pad = { pad_token: await tokenOf(from, padId) }
+  for (const name of ['tokenizer_config.json', 'special_tokens_map.json']) {
+    const file = path.join(to, name)
+    const json = existsSync(file) ? await readJsonFile(file) : {}
+    await atomicWrite(file, `${JSON.stringify({ ...json, ...pad }, null, 2)}\n`)
+  }
+}
+
+async function tokenOf(folder: string, id: number): Promise<string> {
+  const whole = path.join(folder, 'tokenizer.json')
+  const { model } = existsSync(whole) ? await readJsonFile(whole) : {}
+  const vocab = isObject(model) ? model.vocab : await readJsonFile(path.join(folder, 'vocab.json'))
+  const found = Object.entries(isObject(vocab) ? vocab : {}).find(([, value]) => value === id)
+  if (found) return found[0]
+  throw new DiffusionError('bad-file', `${folder} has no token ${id}`, { argument: 'tokenizer', received: folder })
 }
 
 interface SpecialTokens {

@@ -119,7 +119,6 @@ export function unet2DWeights(
   const own = new UNet(o).parameters.slots
   const theirs = new UNet({ ...o, layout: 'diffusers', useNewAttentionOrder: false }).parameters.slots
   const result: Record<string, StoredTensor> = Object.create(null)
-  const dim = headDim(o)
   let next = 0
   const put = (index: number, data: Float32Array) => {
     const { name, shape } = theirs[index]
@@ -128,7 +127,7 @@ export function unet2DWeights(
   for (const { name, shape } of own) {
     if (/\.qkv\.(weight|bias)$/.test(name)) {
       const order = o.useNewAttentionOrder ? 'qkv-first' : 'heads-first'
-      const parts = splitQkv(weights[name], { channels: shape[0] / 3, dim, order })
+      const parts = splitQkv(weights[name], { channels: shape[0] / 3, dim: headDim(o), order })
       // Weight, then bias of each: to_q.weight, to_q.bias, to_k.weight, ...
       const first = name.endsWith('.weight') ? next : next - 5
       for (const [i, part] of parts.entries()) put(first + 2 * i, part)
@@ -146,14 +145,14 @@ export function openaiWeights(
   const theirs = new UNet(o).parameters.slots
   const own = new UNet({ ...o, layout: 'openai' }).parameters.slots
   const result: Record<string, StoredTensor> = Object.create(null)
-  const dim = headDim(o)
   let next = 0
   const take = (index: number) => weights[theirs[index].name]
   for (const { name, shape } of own) {
     let data: Float32Array
     if (/\.qkv\.(weight|bias)$/.test(name)) {
       const first = name.endsWith('.weight') ? next : next - 5
-      data = mergeQkv([take(first), take(first + 2), take(first + 4)], { channels: shape[0] / 3, dim })
+      const parts = [take(first), take(first + 2), take(first + 4)]
+      data = mergeQkv(parts, { channels: shape[0] / 3, dim: headDim(o) })
       next = name.endsWith('.weight') ? next + 6 : next
     } else data = take(next++)
     result[name] = { dtype: 'F32', shape, data }

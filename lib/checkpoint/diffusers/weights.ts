@@ -87,10 +87,14 @@ async function shards(folder: string, index: string): Promise<Record<string, Num
 }
 
 /** Writes the files, then the index, and removes those of before. Throws `io`. */
-export async function writeWeights(folder: string, weights: Weights, o: WeightsOptions): Promise<void> {
+export async function writeWeights(
+  folder: string,
+  weights: Weights,
+  o: WeightsOptions,
+  { safetensors: stem } = diffusersFiles,
+): Promise<void> {
   const tensors = o.variant === 'fp16' ? halved(weights) : weights
   const parts = divide(tensors, o.maxShardSize ?? Infinity)
-  const stem = diffusersFiles.safetensors
   const whole = fileName(stem, o.variant, 'safetensors')
   const number = (i: number) => String(i).padStart(5, '0')
   const written = parts.map((_, i) => {
@@ -107,7 +111,7 @@ export async function writeWeights(folder: string, weights: Weights, o: WeightsO
     await atomicWrite(path.join(folder, index), `${JSON.stringify(json, null, 2)}\n`)
     written.push(index)
   }
-  await removeOthers(folder, o.variant, written)
+  await removeOthers(folder, { stem, variant: o.variant }, written)
 }
 
 function halved(weights: Weights): Record<string, StoredTensor> {
@@ -138,11 +142,12 @@ function bytesOf({ dtype, data }: StoredTensor): number {
 }
 
 /** Files of the same variant that would be read in place of those just written, or beside them. */
-async function removeOthers(folder: string, variant: string | undefined, written: readonly string[]): Promise<void> {
-  const name = fileName(diffusersFiles.safetensors, variant, 'safetensors', '(-\\d{5}-of-\\d{5})?').replaceAll(
-    '.',
-    '\\.',
-  )
+async function removeOthers(
+  folder: string,
+  { stem, variant }: { stem: string; variant?: string },
+  written: readonly string[],
+): Promise<void> {
+  const name = fileName(stem, variant, 'safetensors', '(-\\d{5}-of-\\d{5})?').replaceAll('.', '\\.')
   const own = new RegExp(`^${name}(\\.index\\.json)?$`)
   try {
     for (const file of await readdir(folder)) {

@@ -17,7 +17,10 @@ export interface HubOptions {
 }
 
 /** Which files of a model are read: configurations, a tokenizer's, and the weights of one variant. */
-const folders = ['', 'unet', 'unet_ema', 'scheduler', 'vae', 'vqvae', 'text_encoder', 'tokenizer']
+const folders = [
+  ...['', 'unet', 'unet_ema', 'scheduler', 'vae', 'vqvae', 'text_encoder', 'tokenizer'],
+  ...['first_stage', 'cond_stage'], // the layout of our own
+]
 const configuration = /^(model_index|(scheduler_)?config)\.json$/
 const ofTokenizer = /^(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json$|^merges\.txt$/
 

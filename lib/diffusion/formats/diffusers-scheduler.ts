@@ -134,7 +134,9 @@ export function schedulerOfSettings(o: WrittenScheduler, like?: SchedulerConfig)
   // Only DDPMScheduler has variances to choose from.
   if (!known.includes('variance_type') && own.variance_type !== 'fixed_small') return own
   const about = Object.entries(version).filter(([key]) => key.startsWith('_'))
-  const fields = Object.entries(own).filter(([key]) => known.includes(key))
+  // Some classes have no thresholding.
+  const isThere = (key: string) => known.includes(key) && (key !== 'thresholding' || own[key] || key in version)
+  const fields = Object.entries(own).filter(([key]) => isThere(key))
   return { _class_name: name, ...Object.fromEntries(about), ...ownFields(version), ...Object.fromEntries(fields) }
 }
 

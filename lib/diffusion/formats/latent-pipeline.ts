@@ -1,43 +1,29 @@
-/** Pipelines of diffusers that latent models are in: StableDiffusionPipeline, LDMPipeline. */
+/** Folders of latent models: pipelines of diffusers (StableDiffusionPipeline, LDMPipeline), and our own. */
 import path from 'node:path'
 import { type Pipeline, type PipelinePart, readPipeline } from '../../checkpoint/diffusers/pipeline'
 import { DiffusionError } from '../../errors'
 import { AutoencoderKL } from '../../stages/autoencoder-kl'
-import type { StageOptions } from '../../stages/stage'
 import { FrozenCLIPEmbedder } from '../../stages/text/clip'
 import { VQModelInterface } from '../../stages/vq-model'
-import type { ConditioningKey } from '../latent/conditioning'
-import { type Pretrained, readPretrained } from './pretrained'
-
-export interface LatentPipeline extends Pretrained {
-  readonly firstStage: AutoencoderKL | VQModelInterface
-  /** Undefined for an unconditional model. */
-  readonly condStage?: FrozenCLIPEmbedder
-  readonly conditioningKey?: ConditioningKey
-  readonly scaleFactor: number
-}
-
-export interface LatentPipelineOptions {
-  /** Which weights of several: 'fp16' for files of that name. Default: those without such a name. */
-  readonly variant?: string
-  readonly stage: StageOptions
-}
+import { type FoundLatent, isLatentFolder, type LatentFolderOptions, readLatentFolder } from './latent-folder'
+import { readPretrained } from './pretrained'
 
 /** What a latent pipeline may be made of beside these is not needed to sample. */
 const unused = ['safety_checker', 'feature_extractor', 'image_encoder']
 
 /** Whether a pipeline has a first stage. */
-export function isLatentPipeline({ parts }: Pipeline): boolean {
-  return 'vae' in parts || 'vqvae' in parts
+export function isLatentPipeline(pipeline: Pipeline): boolean {
+  return 'vae' in pipeline.parts || 'vqvae' in pipeline.parts || isLatentFolder(pipeline)
 }
 
 /**
  * A folder with model_index.json: its UNet and scheduler are read, the weights of its stages when they are first used. Throws
  * `not-found`, `io`, `bad-file`, `state-mismatch` and `unsupported`.
  */
-export async function readLatentPipeline(folder: string, o: LatentPipelineOptions): Promise<LatentPipeline> {
+export async function readLatentPipeline(folder: string, o: LatentFolderOptions): Promise<FoundLatent> {
   const pipeline = await readPipeline(folder)
   if (!pipeline) throw wrong('not-found', folder, 'it has no model_index.json')
+  if (isLatentFolder(pipeline)) return readLatentFolder(folder, pipeline, o)
   const { unet, vae, vqvae, text_encoder: text, tokenizer, scheduler, ...others } = pipeline.parts
   const autoencoder = vae ?? vqvae
   for (const [name, part] of Object.entries({ unet, 'vae or vqvae': autoencoder, scheduler })) {
@@ -57,20 +43,33 @@ export async function readLatentPipeline(folder: string, o: LatentPipelineOption
     const problem = text ? 'its UNet takes no text' : 'it has no text_encoder, which its UNet needs'
     throw wrong(text ? 'unsupported' : 'not-found', folder, problem)
   }
+  const { clipDenoised: _, ...settings } = pretrained.settings
+  const told = text && {
+    condStage: await textStageOf(
+      folder,
+      { text, tokenizer: tokenizer?.folder, isNone: isNone(pipeline, 'tokenizer') },
+      o,
+    ),
+    conditioningKey: inChannels > outChannels ? ('hybrid' as const) : ('crossattn' as const),
+    condStageKey: 'caption',
+  }
   return {
-    ...pretrained,
+    options: { ...settings, firstStage, ...told, scaleFactor: firstStage.scalingFactor ?? 1 },
+    weights: pretrained.weights,
+    schedulerConfig: pretrained.schedulerConfig,
     warnings: [...pretrained.warnings, ...left],
-    firstStage,
-    scaleFactor: firstStage.scalingFactor ?? 1,
-    ...(text && {
-      condStage: await textStageOf(folder, text, tokenizer, o),
-      conditioningKey: inChannels > outChannels ? ('hybrid' as const) : ('crossattn' as const),
-    }),
   }
 }
 
-async function firstStageOf(part: PipelinePart, o: LatentPipelineOptions): Promise<AutoencoderKL | VQModelInterface> {
-  const given = { ...o.stage, variant: o.variant }
+/** [null, null]: there is none, and that is not by accident. */
+function isNone({ index }: Pipeline, part: string): boolean {
+  const value = index[part]
+  return Array.isArray(value) && value[0] === null
+}
+
+async function firstStageOf(part: PipelinePart, o: LatentFolderOptions): Promise<AutoencoderKL | VQModelInterface> {
+  const { tokenizer: _, ...stage } = o.stage
+  const given = { ...stage, variant: o.variant }
   if (part.kind === 'AutoencoderKL') return AutoencoderKL.fromPretrained(part.folder, given)
   if (part.kind === 'VQModel') return VQModelInterface.fromPretrained(part.folder, given)
   throw wrong('unsupported', part.folder, `a first stage of class ${part.kind} has no counterpart here`)
@@ -79,16 +78,15 @@ async function firstStageOf(part: PipelinePart, o: LatentPipelineOptions): Promi
 /** Its weights are read when it is first used. */
 async function textStageOf(
   folder: string,
-  part: PipelinePart,
-  tokenizer: PipelinePart | undefined,
-  o: LatentPipelineOptions,
+  { text, tokenizer, isNone }: { text: PipelinePart; tokenizer?: string; isNone: boolean },
+  o: LatentFolderOptions,
 ): Promise<FrozenCLIPEmbedder> {
-  if (part.kind !== 'CLIPTextModel') {
-    throw wrong('unsupported', part.folder, `a text encoder of class ${part.kind} has no counterpart here`)
+  if (text.kind !== 'CLIPTextModel') {
+    throw wrong('unsupported', text.folder, `a text encoder of class ${text.kind} has no counterpart here`)
   }
-  if (!tokenizer) throw wrong('not-found', folder, 'it has no tokenizer')
-  const given = { ...o.stage, variant: o.variant, tokenizer: tokenizer.folder }
-  return FrozenCLIPEmbedder.fromPretrained(part.folder, given)
+  if (!tokenizer && !isNone && !o.stage.tokenizer) throw wrong('not-found', folder, 'it has no tokenizer')
+  const given = { ...o.stage, variant: o.variant, tokenizer: o.stage.tokenizer ?? tokenizer }
+  return FrozenCLIPEmbedder.fromPretrained(text.folder, given)
 }
 
 function wrong(code: 'not-found' | 'unsupported', folder: string, problem: string): DiffusionError {

@@ -94,13 +94,12 @@ function noScheduler(folder: string): string {
   return `${folder} has no scheduler_config.json: taken for DDPMScheduler's defaults, 1000 steps of linear betas and a prediction of the noise`
 }
 
-/** Writes a folder of what the model's state dict has for its network, but for a layer of augmentation. Throws `io` and `unsupported`. */
+/** Writes a folder of a network and its weights, but for a layer of augmentation. Throws `io` and `unsupported`. */
 export async function writePretrained(
   folder: string,
   network: Network | undefined,
-  stateDict: StateDict,
+  dict: StateDict,
   o: {
-    readonly averaged: boolean
     readonly classNames?: readonly string[]
     readonly nullClass?: number
     readonly schedulerConfig?: SchedulerConfig
@@ -114,9 +113,7 @@ export async function writePretrained(
   const options = withoutAugmentation(network.options)
   const unetConfig = unet2DConfig(options)
   const weights: Record<string, Float32Array> = {}
-  for (const { name } of network.parameters.slots) {
-    weights[name] = await stateDict[o.averaged ? emaName(name) : modelPrefix + name].data()
-  }
+  for (const { name } of network.parameters.slots) weights[name] = await dict[name].data()
   const { classNames, nullClass } = o
   const contents = {
     schedulerConfig,

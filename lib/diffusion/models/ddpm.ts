@@ -11,6 +11,7 @@ import type { StateDict } from '../../nn/weights'
 import { type Parsed, parseOptions } from '../../options'
 import { Tensor } from '../../tensor'
 import { readCompVisConfig } from '../formats/compvis-config'
+import type { WrittenScheduler } from '../formats/diffusers-scheduler'
 import {
   type CheckpointReport,
   foundAt,
@@ -175,24 +176,31 @@ export class DDPM extends DiffusionModel {
    */
   async savePretrained(folder: string, options: SavePretrainedOptions = {}): Promise<void> {
     const o = parseOptions('savePretrained', options, savePretrainedSchema)
-    const averaged = this.#settings.useEma && o.weights !== 'model'
-    if (o.weights === 'ema' && !averaged) {
-      throw new DiffusionError('not-configured', 'the model has no averaged weights: useEma is false')
-    }
     if (this.network instanceof LoraNetwork) {
       using plain = await this.merged()
       return plain.savePretrained(folder, options)
     }
+    const weights = await this.networkWeights(this.written(o.weights))
     if (this.network instanceof UNet && this.network.options.vectorEmbedding === 'augment')
       this.warn([augmentationLeftOut])
-    await writePretrained(folder, this.network, await this.stateDict(), {
-      ...this.#settings,
-      ...this.exactBetas(),
+    await writePretrained(folder, this.network, weights, {
+      ...this.writtenScheduler(),
+      classNames: this.#settings.classNames,
+      nullClass: this.nullClass,
       schedulerConfig: this.schedulerConfig,
-      averaged,
       maxShardSize: o.maxShardSize,
       variant: o.variant,
     })
+  }
+
+  /** @internal The weights that are asked for, or the averaged ones where there are any. */
+  protected written(weights: 'ema' | 'model' | undefined): 'ema' | 'model' {
+    return weights ?? (this.#settings.useEma ? 'ema' : 'model')
+  }
+
+  /** @internal What a scheduler says of the model. */
+  protected writtenScheduler(): WrittenScheduler {
+    return { ...this.#settings, ...this.exactBetas() }
   }
 
   // ---- low-rank updates --------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 /** What all diffusion models have in common; ddpm.py's DDPM without what is about images. */
-import { invalidArgument, markCopy } from '../../errors'
+import { DiffusionError, invalidArgument, markCopy } from '../../errors'
 import { exportOnnx, type OnnxOptions } from '../../export/onnx'
 import type { StateDict } from '../../nn/weights'
 import { parseOptions, type Seed } from '../../options'
@@ -387,6 +387,14 @@ export abstract class DiffusionModel extends ScheduledModel {
   async stateDict(): Promise<StateDict> {
     this[coreOf].alive()
     return stateDict(this.#stateful)
+  }
+
+  /** @internal The network's weights by its own names. Throws `not-configured` for averages of a model without any. */
+  protected async networkWeights(which: 'ema' | 'model'): Promise<StateDict> {
+    const { weights } = requireNetwork(this[coreOf], 'savePretrained')
+    if (which === 'model') return weights.read('weights')
+    if (this.#ema) return weights.read('ema')
+    throw new DiffusionError('not-configured', 'the model has no averaged weights: useEma is false')
   }
 
   /**

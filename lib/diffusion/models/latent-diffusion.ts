@@ -3,8 +3,10 @@ import { DiffusionError, invalidArgument } from '../../errors'
 import type { StateDict } from '../../nn/weights'
 import { type Parsed, parseOptions } from '../../options'
 import { checkShape, type Shape, Tensor } from '../../tensor'
+import { stageOptions } from '../formats/latent-config'
 import { readLatentPipeline } from '../formats/latent-pipeline'
 import { pretrainedFolder } from '../formats/pretrained'
+import { writeLatent } from '../formats/write-latent'
 import { type Cond, forBatch, given } from '../latent/conditioning'
 import { smallerMask } from '../latent/smaller-mask'
 import { cut, cutsCondition } from '../latent/split-condition'
@@ -17,6 +19,8 @@ import {
   type LatentSampleOptions,
   latentLoopSchema,
   latentSampleSchema,
+  type SaveLatentOptions,
+  saveLatentSchema,
 } from '../options/latent-options'
 import type { PMeanVarianceOptions, PSampleOptions } from '../options/method-options'
 import type { Intermediates } from '../options/sampling-options'
@@ -39,13 +43,9 @@ export class LatentDiffusion extends LatentModel {
   static override async fromPretrained(source: string, options: PretrainedOptions = {}): Promise<LatentDiffusion> {
     const { variant, weights: _, revision, onDownload, ...own } = options
     const folder = await pretrainedFolder(source, variant, { revision, onDownload })
-    const { device, precision, seed, deterministic } = own
-    const stage = { device, precision, seed, deterministic }
-    const found = await readLatentPipeline(folder, { variant, stage })
-    const { settings, weights, schedulerConfig, warnings, firstStage, condStage, conditioningKey, scaleFactor } = found
-    const told = condStage && { condStage, conditioningKey, condStageKey: 'caption' }
-    const { clipDenoised: _clip, ...process } = settings
-    const model = new LatentDiffusion({ ...process, firstStage, ...told, scaleFactor, useEma: false, ...own })
+    const found = await readLatentPipeline(folder, { variant, stage: stageOptions(own) })
+    const { options: said, weights, schedulerConfig, warnings } = found
+    const model = new LatentDiffusion({ ...said, useEma: false, ...own })
     model.schedulerConfig = schedulerConfig
     model.warn(warnings)
     try {
@@ -219,14 +219,23 @@ export class LatentDiffusion extends LatentModel {
 
   // ---- files -------------------------------------------------------------------------------------------------------
 
-  /** Throws `unsupported`: files of latent models are read, not written. `stateDict` has all weights. */
-  override async savePretrained(): Promise<never> {
-    throw unsupported('savePretrained')
-  }
-
-  /** Throws `unsupported`: it would not say what the stages are. */
-  override get config(): never {
-    throw unsupported('config')
+  /**
+   * Writes a folder that fromPretrained opens: a pipeline of diffusers, where these have such a model, else a layout of our own; see
+   * `layout`. Stages are written as they are, the network's averaged weights where there are any (`weights`). A model from no folder gets
+   * the scheduler of ddim.py. `maxShardSize`, `variant`: as of DDPM.savePretrained. Throws `io`, and `unsupported` with the option's name
+   * for what the layout can't express.
+   */
+  override async savePretrained(folder: string, options: SaveLatentOptions = {}): Promise<void> {
+    const { weights, ...o } = parseOptions('savePretrained', options, saveLatentSchema)
+    const { network, firstStageModel: firstStage, condStageModel, conditioningKey, scaleFactor } = this
+    const written = {
+      ...{ network, firstStage, conditioningKey, scaleFactor, schedulerConfig: this.schedulerConfig },
+      condStage: condStageModel === (firstStage as unknown) ? undefined : condStageModel,
+      weights: await this.networkWeights(this.written(weights)),
+      scheduler: this.writtenScheduler(),
+      config: () => this.config,
+    }
+    this.warn(await writeLatent(folder, written, o))
   }
 
   /** Throws `unsupported`. */

@@ -1,9 +1,11 @@
 /** A DDPM with stages: what LatentDiffusion encodes, tells and keeps. */
+import type { JsonObject } from '../../checkpoint/json'
 import { DiffusionError, invalidArgument } from '../../errors'
 import type { StateDict } from '../../nn/weights'
 import { parseOptions, type Seed } from '../../options'
 import { normal, Purpose } from '../../rng'
 import { sizeOf, Tensor } from '../../tensor'
+import { latentConfig } from '../formats/latent-config'
 import type { LoadReport } from '../formats/state'
 import { type ConditioningKey, given, withConcat } from '../latent/conditioning'
 import { decodeFirstStage, encodeFirstStage, scaled, standardDeviation } from '../latent/first-stage'
@@ -56,6 +58,7 @@ export abstract class LatentModel extends DDPM {
   readonly splitInputParams?: ParsedSplit
   /** What latents are multiplied by. */
   scaleFactor: number
+  readonly #options: Readonly<Partial<LatentDiffusionOptions>>
 
   /** Throws `invalid-argument` and `unknown-option`. */
   constructor(options: LatentDiffusionOptions) {
@@ -71,6 +74,7 @@ export abstract class LatentModel extends DDPM {
     super({ ...own, unetConfig: withConcat(o.unetConfig, key, o.varianceType !== 'fixed'), clipDenoised: false })
     if (options.clipDenoised)
       this.warn(['clipDenoised is false in LatentDiffusion whatever it is given, as in ddpm.py'])
+    this.#options = o
     this.firstStageModel = firstStage
     if (condStage === '__is_first_stage__') this.condStageModel = firstStage as CondStage
     else if (condStage !== '__is_unconditional__') this.condStageModel = condStage
@@ -215,6 +219,14 @@ export abstract class LatentModel extends DDPM {
       delete rest.scale_factor
     }
     return super.loadStateDict(rest, options)
+  }
+
+  /**
+   * The options that make this model again, as plain JSON with all defaults, its stages as their `config`; without `device`, `seed` and
+   * `deterministic`. Throws `unsupported` for stages of the user's own classes.
+   */
+  override get config(): JsonObject {
+    return { ...super.config, ...latentConfig(this.#options, this) }
   }
 
   get #stages(): [string, LatentStage][] {

@@ -3,7 +3,7 @@ import { boolean, integer, number, oneOf, type SchemaOf, string, value } from '.
 import { type Cond, type ConditioningKey, conditioningKeys } from '../latent/conditioning'
 import type { SplitInputParams } from '../latent/split-input'
 import type { CondStage, FirstStage } from '../latent/stages'
-import type { DDPMOptions } from './ddpm-options'
+import { type DDPMOptions, type SavePretrainedOptions, savePretrainedSchema } from './ddpm-options'
 import type { ConditionOptions, LossOptions } from './method-options'
 import { type Intermediates, loopSchema, type PSampleLoopOptions } from './sampling-options'
 
@@ -48,6 +48,20 @@ export const latentSchema = {
   scaleByStd: boolean(false),
   splitInputParams: value<SplitInputParams>('an object', (v) => typeof v === 'object' && v !== null),
 } satisfies SchemaOf<Omit<LatentDiffusionOptions, keyof DDPMOptions>>
+
+/** Of LatentDiffusion.savePretrained. */
+export interface SaveLatentOptions extends SavePretrainedOptions {
+  /**
+   * 'diffusers': StableDiffusionPipeline's or LDMPipeline's; 'ddpm-native': one of our own, for any stages of this package. Default:
+   * diffusers' for a KL autoencoder with a CLIP, and for an unconditional model with a codebook; else our own.
+   */
+  layout?: 'diffusers' | 'ddpm-native'
+}
+
+export const saveLatentSchema = {
+  ...savePretrainedSchema,
+  layout: oneOf(['diffusers', 'ddpm-native']),
+} satisfies SchemaOf<SaveLatentOptions>
 
 /** What a latent model is told. */
 export interface CondOptions extends ConditionOptions {

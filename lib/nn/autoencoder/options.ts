@@ -98,10 +98,7 @@ export function autoencoderShape(ddconfig: AutoencoderConfig): AutoencoderShape 
   if (o.chMult.length === 0) throw invalidArgument('chMult', 'an entry for each level', o.chMult)
   const channels = o.chMult.map((mult) => o.ch * mult)
   const attnType = o.useLinearAttn ? 'linear' : o.attnType
-  const deepest = channels.length - 1
-  // Halved and rounded down on the way down; on the way up doubled from what was left.
-  const down = channels.map((_, level) => Math.floor(o.resolution / 2 ** level))
-  const up = channels.map((_, level) => down[deepest] * 2 ** (deepest - level))
+  const { down, up } = heightsOf(channels.length, o.resolution)
   const has = (resolution: number) => o.attnResolutions.includes(resolution)
   return checkedShape({
     layout: 'ldm',
@@ -123,6 +120,37 @@ export function autoencoderShape(ddconfig: AutoencoderConfig): AutoencoderShape 
     tanhOut: o.tanhOut,
     resolution: o.resolution,
   })
+}
+
+/** The way back, of a shape in ldm's layout. */
+export function ddconfigOf(s: AutoencoderShape): AutoencoderConfig {
+  const { down, up } = heightsOf(s.channels.length, s.resolution)
+  const attended = [
+    ...down.filter((_, level) => s.encoderAttention[level]),
+    ...up.filter((_, level) => s.decoderAttention[level]),
+  ]
+  return {
+    ch: s.stem,
+    outCh: s.outChannels,
+    chMult: s.channels.map((channels) => channels / s.stem),
+    numResBlocks: s.numResBlocks,
+    attnResolutions: [...new Set(attended)],
+    dropout: s.dropout,
+    resampWithConv: s.resampWithConv,
+    inChannels: s.inChannels,
+    resolution: s.resolution,
+    zChannels: s.zChannels,
+    doubleZ: s.doubleZ,
+    attnType: s.attnType,
+    givePreEnd: s.givePreEnd,
+    tanhOut: s.tanhOut,
+  }
+}
+
+/** Heights of the map by level. Halved and rounded down on the way down; on the way up doubled from what was left. */
+function heightsOf(levels: number, resolution: number): { down: number[]; up: number[] } {
+  const down = Array.from({ length: levels }, (_, level) => Math.floor(resolution / 2 ** level))
+  return { down, up: down.map((_, level) => down[levels - 1] * 2 ** (levels - 1 - level)) }
 }
 
 /** Throws `invalid-argument` for channels that the norms cannot split. */

@@ -1,7 +1,7 @@
 /** transformers' config.json of a CLIPTextModel (4.20 to 4.57) in terms of CLIPTextModel's options. */
 import { DiffusionError, describe } from '../../errors'
 import * as options from '../../options'
-import type { CLIPTextOptions } from './clip'
+import type { CLIPTextOptions, ResolvedCLIPTextOptions } from './clip'
 
 const owner = 'CLIPTextConfig'
 
@@ -58,5 +58,24 @@ export function clipTextConfig(config: Readonly<Record<string, unknown>>): CLIPT
       layerNormEps: c.layer_norm_eps,
       eosTokenId: c.eos_token_id,
     },
+  }
+}
+
+/** The way back: the fields of config.json. */
+export function clipConfigOf(o: ResolvedCLIPTextOptions): Record<string, unknown> {
+  return {
+    architectures: ['CLIPTextModel'],
+    attention_dropout: 0,
+    eos_token_id: o.eosTokenId,
+    hidden_act: o.hiddenAct,
+    hidden_size: o.hiddenSize,
+    intermediate_size: o.intermediateSize,
+    layer_norm_eps: o.layerNormEps,
+    max_position_embeddings: o.maxPositionEmbeddings,
+    model_type: 'clip_text_model',
+    num_attention_heads: o.numAttentionHeads,
+    num_hidden_layers: o.numHiddenLayers,
+    torch_dtype: 'float32',
+    vocab_size: o.vocabSize,
   }
 }

@@ -1,4 +1,5 @@
 /** ldm's FrozenCLIPEmbedder (modules/encoders/modules.py): Stable Diffusion 1's text encoder, CLIP's. */
+import type { JsonObject } from '../../checkpoint/json'
 import { invalidArgument } from '../../errors'
 import { CLIPTextModel, type CLIPTextOptions } from '../../nn/text/clip'
 import { statesAt } from '../../nn/text/network'
@@ -6,7 +7,7 @@ import type { StateDict } from '../../nn/weights'
 import { boolean, integer, oneOf, parseOptions, type SchemaOf, string, value } from '../../options'
 import type { Tensor } from '../../tensor'
 import type { WeightsSource } from '../stage'
-import { readCLIPFolder } from './pretrained'
+import { type CLIPParts, readCLIPFolder } from './pretrained'
 import {
   type CLIPStageOptions,
   clipStageSchema,
@@ -122,6 +123,21 @@ export class FrozenCLIPEmbedder extends TextStage<CLIPTextModel> {
     )
     stage.warn(config.unknown.map((name) => `${folder}: ${name} is no field of CLIPTextConfig, and is ignored`))
     return stage
+  }
+
+  /** What makes it again, as plain JSON: `kind`, its class, and its options but for tokenizer, device, seed and precision. */
+  get config(): JsonObject {
+    const { maxLength, trainable } = this
+    const layer = { layer: this.#layer, ...(this.#layerIdx !== undefined && { layerIdx: this.#layerIdx }) }
+    return { kind: 'FrozenCLIPEmbedder', textConfig: this.network.options, ...layer, maxLength, freeze: !trainable }
+  }
+
+  /** @internal As a text encoder of transformers; undefined where that gives other states than `encode`. */
+  get asCLIP(): CLIPParts | undefined {
+    if (this.#layer !== 'last' || this.maxLength !== this.network.maxLength) return undefined
+    const weights = async (dict: StateDict) =>
+      Object.fromEntries(Object.entries(dict).map(([name, tensor]) => [name.slice('transformer.'.length), tensor]))
+    return { options: this.network.options, weights }
   }
 
   /** Replaces the weights. Throws `state-mismatch`. */

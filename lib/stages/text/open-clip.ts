@@ -1,8 +1,12 @@
 /** FrozenOpenCLIPEmbedder of Stability AI's stablediffusion (ldm/modules/encoders/modules.py): Stable Diffusion 2's text encoder. */
+import type { JsonObject } from '../../checkpoint/json'
 import { invalidArgument } from '../../errors'
+import { CLIPTextModel } from '../../nn/text/clip'
 import { OpenCLIPTextModel, type OpenCLIPTextOptions } from '../../nn/text/open-clip'
+import { clipOptionsOf, clipWeightsOf } from '../../nn/text/open-clip-names'
 import { boolean, oneOf, parseOptions, type SchemaOf, string, value } from '../../options'
 import type { WeightsSource } from '../stage'
+import type { CLIPParts } from './pretrained'
 import { type CLIPStageOptions, clipStageSchema, type Encoding, TextStage } from './text-stage'
 
 /** Of FrozenOpenCLIPEmbedder. */
@@ -49,6 +53,25 @@ export class FrozenOpenCLIPEmbedder extends TextStage<OpenCLIPTextModel> {
     super('FrozenOpenCLIPEmbedder', network, { ...o, padId: 0 }, source)
     this.trainable = !o.freeze
     this.#layer = o.layer
+  }
+
+  /** What makes it again, as plain JSON: `kind`, its class, and its options but for tokenizer, device, seed and precision. */
+  get config(): JsonObject {
+    const { maxLength, trainable, network } = this
+    const freeze = !trainable
+    return { kind: 'FrozenOpenCLIPEmbedder', textConfig: network.options, layer: this.#layer, maxLength, freeze }
+  }
+
+  /** @internal As a text encoder of transformers, without the layers that are left out; undefined with another length of texts. */
+  get asCLIP(): CLIPParts | undefined {
+    const { options } = this.network
+    if (this.maxLength !== options.contextLength) return undefined
+    const layers = this.#layer === 'last' ? options.layers : options.layers - 1
+    return {
+      options: new CLIPTextModel(clipOptionsOf(options, layers)).options,
+      weights: (dict) => clipWeightsOf(dict, layers, 'model.', 'text_model.'),
+      padId: 0,
+    }
   }
 
   protected override encoding(): Encoding {

@@ -4,9 +4,20 @@ import path from 'node:path'
 import { readWeights, transformersFiles } from '../../checkpoint/diffusers/weights'
 import { readJsonFile } from '../../checkpoint/json'
 import { DiffusionError, invalidArgument } from '../../errors'
+import type { ResolvedCLIPTextOptions } from '../../nn/text/clip'
 import { type CLIPTextConfig, clipTextConfig } from '../../nn/text/clip-config'
+import type { StateDict } from '../../nn/weights'
 import { Tensor } from '../../tensor'
 import type { WeightsSource } from '../stage'
+
+/** A text encoder as transformers' CLIPTextModel. */
+export interface CLIPParts {
+  readonly options: ResolvedCLIPTextOptions
+  /** Of the stage's own dict, by transformers' names: 'text_model.embeddings.token_embedding.weight'. */
+  weights(dict: StateDict): Promise<StateDict>
+  /** What texts are padded with, where that is not for the tokenizer to say. */
+  readonly padId?: number
+}
 
 export interface CLIPFolder {
   readonly config: CLIPTextConfig

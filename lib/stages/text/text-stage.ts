@@ -94,6 +94,12 @@ export abstract class TextStage<Network extends TextNetwork = TextNetwork> exten
     this.#tokenizer = o.tokenizer instanceof Tokenizer ? this.#checked(o.tokenizer) : o.tokenizer
   }
 
+  /** @internal The folder that its tokenizer is from; undefined without one. */
+  async tokenizerFolder(): Promise<string | undefined> {
+    const tokenizer = await this.#tokenizer
+    return tokenizer instanceof Tokenizer ? tokenizer.folder : tokenizer
+  }
+
   /** What its user should know; of prompts, what of those of the last `encode` had no room. */
   warnings(): readonly string[] {
     return [...this.#warnings, ...this.#promptWarnings]

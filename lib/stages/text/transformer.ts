@@ -1,5 +1,5 @@
 /** ldm's TransformerEmbedder and BERTEmbedder (modules/encoders/modules.py): text encoders that are trained with the model. */
-
+import type { JsonObject } from '../../checkpoint/json'
 import { invalidArgument } from '../../errors'
 import {
   type TransformerSizes,
@@ -48,6 +48,12 @@ export class TransformerEmbedder extends TextStage<TransformerWrapper> {
     super('TransformerEmbedder', new TransformerWrapper(sizesOf(o)), o, source)
   }
 
+  /** What makes it again, as plain JSON: `kind`, its class, and its options but for tokenizer, device, seed and precision. */
+  get config(): JsonObject {
+    const { embeddingDropout: _, ...sizes } = this.network.options
+    return { kind: 'TransformerEmbedder', ...sizes }
+  }
+
   protected override encoding(): Encoding {
     return encodingOf(this.network)
   }
@@ -65,6 +71,11 @@ export class BERTEmbedder extends TextStage<TransformerWrapper> {
       throw invalidArgument('tokenizer', 'nothing with useTokenizer: false', o.tokenizer)
     }
     super('BERTEmbedder', new TransformerWrapper(sizesOf(o)), o, source)
+  }
+
+  /** What makes it again, as plain JSON: `kind`, its class, and its options but for tokenizer, device, seed and precision. */
+  get config(): JsonObject {
+    return { kind: 'BERTEmbedder', ...this.network.options }
   }
 
   protected override encoding(): Encoding {
