@@ -39,12 +39,13 @@ export type { CheckpointReport, InitFromCkptOptions } from './diffusion/formats/
 export type { PushToHubOptions, PushToHubResult } from './diffusion/formats/push-to-hub'
 export type { LoadReport } from './diffusion/formats/state'
 export type { Cond, CondDict, ConditioningKey } from './diffusion/latent/conditioning'
+export type { ScoreCorrector } from './diffusion/latent/score-corrector'
 export type { SplitInputParams } from './diffusion/latent/split-input'
 export type { CondStage, FirstStage as LatentFirstStage, LatentStage, Posterior } from './diffusion/latent/stages'
 export type { Batch } from './diffusion/models/batch'
 export { DDPM } from './diffusion/models/ddpm'
 export { DiffusionModel } from './diffusion/models/diffusion-model'
-export { LatentDiffusion } from './diffusion/models/latent-diffusion'
+export { LatentDiffusion, type MeanVariance, type ProgressiveResult } from './diffusion/models/latent-diffusion'
 export { type EncodingOptions, type LatentInput, LatentModel } from './diffusion/models/latent-model'
 export type { LoraSource, WithLorasOptions } from './diffusion/models/lora'
 export { makeGrid } from './diffusion/models/make-grid'
@@ -62,10 +63,17 @@ export type {
 export type {
   CondOptions,
   DecodeOptions,
+  LatentChainOptions,
   LatentDiffusionOptions,
   LatentLoopOptions,
   LatentLossOptions,
+  LatentPMeanVarianceOptions,
+  LatentPSampleOptions,
   LatentSampleOptions,
+  LatentStepOptions,
+  ProgressiveOptions,
+  ReturnX0,
+  SampleLogOptions,
 } from './diffusion/options/latent-options'
 export type {
   CalcBpdOptions,
@@ -78,10 +86,13 @@ export type {
   ValidationOptions,
 } from './diffusion/options/method-options'
 export type {
+  ChainOptions,
+  GivenNoise,
   Intermediates,
   PathOptions,
   PSampleLoopOptions,
   SamplingOptions,
+  WatchOptions,
 } from './diffusion/options/sampling-options'
 export type { ClassLabels } from './diffusion/process/condition'
 export type { DenoiserFunction } from './diffusion/process/denoiser'

@@ -70,6 +70,11 @@ export function heldOutSeed(seed: Seed, index: number): number {
   return seedFrom(seed, index, 2)
 }
 
+/** Seed of the noise that conditions get, which is then never that of the samples. */
+export function conditionSeed(seed: Seed): number {
+  return seedFrom(seed, 0, 3)
+}
+
 /**
  * Seeds for calls that were given none: they differ from call to call, and a new model of the same seed repeats them.
  * `drawn`, the number of seeds handed out, is all its state.

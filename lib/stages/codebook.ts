@@ -92,6 +92,18 @@ export class Codebook {
     return Tensor.wrap(y, shape ? [n, eDim, height, width] : [...indices.shape, eDim])
   }
 
+  /** All entries, [nE, eDim]. */
+  async all(): Promise<Tensor> {
+    const { nE, eDim } = this.o
+    const build = (graph: Graph) => ({
+      y: this.quantizer.entries({ graph, train: false }, graph.input('indices', [nE, 1, 1, 1], 'i32')),
+    })
+    const { y } = await this.stage.compute('codebook', {}, build, {
+      indices: Int32Array.from({ length: nE }, (_, i) => i),
+    })
+    return Tensor.wrap(y, [nE, eDim])
+  }
+
   /** remap_to_used. */
   #used(codes: Int32Array): Int32Array {
     const { unknownIndex, remap } = this.o

@@ -76,6 +76,11 @@ abstract class CodebookStage extends FirstStage {
     return this.#codebook.quantize(z)
   }
 
+  /** All entries of the codebook, [nEmbed, embedDim]. */
+  codebook(): Promise<Tensor> {
+    return this.#codebook.all()
+  }
+
   /** The entries of int32 `indices`: [n, embedDim, h, w] for a `shape` [n, h, w, embedDim], else [...shape of indices, embedDim]. */
   getCodebookEntry(indices: Tensor, shape?: Shape): Promise<Tensor> {
     return this.#codebook.entries(indices, shape)

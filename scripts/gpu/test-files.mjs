@@ -11,6 +11,7 @@ const diffusion = [
   'guidance',
   'latent/latent-diffusion',
   'latent/pipelines',
+  'latent/steps',
   'learned-variance',
   'lora',
   'losses',

@@ -15,6 +15,9 @@ export class Fixture {
   readonly config: Json
   readonly tolerance: Json
 
+  /** Names whose numbers were asked for. */
+  readonly read = new Set<string>()
+
   private constructor(readonly file: SafetensorsFile) {
     this.config = JSON.parse(file.metadata.config)
     this.tolerance = JSON.parse(file.metadata.tolerance ?? '{}')
@@ -38,6 +41,7 @@ export class Fixture {
   numbers(name: string): Float32Array {
     const entry = this.file.tensors[name]
     if (!entry) throw new Error(`the fixture has no ${name}`)
+    this.read.add(name)
     return entry.data instanceof Float32Array ? entry.data : Float32Array.from(entry.data, Number)
   }
 

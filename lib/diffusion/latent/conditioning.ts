@@ -8,7 +8,8 @@ export const conditioningKeys = ['concat', 'crossattn', 'hybrid', 'adm'] as cons
 
 /**
  * A tensor or a list of them is `cConcat` with conditioningKey 'concat', else `cCrossattn`. Maps [n, c, h, w] go to the network's
- * channels after x; tokens [n, l, d] one after the other; with 'adm' the first of `cCrossattn` is the class labels, i32 [n].
+ * channels after x; tokens [n, l, d] one after the other; with 'adm' the first of `cCrossattn` is the class labels, i32 [n], or for a network
+ * that takes a vector [n, d].
  */
 export type Cond = Tensor | readonly Tensor[] | CondDict
 
@@ -21,6 +22,7 @@ export interface CondDict {
 export interface Given {
   readonly y?: Tensor
   readonly context?: Tensor
+  readonly vector?: Tensor
   readonly concat?: Tensor
 }
 
@@ -48,7 +50,10 @@ export async function given(cond: Cond | undefined, key: ConditioningKey | undef
       throw invalidArgument(name, `nothing with conditioningKey '${key}'`, list)
     }
   }
-  if (key === 'adm') return { y: cCrossattn![0] }
+  if (key === 'adm') {
+    const [first] = cCrossattn!
+    return first.shape.length === 2 && first.dtype === 'float32' ? { vector: first } : { y: first }
+  }
   return {
     ...(wants.cCrossattn && { context: await joined(cCrossattn!, 3, 'cCrossattn') }),
     ...(wants.cConcat && { concat: await joined(cConcat!, 4, 'cConcat') }),

@@ -7,6 +7,8 @@ import { type FirstStage, isPosterior, type Posterior } from './stages'
 /** A first stage with a codebook: VQModelInterface. */
 interface WithCodebook extends FirstStage {
   getCodebookEntry(indices: Tensor): Promise<Tensor>
+  /** All entries, [n, c]. */
+  codebook(): Promise<Tensor>
   decode(z: Tensor, options?: { forceNotQuantize?: boolean; signal?: AbortSignal }): Promise<Tensor>
 }
 
@@ -14,9 +16,16 @@ function hasCodebook(stage: FirstStage): stage is WithCodebook {
   return typeof (stage as Partial<WithCodebook>).getCodebookEntry === 'function'
 }
 
-function codebookOf(stage: FirstStage): WithCodebook {
+function codebookOf(stage: FirstStage, argument: 'predictCids' | 'quantizeDenoised'): WithCodebook {
   if (hasCodebook(stage)) return stage
-  throw new DiffusionError('unsupported', 'predictCids: the first stage has no codebook', { argument: 'predictCids' })
+  throw new DiffusionError('unsupported', `${argument}: the first stage has no codebook`, { argument })
+}
+
+/** What quantizeDenoised takes predictions to, [n, c]; undefined where it leaves them as they are. Throws `unsupported`. */
+export async function quantizing(stage: FirstStage, quantizeDenoised = false): Promise<Tensor | undefined> {
+  // IdentityFirstStage with vqInterface.
+  if (!quantizeDenoised || (stage as { vqInterface?: boolean }).vqInterface) return undefined
+  return codebookOf(stage, 'quantizeDenoised').codebook()
 }
 
 /** ddpm.py's encode_first_stage. By patches only tensors can be put together: a KL first stage can't encode that way. */
@@ -59,7 +68,7 @@ async function entries(stage: FirstStage, z: Tensor): Promise<Tensor> {
     throw invalidArgument('z', 'logits [n, codes, h, w], or codes [n, h, w]', z)
   }
   const codes = z.shape.length === 4 ? await greatest(z) : z
-  const found = await codebookOf(stage).getCodebookEntry(codes)
+  const found = await codebookOf(stage, 'predictCids').getCodebookEntry(codes)
   const [n, h, w] = codes.shape
   const channels = found.size / (n * h * w)
   const values = await found.data()

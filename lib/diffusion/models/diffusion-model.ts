@@ -49,12 +49,25 @@ import { type BitsPerDim, calcBpd } from '../sampling/bits-per-dim'
 import { choosePlan } from '../sampling/choose'
 import { guidanceOf } from '../sampling/guidance/given'
 import { untouched } from '../sampling/image'
-import { checkAborted, type LoopResult, samplingLoop } from '../sampling/loop'
+import { checkAborted, type LoopOptions, type LoopResult, samplingLoop } from '../sampling/loop'
 import { pMeanVariance, pSample } from '../sampling/posterior-step'
 import { LitEma } from '../training/ema'
 import type { OptimizerOptions } from '../training/optimizer'
 import { Training, type TrainingState, type TrainResult } from '../training/training-step'
 import { ScheduledModel } from './scheduled-model'
+
+/** What LatentDiffusion adds to a step. */
+export interface StepExtras {
+  readonly codebook?: Tensor
+  readonly returnX0?: boolean
+  readonly noiseDropout?: number
+}
+
+/** What LatentDiffusion adds to a sampling. */
+export interface LoopExtras extends Pick<LoopOptions, 'conditionAt' | 'mixAfter' | 'codebook'> {
+  /** By timestep, in place of `temperature`. */
+  readonly temperatures?: readonly number[]
+}
 
 export abstract class DiffusionModel extends ScheduledModel {
   /** Dropout is active and losses are called 'train/...', as with torch's Module.training. Sampling never has dropout. */
@@ -125,11 +138,20 @@ export abstract class DiffusionModel extends ScheduledModel {
     t: Timesteps,
     options: PMeanVarianceOptions = {},
   ): Promise<{ modelMean: Tensor; posteriorVariance: Tensor; posteriorLogVariance: Tensor }> {
+    return this.call((core) => this.meanVariance(core, x, t, options))
+  }
+
+  /** @internal pMeanVariance with a core. */
+  protected async meanVariance(
+    core: Core,
+    x: Tensor,
+    t: Timesteps,
+    options: PMeanVarianceOptions,
+    extras: StepExtras = {},
+  ) {
     const { clipDenoised, ...given } = parseOptions('pMeanVariance', options, clipSchema)
-    return this.call(async (core) => {
-      const condition = await this.#condition(core, x, given)
-      return pMeanVariance(core, x, t, { clipDenoised: clipDenoised ?? this.settings.clipDenoised, condition })
-    })
+    const condition = await this.#condition(core, x, given)
+    return pMeanVariance(core, x, t, { clipDenoised: clipDenoised ?? this.settings.clipDenoised, condition, ...extras })
   }
 
   async #condition(core: Core, x: Tensor, { y, context, vector, concat }: ConditionOptions) {
@@ -139,12 +161,15 @@ export abstract class DiffusionModel extends ScheduledModel {
 
   /** One step: x_{t-1} from x_t. */
   async pSample(x: Tensor, t: Timesteps, options: PSampleOptions = {}): Promise<Tensor> {
+    return this.call(async (core) => (await this.sampleStep(core, x, t, options)).sample)
+  }
+
+  /** @internal pSample with a core. */
+  protected async sampleStep(core: Core, x: Tensor, t: Timesteps, options: PSampleOptions, extras: StepExtras = {}) {
     const o = parseOptions('pSample', options, pSampleSchema)
     const clipDenoised = o.clipDenoised ?? this.settings.clipDenoised
-    return this.call(async (core) => {
-      const condition = await this.#condition(core, x, o)
-      return pSample(core, x, t, { ...o, condition, clipDenoised, seed: o.seed ?? core.seeds.next() })
-    })
+    const condition = await this.#condition(core, x, o)
+    return pSample(core, x, t, { ...o, condition, clipDenoised, seed: o.seed ?? core.seeds.next(), ...extras })
   }
 
   /**
@@ -163,6 +188,7 @@ export abstract class DiffusionModel extends ScheduledModel {
     core: Core,
     shape: Shape,
     options?: PSampleLoopOptions & Intermediates,
+    { temperatures, ...extras }: LoopExtras = {},
   ): Promise<Tensor | LoopResult> {
     checkShape(shape)
     const o = parseOptions('pSampleLoop', options, loopSchema)
@@ -172,13 +198,15 @@ export abstract class DiffusionModel extends ScheduledModel {
     const given = { labels, argument: 'classLabels', context, vector, concat, forOthers }
     const condition = await conditionOf(core, shape, given)
     const guidance = await guidanceOf(core, shape, { ...o, condition })
-    const plan = choosePlan(core, { ...o, strength: o.strength || undefined })
+    const { codebook } = extras
+    const temperature = temperatures ?? o.temperature
+    const plan = choosePlan(core, { ...o, codebook, temperature, strength: o.strength || undefined })
     this.warn(plan.warnings ?? [])
     const { seed = core.seeds.next(), logEveryT = this.settings.logEveryT } = o
     if (o.image) await this.notices.ofRange(o.image, 'image')
     checkAborted(o.signal)
     const loop = () =>
-      guidance.during(() => samplingLoop(core, shape, plan, { ...o, condition, guidance, seed, logEveryT }))
+      guidance.during(() => samplingLoop(core, shape, plan, { ...o, ...extras, condition, guidance, seed, logEveryT }))
     const result = o.strength === 0 ? await untouched(o, shape, o.returnIntermediates) : await loop()
     return o.returnIntermediates ? result : result.samples
   }
@@ -207,6 +235,11 @@ export abstract class DiffusionModel extends ScheduledModel {
   /** @internal `logvar` is a part of the loss. */
   protected get logvarInLoss(): boolean {
     return false
+  }
+
+  /** @internal The timestep that a condition gets noise of, by that of the samples, [T]. Undefined where it gets none. */
+  protected get condIds(): Int32Array | undefined {
+    return undefined
   }
 
   #ofLoss(train: boolean): { train: boolean; logvar?: Float32Array } {
@@ -246,7 +279,8 @@ export abstract class DiffusionModel extends ScheduledModel {
     const drawn = () => drawTimesteps(seed ?? core.seeds.next(), 0, { batchSize, numTimesteps, sampleOffset })
     const t = o.t ?? drawn()
     const stream = { ...(seed === undefined ? nextStream(core) : { seed, step: 0 }), sampleOffset }
-    return pLosses(core, await lossInput(core, { ...o, xStart, t, stream, ...this.#ofLoss(o.train) }))
+    const { condIds } = this
+    return pLosses(core, await lossInput(core, { ...o, xStart, t, stream, condIds, ...this.#ofLoss(o.train) }))
   }
 
   /**
@@ -312,6 +346,7 @@ export abstract class DiffusionModel extends ScheduledModel {
       t: o.t ?? drawn!.t,
       stream: { seed: this.seed, step, sampleOffset },
       importance: drawn?.weights,
+      condIds: this.condIds,
       ...this.#ofLoss(true),
     })
     return training.batch(core, input, { update, accumulate, lr, ema, timesteps })

@@ -2,12 +2,15 @@
 import { DiffusionError, invalidArgument } from '../../errors'
 import type { StateDict } from '../../nn/weights'
 import { type Parsed, parseOptions } from '../../options'
-import { checkShape, type Shape, Tensor } from '../../tensor'
+import { checkShape, checkTensor, type Shape, Tensor } from '../../tensor'
 import { stageOptions } from '../formats/latent-config'
 import { readLatentPipeline } from '../formats/latent-pipeline'
 import { pretrainedFolder } from '../formats/pretrained'
 import { writeLatent } from '../formats/write-latent'
-import { type Cond, forBatch, given } from '../latent/conditioning'
+import { type Cond, given } from '../latent/conditioning'
+import { quantizing } from '../latent/first-stage'
+import { latentLoop } from '../latent/latent-loop'
+import { corrected } from '../latent/score-corrector'
 import { smallerMask } from '../latent/smaller-mask'
 import { cut, cutsCondition } from '../latent/split-condition'
 import { Patches } from '../latent/split-input'
@@ -16,23 +19,51 @@ import {
   type CondOptions,
   type LatentLoopOptions,
   type LatentLossOptions,
+  type LatentPMeanVarianceOptions,
+  type LatentPSampleOptions,
   type LatentSampleOptions,
   latentLoopSchema,
+  latentMeanSchema,
   latentSampleSchema,
+  latentStepSchema,
+  type ProgressiveOptions,
+  progressiveSchema,
+  type ReturnX0,
+  type SampleLogOptions,
   type SaveLatentOptions,
+  sampleLogSchema,
   saveLatentSchema,
 } from '../options/latent-options'
-import type { PMeanVarianceOptions, PSampleOptions } from '../options/method-options'
 import type { Intermediates } from '../options/sampling-options'
+import type { Core } from '../process/core'
+import { conditionOf } from '../process/given-condition'
 import type { LossResult } from '../process/losses'
+import { predictEpsFromXstart } from '../process/process'
 import type { Timesteps } from '../process/timesteps'
+import { priorBpd } from '../sampling/bits-per-dim'
 import type { LoopResult } from '../sampling/loop'
 import { LatentModel } from './latent-model'
 
+/** Of pMeanVariance: mean, variance and its logarithm; [n, 1, ...] but for a learned variance. */
+export interface MeanVariance {
+  modelMean: Tensor
+  posteriorVariance: Tensor
+  posteriorLogVariance: Tensor
+  /** With returnX0. */
+  x0?: Tensor
+}
+
+/** Of progressiveDenoising. */
+export interface ProgressiveResult {
+  samples: Tensor
+  /** Predictions of x_0. */
+  intermediates: Tensor[]
+}
+
 /**
  * What differs from DDPM: images are encoded by a first stage and the network's samples decoded by it; conditions are made by a
- * conditioning stage; `logvar` is a part of the loss; the model's clipDenoised is false, whatever it is given. With a mask the image is
- * mixed in before each step, as DDPM does; ddpm.py's class does it after them.
+ * conditioning stage; `logvar` is a part of the loss; the model's clipDenoised is false, whatever it is given; with 'ddpm' a
+ * mask's image is mixed in after each step (see pSampleLoop).
  */
 export class LatentDiffusion extends LatentModel {
   /**
@@ -68,6 +99,16 @@ export class LatentDiffusion extends LatentModel {
       outputs.push(await this.predict(patch, t, await given(parts?.[i] ?? cond, key)))
     }
     return patches.fold(outputs)
+  }
+
+  /** ddpm.py's _predict_eps_from_xstart: the noise of x_t and its x_0. */
+  async predictEpsFromXstart(xT: Tensor, t: Timesteps, predXstart: Tensor): Promise<Tensor> {
+    return this.call((core) => predictEpsFromXstart(core, xT, t, predXstart))
+  }
+
+  /** ddpm.py's _prior_bpd: KL(q(x_T | x_0) || N(0, 1)) of each sample in bits per dimension, [n]. */
+  async priorBpd(xStart: Tensor): Promise<Tensor> {
+    return this.call((core) => priorBpd(core, xStart))
   }
 
   // ---- losses ------------------------------------------------------------------------------------------------------
@@ -141,7 +182,11 @@ export class LatentDiffusion extends LatentModel {
     return { scheduler: schedulerConfig, ...(steps === undefined && timesteps === undefined && { steps: 50 }) }
   }
 
-  /** Latents of `shape`. `cond` and `uncond` are of as many samples, or of one for all. */
+  /**
+   * Latents of `shape`. `cond` and `uncond` are of as many samples, or of one for all. With 'ddpm' (and no scheduler or jumps), ddpm.py's
+   * p_sample_loop, a mask's image is mixed in after each step, the last included, with the noise of the timestep just done; with all
+   * others before it, and at the end as it is.
+   */
   override async pSampleLoop(shape: Shape, options?: LatentLoopOptions & Intermediates<false>): Promise<Tensor>
   override async pSampleLoop(
     shape: Shape,
@@ -151,15 +196,47 @@ export class LatentDiffusion extends LatentModel {
   override async pSampleLoop(shape: Shape, options?: LatentLoopOptions & Intermediates): Promise<Tensor | LoopResult> {
     checkShape(shape)
     this.#whole()
-    const { cond, uncond, ...rest } = parseOptions('pSampleLoop', options, latentLoopSchema)
-    const of = async (condition: Cond) => given(await forBatch(condition, shape[0]), this.conditioningKey)
-    const { y, ...told } = cond ? await of(cond) : {}
-    const labels = y && { classLabels: y }
-    const { y: others, context, concat } = uncond ? await of(uncond) : {}
-    if (others)
-      throw invalidArgument('uncond', "nothing with conditioningKey 'adm': nullClass is gone away from", uncond)
-    const negative = { ...(context && { negativeContext: context }), ...(concat && { negativeConcat: concat }) }
-    return super.pSampleLoop(shape, { ...rest, ...told, ...labels, ...negative })
+    const o = parseOptions('pSampleLoop', options, latentLoopSchema)
+    return this.call((core) => this.#latentLoop(core, shape, o))
+  }
+
+  async #latentLoop(
+    core: Core,
+    shape: Shape,
+    given: Parsed<typeof latentLoopSchema>,
+    temperatures?: readonly number[],
+  ): Promise<Tensor | LoopResult> {
+    const o = { ...given, seed: given.seed ?? this.nextSeed() }
+    const prepared = await latentLoop(core, this, shape, o)
+    const { cond, uncond, quantizeDenoised, scoreCorrector, correctorKwargs, noiseDropout, condNoise, ...rest } = o
+    return this.loop(prepared.core, shape, { ...rest, ...prepared.options }, { ...prepared.extras, temperatures })
+  }
+
+  /**
+   * ddpm.py's progressive_denoising: latents of `shape`, and as intermediates what x_0 was predicted to be, in the first step and where
+   * logEveryT divides the timestep. A mask's image is mixed in after each step, and is no part of them. Throws what pSampleLoop throws.
+   */
+  async progressiveDenoising(shape: Shape, options: ProgressiveOptions = {}): Promise<ProgressiveResult> {
+    checkShape(shape)
+    this.#whole()
+    const { temperature = 1, ...o } = parseOptions('progressiveDenoising', options, progressiveSchema)
+    const all = parseOptions('progressiveDenoising', { ...o, returnIntermediates: true }, latentLoopSchema)
+    const temperatures = typeof temperature === 'number' ? new Array(this.numTimesteps).fill(temperature) : temperature
+    const result = await this.call((core) => this.#latentLoop(core, shape, all, temperatures))
+    const { samples, predX0 } = result as LoopResult
+    return { samples, intermediates: predX0.slice(1) }
+  }
+
+  /**
+   * ddpm.py's sample_log: latents with the states on the way, by DDIM, whose defaults ddim.py's are, or by pSampleLoop, which eta and
+   * ddimSteps are nothing to. Throws what pSampleLoop throws.
+   */
+  async sampleLog(options: SampleLogOptions): Promise<LoopResult> {
+    const { ddim, ddimSteps, eta, batchSize, ...o } = parseOptions('sampleLog', options, sampleLogSchema)
+    const shape = [batchSize, this.channels, this.imageSize, this.imageWidth]
+    const logEveryT = o.logEveryT ?? 100
+    const sampler = { sampler: 'ddim', steps: ddimSteps, eta, ddimDiscretize: 'uniform', logEveryT } as const
+    return this.pSampleLoop(shape, { ...o, ...(ddim && sampler), returnIntermediates: true })
   }
 
   #latentSize(height?: number, width?: number): [number, number] {
@@ -202,14 +279,52 @@ export class LatentDiffusion extends LatentModel {
     return { image, ...(o.mask && { mask: await smallerMask(o.mask, shape) }) }
   }
 
-  /** p(x_{t-1} | x_t) by the network. */
-  override async pMeanVariance(x: Tensor, t: Timesteps, options: CondOptions & PMeanVarianceOptions = {}) {
-    return super.pMeanVariance(x, t, await this.#told(options))
+  /** p(x_{t-1} | x_t) by the network; with returnX0 the predicted x_0, clipped and quantized where that is asked for, too. */
+  override async pMeanVariance(
+    x: Tensor,
+    t: Timesteps,
+    options: LatentPMeanVarianceOptions & ReturnX0 = {},
+  ): Promise<MeanVariance> {
+    const o = parseOptions('pMeanVariance', options, latentMeanSchema)
+    return this.call(async (core) => {
+      const step = await this.#step(core, x, o)
+      return this.meanVariance(step.core, x, t, step.options, step.extras)
+    })
   }
 
-  /** One step: x_{t-1} from x_t. */
-  override async pSample(x: Tensor, t: Timesteps, options: CondOptions & PSampleOptions = {}): Promise<Tensor> {
-    return super.pSample(x, t, await this.#told(options))
+  /** One step: x_{t-1} from x_t; with returnX0 the predicted x_0, too. */
+  override async pSample(x: Tensor, t: Timesteps, options?: LatentPSampleOptions & ReturnX0<false>): Promise<Tensor>
+  override async pSample(
+    x: Tensor,
+    t: Timesteps,
+    options: LatentPSampleOptions & Required<ReturnX0<true>>,
+  ): Promise<{ sample: Tensor; x0: Tensor }>
+  override async pSample(
+    x: Tensor,
+    t: Timesteps,
+    options: LatentPSampleOptions & ReturnX0 = {},
+  ): Promise<Tensor | { sample: Tensor; x0?: Tensor }> {
+    const { noiseDropout, ...o } = parseOptions('pSample', options, latentStepSchema)
+    const made = await this.call(async (core) => {
+      const step = await this.#step(core, x, o)
+      return this.sampleStep(step.core, x, t, step.options, { ...step.extras, noiseDropout })
+    })
+    return o.returnX0 ? made : made.sample
+  }
+
+  /** A step's options in DDPM's terms, and what they have not. */
+  async #step<O extends Parsed<typeof latentMeanSchema>>(core: Core, x: Tensor, o: O) {
+    const { cond, quantizeDenoised, returnX0, returnCodebookIds, ...theirs } = o
+    const { scoreCorrector: corrector, correctorKwargs: kwargs = {}, ...rest } = theirs
+    if (returnCodebookIds) throw unsupported('returnCodebookIds')
+    this.#whole()
+    checkTensor(x, 'x')
+    const options = cond ? { ...rest, ...(await given(cond, this.conditioningKey)) } : rest
+    const extras = { returnX0, codebook: await quantizing(this.firstStageModel, quantizeDenoised) }
+    if (!corrector) return { core, options, extras }
+    const { y: labels, context, vector, concat, ...others } = options
+    const condition = await conditionOf(core, x.shape, { labels, argument: 'y', context, vector, concat })
+    return { core: corrected(core, { corrector, kwargs, model: this, cond, condition }), options: others, extras }
   }
 
   /** Images between those of two seeds, as DDPM.interpolate. */

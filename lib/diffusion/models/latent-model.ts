@@ -7,6 +7,7 @@ import { normal, Purpose } from '../../rng'
 import { sizeOf, Tensor } from '../../tensor'
 import { latentConfig } from '../formats/latent-config'
 import type { LoadReport } from '../formats/state'
+import { checkCondSchedule, condSchedule } from '../latent/cond-schedule'
 import { type ConditioningKey, given, withConcat } from '../latent/conditioning'
 import { decodeFirstStage, encodeFirstStage, scaled, standardDeviation } from '../latent/first-stage'
 import { type ParsedSplit, parseSplit } from '../latent/split-input'
@@ -54,6 +55,7 @@ export abstract class LatentModel extends DDPM {
   /** Undefined for an unconditional model. */
   readonly conditioningKey?: ConditioningKey
   readonly scaleByStd: boolean
+  readonly numTimestepsCond: number
   /** ddpm.py's split_input_params, parsed. */
   readonly splitInputParams?: ParsedSplit
   /** What latents are multiplied by. */
@@ -70,6 +72,7 @@ export abstract class LatentModel extends DDPM {
     const split = o.splitInputParams && parseSplit(o.splitInputParams)
     const key =
       condStage === '__is_unconditional__' ? undefined : (o.conditioningKey ?? (o.concatMode ? 'concat' : 'crossattn'))
+    checkCondSchedule(o.numTimestepsCond, o.givenBetas?.length ?? o.timesteps, key)
     const own = Object.fromEntries(Object.keys(ddpmSchema).map((name) => [name, options[name as never]]))
     super({ ...own, unetConfig: withConcat(o.unetConfig, key, o.varianceType !== 'fixed'), clipDenoised: false })
     if (options.clipDenoised)
@@ -82,9 +85,15 @@ export abstract class LatentModel extends DDPM {
     this.condStageForward = o.condStageForward
     this.concatMode = o.concatMode
     this.scaleByStd = o.scaleByStd
+    this.numTimestepsCond = o.numTimestepsCond
     this.scaleFactor = o.scaleFactor
     this.splitInputParams = split
     this.conditioningKey = key
+  }
+
+  /** ddpm.py's cond_ids, [T]: the timestep that a condition gets noise of, by that of the samples. Undefined where it gets none. */
+  override get condIds(): Int32Array | undefined {
+    return this.numTimestepsCond > 1 ? condSchedule(this.numTimesteps, this.numTimestepsCond) : undefined
   }
 
   // ---- first stage -------------------------------------------------------------------------------------------------

@@ -1,11 +1,30 @@
 /** Options of LatentDiffusion and of its own methods: ddpm.py's keyword arguments camelCased, with its defaults. */
-import { boolean, integer, number, oneOf, type SchemaOf, string, value } from '../../options'
+import { boolean, func, integer, number, oneOf, required, type SchemaOf, string, value } from '../../options'
+import type { Tensor } from '../../tensor'
 import { type Cond, type ConditioningKey, conditioningKeys } from '../latent/conditioning'
+import type { ScoreCorrector } from '../latent/score-corrector'
 import type { SplitInputParams } from '../latent/split-input'
 import type { CondStage, FirstStage } from '../latent/stages'
 import { type DDPMOptions, type SavePretrainedOptions, savePretrainedSchema } from './ddpm-options'
-import type { ConditionOptions, LossOptions } from './method-options'
-import { type Intermediates, loopSchema, type PSampleLoopOptions } from './sampling-options'
+import {
+  type ConditionOptions,
+  clipSchema,
+  type LossOptions,
+  type PMeanVarianceOptions,
+  type PSampleOptions,
+  pSampleSchema,
+} from './method-options'
+import {
+  type ChainOptions,
+  chainSchema,
+  type GivenNoise,
+  type Intermediates,
+  loopSchema,
+  noiseSchema,
+  type PSampleLoopOptions,
+  type WatchOptions,
+  watchSchema,
+} from './sampling-options'
 
 /** Of LatentDiffusion. `imageSize`, `imageWidth` and `channels` are those of latents, as in ddpm.py; `clipDenoised` is false. */
 export interface LatentDiffusionOptions extends DDPMOptions {
@@ -28,6 +47,11 @@ export interface LatentDiffusionOptions extends DDPMOptions {
   scaleFactor?: number
   /** 1 / the standard deviation of the first training batch's latents as scaleFactor. Default false. */
   scaleByStd?: boolean
+  /**
+   * More than 1: the shortened schedule of conditions, which get noise of timestep condIds[t] where the samples get that of t: in `forward`
+   * and training, and in each step of 'ddpm' sampling, where it piles up. For 'crossattn' and 'concat'. Default 1: they get none.
+   */
+  numTimestepsCond?: number
   /** Cut what is too large into patches: in applyModel, and with patchDistributedVq in the first stage. Default: none. */
   splitInputParams?: SplitInputParams
 }
@@ -46,6 +70,7 @@ export const latentSchema = {
   concatMode: boolean(true),
   scaleFactor: number(1),
   scaleByStd: boolean(false),
+  numTimestepsCond: integer(1, { min: 1 }),
   splitInputParams: value<SplitInputParams>('an object', (v) => typeof v === 'object' && v !== null),
 } satisfies SchemaOf<Omit<LatentDiffusionOptions, keyof DDPMOptions>>
 
@@ -69,6 +94,57 @@ export interface CondOptions extends ConditionOptions {
   cond?: Cond
 }
 
+/** What steps of LatentDiffusion have beside DDPM's. */
+export interface LatentStepOptions {
+  /** The predicted x_0 is taken to the nearest entries of the first stage's codebook, as it is, in the scaled space. Default false. */
+  quantizeDenoised?: boolean
+  /** Changes what the network says of the noise, for models of parameterization 'eps'. Default: none. */
+  scoreCorrector?: ScoreCorrector
+  /** What the corrector is given last. Default {}. */
+  correctorKwargs?: Readonly<Record<string, unknown>>
+}
+
+/** Whether the predicted x_0 is returned. */
+export interface ReturnX0<Wanted extends boolean = boolean> {
+  /** Return the predicted x_0, too. Default false. */
+  returnX0?: Wanted
+}
+
+/** Of LatentDiffusion.pMeanVariance and pSample, which have returnX0, too. */
+export interface LatentPMeanVarianceOptions extends CondOptions, PMeanVarianceOptions, LatentStepOptions {
+  /** ddpm.py's, whose networks don't give these ids and whose p_sample raises: true throws `unsupported`. Default false. */
+  returnCodebookIds?: boolean
+}
+
+/** Of LatentDiffusion.pSample. */
+export interface LatentPSampleOptions extends LatentPMeanVarianceOptions, PSampleOptions {
+  /** How much of the noise is dropped, from 0 to 1, as by torch's dropout, after `temperature`. Default 0. */
+  noiseDropout?: number
+}
+
+const isObject = (v: unknown) => typeof v === 'object' && v !== null
+const isCorrector = (v: unknown) => isObject(v) && typeof (v as ScoreCorrector).modifyScore === 'function'
+
+const stepSchema = {
+  quantizeDenoised: boolean(false),
+  scoreCorrector: value<ScoreCorrector>('an object with modifyScore', isCorrector),
+  correctorKwargs: value<Readonly<Record<string, unknown>>>('an object', isObject),
+} satisfies SchemaOf<LatentStepOptions>
+
+export const latentMeanSchema = {
+  ...clipSchema,
+  ...stepSchema,
+  cond: value<Cond>('a condition', isObject),
+  returnX0: boolean(false),
+  returnCodebookIds: boolean(false),
+} satisfies SchemaOf<LatentPMeanVarianceOptions & ReturnX0>
+
+export const latentStepSchema = {
+  ...latentMeanSchema,
+  ...pSampleSchema,
+  noiseDropout: number(0, { min: 0, max: 1 }),
+} satisfies SchemaOf<LatentPSampleOptions & ReturnX0>
+
 /** Of the losses of LatentDiffusion. */
 export interface LatentLossOptions extends LossOptions, CondOptions {}
 
@@ -85,21 +161,85 @@ export const decodeSchema = {
   forceNotQuantize: boolean(false),
 } satisfies SchemaOf<DecodeOptions>
 
-/** Of LatentDiffusion.pSampleLoop. */
-export interface LatentLoopOptions extends PSampleLoopOptions {
+/** What samplings of LatentDiffusion have beside DDPM's. `quantizeDenoised` is for 'ddpm' and 'ddim'. */
+export interface LatentChainOptions extends LatentStepOptions {
   /** A condition as getLearnedConditioning makes it, one for all images or one for each. Default: none. */
   cond?: Cond
+  /** How much of the steps' noise is dropped, from 0 to 1, as by torch's dropout. Default 0. */
+  noiseDropout?: number
+  /** With numTimestepsCond: the noise that the condition gets in step i, counted from 0, of its shape. Default: drawn by `seed`. */
+  condNoise?: (i: number) => Tensor | Promise<Tensor>
+}
+
+const latentChainSchema = {
+  ...stepSchema,
+  cond: value<Cond>('a condition', isObject),
+  noiseDropout: number(0, { min: 0, max: 1 }),
+  condNoise: func<NonNullable<LatentChainOptions['condNoise']>>(),
+} satisfies SchemaOf<LatentChainOptions>
+
+/** Of LatentDiffusion.pSampleLoop. */
+export interface LatentLoopOptions extends PSampleLoopOptions, LatentChainOptions {
   /** The condition to go away from with guidanceScale; ddim.py's unconditional_conditioning. Default: none. */
   uncond?: Cond
 }
 
-const isCond = (v: unknown) => typeof v === 'object' && v !== null
-
 export const latentLoopSchema = {
   ...loopSchema,
-  cond: value<Cond>('a condition', isCond),
-  uncond: value<Cond>('a condition', isCond),
+  ...latentChainSchema,
+  uncond: value<Cond>('a condition', isObject),
 } satisfies SchemaOf<LatentLoopOptions & Intermediates>
+
+/** Of LatentDiffusion.progressiveDenoising: always ddpm.py's own steps, through every timestep. */
+export interface ProgressiveOptions extends LatentChainOptions, ChainOptions, GivenNoise, WatchOptions {
+  /** Begin at timestep startT - 1. Default: at the last. */
+  startT?: number
+  /** What the noise is multiplied by: a number, or one for each timestep, from 0 on. Default 1. */
+  temperature?: number | readonly number[]
+}
+
+const isTemperature = (v: unknown) => [v].flat().every((one) => typeof one === 'number' && one >= 0)
+
+export const progressiveSchema = {
+  ...latentChainSchema,
+  ...chainSchema,
+  ...noiseSchema,
+  ...watchSchema,
+  startT: integer(undefined, { min: 1 }),
+  temperature: value<number | readonly number[]>('a number, or an array of numbers', isTemperature),
+} satisfies SchemaOf<ProgressiveOptions>
+
+/** Of LatentDiffusion.sampleLog. */
+export interface SampleLogOptions extends LatentChainOptions, ChainOptions, GivenNoise, WatchOptions {
+  /** By DDIM, else by ddpm.py's own steps. Needed. */
+  ddim: boolean
+  /** How many steps DDIM takes. Needed with `ddim`. */
+  ddimSteps?: number
+  /** Of DDIM. Default 0. */
+  eta?: number
+  /** How many samples. Default 16. */
+  batchSize?: number
+  /** The condition to go away from with guidanceScale. Default: none. */
+  uncond?: Cond
+  /** Guidance: 1 is none. Default: none. */
+  guidanceScale?: number
+  /** What the noise is multiplied by. Default 1. */
+  temperature?: number
+}
+
+export const sampleLogSchema = {
+  ...latentChainSchema,
+  ...chainSchema,
+  ...noiseSchema,
+  ...watchSchema,
+  ddim: required(boolean()),
+  ddimSteps: integer(undefined, { min: 1 }),
+  eta: number(0, { min: 0 }),
+  batchSize: integer(16, { min: 1 }),
+  uncond: latentLoopSchema.uncond,
+  guidanceScale: latentLoopSchema.guidanceScale,
+  temperature: latentLoopSchema.temperature,
+} satisfies SchemaOf<SampleLogOptions>
 
 /** Of LatentDiffusion.sample. */
 export interface LatentSampleOptions extends LatentLoopOptions {

@@ -21,8 +21,16 @@ import type { StepEvent } from '../sampling/loop'
 import { type SamplerName, samplerNamed } from '../sampling/sampler-names'
 import { type SigmaSchedule, sigmaSchedules } from '../sampling/sigmas'
 
+/** How a sampling is watched and ended. */
+export interface WatchOptions {
+  /** Called after each step; sampling waits for what it returns. Default: none. */
+  onStep?: (event: StepEvent) => unknown
+  /** Ends the sampling within one step, with `aborted`. Default: none. */
+  signal?: AbortSignal
+}
+
 /** How samples are drawn, whatever they begin with. */
-export interface PathOptions extends GuidanceOptions {
+export interface PathOptions extends GuidanceOptions, WatchOptions {
   /**
    * 'ddpm' (default): ancestral; 'ddim': Song et al. 2021; 'plms': Liu et al. 2022; 'dpmsolver++' (2M; 'sde-dpmsolver++' with noise;
    * 'dpmsolver++singlestep'):
@@ -99,11 +107,12 @@ export interface PathOptions extends GuidanceOptions {
   clipDenoised?: boolean
   /** Fix every algorithm, so that an image is the same bit for bit in any batch. Default: the model's. */
   deterministic?: boolean
-  /** Called after each step; sampling waits for what it returns. Default: none. */
-  onStep?: (event: StepEvent) => unknown
-  /** Ends the sampling within one step, with `aborted`. Default: none. */
-  signal?: AbortSignal
 }
+
+export const watchSchema = {
+  onStep: func<(event: StepEvent) => unknown>(),
+  signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
+} satisfies SchemaOf<WatchOptions>
 
 export const pathSchema = {
   sampler: samplerName(),
@@ -128,12 +137,11 @@ export const pathSchema = {
   ...guidanceSchema,
   clipDenoised: boolean(),
   deterministic: boolean(),
-  onStep: func<(event: StepEvent) => unknown>(),
-  signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
+  ...watchSchema,
 } satisfies SchemaOf<PathOptions>
 
-/** How samples are drawn, and what they begin with. */
-export interface SamplingOptions extends PathOptions {
+/** What is drawn, whichever way. */
+export interface ChainOptions {
   /** Of the noise: an integer, or a bigint of 64 bits. Default: the next of the model's own. */
   seed?: Seed
   /** Index of the first sample: image i drawn alone is image i of a batch. Default 0. */
@@ -142,10 +150,22 @@ export interface SamplingOptions extends PathOptions {
   logEveryT?: number
   /** Of the samples' shape, in [-1, 1]: the image to begin with (`strength`), or to keep a part of (`mask`). Default: none. */
   image?: Tensor
-  /** Image to image: the last part of the steps that is taken, from 0 (the image itself) to 1. Default: all, from noise. */
-  strength?: number
   /** Inpainting: 1 keeps the image's pixel, 0 draws it. [n or 1, c or 1, h, w]. Not for 'unipc' and 'dpmsolver++singlestep'. Default: all is drawn. */
   mask?: Tensor
+}
+
+export const chainSchema = {
+  seed: seed(),
+  sampleOffset: integer(0, { min: 0, max: 2 ** 31 - 1 }),
+  logEveryT: integer(undefined, { min: 1 }),
+  image: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
+  mask: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
+} satisfies SchemaOf<ChainOptions>
+
+/** How samples are drawn, and what they begin with. */
+export interface SamplingOptions extends PathOptions, ChainOptions {
+  /** Image to image: the last part of the steps that is taken, from 0 (the image itself) to 1. Default: all, from noise. */
+  strength?: number
   /**
    * Inpainting with 'ddpm' and 'ddim' by RePaint (Lugmayr et al. 2022, algorithm 1 and section 4.2): how often each part of
    * `jumpLength` steps is taken, noise being added again in between, so that what is drawn goes with what is kept. 10 there; the names
@@ -166,30 +186,36 @@ export interface Intermediates<Wanted extends boolean = boolean> {
 
 export const samplingSchema = {
   ...pathSchema,
-  seed: seed(),
-  sampleOffset: integer(0, { min: 0, max: 2 ** 31 - 1 }),
+  ...chainSchema,
   returnIntermediates: boolean(false),
-  logEveryT: integer(undefined, { min: 1 }),
-  image: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
   strength: number(undefined, { min: 0, max: 1 }),
-  mask: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
   jumpNSample: integer(undefined, { min: 1 }),
   jumpLength: integer(undefined, { min: 1 }),
   startT: integer(undefined, { min: 1 }),
 } satisfies SchemaOf<SamplingOptions & Intermediates>
 
-/** Of pSampleLoop. */
-export interface PSampleLoopOptions extends SamplingOptions {
+/** What a sampling is given in place of what it would draw. */
+export interface GivenNoise {
   /** The first state, of the samples' shape, in place of noise. Default: drawn by `seed`. */
   xT?: Tensor
   /** The noise of step i, counted from 0, of the samples' shape. Default: drawn by `seed`. */
   noise?: (i: number) => Tensor | Promise<Tensor>
+  /** With a mask: the noise that the image gets in step i, counted from 0, of the samples' shape. Default: drawn by `seed`. */
+  imageNoise?: (i: number) => Tensor | Promise<Tensor>
 }
+
+export const noiseSchema = {
+  xT: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
+  noise: func<NonNullable<GivenNoise['noise']>>(),
+  imageNoise: func<NonNullable<GivenNoise['imageNoise']>>(),
+} satisfies SchemaOf<GivenNoise>
+
+/** Of pSampleLoop. */
+export interface PSampleLoopOptions extends SamplingOptions, GivenNoise {}
 
 export const loopSchema = {
   ...samplingSchema,
-  xT: value<Tensor>('a Tensor', (v) => v instanceof Tensor),
-  noise: func<NonNullable<PSampleLoopOptions['noise']>>(),
+  ...noiseSchema,
 } satisfies SchemaOf<PSampleLoopOptions & Intermediates>
 
 function isObject(v: unknown): boolean {

@@ -39,7 +39,7 @@ interface Parts {
  */
 export class Core {
   readonly #parts: Parts
-  readonly #tables = new Map<string, NativeBuffer>()
+  readonly #tables: Map<string, NativeBuffer>
   /** Calls that are on their way. */
   #calls = 0
   /** Another schedule has taken this one's place. */
@@ -48,12 +48,15 @@ export class Core {
   private constructor(
     parts: Parts,
     readonly schedule: Schedule,
+    readonly denoiser = parts.denoiser,
+    tables = new Map<string, NativeBuffer>(),
   ) {
     const { numTimesteps: known = Infinity } = parts.denoiser.network?.module ?? {}
     if (schedule.betas.length > known) {
       throw invalidArgument('timesteps', `at most ${known}, which the network knows`, schedule.betas.length)
     }
     this.#parts = parts
+    this.#tables = tables
   }
 
   static create(device: Device, denoiser: Denoiser, settings: Settings, schedule: Schedule, seed: Seed): Core {
@@ -78,12 +81,13 @@ export class Core {
     return new Core(this.#parts, schedule)
   }
 
-  get device(): Device {
-    return this.#parts.device
+  /** This one with another denoiser in its place, for use within a call of this one. */
+  withDenoiser(denoiser: Denoiser): Core {
+    return new Core(this.#parts, this.schedule, denoiser, this.#tables)
   }
 
-  get denoiser(): Denoiser {
-    return this.#parts.denoiser
+  get device(): Device {
+    return this.#parts.device
   }
 
   get settings(): Settings {
@@ -166,7 +170,7 @@ export class Core {
   }
 
   #key(key: Readonly<Record<string, string | number | boolean>>) {
-    return { T: this.numTimesteps, ...key }
+    return { T: this.numTimesteps, own: this.denoiser === this.#parts.denoiser, ...key }
   }
 
   #options(deterministic: boolean): CompileOptions {

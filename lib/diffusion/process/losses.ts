@@ -10,6 +10,7 @@ import { type Core, extentOf } from './core'
 import type { NetworkDenoiser } from './denoiser'
 import { conditionOf, type GivenCondition, withDropout } from './given-condition'
 import { boundBindings, boundTerm, defaultVlbWeight } from './learned-variance'
+import { conditionNoise, noisyCondition } from './noisy-condition'
 import { denoise, denoiserBindings, preconditioningBindings } from './preconditioning'
 import { startRow, targetRow } from './prediction'
 import { drawNoise, nextStream, noiseBindings, noiseInputs, qSample, type Stream } from './process'
@@ -266,6 +267,8 @@ export async function lossInput(
     stream?: Stream
     importance?: Float32Array
     logvar?: Float32Array
+    /** [T]: conditions get noise of these timesteps, by those of the samples. */
+    condIds?: Int32Array
     train: boolean
   },
 ): Promise<LossInput> {
@@ -276,7 +279,11 @@ export async function lossInput(
   const { y: labels, context, vector, concat } = o
   const given = await conditionOf(core, o.xStart.shape, { labels, argument: 'y', context, vector, concat })
   const stream = o.stream ?? nextStream(core)
-  const condition = o.train ? await withDropout(core, given, stream) : given
+  const kept = o.train ? await withDropout(core, given, stream) : given
+  const { condIds } = o
+  const noise = (shape: Shape) => conditionNoise(shape, stream)
+  const tc = condIds && t.map((own) => condIds[own])
+  const condition = tc ? await noisyCondition(core, kept, tc, noise) : kept
   return withOwnEstimate(core, {
     x: o.xStart,
     t,

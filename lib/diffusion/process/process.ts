@@ -126,6 +126,21 @@ export async function predictStartFromNoise(core: Core, xT: Tensor, t: Timesteps
   return affine(core, { x: xT, z: noise, t: steps, a, b, minus: true })
 }
 
+/** ddpm.py's _predict_eps_from_xstart: the noise of x_t and its x_0. */
+export async function predictEpsFromXstart(core: Core, xT: Tensor, t: Timesteps, predXstart: Tensor): Promise<Tensor> {
+  checkTensor(xT, 'xT')
+  checkTensor(predXstart, 'predXstart', xT.shape)
+  const { d } = extentOf(xT.shape, 'xT')
+  const steps = await parseTimesteps(t, xT.shape[0], core.numTimesteps)
+  const [values, start] = [await xT.data(), await predXstart.data()]
+  const { sqrtRecipAlphasCumprod: a, sqrtRecipm1AlphasCumprod: b } = core.schedule
+  const eps = values.map((v, i) => {
+    const own = steps[Math.floor(i / d)]
+    return (a[own] * v - start[i]) / b[own]
+  })
+  return Tensor.wrap(eps, xT.shape)
+}
+
 export async function qPosterior(core: Core, xStart: Tensor, xT: Tensor, t: Timesteps) {
   checkTensor(xStart, 'xStart')
   checkTensor(xT, 'xT', xStart.shape)

@@ -156,6 +156,13 @@ function modelLogVariance(core: Core, t: number): number {
   return Math.log((1 - vPosterior) * tilde + vPosterior * beta)
 }
 
+/** ddpm.py's _prior_bpd, [n]. */
+export async function priorBpd(core: Core, xStart: Tensor): Promise<Tensor> {
+  checkTensor(xStart, 'xStart')
+  const { n, d } = extentOf(xStart.shape, 'xStart')
+  return Tensor.wrap(Float32Array.from(priorTerm(core, await xStart.data(), d)), [n])
+}
+
 /** KL(q(x_T | x_0) || N(0, 1)) in bits per dimension. */
 function priorTerm({ schedule, numTimesteps }: Core, truth: Float32Array, d: number): Float64Array {
   const t = numTimesteps - 1

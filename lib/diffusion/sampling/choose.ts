@@ -37,8 +37,10 @@ export interface SamplerChoice {
   readonly clipDenoised?: boolean
   /** Of the steps, this part from the end on (default 1: all). */
   readonly strength?: number
-  /** Of the noise in the steps. Default 1. */
-  readonly temperature?: number
+  /** Of the noise in the steps, one for all or one for each timestep. Default 1. */
+  readonly temperature?: number | readonly number[]
+  /** Predictions of x_0 are taken to a codebook's entries. */
+  readonly codebook?: unknown
   /** Of ancestral sampling through all timesteps: those below. Default: all. */
   readonly startT?: number
   readonly jumpLength?: number
@@ -64,6 +66,7 @@ export const owners: Partial<Record<keyof SamplerChoice, readonly Sampler[]>> = 
   jumpNSample: ['ddpm', 'ddim'],
   startT: ['ddpm'],
   jumpLength: ['ddpm', 'ddim'],
+  codebook: ['ddpm', 'ddim'],
   clipDenoised: ['ddpm', 'ddim', 'lcm', ...levelSamplersWith(({ predictsNoise }) => !predictsNoise)],
 }
 
@@ -81,12 +84,16 @@ export function choosePlan(context: PlanContext, o: SamplerChoice): SamplingPlan
 }
 
 /** ddpm.py's and ddim.py's temperature: a multiple of all noise that steps add. */
-function tempered(plan: SamplingPlan, temperature = 1): SamplingPlan {
+function tempered(plan: SamplingPlan, temperature: SamplerChoice['temperature'] = 1): SamplingPlan {
   if (temperature === 1) return plan
   if (plan.variance) throw wrong('temperature', 'temperature: 1 for a model whose variance is learned')
   const table = plan.table.slice()
-  for (let at = noiseColumn; at < table.length; at += rowLength) table[at] *= temperature
-  return { ...plan, table, noisy: plan.noisy && temperature > 0 }
+  for (const [row, { t }] of plan.evaluations.entries()) {
+    const own = typeof temperature === 'number' ? temperature : temperature[t]
+    if (own === undefined) throw wrong('temperature', `temperature: a number for each timestep, of which ${t} has none`)
+    table[row * rowLength + noiseColumn] *= own
+  }
+  return { ...plan, table, noisy: plan.noisy && (typeof temperature !== 'number' || temperature > 0) }
 }
 
 /** RePaint's, where they are asked for. */
@@ -121,6 +128,7 @@ function startWarnings(plan: SamplingPlan, { schedule }: PlanContext, o: Sampler
 
 function planOf(context: PlanContext, o: SamplerChoice): SamplingPlan {
   if (o.scheduler) {
+    if (o.codebook) throw wrong('quantizeDenoised', 'quantizeDenoised belongs to sampler, not to scheduler')
     const plan = scheduledPlan(context, o.scheduler, schedulerCall(o))
     if (o.mask && !keepsBlended(plan))
       throw wrong('mask', 'mask: the scheduler corrects states, in which none would stay')
@@ -132,7 +140,10 @@ function planOf(context: PlanContext, o: SamplerChoice): SamplingPlan {
   if (o.timesteps) throw wrong('timesteps', 'timesteps goes with scheduler')
   for (const [name, allowed] of Object.entries(owners)) {
     if (o[name as keyof SamplerChoice] === undefined || allowed.includes(sampler)) continue
-    throw wrong(name, `${name} belongs to ${allowed.map((s) => `'${s}'`).join(', ')}, not to sampler '${sampler}'`)
+    throw wrong(
+      named(name),
+      `${named(name)} belongs to ${allowed.map((s) => `'${s}'`).join(', ')}, not to sampler '${sampler}'`,
+    )
   }
   for (const name of ['sTmin', 'sTmax', 'sNoise'] as const) {
     if (o[name] !== undefined && o.sChurn === undefined) throw wrong(name, `${name} goes with sChurn`)
@@ -234,6 +245,9 @@ function schedulerCall(o: SamplerChoice): SchedulerCall {
   }
   return { steps, timesteps, eta, clippedNoise, strength }
 }
+
+/** As a caller knows it. */
+const named = (option: string) => (option === 'codebook' ? 'quantizeDenoised' : option)
 
 function wrong(argument: string, message: string): DiffusionError {
   return new DiffusionError('invalid-argument', message, { argument })

@@ -6,6 +6,7 @@ import type { RunQueue } from '../../run-queue'
 import { checkTensor, type Shape, sizeOf, Tensor } from '../../tensor'
 import { type Core, extentOf } from '../process/core'
 import { noiseInputs } from '../process/process'
+import type { SamplingPlan } from './plan'
 
 export interface ImageOptions {
   /** Of the samples' shape. */
@@ -13,9 +14,12 @@ export interface ImageOptions {
   /** 1 keeps the image's pixel, 0 draws it: [n or 1, c or 1, h, w], or the samples' shape. */
   readonly mask?: Tensor
   readonly strength?: number
+  /** With a mask: the noise of the image in step i, counted from 0, in place of drawn noise. */
+  readonly imageNoise?: (i: number) => Tensor | Promise<Tensor>
 }
 
 export function checkImage(o: ImageOptions, shape: Shape): void {
+  if (o.imageNoise && !o.mask) throw invalidArgument('mask', 'a Tensor, to go with imageNoise', o.mask)
   if (o.image) checkTensor(o.image, 'image', shape)
   else if (o.mask || o.strength !== undefined) {
     throw invalidArgument('image', `a Tensor, to go with ${o.mask ? 'mask' : 'strength'}`, o.image)
@@ -36,22 +40,51 @@ export async function untouched(o: ImageOptions, shape: Shape, withSteps: boolea
 /** Where a sampling stands, on the device: `row`, of the plan, and `t` of each sample, and where its noise comes from. */
 export type Clock = Readonly<Record<'row' | 't' | 'rng' | 'sample', NativeBuffer>>
 
+/** How much of an image and of noise there is, by an index of each sample: tables of `rows`. */
+interface Amounts {
+  readonly index: NativeBuffer
+  readonly a: NativeBuffer
+  readonly b: NativeBuffer
+  readonly rows: number
+}
+
 /** Asks for x_t of the image in `y`, with the noise of this step. */
 export function noiseImage(
   queue: RunQueue,
   core: Core,
-  o: { shape: Shape; image: NativeBuffer; clock: Clock; purpose: PurposeId; y: NativeBuffer },
+  o: {
+    shape: Shape
+    image: NativeBuffer
+    clock: Clock
+    purpose: PurposeId
+    y: NativeBuffer
+    /** Default: by t. */
+    amounts?: Amounts
+    /** In place of drawn noise. */
+    noise?: NativeBuffer
+  },
 ): void {
   const { n, d } = extentOf(o.shape, 'image')
-  const program = core.program('noiseImage', { n, d, purpose: o.purpose }, (g) => {
-    const { rng, sample, step } = noiseInputs(g, n)
-    const z = g.gaussianNoise(rng, sample, step, { d, purpose: o.purpose })
-    const [a, b] = ['a', 'b'].map((name) => g.input(name, [core.numTimesteps, 1, 1, 1]))
-    return { y: g.timestepAffine(g.input('image', [n, 1, 1, d]), a, g.input('t', [n, 1, 1, 1], 'i32'), z, b) }
-  })
   const { t, row, rng, sample } = o.clock
-  const tables = { a: core.buffer('sqrtAlphasCumprod'), b: core.buffer('sqrtOneMinusAlphasCumprod') }
-  queue.add(program, { image: o.image, t, ...tables, rng, sample, step: row, y: o.y })
+  const [byA, byB] = ['sqrtAlphasCumprod', 'sqrtOneMinusAlphasCumprod'] as const
+  const { rows, index, a, b } = o.amounts ?? {
+    ...{ rows: core.numTimesteps, index: t },
+    ...{ a: core.buffer(byA), b: core.buffer(byB) },
+  }
+  const given = o.noise !== undefined
+  const program = core.program('noiseImage', { n, d, rows, given, purpose: o.purpose }, (g) => {
+    const draw = () => {
+      const inputs = noiseInputs(g, n)
+      return g.gaussianNoise(inputs.rng, inputs.sample, inputs.step, { d, purpose: o.purpose })
+    }
+    const z = given ? g.input('noise', [n, 1, 1, d]) : draw()
+    const [forImage, forNoise] = ['a', 'b'].map((name) => g.input(name, [rows, 1, 1, 1]))
+    return {
+      y: g.timestepAffine(g.input('image', [n, 1, 1, d]), forImage, g.input('index', [n, 1, 1, 1], 'i32'), z, forNoise),
+    }
+  })
+  const noise: Record<string, NativeBuffer> = o.noise ? { noise: o.noise } : { rng, sample, step: row }
+  queue.add(program, { image: o.image, index, a, b, ...noise, y: o.y })
 }
 
 /** A copy of the tensor on the device. */
@@ -65,35 +98,51 @@ export async function copyOf(core: Core, tensor: Tensor): Promise<NativeBuffer> 
 
 /**
  * Inpainting as in ddim.py's ddim_sampling: before each step, what is known is replaced by itself with as much noise as the state
- * has (Song et al. 2021b, appendix I.2); at the end, unlike there, by itself.
+ * has (Song et al. 2021b, appendix I.2); at the end, unlike there, by itself. Or as in ddpm.py's LatentDiffusion.p_sample_loop, after
+ * each step, with as much noise as there was before it.
  */
 export class Inpainting {
   readonly #noisy: NativeBuffer
+  /** By the number of steps that were taken, how much there was before the last of them. */
+  readonly #before: { readonly a: NativeBuffer; readonly b: NativeBuffer; readonly rows: number }
 
   private constructor(
     readonly core: Core,
     readonly shape: Shape,
+    plan: SamplingPlan,
     readonly image: NativeBuffer,
     readonly keep: NativeBuffer,
     readonly change: NativeBuffer,
     readonly index: NativeBuffer,
   ) {
     this.#noisy = core.device.allocate(sizeOf(shape))
+    const rows = plan.rows + 1
+    const column = (table: Float32Array) =>
+      core.device.upload(Float32Array.from({ length: rows }, (_, row) => table[plan.timesteps[Math.max(row - 1, 0)]]))
+    const { sqrtAlphasCumprod: a, sqrtOneMinusAlphasCumprod: b } = core.schedule
+    this.#before = { a: column(a), b: column(b), rows }
   }
 
-  static async create(core: Core, image: Tensor, mask: Tensor): Promise<Inpainting> {
+  static async create(core: Core, plan: SamplingPlan, image: Tensor, mask: Tensor): Promise<Inpainting> {
     const keep = await spread(mask, image.shape)
     const { device } = core
     const [kept, change] = [keep, keep.map((v) => 1 - v)].map((values) => device.upload(values))
     const index = device.upload(Int32Array.from(keep, (_, i) => i))
-    return new Inpainting(core, image.shape, await copyOf(core, image), kept, change, index)
+    return new Inpainting(core, image.shape, plan, await copyOf(core, image), kept, change, index)
   }
 
-  /** Asks for a blend of the image, with as much noise as there is at this time, into x. */
-  blendNoisy(queue: RunQueue, x: NativeBuffer, clock: Clock): void {
+  /**
+   * Asks for a blend of the image into x, with as much noise as there is at this time, or `after` a step with as much as there was
+   * before it. `noise`: in place of drawn noise.
+   */
+  blendNoisy(queue: RunQueue, x: NativeBuffer, clock: Clock, o: { after?: boolean; noise?: NativeBuffer } = {}): void {
     const { core, shape, image } = this
+    const amounts = o.after ? { ...this.#before, index: clock.row } : undefined
     // The forward process draws from its own stream, so that the steps' noise stays what it is without a mask.
-    noiseImage(queue, core, { shape, image, clock, purpose: Purpose.training, y: this.#noisy })
+    noiseImage(queue, core, {
+      ...{ shape, image, clock, amounts, noise: o.noise },
+      ...{ purpose: Purpose.training, y: this.#noisy },
+    })
     this.#blend(queue, x, this.#noisy)
   }
 
@@ -115,7 +164,8 @@ export class Inpainting {
   }
 
   release(): void {
-    for (const buffer of [this.image, this.keep, this.change, this.index, this.#noisy]) buffer.release()
+    const { a, b } = this.#before
+    for (const buffer of [this.image, this.keep, this.change, this.index, this.#noisy, a, b]) buffer.release()
   }
 }
 

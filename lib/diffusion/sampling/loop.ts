@@ -19,6 +19,7 @@ import type { GuidancePart } from './guidance/part'
 import { type Clock, checkImage, copyOf, type ImageOptions, Inpainting, noiseImage } from './image'
 import type { Evaluation, SamplingPlan } from './plan'
 import { type StepKind, stepProgram } from './posterior-step'
+import { checkCodebook, quantizedTables } from './quantized-step'
 import { Jumps } from './repaint'
 
 /** How many steps are asked for before they are waited for: an abort waits as long, where a device runs ahead of its host. */
@@ -50,6 +51,12 @@ export interface LoopOptions extends ImageOptions {
   /** The noise of step i, counted from 0, in place of drawn noise. */
   readonly noise?: (i: number) => Tensor | Promise<Tensor>
   readonly condition: Condition
+  /** What the network is told in evaluation i, at timestep t, in place of `condition`, whose shapes it has. */
+  readonly conditionAt?: (i: number, t: number) => Promise<Condition>
+  /** With a mask: the image is mixed in after each step, as by ddpm.py's LatentDiffusion. Default: before it. */
+  readonly mixAfter?: boolean
+  /** [codes, c]: predictions of x_0 are taken to its nearest entries. Default: they stay as they are. */
+  readonly codebook?: Tensor
   /** Default: none. */
   readonly guidance?: { parts(plan: SamplingPlan): Promise<readonly GuidancePart[]> }
   readonly returnIntermediates: boolean
@@ -73,6 +80,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
   core.denoiser.check(shape, 'shape')
   if (o.xT) checkTensor(o.xT, 'xT', shape)
   checkImage(o, shape)
+  if (o.codebook) checkCodebook(o.codebook, shape)
   checkAborted(o.signal)
 
   const selfConditioned = core.denoiser.network?.module.selfCondition ?? false
@@ -91,6 +99,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     condition: kindOf(o.condition),
     deterministic: o.deterministic,
     rows: plan.rows,
+    codes: o.codebook?.shape[0],
     multistep: plan.history > 0 || plan.corrects || plan.starts ? plan : undefined,
   } as const
   const held: { release(): void }[] = []
@@ -120,6 +129,11 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
   try {
     const guidance = hold(new Guidance((await o.guidance?.parts(plan)) ?? []))
     const tables = holdTables(core, plan, noise, hold)
+    if (o.codebook) {
+      const quantized = Object.entries(quantizedTables(plan.table))
+      for (const [name, values] of quantized) tables[name] = hold(core.device.upload(values))
+      tables.codebook = hold(await copyOf(core, o.codebook))
+    }
     let x = o.xT ? hold(await copyOf(core, o.xT)) : allocate()
     let next = allocate()
     const memory = new Memory(plan, allocate)
@@ -139,7 +153,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     )
     const inputs = { row, t, ...tables, ...(noise === 'drawn' && { rng, sample, step: row }) }
     const snapshot = async (buffer: NativeBuffer) => Tensor.wrap(await buffer.read(0, n * d), shape)
-    const inpainting = o.image && o.mask ? hold(await Inpainting.create(core, o.image, o.mask)) : undefined
+    const inpainting = o.image && o.mask ? hold(await Inpainting.create(core, plan, o.image, o.mask)) : undefined
 
     const jumps = plan.evaluations.some(({ jump }) => jump) ? hold(new Jumps(core, shape, plan)) : undefined
 
@@ -154,12 +168,19 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     const predX0 = [...intermediates]
 
     const external = core.denoiser.external || guidance.external
-    const denoiserAt = async (at: number) =>
-      stage(await denoiserBindings(core, { x, t: timesOf(n, at), shape, condition: o.condition }))
+    const denoiserAt = async (i: number, at: number) => {
+      const condition = o.conditionAt ? await o.conditionAt(i, at) : o.condition
+      return stage(await denoiserBindings(core, { x, t: timesOf(n, at), shape, condition }))
+    }
     const noiseAt = async (i: number) =>
       o.noise ? stage({ noise: await noiseValues(core, await o.noise(i), shape) }) : {}
-    const inEachStep = external || o.noise !== undefined
-    const once = inEachStep ? {} : await denoiserAt(0)
+    const mix = async (i: number, after: boolean) => {
+      if (!inpainting || after !== (o.mixAfter ?? false)) return
+      const own = o.imageNoise && stage({ imageNoise: await noiseValues(core, await o.imageNoise(i), shape) })
+      inpainting.blendNoisy(queue, x, clock, { after, noise: own?.imageNoise })
+    }
+    const inEachStep = external || [o.noise, o.imageNoise, o.conditionAt].some((given) => given !== undefined)
+    const once = inEachStep ? {} : await denoiserAt(0, 0)
 
     const total = plan.evaluations.filter(({ partial }) => !partial).length
     let step = 0
@@ -171,11 +192,11 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
         jumps?.addNoise(queue, { x, y: next, clock })
         ;[x, next] = [next, x]
       }
-      if (!plan.evaluations[i - 1]?.partial) inpainting?.blendNoisy(queue, x, clock)
+      if (!plan.evaluations[i - 1]?.partial) await mix(step, false)
       if (external) await flush()
       const guided = guidance.at(evaluation)
       await guided.prepare(queue, { x, t, row, at: evaluation })
-      const denoiser = { ...(inEachStep ? await denoiserAt(evaluation.t) : once), ...(estimate && { estimate }) }
+      const denoiser = { ...(inEachStep ? await denoiserAt(i, evaluation.t) : once), ...(estimate && { estimate }) }
       const bindings = {
         x,
         y: next,
@@ -191,7 +212,8 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
       memory.advance(evaluation)
       ;[x, next] = [next, x]
       if (estimate) [x0, estimate] = [estimate, x0]
-      if (!evaluation.partial && ++step === total) inpainting?.blendClean(queue, x)
+      if (!evaluation.partial) await mix(step++, true)
+      if (step === total && !evaluation.partial && !o.mixAfter) inpainting?.blendClean(queue, x)
 
       const isKept = o.returnIntermediates && !evaluation.partial && ((total - step) % o.logEveryT === 0 || step === 1)
       const isShown = o.onStep && !evaluation.partial
@@ -221,7 +243,7 @@ function holdTables(
   plan: SamplingPlan,
   noise: StepKind['noise'],
   hold: (buffer: NativeBuffer) => NativeBuffer,
-): Buffers {
+): Record<string, NativeBuffer> {
   const upload = (values: Float32Array | Int32Array) => hold(core.device.upload(values))
   // A learned variance is needed where there is noise.
   const table = {

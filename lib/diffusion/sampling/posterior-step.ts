@@ -2,7 +2,7 @@
 import { invalidArgument } from '../../errors'
 import type { Graph, Value } from '../../graph'
 import type { Seed } from '../../options'
-import type { Binding, Program } from '../../program'
+import type { Program } from '../../program'
 import { Purpose } from '../../rng'
 import { checkTensor, type Shape, Tensor } from '../../tensor'
 import { type Condition, type ConditionKind, kindOf } from '../process/condition'
@@ -15,6 +15,8 @@ import { noiseColumn, posteriorTable, rowLength, tableRows } from '../process/st
 import { parseTimesteps, type Timesteps } from '../process/timesteps'
 import { type GuidanceKind, guidedOutput, movedMean } from './guidance/nodes'
 import { type Multistep, multistepNodes } from './multistep-nodes'
+import { droppedNoise } from './noise-dropout'
+import { checkCodebook, quantizedStep, quantizedTables } from './quantized-step'
 import { thresholdOf } from './threshold'
 
 export interface StepKind {
@@ -42,6 +44,8 @@ export interface StepKind {
   readonly rows?: number
   /** What a multistep sampler adds to the fused step; see sampling/plan.ts. */
   readonly multistep?: Multistep
+  /** Entries of the codebook that the prediction of x_0 is taken to: see quantized-step.ts. Default: it stays as it is. */
+  readonly codes?: number
 }
 
 /**
@@ -77,6 +81,7 @@ export function stepProgram(core: Core, kind: StepKind): Promise<Program> {
     rows,
     between: kind.between ?? false,
     threshold: kind.threshold ? JSON.stringify(kind.threshold) : '',
+    codes: kind.codes ?? 0,
   }
   return core.networkProgram('step', key, build, kind.deterministic)
 }
@@ -87,7 +92,7 @@ function stepNodes(
   kind: StepKind,
   { x, row, t }: Record<'x' | 'row' | 't', Value>,
 ): Record<string, Value> {
-  const { shape, clip, noise, x0, learned = false, raw, condition, guidance, multistep } = kind
+  const { shape, clip, noise, x0, learned = false, raw, condition, guidance, multistep, codes } = kind
   const [n, , , d] = x.dims
   const rows = kind.rows ?? tableRows(core.numTimesteps)
   const table = g.input('table', [rows, 1, 1, rowLength])
@@ -98,16 +103,20 @@ function stepNodes(
   const given =
     noise === 'given' || noise === 'shared' ? g.input('noise', [noise === 'given' ? n : 1, 1, 1, d]) : undefined
   const draw = noise === 'drawn' ? noiseInputs(g, n) : undefined
+  const posterior = (o: { noise?: Value; draw?: typeof draw }) => {
+    if (!codes) return g.posteriorStep(x, prediction, table, row, { clip, scale, ...o })
+    return quantizedStep(g, { x, out: prediction, table, row, rows, shape, codes }, { clip, scale, ...o })
+  }
   const moved = (y: Value) =>
     guidance?.gradient === 'mean' ? movedMean(g, y, { row, rows, variance: variance ?? prediction }) : y
   if (learned && variance) {
-    const { y: mean, x0: start } = g.posteriorStep(x, prediction, table, row, { clip, scale })
+    const { y: mean, x0: start } = posterior({})
     const y = moved(mean)
     const z = given ?? (draw && g.gaussianNoise(draw.rng, draw.sample, draw.step, { d, purpose: Purpose.posterior }))
     const noisy = z ? g.varianceNoise(y, variance, varianceInput(core, g, rows), row, z) : y
     return { y: noisy, ...(x0 && { x0: start }), ...(raw && { raw: variance }) }
   }
-  const next = g.posteriorStep(x, prediction, table, row, { clip, scale, noise: given, draw })
+  const next = posterior({ noise: given, draw })
   if (!multistep) return { y: moved(next.y), ...(x0 && { x0: next.x0 }) }
   const nodes = multistepNodes(g, { ...multistep, x, row, rows, next })
   return {
@@ -122,10 +131,9 @@ export function posteriorTableOf(core: Core) {
   return core.table('posterior', () => posteriorTable(core.schedule, core.settings.parameterization))
 }
 
-/** With another multiple of the noise. */
-function temperedTable(core: Core, temperature: number): Binding {
-  if (temperature === 1) return posteriorTableOf(core)
-  if (core.settings.varianceType !== 'fixed') {
+/** By timestep, with another multiple of the noise. */
+function temperedTable(core: Core, temperature: number): Float32Array {
+  if (temperature !== 1 && core.settings.varianceType !== 'fixed') {
     throw invalidArgument('temperature', '1 for a model whose variance is learned', temperature)
   }
   const table = posteriorTable(core.schedule, core.settings.parameterization)
@@ -133,64 +141,80 @@ function temperedTable(core: Core, temperature: number): Binding {
   return table
 }
 
+/** Of a step at any timesteps. */
+interface StepOptions {
+  clipDenoised: boolean
+  condition: Condition
+  /** [codes, c]: the prediction of x_0 is taken to its nearest entries. Default: it stays as it is. */
+  codebook?: Tensor
+  /** Return the prediction of x_0, too. Default false. */
+  returnX0?: boolean
+}
+
 /** ddpm.py's p_mean_variance. */
-export async function pMeanVariance(
-  core: Core,
-  x: Tensor,
-  t: Timesteps,
-  o: { clipDenoised: boolean; condition: Condition },
-) {
-  const { y, raw, steps } = await runStep(core, x, t, { ...o, noise: 'none', extra: {} })
+export async function pMeanVariance(core: Core, x: Tensor, t: Timesteps, o: StepOptions) {
+  const { y: modelMean, x0, raw, steps } = await runStep(core, x, t, { ...o, noise: 'none', extra: {} })
+  const own = { modelMean, ...(x0 && { x0 }) }
   if (raw) {
     const logVariance = learnedLogVariance(core, raw, steps)
     const wrap = (values: Float32Array) => Tensor.wrap(values, x.shape)
-    return { modelMean: y, posteriorVariance: wrap(logVariance.map(Math.exp)), posteriorLogVariance: wrap(logVariance) }
+    return { ...own, posteriorVariance: wrap(logVariance.map(Math.exp)), posteriorLogVariance: wrap(logVariance) }
   }
   const { posteriorVariance, posteriorLogVarianceClipped } = posteriorVariances(core, steps, x.shape)
-  return { modelMean: y, posteriorVariance, posteriorLogVariance: posteriorLogVarianceClipped }
+  return { ...own, posteriorVariance, posteriorLogVariance: posteriorLogVarianceClipped }
 }
 
-export interface PSampleOptions {
-  clipDenoised: boolean
+export interface PSampleOptions extends StepOptions {
   /** The same noise for all samples. */
   repeatNoise: boolean
   /** Of the noise. Default 1. */
   temperature?: number
+  /** How much of the noise is dropped, from 0 to 1. Default 0. */
+  noiseDropout?: number
   /** In place of drawn noise: of x's shape, or of one sample with `repeatNoise`. */
   noise?: Tensor
   seed: Seed
-  condition: Condition
 }
 
 /** ddpm.py's p_sample. No noise is added where t is 0. */
-export async function pSample(core: Core, x: Tensor, t: Timesteps, o: PSampleOptions): Promise<Tensor> {
+export async function pSample(
+  core: Core,
+  x: Tensor,
+  t: Timesteps,
+  o: PSampleOptions,
+): Promise<{ sample: Tensor; x0?: Tensor }> {
   checkTensor(x, 'x')
   const { n } = extentOf(x.shape, 'x')
-  if (o.noise) {
-    checkTensor(o.noise, 'noise', o.repeatNoise ? [1, ...x.shape.slice(1)] : x.shape)
-    const extra = { noise: await o.noise.binding(core.device) }
-    return (await runStep(core, x, t, { ...o, noise: o.repeatNoise ? 'shared' : 'given', extra })).y
-  }
-  const extra = noiseBindings(n, { seed: o.seed, sampleOffset: 0, step: 0 })
-  if (o.repeatNoise) extra.sample.fill(0)
-  return (await runStep(core, x, t, { ...o, noise: 'drawn', extra })).y
+  const { noiseDropout: p = 0, repeatNoise: repeat } = o
+  if (o.noise) checkTensor(o.noise, 'noise', repeat ? [1, ...x.shape.slice(1)] : x.shape)
+  const noise =
+    p > 0 ? await droppedNoise(x.shape, { seed: o.seed, sampleOffset: 0, step: 0, p, repeat }, o.noise) : o.noise
+  const shared = repeat && p === 0
+  const extra = noise
+    ? { noise: await noise.binding(core.device) }
+    : noiseBindings(n, { seed: o.seed, sampleOffset: 0, step: 0 })
+  if ('sample' in extra && repeat) extra.sample.fill(0)
+  const kind = noise ? (shared ? 'shared' : 'given') : 'drawn'
+  const { y: sample, x0 } = await runStep(core, x, t, { ...o, noise: kind, extra })
+  return { sample, ...(x0 && { x0 }) }
 }
 
 async function runStep(
   core: Core,
   x: Tensor,
   t: Timesteps,
-  o: {
-    clipDenoised: boolean
+  o: StepOptions & {
     noise: StepKind['noise']
     extra: Parameters<Program['run']>[0]
     temperature?: number
-    condition: Condition
   },
-): Promise<{ y: Tensor; raw?: Float32Array; steps: Int32Array }> {
+): Promise<{ y: Tensor; x0?: Tensor; raw?: Float32Array; steps: Int32Array }> {
   checkTensor(x, 'x')
   core.denoiser.check(x.shape, 'x')
+  if (o.codebook) checkCodebook(o.codebook, x.shape)
   const steps = await parseTimesteps(t, x.shape[0], core.numTimesteps)
+  const { temperature = 1, returnX0 = false } = o
+  const tempered = temperature !== 1 || o.codebook ? temperedTable(core, temperature) : undefined
   const binding = await x.binding(core.device)
   // A function sees x as a tensor on the device, as it does in a sampling loop.
   const state = ArrayBuffer.isView(binding) ? core.device.upload(binding) : binding
@@ -201,17 +225,22 @@ async function runStep(
       shape: x.shape,
       clip: o.clipDenoised,
       noise: o.noise,
-      x0: false,
+      x0: returnX0,
       learned,
       raw,
       condition: kindOf(o.condition),
+      codes: o.codebook?.shape[0],
     }
     const program = await stepProgram(core, kind)
     const denoiser = await denoiserBindings(core, { x: state, t: steps, shape: x.shape, condition: o.condition })
-    const table = o.temperature === undefined ? posteriorTableOf(core) : temperedTable(core, o.temperature)
-    const variance = learned && !raw && { variance: varianceTableOf(core) }
-    const out = await program.run({ x: state, t: steps, row: steps, table, ...variance, ...o.extra, ...denoiser })
-    return { y: Tensor.wrap(out.y, x.shape), raw: out.raw, steps }
+    const tables = {
+      table: tempered ?? posteriorTableOf(core),
+      ...(learned && !raw && { variance: varianceTableOf(core) }),
+      ...(o.codebook && { codebook: await o.codebook.binding(core.device), ...quantizedTables(tempered!) }),
+    }
+    const out = await program.run({ x: state, t: steps, row: steps, ...tables, ...o.extra, ...denoiser })
+    const wrap = (values: Float32Array) => Tensor.wrap(values, x.shape)
+    return { y: wrap(out.y), ...(returnX0 && { x0: wrap(out.x0) }), raw: out.raw, steps }
   } finally {
     if (state !== binding) state.release()
   }
