@@ -2,6 +2,18 @@
 // First of all: it makes room where address space is limited, before other modules and their threads take it.
 import './native'
 
+export type {
+  AutoencoderStepOptions,
+  AutoencoderTrainingOptions,
+  AutoencoderValidationOptions,
+} from './autoencoder/options'
+export type { OptimizedState } from './autoencoder/trained-weights'
+export {
+  type AutoencoderStepResult,
+  AutoencoderTraining,
+  type AutoencoderTrainingState,
+  type TrainableFirstStage,
+} from './autoencoder/training'
 export type { HubOptions } from './checkpoint/hub/snapshot'
 export type { UploadOptions, UploadResult } from './checkpoint/hub/upload'
 export type { LoraNames } from './checkpoint/lora-file'
@@ -145,7 +157,7 @@ export { readStatistics, writeStatistics } from './evaluate/statistics-file'
 export type { OnnxOptions } from './export/onnx'
 export type { DeviceInfo, Precision } from './native'
 export type { DiffusersAutoencoderConfig } from './nn/autoencoder/diffusers'
-export type { AttentionType, AutoencoderConfig } from './nn/autoencoder/options'
+export type { AttentionType, AutoencoderConfig, AutoencoderDetails } from './nn/autoencoder/options'
 export type { LoraOptions, TrainedOptions } from './nn/lora/trained'
 export type { LucidrainsUNetOptions, ResolvedLucidrainsOptions } from './nn/lucidrains/options'
 export { LucidrainsUNet } from './nn/lucidrains/unet'
@@ -205,10 +217,16 @@ export { type VQDecodeOptions, VQModel, VQModelInterface, type VQModelOptions } 
 export { type RandnOptions, type Shape, Tensor, type TensorDType } from './tensor'
 export { parsePromptWeights, type WeightedText } from './text/prompt-weights'
 export { type TokenizedText, type TokenizeOptions, Tokenizer } from './text/tokenizer'
-export type { StepMetrics } from './train/metrics'
+export type {
+  AutoencoderTrainOptions,
+  ResolvedAutoencoderTrainOptions,
+  TrainAutoencoderConfig,
+} from './train/autoencoder/options'
+export type { CommonMetrics, StepMetrics } from './train/metrics'
 export { type ModelInfo, saveModel } from './train/model-file'
 export type { Best } from './train/monitor'
 export type {
+  CommonTrainOptions,
   ModelConfig,
   ResolvedTrainOptions,
   TrainLucidrainsOptions,
@@ -218,6 +236,12 @@ export type {
 } from './train/options'
 export { type PostHocEmaOptions, postHocEma } from './train/post-hoc-ema'
 export type { Scalars } from './train/scalars'
+export type { AutoencoderStepMetrics } from './trainer/autoencoder/loop'
+export {
+  AutoencoderTrainer,
+  type AutoencoderTrainHooks,
+  type AutoencoderTrainStart,
+} from './trainer/autoencoder/trainer'
 export { type EvaluateOptions, type Evaluation, evaluate } from './trainer/evaluate'
 export { type HeldOutOptions, heldOutLosses } from './trainer/held-out-losses'
 export type { RunResult, TrainHooks, TrainStart } from './trainer/hooks'

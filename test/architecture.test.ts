@@ -33,6 +33,7 @@ const libLayers = [
   'export',
   'stages',
   'diffusion',
+  'autoencoder',
   'data',
   'evaluate',
   'train',

@@ -21,6 +21,7 @@ const root = path.join(__dirname, '..', '..')
 const shortTraining = '--batch 2 --sample-every 0 --device cpu --steps 3'
 const shorter: Record<string, string> = {
   train: `--size 8 --model-channels 32 --channel-mult 1,1 --attention 2 --timesteps 20 ${shortTraining}`,
+  'train-autoencoder': `--size 8 --model-channels 32 --channel-mult 1,2 ${shortTraining}`,
   sample: '--count 2 --device cpu --no-preview',
   evaluate: '--limit 2 --device cpu',
 }
@@ -34,7 +35,7 @@ function extraOf(command: string, args: readonly string[]): string[] {
     args.includes('results/model-10.pt') && command === 'train' ? shortTraining : (other ?? shorter[command])
   const extra = (short ?? '').split(' ').filter(Boolean)
   if (args.includes('--fid-every')) return [...extra, ...'--fid-every 2 --fid-count 3 --fid-steps 2'.split(' ')]
-  if (command === 'train' && args.includes('--resume')) return ['--steps', '4', '--device', 'cpu']
+  if (command.startsWith('train') && args.includes('--resume')) return ['--steps', '4', '--device', 'cpu']
   // Of a model of 20 timesteps or of the one that is shipped: few, but as many as an order of 3 and a strength need.
   return command === 'sample' ? [...extra, '--steps', args.includes('unipc') ? '6' : '4'] : extra
 }
@@ -119,8 +120,10 @@ describe('commands as they are printed', function () {
     at = cwd('guide.md')
     cpSync(path.join(at, 'photos.ckpt'), path.join(at, 'last.ckpt'))
     const { stdout } = await runCli(['--help'])
-    const names = [...stdout.matchAll(/^ {2}(\w+) .*$/gm)].map(([, name]) => name).filter((name) => name !== 'ddpm')
-    assert.deepEqual(names, ['train', 'sample', 'evaluate', 'export', 'convert', 'push', 'info'])
+    const names = [...stdout.matchAll(/^ {2}([a-z][\w-]*) .*$/gm)]
+      .map(([, name]) => name)
+      .filter((name) => name !== 'ddpm')
+    assert.deepEqual(names, ['train', 'train-autoencoder', 'sample', 'evaluate', 'export', 'convert', 'push', 'info'])
     for (const name of names.filter((name) => name !== 'train')) {
       const help = (await runCli([name, '--help'])).stdout
       const commands = commandsOf(help.slice(help.indexOf('Options:')), /^ {2}ddpm /)

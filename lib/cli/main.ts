@@ -23,6 +23,7 @@ import { Interrupted, listenToSignals } from './stop'
 /** Loaded when used: `ddpm --help` and --version need no addon. */
 const commands: Readonly<Record<string, () => Promise<Command>>> = {
   train: async () => (await import('./train.js')).train as unknown as Command,
+  'train-autoencoder': async () => (await import('./train-autoencoder.js')).trainAutoencoder as unknown as Command,
   sample: async () => (await import('./sample.js')).sample as unknown as Command,
   evaluate: async () => (await import('./evaluate.js')).evaluate as unknown as Command,
   export: async () => (await import('./export.js')).exportModel as unknown as Command,
@@ -37,6 +38,7 @@ Usage: ddpm <command> [options]
 
 Commands:
   train <folder> --out <run>   train a model on a folder of images
+  train-autoencoder <folder> --out <run>   train a first stage for latents
   sample [<model>]             draw images
   evaluate                     bits per dimension of images, or FID of samples
   export [<model>]             write a model for other runtimes, as ONNX

@@ -1,7 +1,5 @@
 /** What is shown of a training. */
-
-import type { StepMetrics } from '../train/metrics'
-import { imagesOf } from '../train/network-options'
+import type { CommonMetrics } from '../train/metrics'
 import { fidScalar, isEvaluated } from '../train/scalars'
 import type { TrainHooks, TrainStart } from '../trainer/hooks'
 import { drawnNote, LossTrend, writtenNote } from './loss-trend'
@@ -13,7 +11,24 @@ const lineMs = 10_000
 /** Steps from which the whole is estimated, without the first, which prepares what all share. */
 const estimateSteps = 5
 
-export class TrainView {
+/** What of a start every training shows. */
+export interface ViewedStart extends Omit<TrainStart, 'options'> {
+  readonly options: { readonly steps: number; readonly monitor?: string }
+}
+
+/** What is particular to a kind of training. */
+export interface Viewed<Start, Metrics> {
+  /** What the images become, for machines. */
+  looksOf(start: Start): Readonly<Record<string, unknown>>
+  /** The same in words. */
+  looks(start: Start): string
+  /** The loss that is shown of a step. */
+  lossOf(metrics: Metrics): number
+  /** The scalar that is shown of an evaluation, where there is no monitor. */
+  readonly evaluated: string
+}
+
+export class TrainView<Start extends ViewedStart, Metrics extends CommonMetrics> {
   #bar: Progress | undefined
   #total = 0
   #lastLine = 0
@@ -26,9 +41,12 @@ export class TrainView {
   #heldOut: number | undefined
   #best: number | undefined
 
-  constructor(readonly output: Output) {}
+  constructor(
+    readonly output: Output,
+    private readonly viewed: Viewed<Start, Metrics>,
+  ) {}
 
-  readonly hooks: TrainHooks = {
+  readonly hooks: TrainHooks<Start, Metrics> = {
     onStart: (start) => {
       const { step, options, images, unreadable, parameters, device } = start
       this.#firstPicture = start.firstPicture
@@ -44,19 +62,20 @@ export class TrainView {
         unreadable: unreadable.length,
         parameters,
         device,
-        ...looksOf(start),
+        ...this.viewed.looksOf(start),
       })
       const skipped = unreadable.length > 0 ? ` (${unreadable.length} unreadable, skipped)` : ''
       const heldOut = start.heldOut === undefined ? '' : `, ${start.heldOut} held out`
       this.output.say(
         `${images} images${skipped}${heldOut}, ${(parameters / 1e6).toFixed(2)} M parameters, on ${device}` +
-          `${step > 0 ? `, from step ${step}` : ''}; ${looks(start)}`,
+          `${step > 0 ? `, from step ${step}` : ''}; ${this.viewed.looks(start)}`,
       )
     },
     onStep: (metrics) => {
-      this.output.event('step', { ...metrics })
-      this.#losses.add(metrics.loss)
-      const { loss, imagesPerSecond } = metrics
+      this.output.event('step', { ...(metrics as CommonMetrics) })
+      const loss = this.viewed.lossOf(metrics)
+      this.#losses.add(loss)
+      const { imagesPerSecond } = metrics
       const evaluated = this.#monitor === fidScalar ? 'fid' : 'val'
       const standing = {
         loss,
@@ -73,11 +92,11 @@ export class TrainView {
     onEvaluation: ({ step, scalars, best, improved }) => {
       this.output.event('evaluation', { step, scalars, best, improved })
       const monitor = this.#monitor ?? ''
-      const first = monitor in scalars ? monitor : 'val/loss'
+      const first = monitor in scalars ? monitor : this.viewed.evaluated
       this.#heldOut = scalars[first] ?? this.#heldOut
       this.#best = best?.value
       if (this.output.json) return
-      const names = new Set([first, ...(first === fidScalar ? ['val/loss'] : [fidScalar])])
+      const names = new Set([first, ...(first === fidScalar ? [this.viewed.evaluated] : [fidScalar])])
       // The best is of the monitored scalar, which other evaluations don't have.
       const compared = best && (monitor in scalars || !isEvaluated(monitor))
       const standing = !compared
@@ -135,7 +154,7 @@ export class TrainView {
     if (!this.output.json) this.message(`about ${duration(seconds)} for ${this.#total - step} steps${picture}`)
   }
 
-  #line(metrics: StepMetrics, note: string): void {
+  #line(metrics: CommonMetrics, note: string): void {
     const now = performance.now()
     if (now - this.#lastLine < lineMs && metrics.step < this.#total) return
     this.#lastLine = now
@@ -145,22 +164,4 @@ export class TrainView {
 
 function shown(loss: number): string {
   return loss.toFixed(4)
-}
-
-/** What the images become, for machines. */
-function looksOf({ options: { model, flip, augment } }: TrainStart) {
-  const classes = model.classNames ?? []
-  return { ...imagesOf(model.unetConfig), flip, ...(augment !== undefined && { augment }), classes }
-}
-
-/** The same in words. */
-function looks(start: TrainStart): string {
-  const { size, width, channels, flip, augment, classes } = looksOf(start)
-  const names = classes as readonly string[]
-  const shown = names.length > 8 ? `${names.slice(0, 8).join(', ')}, ...` : names.join(', ')
-  const mirrored = flip ? 'mirrored at random (--no-flip: as they are)' : 'not mirrored'
-  const augmented = augment === undefined ? '' : `, augmented (each kind ${100 * augment}%)`
-  const kinds = names.length > 0 ? `${names.length} classes (${shown})` : 'no classes'
-  const colours = { 1: 'grey', 3: 'RGB' }[Number(channels)] ?? `in ${channels} channels`
-  return `${size}x${width} ${colours}, ${mirrored}${augmented}, ${kinds}`
 }

@@ -8,12 +8,12 @@ import { precisions } from '../native'
 import { listCheckpoints } from '../train/checkpoint'
 import { lrSchedules } from '../train/lr-schedule'
 import type { ModelConfig, TrainOptions } from '../train/options'
-import type { RunResult } from '../trainer/hooks'
 import { Trainer } from '../trainer/trainer'
 import { type Command, type CommonValues, type OptionTable, UsageError, type Values } from './args'
+import { looks, looksOf } from './looks'
 import { createOutput } from './output'
 import { presetNames, presets } from './presets'
-import { stoppable } from './stop'
+import { runTraining } from './run-training'
 import { TrainView } from './train-view'
 
 const options = {
@@ -258,33 +258,16 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
     }
     const { config } = values
     const trainer = config === undefined ? new Trainer(trainOptions) : await Trainer.fromConfig(config, trainOptions)
-    const view = new TrainView(output)
-    const { result, exitCode } = await stoppable((signal) => trainer.run({ ...view.hooks, signal }), {
-      quitAt: 3,
-      onRequest: (what, count) =>
-        view.message(
-          count === 1
-            ? `${what}: stopping after this step, and saving`
-            : `${what}: still finishing the step or saving; once more to quit without that`,
-        ),
-      lostOutput: true,
-    }).finally(() => view.end())
-    output.event('done', { ...result })
-    for (const line of endOf(result, values.out)) output.say(line)
-    return result.stopped === 'signal' ? exitCode : 0
+    return runTraining((hooks) => trainer.run(hooks), {
+      view: new TrainView(output, { looksOf, looks, lossOf: ({ loss }) => loss, evaluated: 'val/loss' }),
+      again: `ddpm train --resume --out ${values.out}`,
+      best: `${values.out}@best`,
+    })
   },
 }
 
-function endOf({ step, stopped, why, best, model }: RunResult, out: string): string[] {
-  if (stopped === 'signal') return [`stopped at step ${step}; go on with: ddpm train --resume --out ${out}`]
-  if (stopped === 'early')
-    return [`stopped early at step ${step}: ${why}`, `done: ${model} is of step ${best?.step ?? step}`]
-  const also = best && best.step !== step ? `; the best is of step ${best.step}: ${out}@best` : ''
-  return [`done: step ${step}, ${model}${also}`]
-}
-
 /** A number is a fraction; a folder that is called like one is ./0.1. */
-function validationOf(text: string | undefined): string | number | undefined {
+export function validationOf(text: string | undefined): string | number | undefined {
   return text !== undefined && /^[\d.]+(e-?\d+)?$/i.test(text) && Number.isFinite(Number(text)) ? Number(text) : text
 }
 

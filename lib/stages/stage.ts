@@ -181,6 +181,14 @@ export abstract class Stage {
     })
   }
 
+  /** @internal A call of a training of it: from then on the weights are kept, not read again from where they came. */
+  trained<T>(fn: (weights: Weights) => T | Promise<T>): Promise<T> {
+    return this.call(() => {
+      this.#source = undefined
+      return fn(this.weights)
+    })
+  }
+
   /** Within a call. `key` must name everything that `build` depends on. */
   protected program(
     kind: string,

@@ -66,18 +66,17 @@ export type ModelConfig = Record<string, unknown> & {
   unetConfig?: Record<string, unknown>
 }
 
-export interface TrainOptions {
+/** Of every training, whatever is trained. */
+export interface CommonTrainOptions {
   /**
    * A folder of images, read recursively; a file of many; or an object of yours, with `length` and `get(i)` or with
    * `batch(first, count)`. An object is not saved: a resume is given it again.
    */
   data: string | UserData
-  /** Run folder: checkpoints/, samples/, metrics.jsonl, TensorBoard's event files and, at the end, model.safetensors. */
+  /** Run folder: checkpoints/, samples/, metrics.jsonl, TensorBoard's event files and, at the end, the model. */
   out: string
   /** Go on from the newest checkpoint in `out`; options that are left out are taken from it (default false). */
   resume?: boolean
-  /** Options of DDPM, and of its UNet. Default: DDPM's, and a UNet for 32x32 RGB. */
-  model?: TrainModelOptions
   /** What shows through transparent pixels: a CSS colour (default 'white'). */
   background?: string
   /** Read SVGs, too (default false: they are unreadable). What decoding one takes is not bounded. */
@@ -93,31 +92,8 @@ export interface TrainOptions {
   crop?: Crop
   /** With crop 'random', how much larger than the size images are scaled before they are cut (default 1). */
   cropScale?: number
-  /**
-   * Aspect buckets, [height, width] of each: an image is trained in the size that is most like its own, a batch in one. Samples keep
-   * the size of `model` (default: all images have that).
-   */
-  buckets?: readonly (readonly number[])[]
-  /**
-   * Non-leaking augmentation (Karras et al. 2022, F.2; 0.12 to 0.15 there), against overfitting of few images: the probability with
-   * which an image is scaled, turned, stretched, moved or turned upside down, each by itself. The network is told what was done,
-   * mirroring included, through a layer of its own (`vectorEmbedding: 'augment'`), so that samples show nothing of it (default: none).
-   */
-  augment?: number
   /** Black and white of images and arrays of floats: [0, 1], [-1, 1] (default: floats are refused, as no file says it). */
   range?: readonly number[]
-  /**
-   * Train a class-conditional model: 'folders', where the first folder of an image's path is its class, 'labels' for those that the
-   * file of the images has itself, or a JSON file { "path of an image": "class" }. Unless `model` says otherwise it has one more class, the null class, which stands for a
-   * tenth of the labels (default: no classes).
-   */
-  classes?: ClassSource
-  /**
-   * Start from a model in place of from nothing: a run, a model file, a diffusers folder, a checkpoint with its configuration, or a
-   * name of the hub. Its options hold but for those that are given, its weights and averages are taken over, and classes that it
-   * has not got come after its own. Default: from nothing.
-   */
-  from?: string
   /**
    * Images that are not trained on, by which the loss is evaluated: what `data` can be, or a fraction of it between 0 and 1, which
    * seed and name take out of it. Classes are found as those of `data`; nothing is mirrored, augmented or cropped at random (default: none).
@@ -125,29 +101,10 @@ export interface TrainOptions {
   validation?: string | number | UserData
   /** Steps from one evaluation to the next (default 1000, or a tenth of all steps where that is less). */
   validationEvery?: number
-  /** Held-out images that are evaluated, each at four timesteps: chosen by the seed (default 256, or all where there are fewer). */
-  validationCount?: number
-  /**
-   * By which scalar the best checkpoint is kept, the lowest: 'val/loss', 'val/loss_ema', 'val/loss_simple', 'val/loss_q0' and their
-   * like; 'fid' (with `fidEvery`); or 'train/loss', as the mean since the evaluation before (default: the model's `monitor`, where
-   * there is `validation`, else 'fid' where there is `fidEvery`).
-   */
-  monitor?: string
   /** How many evaluations without a lower value of the monitored scalar end the training (default: none do). */
   patience?: number
   /** By how much a value has to be lower to count for `patience` (default 0). */
   minDelta?: number
-  /** Steps from one FID of samples to the next (default: there is none). They are compared with the images that are trained on. */
-  fidEvery?: number
-  /** Samples of an FID, of the averaged weights, always with the same noise (default 5000). */
-  fidCount?: number
-  /** Sampling steps of these samples (default 100, or all there are). */
-  fidSteps?: number
-  /**
-   * With `fidEvery`: the file of InceptionV3's weights, or an object of yours with `extract`. An object is not saved: a resume is
-   * given it again (default: the file that DDPM_INCEPTION names).
-   */
-  inception?: string | FeatureExtractor
   /** Optimizer steps altogether, those before a resume included (default 100,000). */
   steps?: number
   /** Images in a batch (default 16). */
@@ -167,12 +124,71 @@ export interface TrainOptions {
   scaleLr?: boolean
   /** 'adamw' (default), or 'lion', with a third to a tenth of its learning rate; see OptimizerOptions. */
   optimizer?: Optimizer
-  /** The optimizer's two decays, each below 1 (default [0.9, 0.999], of Lion [0.9, 0.99]). */
-  betas?: readonly number[]
   /** Added by AdamW to the root of the averaged squares (default 1e-8); Lion has none. */
   eps?: number
   /** Part of each weight, times lr, that the optimizer takes off in a step (default 0). */
   weightDecay?: number
+  /** A checkpoint every so many steps (default 1000); there is one at the end in any case. */
+  checkpointEvery?: number
+  /** How many checkpoints to keep, beside the best (default 2). */
+  keep?: number
+  /** Of the weights, the noise, the order and the samples (default 0). */
+  seed?: Seed
+  /** Where it is computed, as for DDPM: 'cpu', 'cuda', 'cuda:1' (default 'auto': CUDA where it is). */
+  device?: string
+  /** Batches decoded ahead of the step (default 4). */
+  prefetch?: number
+  /** Bytes of decoded images to keep in memory (default 512 MiB). */
+  cacheBytes?: number
+}
+
+export interface TrainOptions extends CommonTrainOptions {
+  /** Options of DDPM, and of its UNet. Default: DDPM's, and a UNet for 32x32 RGB. */
+  model?: TrainModelOptions
+  /**
+   * Aspect buckets, [height, width] of each: an image is trained in the size that is most like its own, a batch in one. Samples keep
+   * the size of `model` (default: all images have that).
+   */
+  buckets?: readonly (readonly number[])[]
+  /**
+   * Non-leaking augmentation (Karras et al. 2022, F.2; 0.12 to 0.15 there), against overfitting of few images: the probability with
+   * which an image is scaled, turned, stretched, moved or turned upside down, each by itself. The network is told what was done,
+   * mirroring included, through a layer of its own (`vectorEmbedding: 'augment'`), so that samples show nothing of it (default: none).
+   */
+  augment?: number
+  /**
+   * Train a class-conditional model: 'folders', where the first folder of an image's path is its class, 'labels' for those that the
+   * file of the images has itself, or a JSON file { "path of an image": "class" }. Unless `model` says otherwise it has one more class, the null class, which stands for a
+   * tenth of the labels (default: no classes).
+   */
+  classes?: ClassSource
+  /**
+   * Start from a model in place of from nothing: a run, a model file, a diffusers folder, a checkpoint with its configuration, or a
+   * name of the hub. Its options hold but for those that are given, its weights and averages are taken over, and classes that it
+   * has not got come after its own. Default: from nothing.
+   */
+  from?: string
+  /** Held-out images that are evaluated, each at four timesteps: chosen by the seed (default 256, or all where there are fewer). */
+  validationCount?: number
+  /**
+   * By which scalar the best checkpoint is kept, the lowest: 'val/loss', 'val/loss_ema', 'val/loss_simple', 'val/loss_q0' and their
+   * like; 'fid' (with `fidEvery`); or 'train/loss', as the mean since the evaluation before (default: the model's `monitor`, where
+   * there is `validation`, else 'fid' where there is `fidEvery`).
+   */
+  monitor?: string
+  /** Steps from one FID of samples to the next (default: there is none). They are compared with the images that are trained on. */
+  fidEvery?: number
+  /** Samples of an FID, of the averaged weights, always with the same noise (default 5000). */
+  fidCount?: number
+  /** Sampling steps of these samples (default 100, or all there are). */
+  fidSteps?: number
+  /**
+   * With `fidEvery`: the file of InceptionV3's weights, or an object of yours with `extract`. An object is not saved: a resume is
+   * given it again (default: the file that DDPM_INCEPTION names).
+   */
+  inception?: string | FeatureExtractor
+  /** The optimizer's two decays, each below 1 (default [0.9, 0.999], of Lion [0.9, 0.99]). */
+  betas?: readonly number[]
   /** Gradients are scaled down to this global norm; 0 for no limit (default 1, Ho et al. 2020). */
   maxGradNorm?: number
   /**
@@ -184,20 +200,8 @@ export interface TrainOptions {
   sampleCount?: number
   /** Sampling steps for the picture (default 100). */
   sampleSteps?: number
-  /** A checkpoint every so many steps (default 1000); there is one at the end in any case. */
-  checkpointEvery?: number
-  /** How many checkpoints to keep, beside the best (default 2). */
-  keep?: number
-  /** Of the weights, the noise, the order and the samples (default 0). */
-  seed?: Seed
-  /** Where it is computed, as for DDPM: 'cpu', 'cuda', 'cuda:1' (default 'auto': CUDA where it is). */
-  device?: string
   /** What the network is computed in, as for DDPM: 'fp32', 'fp16', 'bf16' (default 'fp32'). */
   precision?: Precision
-  /** Batches decoded ahead of the step (default 4). */
-  prefetch?: number
-  /** Bytes of decoded images to keep in memory (default 512 MiB). */
-  cacheBytes?: number
 }
 
 const positive = { min: 1 }

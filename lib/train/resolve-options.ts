@@ -13,7 +13,7 @@ import { type ModelConfig, type ResolvedTrainOptions, type TrainOptions, trainSc
 import { fidScalar, heldOutScalars, trainScalars } from './scalars'
 
 /** Where and how fast, but not what is computed: a resume may change these, and `steps` while no rate so far depends on it. */
-const free: readonly string[] = [
+export const freeOnResume: readonly string[] = [
   'data',
   'svg', // which images there are is part of the data's fingerprint
   'classes', // where they are, as with data: what they are is part of the data's fingerprint
@@ -97,12 +97,12 @@ function withFree(
 }
 
 /** More than a tenth of a short training would never reach its rate. */
-function defaultWarmup(steps: number): number {
+export function defaultWarmup(steps: number): number {
   return Math.min(1000, Math.floor(steps / 10))
 }
 
 /** A scheduler of ddpm.py has its own warm-up, and may end. */
-function checkSchedule({
+export function checkSchedule({
   lrSchedule,
   warmup,
   steps,
@@ -113,7 +113,7 @@ function checkSchedule({
 }
 
 /** So that a short training is evaluated ten times, too. */
-function defaultValidationEvery(steps: number): number {
+export function defaultValidationEvery(steps: number): number {
   return Math.min(1000, Math.max(1, Math.floor(steps / 10)))
 }
 
@@ -127,8 +127,19 @@ export function savedTrainOptions(saved: Record<string, unknown>): ResolvedTrain
   return { ...options, warmup, validationEvery } as ResolvedTrainOptions
 }
 
+type ParsedTrain = Parsed<typeof trainSchema>
+type OfImages = Pick<ParsedTrain, 'data' | 'validation' | 'crop' | 'cropScale' | 'flipVertical' | 'range'> &
+  Partial<Pick<ParsedTrain, 'buckets' | 'augment' | 'classes'>>
+
 /** What an array's type does not say. */
-function checkPairs({ lr, optimizer, betas, eps, range, buckets }: Omit<Parsed<typeof trainSchema>, 'model'>): void {
+export function checkPairs({
+  lr,
+  optimizer,
+  betas,
+  eps,
+  range,
+  buckets,
+}: Pick<ParsedTrain, 'lr' | 'optimizer' | 'betas' | 'eps' | 'range'> & Partial<Pick<ParsedTrain, 'buckets'>>): void {
   parseOptimizer({ lr, optimizer, betas, eps })
   if (range && !(range.length === 2 && range[0] < range[1])) throw invalidArgument('range', 'black, then white', range)
   if (buckets && !(buckets.length > 0 && buckets.every((bucket) => bucket.length === 2))) {
@@ -143,8 +154,8 @@ function checkBuckets(buckets: readonly (readonly number[])[] | undefined, rate:
   }
 }
 
-function checkData(
-  { data, validation, crop, cropScale, ...o }: Omit<Parsed<typeof trainSchema>, 'model'>,
+export function checkData(
+  { data, validation, crop, cropScale, ...o }: OfImages,
   flip: unknown,
   resumed: boolean,
 ): void {
@@ -217,30 +228,33 @@ function diffusionDefaults(): Record<string, unknown> {
   return own
 }
 
+/** Throws `invalid-argument` for an option that would change what is computed. */
+export function refuseChange(name: string, before: unknown, now: unknown): void {
+  if (isDeepStrictEqual(before, now)) return
+  throw new DiffusionError(
+    'invalid-argument',
+    `${name} is ${describe(before)} in the checkpoint and can't become ${describe(now)} on resume: ` +
+      'leave it out, or start a new run',
+    { argument: name, expected: describe(before), received: describe(now) },
+  )
+}
+
 function refuseChanges(given: Record<string, unknown>, saved: ResolvedTrainOptions, step: number): void {
-  const refuse = (name: string, before: unknown, now: unknown) => {
-    if (isDeepStrictEqual(before, now)) return
-    throw new DiffusionError(
-      'invalid-argument',
-      `${name} is ${describe(before)} in the checkpoint and can't become ${describe(now)} on resume: ` +
-        'leave it out, or start a new run',
-      { argument: name, expected: describe(before), received: describe(now) },
-    )
-  }
   const { model, ...rest } = given as { model?: ModelConfig }
   for (const [name, now] of Object.entries(rest)) {
     if (ofEvaluation.includes(name) && mayChange(name, now, saved)) continue
     if (ofFid.includes(name) && saved.fidEvery === undefined) continue
-    const fixed = name === 'steps' ? !sameRates(saved, Number(now), step) : !free.includes(name)
+    const fixed = name === 'steps' ? !sameRates(saved, Number(now), step) : !freeOnResume.includes(name)
     // A checkpoint from before there was the option was made with its default.
     const before = saved[name as keyof ResolvedTrainOptions] ?? trainSchema[name as keyof typeof trainSchema].fallback
-    if (fixed) refuse(name, before, now)
+    if (fixed) refuseChange(name, before, now)
   }
   const { unetConfig, ...diffusion } = model ?? {}
-  for (const [name, now] of Object.entries(definedOnly(diffusion))) refuse(`model.${name}`, saved.model[name], now)
+  for (const [name, now] of Object.entries(definedOnly(diffusion)))
+    refuseChange(`model.${name}`, saved.model[name], now)
   for (const [name, now] of Object.entries(definedOnly(unetConfig ?? {}))) {
     if (freeOfUnet.includes(name)) continue
-    refuse(`model.unetConfig.${name}`, saved.model.unetConfig[name], now)
+    refuseChange(`model.unetConfig.${name}`, saved.model.unetConfig[name], now)
   }
 }
 
@@ -252,7 +266,7 @@ function mayChange(name: string, now: unknown, { validation, monitor }: Resolved
 }
 
 /** Whether the rates of the first `step` steps would be those of the run if it had `steps` steps altogether. */
-function sameRates(saved: ResolvedTrainOptions, steps: number, step: number): boolean {
+export function sameRates(saved: Parameters<typeof decayStart>[0], steps: number, step: number): boolean {
   return step <= Math.min(decayStart(saved), decayStart({ ...saved, steps }))
 }
 
@@ -266,6 +280,6 @@ export function withClasses(options: ResolvedTrainOptions, classNames: readonly 
   return { ...options, model: { ...diffusion, ...nullClass, classNames, unetConfig: { ...unetConfig, numClasses } } }
 }
 
-function definedOnly<T extends Record<string, unknown>>(options: T): T {
+export function definedOnly<T extends Record<string, unknown>>(options: T): T {
   return Object.fromEntries(Object.entries(options).filter(([, v]) => v !== undefined)) as T
 }

@@ -88,11 +88,11 @@ function runOptions(options: unknown, bad: (problem: string, cause?: unknown) =>
   }
 }
 
-function isData(value: unknown): value is DataState & JsonObject {
+export function isData(value: unknown): value is DataState & JsonObject {
   return isObject(value) && typeof value.fingerprint === 'string' && Number.isSafeInteger(value.images)
 }
 
-function isMonitor(value: unknown): value is MonitorState & JsonObject {
+export function isMonitor(value: unknown): value is MonitorState & JsonObject {
   if (!isObject(value)) return false
   const { best, score, wait, sum, count } = value
   const counts = [wait, count].every((n) => Number.isSafeInteger(n) && (n as number) >= 0)

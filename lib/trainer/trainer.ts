@@ -1,29 +1,20 @@
 /** A training run: images in, checkpoints, metrics and pictures out. */
-import path from 'node:path'
 import type { JsonObject } from '../checkpoint/json'
 import type { DatasetOptions } from '../data/dataset'
 import { openTrainedImages, openTrainingData } from '../data/open-data'
-import type { TrainingData } from '../data/training-data'
 import { DDPM } from '../diffusion/models/ddpm'
 import type { DDPMOptions } from '../diffusion/options/ddpm-options'
-import { DiffusionError, invalidArgument } from '../errors'
-import {
-  type Checkpoint,
-  listCheckpoints,
-  openCheckpoint,
-  readTrainingState,
-  removeLeftovers,
-} from '../train/checkpoint'
+import { type Checkpoint, openCheckpoint, readTrainingState, removeLeftovers } from '../train/checkpoint'
 import { imagesOf } from '../train/network-options'
 import type { TrainOptions } from '../train/options'
 import { resolveTrainOptions, withClasses } from '../train/resolve-options'
 import { RunFolder } from '../train/run-folder'
-import type { DataState } from '../train/run-state'
 import { Fid } from './fid'
 import { trainOptionsFrom } from './from-config'
 import type { RunResult, TrainHooks } from './hooks'
 import { Journal } from './journal'
 import { nextPictureStep } from './picture-steps'
+import { refuseOther, resumes, withAbsolutePaths } from './places'
 import { openStart, startConfig, takeOver, withMoreClasses } from './start-from'
 import { TrainingLoop } from './training-loop'
 
@@ -132,50 +123,6 @@ export class Trainer {
   }
 
   async #checkpointToResume(): Promise<Checkpoint | undefined> {
-    const { out, resume } = this.#given
-    const found = (await listCheckpoints(out)).length > 0
-    if (!found) {
-      checkOutside(this.#given)
-      return undefined // killed before its first checkpoint, or new
-    }
-    if (resume) return openCheckpoint(out)
-    throw new DiffusionError(
-      'invalid-argument',
-      `${out} holds a training already: resume it, or choose another folder`,
-      {
-        argument: 'out',
-        expected: 'a new run folder, or resume',
-        received: out,
-      },
-    )
+    return (await resumes(this.#given)) ? openCheckpoint(this.#given.out) : undefined
   }
-}
-
-/** The pictures of a run within the data would be images to train on. */
-function checkOutside({ data, out }: Pick<TrainOptions, 'data' | 'out'>): void {
-  if (typeof data !== 'string' || typeof out !== 'string') return
-  const way = path.relative(data, out)
-  if (way === '..' || way.startsWith(`..${path.sep}`) || path.isAbsolute(way)) return
-  throw invalidArgument('out', `a folder outside of the data (${data}), since its pictures would be trained on`, out)
-}
-
-function withAbsolutePaths(options: TrainOptions): TrainOptions {
-  const given = { ...options }
-  for (const name of ['data', 'out', 'classes', 'validation', 'inception'] as const) {
-    const value = given[name]
-    const words = name === 'classes' && (value === 'folders' || value === 'labels')
-    if (typeof value === 'string' && !words) Object.assign(given, { [name]: path.resolve(value) }) // others are refused later
-  }
-  return given
-}
-
-function refuseOther(data: TrainingData, before: DataState, argument: 'data' | 'validation'): void {
-  if (data.fingerprint === before.fingerprint) return
-  const use = argument === 'data' ? 'trained' : 'evaluated'
-  throw new DiffusionError(
-    'invalid-argument',
-    `${data.name} is not what this run was ${use} on: ${before.images} readable images then, ${data.length} now, ` +
-      'and not under the same names or not in the same classes; a resumed run would not continue the same training',
-    { argument, expected: `${before.images} images`, received: `${data.length} images` },
-  )
 }

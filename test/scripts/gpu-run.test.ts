@@ -28,14 +28,16 @@ describe('npm run gpu', () => {
 
   it('runs the tests of one device, all of them and no others', async () => {
     const { gpuTests, opTests } = await script('test-files.mjs')
-    const found = ['ops', 'native', 'nn', 'stages', 'diffusion', 'evaluate', 'train'].flatMap((folder) => {
-      const files = readdirSync(path.join(root, 'test', folder), { recursive: true, encoding: 'utf8' })
-      const names = files.filter((name) => name.endsWith('.test.ts'))
-      return names.map((name) => ({
-        name: `${folder}/${name.replace(/ts$/, 'js')}`,
-        source: path.join(root, 'test', folder, name),
-      }))
-    })
+    const found = ['ops', 'native', 'nn', 'stages', 'diffusion', 'autoencoder', 'evaluate', 'train'].flatMap(
+      (folder) => {
+        const files = readdirSync(path.join(root, 'test', folder), { recursive: true, encoding: 'utf8' })
+        const names = files.filter((name) => name.endsWith('.test.ts'))
+        return names.map((name) => ({
+          name: `${folder}/${name.replace(/ts$/, 'js')}`,
+          source: path.join(root, 'test', folder, name),
+        }))
+      },
+    )
     // What they run in child processes is cuda-host, whatever the device.
     const own = ['cudnn', 'launches', 'tuning'].map((name) => `native/${name}.test.js`)
     const expected = found.filter(

@@ -3,22 +3,32 @@ import { invalidArgument } from '../../errors'
 import * as options from '../../options'
 import { limits } from '../unet/options'
 
-/** The `ddconfig` of latent-diffusion's autoencoders in camelCase: what Encoder and Decoder of its model.py take. */
-export interface AutoencoderConfig {
-  /** Channels of the first level. */
-  ch: number
-  /** Channels of the decoder's output: 3 for RGB. */
-  outCh: number
+/** Of an autoencoder, wherever its other options come from. */
+export interface AutoencoderDetails {
   /** Channels of each level as multiples of ch; each level beyond the first halves the map. Default [1, 2, 4, 8]. */
   chMult?: readonly number[]
-  /** Residual blocks of a level of the encoder; the decoder has one more. */
-  numResBlocks: number
-  /** Heights of the map at which levels have attention, where images of `resolution` are halved from level to level. */
-  attnResolutions: readonly number[]
   /** Probability in [0, 1) that a number is dropped in training. Default 0. */
   dropout?: number
   /** Convolutions in the resampling, not just averaging and repeating. Default true. */
   resampWithConv?: boolean
+  /** attnType 'linear', whatever that says. Default false. */
+  useLinearAttn?: boolean
+  /** 'vanilla': one head over all channels; 'linear': linear attention in place of the map; 'none'. Default 'vanilla'. */
+  attnType?: AttentionType
+  /** The decoder's output goes through tanh. Default false. */
+  tanhOut?: boolean
+}
+
+/** The `ddconfig` of latent-diffusion's autoencoders in camelCase: what Encoder and Decoder of its model.py take. */
+export interface AutoencoderConfig extends AutoencoderDetails {
+  /** Channels of the first level. */
+  ch: number
+  /** Channels of the decoder's output: 3 for RGB. */
+  outCh: number
+  /** Residual blocks of a level of the encoder; the decoder has one more. */
+  numResBlocks: number
+  /** Heights of the map at which levels have attention, where images of `resolution` are halved from level to level. */
+  attnResolutions: readonly number[]
   /** Channels of the encoder's input: 3 for RGB. */
   inChannels: number
   /** Height and width that attnResolutions are meant for; images of others work, and have attention in the same levels. */
@@ -27,14 +37,8 @@ export interface AutoencoderConfig {
   zChannels: number
   /** The encoder puts out 2 zChannels: means and log variances, as AutoencoderKL needs. Default true. */
   doubleZ?: boolean
-  /** attnType 'linear', whatever that says. Default false. */
-  useLinearAttn?: boolean
-  /** 'vanilla': one head over all channels; 'linear': linear attention in place of the map; 'none'. Default 'vanilla'. */
-  attnType?: AttentionType
   /** The decoder puts out the map before its last norm and convolution. Default false. */
   givePreEnd?: boolean
-  /** The decoder's output goes through tanh. Default false. */
-  tanhOut?: boolean
 }
 
 export type AttentionType = 'vanilla' | 'linear' | 'none'

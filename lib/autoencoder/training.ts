@@ -1,0 +1,289 @@
+/** The training of a first stage: ldm's AutoencoderKL.training_step and VQModel.training_step. */
+
+import { noiseBindings, type Stream } from '../diffusion/process/process'
+import type { OptimizerOptions } from '../diffusion/training/optimizer'
+import { appendUpdate } from '../diffusion/training/optimizer'
+import { DiffusionError, invalidArgument } from '../errors'
+import type { Graph, Value } from '../graph'
+import type { StateDict, Weights } from '../nn/weights'
+import { parseOptions, type Seed } from '../options'
+import { type Binding, type Bindings, type Program, ProgramCache } from '../program'
+import { heldOutSeed, Purpose, words } from '../rng'
+import { AutoencoderKL } from '../stages/autoencoder-kl'
+import { VQModel, VQModelInterface } from '../stages/vq-model'
+import { checkTensor, sizeOf, type Tensor } from '../tensor'
+import { buildForward, type ForwardShape } from './forward'
+import { type FirstStageLoss, lossOf } from './loss'
+import {
+  type AutoencoderStepOptions,
+  type AutoencoderTrainingOptions,
+  type AutoencoderValidationOptions,
+  stepSchema,
+  trainingSchema,
+  validationSchema,
+} from './options'
+import { type OptimizedState, TrainedWeights } from './trained-weights'
+
+/** First stages with a network, which can be trained. */
+export type TrainableFirstStage = AutoencoderKL | VQModel | VQModelInterface
+
+export interface AutoencoderStepResult {
+  loss: number
+  /** By upstream's names: 'train/total_loss', 'train/rec_loss', 'train/kl_loss' or 'train/quant_loss', and so on. */
+  log: Record<string, number>
+  /** Global L2 norm of the gradients before clipping; undefined without an update. */
+  gradNorm?: number
+}
+
+/** Everything that a bit-exact resume needs, between two updates. */
+export interface AutoencoderTrainingState {
+  /** Of the first stage. */
+  autoencoder: OptimizedState
+}
+
+/**
+ * Trains the weights of a first stage, which stay its own: it encodes and decodes with them at any time. The stage is not disposed of
+ * with the training.
+ */
+export class AutoencoderTraining {
+  readonly seed: Seed
+  readonly #loss: FirstStageLoss
+  readonly #o: { readonly useEma: boolean; readonly emaDecay: number }
+  readonly #programs: ProgramCache
+  #optimizer: OptimizerOptions | undefined
+  #trained: TrainedWeights | undefined
+  /** Batches so far, and those whose gradients wait for an update. */
+  #batches = 0
+  #waiting = 0
+
+  /** Throws `unknown-option` and `invalid-argument`, the latter also for a first stage whose output is no image like its input. */
+  constructor(
+    readonly autoencoder: TrainableFirstStage,
+    options: AutoencoderTrainingOptions = {},
+  ) {
+    const isStage = [AutoencoderKL, VQModel, VQModelInterface].some((kind) => autoencoder instanceof kind)
+    if (!isStage) throw invalidArgument('autoencoder', 'an AutoencoderKL, VQModel or VQModelInterface', autoencoder)
+    const { useEma, emaDecay, seed, ...ofLoss } = parseOptions('AutoencoderTraining', options, trainingSchema)
+    const { shape, quantizer } = autoencoder.network
+    if (shape.givePreEnd) throw invalidArgument('givePreEnd', 'false in a training', true)
+    if (shape.outChannels !== shape.inChannels) {
+      throw invalidArgument('outCh', `inChannels, ${shape.inChannels}, in a training`, shape.outChannels)
+    }
+    this.seed = seed ?? autoencoder.seed
+    this.#loss = lossOf(ofLoss, quantizer !== undefined)
+    this.#o = { useEma, emaDecay }
+    this.#programs = new ProgramCache(autoencoder.device)
+  }
+
+  /** Numbers that are trained. */
+  get parameterCount(): number {
+    return this.autoencoder.network.parameters.size
+  }
+
+  /**
+   * A new optimizer, whose moments start from zero. Upstream's is Adam: betas [0.5, 0.9], weightDecay 0. Throws `unknown-option` and
+   * `invalid-argument`.
+   */
+  configureOptimizers(options: OptimizerOptions): void {
+    this.#trained?.configure(options)
+    this.#optimizer = { ...options }
+  }
+
+  /**
+   * One step on images x [n, c, h, w] from -1 to 1, height and width multiples of the stage's `factor`. Throws `not-configured`,
+   * `invalid-argument`, and `not-finite` for a loss or gradients that are no numbers, which change nothing.
+   */
+  async trainingStep(x: Tensor, options: AutoencoderStepOptions = {}): Promise<AutoencoderStepResult> {
+    const o = parseOptions('trainingStep', options, stepSchema)
+    this.#check(x, o.noise)
+    return this.#call(async (trained) => {
+      const { optimizer } = trained.options
+      const forward: ForwardShape = { shape: x.shape, drawn: this.#draws(o.noise), train: true }
+      const { update } = o
+      const program = await this.#program('train', { ...keyOf(forward), update, optimizer }, (graph) => {
+        const outputs = this.#build(graph, forward)
+        const { error, regularizer } = outputs
+        graph.backward(
+          graph.add(
+            graph.weightedSum(error, graph.input('errorWeights', error.dims)),
+            graph.weightedSum(regularizer, graph.input('regularizerWeights', regularizer.dims)),
+          ),
+        )
+        if (!update) return outputs
+        const { count } = this.autoencoder.network.parameters
+        return { ...outputs, ...appendUpdate(graph, { optimizer, count, ema: trained.hasEma }) }
+      })
+      const stream = { seed: this.seed, sampleOffset: 0, step: o.step ?? this.#batches }
+      const { sumSquares, ...terms } = await program.run({
+        ...(await this.#inputs(x, o.noise, stream)),
+        ...dropoutInput(this.autoencoder.network.shape.dropout, stream),
+        ...this.#weights(x),
+        ...trained.bindings(o),
+      })
+      this.#batches++
+      this.#waiting = update ? 0 : this.#waiting + 1
+      const { loss, log } = this.#loss.log({ error: terms.error, regularizer: terms.regularizer }, size(x))
+      const made = sumSquares === undefined || Number.isFinite(sumSquares[0])
+      if (!made) trained.uncount()
+      if (!Number.isFinite(loss)) throw notFinite('the training loss', trained.step + 1, loss)
+      if (!made) throw notFinite('the norm of the gradients', trained.step + 1, sumSquares[0])
+      const gradNorm = sumSquares && Math.sqrt(sumSquares[0]) / o.accumulate
+      return { loss, log: prefixed('train', log), ...(gradNorm !== undefined && { gradNorm }) }
+    })
+  }
+
+  /**
+   * Upstream's validation_step: the losses of images, 'val/rec_loss' and so on, by the averaged weights with `_ema` behind them. Changes
+   * nothing. Throws `invalid-argument`.
+   */
+  async validationStep(x: Tensor, options: AutoencoderValidationOptions = {}): Promise<Record<string, number>> {
+    const o = parseOptions('validationStep', options, validationSchema)
+    this.#check(x, o.noise)
+    return this.#call(async (trained) => {
+      if (o.ema && !trained.hasEma) throw invalidArgument('ema', 'false, since no averages are kept', o.ema)
+      const forward: ForwardShape = { shape: x.shape, drawn: this.#draws(o.noise), train: false }
+      const program = await this.#program('validate', keyOf(forward), (graph) => this.#build(graph, forward))
+      const stream = { seed: heldOutSeed(o.seed ?? this.seed, 0), sampleOffset: o.sampleOffset, step: 0 }
+      const { error, regularizer } = await program.run({
+        ...(await this.#inputs(x, o.noise, stream)),
+        ...trained.weights.bindings(o.ema ? 'ema' : 'weights'),
+      })
+      const { log } = this.#loss.log({ error, regularizer }, size(x))
+      const { logvar: _, ...losses } = log
+      return prefixed('val', losses, o.ema ? '_ema' : '')
+    })
+  }
+
+  /** The gradients that wait for an update, by the network's names. */
+  async gradients(): Promise<StateDict> {
+    return this.#call((trained) => trained.weights.read('grads'))
+  }
+
+  /** The averaged weights; the plain ones where there are no averages. */
+  async averages(): Promise<StateDict> {
+    return this.#call((trained) => trained.weights.read(trained.hasEma ? 'ema' : 'weights'))
+  }
+
+  /**
+   * A first stage of its own with the averaged weights; the plain ones where there are no averages. To be disposed of.
+   * `scalingFactor`: what pipelines multiply its latents by; see savePretrained.
+   */
+  async averaged(scalingFactor?: number): Promise<AutoencoderKL | VQModelInterface> {
+    const { device, precision, seed, deterministic, network } = this.autoencoder
+    const parts = { shape: network.shape, embedDim: network.embedDim, nEmbed: network.codebook?.nE, scalingFactor }
+    const options = { device, precision, seed, deterministic }
+    const stage = network.codebook ? new VQModelInterface(options, parts) : new AutoencoderKL(options, parts)
+    try {
+      await stage.loadStateDict(await this.averages())
+      return stage
+    } catch (error) {
+      stage.dispose()
+      throw error
+    }
+  }
+
+  /** A snapshot. Throws `not-configured`, and `invalid-argument` while gradients wait for an update. */
+  trainingState(): Promise<AutoencoderTrainingState> {
+    if (this.#waiting > 0) throw invalidArgument('update', 'true in the last step before', false)
+    return this.#call(async (trained) => ({ autoencoder: await trained.state() }))
+  }
+
+  /** Throws `not-configured`, and `state-mismatch` for the state of another training. */
+  loadTrainingState(state: AutoencoderTrainingState): Promise<void> {
+    this.#waiting = 0
+    return this.#call((trained) => trained.load(state.autoencoder))
+  }
+
+  /** Gives the memory of its programs back, but not the stage's. */
+  dispose(): void {
+    this.#programs.release()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+
+  #call<T>(fn: (trained: TrainedWeights) => T | Promise<T>): Promise<T> {
+    return this.autoencoder.trained(async (weights: Weights) => {
+      if (!this.#trained) {
+        this.#trained = new TrainedWeights(weights, this.#o)
+        if (this.#optimizer) this.#trained.configure(this.#optimizer)
+      }
+      const number = this.#programs.begin()
+      try {
+        return await fn(this.#trained)
+      } finally {
+        this.#programs.end(number)
+      }
+    })
+  }
+
+  #program(
+    kind: string,
+    key: Readonly<Record<string, string | number | boolean>>,
+    build: (graph: Graph) => Record<string, Value>,
+  ): Promise<Program> {
+    const { deterministic, precision } = this.autoencoder
+    return this.#programs.getBeside(kind, key, build, { deterministic, precision })
+  }
+
+  #build(graph: Graph, forward: ForwardShape) {
+    const { x, reconstruction, regularizer } = buildForward(graph, this.autoencoder.network, forward)
+    return { error: graph.loss(reconstruction, x, { type: 'l1' }), regularizer }
+  }
+
+  /** Whether the posterior's noise is drawn. */
+  #draws(noise: Tensor | undefined): boolean {
+    return noise === undefined && this.autoencoder.network.quantizer === undefined
+  }
+
+  async #inputs(x: Tensor, noise: Tensor | undefined, stream: Stream): Promise<Record<string, Binding>> {
+    const { device } = this.autoencoder
+    const drawn = this.#draws(noise) ? noiseBindings(x.shape[0], stream) : {}
+    return { x: await x.binding(device), ...(noise && { noise: await noise.binding(device) }), ...drawn }
+  }
+
+  #weights(x: Tensor): Bindings {
+    const [n] = x.shape
+    const { error, regularizer } = this.#loss.weights(n, size(x))
+    const all = (value: number) => new Float32Array(n).fill(value)
+    return { errorWeights: all(error), regularizerWeights: all(regularizer) }
+  }
+
+  #check(x: Tensor, noise: Tensor | undefined): void {
+    const { network, factor, embedDim } = this.autoencoder
+    checkTensor(x, 'x')
+    const [n, channels, height, width] = x.shape
+    const fits = x.shape.length === 4 && n > 0 && channels === network.shape.inChannels
+    if (!fits || height < factor || width < factor || height % factor !== 0 || width % factor !== 0) {
+      const expected = `shape [n, ${network.shape.inChannels}, height, width], height and width multiples of ${factor}`
+      throw invalidArgument('x', expected, x.shape)
+    }
+    if (noise && network.quantizer) throw invalidArgument('noise', 'nothing with a codebook', noise)
+    if (noise) checkTensor(noise, 'noise', [n, embedDim, height / factor, width / factor])
+  }
+}
+
+const keyOf = ({ shape, drawn, train }: ForwardShape) => ({ shape: shape.join('x'), drawn, train })
+
+/** Numbers of an image. */
+const size = (x: Tensor) => sizeOf(x.shape.slice(1))
+
+function prefixed(split: string, log: Readonly<Record<string, number>>, behind = ''): Record<string, number> {
+  return Object.fromEntries(Object.entries(log).map(([name, value]) => [`${split}/${name}${behind}`, value]))
+}
+
+/** A key of its own for the dropout of each step. */
+function dropoutInput(p: number, { seed, step, sampleOffset }: Stream): Record<string, Binding> {
+  if (p === 0) return {}
+  const [low, high] = words(seed, Purpose.dropout, sampleOffset, step, 2)
+  return { dropoutRng: Int32Array.of(low, high, step, 0) }
+}
+
+function notFinite(what: string, step: number, received: number): DiffusionError {
+  return new DiffusionError('not-finite', `${what} is ${received} at step ${step}`, {
+    argument: 'loss',
+    expected: 'a finite number',
+    received: String(received),
+  })
+}

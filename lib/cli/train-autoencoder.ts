@@ -1,0 +1,177 @@
+import type { AutoencoderTrainOptions } from '../train/autoencoder/options'
+import type { AutoencoderStepMetrics } from '../trainer/autoencoder/loop'
+import { AutoencoderTrainer, type AutoencoderTrainStart } from '../trainer/autoencoder/trainer'
+import { type Command, type CommonValues, type OptionTable, UsageError, type Values } from './args'
+import { imagesInWords } from './looks'
+import { createOutput } from './output'
+import { runTraining } from './run-training'
+import { train, validationOf } from './train'
+import { TrainView, type Viewed } from './train-view'
+
+const shared = train.options
+
+const options = {
+  out: shared.out,
+  resume: { kind: 'flag', help: shared.resume.help },
+  vq: { kind: 'flag', help: 'a codebook in place of a posterior: a VQModel (an AutoencoderKL)' },
+  'n-embed': { kind: 'integer', min: 1, help: 'with --vq, entries of the codebook (1024)' },
+  'kl-weight': { kind: 'number', min: 0, help: "weight of the posterior's divergence from N(0, 1) (1e-6)" },
+  'codebook-weight': { kind: 'number', min: 0, help: "with --vq, weight of the codebook's loss (1)" },
+  size: { kind: 'size', help: 'height and width, 64 or 64x96; images are scaled and cropped to it (32)' },
+  channels: shared.channels,
+  'model-channels': { kind: 'integer', min: 1, help: "the network's width, a multiple of 32 (64)" },
+  'channel-mult': {
+    kind: 'integers',
+    help: 'its multiples, one a level, each beyond the first halves the map (1,2,4)',
+  },
+  'res-blocks': {
+    kind: 'integer',
+    min: 1,
+    help: 'residual blocks a level of the encoder; the decoder has one more (1)',
+  },
+  attention: { kind: 'integers', help: 'heights of the maps with attention, or none; the middle always has it (none)' },
+  'z-channels': { kind: 'integer', min: 1, help: 'channels of the latents (4, with --vq 3)' },
+  'embed-dim': { kind: 'integer', min: 1, help: "with --vq, numbers of a codebook's entry (those of --z-channels)" },
+  dropout: { kind: 'number', min: 0, max: 1, help: 'dropout probability (0)' },
+  validation: shared.validation,
+  'validation-every': shared['validation-every'],
+  'validation-count': shared['validation-count'],
+  monitor: { kind: 'string', value: 'name', help: 'scalar by which the best checkpoint is kept (val/rec_loss_ema)' },
+  patience: shared.patience,
+  'min-delta': shared['min-delta'],
+  steps: shared.steps,
+  batch: shared.batch,
+  accumulate: shared.accumulate,
+  lr: shared.lr,
+  warmup: shared.warmup,
+  'lr-schedule': shared['lr-schedule'],
+  'scale-lr': shared['scale-lr'],
+  optimizer: shared.optimizer,
+  'weight-decay': shared['weight-decay'],
+  clip: { kind: 'number', min: 0, help: 'largest norm of the gradients, 0: no limit (0)' },
+  'ema-decay': { kind: 'number', min: 0, max: 1, help: 'of the averaged weights (0.999)' },
+  crop: shared.crop,
+  'crop-scale': shared['crop-scale'],
+  range: shared.range,
+  background: shared.background,
+  svg: shared.svg,
+  flip: { kind: 'flag', help: 'mirror half of the images at random (done)' },
+  'no-flip': shared['no-flip'],
+  'flip-vertical': shared['flip-vertical'],
+  'sample-every': {
+    kind: 'integer',
+    min: 0,
+    help: 'steps between pictures of reconstructions, 0: none (1000; the first after 100, 200 and 500)',
+  },
+  'sample-count': { kind: 'integer', min: 1, help: 'images in a picture (16)' },
+  'checkpoint-every': shared['checkpoint-every'],
+  keep: shared.keep,
+  seed: shared.seed,
+  device: shared.device,
+  precision: { kind: 'string', choices: ['fp32', 'bf16'], help: '16-bit operands where the device has them (fp32)' },
+} as const satisfies OptionTable
+
+type GivenValues = Values<typeof options> & CommonValues
+
+export const trainAutoencoder: Command<typeof options> = {
+  name: 'train-autoencoder',
+  summary:
+    'Trains a first stage, by which a diffusion model works on latents: an AutoencoderKL, or with --vq a VQModel.',
+  usage: '<data> --out <run> [options]   or   --resume --out <run>',
+  positionals: 1,
+  options,
+  notes: `
+Data, signals, resuming and the run folder are as in ddpm train. samples/step-*.png are reconstructions, those with .inputs their images.
+At the end there is a folder of diffusers in the run: vae, or with --vq vqvae, whose scaling factor gives the latents of the data a standard
+deviation of 1. AutoencoderKL.fromPretrained opens the run.
+
+The loss is the sum of absolute differences over an image's numbers, and --kl-weight times the divergence; with --vq the mean, and the
+codebook's.
+
+  ddpm train-autoencoder photos --out runs/first --size 64 --model-channels 32 --steps 20000
+  ddpm train-autoencoder --resume --out runs/first
+  ddpm train-autoencoder photos --out runs/codes --vq --n-embed 512 --validation 0.4`,
+
+  async run(values, [folder]) {
+    if (values.flip && values['no-flip']) throw new UsageError('--flip and --no-flip: give one of them')
+    if (values.out === undefined) throw new UsageError('--out <run> is missing: where should the checkpoints go?')
+    if (folder === undefined && !values.resume) throw new UsageError('the folder of images is missing')
+    if (!values.vq && values['n-embed'] !== undefined) throw new UsageError('--n-embed: nothing without --vq')
+    const trainer = new AutoencoderTrainer(trainOptions(values, folder))
+    return runTraining((hooks) => trainer.run(hooks), {
+      view: new TrainView(createOutput(values.json === true), viewed),
+      again: `ddpm train-autoencoder --resume --out ${values.out}`,
+    })
+  },
+}
+
+const viewed: Viewed<AutoencoderTrainStart, AutoencoderStepMetrics> = {
+  looksOf: ({ options: { size, ddconfig, flip } }) => ({
+    size: size[0],
+    width: size[1],
+    channels: ddconfig.inChannels,
+    flip,
+  }),
+  looks: ({ options: { size, ddconfig, embedDim, nEmbed, flip } }) => {
+    const [height, width] = size
+    const factor = 2 ** ((ddconfig.chMult?.length ?? 1) - 1)
+    const latents = `latents ${height / factor}x${width / factor} in ${embedDim} channels`
+    const codebook = nEmbed === undefined ? '' : `, ${nEmbed} codes`
+    return `${imagesInWords({ height, width, channels: ddconfig.inChannels, flip })}; ${latents}${codebook}`
+  },
+  lossOf: ({ rec_loss }) => rec_loss,
+  evaluated: 'val/rec_loss',
+}
+
+function trainOptions(values: GivenValues, folder: string | undefined): AutoencoderTrainOptions {
+  return {
+    data: folder as string,
+    out: values.out as string,
+    resume: values.resume,
+    size: values.size,
+    ddconfig: {
+      inChannels: values.channels,
+      ch: values['model-channels'],
+      chMult: values['channel-mult'],
+      numResBlocks: values['res-blocks'],
+      attnResolutions: values.attention,
+      zChannels: values['z-channels'],
+      dropout: values.dropout,
+    },
+    embedDim: values['embed-dim'],
+    nEmbed: values.vq ? (values['n-embed'] ?? 1024) : undefined,
+    klWeight: values['kl-weight'],
+    codebookWeight: values['codebook-weight'],
+    emaDecay: values['ema-decay'],
+    background: values.background,
+    svg: values.svg,
+    flip: values.flip ? true : values['no-flip'] ? false : undefined,
+    flipVertical: values['flip-vertical'],
+    crop: values.crop,
+    cropScale: values['crop-scale'],
+    range: values.range?.split(',').map(Number),
+    validation: validationOf(values.validation),
+    validationEvery: values['validation-every'],
+    validationCount: values['validation-count'],
+    monitor: values.monitor,
+    patience: values.patience,
+    minDelta: values['min-delta'],
+    steps: values.steps,
+    batchSize: values.batch,
+    accumulate: values.accumulate,
+    lr: values.lr,
+    warmup: values.warmup,
+    lrSchedule: values['lr-schedule'],
+    scaleLr: values['scale-lr'],
+    optimizer: values.optimizer,
+    weightDecay: values['weight-decay'],
+    maxGradNorm: values.clip,
+    sampleEvery: values['sample-every'],
+    sampleCount: values['sample-count'],
+    checkpointEvery: values['checkpoint-every'],
+    keep: values.keep,
+    seed: values.seed,
+    device: values.device,
+    precision: values.precision,
+  }
+}

@@ -1,0 +1,168 @@
+/** The loop of a first stage's training. */
+import path from 'node:path'
+import type { AutoencoderTraining } from '../../autoencoder/training'
+import type { ImageBatch, TrainingData } from '../../data/training-data'
+import { DiffusionError } from '../../errors'
+import { Tensor } from '../../tensor'
+import {
+  type AutoencoderCheckpoint,
+  type AutoencoderRunState,
+  openAutoencoderCheckpoint,
+  readAutoencoderTraining,
+  saveAutoencoderCheckpoint,
+} from '../../train/autoencoder/checkpoint'
+import type { ResolvedAutoencoderTrainOptions } from '../../train/autoencoder/options'
+import { saveState } from '../../train/checkpoint-folder'
+import { learningRate } from '../../train/lr-schedule'
+import type { CommonMetrics } from '../../train/metrics'
+import type { Scalars } from '../../train/scalars'
+import type { RunResult } from '../hooks'
+import type { Pictures } from '../journal'
+import { type OpenRun, RunLoop } from '../run-loop'
+import { drawReconstructions } from './pictures'
+import { scaleFactor } from './scale-factor'
+
+/** What a step reports; losses by upstream's names are means over the accumulated batches. */
+export interface AutoencoderStepMetrics extends CommonMetrics {
+  /** Mean distance of the images' numbers from their reconstructions'. */
+  readonly rec_loss: number
+  /** What upstream makes of it: for an AutoencoderKL the sum over a sample's numbers. */
+  readonly nll_loss: number
+  /** The posterior's divergence in nats a sample; without a codebook. */
+  readonly kl_loss?: number
+  /** The codebook's loss; with one. */
+  readonly quant_loss?: number
+}
+
+type Options = ResolvedAutoencoderTrainOptions
+
+export class AutoencoderLoop extends RunLoop<Options, AutoencoderStepMetrics> {
+  readonly #training: AutoencoderTraining
+
+  constructor(
+    opened: OpenRun<Options, AutoencoderStepMetrics>,
+    training: AutoencoderTraining,
+    from: AutoencoderCheckpoint | undefined,
+  ) {
+    super(opened, from)
+    this.#training = training
+  }
+
+  protected scalarsOf({ step, time, loss, lr, gradNorm, imagesPerSecond, ...own }: AutoencoderStepMetrics): Scalars {
+    const losses = Object.entries(own).map(([name, value]) => [`train/${name}`, value as number] as const)
+    return {
+      'train/total_loss': loss,
+      ...Object.fromEntries(losses),
+      ...(gradNorm !== null && { 'train/grad_norm': gradNorm }),
+      lr_abs: lr,
+      images_per_second: imagesPerSecond,
+    }
+  }
+
+  protected warnings(): readonly string[] {
+    return []
+  }
+
+  protected async takeStep(
+    step: number,
+    batches: readonly ImageBatch[],
+    start: number,
+  ): Promise<AutoencoderStepMetrics> {
+    const { options } = this.o
+    const { batchSize, accumulate } = options
+    const lr = learningRate(step, options)
+    const sums: Record<string, number> = {}
+    let gradNorm: number | null = null
+    for (const [i, { images, shape }] of batches.entries()) {
+      using x = Tensor.wrap(images, shape)
+      const result = await this.#training.trainingStep(x, {
+        step: step * accumulate + i, // names the noise, so each batch must have its own
+        update: i === accumulate - 1,
+        accumulate,
+        lr,
+      })
+      for (const [name, value] of Object.entries(result.log)) {
+        const own = name.slice('train/'.length)
+        sums[own] = (sums[own] ?? 0) + value / accumulate
+      }
+      gradNorm = result.gradNorm ?? null
+    }
+    const { total_loss: loss, logvar: _, ...losses } = sums
+    const seconds = (performance.now() - start) / 1000
+    return {
+      step: step + 1,
+      loss,
+      ...(losses as Pick<AutoencoderStepMetrics, 'rec_loss' | 'nll_loss'>),
+      gradNorm,
+      lr,
+      imagesPerSecond: (batchSize * accumulate) / seconds,
+      time: new Date().toISOString(),
+    }
+  }
+
+  /** Of the plain and the averaged weights, with the same noise every time. */
+  protected async losses(heldOut: TrainingData): Promise<Scalars> {
+    const { options, hooks } = this.o
+    const { batchSize, validationCount, useEma } = options
+    const images = Math.min(heldOut.length || validationCount, validationCount)
+    const sums: Record<string, number> = {}
+    for (let first = 0; first < images; first += batchSize) {
+      const n = Math.min(batchSize, images - first)
+      const batch = await heldOut.batch(first, n)
+      using x = Tensor.wrap(batch.images, batch.shape)
+      for (const ema of useEma ? [false, true] : [false]) {
+        if (hooks.signal?.aborted) {
+          throw new DiffusionError('aborted', 'the evaluation was aborted', { cause: hooks.signal.reason })
+        }
+        const losses = await this.#training.validationStep(x, { ema, sampleOffset: first })
+        for (const [name, loss] of Object.entries(losses)) sums[name] = (sums[name] ?? 0) + (loss * n) / images
+      }
+    }
+    return sums
+  }
+
+  protected async drawPictures(): Promise<Pictures> {
+    const { data, options } = this.o
+    return drawReconstructions(this.#training, data, options)
+  }
+
+  /** A folder of diffusers: `vae`, or `vqvae` with a codebook. */
+  protected async export(run: string, best: RunResult['best']): Promise<string> {
+    const { data, options } = this.o
+    if (best) {
+      const checkpoint = await openAutoencoderCheckpoint(best.checkpoint)
+      await this.#training.loadTrainingState(await readAutoencoderTraining(checkpoint))
+    }
+    using stage = await this.#training.averaged()
+    using scaled = await this.#training.averaged(await scaleFactor(stage, data, options))
+    const folder = path.join(run, options.nEmbed === undefined ? 'vae' : 'vqvae')
+    await scaled.savePretrained(folder)
+    return folder
+  }
+
+  protected async write(run: string): Promise<string> {
+    const training = await this.#training.trainingState()
+    const { optimizerStep, emaUpdates } = training.autoencoder
+    const state = this.#state(run, { autoencoder: { optimizerStep, emaUpdates } })
+    return saveAutoencoderCheckpoint(run, state, training, this.saving)
+  }
+
+  protected async rewriteState(run: string, folder: string): Promise<void> {
+    const { autoencoder } = (await openAutoencoderCheckpoint(folder)).state
+    await saveState(run, this.#state(run, { autoencoder }))
+  }
+
+  #state(out: string, counters: Pick<AutoencoderRunState, 'autoencoder'>): AutoencoderRunState {
+    const { options } = this.o
+    // An object of the caller's is no option that could be saved: a resume is given it again.
+    const saved = <T>(value: T) => (typeof value === 'object' ? '' : (value as Exclude<T, object>))
+    const paths = { out, data: saved(options.data), validation: saved(options.validation) }
+    return {
+      format: 'ddpm-native autoencoder checkpoint',
+      version: 1,
+      ...counters,
+      ...this.state,
+      options: { ...options, ...paths },
+    }
+  }
+}

@@ -1,0 +1,126 @@
+/** A first stage's training run: images in, checkpoints, metrics, pictures and a folder of diffusers out. */
+import { AutoencoderTraining } from '../../autoencoder/training'
+import { openTrainingData } from '../../data/open-data'
+import type { DeviceName } from '../../device'
+import { AutoencoderKL } from '../../stages/autoencoder-kl'
+import { VQModel } from '../../stages/vq-model'
+import {
+  type AutoencoderCheckpoint,
+  openAutoencoderCheckpoint,
+  readAutoencoderTraining,
+} from '../../train/autoencoder/checkpoint'
+import type { AutoencoderTrainOptions, ResolvedAutoencoderTrainOptions } from '../../train/autoencoder/options'
+import { resolveAutoencoderOptions } from '../../train/autoencoder/resolve-options'
+import { removeLeftovers } from '../../train/checkpoint-folder'
+import { RunFolder } from '../../train/run-folder'
+import type { RunResult, TrainHooks, TrainStart } from '../hooks'
+import { Journal } from '../journal'
+import { nextPictureStep } from '../picture-steps'
+import { refuseOther, resumes, withAbsolutePaths } from '../places'
+import { AutoencoderLoop, type AutoencoderStepMetrics } from './loop'
+
+export interface AutoencoderTrainStart extends Omit<TrainStart, 'options'> {
+  readonly options: ResolvedAutoencoderTrainOptions
+}
+
+/** See TrainHooks. */
+export type AutoencoderTrainHooks = TrainHooks<AutoencoderTrainStart, AutoencoderStepMetrics>
+
+/**
+ * new AutoencoderTrainer({ data: 'photos', out: 'runs/vae', size: [64, 64] }).run()
+ *
+ * At the end `out` has a folder `vae` (with a codebook `vqvae`) of diffusers, with the averaged weights and the scaling factor that gives
+ * latents a standard deviation of 1: AutoencoderKL.fromPretrained(out). A resumed run computes what an unstopped one would have, to the bit, on one backend
+ * and machine.
+ */
+export class AutoencoderTrainer {
+  readonly #given: AutoencoderTrainOptions
+
+  /** Paths are those of now, wherever the working directory is later. Throws `unknown-option`, `invalid-argument` and `unsupported`. */
+  constructor(options: AutoencoderTrainOptions) {
+    this.#given = withAbsolutePaths(options)
+    if (!options.resume || typeof options.out !== 'string') resolveAutoencoderOptions(options)
+  }
+
+  /**
+   * Throws `busy` where another training uses the run folder, `io`, `not-found` and `bad-file` for files, `not-finite` when the loss
+   * is no number any more, and what a hook throws. What was saved before stays; where the steps since then are whole, they are saved
+   * before it throws.
+   */
+  async run(hooks: AutoencoderTrainHooks = {}): Promise<RunResult<AutoencoderStepMetrics>> {
+    const folder = await RunFolder.open(this.#given.out)
+    try {
+      await removeLeftovers(folder.path)
+      return await this.#locked(folder, hooks)
+    } finally {
+      await folder.close()
+    }
+  }
+
+  async #locked(folder: RunFolder, hooks: AutoencoderTrainHooks): Promise<RunResult<AutoencoderStepMetrics>> {
+    const { out } = this.#given
+    const checkpoint = (await resumes(this.#given)) ? await openAutoencoderCheckpoint(out) : undefined
+    const options = resolveAutoencoderOptions(this.#given, checkpoint?.state)
+    const { data, heldOut } = await openTrainingData(options.data, {
+      size: options.size,
+      channels: options.ddconfig.inChannels,
+      background: options.background,
+      svg: options.svg,
+      flip: options.flip,
+      flipVertical: options.flipVertical,
+      crop: options.crop,
+      cropScale: options.cropScale,
+      range: options.range as readonly [number, number] | undefined,
+      seed: options.seed,
+      cacheBytes: options.cacheBytes,
+      onUnreadable: hooks.onUnreadable,
+      validation: options.validation,
+    })
+    if (checkpoint) {
+      refuseOther(data, checkpoint.state.data, 'data')
+      if (heldOut && checkpoint.state.heldOut) refuseOther(heldOut, checkpoint.state.heldOut, 'validation')
+    }
+    using stage = firstStage(options)
+    using training = trainingOf(stage, options)
+    if (checkpoint) await training.loadTrainingState(await readAutoencoderTraining(checkpoint))
+    await hooks.onStart?.(startOf(training, { options, checkpoint, data, heldOut }))
+    using journal = new Journal(folder, hooks, checkpoint?.state.step ?? 0)
+    return await new AutoencoderLoop({ data, heldOut, options, hooks, journal }, training, checkpoint).run()
+  }
+}
+
+function firstStage(o: ResolvedAutoencoderTrainOptions): AutoencoderKL | VQModel {
+  const { ddconfig, embedDim, nEmbed, seed, device, precision } = o
+  const own = { ddconfig, embedDim, seed, device: device as DeviceName, precision }
+  return nEmbed === undefined ? new AutoencoderKL(own) : new VQModel({ ...own, nEmbed })
+}
+
+function trainingOf(stage: AutoencoderKL | VQModel, o: ResolvedAutoencoderTrainOptions): AutoencoderTraining {
+  const { klWeight, logvarInit, codebookWeight, useEma, emaDecay, seed } = o
+  const training = new AutoencoderTraining(stage, { klWeight, logvarInit, codebookWeight, useEma, emaDecay, seed })
+  const { lr, optimizer, betas, eps, weightDecay, maxGradNorm } = o
+  training.configureOptimizers({ lr, optimizer, betas, eps, weightDecay, maxGradNorm })
+  return training
+}
+
+interface Found extends Pick<AutoencoderTrainStart, 'options'> {
+  readonly checkpoint: AutoencoderCheckpoint | undefined
+  readonly data: Awaited<ReturnType<typeof openTrainingData>>['data']
+  readonly heldOut: Awaited<ReturnType<typeof openTrainingData>>['heldOut']
+}
+
+function startOf(training: AutoencoderTraining, { options, checkpoint, data, heldOut }: Found): AutoencoderTrainStart {
+  const step = checkpoint?.state.step ?? 0
+  const { validationCount } = options
+  return {
+    step,
+    options,
+    images: data.length,
+    unreadable: data.unreadable,
+    parameters: training.parameterCount,
+    device: training.autoencoder.device.name,
+    firstPicture: nextPictureStep(step, options),
+    heldOut: heldOut && Math.min(heldOut.length || validationCount, validationCount),
+    best: checkpoint?.state.monitor?.best,
+  }
+}
