@@ -1,7 +1,8 @@
 // npm run test:contracted: the tests of one device on cuda-host-contracted, the CUDA kernels on the CPU with multiply-adds and sums
 // of tensor cores as GPUs round them. What asks for more than was promised fails here, before a GPU meets it.
-// Options: --only ops (or nn, diffusion, native, several with commas), --grep TITLE, --quick: without what takes longest there,
-// chains of many steps in fp32, which mixed.test has in 16 bits.
+// Options: --only ops (or nn, diffusion, native, several with commas), --grep TITLE, --quick: without what takes longest there
+// and says least of rounding: chains of many steps in fp32, which mixed.test has in 16 bits, whole pipelines, and what a process,
+// a program or a recording does whatever the numbers.
 import { spawnSync } from 'node:child_process'
 import { createRequire } from 'node:module'
 import os from 'node:os'
@@ -13,10 +14,16 @@ const root = path.join(import.meta.dirname, '..')
 const require = createRequire(import.meta.url)
 const device = 'cuda-host-contracted'
 const long = [
-  ...['bits-per-dim', 'classifier', 'continuous', 'guidance', 'queued', 'repaint', 'same-image', 'samplers'],
-  ...['sampling', 'schedulers', 'self-condition', 'sigma-samplers', 'sigma-schedulers', 'solver-schedulers'],
-  ...['thresholding', 'training'],
-].map((name) => `dist/test/diffusion/${name}.test.js`)
+  'native',
+  'stages/first-stage',
+  ...[
+    ...['bits-per-dim', 'classifier', 'continuous', 'gaussian', 'guidance', 'latent', 'learned-variance', 'queued'],
+    ...['repaint', 'same-image', 'samplers', 'sampling', 'schedulers', 'self-condition', 'sigma-samplers'],
+    ...['sigma-schedulers', 'solver-schedulers', 'thresholding', 'training'],
+  ].map((name) => `diffusion/${name}`),
+]
+const isLong = (file) =>
+  long.some((name) => file === `dist/test/${name}.test.js` || file.startsWith(`dist/test/${name}/`))
 const { values } = parseArgs({
   options: { only: { type: 'string' }, grep: { type: 'string' }, quick: { type: 'boolean', default: false } },
 })
@@ -40,7 +47,7 @@ try {
 
 const files = all
   .filter((file) => !wanted || wanted.includes(folderOf(file)))
-  .filter((file) => !values.quick || !long.includes(file))
+  .filter((file) => !values.quick || !isLong(file))
 const grep = values.grep === undefined ? [] : ['--grep', values.grep]
 // Without .mocharc.json: it would add its own spec, which is every test there is.
 // The emulated GPU computes on one thread of each process.

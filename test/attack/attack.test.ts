@@ -11,13 +11,13 @@ import { Attack, type Part } from './support/attack'
 
 /** Each with its seconds. */
 const parts: readonly (readonly [Part, number])[] = [
-  [files, 10],
-  [calls, 8],
-  [kills, 6],
-  [locks, 4],
-  [native, 6],
-  [exits, 6],
-  [stress, 8],
+  [files, 6],
+  [calls, 5],
+  [kills, 5],
+  [locks, 3],
+  [native, 4],
+  [exits, 4],
+  [stress, 5],
 ]
 
 describe('attack', () => {

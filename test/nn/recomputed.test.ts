@@ -30,11 +30,19 @@ async function gradients(device: DeviceName, unet: UNet, precision: Precision) {
   return runGraph(device, feeds, (graph, inputs) => lossStep(unet, graph, inputs), { banks, precision })
 }
 
+/** Of each network fp32 and, where there are widths of 16 bits, one of these in turn. */
+function precisionsFor(backend: DeviceName, network: number): readonly Precision[] {
+  const narrow = Device.open(backend)
+    .native.info()
+    .precisions.filter((precision) => precision !== 'fp32')
+  return narrow.length > 0 ? ['fp32', narrow[network % narrow.length]] : ['fp32']
+}
+
 describe('useCheckpoint', () => {
   for (const backend of testedBackends) {
-    for (const [title, options] of Object.entries(networks)) {
+    for (const [i, [title, options]] of Object.entries(networks).entries()) {
       it(`${backend}: the same loss and gradients to the bit: ${title}`, async () => {
-        for (const precision of Device.open(backend).native.info().precisions) {
+        for (const precision of precisionsFor(backend, i)) {
           const kept = await gradients(backend, new UNet(options), precision)
           const again = await gradients(backend, new UNet({ ...options, useCheckpoint: true }), precision)
           assert.deepEqual(again.loss, kept.loss)
