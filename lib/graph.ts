@@ -8,19 +8,19 @@
  *
  * Every op's name, inputs (in order, -1 when absent) and attributes are listed here and nowhere else.
  */
+import { GraphParameters } from './graph-parameters'
 import type { ElementLoss, FirOptions, PoolOptions, Value } from './graph-values'
 import { type Dims, type NativeGraph, native, type ValueId } from './native'
-import { joined, type LinearSlots, type ParameterSlot } from './parameter-slot'
+import { joined, type LinearSlots, type ParameterSlot, type TablePlace } from './parameter-slot'
 
 export { type ElementLoss, type LossType, lossTypes, type Value } from './graph-values'
 export type { LinearSlots, ParameterSlot } from './parameter-slot'
 
 export class Graph {
   readonly native: NativeGraph = native.createGraph()
-  readonly #parameters = new Map<string, Value>()
+  readonly #parameters = new GraphParameters()
   readonly #integers = new Map<ValueId, string>()
   #recomputing = false
-  #untrained = false
   /** Numbers that are part of the graph, by the names of the inputs that a Program binds them to. */
   readonly constants = new Map<string, Float32Array | Int32Array>()
   /** For each i32 input by its name whose numbers pick rows of tables, the rows there are. */
@@ -68,14 +68,7 @@ export class Graph {
 
   /** The same slot asked for twice is the same value. */
   parameter(slot: ParameterSlot): Value {
-    let value = this.#parameters.get(slot.name)
-    if (!value) {
-      const { name, offset, frozen = false } = slot
-      const shape = slot.graphShape ?? slot.shape
-      value = this.#one('parameter', [], { name, shape, offset, frozen: frozen || this.#untrained })
-      this.#parameters.set(slot.name, value)
-    }
-    return value
+    return this.#parameters.value(slot, (attributes) => this.#one('parameter', [], attributes))
   }
 
   /** padding: [top, left, bottom, right]. */
@@ -450,12 +443,12 @@ export class Graph {
    * 'frozen', which is then bound to what else is 'weights'. Not for networks of which some parameters are frozen.
    */
   untrained<T>(build: () => T): T {
-    this.#untrained = true
-    try {
-      return build()
-    } finally {
-      this.#untrained = false
-    }
+    return this.#parameters.untrained(build)
+  }
+
+  /** What `build` adds has its parameters at a place of a larger table's banks: see ParameterTable.append. */
+  placed<T>(place: TablePlace, build: () => T): T {
+    return this.#parameters.placed(place, build)
   }
 
   /** Appends the gradient nodes of a scalar; gradients of parameters go to the bank 'grads' with +=. */

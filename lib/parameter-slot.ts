@@ -13,6 +13,13 @@ export interface ParameterSlot {
   readonly frozen?: boolean
 }
 
+/** Where a table's parameters lie within a larger one: what is added to their names and to their offsets in either bank. */
+export interface TablePlace {
+  readonly prefix: string
+  readonly offset: number
+  readonly frozenOffset: number
+}
+
 /** The parameters of a linear layer. */
 export interface LinearSlots {
   readonly weight: ParameterSlot

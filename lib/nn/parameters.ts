@@ -161,6 +161,19 @@ export class ParameterTable {
     }
   }
 
+  /**
+   * Adds those of another table, with `prefix` before their names. They lie among themselves as they do there, after what is here. Closes
+   * the other one.
+   */
+  append(other: ParameterTable, prefix: string): void {
+    const copies = new Map(
+      other.#slots.map((slot) => [slot, this.add(prefix + slot.name, slot.shape, slot.initializer, slot)]),
+    )
+    for (const group of new Set(other.#groups.values())) this.place(group.map((slot) => copies.get(slot)!))
+    for (const slot of other.#frozen) this.#frozen.add(copies.get(slot)!)
+    other.#layOut()
+  }
+
   /** Where the slots lie in either bank: in their order, each with its group. */
   #layOut(): Layout {
     if (this.#layout) return this.#layout

@@ -6,7 +6,7 @@ import { Embedding } from '../nn/layers'
 import { ParameterTable, Scope } from '../nn/parameters'
 import { integer, parseOptions, required, type SchemaOf, string } from '../options'
 import { Tensor } from '../tensor'
-import { Stage, type StageOptions, stageSchema, type WeightsSource } from './stage'
+import { Stage, type StageNodes, type StageOptions, stageSchema, type WeightsSource } from './stage'
 
 /** Of ClassEmbedder. */
 export interface ClassEmbedderOptions extends StageOptions {
@@ -24,6 +24,8 @@ const schema = {
   key: string('class'),
   ...stageSchema,
 } satisfies SchemaOf<ClassEmbedderOptions>
+
+type ClassInput = readonly number[] | Int32Array | Tensor
 
 /** Its weights, 'embedding.weight', are trained. */
 export class ClassEmbedder extends Stage {
@@ -57,20 +59,29 @@ export class ClassEmbedder extends Stage {
     return this.#embedding.build({ graph, train: false }, labels)
   }
 
-  /** One token a label: [n, 1, embedDim]. Throws `invalid-argument` for what is no label. */
-  async encode(labels: readonly number[] | Int32Array | Tensor): Promise<Tensor> {
+  /** @internal `encode` as part of a graph. */
+  async nodes(labels: ClassInput): Promise<StageNodes> {
     const y = await this.#labels(labels)
+    return {
+      key: `${y.length} labels`,
+      bindings: { stageLabels: y },
+      build: ({ graph }) => this.build(graph, graph.input('stageLabels', [y.length, 1, 1, 1], 'i32')),
+    }
+  }
+
+  /** One token a label: [n, 1, embedDim]. Throws `invalid-argument` for what is no label. */
+  async encode(labels: ClassInput): Promise<Tensor> {
+    const { key, bindings, build } = await this.nodes(labels)
+    const { length: n } = bindings.stageLabels as Int32Array
     return this.call(async () => {
-      const program = await this.program('embed', { n: y.length }, (graph) => {
-        return { tokens: this.build(graph, graph.input('y', [y.length, 1, 1, 1], 'i32')) }
-      })
-      const tokens = this.device.allocate(y.length * this.embedDim)
-      await program.run({ ...this.weights.bindings('weights'), y, tokens })
-      return Tensor.onDevice(this.device, tokens, [y.length, 1, this.embedDim], { owned: true })
+      const program = await this.program('embed', { key }, (graph) => ({ tokens: build({ graph, train: false }) }))
+      const tokens = this.device.allocate(n * this.embedDim)
+      await program.run({ ...this.weights.bindings('weights'), ...bindings, tokens })
+      return Tensor.onDevice(this.device, tokens, [n, 1, this.embedDim], { owned: true })
     })
   }
 
-  async #labels(given: readonly number[] | Int32Array | Tensor): Promise<Int32Array> {
+  async #labels(given: ClassInput): Promise<Int32Array> {
     const expected = `at least one integer from 0 to ${this.nClasses - 1}`
     if (!(given instanceof Tensor || given instanceof Int32Array || Array.isArray(given))) {
       throw invalidArgument(this.key, expected, given)

@@ -7,6 +7,7 @@ import { DiffusionError, markCopy } from '../errors'
 import type { Graph, Value } from '../graph'
 import type { Precision } from '../native'
 import type { ParameterTable } from '../nn/parameters'
+import type { TextContext } from '../nn/text/network'
 import { type StateDict, Weights } from '../nn/weights'
 import { boolean, oneOf, type SchemaOf, type Seed, seed, value } from '../options'
 import { type Bindings, type CompileOptions, type Program, ProgramCache } from '../program'
@@ -34,6 +35,16 @@ export const stageSchema = {
 /** Options as `stageSchema` gives them back. */
 type ParsedStageOptions = Pick<StageOptions, 'device'> & Required<Omit<StageOptions, 'device'>>
 
+/** What a stage's `encode` computes of one input, to become part of a graph: its own program's, or that of a training step. */
+export interface StageNodes {
+  /** Names everything that `build` depends on. */
+  readonly key: string
+  /** What the graph's inputs are, by names that a training step has no others of. */
+  readonly bindings: Bindings
+  /** Tokens [n, 1, length, channels], or a map [n, h, w, channels]. */
+  build(context: TextContext): Value
+}
+
 /** Reads a stage's weights: when it is first used, and again after `offload()`. */
 export type WeightsSource = () => Promise<StateDict>
 
@@ -55,6 +66,9 @@ export abstract class Stage {
   /** Told when no call is on its way. */
   #idle: (() => void)[] = []
   #disposed = false
+  #trained?: { readonly weights: Weights; readonly offset: number }
+  /** The training has changed them since they were copied. */
+  #outdated = false
 
   /**
    * `owner` is named in messages, e.g. 'AutoencoderKL'. Nothing takes memory of the device yet. Throws `device-unavailable`, and
@@ -93,7 +107,46 @@ export abstract class Stage {
   protected async replaceWeights(dict: StateDict, options?: Parameters<Weights['write']>[2]) {
     const report = await this.weights.write('weights', dict, options)
     this.#source = undefined
+    this.#handOver()
     return report
+  }
+
+  // ---- trained with a model ----------------------------------------------------------------------------------------
+
+  /** @internal */
+  get parameters(): ParameterTable {
+    return this.weights.table
+  }
+
+  /**
+   * @internal Has its weights trained as a part of a model's, from `offset` on in their banks: they go there now and whenever they are
+   * replaced, and are what they have become there once `outdated` was called.
+   */
+  async follow(weights: Weights, offset: number): Promise<void> {
+    await this.call(() => {
+      this.#source = undefined
+      this.#trained = { weights, offset }
+      this.#handOver()
+    })
+  }
+
+  /** @internal The training has changed the weights. */
+  outdated(): void {
+    this.#outdated = true
+  }
+
+  #handOver(): void {
+    if (!this.#trained) return
+    const { weights, offset } = this.#trained
+    weights.bank('weights').copyFrom(this.weights.bank('weights'), 0, offset, this.parameters.count)
+    this.#outdated = false
+  }
+
+  #catchUp(): void {
+    if (!this.#trained || !this.#outdated) return
+    const { weights, offset } = this.#trained
+    this.weights.bank('weights').copyFrom(weights.bank('weights'), offset, 0, this.parameters.count)
+    this.#outdated = false
   }
 
   /**
@@ -157,6 +210,7 @@ export abstract class Stage {
     const release = this.hold()
     try {
       await this.#load()
+      this.#catchUp()
       return await fn()
     } catch (error) {
       throw DiffusionError.ofAddon(error)

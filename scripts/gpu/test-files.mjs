@@ -12,6 +12,7 @@ const diffusion = [
   'latent/latent-diffusion',
   'latent/pipelines',
   'latent/steps',
+  'latent/trained-stage',
   'learned-variance',
   'lora',
   'losses',

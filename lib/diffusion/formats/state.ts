@@ -54,12 +54,13 @@ export async function stateDict(model: Stateful): Promise<StateDict> {
   if (model.logvar) dict.logvar = Tensor.from(model.logvar)
   if (!model.network) return dict
   const { weights } = model.network
+  const own = model.network.module.parameters
   const [trained, averaged] = await Promise.all([weights.read('weights'), model.ema && weights.read('ema')])
-  for (const [name, tensor] of Object.entries(trained)) dict[modelPrefix + name] = tensor
+  for (const [name, tensor] of Object.entries(trained)) if (own.get(name)) dict[modelPrefix + name] = tensor
   if (model.ema && averaged) {
     dict[emaDecay] = Tensor.wrap(Float32Array.of(model.ema.decay), [])
     dict[emaUpdates] = Tensor.wrap(Int32Array.of(model.ema.numUpdates), [])
-    for (const [name, tensor] of Object.entries(averaged)) dict[emaName(name)] = tensor
+    for (const [name, tensor] of Object.entries(averaged)) if (own.get(name)) dict[emaName(name)] = tensor
   }
   return dict
 }

@@ -1,6 +1,6 @@
 /** Batches of images with what the network is told of them. */
 import { checkShape, Tensor } from '../../tensor'
-import type { ConditionOptions } from '../options/method-options'
+import type { Told } from '../options/method-options'
 
 /**
  * Named tensors: with firstStageKey's, images NHWC (or NHW) in [-1, 1]; with classKey's, class
@@ -10,7 +10,7 @@ import type { ConditionOptions } from '../options/method-options'
 export type Batch = Readonly<Record<string, Tensor>>
 
 /** What a batch is to the network. */
-export interface ModelInput extends ConditionOptions {
+export interface ModelInput extends Told {
   readonly x: Tensor
 }
 

@@ -47,6 +47,7 @@ import { type Core, coreOf } from '../process/core'
 import { type LossDict, type LossResult, requireNetwork } from '../process/losses'
 import { drawNoise, nextStream, qSample, type Stream } from '../process/process'
 import { defaultSchedule } from '../process/schedule'
+import type { TrainedBeside } from '../process/trained-beside'
 import type { SchedulerConfig } from '../sampling/diffusers/scheduler-config'
 import { interpolatedNoise } from '../sampling/interpolate'
 import type { LoopResult, StepEvent } from '../sampling/loop'
@@ -85,9 +86,9 @@ export class DDPM extends DiffusionModel {
   lrSchedule?: LrSchedulerConfig
   readonly #settings: Parsed<typeof ddpmSchema>
 
-  constructor(options: DDPMOptions) {
+  constructor(options: DDPMOptions, beside?: readonly TrainedBeside[]) {
     const o = parseOptions('DDPM', options, ddpmSchema)
-    super(o)
+    super(o, beside)
     this.#settings = o
     checkClassNames(o.classNames, this.network?.numClasses)
     this.imageSize = o.imageSize ?? this.network?.imageSize ?? 256
@@ -268,16 +269,8 @@ export class DDPM extends DiffusionModel {
     change: (weights: StateDict, model: DDPM) => Promise<StateDict>,
   ): Promise<DDPM> {
     const { device, seed, deterministic, precision } = this.#settings
-    const made = {
-      ...(this.config as DDPMOptions),
-      device,
-      seed,
-      deterministic,
-      precision,
-      freeze: undefined,
-      ...options,
-    }
-    const model = new DDPM(made)
+    const own = { device, seed, deterministic, precision, freeze: undefined }
+    const model = new DDPM({ ...(this.config as DDPMOptions), ...own, ...options })
     model.schedulerConfig = this.schedulerConfig
     try {
       const table = this.network!.parameters
@@ -438,8 +431,8 @@ export class DDPM extends DiffusionModel {
   async trainingStep(batch: Batch, options: TrainBatchOptions = {}): Promise<TrainResult> {
     return this.call(async (core) => {
       const { step = this.globalStep, sampleOffset = this.accumulated } = options
-      const { x, ...told } = await this.modelInput(batch, { seed: this.seed, step, sampleOffset })
-      return this.optimize(core, x, { ...told, ...options }, { ema: false })
+      const { x, made, ...told } = await this.modelInput(batch, { seed: this.seed, step, sampleOffset })
+      return this.optimize(core, x, { ...told, ...options }, { ema: false, made })
     })
   }
 

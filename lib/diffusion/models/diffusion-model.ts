@@ -18,6 +18,7 @@ import {
   type PMeanVarianceOptions,
   type PSampleOptions,
   pSampleSchema,
+  type Told,
   type TrainBatchOptions,
   trainBatchSchema,
   type ValidationOptions,
@@ -29,8 +30,10 @@ import {
   type SamplingOptions,
 } from '../options/sampling-options'
 import { applyModel } from '../process/apply-model'
+import type { MadeCondition } from '../process/condition'
 import { type Core, coreOf } from '../process/core'
 import { conditionOf } from '../process/given-condition'
+import type { LearnedLogvar } from '../process/learned-logvar'
 import {
   checkLoss,
   getLoss,
@@ -45,6 +48,7 @@ import { onnxMeaning } from '../process/prediction'
 import { nextStream, nhwcToNchw, predictStartFromNoise, qMeanVariance, qPosterior, qSample } from '../process/process'
 import { timestepSamplerOf } from '../process/timestep-sampler'
 import type { Timesteps } from '../process/timesteps'
+import type { TrainedBeside } from '../process/trained-beside'
 import { type BitsPerDim, calcBpd } from '../sampling/bits-per-dim'
 import { choosePlan } from '../sampling/choose'
 import { guidanceOf } from '../sampling/guidance/given'
@@ -76,10 +80,11 @@ export abstract class DiffusionModel extends ScheduledModel {
   readonly #training: Training | undefined
   readonly #ema: LitEma | undefined
 
-  protected constructor(options: ModelSettings) {
+  /** `beside`: what is trained with the network and is no part of it. */
+  protected constructor(options: ModelSettings, beside?: readonly TrainedBeside[]) {
     checkLoss(options)
     const timestepSampler = timestepSamplerOf(options)
-    super(options)
+    super(options, beside)
     const { network } = this[coreOf].denoiser
     if (!network) return
     if (options.useEma) {
@@ -225,11 +230,16 @@ export abstract class DiffusionModel extends ScheduledModel {
 
   /** The training loss of xStart noised to t. noise: default the next of the model's own. */
   async pLosses(xStart: Tensor, t: Timesteps, noise?: Tensor, options: LossOptions = {}): Promise<LossResult> {
-    const given = parseOptions('pLosses', options, conditionSchema)
     const { training: train } = this
-    return this.call(async (core) =>
-      pLosses(core, await lossInput(core, { xStart, t, ...given, noise, ...this.#ofLoss(train) })),
-    )
+    return this.call(async (core) => {
+      const given = await this.told('pLosses', options)
+      return pLosses(core, await lossInput(core, { xStart, t, ...given, noise, ...this.#ofLoss(train) }))
+    })
+  }
+
+  /** @internal What a loss is told by the options of `method`. */
+  protected async told(method: string, options: LossOptions): Promise<Told> {
+    return parseOptions(method, options, conditionSchema)
   }
 
   /** @internal `logvar` is a part of the loss. */
@@ -242,8 +252,13 @@ export abstract class DiffusionModel extends ScheduledModel {
     return undefined
   }
 
-  #ofLoss(train: boolean): { train: boolean; logvar?: Float32Array } {
-    return { train, ...(this.logvarInLoss && { logvar: this.logvar }) }
+  /** @internal Where it is trained. */
+  protected get learnedLogvar(): LearnedLogvar | undefined {
+    return undefined
+  }
+
+  #ofLoss(train: boolean): { train: boolean; logvar?: Float32Array; learned?: LearnedLogvar } {
+    return { train, ...(this.logvarInLoss && { logvar: this.logvar, learned: this.learnedLogvar }) }
   }
 
   /** The loss, and its gradients by state_dict name. Changes nothing. `unsupported` where the denoiser is a function. */
@@ -254,24 +269,24 @@ export abstract class DiffusionModel extends ScheduledModel {
     options: LossOptions = {},
   ): Promise<LossResult & { gradients: StateDict }> {
     requireNetwork(this[coreOf], 'lossAndGradients')
-    const given = parseOptions('lossAndGradients', options, conditionSchema)
     const { training: train } = this
     return this.call(async (core) => {
+      const given = await this.told('lossAndGradients', options)
       return lossAndGradients(core, await lossInput(core, { xStart, t, ...given, noise, ...this.#ofLoss(train) }))
     })
   }
 
   /** pLosses at timesteps drawn evenly from all. */
   async forward(x: Tensor, options: LossOptions = {}): Promise<LossResult> {
-    const given = parseOptions('forward', options, conditionSchema)
-    return this.call((core) => this.drawnLoss(core, x, { ...given, train: this.training }))
+    const { training: train } = this
+    return this.call(async (core) => this.drawnLoss(core, x, { ...(await this.told('forward', options)), train }))
   }
 
   /** @internal */
   protected async drawnLoss(
     core: Core,
     xStart: Tensor,
-    { seed, sampleOffset = 0, ...o }: ConditionOptions & ValidationOptions & { train: boolean },
+    { seed, sampleOffset = 0, ...o }: Told & ValidationOptions & { train: boolean },
   ): Promise<LossResult> {
     checkTensor(xStart, 'x')
     const [batchSize] = xStart.shape
@@ -328,7 +343,7 @@ export abstract class DiffusionModel extends ScheduledModel {
     core: Core,
     x: Tensor | Float32Array,
     options: TrainBatchOptions,
-    { ema }: { ema: boolean },
+    { ema, made }: { ema: boolean; made?: MadeCondition },
   ): Promise<TrainResult> {
     const training = this.#requireTraining('training')
     const { lr, update, accumulate, ...o } = parseOptions('trainBatch', options, trainBatchSchema)
@@ -342,7 +357,7 @@ export abstract class DiffusionModel extends ScheduledModel {
     const drawn = o.t === undefined ? training.draw(core, step, draw) : undefined
     const { y, context, vector, concat, noise } = o
     const input = await lossInput(core, {
-      ...{ xStart, y, context, vector, concat, noise },
+      ...{ xStart, y, context, vector, concat, made, noise },
       t: o.t ?? drawn!.t,
       stream: { seed: this.seed, step, sampleOffset },
       importance: drawn?.weights,
@@ -457,7 +472,8 @@ export abstract class DiffusionModel extends ScheduledModel {
     this[coreOf].alive()
     const network = requireNetwork(this[coreOf], 'exportOnnx')
     const { weights, frozen } = network.active
-    const [flat, unchanged = new Float32Array()] = await Promise.all([weights.read(), frozen?.read()])
+    const { count } = network.module.parameters
+    const [flat, unchanged = new Float32Array()] = await Promise.all([weights.read(0, count), frozen?.read()])
     await exportOnnx(path, network.module, { flat, frozen: unchanged }, onnxMeaning(this.parameterization), options)
   }
 

@@ -16,12 +16,12 @@ import { cut, cutsCondition } from '../latent/split-condition'
 import { Patches } from '../latent/split-input'
 import type { InterpolateOptions, PretrainedOptions } from '../options/ddpm-options'
 import {
-  type CondOptions,
   type LatentLoopOptions,
   type LatentLossOptions,
   type LatentPMeanVarianceOptions,
   type LatentPSampleOptions,
   type LatentSampleOptions,
+  type LatentTrainOptions,
   latentLoopSchema,
   latentMeanSchema,
   latentSampleSchema,
@@ -42,6 +42,7 @@ import { predictEpsFromXstart } from '../process/process'
 import type { Timesteps } from '../process/timesteps'
 import { priorBpd } from '../sampling/bits-per-dim'
 import type { LoopResult } from '../sampling/loop'
+import type { TrainResult } from '../training/training-step'
 import { LatentModel } from './latent-model'
 
 /** Of pMeanVariance: mean, variance and its logarithm; [n, 1, ...] but for a learned variance. */
@@ -118,14 +119,15 @@ export class LatentDiffusion extends LatentModel {
     return true
   }
 
-  /** p_losses of latents. The order of the arguments is DDPM's; the condition is the option `cond`. */
+  /** p_losses of latents. The order of the arguments is DDPM's; the condition is the option `cond` or `xc`. */
   override async pLosses(
     xStart: Tensor,
     t: Timesteps,
     noise?: Tensor,
     options: LatentLossOptions = {},
   ): Promise<LossResult> {
-    return super.pLosses(xStart, t, noise, await this.#told(options))
+    this.#whole()
+    return super.pLosses(xStart, t, noise, options)
   }
 
   override async lossAndGradients(
@@ -134,11 +136,13 @@ export class LatentDiffusion extends LatentModel {
     noise?: Tensor,
     options: LatentLossOptions = {},
   ): Promise<LossResult & { gradients: StateDict }> {
-    return super.lossAndGradients(xStart, t, noise, await this.#told(options))
+    this.#whole()
+    return super.lossAndGradients(xStart, t, noise, options)
   }
 
   override async forward(x: Tensor, options: LatentLossOptions = {}): Promise<LossResult> {
-    return super.forward(x, await this.#told(options))
+    this.#whole()
+    return super.forward(x, options)
   }
 
   /** Throws `unsupported`: only applyModel and the first stage go by patches. */
@@ -147,10 +151,14 @@ export class LatentDiffusion extends LatentModel {
       throw unsupported('splitInputParams, but in applyModel, encodeFirstStage and decodeFirstStage,')
   }
 
-  /** With `cond` as the network takes it. */
-  async #told<O extends CondOptions>({ cond, ...rest }: O): Promise<Omit<O, 'cond'>> {
+  /** trainBatch of latents: `x` are scaled ones, as getFirstStageEncoding gives them; the condition is the option `cond` or `xc`. */
+  override async trainBatch(x: Tensor | Float32Array, options: LatentTrainOptions = {}): Promise<TrainResult> {
     this.#whole()
-    return cond === undefined ? rest : { ...rest, ...(await given(cond, this.conditioningKey)) }
+    const { cond, xc, ...rest } = options
+    return this.call(async (core) => {
+      const { made, ...told } = await this.conditionOf({ cond, xc })
+      return this.optimize(core, x, { ...rest, ...told }, { ema: true, made })
+    })
   }
 
   // ---- sampling ----------------------------------------------------------------------------------------------------

@@ -12,11 +12,21 @@ import { type ConditioningKey, given, withConcat } from '../latent/conditioning'
 import { decodeFirstStage, encodeFirstStage, scaled, standardDeviation } from '../latent/first-stage'
 import { type ParsedSplit, parseSplit } from '../latent/split-input'
 import { type CondStage, type FirstStage, isPosterior, type LatentStage, type Posterior } from '../latent/stages'
+import { condStagePrefix, TrainedStage, trainableStage } from '../latent/trained-stage'
 import { ddpmSchema } from '../options/ddpm-options'
-import { type DecodeOptions, decodeSchema, type LatentDiffusionOptions, latentSchema } from '../options/latent-options'
-import type { LoadStateDictOptions, TrainBatchOptions } from '../options/method-options'
+import {
+  type DecodeOptions,
+  decodeSchema,
+  type LatentDiffusionOptions,
+  latentSchema,
+  type TrainedCondOptions,
+} from '../options/latent-options'
+import type { LoadStateDictOptions, Told, TrainBatchOptions } from '../options/method-options'
+import { coreOf } from '../process/core'
+import { type LearnedLogvar, logvarTable } from '../process/learned-logvar'
+import type { ScheduleOptions } from '../process/model-options'
 import type { Stream } from '../process/process'
-import type { TrainResult } from '../training/training-step'
+import type { TrainingState, TrainResult } from '../training/training-step'
 import type { Batch, ModelInput } from './batch'
 import { DDPM } from './ddpm'
 
@@ -61,20 +71,36 @@ export abstract class LatentModel extends DDPM {
   /** What latents are multiplied by. */
   scaleFactor: number
   readonly #options: Readonly<Partial<LatentDiffusionOptions>>
+  readonly #trainedStage?: TrainedStage
+  readonly #learnedLogvar?: LearnedLogvar
 
   /** Throws `invalid-argument` and `unknown-option`. */
   constructor(options: LatentDiffusionOptions) {
     const o = parseOptions('LatentDiffusion', options, { ...ddpmSchema, ...latentSchema })
     const { firstStage, condStage = '__is_unconditional__' } = o
     if (!firstStage) throw invalidArgument('firstStage', 'a first stage, such as an AutoencoderKL', undefined)
-    if (o.learnLogvar)
-      throw new DiffusionError('unsupported', 'learnLogvar is not there for latent models', { argument: 'learnLogvar' })
     const split = o.splitInputParams && parseSplit(o.splitInputParams)
     const key =
       condStage === '__is_unconditional__' ? undefined : (o.conditioningKey ?? (o.concatMode ? 'concat' : 'crossattn'))
     checkCondSchedule(o.numTimestepsCond, o.givenBetas?.length ?? o.timesteps, key)
     const own = Object.fromEntries(Object.keys(ddpmSchema).map((name) => [name, options[name as never]]))
-    super({ ...own, unetConfig: withConcat(o.unetConfig, key, o.varianceType !== 'fixed'), clipDenoised: false })
+    const trained = o.condStageTrainable ? trainableStage(condStage, { key, forward: o.condStageForward }) : undefined
+    if (trained && o.numTimestepsCond > 1) {
+      throw invalidArgument('numTimestepsCond', '1 with condStageTrainable', o.numTimestepsCond)
+    }
+    if (trained && o.contextDropout > 0) {
+      throw invalidArgument(
+        'contextDropout',
+        '0 with condStageTrainable: drop what the stage is given',
+        o.contextDropout,
+      )
+    }
+    const logvar = o.learnLogvar ? logvarTable(o.givenBetas?.length ?? o.timesteps, o.logvarInit) : undefined
+    const unetConfig = withConcat(o.unetConfig, key, o.varianceType !== 'fixed')
+    super({ ...own, unetConfig, clipDenoised: false }, [
+      ...(trained ? [{ prefix: condStagePrefix, parameters: trained.parameters }] : []),
+      ...(logvar ? [{ prefix: '', parameters: logvar }] : []),
+    ])
     if (options.clipDenoised)
       this.warn(['clipDenoised is false in LatentDiffusion whatever it is given, as in ddpm.py'])
     this.#options = o
@@ -89,6 +115,12 @@ export abstract class LatentModel extends DDPM {
     this.scaleFactor = o.scaleFactor
     this.splitInputParams = split
     this.conditioningKey = key
+    const network = this[coreOf].denoiser.network
+    if ((trained || logvar) && !network) {
+      throw invalidArgument(trained ? 'condStageTrainable' : 'learnLogvar', 'false where a function is the model', true)
+    }
+    if (trained) this.#trainedStage = new TrainedStage(trained, key!, network!.weights, network!.beside[0])
+    if (logvar) this.#learnedLogvar = { table: logvar, place: network!.beside[network!.beside.length - 1] }
   }
 
   /** ddpm.py's cond_ids, [T]: the timestep that a condition gets noise of, by that of the samples. Undefined where it gets none. */
@@ -146,6 +178,24 @@ export abstract class LatentModel extends DDPM {
     return isPosterior(encoded) ? encoded.mode() : encoded
   }
 
+  /** @internal */
+  protected override async told(method: string, { cond, xc, ...rest }: TrainedCondOptions): Promise<Told> {
+    return { ...(await super.told(method, rest)), ...(await this.conditionOf({ cond, xc })) }
+  }
+
+  /** @internal `cond`, or what the conditioning stage makes of `xc`, as the network takes it. */
+  protected async conditionOf({ cond, xc }: TrainedCondOptions): Promise<Told> {
+    if (xc === undefined) return cond === undefined ? {} : given(cond, this.conditioningKey)
+    if (cond !== undefined) throw invalidArgument('xc', 'nothing with cond', xc)
+    return this.#made(xc)
+  }
+
+  /** What the network is told by the conditioning stage: where that is trained, by the step's own graph. */
+  async #made(xc: unknown): Promise<Told> {
+    if (this.#trainedStage) return { made: await this.#trainedStage.condition(xc) }
+    return given(await this.getLearnedConditioning(xc), this.conditioningKey)
+  }
+
   override get sampleShape(): readonly [channels: number, height: number, width: number] {
     const { factor = 1, outChannels = this.channels } = this.firstStageModel
     return [outChannels, factor * this.imageSize, factor * this.imageWidth]
@@ -166,8 +216,8 @@ export abstract class LatentModel extends DDPM {
 
   /** @internal */
   protected override async modelInput(batch: Batch, stream: Partial<Stream> = {}): Promise<ModelInput> {
-    const { z, c } = await this.getLatentInput(batch, stream)
-    return { x: z, ...(await given(c, this.conditioningKey)) }
+    const { z, xc } = await this.#latents(batch, stream)
+    return { x: z, ...(this.conditioningKey && (await this.#made(xc))) }
   }
 
   /**
@@ -175,11 +225,14 @@ export abstract class LatentModel extends DDPM {
    * condition (condStageKey) c, as getLearnedConditioning makes it; undefined for an unconditional model.
    */
   async getLatentInput(batch: Batch, stream: EncodingOptions = {}): Promise<LatentInput> {
+    const input = await this.#latents(batch, stream)
+    return this.conditioningKey ? { ...input, c: await this.getLearnedConditioning(input.xc) } : input
+  }
+
+  async #latents(batch: Batch, stream: EncodingOptions): Promise<LatentInput> {
     const x = await this.getInput(batch, this.firstStageKey)
     const z = await this.getFirstStageEncoding(await this.encodeFirstStage(x), stream)
-    if (this.conditioningKey === undefined) return { x, z }
-    const xc = await this.#conditionInput(batch, x)
-    return { x, z, xc, c: await this.getLearnedConditioning(xc) }
+    return this.conditioningKey ? { x, z, xc: await this.#conditionInput(batch, x) } : { x, z }
   }
 
   /** What the conditioning stage is given: images NCHW, or labels, ids and texts as they are. */
@@ -196,6 +249,53 @@ export abstract class LatentModel extends DDPM {
   override async trainingStep(batch: Batch, options: TrainBatchOptions = {}): Promise<TrainResult> {
     await this.onTrainBatchStart(batch)
     return super.trainingStep(batch, options)
+  }
+
+  // ---- what is trained beside the network --------------------------------------------------------------------------
+
+  /** @internal */
+  protected override get learnedLogvar(): LearnedLogvar | undefined {
+    return this.#learnedLogvar
+  }
+
+  /** @internal */
+  protected override async optimize(...args: Parameters<DDPM['optimize']>): Promise<TrainResult> {
+    await this.#trainedStage?.begin()
+    const result = await super.optimize(...args)
+    await this.#changed()
+    return result
+  }
+
+  /** The stage and `logvar` are as the training has them. */
+  async #changed(): Promise<void> {
+    this.#trainedStage?.outdated()
+    if (this.#learnedLogvar)
+      this.logvar = await this.#logvarBank.read(this.#learnedLogvar.place.offset, this.logvar.length)
+  }
+
+  get #logvarBank() {
+    return this[coreOf].denoiser.network!.weights.bank('weights')
+  }
+
+  /** The network's, and what is trained beside it. */
+  override async trainingState(): Promise<TrainingState> {
+    await this.#trainedStage?.begin()
+    return super.trainingState()
+  }
+
+  override async loadTrainingState(state: TrainingState): Promise<void> {
+    await this.#trainedStage?.begin()
+    await super.loadTrainingState(state)
+    await this.#changed()
+  }
+
+  /** DDPM's. With learnLogvar there are as many timesteps as before. */
+  override registerSchedule(options: ScheduleOptions = {}): void {
+    const { length } = this.logvar
+    if (this.#learnedLogvar && (options.givenBetas?.length ?? options.timesteps ?? 1000) !== length) {
+      throw invalidArgument('timesteps', `${length}, the length of the learned logvar`, options.timesteps)
+    }
+    super.registerSchedule(options)
   }
 
   // ---- state -------------------------------------------------------------------------------------------------------
@@ -227,7 +327,9 @@ export abstract class LatentModel extends DDPM {
       this.scaleFactor = (await rest.scale_factor.data())[0]
       delete rest.scale_factor
     }
-    return super.loadStateDict(rest, options)
+    const report = await super.loadStateDict(rest, options)
+    if (this.#learnedLogvar) this.#logvarBank.write(this.logvar, this.#learnedLogvar.place.offset)
+    return report
   }
 
   /**
@@ -241,7 +343,7 @@ export abstract class LatentModel extends DDPM {
   get #stages(): [string, LatentStage][] {
     const first: [string, LatentStage] = ['first_stage_model.', this.firstStageModel]
     const cond = this.condStageModel
-    return cond && cond !== (this.firstStageModel as unknown) ? [first, ['cond_stage_model.', cond]] : [first]
+    return cond && cond !== (this.firstStageModel as unknown) ? [first, [condStagePrefix, cond]] : [first]
   }
 
   /** Gives the device's memory of the stages back; they take it again when they are next used. */

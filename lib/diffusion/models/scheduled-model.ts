@@ -10,6 +10,7 @@ import { type ModelSettings, type ScheduleOptions, scheduleSchema } from '../pro
 import { type Parameterization, predictionOf } from '../process/prediction'
 import type { Schedule } from '../process/schedule'
 import { betasOf, scheduleOf } from '../process/schedule-of'
+import type { TrainedBeside } from '../process/trained-beside'
 import { noTimestepZero, Warnings } from './warnings'
 
 export abstract class ScheduledModel implements Schedule {
@@ -27,7 +28,10 @@ export abstract class ScheduledModel implements Schedule {
   declare readonly posteriorMeanCoef1: Float32Array
   declare readonly posteriorMeanCoef2: Float32Array
   declare readonly lvlbWeights: Float32Array
-  /** log of each timestep's variance, [T]; a parameter of the state dict with learnLogvar. The loss does not use it. */
+  /**
+   * log of each timestep's variance, [T]; a parameter of the state dict with learnLogvar. LatentDiffusion's loss uses it, and with
+   * learnLogvar trains it: then this is a copy. DDPM's does not.
+   */
   logvar: Float32Array
 
   readonly seed: Seed
@@ -38,13 +42,13 @@ export abstract class ScheduledModel implements Schedule {
   /** @internal */
   protected readonly notices = new Warnings()
 
-  protected constructor(options: ModelSettings) {
+  protected constructor(options: ModelSettings, beside?: readonly TrainedBeside[]) {
     this.settings = options
     this.seed = options.seed
     const schedule = scheduleOf(options, options)
     const settings = { ...options, parameterization: predictionOf(options) }
     const device = Device.open(options.device)
-    this.#core = Core.create(device, denoiserOf(options, device), settings, schedule, options.seed)
+    this.#core = Core.create(device, denoiserOf(options, device, beside), settings, schedule, options.seed)
     if (this.network?.positiveTimesteps) this.notices.add([noTimestepZero])
     this.logvar = new Float32Array(this.numTimesteps).fill(options.logvarInit)
     Object.assign(this, schedule)
@@ -121,7 +125,7 @@ export abstract class ScheduledModel implements Schedule {
 
   /** How many numbers are trained; 0 for a function. */
   get parameterCount(): number {
-    const trained = (this.network?.parameters.slots ?? []).filter(({ frozen }) => !frozen)
+    const trained = (this.#core.denoiser.network?.weights.table.slots ?? []).filter(({ frozen }) => !frozen)
     return trained.reduce((sum, { shape }) => sum + sizeOf(shape), 0)
   }
 

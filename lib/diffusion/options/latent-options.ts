@@ -13,6 +13,7 @@ import {
   type PMeanVarianceOptions,
   type PSampleOptions,
   pSampleSchema,
+  type TrainBatchOptions,
 } from './method-options'
 import {
   type ChainOptions,
@@ -37,6 +38,11 @@ export interface LatentDiffusionOptions extends DDPMOptions {
   condStage?: CondStage | '__is_first_stage__' | '__is_unconditional__'
   /** The condition's name in a batch. Default 'image'. */
   condStageKey?: string
+  /**
+   * Train the conditioning stage with the network: one of this package with `trainable`, whose weights are then among those that
+   * the optimizer changes. They have no averages. Default false.
+   */
+  condStageTrainable?: boolean
   /** A method of the conditioning stage in place of `encode`. Default: none. */
   condStageForward?: string
   /** How the network is told the condition. Default: by `concatMode`; none without a conditioning stage. */
@@ -65,6 +71,7 @@ export const latentSchema = {
     (v) => v === '__is_first_stage__' || v === '__is_unconditional__' || isStage(v),
   ),
   condStageKey: string('image'),
+  condStageTrainable: boolean(false),
   condStageForward: string(),
   conditioningKey: oneOf(conditioningKeys),
   concatMode: boolean(true),
@@ -145,8 +152,19 @@ export const latentStepSchema = {
   noiseDropout: number(0, { min: 0, max: 1 }),
 } satisfies SchemaOf<LatentPSampleOptions & ReturnX0>
 
+/** The same of a loss. */
+export interface TrainedCondOptions extends CondOptions {
+  /**
+   * In place of `cond`: what the conditioning stage makes it of, which it is trained with where it is trained. ddpm.py's xc. Default: none.
+   */
+  xc?: unknown
+}
+
 /** Of the losses of LatentDiffusion. */
-export interface LatentLossOptions extends LossOptions, CondOptions {}
+export interface LatentLossOptions extends LossOptions, TrainedCondOptions {}
+
+/** Of LatentDiffusion.trainBatch. */
+export interface LatentTrainOptions extends TrainBatchOptions, TrainedCondOptions {}
 
 /** Of decodeFirstStage. */
 export interface DecodeOptions {

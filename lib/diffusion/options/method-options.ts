@@ -1,7 +1,7 @@
 /** Options of the methods of a diffusion model, and how they are checked; those of the constructor are in model-options.ts. */
 import { boolean, func, integer, number, type SchemaOf, type Seed, seed, value } from '../../options'
 import { Tensor } from '../../tensor'
-import type { ClassLabels } from '../process/condition'
+import type { ClassLabels, MadeCondition } from '../process/condition'
 import type { Timesteps } from '../process/timesteps'
 
 /** What a conditional network is told. */
@@ -16,6 +16,11 @@ export interface ConditionOptions {
   vector?: Tensor
   /** For a network with `concatChannels`, which needs it: a map of x's size, [n, concatChannels, h, w]. */
   concat?: Tensor
+}
+
+/** What a loss is told: `made` in place of context or concat. */
+export interface Told extends ConditionOptions {
+  made?: MadeCondition
 }
 
 /** Of pMeanVariance. */

@@ -1,6 +1,7 @@
 /** What a network is told besides x and t: class labels, the context of cross-attention, a vector, a map. */
 import type { Device } from '../../device'
-import type { Graph } from '../../graph'
+import { invalidArgument } from '../../errors'
+import type { Graph, Value } from '../../graph'
 import { conditioningOf } from '../../nn/conditions'
 import type { Conditioning, Network } from '../../nn/network'
 import type { Bindings } from '../../program'
@@ -9,6 +10,17 @@ import type { Integers } from './timesteps'
 
 /** One label for all samples, or one for each; also by names, as classLabel takes them. */
 export type ClassLabels = Integers | string | readonly (string | number)[]
+
+/** A condition that the step's graph makes, so that gradients reach what makes it. */
+export interface MadeCondition {
+  readonly as: 'context' | 'concat'
+  /** Names everything that `build` depends on. */
+  readonly key: string
+  /** Inputs of it. */
+  readonly bindings: Bindings
+  /** Tokens [n, 1, l, d], or a map [n, h, w, c]. */
+  build(context: { graph: Graph; train: boolean; rng?: Value }): Value
+}
 
 /** What the network is told besides x and t. */
 export interface Condition {
@@ -20,6 +32,8 @@ export interface Condition {
   readonly vector?: Tensor
   /** A map of x's size, [n, concatChannels, h, w]; undefined where the network takes none. */
   readonly concat?: Tensor
+  /** In place of context or map. */
+  readonly made?: MadeCondition
 }
 
 /** What the graph of a conditioned network depends on: a part of programs' keys. */
@@ -34,19 +48,34 @@ export function kindOf({ context, vector }: Condition): ConditionKind {
   return { contextLength: context?.shape[1] ?? 0, vector: vector !== undefined }
 }
 
-/** The inputs that the network takes, with `prefix` before their names. */
+/** The inputs that the network takes, with `prefix` before their names; `made` takes the place of one. */
 export function conditionInputs(
   graph: Graph,
   network: Network,
-  { shape, contextLength, vector, prefix = '' }: ConditionKind & { shape: Shape; prefix?: string },
+  o: ConditionKind & { shape: Shape; prefix?: string; train: boolean; made?: MadeCondition },
 ): Conditioning {
-  const [n, , height, width] = shape
+  const { contextLength, vector, prefix = '', train, made } = o
+  const [n, , height, width] = o.shape
   const name = (input: string) => prefix + input
+  const make = (dims: readonly (number | undefined)[]) => {
+    const rng = train ? graph.input('stageDropoutRng', [1, 1, 1, 4], 'i32') : undefined
+    const value = made!.build({ graph, train, rng })
+    if (dims.every((size, axis) => size === undefined || size === value.dims[axis])) return value
+    throw invalidArgument(
+      'condStage',
+      `what gives the network [${dims.map((size) => size ?? 'any').join(', ')}]`,
+      value,
+    )
+  }
   return conditioningOf(network, {
     labels: () => graph.input(name('labels'), [n, 1, 1, 1], 'i32'),
-    context: (channels) => graph.input(name('context'), [n, 1, contextLength, channels]),
+    context: (channels) => {
+      if (made?.as === 'context') return make([n, 1, undefined, channels])
+      return graph.input(name('context'), [n, 1, contextLength, channels])
+    },
     vector: (channels) => (vector ? graph.input(name('vector'), [n, 1, 1, channels]) : undefined),
     concat: (channels) => {
+      if (made?.as === 'concat') return make([n, height, width, channels])
       return graph.toNhwc(graph.input(name('concat'), [n, 1, 1, channels * height * width]), {
         channels,
         height,
@@ -59,10 +88,11 @@ export function conditionInputs(
 /** What these inputs are at run time. */
 export async function conditionBindings(
   device: Device,
-  { y, context, vector, concat }: Condition,
+  { y, context, vector, concat, made }: Condition,
   prefix = '',
 ): Promise<Bindings> {
   return {
+    ...made?.bindings,
     ...(y && { [`${prefix}labels`]: y }),
     ...(context && { [`${prefix}context`]: await context.binding(device) }),
     ...(vector && { [`${prefix}vector`]: await vector.binding(device) }),

@@ -8,17 +8,17 @@ import { type Denoiser, type DenoiserFunction, FunctionDenoiser, isNetwork, Netw
 import { checkConditions } from './given-condition'
 import { checkVariance } from './learned-variance'
 import type { ModelSettings } from './model-options'
+import type { TrainedBeside } from './trained-beside'
 
 /** Throws `invalid-argument` for options that do not go together. */
-export function denoiserOf(options: ModelSettings, device: Device): Denoiser {
+export function denoiserOf(options: ModelSettings, device: Device, beside: readonly TrainedBeside[] = []): Denoiser {
   const model = modelOf(options)
   checkConditions(options, isNetwork(model) ? model : undefined)
   checkVariance(options)
   if (isNetwork(model)) checkTimes(options, model)
   const learned = options.varianceType !== 'fixed'
-  return isNetwork(model)
-    ? new NetworkDenoiser(device, model, options.seed, learned)
-    : new FunctionDenoiser(device, model, learned)
+  if (isNetwork(model)) return new NetworkDenoiser(device, model, options.seed, learned, beside)
+  return new FunctionDenoiser(device, model, learned)
 }
 
 /** A network that knows whole timesteps alone, or takes their logarithms, can't be told others. */

@@ -12,10 +12,12 @@ import type { NativeBuffer } from '../../native'
 import type { Network } from '../../nn/network'
 import { Weights } from '../../nn/weights'
 import type { Seed } from '../../options'
+import type { TablePlace } from '../../parameter-slot'
 import type { Bindings } from '../../program'
 import { type Shape, sameShape, sizeOf, Tensor } from '../../tensor'
-import { type Condition, type ConditionKind, conditionBindings, conditionInputs } from './condition'
+import { type Condition, type ConditionKind, conditionBindings, conditionInputs, type MadeCondition } from './condition'
 import type { Times } from './timesteps'
+import { besideOf, type TrainedBeside } from './trained-beside'
 
 /**
  * x [n, c, h, w] and t [n] to the prediction, of x's shape; with a learned variance that comes after it on the channels,
@@ -30,6 +32,8 @@ export interface DenoiserMode {
   /** With dropout. */
   readonly train: boolean
   readonly condition: ConditionKind
+  /** In place of an input. */
+  readonly made?: MadeCondition
   /** What the condition's inputs are called: those of the negative one, of guidance, begin with 'negative.'. Default 'given'. */
   readonly of?: 'given' | 'negative'
 }
@@ -55,7 +59,10 @@ export interface Denoiser {
 }
 
 export class NetworkDenoiser implements Denoiser {
+  /** Of the network, then of what is trained beside it. */
   readonly weights: Weights
+  /** Where the parameters of that are, in the order in which it was given. */
+  readonly beside: readonly TablePlace[]
   readonly external = false
   /** Which bank stands in for the weights in the current asynchronous context; see `withAverages`. */
   readonly #bank = new AsyncLocalStorage<'weights' | 'ema'>()
@@ -66,6 +73,7 @@ export class NetworkDenoiser implements Denoiser {
     seed: Seed,
     /** The second half of the output is a learned variance. */
     readonly learned: boolean,
+    beside: readonly TrainedBeside[] = [],
   ) {
     const { inChannels, outChannels } = module
     if (outChannels !== (learned ? 2 : 1) * inChannels) {
@@ -82,7 +90,9 @@ export class NetworkDenoiser implements Denoiser {
         received: String(outChannels),
       })
     }
-    this.weights = new Weights(device, module.parameters, seed)
+    const { table, places } = besideOf(module.parameters, beside)
+    this.weights = new Weights(device, table, seed)
+    this.beside = places
   }
 
   get network(): NetworkDenoiser {
@@ -91,6 +101,10 @@ export class NetworkDenoiser implements Denoiser {
 
   /** Runs `fn` with the averaged weights in place of the trained ones, for what `fn` starts and nothing else. */
   withAverages<T>(fn: () => T): T {
+    const own = this.module.parameters.count
+    const rest = this.weights.table.count - own
+    // What is trained beside the network has no averages: ddpm.py's ema_scope leaves it as it is.
+    if (rest > 0) this.weights.bank('ema').copyFrom(this.weights.bank('weights'), own, own, rest)
     return this.#bank.run('ema', fn)
   }
 
@@ -119,13 +133,13 @@ export class NetworkDenoiser implements Denoiser {
     x: Value,
     t: Value,
     shape: Shape,
-    { train, condition, of = 'given' }: DenoiserMode,
+    { train, condition, made, of = 'given' }: DenoiserMode,
   ): DenoiserOutput {
     const [, channels, height, width] = shape
     const rng = train ? graph.input('dropoutRng', [1, 1, 1, 4], 'i32') : undefined
     const images = graph.toNhwc(x, { channels, height, width })
     const prefix = of === 'given' ? '' : 'negative.'
-    const conditioning = conditionInputs(graph, this.module, { ...condition, shape, prefix })
+    const conditioning = conditionInputs(graph, this.module, { ...condition, shape, prefix, train, made })
     const flat = this.module.selfCondition && graph.input('estimate', x.dims)
     const estimate = flat ? graph.toNhwc(flat, { channels, height, width }) : undefined
     const out = graph.toNchw(this.module.build({ graph, train, rng }, images, t, { ...conditioning, estimate }))

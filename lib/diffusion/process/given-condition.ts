@@ -4,7 +4,7 @@ import type { Network } from '../../nn/network'
 import { Purpose, words } from '../../rng'
 import { checkTensor, type Shape, Tensor } from '../../tensor'
 import { classLabel } from './class-names'
-import type { ClassLabels, Condition } from './condition'
+import type { ClassLabels, Condition, MadeCondition } from './condition'
 import type { Core } from './core'
 import type { Stream } from './process'
 import { type Integers, parseIntegers } from './timesteps'
@@ -18,16 +18,24 @@ export interface GivenCondition {
   readonly concat?: Tensor
   /** The labels are for others, too, so that a network without classes is given some. Default false. */
   readonly forOthers?: boolean
+  readonly made?: MadeCondition
 }
 
 /** For samples of `shape`. Throws unless there are labels, context, vector and map exactly where the network takes them. */
 export async function conditionOf(core: Core, shape: Shape, o: GivenCondition): Promise<Condition> {
   const [n] = shape
-  const context = contextOf(core, n, o.context)
+  const { made } = o
+  const context = made?.as === 'context' ? undefined : contextOf(core, n, o.context)
   const vector = vectorOf(core, n, o.vector)
-  const concat = concatOf(core, shape, o.concat)
+  const concat = made?.as === 'concat' ? undefined : concatOf(core, shape, o.concat)
   const labels = await labelsOf(core, n, o)
-  return { ...labels, ...(context && { context }), ...(vector && { vector }), ...(concat && { concat }) }
+  return {
+    ...labels,
+    ...(context && { context }),
+    ...(vector && { vector }),
+    ...(concat && { concat }),
+    ...(made && { made }),
+  }
 }
 
 function contextOf(core: Core, n: number, context: Tensor | undefined): Tensor | undefined {
@@ -100,7 +108,7 @@ function isDropped({ seed, step, sampleOffset }: Stream, i: number, probability:
  */
 export async function withDropout(
   core: Core,
-  { y, context, vector, concat }: Condition,
+  { y, context, vector, concat, made }: Condition,
   stream: Stream,
 ): Promise<Condition> {
   const { contextDropout, vectorDropout } = core.settings
@@ -109,6 +117,7 @@ export async function withDropout(
     ...(context && { context: await dropRows(context, contextDropout, stream) }),
     ...(vector && { vector: await dropRows(vector, vectorDropout, stream) }),
     ...(concat && { concat }),
+    ...(made && { made }),
   }
 }
 

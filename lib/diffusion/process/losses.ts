@@ -5,10 +5,11 @@ import type { StateDict } from '../../nn/weights'
 import type { Binding, Bindings } from '../../program'
 import { Purpose, words } from '../../rng'
 import { checkTensor, type Shape, sizeOf, Tensor } from '../../tensor'
-import { type Condition, conditionBindings, kindOf } from './condition'
+import { type Condition, conditionBindings, kindOf, type MadeCondition } from './condition'
 import { type Core, extentOf } from './core'
 import type { NetworkDenoiser } from './denoiser'
 import { conditionOf, type GivenCondition, withDropout } from './given-condition'
+import { type LearnedLogvar, logvarAt, overVariance } from './learned-logvar'
 import { boundBindings, boundTerm, defaultVlbWeight } from './learned-variance'
 import { conditionNoise, noisyCondition } from './noisy-condition'
 import { denoise, denoiserBindings, preconditioningBindings } from './preconditioning'
@@ -37,6 +38,8 @@ export interface LossInput {
   readonly importance?: Float32Array
   /** [T], where it is a part of the loss: LatentDiffusion's loss / exp(logvar[t]) + logvar[t]. */
   readonly logvar?: Float32Array
+  /** `logvar` is trained: the graph has the numbers, which `logvar` is a copy of. */
+  readonly learned?: LearnedLogvar
   /** With dropout, and 'train/' in the keys. */
   readonly train: boolean
   /** Of x_0, for a network with selfCondition: see `withOwnEstimate`. */
@@ -80,6 +83,8 @@ export interface SampleLosses {
   readonly loss: Float32Array
   /** The bound's term in bits per dimension, where the variance is learned. */
   readonly bound?: Float32Array
+  /** logvar[t], where it is learned. */
+  readonly logvar?: Float32Array
 }
 
 /**
@@ -87,7 +92,7 @@ export interface SampleLosses {
  * ddpm.py's, or with a learned variance the estimate of the whole bound in bits per dimension.
  */
 export function lossDictOf(core: Core, samples: SampleLosses, input: LossInput): LossResult {
-  const { t, train, importance, logvar } = input
+  const { t, train, importance, logvar, learned } = input
   const { lSimpleWeight, originalElboWeight, minSnrGamma, vlbWeight = defaultVlbWeight } = core.settings
   const { lvlbWeights } = core.schedule
   const weigh = (values: Float32Array) => Float64Array.from(values, (value, i) => value * (importance?.[i] ?? 1))
@@ -98,30 +103,44 @@ export function lossDictOf(core: Core, samples: SampleLosses, input: LossInput):
     : average(losses.map((loss, i) => lvlbWeights[t[i]] * loss))
   const whole = (loss: number, i: number) => {
     const own = minSnrGamma === undefined ? loss : snrWeight(core, t[i]) * loss
-    return logvar ? own / Math.exp(logvar[t[i]]) + logvar[t[i]] * (importance?.[i] ?? 1) : own
+    if (!logvar) return own
+    const at = samples.logvar?.[i] ?? logvar[t[i]]
+    return own / Math.exp(at) + at * (importance?.[i] ?? 1)
   }
   const weighted = average(losses.map(whole))
   const loss = weighted * lSimpleWeight + (samples.bound ? vlbWeight : originalElboWeight) * vlb
   const prefix = train ? 'train' : 'val'
   return {
     loss,
-    lossDict: { [`${prefix}/loss_simple`]: simple, [`${prefix}/loss_vlb`]: vlb, [`${prefix}/loss`]: loss },
+    lossDict: {
+      [`${prefix}/loss_simple`]: simple,
+      ...(learned && logvar && { [`${prefix}/loss_gamma`]: weighted, logvar: average(logvar) }),
+      [`${prefix}/loss_vlb`]: vlb,
+      [`${prefix}/loss`]: loss,
+    },
   }
 }
 
 /**
  * What the losses of sample i count for in the total, times `scale`, so that its gradient needs weighted sums: inputs of `backward`.
  */
-export function lossWeights(core: Core, { t, importance, logvar }: LossInput, scale = 1): Record<string, Float32Array> {
+export function lossWeights(core: Core, o: LossInput, scale = 1): Record<string, Float32Array> {
+  const { t, importance, logvar, learned } = o
   const { lSimpleWeight, originalElboWeight, varianceType, vlbWeight = defaultVlbWeight } = core.settings
   const each = (weightAt: (k: number) => number) =>
     Float32Array.from(t, (k, i) => (scale * weightAt(k) * (importance?.[i] ?? 1)) / t.length)
-  const simple = each((k) => {
-    const certainty = logvar ? Math.exp(-logvar[k]) : 1
-    return snrWeight(core, k) * lSimpleWeight * certainty + originalElboWeight * core.schedule.lvlbWeights[k]
-  })
-  if (varianceType === 'fixed') return { lossWeights: simple }
-  return { lossWeights: simple, boundWeights: each(() => vlbWeight * core.numTimesteps) }
+  const simple = (k: number) => snrWeight(core, k) * lSimpleWeight
+  const elbo = (k: number) => originalElboWeight * core.schedule.lvlbWeights[k]
+  const bound = varianceType !== 'fixed' && { boundWeights: each(() => vlbWeight * core.numTimesteps) }
+  if (learned) {
+    return {
+      overVarianceWeights: each(simple),
+      logvarWeights: each(() => lSimpleWeight),
+      lossWeights: each(elbo),
+      ...bound,
+    }
+  }
+  return { lossWeights: each((k) => simple(k) * (logvar ? Math.exp(-logvar[k]) : 1) + elbo(k)), ...bound }
 }
 
 /** The total of one sample, without what importance sampling makes of it. */
@@ -144,7 +163,11 @@ function snrWeight({ settings, schedule }: Core, t: number): number {
 export function buildLoss(core: Core, g: Graph, o: LossInput): Record<string, Value> {
   const { x, t, noise, a, noisy, prediction, variance } = noisyNodes(core, g, o)
   const loss = g.loss(prediction, target(core, g, { x, noise, t, a }), elementLoss(core))
-  return variance ? { loss, bound: boundTerm(core, g, { x, noisy, prediction, variance, t }) } : { loss }
+  return {
+    loss,
+    ...(variance && { bound: boundTerm(core, g, { x, noisy, prediction, variance, t }) }),
+    ...(o.learned && { logvar: logvarAt(g, o.learned, t) }),
+  }
 }
 
 /** q_sample and the network. */
@@ -158,7 +181,7 @@ function noisyNodes(core: Core, g: Graph, o: LossInput) {
   const a = g.input('sqrtAlphasCumprod', [T, 1, 1, 1])
   const b = g.input('sqrtOneMinusAlphasCumprod', [T, 1, 1, 1])
   const noisy = g.timestepAffine(x, a, t, noise, b)
-  const mode = { train: o.train, condition: kindOf(o.condition) }
+  const mode = { train: o.train, condition: kindOf(o.condition), made: o.condition.made }
   const { prediction, variance } = denoise(core, g, { x: noisy, t, shape, mode })
   return { x, t, noise, a, noisy, prediction, variance }
 }
@@ -208,9 +231,15 @@ function offsetBindings(n: number, offset: number): Record<string, Binding> {
 }
 
 /** Gradients of the total loss; the samples' weights are inputs, see lossWeights. */
-export function backward(g: Graph, { loss, bound }: Record<string, Value>): void {
-  const simple = g.weightedSum(loss, g.input('lossWeights', loss.dims))
-  g.backward(bound ? g.add(simple, g.weightedSum(bound, g.input('boundWeights', bound.dims))) : simple)
+export function backward(g: Graph, { loss, bound, logvar }: Record<string, Value>): void {
+  const weighted = (value: Value, weights: string) => g.weightedSum(value, g.input(weights, value.dims))
+  let total = weighted(loss, 'lossWeights')
+  if (bound) total = g.add(total, weighted(bound, 'boundWeights'))
+  if (logvar) {
+    const divided = weighted(overVariance(g, loss, logvar), 'overVarianceWeights')
+    total = g.add(total, g.add(divided, weighted(logvar, 'logvarWeights')))
+  }
+  g.backward(total)
 }
 
 /** The inputs of buildLoss, but for a function's output. */
@@ -234,20 +263,23 @@ export async function lossBindings(core: Core, o: LossInput): Promise<Bindings> 
   }
   if (network?.module.selfCondition) bindings.estimate = o.estimate ?? new Float32Array(sizeOf(o.x.shape))
   if (o.train && network) bindings.dropoutRng = dropoutRng(o.stream)
+  if (o.train && o.condition.made) bindings.stageDropoutRng = dropoutRng(o.stream, 2)
   return bindings
 }
 
-/** A key of its own for the dropout of each step and each part of a batch. */
-function dropoutRng({ seed, step, sampleOffset }: Stream): Int32Array {
-  const [low, high] = words(seed, Purpose.dropout, sampleOffset, step, 2)
+/** A key of its own for the dropout of each step and each part of a batch, by two words of its stream from `first` on. */
+function dropoutRng({ seed, step, sampleOffset }: Stream, first = 0): Int32Array {
+  const [low, high] = words(seed, Purpose.dropout, sampleOffset, step, first + 2).subarray(first)
   return Int32Array.of(low, high, step, 0)
 }
 
 /** Names everything that the graph of a loss depends on. */
 export function lossKey(core: Core, o: LossInput) {
   const offset = !o.noise && offsetOf(core, o.train) > 0
-  const kind = { ...elementLoss(core), ...kindOf(o.condition) }
-  return { shape: o.x.shape.join('x'), drawn: !o.noise, offset, train: o.train, ...kind }
+  const { made } = o.condition
+  const kind = { ...elementLoss(core), ...kindOf(o.condition), ...(made && { made: made.key }) }
+  const learned = o.learned && { learned: true }
+  return { shape: o.x.shape.join('x'), drawn: !o.noise, offset, train: o.train, ...kind, ...learned }
 }
 
 /**
@@ -263,12 +295,14 @@ export async function lossInput(
     context?: Tensor
     vector?: Tensor
     concat?: Tensor
+    made?: MadeCondition
     noise?: Tensor
     stream?: Stream
     importance?: Float32Array
     logvar?: Float32Array
     /** [T]: conditions get noise of these timesteps, by those of the samples. */
     condIds?: Int32Array
+    learned?: LearnedLogvar
     train: boolean
   },
 ): Promise<LossInput> {
@@ -276,8 +310,8 @@ export async function lossInput(
   core.denoiser.check(o.xStart.shape, 'xStart')
   if (o.noise) checkTensor(o.noise, 'noise', o.xStart.shape)
   const t = await parseTimesteps(o.t, o.xStart.shape[0], core.numTimesteps)
-  const { y: labels, context, vector, concat } = o
-  const given = await conditionOf(core, o.xStart.shape, { labels, argument: 'y', context, vector, concat })
+  const { y: labels, context, vector, concat, made } = o
+  const given = await conditionOf(core, o.xStart.shape, { labels, argument: 'y', context, vector, concat, made })
   const stream = o.stream ?? nextStream(core)
   const kept = o.train ? await withDropout(core, given, stream) : given
   const { condIds } = o
@@ -292,6 +326,7 @@ export async function lossInput(
     stream,
     importance: o.importance,
     logvar: o.logvar,
+    learned: o.learned,
     train: o.train,
   })
 }
@@ -329,8 +364,8 @@ export async function pLosses(core: Core, input: LossInput): Promise<LossResult>
 }
 
 /** From a program's outputs. */
-export function samplesOf({ loss, bound }: Record<string, Float32Array>): SampleLosses {
-  return { loss, bound }
+export function samplesOf({ loss, bound, logvar }: Record<string, Float32Array>): SampleLosses {
+  return { loss, bound, logvar }
 }
 
 async function trainingNoise(core: Core, shape: Shape, stream: Stream, offset: number): Promise<Tensor> {
@@ -358,7 +393,7 @@ async function functionLoss(core: Core, input: LossInput): Promise<SampleLosses>
 /** Loss and the gradients of all parameters by their state_dict names. Nothing is accumulated or changed. */
 export async function lossAndGradients(core: Core, input: LossInput): Promise<LossResult & { gradients: StateDict }> {
   const network = requireNetwork(core, 'lossAndGradients')
-  const table = network.module.parameters
+  const { table } = network.weights
   const program = await core.networkProgram('gradients', lossKey(core, input), (g) => {
     const losses = buildLoss(core, g, input)
     backward(g, losses)

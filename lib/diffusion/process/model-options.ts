@@ -137,7 +137,10 @@ export interface ProcessOptions extends ScheduleOptions, TrainedOptions {
   parameterization?: Parameterization
   /** Of parameterization 'edm': the standard deviation of the data. Default 0.5. */
   sigmaData?: number
-  /** Make `logvar` a parameter of the state dict, as ddpm.py does. The loss does not use it. Default false. */
+  /**
+   * Make `logvar` a parameter of the state dict, as ddpm.py does. It is trained in LatentDiffusion; DDPM's loss does not use it. Default
+   * false.
+   */
   learnLogvar?: boolean
   /** What `logvar` is at first. Default 0. */
   logvarInit?: number

@@ -61,7 +61,7 @@ export interface TrainResult extends LossResult {
 
 /** Everything that a bit-exact resume needs of the model. */
 export interface TrainingState {
-  /** The trained weights, by the network's names. */
+  /** The trained weights, by the network's names, and what is trained beside it by the state dict's. */
   weights: StateDict
   /** Undefined where useEma is false. */
   ema?: StateDict
@@ -100,7 +100,7 @@ export function trainingProgram(
   input: LossInput,
   o: { update: boolean; ema: boolean; optimizer?: Optimizer },
 ): Promise<Program> {
-  const { count } = requireNetwork(core, 'training').module.parameters
+  const { count } = requireNetwork(core, 'training').weights.table
   const { update, ema, optimizer = 'adamw' } = o
   const build = (g: Graph): Record<string, Value> => {
     const losses = buildLoss(core, g, input)
@@ -163,7 +163,7 @@ export class Training {
   }
 
   get #count(): number {
-    return this.network.module.parameters.count
+    return this.network.weights.table.count
   }
 
   async batch(core: Core, input: LossInput, o: UpdateOptions): Promise<TrainResult> {
@@ -234,6 +234,17 @@ export class Training {
     throw notFinite(`the training loss is ${result.loss}`, this.step + 1, 'a finite loss', result.loss)
   }
 
+  /** The network's: what is trained beside it has no averages. */
+  #averaged(dict: StateDict): StateDict {
+    const own = this.network.module.parameters
+    return Object.fromEntries(Object.entries(dict).filter(([name]) => own.get(name)))
+  }
+
+  #notAveraged(dict: StateDict): StateDict {
+    const own = this.network.module.parameters
+    return Object.fromEntries(Object.entries(dict).filter(([name]) => !own.get(name)))
+  }
+
   /** A snapshot of one moment: all reads are asked for before anything else can change the banks. */
   async state(core: Core): Promise<TrainingState> {
     const { weights } = this.network
@@ -251,8 +262,8 @@ export class Training {
     const lossScale = core.lossScale?.state
     return {
       weights: w,
-      ...(ema && { ema }),
-      ...(further && { powerEmas: await Promise.all(further) }),
+      ...(ema && { ema: this.#averaged(ema) }),
+      ...(further && { powerEmas: (await Promise.all(further)).map((dict) => this.#averaged(dict)) }),
       m,
       ...(v && { v }),
       ...counts,
@@ -298,10 +309,13 @@ export class Training {
     await weights.write('m', state.m, { strict: true })
     if (state.v) await weights.write('v', state.v, { strict: true })
     if (this.ema && state.ema) {
-      await weights.write('ema', state.ema, { strict: true })
+      await weights.write('ema', { ...this.#notAveraged(state.weights), ...state.ema }, { strict: true })
       this.ema.numUpdates = state.emaUpdates
     }
-    for (let i = 0; i < powers; i++) await weights.write(`ema-${i}`, state.powerEmas![i], { strict: true })
+    for (let i = 0; i < powers; i++) {
+      const whole = { ...this.#notAveraged(state.weights), ...state.powerEmas![i] }
+      await weights.write(`ema-${i}`, whole, { strict: true })
+    }
     this.#powerEmas?.resume(state.optimizerStep)
     const { accumulation } = state
     if (accumulation) await weights.write('grads', accumulation.gradients, { strict: true })

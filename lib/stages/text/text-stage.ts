@@ -7,7 +7,7 @@ import { boolean, integer, type Parsed, parseOptions, type SchemaOf, value } fro
 import { Tensor } from '../../tensor'
 import { applyWeights } from '../../text/prompt-weights'
 import { type TokenizedText, Tokenizer } from '../../text/tokenizer'
-import { Stage, type StageOptions, stageSchema, type WeightsSource } from '../stage'
+import { Stage, type StageNodes, type StageOptions, stageSchema, type WeightsSource } from '../stage'
 
 /** What every text stage's constructor takes beside the options of its network. */
 export interface TextStageOptions extends StageOptions {
@@ -130,21 +130,37 @@ export abstract class TextStage<Network extends TextNetwork = TextNetwork> exten
   /** What `encode` gives. */
   protected abstract encoding(): Encoding
 
-  protected async run(text: TextInput, o: EncodeTextOptions, encoding: Encoding): Promise<Tensor> {
-    const { texts, length, ids, weights, warnings } = await this.#tokens(text, o)
+  /** @internal `encode` as part of a graph. */
+  async nodes(text: TextInput): Promise<StageNodes> {
+    return this.#nodesOf(await this.#tokens(text, {}), this.encoding())
+  }
+
+  #nodesOf({ texts, length, ids, warnings }: TokenizedText, { kind, endOf, build }: Encoding): StageNodes {
     this.#promptWarnings = warnings
     if (length > this.network.maxLength) {
       throw invalidArgument('ids', `at most ${this.network.maxLength} tokens a text`, length)
     }
+    return {
+      key: `${kind} of ${texts} texts of ${length} tokens`,
+      bindings: { ids, ...(endOf && { rows: rowsOf(ids, texts, endOf) }) },
+      build: (context) => {
+        const tokens = context.graph.input('ids', [texts * length, 1, 1, 1], 'i32')
+        const rows = endOf && context.graph.input('rows', [texts, 1, 1, 1], 'i32')
+        return build(context, tokens, texts, rows)
+      },
+    }
+  }
+
+  protected async run(text: TextInput, o: EncodeTextOptions, encoding: Encoding): Promise<Tensor> {
+    const tokens = await this.#tokens(text, o)
+    const { texts, length, weights } = tokens
+    const nodes = this.#nodesOf(tokens, encoding)
     const shape = [texts, encoding.length ?? length, this.network.width]
     return this.call(async () => {
-      const program = await this.program(encoding.kind, { texts, length }, (graph) => {
-        const tokens = graph.input('ids', [texts * length, 1, 1, 1], 'i32')
-        const rows = encoding.endOf && graph.input('rows', [texts, 1, 1, 1], 'i32')
-        return { states: encoding.build({ graph, train: false }, tokens, texts, rows) }
+      const program = await this.program(encoding.kind, { key: nodes.key }, (graph) => {
+        return { states: nodes.build({ graph, train: false }) }
       })
-      const rows = encoding.endOf && { rows: rowsOf(ids, texts, encoding.endOf) }
-      const bindings = { ...this.weights.bindings('weights'), ids, ...rows }
+      const bindings = { ...this.weights.bindings('weights'), ...nodes.bindings }
       if (weights?.some((weight) => weight !== 1)) {
         if (encoding.length !== undefined)
           throw invalidArgument('promptWeights', 'false: this is one state a text', true)
