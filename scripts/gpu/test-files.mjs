@@ -11,6 +11,7 @@ const diffusion = [
   'guidance',
   'latent/latent-diffusion',
   'latent/pipelines',
+  'latent/split-network',
   'latent/steps',
   'latent/trained-stage',
   'learned-variance',

@@ -104,6 +104,26 @@ export class Patches {
     return this.grid[0] * this.grid[1]
   }
 
+  /** Whether some patch lies on each pixel. */
+  get covers(): boolean {
+    return this.#sums.every((sum) => sum > 0)
+  }
+
+  /** Top and left of a patch in the map that is cut. */
+  corner(patch: number): Pair {
+    return this.#corner(patch, this.params.stride)
+  }
+
+  /** Of maps that keep their size: what part of the mean each pixel of a patch is, [kh kw]. */
+  shares(patch: number): Float32Array {
+    const [kh, kw] = this.params.ks
+    const [top, left] = this.corner(patch)
+    return Float32Array.from({ length: kh * kw }, (_, i) => {
+      const outer = (top + Math.floor(i / kw)) * this.size[1] + left + (i % kw)
+      return this.#weights[i * this.count + patch] / this.#sums[outer]
+    })
+  }
+
   /** x [n, c, h, w] to the patches, [n, c, kh, kw] each, row by row. */
   async unfold(x: Tensor): Promise<Tensor[]> {
     const [n, c, h, w] = x.shape
@@ -111,7 +131,7 @@ export class Patches {
     const [kh, kw] = this.params.ks
     const patches: Tensor[] = []
     for (let patch = 0; patch < this.count; patch++) {
-      const [top, left] = this.#corner(patch, this.params.stride)
+      const [top, left] = this.corner(patch)
       const data = new Float32Array(n * c * kh * kw)
       for (let plane = 0, to = 0; plane < n * c; plane++) {
         for (let y = 0; y < kh; y++, to += kw) {

@@ -12,8 +12,6 @@ import { quantizing } from '../latent/first-stage'
 import { latentLoop } from '../latent/latent-loop'
 import { corrected } from '../latent/score-corrector'
 import { smallerMask } from '../latent/smaller-mask'
-import { cut, cutsCondition } from '../latent/split-condition'
-import { Patches } from '../latent/split-input'
 import type { InterpolateOptions, PretrainedOptions } from '../options/ddpm-options'
 import {
   type LatentLoopOptions,
@@ -89,17 +87,9 @@ export class LatentDiffusion extends LatentModel {
     }
   }
 
-  /** What the network says of x_t: applyModel of ddpm.py, by patches with splitInputParams. */
+  /** What the network says of x_t, by patches with splitInputParams: ddpm.py's apply_model. */
   async applyModel(xNoisy: Tensor, t: Timesteps, cond?: Cond): Promise<Tensor> {
-    const { splitInputParams: split, conditioningKey: key } = this
-    if (!split) return this.predict(xNoisy, t, await given(cond, key))
-    const patches = new Patches([xNoisy.shape[2], xNoisy.shape[3]], split)
-    const parts = key && cutsCondition.includes(this.condStageKey) ? await cut(cond, key, patches) : undefined
-    const outputs: Tensor[] = []
-    for (const [i, patch] of (await patches.unfold(xNoisy)).entries()) {
-      outputs.push(await this.predict(patch, t, await given(parts?.[i] ?? cond, key)))
-    }
-    return patches.fold(outputs)
+    return this.predict(xNoisy, t, await given(cond, this.conditioningKey))
   }
 
   /** ddpm.py's _predict_eps_from_xstart: the noise of x_t and its x_0. */
@@ -126,7 +116,6 @@ export class LatentDiffusion extends LatentModel {
     noise?: Tensor,
     options: LatentLossOptions = {},
   ): Promise<LossResult> {
-    this.#whole()
     return super.pLosses(xStart, t, noise, options)
   }
 
@@ -136,24 +125,15 @@ export class LatentDiffusion extends LatentModel {
     noise?: Tensor,
     options: LatentLossOptions = {},
   ): Promise<LossResult & { gradients: StateDict }> {
-    this.#whole()
     return super.lossAndGradients(xStart, t, noise, options)
   }
 
   override async forward(x: Tensor, options: LatentLossOptions = {}): Promise<LossResult> {
-    this.#whole()
     return super.forward(x, options)
-  }
-
-  /** Throws `unsupported`: only applyModel and the first stage go by patches. */
-  #whole(): void {
-    if (this.splitInputParams)
-      throw unsupported('splitInputParams, but in applyModel, encodeFirstStage and decodeFirstStage,')
   }
 
   /** trainBatch of latents: `x` are scaled ones, as getFirstStageEncoding gives them; the condition is the option `cond` or `xc`. */
   override async trainBatch(x: Tensor | Float32Array, options: LatentTrainOptions = {}): Promise<TrainResult> {
-    this.#whole()
     const { cond, xc, ...rest } = options
     return this.call(async (core) => {
       const { made, ...told } = await this.conditionOf({ cond, xc })
@@ -203,7 +183,6 @@ export class LatentDiffusion extends LatentModel {
   override async pSampleLoop(shape: Shape, options?: LatentLoopOptions & Intermediates): Promise<Tensor | LoopResult>
   override async pSampleLoop(shape: Shape, options?: LatentLoopOptions & Intermediates): Promise<Tensor | LoopResult> {
     checkShape(shape)
-    this.#whole()
     const o = parseOptions('pSampleLoop', options, latentLoopSchema)
     return this.call((core) => this.#latentLoop(core, shape, o))
   }
@@ -226,7 +205,6 @@ export class LatentDiffusion extends LatentModel {
    */
   async progressiveDenoising(shape: Shape, options: ProgressiveOptions = {}): Promise<ProgressiveResult> {
     checkShape(shape)
-    this.#whole()
     const { temperature = 1, ...o } = parseOptions('progressiveDenoising', options, progressiveSchema)
     const all = parseOptions('progressiveDenoising', { ...o, returnIntermediates: true }, latentLoopSchema)
     const temperatures = typeof temperature === 'number' ? new Array(this.numTimesteps).fill(temperature) : temperature
@@ -325,7 +303,6 @@ export class LatentDiffusion extends LatentModel {
     const { cond, quantizeDenoised, returnX0, returnCodebookIds, ...theirs } = o
     const { scoreCorrector: corrector, correctorKwargs: kwargs = {}, ...rest } = theirs
     if (returnCodebookIds) throw unsupported('returnCodebookIds')
-    this.#whole()
     checkTensor(x, 'x')
     const options = cond ? { ...rest, ...(await given(cond, this.conditioningKey)) } : rest
     const extras = { returnX0, codebook: await quantizing(this.firstStageModel, quantizeDenoised) }

@@ -11,6 +11,7 @@ import { checkCondSchedule, condSchedule } from '../latent/cond-schedule'
 import { type ConditioningKey, given, withConcat } from '../latent/conditioning'
 import { decodeFirstStage, encodeFirstStage, scaled, standardDeviation } from '../latent/first-stage'
 import { type ParsedSplit, parseSplit } from '../latent/split-input'
+import { checkSplit, SplitNetwork } from '../latent/split-network'
 import { type CondStage, type FirstStage, isPosterior, type LatentStage, type Posterior } from '../latent/stages'
 import { condStagePrefix, TrainedStage, trainableStage } from '../latent/trained-stage'
 import { ddpmSchema } from '../options/ddpm-options'
@@ -82,6 +83,7 @@ export abstract class LatentModel extends DDPM {
     const split = o.splitInputParams && parseSplit(o.splitInputParams)
     const key =
       condStage === '__is_unconditional__' ? undefined : (o.conditioningKey ?? (o.concatMode ? 'concat' : 'crossattn'))
+    if (split) checkSplit({ ...o, conditioningKey: key })
     checkCondSchedule(o.numTimestepsCond, o.givenBetas?.length ?? o.timesteps, key)
     const own = Object.fromEntries(Object.keys(ddpmSchema).map((name) => [name, options[name as never]]))
     const trained = o.condStageTrainable ? trainableStage(condStage, { key, forward: o.condStageForward }) : undefined
@@ -116,6 +118,7 @@ export abstract class LatentModel extends DDPM {
     this.splitInputParams = split
     this.conditioningKey = key
     const network = this[coreOf].denoiser.network
+    if (split && network) network.split = new SplitNetwork(split)
     if ((trained || logvar) && !network) {
       throw invalidArgument(trained ? 'condStageTrainable' : 'learnLogvar', 'false where a function is the model', true)
     }

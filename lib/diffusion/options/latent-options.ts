@@ -58,7 +58,10 @@ export interface LatentDiffusionOptions extends DDPMOptions {
    * and training, and in each step of 'ddpm' sampling, where it piles up. For 'crossattn' and 'concat'. Default 1: they get none.
    */
   numTimestepsCond?: number
-  /** Cut what is too large into patches: in applyModel, and with patchDistributedVq in the first stage. Default: none. */
+  /**
+   * Cut what is too large into patches that overlap: the network is applied to each, in losses, training and sampling, too, and with
+   * patchDistributedVq the first stage. Default: none.
+   */
   splitInputParams?: SplitInputParams
 }
 

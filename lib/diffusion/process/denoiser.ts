@@ -9,7 +9,7 @@ import type { Device } from '../../device'
 import { DiffusionError, describe, invalidArgument } from '../../errors'
 import type { Graph, Value } from '../../graph'
 import type { NativeBuffer } from '../../native'
-import type { Network } from '../../nn/network'
+import type { Conditioning, Network } from '../../nn/network'
 import { Weights } from '../../nn/weights'
 import type { Seed } from '../../options'
 import type { TablePlace } from '../../parameter-slot'
@@ -58,12 +58,30 @@ export interface Denoiser {
   release(): void
 }
 
+/** How a network is given maps that are too large for it: in pieces, latent/split-network.ts. */
+export interface Pieces {
+  /** Of a map [n, c, h, w]: how many, and the shape of each. Throws `invalid-argument` for a map that can't be cut. */
+  pieces(shape: Shape): { readonly count: number; readonly shape: Shape }
+  /** x [n, h, w, c] to what `apply` makes of each piece, put together. */
+  build(
+    graph: Graph,
+    x: Value,
+    conditioning: Conditioning,
+    apply: (x: Value, conditioning: Conditioning, piece: number) => Value,
+  ): Value
+}
+
+/** The input with the random numbers of dropout in a piece. */
+export const dropoutInput = (piece: number) => (piece === 0 ? 'dropoutRng' : `dropoutRng.${piece}`)
+
 export class NetworkDenoiser implements Denoiser {
   /** Of the network, then of what is trained beside it. */
   readonly weights: Weights
   /** Where the parameters of that are, in the order in which it was given. */
   readonly beside: readonly TablePlace[]
   readonly external = false
+  /** Set before anything is computed. Default: it is given maps whole. */
+  split?: Pieces
   /** Which bank stands in for the weights in the current asynchronous context; see `withAverages`. */
   readonly #bank = new AsyncLocalStorage<'weights' | 'ema'>()
 
@@ -115,7 +133,7 @@ export class NetworkDenoiser implements Denoiser {
 
   check(shape: Shape, argument: string): void {
     const { inChannels, divisor } = this.module
-    const [n, c, h, w] = shape
+    const [n, c, h, w] = shape.length === 4 && this.split ? this.split.pieces(shape).shape : shape
     if (shape.length === 4 && n > 0 && c === inChannels && h > 0 && w > 0 && h % divisor === 0 && w % divisor === 0)
       return
     const size = divisor > 1 ? `height and width multiples of ${divisor}` : 'height and width of at least 1'
@@ -136,13 +154,17 @@ export class NetworkDenoiser implements Denoiser {
     { train, condition, made, of = 'given' }: DenoiserMode,
   ): DenoiserOutput {
     const [, channels, height, width] = shape
-    const rng = train ? graph.input('dropoutRng', [1, 1, 1, 4], 'i32') : undefined
     const images = graph.toNhwc(x, { channels, height, width })
     const prefix = of === 'given' ? '' : 'negative.'
     const conditioning = conditionInputs(graph, this.module, { ...condition, shape, prefix, train, made })
     const flat = this.module.selfCondition && graph.input('estimate', x.dims)
     const estimate = flat ? graph.toNhwc(flat, { channels, height, width }) : undefined
-    const out = graph.toNchw(this.module.build({ graph, train, rng }, images, t, { ...conditioning, estimate }))
+    const apply = (piece: Value, told: Conditioning, i = 0) => {
+      const rng = train ? graph.input(dropoutInput(i), [1, 1, 1, 4], 'i32') : undefined
+      return this.module.build({ graph, train, rng }, piece, t, told)
+    }
+    const told = { ...conditioning, estimate }
+    const out = graph.toNchw(this.split ? this.split.build(graph, images, told, apply) : apply(images, told))
     return this.learned ? halves(graph, out) : { prediction: out }
   }
 

@@ -7,7 +7,7 @@ import { Purpose, words } from '../../rng'
 import { checkTensor, type Shape, sizeOf, Tensor } from '../../tensor'
 import { type Condition, conditionBindings, kindOf, type MadeCondition } from './condition'
 import { type Core, extentOf } from './core'
-import type { NetworkDenoiser } from './denoiser'
+import { dropoutInput, type NetworkDenoiser } from './denoiser'
 import { conditionOf, type GivenCondition, withDropout } from './given-condition'
 import { type LearnedLogvar, logvarAt, overVariance } from './learned-logvar'
 import { boundBindings, boundTerm, defaultVlbWeight } from './learned-variance'
@@ -262,12 +262,19 @@ export async function lossBindings(core: Core, o: LossInput): Promise<Bindings> 
     Object.assign(bindings, noiseBindings(o.t.length, o.stream), offset)
   }
   if (network?.module.selfCondition) bindings.estimate = o.estimate ?? new Float32Array(sizeOf(o.x.shape))
-  if (o.train && network) bindings.dropoutRng = dropoutRng(o.stream)
+  if (o.train && network) {
+    const { count } = network.split?.pieces(o.x.shape) ?? { count: 1 }
+    // The second pair of words is the stage's.
+    const first = (piece: number) => (piece === 0 ? 0 : 2 * (piece + 1))
+    for (let piece = 0; piece < count; piece++) bindings[dropoutInput(piece)] = dropoutRng(o.stream, first(piece))
+  }
   if (o.train && o.condition.made) bindings.stageDropoutRng = dropoutRng(o.stream, 2)
   return bindings
 }
 
-/** A key of its own for the dropout of each step and each part of a batch, by two words of its stream from `first` on. */
+/**
+ * A key of its own for the dropout of each step, each part of a batch and each piece of its maps, by two words of its stream from `first` on.
+ */
 function dropoutRng({ seed, step, sampleOffset }: Stream, first = 0): Int32Array {
   const [low, high] = words(seed, Purpose.dropout, sampleOffset, step, first + 2).subarray(first)
   return Int32Array.of(low, high, step, 0)

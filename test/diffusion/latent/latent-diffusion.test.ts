@@ -1,6 +1,7 @@
 // LatentDiffusion against CompVis' ddpm.py, ddim.py and plms.py: encodings, losses, single steps and chains. Nothing of a file is left out.
 import assert from 'node:assert/strict'
 import type { Cond } from '../../../lib/diffusion/latent/conditioning'
+import { Patches } from '../../../lib/diffusion/latent/split-input'
 import { isPosterior, type Posterior } from '../../../lib/diffusion/latent/stages'
 import { ddimTimesteps } from '../../../lib/diffusion/process/schedule'
 import { type LatentDiffusion, type LatentSampleOptions, type LoopResult, Tensor } from '../../../lib/index'
@@ -248,8 +249,9 @@ const methods: Record<string, Check> = {
     await one.close(await model.decodeFirstStage(codes || tensor(one, 'z'), { predictCids, forceNotQuantize }), 'out')
   },
   async apply_model(model, one) {
-    const apply = () =>
-      model.applyModel(one.fixture.tensor('in/xt'), one.fixture.integers('in/t'), condOf(one.fixture, false))
+    const { fixture } = one
+    const cond = one.c.cond ? fixture.tensor(`in/${one.c.cond}`) : condOf(fixture, false)
+    const apply = () => model.applyModel(fixture.tensor('in/xt'), fixture.integers('in/t'), cond)
     if (!one.has('after')) return one.close(await apply(), 'out')
     await one.close(await model.emaScope(apply), 'out')
     await one.close(await apply(), 'after')
@@ -299,6 +301,11 @@ const methods: Record<string, Check> = {
     const eps = await model.predictEpsFromXstart(one.fixture.tensor('in/xt'), one.fixture.integers('in/t'), z)
     await one.close(eps, 'eps_from_xstart')
   },
+  async get_fold_unfold(model, one) {
+    const { vqf } = model.splitInputParams!
+    const patches = new Patches([8, 8], model.splitInputParams!, one.id === 'fold_up' ? { up: vqf } : {})
+    for (const name of ['weighting', 'normalization'] as const) await one.close(patches[name], name)
+  },
   async make_cond_schedule(model, one) {
     assert.deepEqual([...model.condIds!], [...one.expected('cond_ids')])
   },
@@ -311,9 +318,6 @@ function own({ c, kind }: Case): Record<string, unknown> {
   return c.splitInputParams ? { splitInputParams: c.splitInputParams } : {}
 }
 
-/** Compared in split-input.test.ts. */
-const elsewhere = ['get_fold_unfold']
-
 for (const [name, count] of [
   ['ldm_kl_crossattn', 26],
   ['ldm_unconditional', 10],
@@ -321,6 +325,7 @@ for (const [name, count] of [
   ['ldm_hybrid', 4],
   ['ldm_adm', 5],
   ['ldm_cond_schedule', 3],
+  ['ldm_split', 5],
 ] as const) {
   it(`${name}: what ddpm.py gives, case by case, on ${testDevice}`, async () => {
     const fixture = await Fixture.load(`ldm/${name}`)
@@ -347,21 +352,4 @@ it("what is gone away from is no condition with 'adm'", async () => {
   using model = await goldenLatent(fixture, testDevice)
   const cond = Tensor.from(fixture.integers('in/y'))
   await assert.rejects(model.sample({ batchSize: 2, cond, uncond: cond, guidanceScale: 2 }), { argument: 'uncond' })
-})
-
-it(`ldm_split: applyModel and the first stage by patches, on ${testDevice}`, async () => {
-  const fixture = await Fixture.load('ldm/ldm_split')
-  for (const c of camelCased(fixture.config.cases)) {
-    if (elsewhere.includes(c.kind.split('(')[0])) continue
-    const { vqf: factor, ...splitInputParams } = c.splitInputParams
-    using model = await goldenLatent(fixture, testDevice, { splitInputParams: { ...splitInputParams, vqf: factor } })
-    const made =
-      c.id === 'apply_model'
-        ? await model.applyModel(fixture.tensor('in/xt'), fixture.integers('in/t'), fixture.tensor('in/c'))
-        : c.id === 'decode'
-          ? await model.decodeFirstStage(fixture.tensor('in/z'))
-          : ((await model.encodeFirstStage(fixture.tensor('in/x'))) as Tensor)
-    assertCloseToScale(await made.data(), fixture.numbers(`out/${c.id}/out`), out, c.id)
-    await assert.rejects(model.sample({ cond: fixture.tensor('in/c'), batchSize: 2 }), { code: 'unsupported' })
-  }
 })
