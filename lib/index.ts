@@ -77,6 +77,8 @@ export type {
   DecodeOptions,
   LatentChainOptions,
   LatentDiffusionOptions,
+  LatentLoggedImages,
+  LatentLogImagesOptions,
   LatentLoopOptions,
   LatentLossOptions,
   LatentPMeanVarianceOptions,

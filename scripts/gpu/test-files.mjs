@@ -10,6 +10,7 @@ const diffusion = [
   'gaussian',
   'guidance',
   'latent/latent-diffusion',
+  'latent/log-images',
   'latent/pipelines',
   'latent/split-network',
   'latent/steps',

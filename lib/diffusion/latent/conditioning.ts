@@ -85,8 +85,8 @@ export async function joined(tensors: readonly Tensor[], rank: number, argument:
 
 /** The first n samples of each, or one for all repeated. */
 export async function forBatch(cond: Cond, n: number): Promise<Cond> {
-  if (cond instanceof Tensor) return rows(cond, n)
-  const all = (list: readonly Tensor[]) => Promise.all(list.map((tensor) => rows(tensor, n)))
+  if (cond instanceof Tensor) return firstRows(cond, n)
+  const all = (list: readonly Tensor[]) => Promise.all(list.map((tensor) => firstRows(tensor, n)))
   if (Array.isArray(cond)) return all(cond as readonly Tensor[])
   const { cConcat, cCrossattn } = cond as CondDict
   return {
@@ -95,7 +95,8 @@ export async function forBatch(cond: Cond, n: number): Promise<Cond> {
   }
 }
 
-async function rows(tensor: Tensor, n: number): Promise<Tensor> {
+/** The first n samples, or one for all repeated. */
+export async function firstRows(tensor: Tensor, n: number): Promise<Tensor> {
   const [samples, ...rest] = tensor.shape
   if (samples === n) return tensor
   if (samples < n && samples !== 1) throw invalidArgument('cond', `${n} conditions, or one for all`, tensor)

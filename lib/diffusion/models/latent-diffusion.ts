@@ -14,12 +14,15 @@ import { corrected } from '../latent/score-corrector'
 import { smallerMask } from '../latent/smaller-mask'
 import type { InterpolateOptions, PretrainedOptions } from '../options/ddpm-options'
 import {
+  type LatentLoggedImages,
+  type LatentLogImagesOptions,
   type LatentLoopOptions,
   type LatentLossOptions,
   type LatentPMeanVarianceOptions,
   type LatentPSampleOptions,
   type LatentSampleOptions,
   type LatentTrainOptions,
+  latentLogImagesSchema,
   latentLoopSchema,
   latentMeanSchema,
   latentSampleSchema,
@@ -36,12 +39,14 @@ import type { Intermediates } from '../options/sampling-options'
 import type { Core } from '../process/core'
 import { conditionOf } from '../process/given-condition'
 import type { LossResult } from '../process/losses'
-import { predictEpsFromXstart } from '../process/process'
+import { drawNoise, predictEpsFromXstart } from '../process/process'
 import type { Timesteps } from '../process/timesteps'
 import { priorBpd } from '../sampling/bits-per-dim'
 import type { LoopResult } from '../sampling/loop'
 import type { TrainResult } from '../training/training-step'
+import type { Batch } from './batch'
 import { LatentModel } from './latent-model'
+import { latentPictures } from './latent-pictures'
 
 /** Of pMeanVariance: mean, variance and its logarithm; [n, 1, ...] but for a learned variance. */
 export interface MeanVariance {
@@ -317,6 +322,30 @@ export class LatentDiffusion extends LatentModel {
     return this.decodeFirstStage(await super.interpolate(options))
   }
 
+  /**
+   * ddpm.py's log_images of this class: a batch's first `N` (8) images, their reconstructions and conditions, latents with noise, samples,
+   * and pictures of how they come about. Texts are given as they are, not as pictures; samplesOutpainting draws what samplesInpainting
+   * keeps, as Stability's ddpm.py has it, where CompVis' draws the same twice; samplesX0Quantized are quantized by DDIM, too. Throws `aborted`.
+   */
+  override async logImages(batch: Batch, options: LatentLogImagesOptions = {}): Promise<Partial<LatentLoggedImages>> {
+    const o = parseOptions('logImages', options, latentLogImagesSchema)
+    if (o.steps !== undefined && options.ddimSteps !== undefined)
+      throw invalidArgument('steps', 'nothing with ddimSteps', o.steps)
+    const { numTimesteps: T, logEveryT } = this
+    const ddimSteps = o.steps ?? o.ddimSteps ?? Math.max(1, Math.min(200, Math.floor(T / 2)))
+    const byDdim = { sampler: 'ddim', steps: ddimSteps, eta: o.ddimEta } as const
+    const every = Math.max(1, Math.round((logEveryT * ddimSteps) / T))
+    const way = options.ddimSteps === null ? { logEveryT } : { ...byDdim, logEveryT: every }
+    const { seed, signal } = o
+    const draw = (z: Tensor, own: LatentLoopOptions) =>
+      this.pSampleLoop(z.shape, { ...way, seed, signal, ...own, returnIntermediates: true })
+    const progress = async (z: Tensor, cond?: Cond) =>
+      (await this.progressiveDenoising(z.shape, { seed, signal, ...(cond && { cond }) })).intermediates
+    const noise = async ({ shape }: Tensor, t: number) =>
+      seed === undefined ? undefined : this.call((core) => drawNoise(core, shape, { seed, sampleOffset: 0, step: t }))
+    return latentPictures(this, batch, { ...o, draw, progress, noise })
+  }
+
   // ---- files -------------------------------------------------------------------------------------------------------
 
   /**
@@ -346,11 +375,6 @@ export class LatentDiffusion extends LatentModel {
   /** Throws `unsupported`. */
   override async merged(): Promise<never> {
     throw unsupported('merged')
-  }
-
-  /** Throws `unsupported`. */
-  override async logImages(): Promise<never> {
-    throw unsupported('logImages')
   }
 }
 

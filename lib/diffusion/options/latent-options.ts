@@ -1,5 +1,17 @@
 /** Options of LatentDiffusion and of its own methods: ddpm.py's keyword arguments camelCased, with its defaults. */
-import { boolean, func, integer, number, oneOf, required, type SchemaOf, string, value } from '../../options'
+import {
+  boolean,
+  func,
+  integer,
+  number,
+  oneOf,
+  required,
+  type SchemaOf,
+  type Seed,
+  seed,
+  string,
+  value,
+} from '../../options'
 import type { Tensor } from '../../tensor'
 import { type Cond, type ConditioningKey, conditioningKeys } from '../latent/conditioning'
 import type { ScoreCorrector } from '../latent/score-corrector'
@@ -289,3 +301,80 @@ export const latentSampleSchema = {
   width: integer(undefined, { min: 1 }),
   outputType: oneOf(['image', 'latent'], 'image'),
 } satisfies SchemaOf<LatentSampleOptions & Intermediates>
+
+/** Pictures to look at. Grids are [3, height, width], with a row for each image. */
+export interface LatentLoggedImages {
+  /** The batch's images, [n, c, h, w]. */
+  inputs: Tensor
+  /** What the first stage makes of their latents. */
+  reconstruction?: Tensor
+  /** What the conditioning stage's `decode` makes of the condition, the texts that it was (batch.caption, batch.human_label), or the image. */
+  conditioning?: Tensor | readonly string[]
+  /** A condition of more than 3 channels, in random colours. */
+  originalConditioning?: Tensor
+  /** Inputs with more and more noise, decoded. */
+  diffusionRow?: Tensor
+  /** [N, c, h, w], of the averaged weights, like all that follow. */
+  samples?: Tensor
+  /** Samples with less and less noise. */
+  denoiseRow?: Tensor
+  /** Samples with quantizeDenoised, of a first stage with a codebook. */
+  samplesX0Quantized?: Tensor
+  /** The inputs with their middle drawn anew. */
+  samplesInpainting?: Tensor
+  /** 1 where samplesInpainting keeps the input, [N, 1, h, w] in latents. */
+  mask?: Tensor
+  /** The inputs with all but their middle drawn anew. */
+  samplesOutpainting?: Tensor
+  /** What progressiveDenoising predicts. */
+  progressiveRow?: Tensor
+}
+
+/** Of LatentDiffusion.logImages. */
+export interface LatentLogImagesOptions {
+  /** How many images of the batch, and samples. Default 8. */
+  N?: number
+  /** How many of the images are shown with more and more noise. Default 4. */
+  nRow?: number
+  /** Draw samples, too. Default true. */
+  sample?: boolean
+  /** How many steps of DDIM samples take; null: ddpm.py's own steps. Default 200, or half of the timesteps where that is less. */
+  ddimSteps?: number | null
+  /** ddimSteps by the name that DDPM.logImages has for it. Default: none. */
+  steps?: number
+  /** Of DDIM. Default 1. */
+  ddimEta?: number
+  /** Which pictures are returned, and made. Default: all. */
+  returnKeys?: readonly (keyof LatentLoggedImages)[]
+  /** Samples of predictions that are taken to codes, where the first stage has some. Default true. */
+  quantizeDenoised?: boolean
+  /** samplesInpainting, samplesOutpainting and mask. Default true. */
+  inpaint?: boolean
+  /** denoiseRow. Default false. */
+  plotDenoiseRows?: boolean
+  /** progressiveRow: of all timesteps. Default true. */
+  plotProgressiveRows?: boolean
+  /** diffusionRow. Default true. */
+  plotDiffusionRows?: boolean
+  /** Of all noise. Default: the next of the model's own. */
+  seed?: Seed
+  /** Ends it within one step, with `aborted`. Default: none. */
+  signal?: AbortSignal
+}
+
+export const latentLogImagesSchema = {
+  N: integer(8, { min: 1 }),
+  nRow: integer(4, { min: 1 }),
+  sample: boolean(true),
+  ddimSteps: integer(undefined, { min: 1 }),
+  steps: integer(undefined, { min: 1 }),
+  ddimEta: number(1, { min: 0 }),
+  returnKeys: value<readonly (keyof LatentLoggedImages)[]>('an array of names', Array.isArray),
+  quantizeDenoised: boolean(true),
+  inpaint: boolean(true),
+  plotDenoiseRows: boolean(false),
+  plotProgressiveRows: boolean(true),
+  plotDiffusionRows: boolean(true),
+  seed: seed(),
+  signal: watchSchema.signal,
+} satisfies SchemaOf<LatentLogImagesOptions>
