@@ -2,6 +2,10 @@
 import { loadModel, readImage, saveImages } from 'ddpm-native'
 
 const [model, photo, prompt, file = 'picture.png', steps = '25'] = process.argv.slice(2)
+if (!prompt) {
+  console.error('node examples/image-to-image.mjs <folder or hub name> photo.png "a red cat" [picture.png] [steps]')
+  process.exit(2)
+}
 
 const ldm = await loadModel(model)
 const [, height, width] = ldm.sampleShape

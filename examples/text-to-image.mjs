@@ -2,6 +2,10 @@
 import { loadModel, saveImages } from 'ddpm-native'
 
 const [model, prompt, file = 'pictures.png', steps = '25'] = process.argv.slice(2)
+if (!prompt) {
+  console.error('node examples/text-to-image.mjs <folder or hub name> "a red cat" [pictures.png] [steps]')
+  process.exit(2)
+}
 
 const ldm = await loadModel(model)
 const images = await ldm.sample({
@@ -12,7 +16,11 @@ const images = await ldm.sample({
   seed: 1,
   sampler: 'dpmsolver++',
   steps: Number(steps),
-  onStep: ({ step, total }) => process.stderr.write(`\r${step}/${total}`),
+  onStep: async ({ step, total, predX0 }) => {
+    process.stderr.write(`\r${step}/${total}${step === total ? '\n' : ''}`)
+    // Small, and without the decoder.
+    await saveImages('forming.png', await ldm.previewLatents(predX0), { columns: 2 })
+  },
 })
 for (const warning of ldm.warnings()) console.warn(warning)
 await saveImages(file, images, { columns: 2 })

@@ -6,12 +6,14 @@ import type { DDPM } from '../diffusion/models/ddpm'
 import type { SampleOptions } from '../diffusion/options/ddpm-options'
 import { owners } from '../diffusion/sampling/choose'
 import type { SchedulerConfig } from '../diffusion/sampling/diffusers/scheduler-config'
+import type { StepEvent } from '../diffusion/sampling/loop'
 import { type Sampler, type SamplerName, samplerNamed, samplers } from '../diffusion/sampling/sampler-names'
 import { sigmaSchedules } from '../diffusion/sampling/sigmas'
 import { Tensor } from '../tensor'
 import { type OptionTable, UsageError, type Values } from './args'
 import { checkGuidance, type Guides, guidanceOf, guidanceOptions } from './guidance'
 import { stderr } from './output'
+import type { PreviewFile } from './preview-file'
 import { Progress } from './progress'
 import { ownScheduler, shapeOf, textOf, textOptions } from './text'
 
@@ -182,6 +184,7 @@ export async function* drawImages(
     readonly skip: (span: Span) => boolean
     readonly labelOf: LabelOf
     readonly guides: Guides
+    readonly preview?: PreviewFile
   },
 ): AsyncGenerator<Drawn> {
   const { first, count } = spanOf(values)
@@ -195,10 +198,11 @@ export async function* drawImages(
     for (let b = 0; b < batches; b++) {
       const span = { first: first + b * batch, count: Math.min(batch, count - b * batch) }
       if (o.skip(span)) continue
-      const onStep = ({ step, total }: { step: number; total: number }) => {
+      const onStep = async ({ step, total, predX0 }: StepEvent) => {
         // `total` is not always `steps`: ddim.py's strides may take some more.
         bar ??= new Progress(stderr, { label: 'sample', total: batches * total, done: b * total, lines: true })
         bar.update(b * total + step, `${b * batch} of ${count} images`)
+        await o.preview?.show(ddpm, predX0, step === total)
       }
       const labels = Array.from({ length: span.count }, (_, i) => o.labelOf(span.first + i))
       const classLabels = labels[0] === undefined ? undefined : (labels as number[])

@@ -10,6 +10,7 @@ import { NpzFile } from './npz-file'
 import { modelOptions, openModel, sourceOf } from './open-model'
 import { createOutput, note, type Output, stdout, warn } from './output'
 import { preview } from './preview'
+import { PreviewFile } from './preview-file'
 import { sampleRecord } from './sample-record'
 import { SeparateFiles } from './separate-files'
 import { stoppable } from './stop'
@@ -40,6 +41,11 @@ const options = {
     kind: 'flag',
     help: 'go on with --separate and --npz where an earlier command with the same options ended',
   },
+  preview: {
+    kind: 'string',
+    value: 'file',
+    help: 'a small picture of the images as they form, written anew once a second at most',
+  },
   ...overwriteOption,
   'no-preview': { kind: 'flag', help: 'no picture in the terminal' },
 } as const satisfies OptionTable
@@ -60,6 +66,7 @@ export const sample: Command<typeof options> = {
   ddpm sample --init-image cat.png --strength 0.6
   ddpm sample --init-image cat.png --mask mask.png
   ddpm sample --interpolate 1,2 --count 8 --columns 8
+  ddpm sample --count 4 --preview forming.png
   ddpm sample --count 50000 --batch 64 --npz samples.npz
   ddpm sample --count 50000 --batch 64 --npz samples.npz --resume`,
 
@@ -82,6 +89,7 @@ type SampleValues = Values<typeof options>
 async function draw(values: SampleValues, output: Output, signal: AbortSignal): Promise<void> {
   const start = performance.now()
   const grid = await gridFile(values)
+  const previewFile = values.preview === undefined ? undefined : await PreviewFile.open(values.preview, values)
   const ddpm = await openModel(values)
   const keepers: Keeper[] = []
   try {
@@ -103,7 +111,7 @@ async function draw(values: SampleValues, output: Output, signal: AbortSignal): 
     }
     try {
       const skip = (part: Span) => numbersOf(part).every(has)
-      for await (const drawn of drawImages(ddpm, values, { signal, skip, labelOf, guides })) {
+      for await (const drawn of drawImages(ddpm, values, { signal, skip, labelOf, guides, preview: previewFile })) {
         await remember(drawn.first)
         for (const keeper of keepers) await keeper.add(drawn)
         for (const image of numbersOf(drawn)) if (needed(image)) images.push(one(drawn, image))
@@ -135,6 +143,7 @@ async function draw(values: SampleValues, output: Output, signal: AbortSignal): 
     const old = before > 0 ? ` (${before} of them before)` : ''
     output.say(`${span.count} ${span.count === 1 ? 'image' : 'images'}${old} in ${seconds.toFixed(1)} s: ${written}`)
     tellRenamed(output, values.output, picture)
+    tellRenamed(output, values.preview, previewFile?.name)
     for (const { wanted, name } of keepers) tellRenamed(output, wanted, name)
     for (const warning of ddpm.warnings()) warn(output, warning)
     output.event('done', { count: span.count, seconds, files })

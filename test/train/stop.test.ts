@@ -76,11 +76,22 @@ describe('a training that is asked to stop', function () {
     const stepOf = (batches: number) => ['--accumulate', String(batches), ...endless]
     const started = '"event":"start"'
 
+    /** Each so long after the answer to the one before that it is not taken for the same. */
+    function later(child: ChildProcess, [next, ...rest]: readonly NodeJS.Signals[]): void {
+      child.stderr!.once('data', () => {
+        const send = () => {
+          child.kill(next)
+          if (rest.length > 0) later(child, rest)
+        }
+        setTimeout(send, 2100)
+      })
+    }
+
     it('by a second signal, which changes nothing', async () => {
       const child = start(...stepOf(2500))
       const { code, stderr } = await at(child, started, () => {
         child.kill('SIGTERM')
-        setTimeout(() => child.kill('SIGINT'), 2100)
+        later(child, ['SIGINT'])
       })
       assert.equal(code, 143, stderr)
       assert.match(stderr, /SIGTERM: stopping.*\nSIGINT: still finishing the step or saving; once more to quit/)
@@ -90,7 +101,8 @@ describe('a training that is asked to stop', function () {
     it('by a third one, which ends it at once', async () => {
       const child = start(...stepOf(40_000)) // more than any machine does until the third
       const { code, stderr } = await at(child, started, () => {
-        for (const ms of [1, 2100, 4200]) setTimeout(() => child.kill('SIGINT'), ms)
+        child.kill('SIGINT')
+        later(child, ['SIGINT', 'SIGINT'])
       })
       assert.equal(code, 130, stderr)
       assert.equal((await listCheckpoints(run)).length, 0)

@@ -150,7 +150,7 @@ export class LatentDiffusion extends LatentModel {
 
   /**
    * Images [n, c, height, width] in [-1, 1] of a prompt, of `cond`, or unconditional ones; with outputType 'latent' ddpm.py's sample.
-   * `image` and `mask` are encoded, too. Intermediates are latents. Throws `invalid-argument`, and what pSampleLoop throws.
+   * `image` and `mask` are encoded, too. Intermediates and `onStep`'s states are latents; see previewLatents. Throws `invalid-argument`, and what pSampleLoop throws.
    */
   override async sample(options?: LatentSampleOptions & Intermediates<false>): Promise<Tensor>
   override async sample(options: LatentSampleOptions & Required<Intermediates<true>>): Promise<LoopResult>

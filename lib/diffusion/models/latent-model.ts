@@ -4,12 +4,13 @@ import { DiffusionError, invalidArgument } from '../../errors'
 import type { StateDict } from '../../nn/weights'
 import { parseOptions, type Seed } from '../../options'
 import { normal, Purpose } from '../../rng'
-import { sizeOf, Tensor } from '../../tensor'
+import { checkTensor, sizeOf, Tensor } from '../../tensor'
 import { latentConfig } from '../formats/latent-config'
 import type { LoadReport } from '../formats/state'
 import { checkCondSchedule, condSchedule } from '../latent/cond-schedule'
 import { type ConditioningKey, given, withConcat } from '../latent/conditioning'
 import { decodeFirstStage, encodeFirstStage, scaled, standardDeviation } from '../latent/first-stage'
+import { LinearPreview } from '../latent/linear-preview'
 import { type ParsedSplit, parseSplit } from '../latent/split-input'
 import { checkSplit, SplitNetwork } from '../latent/split-network'
 import { type CondStage, type FirstStage, isPosterior, type LatentStage, type Posterior } from '../latent/stages'
@@ -72,6 +73,8 @@ export abstract class LatentModel extends DDPM {
   /** What latents are multiplied by. */
   scaleFactor: number
   readonly #options: Readonly<Partial<LatentDiffusionOptions>>
+  /** Of the first stage's weights as they are. */
+  #preview?: Promise<LinearPreview>
   readonly #trainedStage?: TrainedStage
   readonly #learnedLogvar?: LearnedLogvar
 
@@ -162,6 +165,22 @@ export abstract class LatentModel extends DDPM {
   async decodeFirstStage(z: Tensor, options: DecodeOptions = {}): Promise<Tensor> {
     const o = parseOptions('decodeFirstStage', options, decodeSchema)
     return decodeFirstStage(this.firstStageModel, z, { ...o, scale: this.scaleFactor, split: this.splitInputParams })
+  }
+
+  /**
+   * Small images [n, c, h, w] in [-1, 1] of scaled latents [n, channels, h, w], a pixel each: a linear fit to the first stage, for which the
+   * first call encodes and decodes two images. For an `onStep`, whose states are latents: `await ldm.previewLatents(predX0)`.
+   */
+  async previewLatents(z: Tensor): Promise<Tensor> {
+    checkTensor(z, 'z')
+    const [images] = this.sampleShape
+    this.#preview ??= LinearPreview.fit(this.firstStageModel, { latents: this.channels, images })
+    try {
+      return await (await this.#preview).of(await scaled(z, 1 / this.scaleFactor))
+    } catch (error) {
+      this.#preview = undefined
+      throw error
+    }
   }
 
   // ---- conditions --------------------------------------------------------------------------------------------------
@@ -320,6 +339,7 @@ export abstract class LatentModel extends DDPM {
    */
   override async loadStateDict(dict: StateDict, options: LoadStateDictOptions = {}): Promise<LoadReport> {
     const rest = { ...dict }
+    this.#preview = undefined
     for (const [prefix, stage] of this.#stages) {
       const names = Object.keys(rest).filter((name) => name.startsWith(prefix))
       if (names.length === 0 || !stage.loadStateDict) continue
