@@ -2,6 +2,8 @@
 // First of all: it makes room where address space is limited, before other modules and their threads take it.
 import './native'
 
+export type { DiscriminatorLoss } from './autoencoder/adversarial-loss'
+export type { DiscriminatorState } from './autoencoder/discriminator'
 export type {
   AutoencoderStepOptions,
   AutoencoderTrainingOptions,

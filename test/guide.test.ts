@@ -35,6 +35,7 @@ function extraOf(command: string, args: readonly string[]): string[] {
     args.includes('results/model-10.pt') && command === 'train' ? shortTraining : (other ?? shorter[command])
   const extra = (short ?? '').split(' ').filter(Boolean)
   if (args.includes('--fid-every')) return [...extra, ...'--fid-every 2 --fid-count 3 --fid-steps 2'.split(' ')]
+  if (args.includes('--disc-start')) return [...extra, '--disc-start', '1', '--disc-layers', '1']
   if (command.startsWith('train') && args.includes('--resume')) return ['--steps', '4', '--device', 'cpu']
   // Of a model of 20 timesteps or of the one that is shipped: few, but as many as an order of 3 and a strength need.
   return command === 'sample' ? [...extra, '--steps', args.includes('unipc') ? '6' : '4'] : extra

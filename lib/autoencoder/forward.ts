@@ -19,8 +19,10 @@ export interface ForwardShape {
 export interface Forward {
   /** The images, [n, h, w, c]. */
   readonly x: Value
-  /** What came of them. */
-  readonly reconstruction: Value
+  /** What the decoder's last convolution is given. */
+  readonly features: Value
+  /** What it makes of that: the reconstruction, but for a tanh that may be behind it (Autoencoder.decodedEnd). */
+  readonly image: Value
   /** Of each sample, [n, 1, 1, 1]: the divergence in nats, or the codebook's loss. */
   readonly regularizer: Value
 }
@@ -42,7 +44,7 @@ export function buildForward(graph: Graph, network: Autoencoder, { shape, drawn,
   const { z, regularizer } = network.quantizer
     ? quantized(graph, network, context, encoded)
     : drawnFrom(graph, encoded, drawn)
-  return { x, reconstruction: network.decode(context, z), regularizer }
+  return { x, ...network.decodedParts(context, z), regularizer }
 }
 
 function quantized(graph: Graph, network: Autoencoder, { train }: BuildContext, encoded: Value) {

@@ -1,6 +1,8 @@
 /** Options of a first stage's training. */
+import { invalidArgument } from '../errors'
 import { boolean, integer, number, type SchemaOf, type Seed, seed, value } from '../options'
 import { Tensor } from '../tensor'
+import { type DiscriminatorLoss, discriminatorLosses } from './adversarial-loss'
 
 /** ldm's `lossconfig` of LPIPSWithDiscriminator, for a codebook of VQLPIPSWithDiscriminator, and what else a training keeps. */
 export interface AutoencoderTrainingOptions {
@@ -10,6 +12,21 @@ export interface AutoencoderTrainingOptions {
   logvarInit?: number
   /** Weight of the codebook's and the commitment's loss. With a codebook only. Default 1. */
   codebookWeight?: number
+  /**
+   * The update from which on a patch discriminator takes part, and what is drawn looks less blurred. Before it nothing of the
+   * discriminator is computed: upstream multiplies it by 0. Default: there is none.
+   */
+  discStart?: number
+  /** What the discriminator's and the generator's adversarial loss are multiplied by. Default 1. */
+  discFactor?: number
+  /** What the generator's counts for beside the adaptive weight, which makes it as steep as the rest. Default 1. */
+  discWeight?: number
+  /** Its convolutions that halve the map: images have at least 3 * 2^discNumLayers pixels each way. Default 3. */
+  discNumLayers?: number
+  /** 'hinge' (default) or 'vanilla': by which the discriminator learns. */
+  discLoss?: DiscriminatorLoss
+  /** ActNorm in the discriminator in place of batch norm. Default false. */
+  useActnorm?: boolean
   /** Whether averages of the weights are kept. Default true. */
   useEma?: boolean
   /** What of them stays in an update, at most: LitEma's. Default 0.999. */
@@ -18,10 +35,23 @@ export interface AutoencoderTrainingOptions {
   seed?: Seed
 }
 
+/** Of a discriminator, which there is with discStart only. */
+export const discriminatorFields = {
+  discStart: integer(undefined, { min: 0 }),
+  discFactor: number(undefined, { min: 0 }),
+  discWeight: number(undefined, { min: 0 }),
+  discNumLayers: integer(undefined, { min: 1, max: 8 }),
+  discLoss: value<DiscriminatorLoss>("'hinge' or 'vanilla'", (v) =>
+    discriminatorLosses.includes(v as DiscriminatorLoss),
+  ),
+  useActnorm: value<boolean>('true or false', (v) => typeof v === 'boolean'),
+}
+
 export const trainingSchema = {
   klWeight: number(undefined, { min: 0 }),
   logvarInit: number(undefined, { min: -30, max: 20 }),
   codebookWeight: number(undefined, { min: 0 }),
+  ...discriminatorFields,
   useEma: boolean(true),
   emaDecay: number(0.999, { min: 0, max: 1 }),
   seed: seed(),
@@ -69,3 +99,23 @@ export const validationSchema = {
   seed: seed(),
   sampleOffset: integer(0, { min: 0 }),
 } satisfies SchemaOf<AutoencoderValidationOptions>
+
+type OfDiscriminator = Pick<
+  AutoencoderTrainingOptions,
+  'discStart' | 'discFactor' | 'discWeight' | 'discNumLayers' | 'discLoss' | 'useActnorm'
+>
+
+/** With defaults; undefined without a discriminator. Throws `invalid-argument` for options of one that there is not. */
+export function discriminatorOf(o: OfDiscriminator): Required<OfDiscriminator> | undefined {
+  const { discStart, discFactor, discWeight, discNumLayers, discLoss, useActnorm } = o
+  const others = { discFactor, discWeight, discNumLayers, discLoss, useActnorm }
+  if (discStart !== undefined) {
+    const defaults = { discFactor: 1, discWeight: 1, discNumLayers: 3, discLoss: 'hinge', useActnorm: false } as const
+    const given = Object.fromEntries(Object.entries(others).filter(([, v]) => v !== undefined))
+    return { discStart, ...defaults, ...given }
+  }
+  for (const [name, given] of Object.entries(others)) {
+    if (given !== undefined) throw invalidArgument(name, 'nothing without discStart', given)
+  }
+  return undefined
+}

@@ -12,12 +12,15 @@ import { heldOutSeed, Purpose, words } from '../rng'
 import { AutoencoderKL } from '../stages/autoencoder-kl'
 import { VQModel, VQModelInterface } from '../stages/vq-model'
 import { checkTensor, sizeOf, type Tensor } from '../tensor'
+import { Adversary, type Buffers, type Guidance } from './adversary'
+import type { DiscriminatorState } from './discriminator'
 import { buildForward, type ForwardShape } from './forward'
 import { type FirstStageLoss, lossOf } from './loss'
 import {
   type AutoencoderStepOptions,
   type AutoencoderTrainingOptions,
   type AutoencoderValidationOptions,
+  discriminatorOf,
   stepSchema,
   trainingSchema,
   validationSchema,
@@ -39,6 +42,8 @@ export interface AutoencoderStepResult {
 export interface AutoencoderTrainingState {
   /** Of the first stage. */
   autoencoder: OptimizedState
+  /** With discStart only. */
+  discriminator?: DiscriminatorState
 }
 
 /**
@@ -50,6 +55,8 @@ export class AutoencoderTraining {
   readonly #loss: FirstStageLoss
   readonly #o: { readonly useEma: boolean; readonly emaDecay: number }
   readonly #programs: ProgramCache
+  /** With discStart only. */
+  readonly #adversary: Adversary | undefined
   #optimizer: OptimizerOptions | undefined
   #trained: TrainedWeights | undefined
   /** Batches so far, and those whose gradients wait for an update. */
@@ -63,16 +70,21 @@ export class AutoencoderTraining {
   ) {
     const isStage = [AutoencoderKL, VQModel, VQModelInterface].some((kind) => autoencoder instanceof kind)
     if (!isStage) throw invalidArgument('autoencoder', 'an AutoencoderKL, VQModel or VQModelInterface', autoencoder)
-    const { useEma, emaDecay, seed, ...ofLoss } = parseOptions('AutoencoderTraining', options, trainingSchema)
-    const { shape, quantizer } = autoencoder.network
+    const o = parseOptions('AutoencoderTraining', options, trainingSchema)
+    const { useEma, emaDecay, seed = autoencoder.seed } = o
+    const { device, network } = autoencoder
+    const { shape, quantizer } = network
     if (shape.givePreEnd) throw invalidArgument('givePreEnd', 'false in a training', true)
     if (shape.outChannels !== shape.inChannels) {
       throw invalidArgument('outCh', `inChannels, ${shape.inChannels}, in a training`, shape.outChannels)
     }
-    this.seed = seed ?? autoencoder.seed
-    this.#loss = lossOf(ofLoss, quantizer !== undefined)
+    this.seed = seed
+    this.#loss = lossOf(o, quantizer !== undefined)
     this.#o = { useEma, emaDecay }
-    this.#programs = new ProgramCache(autoencoder.device)
+    this.#programs = new ProgramCache(device)
+    const adversary = discriminatorOf(o)
+    if (!adversary) return
+    this.#adversary = new Adversary(device, network, { ...adversary, seed }, (...program) => this.#program(...program))
   }
 
   /** Numbers that are trained. */
@@ -86,49 +98,115 @@ export class AutoencoderTraining {
    */
   configureOptimizers(options: OptimizerOptions): void {
     this.#trained?.configure(options)
+    this.#adversary?.discriminator.configure(options)
     this.#optimizer = { ...options }
   }
 
   /**
-   * One step on images x [n, c, h, w] from -1 to 1, height and width multiples of the stage's `factor`. Throws `not-configured`,
+   * One step on images x [n, c, h, w] from -1 to 1, height and width multiples of the stage's `factor`: upstream's training_step of
+   * both optimizers, the discriminator's with what the new weights make of x and noise of its own. Throws `not-configured`,
    * `invalid-argument`, and `not-finite` for a loss or gradients that are no numbers, which change nothing.
    */
   async trainingStep(x: Tensor, options: AutoencoderStepOptions = {}): Promise<AutoencoderStepResult> {
     const o = parseOptions('trainingStep', options, stepSchema)
     this.#check(x, o.noise)
     return this.#call(async (trained) => {
-      const { optimizer } = trained.options
+      const { update, accumulate, lr } = o
+      const factor = this.#adversary?.factorAt(trained.step) ?? 0
+      const step = o.step ?? this.#batches
       const forward: ForwardShape = { shape: x.shape, drawn: this.#draws(o.noise), train: true }
-      const { update } = o
-      const program = await this.#program('train', { ...keyOf(forward), update, optimizer }, (graph) => {
-        const outputs = this.#build(graph, forward)
-        const { error, regularizer } = outputs
-        graph.backward(
-          graph.add(
-            graph.weightedSum(error, graph.input('errorWeights', error.dims)),
-            graph.weightedSum(regularizer, graph.input('regularizerWeights', regularizer.dims)),
-          ),
-        )
-        if (!update) return outputs
-        const { count } = this.autoencoder.network.parameters
-        return { ...outputs, ...appendUpdate(graph, { optimizer, count, ema: trained.hasEma }) }
+      const streamOf = (pass: 0 | 1) => ({ seed: this.seed, sampleOffset: 0, step: 2 * step + pass })
+      const inputs = async (pass: 0 | 1) => ({
+        ...(await this.#inputs(x, o.noise, streamOf(pass))),
+        ...dropoutInput(this.autoencoder.network.shape.dropout, streamOf(pass)),
       })
-      const stream = { seed: this.seed, sampleOffset: 0, step: o.step ?? this.#batches }
-      const { sumSquares, ...terms } = await program.run({
-        ...(await this.#inputs(x, o.noise, stream)),
-        ...dropoutInput(this.autoencoder.network.shape.dropout, stream),
-        ...this.#weights(x),
-        ...trained.bindings(o),
-      })
+      const adversary = factor > 0 ? this.#adversary : undefined
+      const generator = await inputs(0)
+      const guidance =
+        adversary && (await this.#guidance(adversary, { x, forward, inputs: generator, factor, trained }))
+      const { sumSquares, ...terms } = await this.#update(trained, { x, forward, inputs: generator, guidance, step: o })
       this.#batches++
       this.#waiting = update ? 0 : this.#waiting + 1
-      const { loss, log } = this.#loss.log({ error: terms.error, regularizer: terms.regularizer }, size(x))
+      const own = this.#loss.log({ error: terms.error, regularizer: terms.regularizer }, size(x))
+      const loss = own.loss + (guidance?.loss ?? 0)
       const made = sumSquares === undefined || Number.isFinite(sumSquares[0])
       if (!made) trained.uncount()
       if (!Number.isFinite(loss)) throw notFinite('the training loss', trained.step + 1, loss)
       if (!made) throw notFinite('the norm of the gradients', trained.step + 1, sumSquares[0])
-      const gradNorm = sumSquares && Math.sqrt(sumSquares[0]) / o.accumulate
+      const gradNorm = sumSquares && Math.sqrt(sumSquares[0]) / accumulate
+      const log: Record<string, number> = { ...own.log, total_loss: loss, ...guidance?.log }
+      if (adversary) {
+        const { shape } = x
+        const { image } = await this.#reconstruct(adversary, { forward, inputs: await inputs(1), trained })
+        const judged = { shape, x: generator.x, image, factor, update, accumulate, lr }
+        Object.assign(log, await adversary.discriminator.trainingStep(judged))
+      }
       return { loss, log: prefixed('train', log), ...(gradNorm !== undefined && { gradNorm }) }
+    })
+  }
+
+  /** What the weights of now make of the images, in the adversary's buffers. */
+  async #reconstruct(
+    adversary: Adversary,
+    { forward, inputs, trained }: { forward: ForwardShape; inputs: Bindings; trained: TrainedWeights },
+  ): Promise<Buffers> {
+    const program = await this.#program('reconstruct', keyOf(forward), (graph) => {
+      const { image, features } = buildForward(graph, this.autoencoder.network, forward)
+      return { image: graph.toNchw(image), features }
+    })
+    const buffers = adversary.buffersFor(forward.shape)
+    const { image, features } = buffers
+    await program.run({ ...inputs, ...trained.weights.bindings('weights'), image, features })
+    return buffers
+  }
+
+  async #guidance(
+    adversary: Adversary,
+    o: { x: Tensor; forward: ForwardShape; inputs: Record<string, Binding>; factor: number; trained: TrainedWeights },
+  ): Promise<Guidance> {
+    const { x, inputs, factor } = o
+    const buffers = await this.#reconstruct(adversary, o)
+    return adversary.guide({
+      shape: x.shape,
+      x: inputs.x,
+      buffers,
+      errorWeights: this.#weights(x).errorWeights,
+      factor,
+    })
+  }
+
+  /** Forward, backward, and perhaps the update; by the gradients of a guidance, or by the error itself. */
+  async #update(
+    trained: TrainedWeights,
+    o: {
+      x: Tensor
+      forward: ForwardShape
+      inputs: Bindings
+      guidance: Guidance | undefined
+      step: { update: boolean; accumulate: number; lr?: number }
+    },
+  ): Promise<Record<string, Float32Array>> {
+    const { x, forward, guidance, step } = o
+    const { optimizer } = trained.options
+    const key = { ...keyOf(forward), guided: guidance !== undefined, update: step.update, optimizer }
+    const program = await this.#program('train', key, (graph) => {
+      const { image, ...outputs } = this.#build(graph, forward)
+      const { error, regularizer } = outputs
+      const regularized = graph.weightedSum(regularizer, graph.input('regularizerWeights', regularizer.dims))
+      const main = guidance
+        ? alongGuidance(graph, image)
+        : graph.weightedSum(error, graph.input('errorWeights', error.dims))
+      graph.backward(graph.add(main, regularized))
+      if (!step.update) return outputs
+      const { count } = this.autoencoder.network.parameters
+      return { ...outputs, ...appendUpdate(graph, { optimizer, count, ema: trained.hasEma }) }
+    })
+    const { errorWeights, regularizerWeights } = this.#weights(x)
+    return program.run({
+      ...o.inputs,
+      ...(guidance ? guidanceBindings(guidance) : { errorWeights }),
+      regularizerWeights,
+      ...trained.bindings(step),
     })
   }
 
@@ -142,7 +220,10 @@ export class AutoencoderTraining {
     return this.#call(async (trained) => {
       if (o.ema && !trained.hasEma) throw invalidArgument('ema', 'false, since no averages are kept', o.ema)
       const forward: ForwardShape = { shape: x.shape, drawn: this.#draws(o.noise), train: false }
-      const program = await this.#program('validate', keyOf(forward), (graph) => this.#build(graph, forward))
+      const program = await this.#program('validate', keyOf(forward), (graph) => {
+        const { image: _, ...outputs } = this.#build(graph, forward)
+        return outputs
+      })
       const stream = { seed: heldOutSeed(o.seed ?? this.seed, 0), sampleOffset: o.sampleOffset, step: 0 }
       const { error, regularizer } = await program.run({
         ...(await this.#inputs(x, o.noise, stream)),
@@ -154,9 +235,13 @@ export class AutoencoderTraining {
     })
   }
 
-  /** The gradients that wait for an update, by the network's names. */
+  /** The gradients that wait for an update, by the networks' names; the discriminator's behind 'loss.discriminator.', as upstream's. */
   async gradients(): Promise<StateDict> {
-    return this.#call((trained) => trained.weights.read('grads'))
+    return this.#call(async (trained) => {
+      const others = (await this.#adversary?.discriminator.trained.weights.read('grads')) ?? {}
+      const named = Object.entries(others).map(([name, tensor]) => [`loss.discriminator.${name}`, tensor])
+      return { ...(await trained.weights.read('grads')), ...Object.fromEntries(named) }
+    })
   }
 
   /** The averaged weights; the plain ones where there are no averages. */
@@ -185,18 +270,30 @@ export class AutoencoderTraining {
   /** A snapshot. Throws `not-configured`, and `invalid-argument` while gradients wait for an update. */
   trainingState(): Promise<AutoencoderTrainingState> {
     if (this.#waiting > 0) throw invalidArgument('update', 'true in the last step before', false)
-    return this.#call(async (trained) => ({ autoencoder: await trained.state() }))
+    return this.#call(async (trained) => {
+      const discriminator = await this.#adversary?.discriminator.state()
+      return { autoencoder: await trained.state(), ...(discriminator && { discriminator }) }
+    })
   }
 
   /** Throws `not-configured`, and `state-mismatch` for the state of another training. */
   loadTrainingState(state: AutoencoderTrainingState): Promise<void> {
-    this.#waiting = 0
-    return this.#call((trained) => trained.load(state.autoencoder))
+    return this.#call(async (trained) => {
+      if ((state.discriminator !== undefined) !== (this.#adversary !== undefined)) {
+        const [has, not] = state.discriminator ? ['a', 'this training none'] : ['no', 'this training one']
+        const message = `the training state has ${has} discriminator, and ${not}`
+        throw new DiffusionError('state-mismatch', message, { argument: 'discriminator' })
+      }
+      await trained.load(state.autoencoder)
+      if (state.discriminator) await this.#adversary?.discriminator.load(state.discriminator)
+      this.#waiting = 0
+    })
   }
 
   /** Gives the memory of its programs back, but not the stage's. */
   dispose(): void {
     this.#programs.release()
+    this.#adversary?.dispose()
   }
 
   [Symbol.dispose](): void {
@@ -228,8 +325,9 @@ export class AutoencoderTraining {
   }
 
   #build(graph: Graph, forward: ForwardShape) {
-    const { x, reconstruction, regularizer } = buildForward(graph, this.autoencoder.network, forward)
-    return { error: graph.loss(reconstruction, x, { type: 'l1' }), regularizer }
+    const { network } = this.autoencoder
+    const { x, image, regularizer } = buildForward(graph, network, forward)
+    return { image, error: graph.loss(network.decodedEnd({ graph }, image), x, { type: 'l1' }), regularizer }
   }
 
   /** Whether the posterior's noise is drawn. */
@@ -243,7 +341,7 @@ export class AutoencoderTraining {
     return { x: await x.binding(device), ...(noise && { noise: await noise.binding(device) }), ...drawn }
   }
 
-  #weights(x: Tensor): Bindings {
+  #weights(x: Tensor): { readonly errorWeights: Float32Array; readonly regularizerWeights: Float32Array } {
     const [n] = x.shape
     const { error, regularizer } = this.#loss.weights(n, size(x))
     const all = (value: number) => new Float32Array(n).fill(value)
@@ -259,9 +357,26 @@ export class AutoencoderTraining {
       const expected = `shape [n, ${network.shape.inChannels}, height, width], height and width multiples of ${factor}`
       throw invalidArgument('x', expected, x.shape)
     }
+    this.#adversary?.discriminator.network.check(height, width)
     if (noise && network.quantizer) throw invalidArgument('noise', 'nothing with a codebook', noise)
     if (noise) checkTensor(noise, 'noise', [n, embedDim, height / factor, width / factor])
   }
+}
+
+/** A scalar whose gradient with respect to the image is that of a guidance. */
+function alongGuidance(graph: Graph, image: Value): Value {
+  const flat = graph.toNchw(image)
+  const [n, , , d] = flat.dims
+  const number = (name: string) => graph.input(name, [1, 1, 1, 1])
+  const first = graph.constant(new Int32Array(n), [n, 1, 1, 1])
+  const [ofError, ofLogits] = ['ofError', 'ofLogits'].map((name) => graph.input(name, flat.dims))
+  const gradient = graph.timestepAffine(ofError, number('one'), first, ofLogits, number('guidanceWeight'))
+  const column = [n * d, 1, 1, 1] as const
+  return graph.weightedSum(graph.reshape(flat, column), graph.reshape(gradient, column))
+}
+
+function guidanceBindings({ ofError, ofLogits, weight }: Guidance): Bindings {
+  return { ofError, ofLogits, one: Float32Array.of(1), guidanceWeight: Float32Array.of(weight) }
 }
 
 const keyOf = ({ shape, drawn, train }: ForwardShape) => ({ shape: shape.join('x'), drawn, train })

@@ -29,6 +29,8 @@ const names: Readonly<Record<string, readonly string[]>> = {
   chMult: ['channel-mult'],
   attnResolutions: ['attention'],
   nEmbed: ['n-embed', 'vq'],
+  discNumLayers: ['disc-layers'],
+  useActnorm: ['actnorm'],
   flip: ['no-flip'],
   weights: ['no-ema', 'weights'],
   npz: ['npz'],

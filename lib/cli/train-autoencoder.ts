@@ -1,3 +1,4 @@
+import { discriminatorLosses } from '../autoencoder/adversarial-loss'
 import type { AutoencoderTrainOptions } from '../train/autoencoder/options'
 import type { AutoencoderStepMetrics } from '../trainer/autoencoder/loop'
 import { AutoencoderTrainer, type AutoencoderTrainStart } from '../trainer/autoencoder/trainer'
@@ -17,6 +18,20 @@ const options = {
   'n-embed': { kind: 'integer', min: 1, help: 'with --vq, entries of the codebook (1024)' },
   'kl-weight': { kind: 'number', min: 0, help: "weight of the posterior's divergence from N(0, 1) (1e-6)" },
   'codebook-weight': { kind: 'number', min: 0, help: "with --vq, weight of the codebook's loss (1)" },
+  'disc-start': {
+    kind: 'integer',
+    min: 0,
+    help: 'step from which on a patch discriminator makes reconstructions sharper (there is none)',
+  },
+  'disc-weight': {
+    kind: 'number',
+    min: 0,
+    help: "weight of the generator's adversarial loss beside the adaptive one (1)",
+  },
+  'disc-factor': { kind: 'number', min: 0, help: 'multiplies both adversarial losses (1)' },
+  'disc-layers': { kind: 'integer', min: 1, max: 8, help: 'its convolutions that halve the map (3)' },
+  'disc-loss': { kind: 'string', choices: discriminatorLosses, help: 'by which it learns (hinge)' },
+  actnorm: { kind: 'flag', help: 'ActNorm in the discriminator in place of batch norm' },
   size: { kind: 'size', help: 'height and width, 64 or 64x96; images are scaled and cropped to it (32)' },
   channels: shared.channels,
   'model-channels': { kind: 'integer', min: 1, help: "the network's width, a multiple of 32 (64)" },
@@ -86,11 +101,12 @@ At the end there is a folder of diffusers in the run: vae, or with --vq vqvae, w
 deviation of 1. AutoencoderKL.fromPretrained opens the run.
 
 The loss is the sum of absolute differences over an image's numbers, and --kl-weight times the divergence; with --vq the mean, and the
-codebook's.
+codebook's. From --disc-start on, ldm's adaptive patch discriminator takes part: sharper, and less close to the image.
 
   ddpm train-autoencoder photos --out runs/first --size 64 --model-channels 32 --steps 20000
   ddpm train-autoencoder --resume --out runs/first
-  ddpm train-autoencoder photos --out runs/codes --vq --n-embed 512 --validation 0.4`,
+  ddpm train-autoencoder photos --out runs/codes --vq --n-embed 512 --validation 0.4
+  ddpm train-autoencoder photos --out runs/sharper --size 64 --disc-start 10000 --disc-weight 0.5`,
 
   async run(values, [folder]) {
     if (values.flip && values['no-flip']) throw new UsageError('--flip and --no-flip: give one of them')
@@ -142,6 +158,12 @@ function trainOptions(values: GivenValues, folder: string | undefined): Autoenco
     nEmbed: values.vq ? (values['n-embed'] ?? 1024) : undefined,
     klWeight: values['kl-weight'],
     codebookWeight: values['codebook-weight'],
+    discStart: values['disc-start'],
+    discWeight: values['disc-weight'],
+    discFactor: values['disc-factor'],
+    discNumLayers: values['disc-layers'],
+    discLoss: values['disc-loss'],
+    useActnorm: values.actnorm,
     emaDecay: values['ema-decay'],
     background: values.background,
     svg: values.svg,

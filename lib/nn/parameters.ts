@@ -16,12 +16,12 @@ export type StateDict = Record<string, Tensor>
 export type Initializer =
   | { readonly kind: 'zeros' | 'ones' }
   | { readonly kind: 'constant'; readonly value: number }
-  | { readonly kind: 'normal'; readonly std: number }
+  | { readonly kind: 'normal'; readonly std: number; readonly mean: number }
   | { readonly kind: 'uniform'; readonly fanIn: number }
 
 export const zeros: Initializer = { kind: 'zeros' }
 export const ones: Initializer = { kind: 'ones' }
-export const normalOf = (std: number): Initializer => ({ kind: 'normal', std })
+export const normalOf = (std: number, mean = 0): Initializer => ({ kind: 'normal', std, mean })
 export const standardNormal = normalOf(1)
 export const uniformFanIn = (fanIn: number): Initializer => ({ kind: 'uniform', fanIn })
 
@@ -304,7 +304,8 @@ function fill(target: Float32Array, initializer: Initializer, seed: Seed, index:
   if (initializer.kind === 'ones') target.fill(1)
   else if (initializer.kind === 'constant') target.fill(initializer.value)
   else if (initializer.kind === 'normal') {
-    target.set(normal(seed, Purpose.weights, index, 0, target.length).map((v) => v * initializer.std))
+    const { std, mean } = initializer
+    target.set(normal(seed, Purpose.weights, index, 0, target.length).map((v) => mean + v * std))
   } else if (initializer.kind === 'uniform') {
     const bound = 1 / Math.sqrt(initializer.fanIn)
     const raw = words(seed, Purpose.weights, index, 0, target.length)

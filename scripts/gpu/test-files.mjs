@@ -88,7 +88,7 @@ export const gpuTests = [
   ].map(compiled('nn')),
   ...['stage', 'class-embedder', 'first-stage', 'spatial-rescaler', 'text', 'vector-quantizer'].map(compiled('stages')),
   ...diffusion.map(compiled('diffusion')),
-  ...['training'].map(compiled('autoencoder')),
+  ...['discriminator', 'training'].map(compiled('autoencoder')),
   ...['evaluate-samples', 'metrics'].map(compiled('evaluate')),
   ...['augment', 'held-out-resume'].map(compiled('train')),
 ]

@@ -54,6 +54,19 @@ describe('AutoencoderTrainer', () => {
     assert.ok(Math.abs(stage.scalingFactor! * std - 1) < 0.1, `${stage.scalingFactor} times ${std}`)
   })
 
+  it('goes on to the bit with a discriminator', async () => {
+    const disc = { discStart: 2, discNumLayers: 1, discWeight: 0.5 }
+    const { metrics } = await new AutoencoderTrainer(tiny('gan', disc)).run()
+    assert.ok(metrics!.disc_loss! > 0 && metrics!.d_weight! > 0)
+    await new AutoencoderTrainer(tiny('gan-parts', disc)).run(stopAt(4))
+    const resumed = { data, out: at('gan-parts'), resume: true }
+    await new AutoencoderTrainer(resumed).run()
+    assert.deepEqual(untimed('gan-parts'), untimed('gan'))
+    assert.equal('disc_loss' in untimed('gan')[0], false)
+    assert.deepEqual(weightsOf('gan-parts'), weightsOf('gan'))
+    await assert.rejects(new AutoencoderTrainer({ ...resumed, discWeight: 1 }).run(), { argument: 'discWeight' })
+  })
+
   async function dataset(count: number) {
     const { images, shape } = await (await Dataset.open(data, { size: [8, 12], crop: 'random' })).batch(0, count)
     const x = Tensor.wrap(images, shape)
@@ -100,6 +113,8 @@ describe('AutoencoderTrainer', () => {
     refused({ monitor: 'val/quant_loss' }, invalid('monitor'))
     refused({ monitor: 'val/rec_loss', validation: undefined }, invalid('monitor'))
     refused({ patience: 2, validation: undefined }, invalid('patience'))
+    refused({ discWeight: 1 }, invalid('discWeight'))
+    refused({ discStart: 0 }, invalid('discNumLayers'))
     refused({ model: {} }, { code: 'unknown-option', argument: 'model' })
     refused({ nEmbed: 4, klWeight: 1 }, invalid('klWeight'))
     await assert.rejects(new AutoencoderTrainer(tiny('whole')).run(), invalid('out'))

@@ -52,4 +52,13 @@ export class Autoencoder {
   decode(context: BuildContext, z: Value): Value {
     return this.#decoder.build(context, this.#postQuantConv.build(context, z))
   }
+
+  /** The same up to the last convolution, and up to what is behind it: `decodedEnd`. */
+  decodedParts(context: BuildContext, z: Value): { readonly features: Value; readonly image: Value } {
+    return this.#decoder.parts(context, this.#postQuantConv.build(context, z))
+  }
+
+  decodedEnd(context: Pick<BuildContext, 'graph'>, image: Value): Value {
+    return this.#decoder.end(context, image)
+  }
 }

@@ -47,10 +47,22 @@ export class Decoder implements Layer {
   }
 
   build(context: BuildContext, z: Value): Value {
-    const { graph } = context
-    const h = this.#layers.reduce((value, layer) => layer.build(context, value), this.#convIn.build(context, z))
-    if (this.o.givePreEnd) return h
-    const y = this.#convOut.build(context, graph.silu(this.#normOut.build(context, h)))
-    return this.o.tanhOut ? graph.tanh(y) : y
+    if (this.o.givePreEnd) return this.#body(context, z)
+    return this.end(context, this.parts(context, z).image)
+  }
+
+  /** What the last convolution is given, and what it makes of that. */
+  parts(context: BuildContext, z: Value): { readonly features: Value; readonly image: Value } {
+    const features = context.graph.silu(this.#normOut.build(context, this.#body(context, z)))
+    return { features, image: this.#convOut.build(context, features) }
+  }
+
+  /** What is behind the last convolution. */
+  end({ graph }: Pick<BuildContext, 'graph'>, image: Value): Value {
+    return this.o.tanhOut ? graph.tanh(image) : image
+  }
+
+  #body(context: BuildContext, z: Value): Value {
+    return this.#layers.reduce((value, layer) => layer.build(context, value), this.#convIn.build(context, z))
   }
 }

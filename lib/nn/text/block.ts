@@ -1,7 +1,7 @@
 /** The layer of all these encoders: self-attention and two linear layers, each after a norm and around it a residual. */
 import type { Value } from '../../graph'
 import { type Layer, Linear } from '../layers'
-import { type Parameter, type Scope, zeros } from '../parameters'
+import { normalOf, type Parameter, type Scope, zeros } from '../parameters'
 import type { TextContext } from './network'
 
 /** 'gelu': the exact one, with erf. 'quick_gelu': x sigmoid(1.702 x). */
@@ -36,7 +36,7 @@ export class JoinedQkv implements QueriesKeysValues {
     private readonly dim: number,
     std: number,
   ) {
-    this.#weight = scope.parameter('in_proj_weight', [3 * dim, dim], { kind: 'normal', std }, 'linear')
+    this.#weight = scope.parameter('in_proj_weight', [3 * dim, dim], normalOf(std), 'linear')
     this.#bias = scope.parameter('in_proj_bias', [3 * dim], zeros)
   }
 

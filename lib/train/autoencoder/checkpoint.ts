@@ -1,6 +1,7 @@
 /**
  * What is in a checkpoint (checkpoint-folder.ts) of a first stage's training: model.safetensors, ema.safetensors (where there are
- * averages), optimizer.safetensors and state.json.
+ * averages), optimizer.safetensors and state.json; of a discriminator discriminator.model.safetensors, discriminator.optimizer.safetensors
+ * and discriminator.buffers.safetensors.
  */
 import path from 'node:path'
 import type { OptimizedState } from '../../autoencoder/trained-weights'
@@ -21,11 +22,16 @@ interface Counters {
   readonly emaUpdates: number
 }
 
-export interface AutoencoderRunState extends FolderState {
+export interface TrainingCounters {
+  readonly autoencoder: Counters
+  /** `batches`: those that the running statistics are of. */
+  readonly discriminator?: Counters & { readonly batches: number }
+}
+
+export interface AutoencoderRunState extends FolderState, TrainingCounters {
   readonly format: 'ddpm-native autoencoder checkpoint'
   readonly version: 1
   readonly samples: number
-  readonly autoencoder: Counters
   readonly data: DataState
   readonly heldOut?: DataState
   readonly evaluated?: number
@@ -41,6 +47,10 @@ export interface AutoencoderCheckpoint {
 /** torch.optim.AdamW's names of its state; Lion has the first alone. */
 const moments = { m: 'exp_avg.', v: 'exp_avg_sq.' } as const
 
+/** Before the names of its files. */
+const ofDiscriminator = 'discriminator.'
+const buffersFile = `${ofDiscriminator}buffers.safetensors`
+
 /** Throws `io`; see saveFolder. */
 export function saveAutoencoderCheckpoint(
   run: string,
@@ -48,7 +58,23 @@ export function saveAutoencoderCheckpoint(
   training: AutoencoderTrainingState,
   options: SaveOptions,
 ): Promise<string> {
-  return saveFolder(run, state, options, (folder) => writeNetwork(folder, '', training.autoencoder))
+  return saveFolder(run, state, options, async (folder) => {
+    const { autoencoder, discriminator } = training
+    await writeNetwork(folder, '', autoencoder)
+    if (!discriminator) return
+    await writeNetwork(folder, ofDiscriminator, discriminator)
+    await writeStateDict(path.join(folder, buffersFile), discriminator.buffers)
+  })
+}
+
+/** What of a training is in its state.json. */
+export function countersOf({ autoencoder, discriminator }: AutoencoderTrainingState): TrainingCounters {
+  const counters = ({ optimizerStep, emaUpdates }: OptimizedState) => ({ optimizerStep, emaUpdates })
+  const { batches } = discriminator ?? {}
+  return {
+    autoencoder: counters(autoencoder),
+    ...(discriminator && batches !== undefined && { discriminator: { ...counters(discriminator), batches } }),
+  }
 }
 
 async function writeNetwork(folder: string, before: string, state: OptimizedState): Promise<void> {
@@ -61,7 +87,10 @@ async function writeNetwork(folder: string, before: string, state: OptimizedStat
   await writeStateDict(file('optimizer'), Object.fromEntries(entries))
 }
 
-async function readNetwork(folder: string, before: string, counters: Counters, o: ResolvedAutoencoderTrainOptions) {
+/** What of the options says which files there are. */
+type Kept = Pick<ResolvedAutoencoderTrainOptions, 'useEma' | 'optimizer'>
+
+async function readNetwork(folder: string, before: string, counters: Counters, o: Kept) {
   const read = async (name: string) => (await readStateDict(path.join(folder, `${before}${name}.safetensors`))).dict
   const optimizer = await read('optimizer')
   const moment = (prefix: string): StateDict => {
@@ -82,7 +111,13 @@ export async function readAutoencoderTraining({
   folder,
   state,
 }: AutoencoderCheckpoint): Promise<AutoencoderTrainingState> {
-  return { autoencoder: await readNetwork(folder, '', state.autoencoder, state.options) }
+  const { autoencoder, discriminator, options } = state
+  const own = await readNetwork(folder, '', autoencoder, options)
+  if (!discriminator) return { autoencoder: own }
+  const { optimizer } = options
+  const other = await readNetwork(folder, ofDiscriminator, discriminator, { useEma: false, optimizer })
+  const { dict: buffers } = await readStateDict(path.join(folder, buffersFile))
+  return { autoencoder: own, discriminator: { ...other, buffers, batches: discriminator.batches } }
 }
 
 /**
@@ -106,7 +141,7 @@ function stateOf(json: JsonObject, bad: (problem: string, cause?: unknown) => Di
     if (Number.isSafeInteger(value) && (value as number) >= min) return value as number
     throw bad(`${name} is not an integer of at least ${min}`)
   }
-  const { autoencoder, data, heldOut, monitor, options, time } = json
+  const { autoencoder, discriminator, data, heldOut, monitor, options, time } = json
   if (!isObject(autoencoder)) throw bad('autoencoder is missing')
   if (!isData(data) || !isObject(options)) throw bad('data or options are missing')
   if (heldOut !== undefined && !isData(heldOut)) throw bad('heldOut says nothing of images')
@@ -120,6 +155,9 @@ function stateOf(json: JsonObject, bad: (problem: string, cause?: unknown) => Di
     step: integer('step'),
     samples: integer('samples'),
     autoencoder: counters(autoencoder),
+    ...(isObject(discriminator) && {
+      discriminator: { ...counters(discriminator), batches: integer('batches', discriminator) },
+    }),
     data: { fingerprint: data.fingerprint, images: data.images },
     ...(heldOut !== undefined && { heldOut: { fingerprint: heldOut.fingerprint, images: heldOut.images } }),
     ...(json.evaluated !== undefined && { evaluated: integer('evaluated') }),

@@ -1,4 +1,6 @@
 /** Options of a first stage's training run: their types, defaults and checks. */
+import type { DiscriminatorLoss } from '../../autoencoder/adversarial-loss'
+import { discriminatorFields } from '../../autoencoder/options'
 import type { AutoencoderConfig, AutoencoderDetails } from '../../nn/autoencoder/options'
 import { array, boolean, integer, number, oneOf, type Parsed, string, value } from '../../options'
 import { type CommonTrainOptions, trainSchema } from '../options'
@@ -37,6 +39,21 @@ export interface AutoencoderTrainOptions extends CommonTrainOptions {
   logvarInit?: number
   /** Weight of the codebook's loss, with one only (default 1). */
   codebookWeight?: number
+  /**
+   * The step from which on a patch discriminator takes part, and reconstructions become sharper; nothing of it is computed before
+   * (default: there is none).
+   */
+  discStart?: number
+  /** What the discriminator's and the generator's adversarial loss are multiplied by, with discStart only (default 1). */
+  discFactor?: number
+  /** What the generator's counts for beside the adaptive weight, with discStart only (default 1). */
+  discWeight?: number
+  /** The discriminator's convolutions that halve the map: images have at least 3 * 2^discNumLayers pixels each way (default 3). */
+  discNumLayers?: number
+  /** 'hinge' or 'vanilla': by which the discriminator learns (default 'hinge'). */
+  discLoss?: DiscriminatorLoss
+  /** ActNorm in the discriminator in place of batch norm (default false). */
+  useActnorm?: boolean
   /** Whether averages of the weights are kept, which are then what is saved as the model (default true). */
   useEma?: boolean
   /** What of the averages stays in an update, at most (default 0.999). */
@@ -84,6 +101,7 @@ export const autoencoderTrainSchema = {
   klWeight: number(undefined, { min: 0 }),
   logvarInit: number(undefined, { min: -30, max: 20 }),
   codebookWeight: number(undefined, { min: 0 }),
+  ...discriminatorFields,
   useEma: boolean(true),
   emaDecay: number(0.999, { min: 0, max: 1 }),
   monitor: string(),

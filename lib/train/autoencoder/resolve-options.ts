@@ -1,9 +1,11 @@
 /** The options of a first stage's training with all defaults filled in, and what a resume may change of them. */
 import { lossOf } from '../../autoencoder/loss'
+import { discriminatorOf } from '../../autoencoder/options'
 import { parseOptimizer } from '../../diffusion/training/optimizer'
 import { invalidArgument } from '../../errors'
 import { diffusersAutoencoderConfig } from '../../nn/autoencoder/diffusers'
 import { type AutoencoderConfig, autoencoderShape } from '../../nn/autoencoder/options'
+import { NLayerDiscriminator } from '../../nn/discriminator/n-layer'
 import { parseOptions, unknownOption } from '../../options'
 import {
   checkData,
@@ -66,10 +68,13 @@ function resolved(all: Record<string, unknown>, flip: unknown, resumed: boolean)
   checkSchedule({ ...o, warmup })
   lossOf(o, o.nEmbed !== undefined)
   const network = networkOf(o)
+  const adversary = discriminatorOf(o)
+  if (adversary) checkPatches(network, adversary.discNumLayers)
   const { lr, optimizer, betas = optimizer === 'adamw' ? [0.5, 0.9] : undefined } = o
   return withMonitor({
     ...o,
     ...network,
+    ...adversary,
     betas: parseOptimizer({ lr, optimizer, betas }).betas,
     klWeight: o.klWeight ?? (o.nEmbed === undefined ? 1e-6 : undefined),
     warmup,
@@ -99,6 +104,12 @@ function networkOf({ size, ddconfig = {}, nEmbed, ...o }: OfNetwork) {
     throw invalidArgument('size', `a height and a width, multiples of ${factor}`, size ?? [height, width])
   }
   return { ddconfig: config, embedDim, size: [height, width] as const }
+}
+
+/** So that a training ends before it begins. */
+function checkPatches({ size, ddconfig }: ReturnType<typeof networkOf>, nLayers: number): void {
+  const { inChannels } = ddconfig
+  new NLayerDiscriminator({ inChannels, ndf: 1, nLayers, useActnorm: false }).check(...size)
 }
 
 /** What a checkpoint's options have, which have been filled in. */

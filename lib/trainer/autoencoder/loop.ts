@@ -7,9 +7,11 @@ import { Tensor } from '../../tensor'
 import {
   type AutoencoderCheckpoint,
   type AutoencoderRunState,
+  countersOf,
   openAutoencoderCheckpoint,
   readAutoencoderTraining,
   saveAutoencoderCheckpoint,
+  type TrainingCounters,
 } from '../../train/autoencoder/checkpoint'
 import type { ResolvedAutoencoderTrainOptions } from '../../train/autoencoder/options'
 import { saveState } from '../../train/checkpoint-folder'
@@ -32,6 +34,14 @@ export interface AutoencoderStepMetrics extends CommonMetrics {
   readonly kl_loss?: number
   /** The codebook's loss; with one. */
   readonly quant_loss?: number
+  /** From discStart on: the generator's adversarial loss, and what it counts for but for disc_factor. */
+  readonly g_loss?: number
+  readonly d_weight?: number
+  readonly disc_factor?: number
+  /** The discriminator's loss, and its mean logits of images and reconstructions. */
+  readonly disc_loss?: number
+  readonly logits_real?: number
+  readonly logits_fake?: number
 }
 
 type Options = ResolvedAutoencoderTrainOptions
@@ -142,17 +152,16 @@ export class AutoencoderLoop extends RunLoop<Options, AutoencoderStepMetrics> {
 
   protected async write(run: string): Promise<string> {
     const training = await this.#training.trainingState()
-    const { optimizerStep, emaUpdates } = training.autoencoder
-    const state = this.#state(run, { autoencoder: { optimizerStep, emaUpdates } })
+    const state = this.#state(run, countersOf(training))
     return saveAutoencoderCheckpoint(run, state, training, this.saving)
   }
 
   protected async rewriteState(run: string, folder: string): Promise<void> {
-    const { autoencoder } = (await openAutoencoderCheckpoint(folder)).state
-    await saveState(run, this.#state(run, { autoencoder }))
+    const { autoencoder, discriminator } = (await openAutoencoderCheckpoint(folder)).state
+    await saveState(run, this.#state(run, { autoencoder, ...(discriminator && { discriminator }) }))
   }
 
-  #state(out: string, counters: Pick<AutoencoderRunState, 'autoencoder'>): AutoencoderRunState {
+  #state(out: string, counters: TrainingCounters): AutoencoderRunState {
     const { options } = this.o
     // An object of the caller's is no option that could be saved: a resume is given it again.
     const saved = <T>(value: T) => (typeof value === 'object' ? '' : (value as Exclude<T, object>))

@@ -97,7 +97,11 @@ function firstStage(o: ResolvedAutoencoderTrainOptions): AutoencoderKL | VQModel
 
 function trainingOf(stage: AutoencoderKL | VQModel, o: ResolvedAutoencoderTrainOptions): AutoencoderTraining {
   const { klWeight, logvarInit, codebookWeight, useEma, emaDecay, seed } = o
-  const training = new AutoencoderTraining(stage, { klWeight, logvarInit, codebookWeight, useEma, emaDecay, seed })
+  const { discStart, discFactor, discWeight, discNumLayers, discLoss, useActnorm } = o
+  const training = new AutoencoderTraining(stage, {
+    ...{ klWeight, logvarInit, codebookWeight, useEma, emaDecay, seed },
+    ...{ discStart, discFactor, discWeight, discNumLayers, discLoss, useActnorm },
+  })
   const { lr, optimizer, betas, eps, weightDecay, maxGradNorm } = o
   training.configureOptimizers({ lr, optimizer, betas, eps, weightDecay, maxGradNorm })
   return training
