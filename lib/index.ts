@@ -60,7 +60,12 @@ export type { Batch } from './diffusion/models/batch'
 export { DDPM } from './diffusion/models/ddpm'
 export { DiffusionModel } from './diffusion/models/diffusion-model'
 export { LatentDiffusion, type MeanVariance, type ProgressiveResult } from './diffusion/models/latent-diffusion'
-export { type EncodingOptions, type LatentInput, LatentModel } from './diffusion/models/latent-model'
+export {
+  type DifferentiableImages,
+  type EncodingOptions,
+  type LatentInput,
+  LatentModel,
+} from './diffusion/models/latent-model'
 export type { LoraSource, WithLorasOptions } from './diffusion/models/lora'
 export { makeGrid } from './diffusion/models/make-grid'
 export type {

@@ -194,6 +194,33 @@ export abstract class FirstStage extends Stage {
     return this.#map('decode', z, signal)
   }
 
+  /**
+   * The gradient of the sum of `gradient` times the images of latents z [n, embedDim, h, w], with respect to z. Throws `unsupported` for
+   * latents that are decoded in tiles.
+   */
+  async decodeGradient(z: Tensor, gradient: Tensor): Promise<Tensor> {
+    checkMap(z, 'z', this.embedDim, 1)
+    const [n, channels, height, width] = z.shape
+    checkTensor(gradient, 'gradient', this.#outShape('decode', z.shape))
+    if (this.#tiling.use && Math.max(height, width) > Math.floor(this.#tiling.size / this.factor)) {
+      throw new DiffusionError('unsupported', 'decodeGradient: latents larger than a tile', { argument: 'useTiling' })
+    }
+    const build = (g: Graph) => {
+      const flat = g.input('z', [n, 1, 1, channels * height * width])
+      const map = g.toNhwc(flat, { channels, height, width })
+      const images = g.untrained(() => g.toNchw(this.network.decode({ graph: g, train: false }, map)))
+      const elements = g.reshape(images, [gradient.size, 1, 1, 1])
+      const [dz] = g.backward(g.weightedSum(elements, g.input('gradient', elements.dims)), [flat])
+      return { dz: dz! }
+    }
+    return this.call(async () => {
+      const program = await this.program('decodeGradient', { n, height, width }, build)
+      const [given, upstream] = [await z.binding(this.device), await gradient.binding(this.device)]
+      const { dz } = await program.run({ frozen: this.weights.bank('weights'), z: given, gradient: upstream })
+      return Tensor.wrap(dz, z.shape)
+    })
+  }
+
   /** Whole, or in tiles where they are wanted and x is larger than one. Tiles are counted in latents. */
   async #map(kind: 'encode' | 'decode', x: Tensor, signal: AbortSignal | undefined): Promise<Tensor> {
     checkSignal(signal)

@@ -31,6 +31,11 @@ export class IdentityFirstStage {
     return x
   }
 
+  /** Of decode: the gradient itself. */
+  async decodeGradient(_z: Tensor, gradient: Tensor): Promise<Tensor> {
+    return gradient
+  }
+
   async quantize(x: Tensor): Promise<Tensor | { quant: Tensor; loss: undefined; indices: undefined }> {
     return this.vqInterface ? { quant: x, loss: undefined, indices: undefined } : x
   }

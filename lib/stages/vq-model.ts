@@ -199,4 +199,13 @@ export class VQModelInterface extends CodebookStage {
     const quant = forceNotQuantize ? h : (await this.quantize(h)).quant
     return this.decoded(quant, signal)
   }
+
+  /**
+   * Of `decode`, with the same choice: the gradient of the sum of `gradient` times the images, with respect to h. That of the nearest entries is
+   * h's, straight through (Bengio et al. 2013; VectorQuantizer2).
+   */
+  override async decodeGradient(h: Tensor, gradient: Tensor, options: VQDecodeOptions = {}): Promise<Tensor> {
+    const { forceNotQuantize } = parseOptions('decodeGradient', options, decodeSchema)
+    return super.decodeGradient(forceNotQuantize ? h : (await this.quantize(h)).quant, gradient)
+  }
 }

@@ -9,6 +9,7 @@ const diffusion = [
   'ema',
   'gaussian',
   'guidance',
+  'latent/decode-gradient',
   'latent/latent-diffusion',
   'latent/log-images',
   'latent/pipelines',

@@ -45,12 +45,15 @@ export async function encodeFirstStage(stage: FirstStage, x: Tensor, split?: Par
   return patches.fold(encoded)
 }
 
+export interface DecodeSettings {
+  readonly predictCids: boolean
+  readonly forceNotQuantize: boolean
+  readonly scale: number
+  readonly split?: ParsedSplit
+}
+
 /** ddpm.py's decode_first_stage. z is divided by `scale` first; codes, too. */
-export async function decodeFirstStage(
-  stage: FirstStage,
-  z: Tensor,
-  o: { predictCids: boolean; forceNotQuantize: boolean; scale: number; split?: ParsedSplit },
-): Promise<Tensor> {
+export async function decodeFirstStage(stage: FirstStage, z: Tensor, o: DecodeSettings): Promise<Tensor> {
   const latents = await scaled(o.predictCids ? await entries(stage, z) : z, 1 / o.scale)
   const forceNotQuantize = o.predictCids || o.forceNotQuantize
   const decode = (part: Tensor) => (hasCodebook(stage) ? stage.decode(part, { forceNotQuantize }) : stage.decode(part))
@@ -60,6 +63,29 @@ export async function decodeFirstStage(
   const decoded: Tensor[] = []
   for (const patch of await patches.unfold(latents)) decoded.push(await decode(patch))
   return patches.fold(decoded)
+}
+
+/** What a gradient of decodeFirstStage's images is to z. Throws `unsupported`. */
+export async function decodeGradient(
+  stage: FirstStage,
+  z: Tensor,
+  gradient: Tensor,
+  o: DecodeSettings,
+): Promise<Tensor> {
+  const refused = (reason: string, argument: string) =>
+    new DiffusionError('unsupported', `differentiableDecodeFirstStage: ${reason}`, { argument })
+  if (o.predictCids) throw refused('codes have no gradient', 'predictCids')
+  if (!stage.decodeGradient) throw refused('the first stage has no decodeGradient', 'firstStage')
+  const options = hasCodebook(stage) ? [{ forceNotQuantize: o.forceNotQuantize }] : []
+  const of = (part: Tensor, upstream: Tensor) => stage.decodeGradient!(part, upstream, ...options)
+  const latents = await scaled(z, 1 / o.scale)
+  if (!o.split?.patchDistributedVq) return scaled(await of(latents, gradient), 1 / o.scale)
+  const size = [latents.shape[2], latents.shape[3]] as const
+  const patches = new Patches(size, within(o.split, size), { up: o.split.vqf })
+  const upstream = await patches.foldGradient(gradient)
+  const parts: Tensor[] = []
+  for (const [i, patch] of (await patches.unfold(latents)).entries()) parts.push(await of(patch, upstream[i]))
+  return scaled(await patches.unfoldGradient(parts), 1 / o.scale)
 }
 
 /** The codebook's entries of logits [n, codes, h, w], of which the greatest counts, or of numbers [n, h, w]: [n, c, h, w]. */

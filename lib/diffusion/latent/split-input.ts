@@ -163,6 +163,39 @@ export class Patches {
     )
   }
 
+  /** What a gradient of what is folded, [n, c, h, w], is to each of the patches that `fold` is given. */
+  async foldGradient(gradient: Tensor): Promise<Tensor[]> {
+    const { size, kernel } = this.#out
+    const [n, c] = gradient.shape
+    const area = size[0] * size[1]
+    const inside = kernel[0] * kernel[1]
+    const values = await gradient.data()
+    const parts = Array.from({ length: this.count }, () => new Float32Array(n * c * inside))
+    for (let plane = 0; plane < n * c; plane++) {
+      this.#eachPixel((patch, inner, outer) => {
+        const share = this.#weights[inner * this.count + patch] / this.#sums[outer]
+        parts[patch][plane * inside + inner] = share * values[plane * area + outer]
+      })
+    }
+    return parts.map((part) => Tensor.wrap(part, [n, c, ...kernel]))
+  }
+
+  /** The gradient of what was unfolded: the sum of those of the patches at each pixel, [n, c, h, w]. */
+  async unfoldGradient(gradients: readonly Tensor[]): Promise<Tensor> {
+    const [n, c, kh, kw] = gradients[0].shape
+    const [h, w] = this.size
+    const sums = new Float32Array(n * c * h * w)
+    for (const [patch, gradient] of gradients.entries()) {
+      const [top, left] = this.corner(patch)
+      const values = await gradient.data()
+      for (let i = 0; i < values.length; i++) {
+        const [plane, y, x] = [Math.floor(i / (kh * kw)), Math.floor(i / kw) % kh, i % kw]
+        sums[(plane * h + top + y) * w + left + x] += values[i]
+      }
+    }
+    return Tensor.wrap(sums, [n, c, h, w])
+  }
+
   /** A pixel within a patch, and where it lies in what is folded. */
   #eachPixel(visit: (patch: number, inner: number, outer: number) => void): void {
     const { size, kernel, stride } = this.#out

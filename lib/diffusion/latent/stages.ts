@@ -33,6 +33,8 @@ export interface FirstStage extends LatentStage {
   encode(x: Tensor): Promise<Tensor | Posterior>
   /** Latents, not scaled. */
   decode(z: Tensor, options?: { signal?: AbortSignal }): Promise<Tensor>
+  /** The gradient of the sum of `gradient` times decode(z), with respect to z: for differentiableDecodeFirstStage, which needs it. */
+  decodeGradient?(z: Tensor, gradient: Tensor, options?: { forceNotQuantize?: boolean }): Promise<Tensor>
 }
 
 /** A text encoder, a class embedder, a rescaler of images. */

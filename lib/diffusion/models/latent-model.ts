@@ -9,7 +9,7 @@ import { latentConfig } from '../formats/latent-config'
 import type { LoadReport } from '../formats/state'
 import { checkCondSchedule, condSchedule } from '../latent/cond-schedule'
 import { type ConditioningKey, given, withConcat } from '../latent/conditioning'
-import { decodeFirstStage, encodeFirstStage, scaled, standardDeviation } from '../latent/first-stage'
+import { decodeFirstStage, decodeGradient, encodeFirstStage, scaled, standardDeviation } from '../latent/first-stage'
 import { LinearPreview } from '../latent/linear-preview'
 import { type ParsedSplit, parseSplit } from '../latent/split-input'
 import { checkSplit, SplitNetwork } from '../latent/split-network'
@@ -54,6 +54,13 @@ export interface LatentInput {
   xc?: unknown
   /** What it made of it. */
   c?: Tensor
+}
+
+/** Of differentiableDecodeFirstStage. */
+export interface DifferentiableImages {
+  images: Tensor
+  /** The gradient with respect to the latents, of their shape, by that with respect to the images. */
+  backward(gradient: Tensor): Promise<Tensor>
 }
 
 /** A DDPM of what a first stage makes of images, and of conditions that a conditioning stage makes: the stages, batches and state. */
@@ -181,6 +188,22 @@ export abstract class LatentModel extends DDPM {
       this.#preview = undefined
       throw error
     }
+  }
+
+  /**
+   * ddpm.py's differentiable_decode_first_stage: images of latents as decodeFirstStage, and what a gradient of theirs, [n, c, h, w], is to the
+   * latents. Through a codebook it goes straight (VectorQuantizer2). Nothing is kept for it: backward computes the images again. Throws
+   * `unsupported` for codes, for latents that are decoded in tiles and for a first stage of another class.
+   */
+  async differentiableDecodeFirstStage(z: Tensor, options: DecodeOptions = {}): Promise<DifferentiableImages> {
+    const parsed = parseOptions('differentiableDecodeFirstStage', options, decodeSchema)
+    const o = { ...parsed, scale: this.scaleFactor, split: this.splitInputParams }
+    const images = await decodeFirstStage(this.firstStageModel, z, o)
+    const backward = async (gradient: Tensor) => {
+      checkTensor(gradient, 'gradient', images.shape)
+      return decodeGradient(this.firstStageModel, z, gradient, o)
+    }
+    return { images, backward }
   }
 
   // ---- conditions --------------------------------------------------------------------------------------------------
