@@ -48,9 +48,13 @@ export {
   type ClassifierSettings,
   type ClassifierTrainOptions,
 } from './diffusion/classifier/classifier'
+export type { CompVisStages } from './diffusion/formats/compvis-config'
 export { type CompVisConfig, readCompVisConfig } from './diffusion/formats/compvis-config'
+export type { CompVisStage } from './diffusion/formats/compvis-stages'
+export type { LatentConfigOptions } from './diffusion/formats/latent-from-config'
 export type { CheckpointReport, InitFromCkptOptions } from './diffusion/formats/pretrained'
 export type { PushToHubOptions, PushToHubResult } from './diffusion/formats/push-to-hub'
+export type { SingleFileOptions } from './diffusion/formats/single-file'
 export type { LoadReport } from './diffusion/formats/state'
 export type { Cond, CondDict, ConditioningKey } from './diffusion/latent/conditioning'
 export type { ScoreCorrector } from './diffusion/latent/score-corrector'
@@ -95,6 +99,7 @@ export type {
   ProgressiveOptions,
   ReturnX0,
   SampleLogOptions,
+  SaveLatentOptions,
 } from './diffusion/options/latent-options'
 export type {
   CalcBpdOptions,
@@ -200,7 +205,7 @@ export type {
 export { DiagonalGaussianDistribution, type PosteriorOptions, type PosteriorSampleOptions } from './stages/gaussian'
 export { IdentityFirstStage, type IdentityFirstStageOptions } from './stages/identity'
 export { SpatialRescaler, type SpatialRescalerOptions } from './stages/spatial-rescaler'
-export type { Stage, StageOptions, WeightsSource } from './stages/stage'
+export type { Stage, StageLoadOptions, StageOptions, WeightsSource } from './stages/stage'
 export {
   type EncodeCLIPOptions,
   FrozenCLIPEmbedder,

@@ -48,14 +48,19 @@ export interface SafetensorsHeader {
 }
 
 /**
- * Reads a file, or its bytes. Throws `not-found`, `io`, and `bad-file` for anything that is not a complete and
+ * Reads a file, or its bytes: of all names those that `choose` wants. Throws `not-found`, `io`, and `bad-file` for anything that is not a complete and
  * consistent file.
  */
-export function readSafetensors(pathOrBytes: string | Uint8Array): Promise<SafetensorsFile> {
+export function readSafetensors(
+  pathOrBytes: string | Uint8Array,
+  choose: (names: readonly string[]) => (name: string) => boolean = () => () => true,
+): Promise<SafetensorsFile> {
   return withSource(pathOrBytes, 'safetensors file', async (source) => {
     const { entries, metadata, dataStart } = await readHeader(source)
     const tensors: Record<string, StoredTensor> = Object.create(null)
+    const wanted = choose(entries.map(({ name }) => name))
     for (const { name, dtype, shape, begin, end } of entries) {
+      if (!wanted(name)) continue
       const read = (target: Uint8Array, offset: number) => source.read(target, dataStart + begin + offset)
       const data = await readNumbers(dtype, (end - begin) / elementBytes[dtype], { read, budget: source.budget })
       tensors[name] = { dtype, shape, data }

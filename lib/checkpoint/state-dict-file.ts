@@ -45,28 +45,36 @@ export function checkKey(key: string, dicts: readonly NamedDict[]): void {
 /** The file's state_dict. Throws `not-found`, `io` and `bad-file`. */
 export async function readStateDictFile(path: string, choose: Choose = likely): Promise<StateDictFile> {
   if (await isTorch(path)) return withTorchFile(path, (file) => fromTorch(file, choose))
-  const { tensors, budget } = await readSafetensors(path)
-  const { wanted = () => true } = choose([{ key: '', names: Object.keys(tensors) }])
-  for (const name of Object.keys(tensors)) if (!wanted(name)) delete tensors[name]
+  const { tensors, budget } = await readSafetensors(
+    path,
+    (names) => choose([{ key: '', names }]).wanted ?? (() => true),
+  )
   return { tensors, others: [], counters: {}, budget }
 }
 
 /** Names and shapes of its tensors; their numbers are not read. Throws as readStateDictFile does. */
-export async function readShapes(
-  path: string,
-  choose: Choose = likely,
-): Promise<Record<string, { readonly shape: readonly number[] }>> {
+export async function readShapes(path: string, choose: Choose = likely): Promise<FileShapes['shapes']> {
+  return (await readShapesAndCounters(path, choose)).shapes
+}
+
+export interface FileShapes extends Pick<StateDictFile, 'counters'> {
+  readonly shapes: Record<string, { readonly shape: readonly number[] }>
+}
+
+/** The same, with the numbers of a checkpoint beside its state_dict. */
+export async function readShapesAndCounters(path: string, choose: Choose = likely): Promise<FileShapes> {
   const shapes: Record<string, { shape: readonly number[] }> = Object.create(null)
   if (await isTorch(path)) {
-    await withTorchFile(path, async (file) => {
-      for (const [name, { shape }] of chosen(file, choose).found) shapes[name] = { shape }
+    return withTorchFile(path, async (file) => {
+      const { found, counters } = chosen(file, choose)
+      for (const [name, { shape }] of found) shapes[name] = { shape }
+      return { shapes, counters }
     })
-    return shapes
   }
   const { entries } = await readSafetensorsHeader(path)
   const { wanted = () => true } = choose([{ key: '', names: entries.map(({ name }) => name) }])
   for (const { name, shape } of entries) if (wanted(name)) shapes[name] = { shape }
-  return shapes
+  return { shapes, counters: {} }
 }
 
 /** Whether it begins like a file of torch.save. What is wrong with it is reported by the reader. */

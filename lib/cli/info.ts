@@ -1,6 +1,6 @@
 import { readShapes } from '../checkpoint/state-dict-file'
-import { loadModel } from '../convert/load-model'
-import { configOf, locateModel, shippedModel } from '../convert/locate'
+import { isLatentCkpt, loadModel } from '../convert/load-model'
+import { configOf, configOrNone, locateModel, shippedModel } from '../convert/locate'
 import { isLucidrains } from '../convert/lucidrains'
 import type { StateDict } from '../nn/weights'
 import { openCheckpoint, readWeights } from '../train/checkpoint'
@@ -39,6 +39,8 @@ interface FactsOptions {
   readonly config?: string
   readonly variant?: string
   readonly revision?: string
+  readonly tokenizer?: string
+  readonly parameterization?: 'eps' | 'v'
 }
 
 async function factsOf(source: string, o: FactsOptions): Promise<Facts> {
@@ -51,7 +53,7 @@ async function factsOf(source: string, o: FactsOptions): Promise<Facts> {
     case 'diffusers':
       return { kind, folder: path, ...(await ofLoaded(path, { variant: o.variant })) }
     case 'ckpt':
-      return { kind, file: path, ...(await ofCkpt(path, o.config, beside)) }
+      return { kind, file: path, ...(await ofCkpt(path, o, beside)) }
   }
 }
 
@@ -80,7 +82,7 @@ async function ofModel(file: string): Promise<Facts> {
   return { kind: 'model', file, parameters: parameterCount(weights), model: config, training }
 }
 
-async function ofLoaded(path: string, o: { config?: string; variant?: string }): Promise<Facts> {
+async function ofLoaded(path: string, o: Omit<FactsOptions, 'revision'>): Promise<Facts> {
   const ddpm = await loadModel(path, { ...o, device: 'cpu' })
   try {
     const { config, schedulerConfig: scheduler } = ddpm
@@ -97,8 +99,16 @@ async function ofLoaded(path: string, o: { config?: string; variant?: string }):
 }
 
 /** Without a configuration, what can be said of the tensors alone. */
-async function ofCkpt(file: string, given: string | undefined, from: URL | undefined): Promise<Facts> {
+async function ofCkpt(
+  file: string,
+  { config: given, tokenizer, parameterization }: FactsOptions,
+  from: URL | undefined,
+): Promise<Facts> {
   if (await isLucidrains(file)) return ofLoaded(file, { config: given })
+  if (await isLatentCkpt(file)) {
+    const config = await configOrNone(file, given, from)
+    return { config: config ?? 'none beside it', ...(await ofLoaded(file, { config, tokenizer, parameterization })) }
+  }
   const config =
     given === undefined
       ? await configOf(file, undefined, from).catch(() => undefined)

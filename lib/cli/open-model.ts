@@ -39,6 +39,16 @@ export const sourceOptions = {
     value: 'name',
     help: "which dict of a checkpoint has the weights, such as 'ema' (found by the names)",
   },
+  tokenizer: {
+    kind: 'string',
+    value: 'folder',
+    help: 'of a latent model in one file: vocab.json and merges.txt, or tokenizer.json (what is beside it)',
+  },
+  parameterization: {
+    kind: 'string',
+    choices: ['eps', 'v'],
+    help: 'what a Stable Diffusion 2 without configuration predicts, which its file does not say (v)',
+  },
   variant: { kind: 'string', value: 'name', help: 'which weights of a diffusers folder, such as fp16' },
   revision: { kind: 'string', value: 'name', help: 'branch, tag or commit of a model of the hub (main)' },
 } as const satisfies OptionTable
@@ -69,11 +79,21 @@ export function sourceOf(values: SourceValues, positional?: string): string | un
 
 export async function openModel(values: ModelValues, positional?: string): Promise<DDPM> {
   const source = sourceOf(values, positional)
-  const { config, key, variant, revision, seed = 0, deterministic = false, precision } = values
+  const {
+    config,
+    key,
+    variant,
+    revision,
+    tokenizer,
+    parameterization,
+    seed = 0,
+    deterministic = false,
+    precision,
+  } = values
   const device = (values.device ?? 'auto') as DeviceName // checked where it is opened
   const { 'no-ema': trained, 'sigma-rel': sigmaRel } = values
   if (trained && sigmaRel !== undefined) throw new UsageError('--no-ema and --sigma-rel: give one of them')
-  const weights = trained ? 'model' : undefined
+  const weights = trained ? ('model' as const) : undefined
   let bar: Progress | undefined
   const onDownload = ({ received, total }: { received: number; total: number | undefined }) => {
     if (total === undefined) return
@@ -82,9 +102,8 @@ export async function openModel(values: ModelValues, positional?: string): Promi
   }
   const settings = { device, seed, deterministic, precision, onDownload }
   const loras = values.lora === undefined ? undefined : lorasOf(values.lora)
-  return loadModel(source, { weights, sigmaRel, config, key, variant, revision, loras, ...settings }).finally(() =>
-    bar?.clear(),
-  )
+  const which = { weights, sigmaRel, config, key, variant, revision, tokenizer, parameterization, loras }
+  return loadModel(source, { ...which, ...settings }).finally(() => bar?.clear())
 }
 
 /** 'a.safetensors@0.8,b.safetensors'. What is after the last @ is a scale where it is a number. */

@@ -1,7 +1,9 @@
 /** Models to draw with, from whatever they are kept in. */
 import { readPipeline } from '../checkpoint/diffusers/pipeline'
 import type { HubOptions } from '../checkpoint/hub/snapshot'
-import { readCompVisConfig } from '../diffusion/formats/compvis-config'
+import { readShapes } from '../checkpoint/state-dict-file'
+import { readDDPMConfig } from '../diffusion/formats/compvis-config'
+import { isLatentFile } from '../diffusion/formats/infer-latent'
 import { isLatentPipeline } from '../diffusion/formats/latent-pipeline'
 import { modelPrefix } from '../diffusion/formats/state'
 import { DDPM } from '../diffusion/models/ddpm'
@@ -15,7 +17,7 @@ import { openCheckpoint, readWeights } from '../train/checkpoint'
 import { loadModelFile, modelFromWeights } from '../train/model-file'
 import { postHocEma } from '../train/post-hoc-ema'
 import type { DownloadOptions } from './download'
-import { configOf, locateModel, type SourceKind, shippedModel, superfluous } from './locate'
+import { configOf, configOrNone, locateModel, type SourceKind, shippedModel, superfluous } from './locate'
 import { isLucidrains, loadLucidrains } from './lucidrains'
 import { mismatch, shapesOf } from './source'
 
@@ -29,6 +31,10 @@ export interface LoadModelOptions extends ComputeOptions, DownloadOptions, HubOp
    * `image_size` (128) and `objective` are what the file may not say.
    */
   readonly config?: string
+  /** Of a latent model that is one file: the folder of its text encoder's tokenizer. Default: what is beside the file. */
+  readonly tokenizer?: string
+  /** Of a latent model that is one file without a configuration: what it predicts, 'v' or 'eps'. Default: what follows, see fromSingleFile. */
+  readonly parameterization?: 'eps' | 'v'
   /** Which weights of a diffusers folder: 'fp16'. Default: those without such a name. */
   readonly variant?: string
   /** Files of low-rank updates, which are made part of the weights. Default: none. */
@@ -48,6 +54,8 @@ const schema = {
   revision: string(),
   onDownload: func<NonNullable<DownloadOptions['onDownload']>>(),
   key: string(),
+  tokenizer: string(),
+  parameterization: oneOf(['eps', 'v']),
   device: any<ComputeOptions['device']>(),
   seed: any<ComputeOptions['seed']>(),
   deterministic: any<boolean>(),
@@ -56,13 +64,18 @@ const schema = {
 
 /** Which kinds have an option, and what they are called. */
 const owners: Readonly<
-  Record<'weights' | 'sigmaRel' | 'config' | 'variant' | 'key', readonly [owner: string, ...SourceKind[]]>
+  Record<
+    'weights' | 'sigmaRel' | 'config' | 'variant' | 'key' | 'tokenizer' | 'parameterization',
+    readonly [owner: string, ...SourceKind[]]
+  >
 > = {
   weights: ['what has several weights', 'run', 'ckpt', 'diffusers'],
   sigmaRel: ['a run', 'run'],
   config: ['a checkpoint of ddpm.py', 'ckpt'],
   variant: ['a diffusers folder', 'diffusers'],
   key: ['a checkpoint of ddpm.py', 'ckpt'],
+  tokenizer: ['a latent model in one file', 'ckpt'],
+  parameterization: ['a latent model in one file', 'ckpt'],
 }
 
 /**
@@ -83,11 +96,8 @@ export async function loadModel(source: string | URL = shippedModel, options: Lo
 
 async function loadPlain(source: string | URL, options: LoadModelOptions): Promise<DDPM> {
   if (typeof source !== 'string' && !(source instanceof URL)) throw invalidArgument('source', 'a path or a URL', source)
-  const { weights, sigmaRel, config, variant, key, revision, onDownload, ...given } = parseOptions(
-    'loadModel',
-    options,
-    schema,
-  )
+  const { weights, sigmaRel, config, variant, key, tokenizer, parameterization, revision, onDownload, ...given } =
+    parseOptions('loadModel', options, schema)
   if (weights !== undefined && sigmaRel !== undefined)
     throw invalidArgument('weights', 'nothing with sigmaRel', weights)
   const { kind, path, beside } = await locateModel(source, { onDownload, revision, variant })
@@ -114,6 +124,14 @@ async function loadPlain(source: string | URL, options: LoadModelOptions): Promi
         const own = config && (await configOf(path, config, beside))
         return (await loadLucidrains(path, { weights, key, config: own }, settings)).ddpm
       }
+      if (await isLatentCkpt(path, key)) {
+        const yaml = await configOrNone(path, config, beside)
+        const o = { ...settings, weights, key, tokenizer, config: yaml, ...(parameterization && { parameterization }) }
+        return LatentDiffusion.fromSingleFile(path, o)
+      }
+      for (const [name, option] of Object.entries({ tokenizer, parameterization })) {
+        if (option !== undefined) throw superfluous(name, owners[name as keyof typeof owners][0], kind)
+      }
       return fromCkpt(path, await configOf(path, config, beside), { weights, key }, settings)
   }
 }
@@ -130,13 +148,24 @@ async function fromFolder(
   return LatentDiffusion.fromPretrained(folder, { ...settings, variant })
 }
 
+/** Whether a checkpoint has a first stage beside its network, by ddpm.py's names. */
+export async function isLatentCkpt(file: string, key?: string): Promise<boolean> {
+  let names: readonly string[] = []
+  await readShapes(file, (dicts) => {
+    const among = key === undefined ? dicts : dicts.filter((dict) => dict.key === key)
+    names = among.find((dict) => isLatentFile(dict.names))?.names ?? []
+    return { key: '', wanted: () => false }
+  })
+  return names.length > 0
+}
+
 async function fromCkpt(
   file: string,
   config: string,
   { weights: given, key }: Pick<LoadModelOptions, 'weights' | 'key'>,
   settings: ComputeOptions,
 ): Promise<DDPM> {
-  const { options } = await readCompVisConfig(config)
+  const { options } = await readDDPMConfig(config)
   const { shapes, averaged } = await shapesOf(file, key)
   if (options.unetConfig) checkUNetFits(options.unetConfig, shapes, file)
   const ddpm = new DDPM({ ...options, ...settings, useEma: false })

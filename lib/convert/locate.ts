@@ -107,6 +107,24 @@ export async function configOf(file: string, given: string | undefined, beside: 
   return beside ? configBesideUrl(beside) : configBeside(file)
 }
 
+/** The same of a file that may do without: undefined where none is given or beside it. */
+export async function configOrNone(file: string, given?: string, beside?: URL): Promise<string | undefined> {
+  if (given !== undefined || beside === undefined) {
+    return given === undefined && !(await hasConfigBeside(file)) ? undefined : configOf(file, given, beside)
+  }
+  return configBesideUrl(beside).catch((error) => {
+    if ((error as DiffusionError).code === 'not-found') return undefined
+    throw error
+  })
+}
+
+function hasConfigBeside(file: string): Promise<boolean> {
+  return configBeside(file).then(
+    () => true,
+    () => false,
+  )
+}
+
 async function configBesideUrl(url: URL): Promise<string> {
   const { dir, name } = path.posix.parse(url.pathname)
   let problem: unknown

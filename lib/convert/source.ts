@@ -1,7 +1,7 @@
 /** Models from whatever they are kept in: found out from the path, read into a DDPM on the CPU. */
 import { bareNames, hasAverages, likelyDict } from '../checkpoint/find-weights'
 import { checkKey, readShapes } from '../checkpoint/state-dict-file'
-import { readCompVisConfig } from '../diffusion/formats/compvis-config'
+import { readDDPMConfig } from '../diffusion/formats/compvis-config'
 import { emaName, modelPrefix } from '../diffusion/formats/state'
 import { DDPM } from '../diffusion/models/ddpm'
 import type { DDPMOptions } from '../diffusion/options/ddpm-options'
@@ -89,7 +89,7 @@ async function fromRun(folder: string, sigmaRel?: number): Promise<Omit<SourceMo
 
 /** All of the network's weights must be there, and the averages wholly or not at all. */
 async function fromCkpt(file: string, config: string, key?: string): Promise<Omit<SourceModel, 'kind'>> {
-  const { options } = await readCompVisConfig(config)
+  const { options } = await readDDPMConfig(config)
   // Before a network is made that has nothing to do with the file.
   if (options.unetConfig) checkUNetFits(options.unetConfig, (await shapesOf(file, key)).shapes, file)
   let counters = {}

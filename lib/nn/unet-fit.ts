@@ -1,10 +1,10 @@
 /** Whether tensors are those of a UNet, found out before anything of its size is made. */
 import { DiffusionError, describe } from '../errors'
+import type { Shapes } from './shapes'
 import { resolveUNetOptions } from './unet/options'
 import { isOfUNet, networkOfConfig, type UNetConfig } from './unet-config'
 
-/** What a file says of its tensors, by the network's names. */
-export type Shapes = Readonly<Record<string, { readonly shape: readonly number[] }>>
+export type { Shapes } from './shapes'
 
 /**
  * Throws `state-mismatch` unless each of the network's parameters is there in its shape, and what UNet's constructor throws. `what`

@@ -1,10 +1,13 @@
 /** latent-diffusion's AutoencoderKL, the first stage of Stable Diffusion. */
 import { readAutoencoderFolder } from '../checkpoint/diffusers/autoencoder'
+import type { JsonObject } from '../checkpoint/json'
 import { type DiffusersAutoencoderConfig, diffusersAutoencoder } from '../nn/autoencoder/diffusers'
 import { inOwnLayout } from '../nn/autoencoder/layouts'
 import { boolean, parseOptions, type SchemaOf } from '../options'
 import type { Tensor } from '../tensor'
+import { readCompVisAutoencoder } from './compvis'
 import {
+  checkpointSource,
   FirstStage,
   type FirstStageOptions,
   type FirstStageParts,
@@ -12,6 +15,7 @@ import {
   firstStageSchema,
   type PretrainedFirstStageOptions,
   partsOf,
+  partsOfConfig,
   pretrainedFirstStageSchema,
   runSchema,
   type TilingOptions,
@@ -51,6 +55,25 @@ export class AutoencoderKL extends FirstStage {
   static fromDiffusers(config: DiffusersAutoencoderConfig, options: PretrainedFirstStageOptions = {}): AutoencoderKL {
     const { variant: _, ...o } = parseOptions('fromDiffusers', options, pretrainedFirstStageSchema)
     return new AutoencoderKL(o, diffusersAutoencoder('AutoencoderKL', config))
+  }
+
+  /**
+   * By a YAML configuration of latent-diffusion, or what it holds, whose target is AutoencoderKL; a ckpt_path is read when the model is
+   * first used. What is about training alone, `lossconfig` among it, is left out. Throws `not-found`, `io`, `bad-file`, and with the
+   * field's name `unknown-option`, `invalid-argument` and `unsupported`.
+   */
+  static async fromConfig(
+    source: string | JsonObject,
+    options: PretrainedFirstStageOptions = {},
+  ): Promise<AutoencoderKL> {
+    const said = await readCompVisAutoencoder(source, ['AutoencoderKL'])
+    const { variant: _, ...o } = parseOptions('fromConfig', options, pretrainedFirstStageSchema)
+    const { checkpoint: c } = said
+    const stage: AutoencoderKL = new AutoencoderKL(o, {
+      ...partsOfConfig('AutoencoderKL', said.options),
+      source: c && checkpointSource(c.path, c, () => stage),
+    })
+    return stage
   }
 
   /**

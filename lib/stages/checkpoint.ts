@@ -1,11 +1,13 @@
 /** A stage's weights in a checkpoint: of the stage alone, or of a model that has it under a name of its own. */
-import { findWeights } from '../checkpoint/find-weights'
+import { findWeights, likelyDict } from '../checkpoint/find-weights'
 import { plainNumbers } from '../checkpoint/plain-numbers'
 import { readStateDictFile } from '../checkpoint/state-dict-file'
 import { DiffusionError, quote } from '../errors'
+import type { ParameterTable } from '../nn/parameters'
 import type { StateDict } from '../nn/weights'
 import { array, type SchemaOf, string } from '../options'
 import { Tensor } from '../tensor'
+import type { WeightsSource } from './stage'
 
 /** Of a stage's initFromCkpt. */
 export interface StageCkptOptions {
@@ -49,4 +51,36 @@ export async function readStageWeights(
     return [name.slice(length), Tensor.wrap(data, shape)] as const
   })
   return Object.fromEntries(entries)
+}
+
+/** Of what is read from a file when a stage is first used. */
+export interface FileSourceOptions {
+  /** Before the stage's names in the file, such as 'first_stage_model.'. */
+  readonly prefix: string
+  /** Which dict of the file. Default: the likely one. */
+  readonly key?: string
+  /** Other names than the stage's own, or in another layout. */
+  readonly renamed?: (dict: StateDict) => StateDict | Promise<StateDict>
+}
+
+/** A stage's own weights in a file. What the file has beside them is left out; what it lacks is a `state-mismatch`. */
+export function fileSource(path: string, table: () => ParameterTable, o: FileSourceOptions): WeightsSource {
+  return async () => {
+    const { tensors, budget } = await readStateDictFile(path, (dicts) => {
+      const key = o.key ?? likelyDict(dicts)?.key ?? ''
+      return { key, wanted: (name) => name.startsWith(o.prefix) }
+    })
+    const entries = Object.entries(plainNumbers(tensors, budget)).map(([name, { data, shape }]) => {
+      return [name.slice(o.prefix.length), Tensor.wrap(data, shape)] as const
+    })
+    const dict: StateDict = Object.fromEntries(entries)
+    return ownWeights(table(), (await o.renamed?.(dict)) ?? dict, path)
+  }
+}
+
+/** Those of a network's parameters, all of them. Throws `state-mismatch`. */
+export function ownWeights({ slots }: ParameterTable, dict: StateDict, path: string): StateDict {
+  const lost = slots.find(({ name }) => !Object.hasOwn(dict, name))
+  if (!lost) return Object.fromEntries(slots.map(({ name }) => [name, dict[name]]))
+  throw new DiffusionError('state-mismatch', `${path} has no ${lost.name}`, { argument: lost.name, received: path })
 }

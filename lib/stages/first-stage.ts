@@ -24,8 +24,14 @@ import {
   value,
 } from '../options'
 import { checkTensor, type Shape, sizeOf, Tensor } from '../tensor'
-import { readStageWeights, type StageCkptOptions, type StageCkptReport, stageCkptSchema } from './checkpoint'
-import { Stage, type StageOptions, stageSchema, type WeightsSource } from './stage'
+import {
+  ownWeights,
+  readStageWeights,
+  type StageCkptOptions,
+  type StageCkptReport,
+  stageCkptSchema,
+} from './checkpoint'
+import { Stage, type StageLoadOptions, type StageOptions, stageSchema, type WeightsSource } from './stage'
 import { add, cut, type HostMap, placesOf, weightsOf } from './tiles'
 
 /** Of every first stage with a network, wherever that comes from. */
@@ -276,8 +282,8 @@ export abstract class FirstStage extends Stage {
    * Replaces the weights, by the names of either layout: latent-diffusion's or diffusers'. Throws `state-mismatch` for wrong shapes,
    * missing and unexpected names, before anything is changed.
    */
-  override async loadStateDict(dict: StateDict): Promise<void> {
-    return super.loadStateDict(await inOwnLayout(this.network, dict))
+  override async loadStateDict(dict: StateDict, options: StageLoadOptions = {}): Promise<StageCkptReport> {
+    return super.loadStateDict(await inOwnLayout(this.network, dict), options)
   }
 
   /**
@@ -299,6 +305,14 @@ export abstract class FirstStage extends Stage {
     const config = this.#diffusersConfig(scalingFactor)
     const dict = await inLayout(this.network, await this.stateDict(), 'diffusers')
     await writeAutoencoderFolder(folder, this.network.codebook ? 'VQModel' : 'AutoencoderKL', { config, dict }, o)
+  }
+}
+
+/** The weights of an autoencoder's own checkpoint, or of a model's that has it, by the names of either layout. */
+export function checkpointSource(path: string, o: StageCkptOptions, stage: () => FirstStage): WeightsSource {
+  return async () => {
+    const { network } = stage()
+    return ownWeights(network.parameters, await inOwnLayout(network, await readStageWeights(path, anchors, o)), path)
   }
 }
 

@@ -6,7 +6,7 @@ import { Device, type DeviceName } from '../device'
 import { DiffusionError, markCopy } from '../errors'
 import type { Graph, Value } from '../graph'
 import type { Precision } from '../native'
-import type { ParameterTable } from '../nn/parameters'
+import type { LoadResult, ParameterTable } from '../nn/parameters'
 import type { TextContext } from '../nn/text/network'
 import { type StateDict, Weights } from '../nn/weights'
 import { boolean, oneOf, type SchemaOf, type Seed, seed, value } from '../options'
@@ -31,6 +31,12 @@ export const stageSchema = {
   seed: seed(0),
   deterministic: boolean(false),
 } satisfies SchemaOf<StageOptions>
+
+/** Of a stage's loadStateDict. */
+export interface StageLoadOptions {
+  /** Missing and unexpected names are errors. Default true. */
+  strict?: boolean
+}
 
 /** Options as `stageSchema` gives them back. */
 type ParsedStageOptions = Pick<StageOptions, 'device'> & Required<Omit<StageOptions, 'device'>>
@@ -96,11 +102,17 @@ export abstract class Stage {
     return this.call(() => this.weights.read('weights'))
   }
 
-  /** Replaces the weights. Throws `state-mismatch` for wrong shapes, missing and unexpected names, before anything is changed. */
-  loadStateDict(dict: StateDict): Promise<void> {
-    return this.call(async () => {
-      await this.replaceWeights(dict)
-    })
+  /**
+   * Replaces the weights. Throws `state-mismatch` for wrong shapes and, with `strict` (default), for missing and unexpected names, before
+   * anything is changed; without it, weights that are missing stay.
+   */
+  async loadStateDict(
+    dict: StateDict,
+    { strict = true }: StageLoadOptions = {},
+  ): Promise<Pick<LoadResult, 'missing' | 'unexpected'>> {
+    const isWhole = this.parameters.slots.every(({ name }) => Object.hasOwn(dict, name))
+    // Those of the source are not read only to be replaced.
+    return this.call(() => this.replaceWeights(dict, { strict }), { load: !strict && !isWhole })
   }
 
   /** Within a call. From then on they are kept, not read again. */
@@ -206,10 +218,10 @@ export abstract class Stage {
   }
 
   /** Runs what a call of the user's does, with the weights loaded. Throws `disposed`, and what reading the weights throws. */
-  protected async call<T>(fn: () => T | Promise<T>): Promise<T> {
+  protected async call<T>(fn: () => T | Promise<T>, { load = true } = {}): Promise<T> {
     const release = this.hold()
     try {
-      await this.#load()
+      await (load ? this.#load() : this.#loading)
       this.#catchUp()
       return await fn()
     } catch (error) {

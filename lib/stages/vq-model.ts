@@ -7,8 +7,10 @@ import { inOwnLayout } from '../nn/autoencoder/layouts'
 import { boolean, integer, parseOptions, type SchemaOf } from '../options'
 import type { Shape, Tensor } from '../tensor'
 import { Codebook, type QuantizeResult, remapField } from './codebook'
+import { readCompVisAutoencoder } from './compvis'
 import {
   checkMap,
+  checkpointSource,
   FirstStage,
   type FirstStageOptions,
   type FirstStageParts,
@@ -16,6 +18,7 @@ import {
   firstStageSchema,
   type PretrainedFirstStageOptions,
   partsOf,
+  partsOfConfig,
   pretrainedFirstStageSchema,
   runSchema,
   type TilingOptions,
@@ -124,6 +127,24 @@ function ofConfig(config: DiffusersAutoencoderConfig, options: PretrainedFirstSt
   return [o, diffusersAutoencoder('VQModel', config)] as const
 }
 
+/** By latent-diffusion's YAML; a ckpt_path is read when the stage is first used. */
+async function ofCompVis<T extends CodebookStage>(
+  source: string | JsonObject,
+  options: PretrainedFirstStageOptions,
+  make: (options: CodebookOptions, parts: FirstStageParts) => T,
+): Promise<T> {
+  const said = await readCompVisAutoencoder(source, ['VQModel', 'VQModelInterface'])
+  const { variant: _, ...o } = parseOptions('fromConfig', options, pretrainedFirstStageSchema)
+  const { remap, saneIndexShape, ...network } = said.options as JsonObject & CodebookOptions
+  const { checkpoint: c } = said
+  const parts = partsOfConfig('VQModel', network as JsonObject)
+  const stage: T = make(
+    { ...o, remap, saneIndexShape },
+    { ...parts, source: c && checkpointSource(c.path, c, () => stage) },
+  )
+  return stage
+}
+
 /** An autoencoder whose latents are entries of a codebook (van den Oord et al. 2017; Esser et al. 2021). */
 export class VQModel extends CodebookStage {
   /** With initial weights. Throws `invalid-argument`, `unknown-option`, `device-unavailable` and `unsupported`. */
@@ -137,6 +158,11 @@ export class VQModel extends CodebookStage {
   /** By the config.json of a diffusers VQModel, with initial weights. Throws `invalid-argument` and `unsupported`. */
   static fromDiffusers(config: DiffusersAutoencoderConfig, options: PretrainedFirstStageOptions = {}): VQModel {
     return new VQModel(...ofConfig(config, options))
+  }
+
+  /** By a YAML configuration of latent-diffusion whose target is VQModel or VQModelInterface; see AutoencoderKL.fromConfig. */
+  static fromConfig(source: string | JsonObject, options: PretrainedFirstStageOptions = {}): Promise<VQModel> {
+    return ofCompVis(source, options, (o, parts) => new VQModel(o, parts))
   }
 
   /** A diffusers folder of a VQModel; see AutoencoderKL.fromPretrained. */
@@ -181,6 +207,11 @@ export class VQModelInterface extends CodebookStage {
     options: PretrainedFirstStageOptions = {},
   ): VQModelInterface {
     return new VQModelInterface(...ofConfig(config, options))
+  }
+
+  /** By a YAML configuration of latent-diffusion whose target is VQModel or VQModelInterface; see AutoencoderKL.fromConfig. */
+  static fromConfig(source: string | JsonObject, options: PretrainedFirstStageOptions = {}): Promise<VQModelInterface> {
+    return ofCompVis(source, options, (o, parts) => new VQModelInterface(o, parts))
   }
 
   /** A diffusers folder of a VQModel, or the `vqvae` of a pipeline's; see AutoencoderKL.fromPretrained. */

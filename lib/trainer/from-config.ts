@@ -1,6 +1,6 @@
 /** The options of a training from a configuration of latent-diffusion, as its main.py takes them. */
 import type { JsonObject } from '../checkpoint/json'
-import { readCompVisConfig } from '../diffusion/formats/compvis-config'
+import { readDDPMConfig } from '../diffusion/formats/compvis-config'
 import { DiffusionError } from '../errors'
 import type { ModelConfig, TrainModelOptions, TrainOptions } from '../train/options'
 
@@ -9,10 +9,10 @@ const asThere: Partial<TrainOptions> = { warmup: 0, weightDecay: 0.01, maxGradNo
 
 /**
  * `given` come before those of the file. Without `lr` there, base_learning_rate is that of one image (scale_lr, main.py's default).
- * Throws as readCompVisConfig does, and `unsupported` for a ckpt_path without `from`.
+ * Throws as readDDPMConfig does, and `unsupported` for a ckpt_path without `from`.
  */
 export async function trainOptionsFrom(source: string | JsonObject, given: TrainOptions): Promise<TrainOptions> {
-  const { options, baseLearningRate, lrSchedule, batchSize, accumulate, checkpoint } = await readCompVisConfig(source)
+  const { options, baseLearningRate, lrSchedule, batchSize, accumulate, checkpoint } = await readDDPMConfig(source)
   if (checkpoint && given.from === undefined) {
     const message = `ckpt_path: name the checkpoint as 'from', with its configuration beside it; the configuration names ${checkpoint.path}`
     throw new DiffusionError('unsupported', message, { argument: 'ckpt_path', received: checkpoint.path })

@@ -5,6 +5,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { readYaml } from '../../lib/checkpoint/yaml'
 import { DDPM, readCompVisConfig } from '../../lib/index'
+import { camelCase } from './fixture'
 
 const fixtures = path.join(__dirname, '..', '..', '..', 'test', 'fixtures')
 const prefix = 'model.diffusion_model.'
@@ -128,6 +129,31 @@ describe('DDPM.fromConfig', () => {
     const dict = await part.stateDict()
     assert.deepEqual(dict[`${prefix}out.0.bias`], before[`${prefix}out.0.bias`])
     assert.deepEqual(dict[`${prefix}time_embed.0.bias`], (await loaded.stateDict())[`${prefix}time_embed.0.bias`])
+    // ddpm.py registers the schedule afterwards.
+    const [end, timesteps] = [2 * params.linear_end || 0.04, params.timesteps]
+    using other = await DDPM.fromConfig(source({ ckpt_path: checkpoint, linear_end: end }), { device: 'cpu' })
+    using plain = new DDPM({
+      ...camelCase(params),
+      linearEnd: end,
+      timesteps,
+      unetConfig: camelCase(unet),
+      device: 'cpu',
+    })
+    assert.deepEqual(other.betas, plain.betas)
+    assert.notDeepEqual(other.betas, loaded.betas)
+  })
+
+  it('conditioning_key, as DiffusionWrapper takes it; what a UNet is computed in is left to the user', async () => {
+    const open = async (params: object, unet: object) => DDPM.fromConfig(await changed(params, unet), { device: 'cpu' })
+    using concat = await open({ conditioning_key: 'concat' }, { in_channels: 5 })
+    assert.deepEqual([concat.network?.concatChannels, concat.channels], [2, 3])
+    using adm = await open({ conditioning_key: 'adm' }, { num_classes: 4 })
+    assert.equal(adm.network?.numClasses, 4)
+    using tokens = await open({ conditioning_key: 'crossattn' }, { use_spatial_transformer: true, context_dim: 8 })
+    assert.equal(tokens.network?.contextDim, 8)
+    assert.deepEqual(tokens.warnings(), [])
+    using half = await open({}, { use_fp16: true })
+    assert.match(half.warnings().join(), /use_fp16 is left to the option precision/)
   })
 
   it('improved-diffusion’s and guided-diffusion’s networks, with the variance of options', async () => {
@@ -163,7 +189,8 @@ describe('DDPM.fromConfig', () => {
     const latent = { ...base.model, target: 'ldm.models.diffusion.ddpm.LatentDiffusion' }
     await refused({ model: latent }, 'unsupported', 'model.target')
     await refused(await changed({ timestep: 10 }), 'unknown-option', 'timestep')
-    await refused(await changed({ conditioning_key: 'crossattn' }), 'unsupported', 'conditioning_key')
+    await refused(await changed({ conditioning_key: 'crossattn' }), 'invalid-argument', 'conditioning_key')
+    await refused(await changed({ conditioning_key: 'hybrid-adm' }), 'unsupported', 'conditioning_key')
     await refused(await changed({ scheduler_config: { target: 'x' } }), 'unsupported', 'scheduler_config')
     await refused(await changed({ parameterization: 'epsilon' }), 'invalid-argument', 'parameterization')
     await refused(
@@ -174,7 +201,6 @@ describe('DDPM.fromConfig', () => {
     await refused(await changed({ ckpt_path: 7 }), 'invalid-argument', 'ckpt_path')
     await refused(await changed({ ckpt_path: '/nowhere/x.ckpt' }), 'not-found', 'path')
     await refused(await changed({}, { dims: 3 }), 'unsupported', 'dims')
-    await refused(await changed({}, { use_fp16: true }), 'unsupported', 'use_fp16')
     await refused(await changed({}, { n_embed: 8 }), 'unsupported', 'n_embed')
     await refused(await changed({}, { num_head: 8 }), 'unknown-option', 'num_head')
     await refused(await changed({}, { model_channels: 48 }), 'invalid-argument', 'modelChannels * channelMult[0]')

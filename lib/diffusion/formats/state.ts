@@ -22,6 +22,9 @@ const bufferNames: Readonly<Record<string, keyof Schedule>> = {
   posterior_mean_coef2: 'posteriorMeanCoef2',
 }
 
+/** What ddpm.py makes after a ckpt_path was loaded: the schedule, and logvar. */
+export const registeredNames = [...Object.keys(bufferNames), 'logvar']
+
 export const modelPrefix = 'model.diffusion_model.'
 const emaPrefix = 'model_ema.'
 const emaDecay = 'model_ema.decay'

@@ -15,8 +15,8 @@ export interface Posterior {
 export interface LatentStage {
   /** Its weights. */
   stateDict?(): Promise<StateDict>
-  /** Replaces them. */
-  loadStateDict?(dict: StateDict): Promise<void>
+  /** Replaces them; with `strict` false, what the dict lacks stays. May give { missing, unexpected }, names. */
+  loadStateDict?(dict: StateDict, options?: { readonly strict?: boolean }): Promise<unknown>
   /** Gives the device's memory back until it is used again. */
   offload?(): Promise<void>
   /** Gives all memory back. */

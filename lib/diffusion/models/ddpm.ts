@@ -10,7 +10,7 @@ import { hasConfig } from '../../nn/unet-config'
 import type { StateDict } from '../../nn/weights'
 import { type Parsed, parseOptions } from '../../options'
 import { Tensor } from '../../tensor'
-import { readCompVisConfig } from '../formats/compvis-config'
+import { readDDPMConfig } from '../formats/compvis-config'
 import type { WrittenScheduler } from '../formats/diffusers-scheduler'
 import {
   type CheckpointReport,
@@ -23,7 +23,7 @@ import {
   writePretrained,
 } from '../formats/pretrained'
 import { type PushToHubOptions, type PushToHubResult, pushToHub } from '../formats/push-to-hub'
-import { emaName, modelPrefix } from '../formats/state'
+import { emaName, modelPrefix, registeredNames } from '../formats/state'
 import {
   type DDPMOptions,
   ddpmSchema,
@@ -150,17 +150,19 @@ export class DDPM extends DiffusionModel {
 
   /**
    * A model from a configuration of latent-diffusion, a YAML file or what it holds: model.target is ldm's DDPM, its unet_config's
-   * the UNetModel of ldm, guided-diffusion or improved-diffusion. A ckpt_path is loaded as by initFromCkpt. `options` override.
+   * the UNetModel of ldm, guided-diffusion or improved-diffusion. A ckpt_path is loaded as by initFromCkpt, but for the schedule, which
+   * ddpm.py registers afterwards. `options` override.
    * Throws `not-found`, `io`, `bad-file`, and `unknown-option` or `unsupported` with the field's name.
    */
   static async fromConfig(source: string | JsonObject, options: DDPMOptions = {}): Promise<DDPM> {
-    const { options: own, checkpoint, lrSchedule } = await readCompVisConfig(source)
+    const { options: own, checkpoint, lrSchedule, warnings } = await readDDPMConfig(source)
     const ddpm = new DDPM({ ...own, ...options })
     ddpm.lrSchedule = lrSchedule
+    ddpm.warn(warnings)
     try {
       if (checkpoint) {
-        const { path, ...rest } = checkpoint
-        await ddpm.initFromCkpt(path, rest)
+        const { path, ignoreKeys, onlyModel } = checkpoint
+        await ddpm.initFromCkpt(path, { ignoreKeys: [...ignoreKeys, ...registeredNames], onlyModel })
       }
       return ddpm
     } catch (error) {

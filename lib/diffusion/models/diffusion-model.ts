@@ -441,10 +441,13 @@ export abstract class DiffusionModel extends ScheduledModel {
 
   /** @internal The network's weights by its own names. Throws `not-configured` for averages of a model without any. */
   protected async networkWeights(which: 'ema' | 'model'): Promise<StateDict> {
-    const { weights } = requireNetwork(this[coreOf], 'savePretrained')
-    if (which === 'model') return weights.read('weights')
-    if (this.#ema) return weights.read('ema')
-    throw new DiffusionError('not-configured', 'the model has no averaged weights: useEma is false')
+    const { weights, module } = requireNetwork(this[coreOf], 'savePretrained')
+    if (which === 'ema' && !this.#ema) {
+      throw new DiffusionError('not-configured', 'the model has no averaged weights: useEma is false')
+    }
+    const all = await weights.read(which === 'ema' ? 'ema' : 'weights')
+    // Without what is trained beside the network.
+    return Object.fromEntries(module.parameters.slots.map(({ name }) => [name, all[name]]))
   }
 
   /**

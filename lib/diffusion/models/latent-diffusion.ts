@@ -1,11 +1,15 @@
 /** Diffusion of an autoencoder's latents: Rombach et al. 2022, by the names of CompVis' ddpm.py LatentDiffusion. */
+import type { JsonObject } from '../../checkpoint/json'
 import { DiffusionError, invalidArgument } from '../../errors'
 import type { StateDict } from '../../nn/weights'
 import { type Parsed, parseOptions } from '../../options'
 import { checkShape, checkTensor, type Shape, Tensor } from '../../tensor'
+import { readCompVisConfig } from '../formats/compvis-config'
 import { stageOptions } from '../formats/latent-config'
+import { type LatentConfigOptions, optionsFromConfig } from '../formats/latent-from-config'
 import { readLatentPipeline } from '../formats/latent-pipeline'
 import { pretrainedFolder } from '../formats/pretrained'
+import { readSingleFile, type SingleFileOptions } from '../formats/single-file'
 import { writeLatent } from '../formats/write-latent'
 import { type Cond, given } from '../latent/conditioning'
 import { quantizing } from '../latent/first-stage'
@@ -83,13 +87,41 @@ export class LatentDiffusion extends LatentModel {
     const model = new LatentDiffusion({ ...said, useEma: false, ...own })
     model.schedulerConfig = schedulerConfig
     model.warn(warnings)
-    try {
-      await model.loadStateDict(weights)
-      return model
-    } catch (error) {
-      model.dispose()
-      throw error
-    }
+    return orDisposed(model, () => model.loadStateDict(weights))
+  }
+
+  /**
+   * A model from a configuration of latent-diffusion or Stable Diffusion, a YAML file or what it holds: LatentDiffusion and its stages
+   * by their `target`, their options by `params`. A ckpt_path is loaded as by initFromCkpt; that of a first stage when it is first used.
+   * A frozen text encoder has no weights until a checkpoint brings them, or `condStage` is given. `options` override. Throws
+   * `not-found`, `io`, `bad-file`, and `unknown-option` or `unsupported` with the field's name.
+   */
+  static override async fromConfig(
+    source: string | JsonObject,
+    options: LatentConfigOptions = {},
+  ): Promise<LatentDiffusion> {
+    const said = await readCompVisConfig(source)
+    const model = new LatentDiffusion(optionsFromConfig(said, options))
+    model.lrSchedule = said.lrSchedule
+    model.warn(said.warnings)
+    if (!said.checkpoint) return model
+    const { path, ...init } = said.checkpoint
+    return orDisposed(model, () => model.initFromCkpt(path, init))
+  }
+
+  /**
+   * A model from one file by CompVis' names (.ckpt, .safetensors), as Stable Diffusion comes: with its YAML as `config`, or by names and
+   * shapes alone, which do not say what Stable Diffusion 2 predicts (`parameterization`: 'v' unless given, which is among `warnings()`).
+   * `weights`: averages in place of the weights; default: the averages where there are any and useEma (false) is not set. Stages are read
+   * from the file when they are first used. Throws `not-found`, `io`, `bad-file`, `state-mismatch`, and `unsupported` where the configuration
+   * does not follow.
+   */
+  static async fromSingleFile(file: string, options: SingleFileOptions = {}): Promise<LatentDiffusion> {
+    const { options: said, init, warnings, lrSchedule } = await readSingleFile(file, options)
+    const model = new LatentDiffusion(said)
+    model.lrSchedule = lrSchedule
+    model.warn(warnings)
+    return orDisposed(model, () => model.initFromCkpt(file, init))
   }
 
   /** What the network says of x_t, by patches with splitInputParams: ddpm.py's apply_model. */
@@ -375,6 +407,17 @@ export class LatentDiffusion extends LatentModel {
   /** Throws `unsupported`. */
   override async merged(): Promise<never> {
     throw unsupported('merged')
+  }
+}
+
+/** The model after it was loaded. */
+async function orDisposed<M extends LatentModel>(model: M, load: () => Promise<unknown>): Promise<M> {
+  try {
+    await load()
+    return model
+  } catch (error) {
+    model.dispose()
+    throw error
   }
 }
 

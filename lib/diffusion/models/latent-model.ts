@@ -363,10 +363,15 @@ export abstract class LatentModel extends DDPM {
   override async loadStateDict(dict: StateDict, options: LoadStateDictOptions = {}): Promise<LoadReport> {
     const rest = { ...dict }
     this.#preview = undefined
+    const missing: string[] = []
+    const unexpected: string[] = []
     for (const [prefix, stage] of this.#stages) {
       const names = Object.keys(rest).filter((name) => name.startsWith(prefix))
       if (names.length === 0 || !stage.loadStateDict) continue
-      await stage.loadStateDict(Object.fromEntries(names.map((name) => [name.slice(prefix.length), rest[name]])))
+      const own = Object.fromEntries(names.map((name) => [name.slice(prefix.length), rest[name]]))
+      const report = (await stage.loadStateDict(own, { strict: options.strict ?? true })) as LoadReport | undefined
+      for (const name of report?.missing ?? []) missing.push(prefix + name)
+      for (const name of report?.unexpected ?? []) unexpected.push(prefix + name)
       for (const name of names) delete rest[name]
     }
     if (rest.scale_factor) {
@@ -375,7 +380,7 @@ export abstract class LatentModel extends DDPM {
     }
     const report = await super.loadStateDict(rest, options)
     if (this.#learnedLogvar) this.#logvarBank.write(this.logvar, this.#learnedLogvar.place.offset)
-    return report
+    return { missing: [...report.missing, ...missing], unexpected: [...report.unexpected, ...unexpected] }
   }
 
   /**

@@ -6,7 +6,8 @@ import { statesAt } from '../../nn/text/network'
 import type { StateDict } from '../../nn/weights'
 import { boolean, integer, oneOf, parseOptions, type SchemaOf, string, value } from '../../options'
 import type { Tensor } from '../../tensor'
-import type { WeightsSource } from '../stage'
+import type { StageCkptReport } from '../checkpoint'
+import type { StageLoadOptions, WeightsSource } from '../stage'
 import { type CLIPParts, readCLIPFolder } from './pretrained'
 import {
   type CLIPStageOptions,
@@ -141,8 +142,8 @@ export class FrozenCLIPEmbedder extends TextStage<CLIPTextModel> {
   }
 
   /** Replaces the weights. Throws `state-mismatch`. */
-  override loadStateDict(dict: StateDict): Promise<void> {
-    return super.loadStateDict(withoutPositions(dict))
+  override loadStateDict(dict: StateDict, options: StageLoadOptions = {}): Promise<StageCkptReport> {
+    return super.loadStateDict(withoutPositions(dict), options)
   }
 
   /** Context tokens [n, length, hiddenSize], with layer 'pooled' [n, 1, hiddenSize]; see TextStage.encode. */
