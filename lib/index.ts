@@ -204,6 +204,7 @@ export type {
 } from './stages/first-stage'
 export { DiagonalGaussianDistribution, type PosteriorOptions, type PosteriorSampleOptions } from './stages/gaussian'
 export { IdentityFirstStage, type IdentityFirstStageOptions } from './stages/identity'
+export { LPIPS } from './stages/lpips'
 export { SpatialRescaler, type SpatialRescalerOptions } from './stages/spatial-rescaler'
 export type { Stage, StageLoadOptions, StageOptions, WeightsSource } from './stages/stage'
 export {

@@ -5,6 +5,7 @@ import type { Autoencoder } from '../nn/autoencoder/autoencoder'
 import type { Seed } from '../options'
 import type { Binding } from '../program'
 import type { DiscriminatorLoss } from './adversarial-loss'
+import type { Buffers } from './buffers'
 import { Discriminator, type Programs } from './discriminator'
 import { LastLayer } from './last-layer'
 
@@ -18,10 +19,10 @@ export interface AdversaryOptions {
   readonly seed: Seed
 }
 
-/** Gradients for the last convolution's output, flat [n, 1, 1, d], and what the second counts for in their sum. */
+/** What the discriminator has the generator do. */
 export interface Guidance {
-  readonly ofError: NativeBuffer
-  readonly ofLogits: NativeBuffer
+  /** A gradient with respect to the last convolution's output, flat [n, 1, 1, d], and what it counts for. */
+  readonly gradient: NativeBuffer
   readonly weight: number
   /** What upstream logs of it. */
   readonly log: { readonly d_weight: number; readonly disc_factor: number; readonly g_loss: number }
@@ -29,17 +30,10 @@ export interface Guidance {
   readonly loss: number
 }
 
-/** Of the batch under way, on the device. */
-const bufferNames = ['image', 'features', 'ofError', 'ofLogits'] as const
-export type Buffers = Readonly<Record<(typeof bufferNames)[number], NativeBuffer>>
-
 export class Adversary {
   readonly discriminator: Discriminator
   readonly #last: LastLayer
   readonly #o: AdversaryOptions
-  readonly #device: Device
-  readonly #network: Autoencoder
-  readonly #buffers = new Map<string, NativeBuffer>()
 
   constructor(device: Device, network: Autoencoder, o: AdversaryOptions, programs: Programs) {
     const { outChannels: channels, channels: levels } = network.shape
@@ -47,29 +41,11 @@ export class Adversary {
     this.discriminator = new Discriminator(device, { shape, loss: o.discLoss, seed: o.seed }, network, programs)
     this.#last = new LastLayer(device, { features: levels[0], channels }, programs)
     this.#o = o
-    this.#device = device
-    this.#network = network
   }
 
   /** disc_factor at a step: 0 before discStart. */
   factorAt(globalStep: number): number {
     return globalStep >= this.#o.discStart ? this.#o.discFactor : 0
-  }
-
-  /** For the batch of this shape; what is in them stays until the next. */
-  buffersFor([n, channels, height, width]: readonly number[]): Buffers {
-    const d = channels * height * width
-    const features = this.#network.shape.channels[0] * height * width
-    const entries = bufferNames.map((name) => {
-      const elements = n * (name === 'features' ? features : d)
-      const old = this.#buffers.get(name)
-      if (old?.elements === elements) return [name, old] as const
-      old?.release()
-      const buffer = this.#device.allocate(elements)
-      this.#buffers.set(name, buffer)
-      return [name, buffer] as const
-    })
-    return Object.fromEntries(entries) as unknown as Buffers
   }
 
   /** By what is in the buffers: calculate_adaptive_weight and the generator's term. */
@@ -78,23 +54,24 @@ export class Adversary {
     readonly x: Binding
     readonly buffers: Buffers
     readonly errorWeights: Float32Array
+    /** What a perceptual loss adds to the error's gradient. */
+    readonly perceptual?: NativeBuffer
     readonly factor: number
   }): Promise<Guidance> {
-    const { shape, x, buffers, errorWeights, factor } = o
+    const { shape, x, buffers, errorWeights, perceptual, factor } = o
     const { image, features, ofError, ofLogits } = buffers
-    const { gLoss } = await this.discriminator.judge({ shape, x, image, errorWeights, ofError, ofLogits })
+    const judged = { shape, x, image, errorWeights, ofError, ofLogits, ...(perceptual && { perceptual }) }
+    const { gLoss } = await this.discriminator.judge(judged)
     const error = await this.#last.gradientNorm(shape, features, ofError)
     const logits = await this.#last.gradientNorm(shape, features, ofLogits)
     const dWeight = Math.min(Math.max(error / (logits + 1e-4), 0), 1e4) * this.#o.discWeight
     const weight = dWeight * factor
     const log = { d_weight: dWeight, disc_factor: factor, g_loss: gLoss }
-    return { ofError, ofLogits, weight, log, loss: weight * gLoss }
+    return { gradient: ofLogits, weight, log, loss: weight * gLoss }
   }
 
   /** Gives its memory back. */
   dispose(): void {
-    for (const buffer of this.#buffers.values()) buffer.release()
-    this.#buffers.clear()
     this.#last.dispose()
     this.discriminator.dispose()
   }

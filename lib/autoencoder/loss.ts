@@ -2,7 +2,7 @@
 import { invalidArgument } from '../errors'
 import type { AutoencoderTrainingOptions } from './options'
 
-/** Of each sample, [n]: the mean distance of its numbers, and its divergence in nats or its codebook's loss. */
+/** Of each sample, [n]: the mean distance of its numbers, its perceptual distance included, and its divergence in nats or its codebook's loss. */
 export interface SampleTerms {
   readonly error: Float32Array
   readonly regularizer: Float32Array
@@ -60,7 +60,11 @@ class CodebookLoss implements FirstStageLoss {
 
 /** Throws `invalid-argument` for options of the other. */
 export function lossOf(
-  { klWeight, logvarInit, codebookWeight }: AutoencoderTrainingOptions,
+  {
+    klWeight,
+    logvarInit,
+    codebookWeight,
+  }: Pick<AutoencoderTrainingOptions, 'klWeight' | 'logvarInit' | 'codebookWeight'>,
   hasCodebook: boolean,
 ): FirstStageLoss {
   const others = hasCodebook ? { klWeight, logvarInit } : { codebookWeight }

@@ -1,6 +1,7 @@
 /** Options of a first stage's training. */
 import { invalidArgument } from '../errors'
 import { boolean, integer, number, type SchemaOf, type Seed, seed, value } from '../options'
+import { LPIPS } from '../stages/lpips'
 import { Tensor } from '../tensor'
 import { type DiscriminatorLoss, discriminatorLosses } from './adversarial-loss'
 
@@ -12,6 +13,10 @@ export interface AutoencoderTrainingOptions {
   logvarInit?: number
   /** Weight of the codebook's and the commitment's loss. With a codebook only. Default 1. */
   codebookWeight?: number
+  /** A perceptual loss beside the absolute differences, on the autoencoder's device; it is not disposed of. Default: none. */
+  perceptual?: LPIPS
+  /** What its distance counts for beside the mean absolute difference. With `perceptual` only. Default 1. */
+  perceptualWeight?: number
   /**
    * The update from which on a patch discriminator takes part, and what is drawn looks less blurred. Before it nothing of the
    * discriminator is computed: upstream multiplies it by 0. Default: there is none.
@@ -51,6 +56,8 @@ export const trainingSchema = {
   klWeight: number(undefined, { min: 0 }),
   logvarInit: number(undefined, { min: -30, max: 20 }),
   codebookWeight: number(undefined, { min: 0 }),
+  perceptual: value<LPIPS>('an LPIPS', (v) => v instanceof LPIPS),
+  perceptualWeight: number(undefined, { min: 0 }),
   ...discriminatorFields,
   useEma: boolean(true),
   emaDecay: number(0.999, { min: 0, max: 1 }),

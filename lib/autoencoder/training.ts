@@ -7,12 +7,14 @@ import { DiffusionError, invalidArgument } from '../errors'
 import type { Graph, Value } from '../graph'
 import type { StateDict, Weights } from '../nn/weights'
 import { parseOptions, type Seed } from '../options'
-import { type Binding, type Bindings, type Program, ProgramCache } from '../program'
+import { type Binding, type Program, ProgramCache } from '../program'
 import { heldOutSeed, Purpose, words } from '../rng'
 import { AutoencoderKL } from '../stages/autoencoder-kl'
+import { checkLpipsShape, type LPIPS } from '../stages/lpips'
 import { VQModel, VQModelInterface } from '../stages/vq-model'
 import { checkTensor, sizeOf, type Tensor } from '../tensor'
-import { Adversary, type Buffers, type Guidance } from './adversary'
+import { Adversary, type Guidance } from './adversary'
+import { type Buffers, StepBuffers } from './buffers'
 import type { DiscriminatorState } from './discriminator'
 import { buildForward, type ForwardShape } from './forward'
 import { type FirstStageLoss, lossOf } from './loss'
@@ -26,6 +28,22 @@ import {
   validationSchema,
 } from './options'
 import { type OptimizedState, TrainedWeights } from './trained-weights'
+
+/** One batch with what its programs are bound to. */
+interface Given {
+  readonly x: Tensor
+  readonly forward: ForwardShape
+  readonly inputs: Record<string, Binding>
+  readonly trained: TrainedWeights
+}
+
+/** A gradient with respect to the last convolution's output, and what it counts for. */
+type Guide = Pick<Guidance, 'gradient' | 'weight'>
+
+interface Perception {
+  readonly lpips: LPIPS
+  readonly weight: number
+}
 
 /** First stages with a network, which can be trained. */
 export type TrainableFirstStage = AutoencoderKL | VQModel | VQModelInterface
@@ -55,6 +73,8 @@ export class AutoencoderTraining {
   readonly #loss: FirstStageLoss
   readonly #o: { readonly useEma: boolean; readonly emaDecay: number }
   readonly #programs: ProgramCache
+  readonly #buffers: StepBuffers
+  readonly #perception: Perception | undefined
   /** With discStart only. */
   readonly #adversary: Adversary | undefined
   #optimizer: OptimizerOptions | undefined
@@ -82,6 +102,8 @@ export class AutoencoderTraining {
     this.#loss = lossOf(o, quantizer !== undefined)
     this.#o = { useEma, emaDecay }
     this.#programs = new ProgramCache(device)
+    this.#buffers = new StepBuffers(device, network)
+    this.#perception = perceptionOf(o, autoencoder)
     const adversary = discriminatorOf(o)
     if (!adversary) return
     this.#adversary = new Adversary(device, network, { ...adversary, seed }, (...program) => this.#program(...program))
@@ -122,12 +144,17 @@ export class AutoencoderTraining {
       })
       const adversary = factor > 0 ? this.#adversary : undefined
       const generator = await inputs(0)
-      const guidance =
-        adversary && (await this.#guidance(adversary, { x, forward, inputs: generator, factor, trained }))
-      const { sumSquares, ...terms } = await this.#update(trained, { x, forward, inputs: generator, guidance, step: o })
+      const given = { x, forward, inputs: generator, trained }
+      const guides: Guide[] = []
+      const buffers = (adversary || this.#perception) && (await this.#reconstruct(given))
+      const perceived = buffers && (await this.#perceive(given, buffers))
+      if (perceived) guides.push({ gradient: buffers.ofPerception, weight: 1 })
+      const guidance = buffers && adversary && (await this.#guidance(adversary, { ...given, buffers, factor }))
+      if (guidance) guides.push(guidance)
+      const { sumSquares, ...terms } = await this.#update({ ...given, guides, step: o })
       this.#batches++
       this.#waiting = update ? 0 : this.#waiting + 1
-      const own = this.#loss.log({ error: terms.error, regularizer: terms.regularizer }, size(x))
+      const own = this.#logged(terms, perceived, x)
       const loss = own.loss + (guidance?.loss ?? 0)
       const made = sumSquares === undefined || Number.isFinite(sumSquares[0])
       if (!made) trained.uncount()
@@ -137,7 +164,7 @@ export class AutoencoderTraining {
       const log: Record<string, number> = { ...own.log, total_loss: loss, ...guidance?.log }
       if (adversary) {
         const { shape } = x
-        const { image } = await this.#reconstruct(adversary, { forward, inputs: await inputs(1), trained })
+        const { image } = await this.#reconstruct({ ...given, inputs: await inputs(1) })
         const judged = { shape, x: generator.x, image, factor, update, accumulate, lr }
         Object.assign(log, await adversary.discriminator.trainingStep(judged))
       }
@@ -145,67 +172,86 @@ export class AutoencoderTraining {
     })
   }
 
-  /** What the weights of now make of the images, in the adversary's buffers. */
-  async #reconstruct(
-    adversary: Adversary,
-    { forward, inputs, trained }: { forward: ForwardShape; inputs: Bindings; trained: TrainedWeights },
-  ): Promise<Buffers> {
+  /** What the weights of now make of the images. */
+  async #reconstruct({ forward, inputs, trained }: Given): Promise<Buffers> {
     const program = await this.#program('reconstruct', keyOf(forward), (graph) => {
       const { image, features } = buildForward(graph, this.autoencoder.network, forward)
       return { image: graph.toNchw(image), features }
     })
-    const buffers = adversary.buffersFor(forward.shape)
+    const buffers = this.#buffers.for(forward.shape)
     const { image, features } = buffers
     await program.run({ ...inputs, ...trained.weights.bindings('weights'), image, features })
     return buffers
   }
 
-  async #guidance(
-    adversary: Adversary,
-    o: { x: Tensor; forward: ForwardShape; inputs: Record<string, Binding>; factor: number; trained: TrainedWeights },
-  ): Promise<Guidance> {
-    const { x, inputs, factor } = o
-    const buffers = await this.#reconstruct(adversary, o)
+  /** Each sample's perceptual distance, whose gradient is then in the buffers. */
+  async #perceive(
+    { x, inputs }: Pick<Given, 'x' | 'inputs'>,
+    { image, ofPerception }: Buffers,
+  ): Promise<Float32Array | undefined> {
+    if (!this.#perception) return undefined
+    const { lpips, weight } = this.#perception
+    const { network } = this.autoencoder
+    return lpips.descend({
+      shape: x.shape,
+      x: inputs.x,
+      image,
+      end: (graph, value) => network.decodedEnd({ graph }, value),
+      weights: this.#weights(x).errorWeights.map((own) => own * weight),
+      gradient: ofPerception,
+    })
+  }
+
+  /** The loss but for the discriminator's, and what is logged of it. */
+  #logged({ error, regularizer }: Record<string, Float32Array>, distance: Float32Array | undefined, x: Tensor) {
+    if (!distance) return this.#loss.log({ error, regularizer }, size(x))
+    const { weight } = this.#perception!
+    const whole = error.map((e, i) => e + weight * distance[i])
+    const { loss, log } = this.#loss.log({ error: whole, regularizer }, size(x))
+    return { loss, log: { ...log, p_loss: distance.reduce((sum, d) => sum + d, 0) / distance.length } }
+  }
+
+  #guidance(adversary: Adversary, o: Given & { buffers: Buffers; factor: number }): Promise<Guidance> {
+    const { x, inputs, buffers, factor } = o
     return adversary.guide({
       shape: x.shape,
       x: inputs.x,
       buffers,
       errorWeights: this.#weights(x).errorWeights,
       factor,
+      ...(this.#perception && { perceptual: buffers.ofPerception }),
     })
   }
 
-  /** Forward, backward, and perhaps the update; by the gradients of a guidance, or by the error itself. */
+  /** Forward, backward, and perhaps the update. */
   async #update(
-    trained: TrainedWeights,
-    o: {
-      x: Tensor
-      forward: ForwardShape
-      inputs: Bindings
-      guidance: Guidance | undefined
-      step: { update: boolean; accumulate: number; lr?: number }
-    },
+    o: Given & { guides: readonly Guide[]; step: { update: boolean; accumulate: number; lr?: number } },
   ): Promise<Record<string, Float32Array>> {
-    const { x, forward, guidance, step } = o
+    const { x, forward, trained, guides, step } = o
     const { optimizer } = trained.options
-    const key = { ...keyOf(forward), guided: guidance !== undefined, update: step.update, optimizer }
+    const key = { ...keyOf(forward), guides: guides.length, update: step.update, optimizer }
     const program = await this.#program('train', key, (graph) => {
       const { image, ...outputs } = this.#build(graph, forward)
       const { error, regularizer } = outputs
-      const regularized = graph.weightedSum(regularizer, graph.input('regularizerWeights', regularizer.dims))
-      const main = guidance
-        ? alongGuidance(graph, image)
-        : graph.weightedSum(error, graph.input('errorWeights', error.dims))
-      graph.backward(graph.add(main, regularized))
+      const terms = [
+        graph.weightedSum(error, graph.input('errorWeights', error.dims)),
+        graph.weightedSum(regularizer, graph.input('regularizerWeights', regularizer.dims)),
+        ...guides.map((_, i) => along(graph, image, String(i))),
+      ]
+      graph.backward(terms.reduce((sum, term) => graph.add(sum, term)))
       if (!step.update) return outputs
       const { count } = this.autoencoder.network.parameters
       return { ...outputs, ...appendUpdate(graph, { optimizer, count, ema: trained.hasEma }) }
     })
-    const { errorWeights, regularizerWeights } = this.#weights(x)
     return program.run({
       ...o.inputs,
-      ...(guidance ? guidanceBindings(guidance) : { errorWeights }),
-      regularizerWeights,
+      ...this.#weights(x),
+      ...Object.fromEntries(
+        guides.flatMap(({ gradient, weight }, i) => [
+          [`gradient ${i}`, gradient],
+          [`weight ${i}`, Float32Array.of(weight)],
+        ]),
+      ),
       ...trained.bindings(step),
     })
   }
@@ -220,16 +266,20 @@ export class AutoencoderTraining {
     return this.#call(async (trained) => {
       if (o.ema && !trained.hasEma) throw invalidArgument('ema', 'false, since no averages are kept', o.ema)
       const forward: ForwardShape = { shape: x.shape, drawn: this.#draws(o.noise), train: false }
-      const program = await this.#program('validate', keyOf(forward), (graph) => {
-        const { image: _, ...outputs } = this.#build(graph, forward)
-        return outputs
+      const perceives = this.#perception !== undefined
+      const program = await this.#program('validate', { ...keyOf(forward), perceives }, (graph) => {
+        const { image, ...outputs } = this.#build(graph, forward)
+        return perceives ? { ...outputs, image: graph.toNchw(image) } : outputs
       })
       const stream = { seed: heldOutSeed(o.seed ?? this.seed, 0), sampleOffset: o.sampleOffset, step: 0 }
-      const { error, regularizer } = await program.run({
-        ...(await this.#inputs(x, o.noise, stream)),
+      const inputs = await this.#inputs(x, o.noise, stream)
+      const buffers = perceives ? this.#buffers.for(x.shape) : undefined
+      const terms = await program.run({
+        ...inputs,
         ...trained.weights.bindings(o.ema ? 'ema' : 'weights'),
+        ...(buffers && { image: buffers.image }),
       })
-      const { log } = this.#loss.log({ error, regularizer }, size(x))
+      const { log } = this.#logged(terms, buffers && (await this.#perceive({ x, inputs }, buffers)), x)
       const { logvar: _, ...losses } = log
       return prefixed('val', losses, o.ema ? '_ema' : '')
     })
@@ -293,6 +343,7 @@ export class AutoencoderTraining {
   /** Gives the memory of its programs back, but not the stage's. */
   dispose(): void {
     this.#programs.release()
+    this.#buffers.release()
     this.#adversary?.dispose()
   }
 
@@ -357,26 +408,34 @@ export class AutoencoderTraining {
       const expected = `shape [n, ${network.shape.inChannels}, height, width], height and width multiples of ${factor}`
       throw invalidArgument('x', expected, x.shape)
     }
+    if (this.#perception) checkLpipsShape('x', x.shape)
     this.#adversary?.discriminator.network.check(height, width)
     if (noise && network.quantizer) throw invalidArgument('noise', 'nothing with a codebook', noise)
     if (noise) checkTensor(noise, 'noise', [n, embedDim, height / factor, width / factor])
   }
 }
 
-/** A scalar whose gradient with respect to the image is that of a guidance. */
-function alongGuidance(graph: Graph, image: Value): Value {
+/** A scalar whose gradient with respect to the image is an input of this name, times another. */
+function along(graph: Graph, image: Value, name: string): Value {
   const flat = graph.toNchw(image)
   const [n, , , d] = flat.dims
-  const number = (name: string) => graph.input(name, [1, 1, 1, 1])
-  const first = graph.constant(new Int32Array(n), [n, 1, 1, 1])
-  const [ofError, ofLogits] = ['ofError', 'ofLogits'].map((name) => graph.input(name, flat.dims))
-  const gradient = graph.timestepAffine(ofError, number('one'), first, ofLogits, number('guidanceWeight'))
-  const column = [n * d, 1, 1, 1] as const
-  return graph.weightedSum(graph.reshape(flat, column), graph.reshape(gradient, column))
+  const column = graph.reshape(flat, [n * d, 1, 1, 1])
+  const product = graph.weightedSum(column, graph.input(`gradient ${name}`, column.dims))
+  return graph.weightedSum(product, graph.input(`weight ${name}`, product.dims))
 }
 
-function guidanceBindings({ ofError, ofLogits, weight }: Guidance): Bindings {
-  return { ofError, ofLogits, one: Float32Array.of(1), guidanceWeight: Float32Array.of(weight) }
+/** Throws `invalid-argument` for a weight of nothing, and for images that it can't see. */
+function perceptionOf(
+  { perceptual: lpips, perceptualWeight }: AutoencoderTrainingOptions,
+  { device, network }: TrainableFirstStage,
+): Perception | undefined {
+  if (!lpips) {
+    if (perceptualWeight === undefined) return undefined
+    throw invalidArgument('perceptualWeight', 'nothing without perceptual', perceptualWeight)
+  }
+  if (lpips.device !== device) throw invalidArgument('perceptual', `one on ${device.name}`, lpips.device.name)
+  checkLpipsShape('perceptual', [1, network.shape.outChannels, network.shape.resolution, network.shape.resolution])
+  return { lpips, weight: perceptualWeight ?? 1 }
 }
 
 const keyOf = ({ shape, drawn, train }: ForwardShape) => ({ shape: shape.join('x'), drawn, train })

@@ -18,6 +18,12 @@ const options = {
   'n-embed': { kind: 'integer', min: 1, help: 'with --vq, entries of the codebook (1024)' },
   'kl-weight': { kind: 'number', min: 0, help: "weight of the posterior's divergence from N(0, 1) (1e-6)" },
   'codebook-weight': { kind: 'number', min: 0, help: "with --vq, weight of the codebook's loss (1)" },
+  perceptual: {
+    kind: 'string',
+    value: 'files',
+    help: "a perceptual loss by VGG16's weights and lpips' linear layers: vgg16-397923af.pth,vgg.pth (none)",
+  },
+  'perceptual-weight': { kind: 'number', min: 0, help: 'weight of its distance beside the mean difference (1)' },
   'disc-start': {
     kind: 'integer',
     min: 0,
@@ -101,7 +107,8 @@ At the end there is a folder of diffusers in the run: vae, or with --vq vqvae, w
 deviation of 1. AutoencoderKL.fromPretrained opens the run.
 
 The loss is the sum of absolute differences over an image's numbers, and --kl-weight times the divergence; with --vq the mean, and the
-codebook's. From --disc-start on, ldm's adaptive patch discriminator takes part: sharper, and less close to the image.
+codebook's. --perceptual adds lpips' distance to the differences, by files that you have. From --disc-start on, ldm's adaptive
+patch discriminator takes part: sharper, and less close to the image.
 
   ddpm train-autoencoder photos --out runs/first --size 64 --model-channels 32 --steps 20000
   ddpm train-autoencoder --resume --out runs/first
@@ -158,6 +165,8 @@ function trainOptions(values: GivenValues, folder: string | undefined): Autoenco
     nEmbed: values.vq ? (values['n-embed'] ?? 1024) : undefined,
     klWeight: values['kl-weight'],
     codebookWeight: values['codebook-weight'],
+    perceptual: values.perceptual?.split(','),
+    perceptualWeight: values['perceptual-weight'],
     discStart: values['disc-start'],
     discWeight: values['disc-weight'],
     discFactor: values['disc-factor'],

@@ -87,7 +87,9 @@ export const gpuTests = [
     'vector',
     'lucidrains',
   ].map(compiled('nn')),
-  ...['stage', 'class-embedder', 'first-stage', 'spatial-rescaler', 'text', 'vector-quantizer'].map(compiled('stages')),
+  ...['stage', 'class-embedder', 'first-stage', 'lpips', 'spatial-rescaler', 'text', 'vector-quantizer'].map(
+    compiled('stages'),
+  ),
   ...diffusion.map(compiled('diffusion')),
   ...['discriminator', 'training'].map(compiled('autoencoder')),
   ...['evaluate-samples', 'metrics'].map(compiled('evaluate')),

@@ -1,8 +1,13 @@
 // The training of first stages: ldm's losses against their formulas, gradients against finite differences.
 import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
 import { AutoencoderTraining } from '../../lib/autoencoder/training'
+import { readSafetensors, writeSafetensors } from '../../lib/checkpoint/safetensors'
 import type { StateDict } from '../../lib/nn/weights'
 import { AutoencoderKL } from '../../lib/stages/autoencoder-kl'
+import { LPIPS } from '../../lib/stages/lpips'
 import { VQModel } from '../../lib/stages/vq-model'
 import { Tensor } from '../../lib/tensor'
 import { testDevice as device } from '../support/devices'
@@ -113,6 +118,51 @@ describe('AutoencoderTraining', () => {
     near(gradNorm!, norm, 'the mean of a batch and itself')
   })
 
+  it('a perceptual loss counts as much of the error, and has its gradients', async () => {
+    const file = path.join(__dirname, '..', '..', '..', 'test', 'fixtures', 'lpips.safetensors')
+    const { tensors } = await readSafetensors(file)
+    const own = Object.entries(tensors).filter(([name]) => name.startsWith('param/'))
+    const folder = mkdtempSync(path.join(tmpdir(), 'ddpm-native-lpips-'))
+    try {
+      const weights = path.join(folder, 'weights.safetensors')
+      await writeSafetensors(weights, Object.fromEntries(own.map(([name, t]) => [name.slice('param/'.length), t])))
+      using lpips = await LPIPS.fromFiles([weights], { device })
+      using stage = openKl({ ddconfig: { ...ddconfig, resolution: 16, tanhOut: true } })
+      const perceptual = { perceptual: lpips, perceptualWeight: 3, klWeight: 0.5 }
+      using training = new AutoencoderTraining(stage, { ...perceptual, discStart: 1000 })
+      training.configureOptimizers({ lr: 1 })
+      const x = Tensor.randn([2, 3, 24, 24], { seed: 4 })
+      const given = { noise: Tensor.randn([2, 4, 12, 12], { seed: 5 }) }
+      const { dec } = await stage.forward(x, given)
+      const distances = mean(await (await lpips.forward(x, dec)).data())
+      const { log } = await training.trainingStep(x, { ...given, update: false })
+      near(log['train/p_loss'], distances, 'p_loss')
+      near(log['train/rec_loss'], (await distance(dec, x)) + 3 * distances, 'rec_loss')
+      near(log['train/nll_loss'], 3 * 24 * 24 * log['train/rec_loss'], 'nll_loss')
+      const gradients = await training.gradients()
+      const norm = await normOf(gradients)
+      const start = await stage.stateDict()
+      const lossAt = async (by: number) => {
+        await stage.loadStateDict(await moved(start, gradients, by / norm))
+        return (await training.validationStep(x, given))['val/total_loss']
+      }
+      const step = 3e-5
+      near(((await lossAt(step)) - (await lossAt(-step))) / (2 * step), norm, 'derivative', 1e-2)
+
+      await stage.loadStateDict(start)
+      using judged = new AutoencoderTraining(stage, { ...perceptual, discStart: 0, discNumLayers: 2 })
+      judged.configureOptimizers({ lr: 1e-3 })
+      const guided = (await judged.trainingStep(x, { ...given, lr: 0 })).log
+      near(guided['train/nll_loss'], log['train/nll_loss'], 'nll_loss with a discriminator')
+      using plain = new AutoencoderTraining(stage, { klWeight: 0.5, discStart: 0, discNumLayers: 2 })
+      plain.configureOptimizers({ lr: 1e-3 })
+      const { log: without } = await plain.trainingStep(x, { ...given, lr: 0 })
+      assert.ok(Math.abs(guided['train/d_weight'] / without['train/d_weight'] - 1) > 0.01, 'its gradient weighs, too')
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
+  })
+
   it('goes down, keeps averages, and goes on to the bit from a state', async () => {
     const run = async (steps: readonly number[], from?: Awaited<ReturnType<AutoencoderTraining['trainingState']>>) => {
       using stage = openKl({ ddconfig: { ...ddconfig, dropout: 0.1 } })
@@ -143,6 +193,7 @@ describe('AutoencoderTraining', () => {
     using codebook = openVq()
     assert.throws(() => new AutoencoderTraining(stage, { codebookWeight: 1 }), invalid('codebookWeight'))
     assert.throws(() => new AutoencoderTraining(codebook, { klWeight: 1 }), invalid('klWeight'))
+    assert.throws(() => new AutoencoderTraining(stage, { perceptualWeight: 1 }), invalid('perceptualWeight'))
     assert.throws(() => new AutoencoderTraining({} as never), invalid('autoencoder'))
     using grey = openKl({ ddconfig: { ...ddconfig, outCh: 1 } })
     assert.throws(() => new AutoencoderTraining(grey), invalid('outCh'))

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { existsSync, readFileSync } from 'node:fs'
 import path from 'node:path'
+import { readSafetensors, writeSafetensors } from '../../lib/checkpoint/safetensors'
 import { Dataset } from '../../lib/data/dataset'
 import { AutoencoderKL } from '../../lib/stages/autoencoder-kl'
 import { VQModel, VQModelInterface } from '../../lib/stages/vq-model'
@@ -9,6 +10,8 @@ import { Tensor } from '../../lib/tensor'
 import type { AutoencoderTrainOptions } from '../../lib/train/autoencoder/options'
 import { AutoencoderTrainer } from '../../lib/trainer/autoencoder/trainer'
 import { readMetrics, temporaryFolder, writeImages } from './support'
+
+const fixtures = path.join(__dirname, '..', '..', '..', 'test', 'fixtures')
 
 describe('AutoencoderTrainer', () => {
   const folder = temporaryFolder()
@@ -67,6 +70,20 @@ describe('AutoencoderTrainer', () => {
     await assert.rejects(new AutoencoderTrainer({ ...resumed, discWeight: 1 }).run(), { argument: 'discWeight' })
   })
 
+  it('takes the files of a perceptual loss', async () => {
+    const { tensors } = await readSafetensors(path.join(fixtures, 'lpips.safetensors'))
+    const own = Object.entries(tensors).filter(([name]) => name.startsWith('param/'))
+    const file = at('lpips.safetensors')
+    await writeSafetensors(file, Object.fromEntries(own.map(([name, t]) => [name.slice('param/'.length), t])))
+    const options = tiny('perceptual', { size: [16, 16], perceptual: [file], steps: 2, validationEvery: 2 })
+    const { metrics } = await new AutoencoderTrainer(options).run()
+    assert.ok(metrics!.p_loss! > 0)
+    assert.ok('val/p_loss_ema' in untimed('perceptual').at(-1)!)
+    const none = new AutoencoderTrainer({ ...options, out: at('nothing'), perceptual: [at('none.pth')] })
+    await assert.rejects(none.run(), { code: 'not-found' })
+    assert.ok(!existsSync(at('nothing')))
+  })
+
   async function dataset(count: number) {
     const { images, shape } = await (await Dataset.open(data, { size: [8, 12], crop: 'random' })).batch(0, count)
     const x = Tensor.wrap(images, shape)
@@ -114,6 +131,8 @@ describe('AutoencoderTrainer', () => {
     refused({ monitor: 'val/rec_loss', validation: undefined }, invalid('monitor'))
     refused({ patience: 2, validation: undefined }, invalid('patience'))
     refused({ discWeight: 1 }, invalid('discWeight'))
+    refused({ perceptualWeight: 1 }, invalid('perceptualWeight'))
+    refused({ perceptual: ['vgg.pth'] }, invalid('perceptual')) // images of 8x12
     refused({ discStart: 0 }, invalid('discNumLayers'))
     refused({ model: {} }, { code: 'unknown-option', argument: 'model' })
     refused({ nEmbed: 4, klWeight: 1 }, invalid('klWeight'))

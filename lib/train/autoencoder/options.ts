@@ -40,6 +40,13 @@ export interface AutoencoderTrainOptions extends CommonTrainOptions {
   /** Weight of the codebook's loss, with one only (default 1). */
   codebookWeight?: number
   /**
+   * Files with VGG16's convolutions, as torchvision has them, and lpips' linear layers, for a perceptual loss beside the absolute
+   * differences: see LPIPS.fromFiles (default: none; nothing is fetched).
+   */
+  perceptual?: readonly string[]
+  /** What the perceptual distance counts for beside the mean absolute difference, with `perceptual` only (default 1). */
+  perceptualWeight?: number
+  /**
    * The step from which on a patch discriminator takes part, and reconstructions become sharper; nothing of it is computed before
    * (default: there is none).
    */
@@ -101,6 +108,8 @@ export const autoencoderTrainSchema = {
   klWeight: number(undefined, { min: 0 }),
   logvarInit: number(undefined, { min: -30, max: 20 }),
   codebookWeight: number(undefined, { min: 0 }),
+  perceptual: array(string(''), undefined, 8),
+  perceptualWeight: number(undefined, { min: 0 }),
   ...discriminatorFields,
   useEma: boolean(true),
   emaDecay: number(0.999, { min: 0, max: 1 }),

@@ -7,6 +7,7 @@ import { diffusersAutoencoderConfig } from '../../nn/autoencoder/diffusers'
 import { type AutoencoderConfig, autoencoderShape } from '../../nn/autoencoder/options'
 import { NLayerDiscriminator } from '../../nn/discriminator/n-layer'
 import { parseOptions, unknownOption } from '../../options'
+import { checkLpipsShape } from '../../stages/lpips'
 import {
   checkData,
   checkPairs,
@@ -70,6 +71,7 @@ function resolved(all: Record<string, unknown>, flip: unknown, resumed: boolean)
   const network = networkOf(o)
   const adversary = discriminatorOf(o)
   if (adversary) checkPatches(network, adversary.discNumLayers)
+  checkPerception(network, o)
   const { lr, optimizer, betas = optimizer === 'adamw' ? [0.5, 0.9] : undefined } = o
   return withMonitor({
     ...o,
@@ -110,6 +112,16 @@ function networkOf({ size, ddconfig = {}, nEmbed, ...o }: OfNetwork) {
 function checkPatches({ size, ddconfig }: ReturnType<typeof networkOf>, nLayers: number): void {
   const { inChannels } = ddconfig
   new NLayerDiscriminator({ inChannels, ndf: 1, nLayers, useActnorm: false }).check(...size)
+}
+
+function checkPerception(
+  { size, ddconfig }: ReturnType<typeof networkOf>,
+  { perceptual, perceptualWeight }: Pick<AutoencoderTrainOptions, 'perceptual' | 'perceptualWeight'>,
+): void {
+  if (perceptual) checkLpipsShape('perceptual', [1, ddconfig.inChannels, ...size])
+  else if (perceptualWeight !== undefined) {
+    throw invalidArgument('perceptualWeight', 'nothing without perceptual', perceptualWeight)
+  }
 }
 
 /** What a checkpoint's options have, which have been filled in. */

@@ -34,6 +34,8 @@ export interface AutoencoderStepMetrics extends CommonMetrics {
   readonly kl_loss?: number
   /** The codebook's loss; with one. */
   readonly quant_loss?: number
+  /** With a perceptual loss: the mean distance, which is in rec_loss by its weight. */
+  readonly p_loss?: number
   /** From discStart on: the generator's adversarial loss, and what it counts for but for disc_factor. */
   readonly g_loss?: number
   readonly d_weight?: number

@@ -1,8 +1,10 @@
 /** A first stage's training run: images in, checkpoints, metrics, pictures and a folder of diffusers out. */
+import path from 'node:path'
 import { AutoencoderTraining } from '../../autoencoder/training'
 import { openTrainingData } from '../../data/open-data'
 import type { DeviceName } from '../../device'
 import { AutoencoderKL } from '../../stages/autoencoder-kl'
+import { LPIPS } from '../../stages/lpips'
 import { VQModel } from '../../stages/vq-model'
 import {
   type AutoencoderCheckpoint,
@@ -38,7 +40,9 @@ export class AutoencoderTrainer {
 
   /** Paths are those of now, wherever the working directory is later. Throws `unknown-option`, `invalid-argument` and `unsupported`. */
   constructor(options: AutoencoderTrainOptions) {
-    this.#given = withAbsolutePaths(options)
+    const given = withAbsolutePaths(options)
+    const perceptual = Array.isArray(given.perceptual) ? given.perceptual.map((file) => path.resolve(file)) : undefined
+    this.#given = perceptual ? { ...given, perceptual } : given
     if (!options.resume || typeof options.out !== 'string') resolveAutoencoderOptions(options)
   }
 
@@ -81,7 +85,9 @@ export class AutoencoderTrainer {
       if (heldOut && checkpoint.state.heldOut) refuseOther(heldOut, checkpoint.state.heldOut, 'validation')
     }
     using stage = firstStage(options)
-    using training = trainingOf(stage, options)
+    const { perceptual, device } = options
+    using lpips = perceptual && (await LPIPS.fromFiles(perceptual, { device: device as DeviceName }))
+    using training = trainingOf(stage, options, lpips)
     if (checkpoint) await training.loadTrainingState(await readAutoencoderTraining(checkpoint))
     await hooks.onStart?.(startOf(training, { options, checkpoint, data, heldOut }))
     using journal = new Journal(folder, hooks, checkpoint?.state.step ?? 0)
@@ -95,11 +101,15 @@ function firstStage(o: ResolvedAutoencoderTrainOptions): AutoencoderKL | VQModel
   return nEmbed === undefined ? new AutoencoderKL(own) : new VQModel({ ...own, nEmbed })
 }
 
-function trainingOf(stage: AutoencoderKL | VQModel, o: ResolvedAutoencoderTrainOptions): AutoencoderTraining {
-  const { klWeight, logvarInit, codebookWeight, useEma, emaDecay, seed } = o
+function trainingOf(
+  stage: AutoencoderKL | VQModel,
+  o: ResolvedAutoencoderTrainOptions,
+  perceptual: LPIPS | undefined,
+): AutoencoderTraining {
+  const { klWeight, logvarInit, codebookWeight, perceptualWeight, useEma, emaDecay, seed } = o
   const { discStart, discFactor, discWeight, discNumLayers, discLoss, useActnorm } = o
   const training = new AutoencoderTraining(stage, {
-    ...{ klWeight, logvarInit, codebookWeight, useEma, emaDecay, seed },
+    ...{ klWeight, logvarInit, codebookWeight, useEma, emaDecay, seed, perceptual, perceptualWeight },
     ...{ discStart, discFactor, discWeight, discNumLayers, discLoss, useActnorm },
   })
   const { lr, optimizer, betas, eps, weightDecay, maxGradNorm } = o
