@@ -56,6 +56,13 @@ export type { CheckpointReport, InitFromCkptOptions } from './diffusion/formats/
 export type { PushToHubOptions, PushToHubResult } from './diffusion/formats/push-to-hub'
 export type { SingleFileOptions } from './diffusion/formats/single-file'
 export type { LoadReport } from './diffusion/formats/state'
+export {
+  BoundingBoxes,
+  type BoundingBoxesOptions,
+  type Box,
+  type LayoutObject,
+  type LayoutOptions,
+} from './diffusion/latent/bounding-boxes'
 export type { Cond, CondDict, ConditioningKey } from './diffusion/latent/conditioning'
 export type { ScoreCorrector } from './diffusion/latent/score-corrector'
 export type { SplitInputParams } from './diffusion/latent/split-input'
@@ -70,6 +77,11 @@ export {
   type LatentInput,
   LatentModel,
 } from './diffusion/models/latent-model'
+export {
+  Layout2ImgDiffusion,
+  type Layout2ImgDiffusionOptions,
+  type LayoutLoggedImages,
+} from './diffusion/models/layout2img-diffusion'
 export type { LoraSource, WithLorasOptions } from './diffusion/models/lora'
 export { makeGrid } from './diffusion/models/make-grid'
 export type {

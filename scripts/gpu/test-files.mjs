@@ -11,6 +11,7 @@ const diffusion = [
   'guidance',
   'latent/decode-gradient',
   'latent/latent-diffusion',
+  'latent/layout',
   'latent/log-images',
   'latent/pipelines',
   'latent/split-network',
