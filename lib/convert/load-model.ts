@@ -14,6 +14,7 @@ import { invalidArgument } from '../errors'
 import { checkUNetFits } from '../nn/unet-fit'
 import { func, number, oneOf, parseOptions, string, value } from '../options'
 import { openCheckpoint, readWeights } from '../train/checkpoint'
+import { isLatent, latentOfRun } from '../train/latent-run'
 import { loadModelFile, modelFromWeights } from '../train/model-file'
 import { postHocEma } from '../train/post-hoc-ema'
 import type { DownloadOptions } from './download'
@@ -113,6 +114,10 @@ async function loadPlain(source: string | URL, options: LoadModelOptions): Promi
       return fromFolder(path, { variant, weights }, settings)
     case 'run': {
       const checkpoint = await openCheckpoint(path)
+      if (isLatent(checkpoint.state.options.model)) {
+        const averages = sigmaRel === undefined ? undefined : await postHocEma(path, { sigmaRel })
+        return latentOfRun(checkpoint, { ema: weights !== 'model', averages }, settings)
+      }
       const dict =
         sigmaRel === undefined
           ? await readWeights(checkpoint, { ema: weights !== 'model' })

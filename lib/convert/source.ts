@@ -10,6 +10,7 @@ import { checkUNetFits, type Shapes } from '../nn/unet-fit'
 import type { StateDict } from '../nn/weights'
 import { Tensor } from '../tensor'
 import { openCheckpoint, readTrainingState } from '../train/checkpoint'
+import { isLatent } from '../train/latent-run'
 import { modelFromWeights, readModelFile } from '../train/model-file'
 import { postHocEma } from '../train/post-hoc-ema'
 import { configOf, locateModel, type SourceKind, superfluous } from './locate'
@@ -75,6 +76,10 @@ export async function readSource(named: string, options: SourceOptions = {}): Pr
 /** The newest checkpoint of a run, or the one that the folder is. */
 async function fromRun(folder: string, sigmaRel?: number): Promise<Omit<SourceModel, 'kind'>> {
   const checkpoint = await openCheckpoint(folder)
+  if (isLatent(checkpoint.state.options.model)) {
+    const message = `${folder} is the run of a latent model, which is not converted: its folder 'model' is one of diffusers, or LatentDiffusion.fromPretrained reads it`
+    throw new DiffusionError('unsupported', message, { argument: 'path', received: folder })
+  }
   const { weights, ema: own, emaUpdates } = await readTrainingState(checkpoint)
   const ema = sigmaRel === undefined ? own : await postHocEma(folder, { sigmaRel })
   const dict: StateDict = {}

@@ -6,7 +6,7 @@ import { type Augmentation, augmentationAt, augmentationDim, warped } from './au
 import { bucketsOf, groupCount, groups, type Shape2 } from './buckets'
 import { type ClassLabelling, type ClassSource, classLabels } from './class-labels'
 import { mapConcurrently } from './concurrently'
-import { cropAt, flipped, flippedVertically, permutation } from './order'
+import { captionAt, cropAt, flipped, flippedVertically, permutation } from './order'
 import { centre, type Look, type Picture, toSigned, type View } from './picture'
 import { Prefetcher } from './prefetch'
 import { openSource } from './sources/open'
@@ -56,6 +56,8 @@ export interface DatasetOptions {
   readonly cacheBytes?: number
   /** SVGs are read too; what they do is not bounded (default false: they are unreadable). */
   readonly svg?: boolean
+  /** Texts of a folder's images are read: metadata.jsonl, or a .txt beside each; other sources always have theirs (default false). */
+  readonly captions?: boolean
   /** Called once for each item that turns out to be unreadable. Default: none. */
   readonly onUnreadable?: (file: UnreadableFile) => void
 }
@@ -158,7 +160,6 @@ export class Dataset implements TrainingData {
     const look = this.#lookOf(items[0])
     const length = channels * look.height * look.width
     const images = new Float32Array(count * length)
-    const labels = this.#labels && new Int32Array(count)
     const augmentation = this.#o.augment === undefined ? undefined : new Float32Array(count * augmentationDim)
     const drawn = new Array<number>(count)
     const samples = Array.from({ length: count }, (_, i) => i)
@@ -169,13 +170,37 @@ export class Dataset implements TrainingData {
       toSigned(picture, view, image)
       if (from) image.set(warped(image, look, from))
       if (told) augmentation?.set(told, i * augmentationDim)
-      if (labels) labels[i] = this.#labels![item]
       drawn[i] = item
     })
-    const { source } = this
-    const captions = source.captionOf && drawn.map((item) => source.captionOf!(item) ?? '')
     const shape = [count, channels, look.height, look.width] as const
-    return { images, shape, labels, ...(augmentation && { augmentation }), ...(captions && { captions }) }
+    return { images, shape, ...(augmentation && { augmentation }), ...this.told(drawn, first) }
+  }
+
+  /** What is told of items that are samples from `first` on. */
+  told(items: readonly number[], first: number): Pick<ImageBatch, 'labels' | 'captions'> {
+    const { source } = this
+    const caption = (item: number, i: number) => {
+      const texts = [source.captionOf!(item) ?? ''].flat()
+      return texts[captionAt(this.#seed, first + i, texts.length)]
+    }
+    return {
+      ...(this.#labels && { labels: Int32Array.from(items, (item) => this.#labels![item]) }),
+      ...(source.captionOf && { captions: items.map(caption) }),
+    }
+  }
+
+  /** Items as they are, their middles, with nothing at random but, on request, mirrored; and which they are, where one is damaged. */
+  async pictures(items: readonly number[], flip = false): Promise<{ images: Float32Array; items: number[] }> {
+    const look = this.#look
+    const length = this.channels * look.height * look.width
+    const images = new Float32Array(items.length * length)
+    const found = await mapConcurrently([...items.entries()], 8, async ([i, wanted]) => {
+      const { picture, item } = await this.#picture(wanted)
+      const view = { ...centre(picture, look), flip, flipVertical: false }
+      toSigned(picture, view, images.subarray(i * length, (i + 1) * length))
+      return item
+    })
+    return { images, items: found }
   }
 
   /** Batches of `count` from sample `first` on, decoded up to `ahead` of them (default 4) before they are asked for. */
@@ -281,9 +306,9 @@ export class Dataset implements TrainingData {
 }
 
 /** What of the options concerns the opening of a source. */
-export function sourceOptions({ size, channels = 3, range, svg }: DatasetOptions): SourceOptions {
+export function sourceOptions({ size, channels = 3, range, svg, captions }: DatasetOptions): SourceOptions {
   const [height, width] = typeof size === 'number' ? [size, size] : size
-  return { channels, height, width, range, svg }
+  return { channels, height, width, range, svg, captions }
 }
 
 /** What of a source is looked at before the first sample. */

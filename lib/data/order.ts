@@ -11,6 +11,7 @@ const groupStep = 4
 /** Of augment.ts: which is done and how far, and the normal numbers of it. */
 export const augmentStep = 5
 export const augmentNormalStep = 6
+const captionStep = 7
 
 /** The order of epoch `epoch`: Fisher & Yates. */
 export function permutation(seed: Seed, epoch: number, n: number): Uint32Array {
@@ -42,6 +43,11 @@ export function flipped(seed: Seed, g: number): boolean {
 /** Whether it is turned upside down. */
 export function flippedVertically(seed: Seed, g: number): boolean {
   return words(seed, Purpose.data, g, flipVerticalStep, 1)[0] >>> 31 === 1
+}
+
+/** Which of `n` captions sample `g` has. */
+export function captionAt(seed: Seed, g: number, n: number): number {
+  return n === 1 ? 0 : below(words(seed, Purpose.data, g, captionStep, 1)[0], n)
 }
 
 /** Where sample `g` is cut out: a row in [0, rows) and a column in [0, columns). */

@@ -7,6 +7,8 @@ export interface ImageBatch {
   readonly images: Float32Array
   /** Of the images. */
   readonly shape: readonly [count: number, channels: number, height: number, width: number]
+  /** `images` are latents, scaled (default: pixels). */
+  readonly latents?: boolean
   /** [count], where there are classes. */
   readonly labels?: Int32Array
   /** What was done to each image, [count, 9], where they are augmented (augment.ts). */

@@ -142,7 +142,38 @@ export interface CommonTrainOptions {
   cacheBytes?: number
 }
 
+/** Of the transformer that `textEncoder` asks for. */
+export interface TrainTextEncoder {
+  /** Channels of a token. Default 256. */
+  nEmbed?: number
+  /** Blocks of self-attention and linear layers. Default 4. */
+  nLayer?: number
+  /** Tokens of a text, which longer ones are cut to. Default: what the tokenizer says, or 77. */
+  maxSeqLen?: number
+}
+
 export interface TrainOptions extends CommonTrainOptions {
+  /**
+   * Train a LatentDiffusion on what this first stage makes of the images: a folder of diffusers with an AutoencoderKL or a VQModel, a
+   * pipeline's, or a run of AutoencoderTrainer. The network's imageSize and channels are then those of latents, which are computed
+   * once. `out` gets a folder `model` at the end, for LatentDiffusion.fromPretrained (default: none, a DDPM is trained).
+   */
+  firstStage?: string
+  /** With firstStage: height and width of the images in pixels (default: those of the network, times the first stage's factor). */
+  size?: readonly number[]
+  /**
+   * With firstStage: what encodes the images' captions: 'transformer', or its sizes, for a TransformerEmbedder that is trained with the network;
+   * or the folder of a CLIP, which stays as it is (default: none, captions are not used). Captions are those of the data's file, or of a folder's metadata.jsonl or .txt files.
+   */
+  textEncoder?: string | TrainTextEncoder
+  /** Folder of the tokenizer's files, which a transformer needs (default: a CLIP's own). */
+  tokenizer?: string
+  /** With textEncoder: the part of the captions that are left empty, for guidance (default 0.1). */
+  captionDropout?: number
+  /** With firstStage: what latents are multiplied by (default: 1 / the standard deviation of those of the data). */
+  scaleFactor?: number
+  /** With firstStage: the folder where latents are kept, which other trainings may share (default: `latents` in `out`). */
+  latents?: string
   /** Options of DDPM, and of its UNet. Default: DDPM's, and a UNet for 32x32 RGB. */
   model?: TrainModelOptions
   /**
@@ -205,6 +236,7 @@ export interface TrainOptions extends CommonTrainOptions {
 }
 
 const positive = { min: 1 }
+const isEncoder = (v: unknown) => (typeof v === 'string' ? v !== '' : typeof v === 'object' && v !== null)
 const isData = (v: unknown) => typeof v === 'string' || isUserData(v)
 const isValidation = (v: unknown) => (typeof v === 'number' ? v > 0 && v < 1 : isData(v))
 
@@ -235,6 +267,13 @@ export const trainSchema = {
   range: array(number(), undefined, 2),
   classes: string(),
   from: string(),
+  firstStage: string(),
+  size: array(integer(undefined, positive), undefined, 2),
+  textEncoder: value<string | TrainTextEncoder>('transformer, its sizes, or a folder', isEncoder),
+  tokenizer: string(),
+  captionDropout: number(undefined, { min: 0, max: 1 }),
+  scaleFactor: number(undefined, { min: 1e-6 }),
+  latents: string(),
   validation: value<string | number | UserData>('what data can be, or a fraction between 0 and 1', isValidation),
   validationEvery: integer(undefined, positive),
   validationCount: integer(256, positive),

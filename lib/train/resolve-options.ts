@@ -7,6 +7,7 @@ import { lrFactorAt } from '../diffusion/training/lr-scheduler'
 import { parseOptimizer } from '../diffusion/training/optimizer'
 import { DiffusionError, describe, invalidArgument } from '../errors'
 import { type Parsed, parseOptions, unknownOption } from '../options'
+import { checkLatentOptions } from './latent-options'
 import { decayStart } from './lr-schedule'
 import { checkIsTold, completeNetwork, downsamplingOf, imagesOf } from './network-options'
 import { type ModelConfig, type ResolvedTrainOptions, type TrainOptions, trainSchema } from './options'
@@ -30,6 +31,7 @@ export const freeOnResume: readonly string[] = [
   'checkpointEvery',
   'keep',
   'device',
+  'latents',
   'prefetch',
   'cacheBytes',
 ]
@@ -59,6 +61,7 @@ export function resolveTrainOptions(
   if (from) refuseChanges(named, from.options, from.step)
   const options = parseOptions('Trainer', { ...saved, ...named }, trainSchema)
   checkPairs(options)
+  checkLatentOptions(options)
   checkData(options, named.flip, saved !== undefined)
   const warmup = options.warmup ?? (typeof options.lrSchedule === 'object' ? 0 : defaultWarmup(options.steps))
   checkSchedule({ ...options, warmup })

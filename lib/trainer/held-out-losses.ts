@@ -45,8 +45,8 @@ export async function heldOutLosses(ddpm: DDPM, data: TrainingData, options: Hel
   }
   for (let first = 0; first < images; first += batchSize) {
     const n = Math.min(batchSize, images - first)
-    const { images: pixels, shape, labels } = await data.batch(first, n)
-    const batch = batchOf(ddpm, pixels, labelOf?.(n, labels), shape)
+    const drawn = await data.batch(first, n)
+    const batch = batchOf(ddpm, drawn, labelOf?.(n, drawn.labels))
     for (const { quarter, start, count } of parts) {
       if (signal?.aborted) throw new DiffusionError('aborted', 'the evaluation was aborted', { cause: signal.reason })
       const own = heldOutSeed(seed, quarter)

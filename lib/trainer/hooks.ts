@@ -36,8 +36,11 @@ export interface TrainHooks<Start = TrainStart, Metrics = StepMetrics> {
   onScalars?(o: { step: number; scalars: Scalars }): unknown
   /** After each evaluation: its scalars, the best so far by the monitor, and whether it is this one. */
   onEvaluation?(o: { step: number; scalars: Scalars; best: Best | undefined; improved: boolean }): unknown
-  /** While FID is computed after a step: images of the data ('reference', once a run) and samples that are done. */
-  onProgress?(o: { step: number; what: 'reference' | 'samples'; done: number; total: number }): unknown
+  /**
+   * While FID is computed after a step: images of the data ('reference', once a run) and samples that are done; before the first step,
+   * images whose latents are computed ('latents').
+   */
+  onProgress?(o: { step: number; what: 'reference' | 'samples' | 'latents'; done: number; total: number }): unknown
   /** After each checkpoint that is complete. */
   onCheckpoint?(o: { step: number; folder: string }): unknown
   /** After each picture of samples that was written. */

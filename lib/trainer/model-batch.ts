@@ -1,18 +1,21 @@
 /** Batches as ddpm.py has them: images with the channels last, by the model's keys. */
+import type { ImageBatch } from '../data/training-data'
 import type { Batch } from '../diffusion/models/batch'
 import type { DDPM } from '../diffusion/models/ddpm'
+import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
 import { Tensor } from '../tensor'
 
-/** `images` are [n, c, h, w]. */
+/** Images, or of a latent model perhaps latents. */
 export function batchOf(
   ddpm: DDPM,
-  images: Float32Array,
+  { images, latents, shape, captions }: ImageBatch,
   labels: Int32Array | undefined,
-  shape: readonly [number, number, number, number],
 ): Batch {
+  const isTold = ddpm instanceof LatentDiffusion && ddpm.conditioningKey !== undefined
   return {
-    [ddpm.firstStageKey]: nhwc(images, shape),
+    ...(latents ? { z: Tensor.wrap(images, shape) } : { [ddpm.firstStageKey]: nhwc(images, shape) }),
     ...(labels && { [ddpm.classKey]: Tensor.wrap(labels, [shape[0]]) }),
+    ...(isTold && captions && { [ddpm.condStageKey]: captions }),
   }
 }
 

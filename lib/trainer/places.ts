@@ -38,9 +38,22 @@ function checkOutside({ data, out }: Places): void {
 /** Paths are those of now, wherever the working directory is later. */
 export function withAbsolutePaths<T extends object>(options: T): T {
   const given = { ...options } as T & Readonly<Record<string, unknown>>
-  for (const name of ['data', 'out', 'classes', 'validation', 'inception'] as const) {
+  const places = [
+    'data',
+    'out',
+    'classes',
+    'validation',
+    'inception',
+    'firstStage',
+    'textEncoder',
+    'tokenizer',
+    'latents',
+  ]
+  for (const name of places) {
     const value = given[name]
-    const words = name === 'classes' && (value === 'folders' || value === 'labels')
+    const words =
+      (name === 'classes' && (value === 'folders' || value === 'labels')) ||
+      (name === 'textEncoder' && value === 'transformer')
     if (typeof value === 'string' && !words) Object.assign(given, { [name]: path.resolve(value) }) // others are refused later
   }
   return given

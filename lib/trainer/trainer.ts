@@ -2,7 +2,9 @@
 import type { JsonObject } from '../checkpoint/json'
 import type { DatasetOptions } from '../data/dataset'
 import { openTrainedImages, openTrainingData } from '../data/open-data'
+import type { DeviceName } from '../device'
 import { DDPM } from '../diffusion/models/ddpm'
+import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
 import type { DDPMOptions } from '../diffusion/options/ddpm-options'
 import { type Checkpoint, openCheckpoint, readTrainingState, removeLeftovers } from '../train/checkpoint'
 import { imagesOf } from '../train/network-options'
@@ -13,6 +15,8 @@ import { Fid } from './fid'
 import { trainOptionsFrom } from './from-config'
 import type { RunResult, TrainHooks } from './hooks'
 import { Journal } from './journal'
+import { openLatentData, plainOptions } from './latents/latent-data'
+import { openLatentTraining } from './latents/latent-model'
 import { nextPictureStep } from './picture-steps'
 import { refuseOther, resumes, withAbsolutePaths } from './places'
 import { openStart, startConfig, takeOver, withMoreClasses } from './start-from'
@@ -63,11 +67,13 @@ export class Trainer {
     const checkpoint = await this.#checkpointToResume()
     const { from } = this.#given
     using start = from !== undefined && !checkpoint ? await openStart(from) : undefined
-    const resolved = resolveTrainOptions(this.#given, checkpoint?.state, start && startConfig(start))
+    const latent = await openLatentTraining(this.#given, checkpoint)
+    const resolved = resolveTrainOptions(latent?.given ?? this.#given, checkpoint?.state, start && startConfig(start))
     const { size, width, channels } = imagesOf(resolved.model.unetConfig)
     const reading = {
-      size: [size, width] as const,
-      channels,
+      size: latent?.size ?? ([size, width] as const),
+      channels: latent?.channels ?? channels,
+      captions: latent?.told,
       background: resolved.background,
       svg: resolved.svg,
       flip: resolved.flip,
@@ -83,17 +89,24 @@ export class Trainer {
       onUnreadable: hooks.onUnreadable,
       validation: resolved.validation,
     }
-    const { data, heldOut } = await openTrainingData(resolved.data, reading)
+    const opened = await openTrainingData(resolved.data, reading)
     if (checkpoint) {
-      refuseOther(data, checkpoint.state.data, 'data')
-      if (heldOut && checkpoint.state.heldOut) refuseOther(heldOut, checkpoint.state.heldOut, 'validation')
+      refuseOther(opened.data, checkpoint.state.data, 'data')
+      if (opened.heldOut && checkpoint.state.heldOut)
+        refuseOther(opened.heldOut, checkpoint.state.heldOut, 'validation')
     }
-    const named = data.classNames !== undefined && !checkpoint // a checkpoint's options have the names already
+    const { classNames } = opened.data
+    const named = classNames !== undefined && !checkpoint // a checkpoint's options have the names already
     const addClasses = start ? withMoreClasses : withClasses
-    const options = named ? addClasses(resolved, data.classNames!) : resolved
+    const classed = named ? addClasses(resolved, classNames) : resolved
+    await using latents = latent && (await openLatentData(latent, opened, classed, hooks))
+    const { data, heldOut, options } = latents ?? { ...opened, options: classed }
 
     const { seed, device, precision } = options
-    const ddpm = new DDPM({ ...options.model, seed, device, precision } as unknown as DDPMOptions)
+    const compute = { seed, device: device as DeviceName, precision }
+    const ddpm = latent
+      ? new LatentDiffusion({ ...plainOptions(options.model), ...latent.stages, ...compute })
+      : new DDPM({ ...(options.model as unknown as DDPMOptions), ...compute })
     try {
       const { lr, optimizer, betas, eps, weightDecay, maxGradNorm } = options
       ddpm.configureOptimizers({ lr, optimizer, betas, eps, weightDecay, maxGradNorm })

@@ -2,7 +2,9 @@
 import path from 'node:path'
 import type { ImageBatch, TrainingData } from '../data/training-data'
 import type { DDPM } from '../diffusion/models/ddpm'
+import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
 import type { TrainingState } from '../diffusion/training/training-step'
+import { Purpose, words } from '../rng'
 import { Tensor } from '../tensor'
 import {
   type Checkpoint,
@@ -72,12 +74,14 @@ export class TrainingLoop extends RunLoop<ResolvedTrainOptions, StepMetrics> {
     const sums = { loss: 0, loss_simple: 0, loss_vlb: 0 }
     let gradNorm: number | null = null
     let lossScale: number | undefined
-    for (const [i, { images, shape, labels, augmentation }] of batches.entries()) {
+    for (const [i, { images, shape, labels, augmentation, captions }] of batches.entries()) {
       using x = Tensor.wrap(images, shape)
+      const names = step * accumulate + i
       const result = await this.#ddpm.trainBatch(x, {
+        ...this.#told(captions, names),
         y: this.#labelOf(shape[0], labels),
         vector: augmentation && Tensor.wrap(augmentation, [shape[0], augmentation.length / shape[0]]),
-        step: step * accumulate + i, // names the noise, so each batch must have its own
+        step: names, // of the noise, so each batch must have its own
         update: i === accumulate - 1,
         accumulate,
         lr,
@@ -100,6 +104,14 @@ export class TrainingLoop extends RunLoop<ResolvedTrainOptions, StepMetrics> {
     }
   }
 
+  /** The captions of a model that has them, some of them empty: as the second word of each image's stream says, see withDropout. */
+  #told(captions: readonly string[] | undefined, step: number): { xc?: readonly string[] } {
+    const { captionDropout = 0, seed } = this.o.options
+    if (!captions || !(this.#ddpm instanceof LatentDiffusion) || !this.#ddpm.conditioningKey) return {}
+    const isDropped = (i: number) => words(seed, Purpose.timesteps, i, step, 2)[1] < captionDropout * 2 ** 32
+    return { xc: captions.map((caption, i) => (isDropped(i) ? '' : caption)) }
+  }
+
   /** Sampling changes nothing in the training. */
   protected drawPictures(): Promise<Pictures> {
     const { data, options, hooks } = this.o
@@ -111,6 +123,10 @@ export class TrainingLoop extends RunLoop<ResolvedTrainOptions, StepMetrics> {
     const ddpm = this.#ddpm
     const file = path.join(run, 'model.safetensors')
     if (best) await ddpm.loadTrainingState(await readTrainingState(await openCheckpoint(best.checkpoint)))
+    if (ddpm instanceof LatentDiffusion) {
+      await ddpm.savePretrained(path.join(run, 'model'))
+      return path.join(run, 'model')
+    }
     const own = best ? { step: best.step, [String(options.monitor)]: best.value } : { loss: metrics?.loss }
     if (options.model.lora) await ddpm.saveLora(path.join(path.dirname(file), 'lora.safetensors'))
     const { freeze: _, lora, ...config } = options.model

@@ -22,11 +22,14 @@ const columns = {
 } as const
 type Column = keyof typeof columns
 
+/** Of an image; in JSON lines there may be several. */
+export type Captions = string | readonly string[]
+
 interface Row {
   readonly line: number
   readonly file: string
   readonly label?: string
-  readonly caption?: string
+  readonly caption?: Captions
 }
 
 const missing = ['ENOENT', 'ENOTDIR', 'ENAMETOOLONG']
@@ -74,7 +77,8 @@ export async function manifestSource(manifest: string, o: SourceOptions): Promis
   }
 }
 
-async function readRows(source: Source): Promise<Row[]> {
+/** Throws `bad-file`. */
+export async function readRows(source: Source): Promise<Row[]> {
   const { size, budget, bad, name } = source
   budget.memory(2 * size)
   const bytes = new Uint8Array(size)
@@ -85,8 +89,11 @@ async function readRows(source: Source): Promise<Row[]> {
   const rows: Row[] = []
   for (const [line, cell] of records) {
     budget.items(1)
-    const row = { line, file: cell('file'), label: cell('label'), caption: cell('caption') }
-    budget.memory(rowCost + 2 * ((row.file?.length ?? 0) + (row.label?.length ?? 0) + (row.caption?.length ?? 0)))
+    const [file, label] = [cell('file'), cell('label')] as (string | undefined)[]
+    const row = { line, file, label, caption: cell('caption') }
+    const captions = [row.caption ?? []].flat()
+    const letters = captions.reduce((sum, caption) => sum + caption.length, 0)
+    budget.memory(rowCost + 16 * captions.length + 2 * ((file?.length ?? 0) + (label?.length ?? 0) + letters))
     if (row.file === undefined || row.file === '')
       throw bad(`line ${line}: it names no file (${columns.file.join(', ')})`)
     if (row.file.includes('\0')) throw bad(`line ${line}: ${quote(row.file)} is no name of a file`)
@@ -108,7 +115,8 @@ function decoded(bytes: Uint8Array, bad: Source['bad']): string {
   }
 }
 
-type Record = readonly [line: number, cell: (column: Column) => string | undefined]
+/** Only captions may be several. */
+type Record = readonly [line: number, cell: (column: Column) => Captions | undefined]
 
 function* jsonRecords(text: string, bad: Source['bad']): Generator<Record> {
   let line = 0
@@ -134,6 +142,8 @@ function* jsonRecords(text: string, bad: Source['bad']): Generator<Record> {
           .map((name) => (Object.hasOwn(json, name) ? json[name] : undefined))
           .find((v) => v !== undefined)
         if (value === undefined || typeof value === 'string') return value
+        const isList = Array.isArray(value) && value.length > 0 && value.every((text) => typeof text === 'string')
+        if (column === 'caption' && isList) return value as readonly string[]
         if (column === 'label' && Number.isSafeInteger(value) && (value as number) >= 0) return String(value)
         throw bad(`line ${number}: its ${column} is neither a text nor a number from 0 on`)
       },

@@ -2,6 +2,7 @@
 import { stat } from 'node:fs/promises'
 import path from 'node:path'
 import { DiffusionError, invalidArgument } from '../../errors'
+import { withCaptions } from './captions'
 import { cifarSource } from './cifar'
 import { concat } from './concat'
 import { folderSource } from './folder'
@@ -34,7 +35,10 @@ export async function openSource(data: string | UserItems, o: SourceOptions): Pr
   const stats = await stat(data).catch(() => undefined)
   if (stats?.isFile()) return openFile(data, o)
   const files = stats?.isDirectory() ? await shardsOf(data) : stats ? [] : await splitOf(data)
-  if (files.length === 0) return folderSource(data, o) // which says what is wrong with it
+  if (files.length === 0) {
+    const folder = await folderSource(data, o) // which says what is wrong with it
+    return o.captions ? withCaptions(folder) : folder
+  }
   const sources: ImageSource[] = []
   for (const file of files) sources.push(await openFile(file, o))
   return concat(data, sources)

@@ -16,8 +16,8 @@ export interface ImageSource {
   readonly classes?: ClassLabelling
   /** Those that are used in any case: who gives an object with classes wants them. Default: none. */
   readonly ownClasses?: ClassLabelling
-  /** The text that belongs to an item. */
-  captionOf?(item: number): string | undefined
+  /** The text that belongs to an item, or several, of which each sample gets one. */
+  captionOf?(item: number): string | readonly string[] | undefined
   /** What a resumed training must find again, as JSON. */
   readonly identity: unknown
   /** What was not taken, and why. */
@@ -51,4 +51,6 @@ export interface SourceOptions {
   readonly range?: Range
   /** SVGs are read too (default false). */
   readonly svg?: boolean
+  /** Texts of a folder's images are read, too (default false). */
+  readonly captions?: boolean
 }

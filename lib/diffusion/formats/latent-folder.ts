@@ -3,6 +3,7 @@
  * `config`, and the weights of network and stages by their own names in unet, first_stage and cond_stage; a tokenizer, and the scheduler
  * of the folder that the model was from.
  */
+import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { atomicWrite } from '../../checkpoint/atomic-write'
 import type { Pipeline } from '../../checkpoint/diffusers/pipeline'
@@ -64,17 +65,31 @@ export function isLatentFolder(pipeline: Pipeline): boolean {
 export async function writeLatentFolder(folder: string, c: LatentContents, o: WeightsOptions): Promise<void> {
   const json = (name: string, value: JsonObject) =>
     atomicWrite(path.join(folder, name), `${JSON.stringify(value, null, 2)}\n`)
-  const part = async (name: string, weights: StateDict) => {
-    await makeFolder(path.join(folder, name))
-    await writeWeights(path.join(folder, name), await stored(weights), o)
+  await makeFolder(path.join(folder, 'unet'))
+  await writeWeights(path.join(folder, 'unet'), await stored(c.weights), o)
+  const stages = await writeStages(folder, c, o)
+  const parts: Record<string, readonly string[]> = { unet: [library, 'weights'], ...stages }
+  if (c.schedulerConfig) {
+    await makeFolder(path.join(folder, 'scheduler'))
+    await json(schedulerFile, c.schedulerConfig)
+    parts.scheduler = ['diffusers', String(c.schedulerConfig._class_name)]
   }
-  await part('unet', c.weights)
-  const parts: Record<string, readonly string[]> = { unet: [library, 'weights'] }
-  for (const [name, stage] of Object.entries({ first_stage: c.firstStage, cond_stage: c.condStage })) {
+  await json('model_index.json', { _class_name: kind, ...parts, config: c.config })
+}
+
+/** The weights of stages, in first_stage and cond_stage, and the files of a tokenizer; what was written. Throws `io`. */
+export async function writeStages(
+  folder: string,
+  { firstStage, condStage }: Partial<Pick<LatentContents, 'firstStage' | 'condStage'>>,
+  o: WeightsOptions = {},
+): Promise<Record<string, readonly string[]>> {
+  const parts: Record<string, readonly string[]> = {}
+  for (const [name, stage] of Object.entries({ first_stage: firstStage, cond_stage: condStage })) {
     if (!stage) continue
     const dict = (await stageWeights(stage)) ?? {}
     if (Object.keys(dict).length > 0) {
-      await part(name, dict)
+      await makeFolder(path.join(folder, name))
+      await writeWeights(path.join(folder, name), await stored(dict), o)
       parts[name] = [library, 'weights']
     }
     const tokenizer = stage instanceof TextStage ? await stage.tokenizerFolder() : undefined
@@ -82,12 +97,21 @@ export async function writeLatentFolder(folder: string, c: LatentContents, o: We
     await copyTokenizer(tokenizer, path.join(folder, 'tokenizer'))
     parts.tokenizer = [library, 'files']
   }
-  if (c.schedulerConfig) {
-    await makeFolder(path.join(folder, 'scheduler'))
-    await json(schedulerFile, c.schedulerConfig)
-    parts.scheduler = ['diffusers', String(c.schedulerConfig._class_name)]
+  return parts
+}
+
+/** The options of a model whose stages `writeStages` wrote there: `config` is the model's. Throws as optionsOfConfig. */
+export function optionsOfStages(
+  folder: string,
+  config: JsonObject,
+  { variant, stage }: LatentFolderOptions,
+): LatentDiffusionOptions {
+  const at = (name: string) => [path.join(folder, name)].find((place) => existsSync(place))
+  const source = (place: string | undefined): WeightsSource | undefined => {
+    return place === undefined ? undefined : () => readDict(place, variant)
   }
-  await json('model_index.json', { _class_name: kind, ...parts, config: c.config })
+  const sources = { firstStage: source(at('first_stage')), condStage: source(at('cond_stage')) }
+  return optionsOfConfig(config, { ...stage, tokenizer: at('tokenizer') }, sources)
 }
 
 /** A stage's weights; one that was not on the device is not there afterwards. */
@@ -116,12 +140,8 @@ export async function readLatentFolder(
   if (!isObject(config)) throw bad(folder, "it has no 'config'")
   const weights = await readDict(path.join(folder, 'unet'), o.variant)
   if (isObject(config.unetConfig)) checkUNetFits(config.unetConfig as unknown as UNetConfig, weights, folder)
-  const source = (name: string): WeightsSource | undefined =>
-    Object.hasOwn(parts, name) ? () => readDict(parts[name].folder, o.variant) : undefined
-  const settings = { ...o.stage, tokenizer: Object.hasOwn(parts, 'tokenizer') ? parts.tokenizer.folder : undefined }
-  const sources = { firstStage: source('first_stage'), condStage: source('cond_stage') }
   return {
-    options: optionsOfConfig(config, settings, sources),
+    options: optionsOfStages(folder, config, o),
     weights,
     ...(Object.hasOwn(parts, 'scheduler') && {
       schedulerConfig: (await readJsonFile(path.join(folder, schedulerFile))) as SchedulerConfig,

@@ -91,10 +91,11 @@ export async function loadStateDict(
   strict: boolean,
 ): Promise<LoadReport & { schedule?: Schedule; logvar?: Float32Array }> {
   const expected = expectedShapes(model)
-  const names = isBare(model, dict)
-    ? Object.fromEntries(Object.keys(dict).map((k) => [modelPrefix + k, dict[k]]))
+  const bare = isBare(model, dict)
+  const names = bare
+    ? Object.fromEntries(Object.keys(dict).map((k) => [expected.has(k) ? k : modelPrefix + k, dict[k]]))
     : dict
-  const wanted = names === dict ? [...expected.keys()] : [...expected.keys()].filter((k) => k.startsWith(modelPrefix))
+  const wanted = !bare ? [...expected.keys()] : [...expected.keys()].filter((k) => k.startsWith(modelPrefix))
   const report = {
     missing: wanted.filter((name) => !(name in names)),
     unexpected: Object.keys(names).filter((name) => !expected.has(name)),

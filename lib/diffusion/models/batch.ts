@@ -5,9 +5,10 @@ import type { Told } from '../options/method-options'
 /**
  * Named tensors: with firstStageKey's, images NHWC (or NHW) in [-1, 1]; with classKey's, class
  * labels [n]; with contextKey's, tokens [n, l, contextDim]; with vectorKey's, vectors [n, vectorDim]; with
- * concatKey's, maps NHWC.
+ * concatKey's, maps NHWC. Of a latent model, with condStageKey's, what its conditioning stage takes, such as texts; and `z`, latents [n, c, h, w]
+ * as getFirstStageEncoding gives them, in place of images.
  */
-export type Batch = Readonly<Record<string, Tensor>>
+export type Batch = Readonly<Record<string, Tensor | readonly string[]>>
 
 /** What a batch is to the network. */
 export interface ModelInput extends Told {

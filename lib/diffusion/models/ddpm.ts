@@ -418,11 +418,12 @@ export class DDPM extends DiffusionModel {
   /** What the network takes of it. */
   async #condition(batch: Batch): Promise<Omit<ModelInput, 'x' | 'y'> & { y?: Tensor }> {
     const { numClasses, contextDim, vectorDim, concatChannels } = this.network ?? {}
+    const entry = (key: string, wanted: unknown) => (wanted === undefined ? undefined : (batch[key] as Tensor))
     return {
       ...(concatChannels && { concat: await this.getInput(batch, this.concatKey) }),
-      y: numClasses === undefined ? undefined : batch[this.classKey],
-      context: contextDim === undefined ? undefined : batch[this.contextKey],
-      vector: vectorDim === undefined ? undefined : batch[this.vectorKey],
+      y: entry(this.classKey, numClasses),
+      context: entry(this.contextKey, contextDim),
+      vector: entry(this.vectorKey, vectorDim),
     }
   }
 

@@ -208,7 +208,7 @@ export abstract class DiffusionModel extends ScheduledModel {
     const plan = choosePlan(core, { ...o, codebook, temperature, strength: o.strength || undefined })
     this.warn(plan.warnings ?? [])
     const { seed = core.seeds.next(), logEveryT = this.settings.logEveryT } = o
-    if (o.image) await this.notices.ofRange(o.image, 'image')
+    if (o.image) await this.noticeRange(o.image, 'image')
     checkAborted(o.signal)
     const loop = () =>
       guidance.during(() => samplingLoop(core, shape, plan, { ...o, ...extras, condition, guidance, seed, logEveryT }))
@@ -307,7 +307,7 @@ export abstract class DiffusionModel extends ScheduledModel {
     const clipDenoised = o.clipDenoised ?? this.settings.clipDenoised
     return this.call(async (core) => {
       const condition = await this.#condition(core, x, o)
-      await this.notices.ofRange(x, 'x')
+      await this.noticeRange(x, 'x')
       const stream = { seed: seed ?? core.seeds.next(), sampleOffset, step: 0 }
       return calcBpd(core, x, { ...o, clipDenoised, condition, stream })
     })
@@ -316,6 +316,11 @@ export abstract class DiffusionModel extends ScheduledModel {
   /** [n, h, w, c] or [n, h, w] to float32 [n, c, h, w]. */
   protected nhwcToNchw(x: Tensor): Promise<Tensor> {
     return this.call((core) => nhwcToNchw(core, x))
+  }
+
+  /** @internal What is no image of [-1, 1] is most likely a mistake. */
+  protected noticeRange(x: Tensor, argument: string): Promise<void> {
+    return this.notices.ofRange(x, argument)
   }
 
   // ---- training ----------------------------------------------------------------------------------------------------
@@ -349,7 +354,7 @@ export abstract class DiffusionModel extends ScheduledModel {
     const { lr, update, accumulate, ...o } = parseOptions('trainBatch', options, trainBatchSchema)
     const xStart = x instanceof Float32Array ? this.#images(x) : x
     checkTensor(xStart, 'x')
-    await this.notices.ofRange(xStart, 'x')
+    await this.noticeRange(xStart, 'x')
     const step = o.step ?? training.step
     const sampleOffset = o.sampleOffset ?? training.accumulated
     const timesteps = training.timesteps(core)
@@ -447,7 +452,8 @@ export abstract class DiffusionModel extends ScheduledModel {
     }
     const all = await weights.read(which === 'ema' ? 'ema' : 'weights')
     // Without what is trained beside the network.
-    return Object.fromEntries(module.parameters.slots.map(({ name }) => [name, all[name]]))
+    const own = Object.fromEntries(module.parameters.slots.map(({ name }) => [name, all[name]]))
+    return this.learnedLogvar ? { ...own, logvar: Tensor.from(this.logvar) } : own
   }
 
   /**

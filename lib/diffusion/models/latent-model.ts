@@ -241,6 +241,9 @@ export abstract class LatentModel extends DDPM {
     return given(await this.getLearnedConditioning(xc), this.conditioningKey)
   }
 
+  /** @internal Latents have no range. */
+  protected override async noticeRange(): Promise<void> {}
+
   override get sampleShape(): readonly [channels: number, height: number, width: number] {
     const { factor = 1, outChannels = this.channels } = this.firstStageModel
     return [outChannels, factor * this.imageSize, factor * this.imageWidth]
@@ -254,6 +257,7 @@ export abstract class LatentModel extends DDPM {
     if (this.scaleFactor !== 1) {
       throw invalidArgument('scaleFactor', '1 with scaleByStd', this.scaleFactor)
     }
+    if (batch.z) throw invalidArgument('scaleByStd', 'false with latents that are ready', true)
     const x = await this.getInput(batch, this.firstStageKey)
     const z = await this.getFirstStageEncoding(await this.encodeFirstStage(x))
     this.scaleFactor = 1 / (await standardDeviation(z))
@@ -261,8 +265,9 @@ export abstract class LatentModel extends DDPM {
 
   /** @internal */
   protected override async modelInput(batch: Batch, stream: Partial<Stream> = {}): Promise<ModelInput> {
-    const { z, xc } = await this.#latents(batch, stream)
-    return { x: z, ...(this.conditioningKey && (await this.#made(xc))) }
+    const { z, xc } = batch.z instanceof Tensor ? await this.#ready(batch, batch.z) : await this.#latents(batch, stream)
+    const y = this.network?.numClasses !== undefined && !this.conditioningKey && (batch[this.classKey] as Tensor)
+    return { x: z, ...(this.conditioningKey && (await this.#made(xc))), ...(y && { y }) }
   }
 
   /**
@@ -274,6 +279,11 @@ export abstract class LatentModel extends DDPM {
     return this.conditioningKey ? { ...input, c: await this.getLearnedConditioning(input.xc) } : input
   }
 
+  /** Of a batch with latents. */
+  async #ready(batch: Batch, z: Tensor): Promise<Pick<LatentInput, 'z' | 'xc'>> {
+    return this.conditioningKey ? { z, xc: await this.#conditionInput(batch) } : { z }
+  }
+
   async #latents(batch: Batch, stream: EncodingOptions): Promise<LatentInput> {
     const x = await this.getInput(batch, this.firstStageKey)
     const z = await this.getFirstStageEncoding(await this.encodeFirstStage(x), stream)
@@ -281,8 +291,8 @@ export abstract class LatentModel extends DDPM {
   }
 
   /** What the conditioning stage is given: images NCHW, or labels, ids and texts as they are. */
-  async #conditionInput(batch: Batch, x: Tensor): Promise<unknown> {
-    if (this.condStageKey === this.firstStageKey) return x
+  async #conditionInput(batch: Batch, x?: Tensor): Promise<unknown> {
+    if (x && this.condStageKey === this.firstStageKey) return x
     const entry = batch[this.condStageKey]
     if (entry instanceof Tensor && entry.dtype === 'float32' && entry.shape.length >= 3) {
       return this.getInput(batch, this.condStageKey)

@@ -1,0 +1,62 @@
+/**
+ * The run folder of a latent model's training: beside the checkpoints, the weights of its stages in first_stage and cond_stage (of one that is
+ * trained they are in the checkpoints), and the tokenizer's files. What the stages are, the options' `model` says.
+ */
+import path from 'node:path'
+import type { JsonObject } from '../checkpoint/json'
+import { optionsOfStages, writeStages } from '../diffusion/formats/latent-folder'
+import { modelPrefix } from '../diffusion/formats/state'
+import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
+import type { LatentDiffusionOptions } from '../diffusion/options/latent-options'
+import type { ComputeOptions } from '../diffusion/process/model-options'
+import type { StateDict } from '../nn/weights'
+import { TextStage } from '../stages/text/text-stage'
+import { copyTokenizer } from '../text/tokenizer'
+import { type Checkpoint, readTrainingState } from './checkpoint'
+import type { ModelConfig } from './options'
+
+export function isLatent(model: ModelConfig): boolean {
+  return model.firstStage !== undefined
+}
+
+/** Writes the stages of a new run. Throws `io`. */
+export async function keepStages(run: string, options: LatentDiffusionOptions): Promise<void> {
+  const { firstStage, condStage, condStageTrainable } = options
+  const own = typeof condStage === 'object' ? condStage : undefined
+  await writeStages(run, { firstStage, ...(!condStageTrainable && { condStage: own }) })
+  const tokenizer = condStageTrainable && own instanceof TextStage ? await own.tokenizerFolder() : undefined
+  if (tokenizer !== undefined) await copyTokenizer(tokenizer, path.join(run, 'tokenizer'))
+}
+
+/** Options of LatentDiffusion, with the stages of the run. */
+export function optionsOfRun(run: string, model: ModelConfig, compute: ComputeOptions): LatentDiffusionOptions {
+  const { device, precision, seed, deterministic } = compute
+  return {
+    ...optionsOfStages(run, model as JsonObject, { stage: { device, precision, seed, deterministic } }),
+    ...compute,
+  }
+}
+
+/** A checkpoint's model for sampling, with averaged weights where there are any and `ema` is not false. Throws as readTrainingState does. */
+export async function latentOfRun(
+  checkpoint: Checkpoint,
+  { ema = true, averages }: { readonly ema?: boolean; readonly averages?: StateDict },
+  compute: ComputeOptions,
+): Promise<LatentDiffusion> {
+  const { model } = checkpoint.state.options
+  const run = path.dirname(path.dirname(checkpoint.folder))
+  const latent = new LatentDiffusion({ ...optionsOfRun(run, model, compute), useEma: false })
+  try {
+    const state = await readTrainingState(checkpoint)
+    const own = latent.network!.parameters
+    const of = (dict: StateDict) => Object.entries(dict).filter(([name]) => own.get(name))
+    const beside = Object.entries(state.weights).filter(([name]) => !own.get(name))
+    const weights = (averages ?? (ema && state.ema)) ? { ...state.weights, ...(averages ?? state.ema) } : state.weights
+    const named = of(weights).map(([name, tensor]) => [modelPrefix + name, tensor] as const)
+    await latent.loadStateDict(Object.fromEntries([...named, ...beside]), { strict: false })
+    return latent
+  } catch (error) {
+    latent.dispose()
+    throw error
+  }
+}
