@@ -48,7 +48,7 @@ export class Layout2ImgDiffusion extends LatentDiffusion {
     const log = await super.logImages(batch, options)
     const { conditionalBuilder: builder } = this
     if (!builder) return log
-    const tokens = batch[this.condStageKey]
+    const tokens = batch[this.condStageKey] as Tensor
     const n = Math.min(tokens.shape[0], options.N ?? 8)
     const values = await (await firstRows(tokens, n)).values()
     const pixels = new Float32Array(n * 3 * size * size)
