@@ -44,6 +44,9 @@ export interface RunState {
 
 /** Of any JSON object. Throws `bad(problem)`, and what it does not check is not used. */
 export function runState(json: JsonObject, bad: (problem: string, cause?: unknown) => DiffusionError): RunState {
+  if (json.format === 'ddpm-native autoencoder checkpoint') {
+    throw bad("of a first stage's training (ddpm train-autoencoder), not of a diffusion model's")
+  }
   if (json.format !== 'ddpm-native checkpoint') throw bad('not the state of a ddpm-native checkpoint')
   if (json.version !== 1) throw bad(`version ${describe(json.version)} is not known to this release`)
   const integer = (name: string, min = 0): number => {

@@ -14,6 +14,7 @@ import { readZipDirectory } from '../../lib/checkpoint/torch/zip'
 import { readYaml } from '../../lib/checkpoint/yaml'
 import { readCompVisConfig } from '../../lib/diffusion/formats/compvis-config'
 import { DiffusionError, type DiffusionErrorCode } from '../../lib/errors'
+import { openAutoencoderCheckpoint, readAutoencoderTraining } from '../../lib/train/autoencoder/checkpoint'
 import { readers as openers } from '../attack/readers'
 import { cifar, idx, npy, tar, zipped } from '../data/files'
 import { parquet, type TestColumn } from '../data/parquet-file'
@@ -216,6 +217,15 @@ export const readers: Record<string, () => Promise<Reader>> = {
       ...{ file: 'model.safetensors', codes: configCodes },
       prepare: async (folder) => [readFileSync((await seeds.writeModelAndRun(folder)).model)],
       read: opens('source'),
+    }),
+  autoencoderState: () =>
+    fileReader({
+      ...{ file: 'run/checkpoints/step-00000001/state.json', codes: configCodes },
+      prepare: async (folder) => [readFileSync(path.join(await seeds.writeAutoencoderRun(folder), 'state.json'))],
+      read: async (folder) => {
+        const training = await readAutoencoderTraining(await openAutoencoderCheckpoint(path.join(folder, 'run')))
+        return Object.keys(training.autoencoder.weights).length
+      },
     }),
   runState: () =>
     fileReader({

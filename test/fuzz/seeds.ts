@@ -1,7 +1,11 @@
 /** Good files, and what is put into them, for readers that have no fixture. */
 import { mkdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
+import { AutoencoderTraining } from '../../lib/autoencoder/training'
 import { DDPM } from '../../lib/diffusion/models/ddpm'
+import { AutoencoderKL } from '../../lib/stages/autoencoder-kl'
+import { countersOf, saveAutoencoderCheckpoint } from '../../lib/train/autoencoder/checkpoint'
+import { resolveAutoencoderOptions } from '../../lib/train/autoencoder/resolve-options'
 import { saveCheckpoint } from '../../lib/train/checkpoint'
 import { saveModel } from '../../lib/train/model-file'
 import { resolveTrainOptions } from '../../lib/train/resolve-options'
@@ -182,4 +186,25 @@ export const clipConfig = {
   attention_dropout: 0,
   ...{ vocab_size: 50, hidden_size: 8, intermediate_size: 16, num_hidden_layers: 2, num_attention_heads: 2 },
   ...{ max_position_embeddings: 8, layer_norm_eps: 1e-5, eos_token_id: 2 },
+}
+
+/** A run of a first stage with a discriminator; returns its checkpoint. */
+export async function writeAutoencoderRun(folder: string): Promise<string> {
+  const out = path.join(folder, 'run')
+  const options = resolveAutoencoderOptions({ data: 'images', out, ddconfig: { ch: 32, chMult: [1] }, discStart: 0 })
+  const { ddconfig, embedDim } = options
+  using stage = new AutoencoderKL({ ddconfig, embedDim, device: 'cpu' })
+  using training = new AutoencoderTraining(stage, { discStart: 0, discNumLayers: 1 })
+  training.configureOptimizers({ lr: 1e-3 })
+  const state = await training.trainingState()
+  mkdirSync(out)
+  return saveAutoencoderCheckpoint(
+    out,
+    {
+      ...{ format: 'ddpm-native autoencoder checkpoint', version: 1, step: 1, samples: 4, ...countersOf(state) },
+      ...{ data: { fingerprint: '9b6ef50507a60709', images: 4 }, options, time: '2026-01-01T00:00:00.000Z' },
+    },
+    state,
+    { keep: 1 },
+  )
 }

@@ -1,6 +1,6 @@
 // Training runs of first stages.
 import assert from 'node:assert/strict'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { readSafetensors, writeSafetensors } from '../../lib/checkpoint/safetensors'
 import { Dataset } from '../../lib/data/dataset'
@@ -8,6 +8,7 @@ import { AutoencoderKL } from '../../lib/stages/autoencoder-kl'
 import { VQModel, VQModelInterface } from '../../lib/stages/vq-model'
 import { Tensor } from '../../lib/tensor'
 import type { AutoencoderTrainOptions } from '../../lib/train/autoencoder/options'
+import { openCheckpoint } from '../../lib/train/checkpoint'
 import { AutoencoderTrainer } from '../../lib/trainer/autoencoder/trainer'
 import { readMetrics, temporaryFolder, writeImages } from './support'
 
@@ -142,5 +143,13 @@ describe('AutoencoderTrainer', () => {
     await assert.rejects(resumed({ ddconfig: { ch: 64 } }), invalid('ddconfig.ch'))
     await assert.rejects(resumed({ lr: 1 }), invalid('lr'))
     assert.ok(!existsSync(at('none')))
+
+    const state = at('vq', 'checkpoints', 'step-00000002', 'state.json')
+    const good = readFileSync(state, 'utf8')
+    writeFileSync(state, good.replace('"ch": 32', '"ch": 4096'))
+    const again = new AutoencoderTrainer({ data, out: at('vq'), resume: true })
+    await assert.rejects(again.run(), { code: 'state-mismatch', argument: 'encoder.conv_in.weight' })
+    writeFileSync(state, good)
+    await assert.rejects(openCheckpoint(at('vq')), { code: 'bad-file', message: /a first stage's training/ })
   })
 })

@@ -7,7 +7,11 @@ import path from 'node:path'
 import type { OptimizedState } from '../../autoencoder/trained-weights'
 import type { AutoencoderTrainingState } from '../../autoencoder/training'
 import { isObject, type JsonObject, readJsonFile } from '../../checkpoint/json'
+import { readSafetensorsHeader } from '../../checkpoint/safetensors'
 import { DiffusionError, describe } from '../../errors'
+import { Autoencoder } from '../../nn/autoencoder/autoencoder'
+import { autoencoderShape } from '../../nn/autoencoder/options'
+import { checkFits } from '../../nn/unet-fit'
 import type { StateDict } from '../../nn/weights'
 import { type FolderState, newestFolder, type SaveOptions, saveFolder } from '../checkpoint-folder'
 import { type DataState, isData, isMonitor } from '../run-state'
@@ -121,15 +125,30 @@ export async function readAutoencoderTraining({
 }
 
 /**
- * A run folder's newest checkpoint, or the checkpoint that `folder` itself is. Throws `not-found` where there is none, and `bad-file`
- * for a damaged state.json.
+ * A run folder's newest checkpoint, or the checkpoint that `folder` itself is. Throws `not-found` where there is none, `bad-file` for
+ * a damaged state.json, and `state-mismatch` for weights of another network than it says.
  */
 export async function openAutoencoderCheckpoint(folder: string): Promise<AutoencoderCheckpoint> {
   const newest = await newestFolder(folder)
   const file = path.join(newest, 'state.json')
   const bad = (problem: string, cause?: unknown) =>
     new DiffusionError('bad-file', `${file}: ${problem}`, { argument: 'checkpoint', received: file, cause })
-  return { folder: newest, state: stateOf(await readJsonFile(file, { argument: 'checkpoint' }), bad) }
+  const state = stateOf(await readJsonFile(file, { argument: 'checkpoint' }), bad)
+  await checkWeights(path.join(newest, 'model.safetensors'), state.options)
+  return { folder: newest, state }
+}
+
+/** Before anything of the size that the options ask for is made. */
+async function checkWeights(file: string, { ddconfig, embedDim, nEmbed }: ResolvedAutoencoderTrainOptions) {
+  const { entries } = await readSafetensorsHeader(file)
+  const shape = autoencoderShape(ddconfig)
+  if (shape.numResBlocks * shape.channels.length > entries.length) {
+    const message = `${file}: the options have ${shape.numResBlocks} blocks a level, the weights ${entries.length} tensors`
+    throw new DiffusionError('state-mismatch', message, { argument: 'numResBlocks' })
+  }
+  const codebook = nEmbed === undefined ? undefined : { nE: nEmbed, eDim: embedDim, beta: 0, legacy: true }
+  const { slots } = new Autoencoder(shape, embedDim, codebook).parameters
+  checkFits(slots, Object.fromEntries(entries.map(({ name, shape }) => [name, { shape }])), file)
 }
 
 /** Of any JSON object. What it does not check is not used. */
