@@ -192,8 +192,8 @@ export class LatentDiffusion extends LatentModel {
     const { prompt, negativePrompt, height, width, outputType, batchSize, ...rest } = o
     const n = batchSize ?? (Array.isArray(prompt) ? prompt.length : prompt === undefined ? 16 : 1)
     const shape = [n, this.channels, ...this.#latentSize(height, width)]
-    const told = await this.#ofPrompts(o, n)
     const own = await this.#ownImage(o, shape)
+    const told = await this.#ofPrompts(o, n)
     const drawn = await this.pSampleLoop(shape, { ...rest, ...this.#usual(o), ...told, ...own })
     if (outputType === 'latent') return drawn
     if (drawn instanceof Tensor) return this.decodeFirstStage(drawn)
@@ -298,8 +298,15 @@ export class LatentDiffusion extends LatentModel {
   async #ownImage(o: Parsed<typeof latentSampleSchema>, shape: readonly number[]) {
     if (o.outputType === 'latent' || !o.image) return {}
     const { seed, sampleOffset } = o
+    const { factor = 1 } = this.firstStageModel
+    const [n, , h, w] = shape
+    const [samples, , height, width, ...more] = o.image.shape
+    if (samples !== n || Math.floor(height / factor) !== h || Math.floor(width / factor) !== w || more.length > 0) {
+      throw invalidArgument('image', `shape [${n}, channels, ${factor * h}, ${factor * w}]`, o.image)
+    }
+    const mask = o.mask && { mask: await smallerMask(o.mask, shape) }
     const image = await this.getFirstStageEncoding(await this.encodeFirstStage(o.image), { seed, sampleOffset })
-    return { image, ...(o.mask && { mask: await smallerMask(o.mask, shape) }) }
+    return { image, ...mask }
   }
 
   /** p(x_{t-1} | x_t) by the network; with returnX0 the predicted x_0, clipped and quantized where that is asked for, too. */

@@ -130,11 +130,14 @@ describe(`pipelines on ${testDevice}`, () => {
       { prompt: 'cat', image: Tensor.randn([1, 3, 16, 16]), mask: Tensor.randn([1, 1, 4, 6]) },
       'mask',
     ],
+    ['an image of another size', { prompt: 'cat', image: Tensor.randn([1, 3, 16, 12]), strength: 0.5 }, 'image'],
   ]
   for (const [what, options, argument] of refused) {
     it(`refuses ${what}`, async () => {
       using model = await LatentDiffusion.fromPretrained(path.join(folder, 'diffusers_sd'), { device: testDevice })
       await assert.rejects(model.sample({ steps: 2, ...options }), { name: 'DiffusionError', argument })
+      const { loaded } = model.firstStageModel as unknown as { loaded: boolean }
+      assert.equal(loaded, false, 'nothing was computed')
     })
   }
 
