@@ -29,14 +29,19 @@ export function checkSplit(o: { conditioningKey?: string; condStageKey: string; 
 export class SplitNetwork implements Pieces {
   constructor(readonly params: ParsedSplit) {}
 
-  /** Throws `invalid-argument` for a map that patches don't fit into or don't cover: upstream's are NaN there. */
+  /** Throws `invalid-argument` where patches don't fit or leave pixels without weight: upstream's are NaN there. */
   pieces([n, c, h, w]: Shape): { readonly count: number; readonly shape: Shape } {
+    const { ks, tieBraker } = this.params
     const patches = new Patches([h, w], this.params)
+    if (ks.includes(1)) throw invalidArgument('ks', 'at least 2 pixels each way', ks)
+    if (tieBraker && patches.grid.includes(1)) {
+      throw invalidArgument('tieBraker', 'false where patches lie in one row or column', tieBraker)
+    }
     if (!patches.covers) {
       const expected = `steps from patch to patch that reach all of ${h} x ${w} pixels`
       throw invalidArgument('stride', expected, this.params.stride)
     }
-    return { count: patches.count, shape: [n, c, ...this.params.ks] }
+    return { count: patches.count, shape: [n, c, ...ks] }
   }
 
   build(

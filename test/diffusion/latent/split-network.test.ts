@@ -100,8 +100,10 @@ describe(`a network by patches on ${testDevice}`, () => {
   })
 
   it('is sampled by any sampler, with guidance', async () => {
-    using model = await latent({ ...concat, splitInputParams })
-    const uncond = Tensor.randn([2, 1, 6, 8], { seed: 8 })
+    using model = await latent({ ...concat, splitInputParams, timesteps: 5 })
+    // Four patches.
+    const shape = [1, 2, 6, 4]
+    const [cond, uncond] = [7, 8].map((seed) => Tensor.randn([1, 1, 6, 4], { seed }))
     const guided = async (xT: Tensor, at: Tensor) => {
       const [given, other] = [await model.applyModel(xT, at, cond), await model.applyModel(xT, at, uncond)]
       const away = await other.data()
@@ -110,7 +112,7 @@ describe(`a network by patches on ${testDevice}`, () => {
         shape,
       )
     }
-    using byHand = new DDPM({ ...settings, model: guided, clipDenoised: false, imageWidth: 8 })
+    using byHand = new DDPM({ ...settings, timesteps: 5, model: guided, clipDenoised: false })
     for (const way of [{}, { sampler: 'ddim', steps: 3, eta: 0.5 }, { sampler: 'dpmsolver++', steps: 4 }] as const) {
       const o = { ...way, seed: 9 }
       const expected = await (await byHand.pSampleLoop(shape, { ...o, clipDenoised: false })).data()
@@ -129,6 +131,7 @@ describe(`a network by patches on ${testDevice}`, () => {
       assert.rejects(model.applyModel(given, 3), { code: 'invalid-argument', argument })
     await refuses(Tensor.randn([1, 2, 6, 7]), 'stride') // the last column would be NaN
     await refuses(Tensor.randn([1, 2, 2, 8]), 'ks')
+    await refuses(Tensor.randn([1, 2, 4, 8]), 'tieBraker')
     using odd = await latent({ splitInputParams: { ks: [3, 3], stride: [1, 1] } })
     await assert.rejects(odd.pSampleLoop(shape), { code: 'invalid-argument', argument: 'shape' })
     const told = { ...concat, splitInputParams }
