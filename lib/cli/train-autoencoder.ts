@@ -14,6 +14,11 @@ const shared = train.options
 const options = {
   out: shared.out,
   resume: { kind: 'flag', help: shared.resume.help },
+  config: {
+    kind: 'string',
+    value: 'file',
+    help: "latent-diffusion's YAML configuration of an autoencoder; other options come before it",
+  },
   vq: { kind: 'flag', help: 'a codebook in place of a posterior: a VQModel (an AutoencoderKL)' },
   'n-embed': { kind: 'integer', min: 1, help: 'with --vq, entries of the codebook (1024)' },
   'kl-weight': { kind: 'number', min: 0, help: "weight of the posterior's divergence from N(0, 1) (1e-6)" },
@@ -120,7 +125,10 @@ patch discriminator takes part: sharper, and less close to the image.
     if (values.out === undefined) throw new UsageError('--out <run> is missing: where should the checkpoints go?')
     if (folder === undefined && !values.resume) throw new UsageError('the folder of images is missing')
     if (!values.vq && values['n-embed'] !== undefined) throw new UsageError('--n-embed: nothing without --vq')
-    const trainer = new AutoencoderTrainer(trainOptions(values, folder))
+    const given = trainOptions(values, folder)
+    const { config } = values
+    const trainer =
+      config === undefined ? new AutoencoderTrainer(given) : await AutoencoderTrainer.fromConfig(config, given)
     return runTraining((hooks) => trainer.run(hooks), {
       view: new TrainView(createOutput(values.json === true), viewed),
       again: `ddpm train-autoencoder --resume --out ${values.out}`,

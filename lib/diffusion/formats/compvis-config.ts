@@ -92,7 +92,7 @@ async function readOf(source: string | JsonObject, known: readonly string[]): Pr
 }
 
 /** A count within what is for PyTorch's trainer, and may be anything. */
-function countAt(value: unknown, ...names: readonly string[]): number | undefined {
+export function countAt(value: unknown, ...names: readonly string[]): number | undefined {
   const found = names.reduce((at: unknown, name) => (isObject(at) ? at[name] : undefined), value)
   return Number.isSafeInteger(found) && (found as number) >= 1 ? (found as number) : undefined
 }

@@ -1,6 +1,7 @@
 /** A first stage's training run: images in, checkpoints, metrics, pictures and a folder of diffusers out. */
 import path from 'node:path'
 import { AutoencoderTraining } from '../../autoencoder/training'
+import type { JsonObject } from '../../checkpoint/json'
 import { openTrainingData } from '../../data/open-data'
 import type { DeviceName } from '../../device'
 import { AutoencoderKL } from '../../stages/autoencoder-kl'
@@ -19,6 +20,7 @@ import type { RunResult, TrainHooks, TrainStart } from '../hooks'
 import { Journal } from '../journal'
 import { nextPictureStep } from '../picture-steps'
 import { refuseOther, resumes, withAbsolutePaths } from '../places'
+import { autoencoderOptionsFrom } from './from-config'
 import { AutoencoderLoop, type AutoencoderStepMetrics } from './loop'
 
 export interface AutoencoderTrainStart extends Omit<TrainStart, 'options'> {
@@ -44,6 +46,17 @@ export class AutoencoderTrainer {
     const perceptual = Array.isArray(given.perceptual) ? given.perceptual.map((file) => path.resolve(file)) : undefined
     this.#given = perceptual ? { ...given, perceptual } : given
     if (!options.resume || typeof options.out !== 'string') resolveAutoencoderOptions(options)
+  }
+
+  /**
+   * A training as latent-diffusion's main.py makes it of an autoencoder's YAML file, or of what it holds: ddconfig, the loss and its
+   * discriminator, base_learning_rate times the images of a step (scale_lr), scheduler_config, batch size, accumulation, no averages but
+   * with use_ema. `options` come before them. `perceptual` names the files of the perceptual loss, or `perceptualWeight: 0` leaves it
+   * out. Throws what the constructor throws, `not-found`, `io` and `bad-file`, and with the field's name `unknown-option`, `invalid-argument` and
+   * `unsupported`.
+   */
+  static async fromConfig(source: string | JsonObject, options: AutoencoderTrainOptions): Promise<AutoencoderTrainer> {
+    return new AutoencoderTrainer(await autoencoderOptionsFrom(source, options))
   }
 
   /**
