@@ -86,7 +86,9 @@ describe(`steps of LatentDiffusion on ${testDevice}`, () => {
   it('of the noise, a part is dropped and the rest made up for it', async () => {
     using model = await latent()
     const { sample: plain } = { sample: await model.pSample(x, t, { seed: 3 }) }
-    assertSameBits(await (await model.pSample(x, t, { seed: 3, noiseDropout: 1e-12 })).data(), await plain.data())
+    // The noise is drawn on the host here, and on the device there.
+    const little = await (await model.pSample(x, t, { seed: 3, noiseDropout: 1e-12 })).data()
+    assertCloseToScale(little, await plain.data(), 1e-6, 'nothing is dropped')
     const bare = await (await model.pSample(x, t, { temperature: 0, seed: 3 })).data()
     assertSameBits(await (await model.pSample(x, t, { seed: 3, noiseDropout: 1 })).data(), bare)
     const half = await (await model.pSample(x, t, { noise, noiseDropout: 0.5 })).data()
