@@ -80,7 +80,9 @@ export {
 export {
   Layout2ImgDiffusion,
   type Layout2ImgDiffusionOptions,
+  type LayoutConfigOptions,
   type LayoutLoggedImages,
+  type LayoutOnlyOptions,
 } from './diffusion/models/layout2img-diffusion'
 export type { LoraSource, WithLorasOptions } from './diffusion/models/lora'
 export { makeGrid } from './diffusion/models/make-grid'

@@ -5,6 +5,7 @@ export const targets: Readonly<Record<'model' | 'latent' | 'unet', readonly stri
   model: ['ldm.models.diffusion.ddpm.DDPM'],
   latent: [
     'ldm.models.diffusion.ddpm.LatentDiffusion',
+    'ldm.models.diffusion.ddpm.Layout2ImgDiffusion',
     // They differ in what they make of a batch; conditions are given here.
     'ldm.models.diffusion.ddpm.LatentInpaintDiffusion',
     'ldm.models.diffusion.ddpm.LatentDepth2ImageDiffusion',

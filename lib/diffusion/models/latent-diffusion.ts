@@ -18,6 +18,7 @@ import { corrected } from '../latent/score-corrector'
 import { smallerMask } from '../latent/smaller-mask'
 import type { InterpolateOptions, PretrainedOptions } from '../options/ddpm-options'
 import {
+  type LatentDiffusionOptions,
   type LatentLoggedImages,
   type LatentLogImagesOptions,
   type LatentLoopOptions,
@@ -100,8 +101,17 @@ export class LatentDiffusion extends LatentModel {
     source: string | JsonObject,
     options: LatentConfigOptions = {},
   ): Promise<LatentDiffusion> {
+    return LatentDiffusion.openConfig(source, options, (said) => new LatentDiffusion(said))
+  }
+
+  /** @internal fromConfig of a class that `make` makes. */
+  protected static async openConfig<M extends LatentDiffusion>(
+    source: string | JsonObject,
+    options: LatentConfigOptions,
+    make: (options: LatentDiffusionOptions) => M,
+  ): Promise<M> {
     const said = await readCompVisConfig(source)
-    const model = new LatentDiffusion(optionsFromConfig(said, options))
+    const model = make(optionsFromConfig(said, options))
     model.lrSchedule = said.lrSchedule
     model.warn(said.warnings)
     if (!said.checkpoint) return model

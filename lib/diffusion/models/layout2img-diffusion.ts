@@ -1,19 +1,27 @@
 /** Images of layouts: ddpm.py's Layout2ImgDiffusion. */
+import type { JsonObject } from '../../checkpoint/json'
 import { invalidArgument } from '../../errors'
 import { Tensor } from '../../tensor'
+import type { LatentConfigOptions } from '../formats/latent-from-config'
 import { BoundingBoxes, type BoundingBoxesOptions, flagsOf } from '../latent/bounding-boxes'
 import { firstRows } from '../latent/conditioning'
 import type { LatentDiffusionOptions, LatentLoggedImages, LatentLogImagesOptions } from '../options/latent-options'
 import type { Batch } from './batch'
 import { LatentDiffusion } from './latent-diffusion'
 
-/** Of Layout2ImgDiffusion. `condStageKey` is 'coordinates_bbox'. */
-export interface Layout2ImgDiffusionOptions extends LatentDiffusionOptions {
+/** What Layout2ImgDiffusion has beside LatentDiffusion's options. */
+export interface LayoutOnlyOptions {
   /** How boxes are tokens; there it is the dataset's. Default: none, without which logImages has no pictures of layouts. */
   conditionalBuilder?: BoundingBoxes | BoundingBoxesOptions
   /** Names of the categories, by their numbers. Default: the numbers. */
   categoryNames?: readonly string[]
 }
+
+/** Of Layout2ImgDiffusion. `condStageKey` is 'coordinates_bbox'. */
+export interface Layout2ImgDiffusionOptions extends LatentDiffusionOptions, LayoutOnlyOptions {}
+
+/** Of Layout2ImgDiffusion.fromConfig. */
+export interface LayoutConfigOptions extends LatentConfigOptions, LayoutOnlyOptions {}
 
 /** Pictures to look at. */
 export interface LayoutLoggedImages extends LatentLoggedImages {
@@ -41,6 +49,17 @@ export class Layout2ImgDiffusion extends LatentDiffusion {
     super({ ...rest, condStageKey })
     this.conditionalBuilder = boxes
     this.#names = categoryNames
+  }
+
+  /** LatentDiffusion.fromConfig; what the YAML says of the data is not read: `conditionalBuilder` is given. Throws what it throws. */
+  static override fromConfig(
+    source: string | JsonObject,
+    options: LayoutConfigOptions = {},
+  ): Promise<Layout2ImgDiffusion> {
+    const { conditionalBuilder, categoryNames, ...own } = options
+    const make = (said: LatentDiffusionOptions) =>
+      new Layout2ImgDiffusion({ ...said, conditionalBuilder, categoryNames })
+    return LatentDiffusion.openConfig(source, own, make)
   }
 
   /** LatentDiffusion's, and pictures of the boxes, whatever returnKeys says, as there; their texts are beside them. */

@@ -1,8 +1,17 @@
 // Boxes as tokens, by the rules of taming-transformers' builder; Layout2ImgDiffusion's pictures of them.
 import assert from 'node:assert/strict'
-import { BoundingBoxes, type Box, IdentityFirstStage, Layout2ImgDiffusion, Tensor } from '../../../lib/index'
+import {
+  BoundingBoxes,
+  type Box,
+  IdentityFirstStage,
+  Layout2ImgDiffusion,
+  readCompVisConfig,
+  Tensor,
+} from '../../../lib/index'
+import type { UNetOptions } from '../../../lib/nn/unet/options'
 import { testDevice } from '../../support/devices'
 import { randomize } from '../fixture'
+import { configOf, published } from './published-configs'
 
 // 4 x 4 places: the token of the third place in the second row is 6, of the last in the last 15, which is also that of nothing.
 const small = { noObjectClasses: 3, noMaxObjects: 2, noTokens: 16 }
@@ -133,4 +142,17 @@ it(`Layout2ImgDiffusion draws from boxes, and shows them, on ${testDevice}`, asy
   assert.equal(plain.bboxImage, undefined)
   assert.throws(() => make({ condStageKey: 'caption' }), { code: 'invalid-argument', argument: 'condStageKey' })
   assert.throws(() => make({ splitInputParams: { ks: [4, 4], stride: [2, 2] } }), { code: 'unsupported' })
+})
+
+it('Layout2ImgDiffusion opens by the YAML of the published layouts', async () => {
+  const config = configOf(published['models/ldm/layout2img-openimages256/config.yaml'])
+  const target = 'ldm.models.diffusion.ddpm.Layout2ImgDiffusion'
+  const { options } = await readCompVisConfig({ model: { ...config.model, target } })
+  const unetConfig = { ...(options.unetConfig as UNetOptions), modelChannels: 32, numHeadChannels: 32 }
+  const boxes = { noObjectClasses: 600, noMaxObjects: 30, noTokens: 8192, encodeCrop: true }
+  const own = { device: 'cpu', unetConfig, conditionalBuilder: boxes } as const
+  using model = await Layout2ImgDiffusion.fromConfig({ model: { ...config.model, target } }, own)
+  assert.ok(model instanceof Layout2ImgDiffusion)
+  assert.equal(model.conditionalBuilder?.embeddingDim, 92)
+  assert.equal(model.condStageKey, 'coordinates_bbox')
 })
