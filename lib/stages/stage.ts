@@ -97,6 +97,11 @@ export abstract class Stage {
     return this.weights.resident
   }
 
+  /** Reads the weights now, where the first use would. Throws what reading them throws. */
+  prepare(): Promise<void> {
+    return this.call(() => {})
+  }
+
   /** The weights by the names of the network's state_dict. Loads them where they are not. */
   stateDict(): Promise<StateDict> {
     return this.call(() => this.weights.read('weights'))

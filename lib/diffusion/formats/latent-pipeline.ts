@@ -1,4 +1,5 @@
 /** Folders of latent models: pipelines of diffusers (StableDiffusionPipeline, LDMPipeline), and our own. */
+import { stat } from 'node:fs/promises'
 import path from 'node:path'
 import { type Pipeline, type PipelinePart, readPipeline } from '../../checkpoint/diffusers/pipeline'
 import { DiffusionError } from '../../errors'
@@ -29,6 +30,9 @@ export async function readLatentPipeline(folder: string, o: LatentFolderOptions)
   for (const [name, part] of Object.entries({ unet, 'vae or vqvae': autoencoder, scheduler })) {
     if (!part) throw wrong('not-found', folder, `it has no ${name}`)
   }
+  await stat(path.join(scheduler.folder, 'scheduler_config.json')).catch(() => {
+    throw wrong('not-found', scheduler.folder, 'it has no scheduler_config.json')
+  })
   const strange = Object.keys(others).find((name) => !unused.includes(name))
   if (strange !== undefined) throw wrong('unsupported', folder, `a pipeline with '${strange}' has no counterpart here`)
   const pretrained = await readPretrained(unet.folder, { variant: o.variant })

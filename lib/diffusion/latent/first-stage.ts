@@ -1,6 +1,6 @@
 /** Encoding and decoding by the first stage, whole or by patches, and the scale between its latents and the model's. */
-import { DiffusionError, invalidArgument } from '../../errors'
-import { Tensor } from '../../tensor'
+import { DiffusionError, describe, invalidArgument } from '../../errors'
+import { checkTensor, Tensor } from '../../tensor'
 import { type ParsedSplit, Patches, within } from './split-input'
 import { type FirstStage, isPosterior, type Posterior } from './stages'
 
@@ -10,6 +10,26 @@ interface WithCodebook extends FirstStage {
   /** All entries, [n, c]. */
   codebook(): Promise<Tensor>
   decode(z: Tensor, options?: { forceNotQuantize?: boolean; signal?: AbortSignal }): Promise<Tensor>
+}
+
+/** Of latents that are no constant. */
+const leastDeviation = 1e-6
+
+/** Throws `invalid-argument` where it makes other latents than the model has, or none would be left of them. */
+export function checkFirstStage({ embedDim }: FirstStage, channels: number, scaleFactor: number): void {
+  if (embedDim !== undefined && embedDim !== channels) {
+    throw invalidArgument('channels', `${embedDim}, which the first stage's latents have`, channels)
+  }
+  if (!(scaleFactor > 0)) throw invalidArgument('scaleFactor', 'a number above 0', scaleFactor)
+}
+
+/** The scale factor of a state dict. Throws `state-mismatch`. */
+export async function scaleOf(tensor: Tensor): Promise<number> {
+  const values = await tensor.values()
+  const [scale] = values
+  if (values.length === 1 && scale > 0 && Number.isFinite(scale)) return scale
+  const message = `scale_factor: expected one number above 0, got ${values.length === 1 ? scale : describe(tensor)}`
+  throw new DiffusionError('state-mismatch', message, { argument: 'scale_factor' })
 }
 
 function hasCodebook(stage: FirstStage): stage is WithCodebook {
@@ -122,6 +142,7 @@ async function greatest(logits: Tensor): Promise<Tensor> {
 }
 
 export async function scaled(x: Tensor, factor: number): Promise<Tensor> {
+  checkTensor(x, 'z')
   if (factor === 1) return x
   return Tensor.wrap(
     (await x.data()).map((v) => v * factor),
@@ -129,12 +150,15 @@ export async function scaled(x: Tensor, factor: number): Promise<Tensor> {
   )
 }
 
-/** torch's std: unbiased, over all elements. */
-export async function standardDeviation(x: Tensor): Promise<number> {
-  const values = await x.data()
+/** The scale factor of a first batch: 1 / torch's std, unbiased, over all elements. Throws `not-finite` where they hardly differ. */
+export async function scaleByStd(z: Tensor): Promise<number> {
+  const values = await z.data()
   let mean = 0
   for (const v of values) mean += v / values.length
   let sum = 0
   for (const v of values) sum += (v - mean) ** 2
-  return Math.sqrt(sum / (values.length - 1))
+  const deviation = Math.sqrt(sum / (values.length - 1))
+  if (deviation > leastDeviation && deviation < Number.POSITIVE_INFINITY) return 1 / deviation
+  const message = `scaleByStd: the first batch's latents have a standard deviation of ${deviation}`
+  throw new DiffusionError('not-finite', message, { argument: 'scaleByStd' })
 }

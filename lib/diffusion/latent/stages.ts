@@ -17,6 +17,8 @@ export interface LatentStage {
   stateDict?(): Promise<StateDict>
   /** Replaces them; with `strict` false, what the dict lacks stays. May give { missing, unexpected }, names. */
   loadStateDict?(dict: StateDict, options?: { readonly strict?: boolean }): Promise<unknown>
+  /** Reads its weights, where they are not there yet. */
+  prepare?(): Promise<void>
   /** Gives the device's memory back until it is used again. */
   offload?(): Promise<void>
   /** Gives all memory back. */
@@ -27,6 +29,8 @@ export interface LatentStage {
 export interface FirstStage extends LatentStage {
   /** What each side of an image is divided by. Default 1. */
   readonly factor?: number
+  /** Channels of the latents. Default: the model's. */
+  readonly embedDim?: number
   /** Of images. Default: the latents'. */
   readonly outChannels?: number
   /** Images [n, c, h, w] in [-1, 1]. */
@@ -43,5 +47,5 @@ export interface CondStage extends LatentStage {
 }
 
 export function isPosterior(encoded: Tensor | Posterior): encoded is Posterior {
-  return typeof (encoded as Partial<Posterior>).mode === 'function'
+  return typeof (encoded as Partial<Posterior> | undefined)?.mode === 'function'
 }

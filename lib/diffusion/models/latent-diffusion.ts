@@ -14,8 +14,8 @@ import { writeLatent } from '../formats/write-latent'
 import { type Cond, given } from '../latent/conditioning'
 import { quantizing } from '../latent/first-stage'
 import { latentLoop } from '../latent/latent-loop'
+import { checkOwnImage, smallerMask } from '../latent/own-image'
 import { corrected } from '../latent/score-corrector'
-import { smallerMask } from '../latent/smaller-mask'
 import type { InterpolateOptions, PretrainedOptions } from '../options/ddpm-options'
 import {
   type LatentDiffusionOptions,
@@ -202,8 +202,11 @@ export class LatentDiffusion extends LatentModel {
     const { prompt, negativePrompt, height, width, outputType, batchSize, ...rest } = o
     const n = batchSize ?? (Array.isArray(prompt) ? prompt.length : prompt === undefined ? 16 : 1)
     const shape = [n, this.channels, ...this.#latentSize(height, width)]
+    if (outputType === 'image') await checkOwnImage(o, shape, this.sampleShape[0], this.firstStageModel.factor)
     const own = await this.#ownImage(o, shape)
     const told = await this.#ofPrompts(o, n)
+    // What is wrong with its weights is known before the first step.
+    if (outputType === 'image') await this.firstStageModel.prepare?.()
     const drawn = await this.pSampleLoop(shape, { ...rest, ...this.#usual(o), ...told, ...own })
     if (outputType === 'latent') return drawn
     if (drawn instanceof Tensor) return this.decodeFirstStage(drawn)
@@ -285,14 +288,19 @@ export class LatentDiffusion extends LatentModel {
 
   /** Conditions of prompts; with guidance, of what to go away from, too. */
   async #ofPrompts(
-    { prompt, negativePrompt, cond, uncond, guidanceScale = 1 }: Parsed<typeof latentSampleSchema>,
+    { prompt, negativePrompt, cond, context, uncond, guidanceScale = 1 }: Parsed<typeof latentSampleSchema>,
     n: number,
   ) {
     if (prompt === undefined) {
-      if (negativePrompt === undefined) return {}
-      throw invalidArgument('prompt', 'a text, to go with negativePrompt', undefined)
+      if (negativePrompt !== undefined) throw invalidArgument('prompt', 'a text, to go with negativePrompt', prompt)
+      const isTold = cond !== undefined || context !== undefined || this.network?.contextDim === undefined
+      if (!isTold) throw invalidArgument('prompt', 'a text, or cond', prompt)
+      return {}
     }
     if (cond !== undefined) throw invalidArgument('cond', 'nothing with prompt', cond)
+    if (guidanceScale === 1 && negativePrompt !== undefined) {
+      throw invalidArgument('guidanceScale', 'another than 1, to go with negativePrompt', guidanceScale)
+    }
     const told = { cond: await this.#ofText(prompt, n, 'prompt') }
     if (guidanceScale === 1 || uncond !== undefined) return told
     return { ...told, uncond: await this.#ofText(negativePrompt ?? '', n, 'negativePrompt') }
@@ -308,12 +316,6 @@ export class LatentDiffusion extends LatentModel {
   async #ownImage(o: Parsed<typeof latentSampleSchema>, shape: readonly number[]) {
     if (o.outputType === 'latent' || !o.image) return {}
     const { seed, sampleOffset } = o
-    const { factor = 1 } = this.firstStageModel
-    const [n, , h, w] = shape
-    const [samples, , height, width, ...more] = o.image.shape
-    if (samples !== n || Math.floor(height / factor) !== h || Math.floor(width / factor) !== w || more.length > 0) {
-      throw invalidArgument('image', `shape [${n}, channels, ${factor * h}, ${factor * w}]`, o.image)
-    }
     const mask = o.mask && { mask: await smallerMask(o.mask, shape) }
     const image = await this.getFirstStageEncoding(await this.encodeFirstStage(o.image), { seed, sampleOffset })
     return { image, ...mask }

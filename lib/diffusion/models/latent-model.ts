@@ -9,7 +9,15 @@ import { latentConfig } from '../formats/latent-config'
 import type { LoadReport } from '../formats/state'
 import { checkCondSchedule, condSchedule } from '../latent/cond-schedule'
 import { type ConditioningKey, given, withConcat } from '../latent/conditioning'
-import { decodeFirstStage, decodeGradient, encodeFirstStage, scaled, standardDeviation } from '../latent/first-stage'
+import {
+  checkFirstStage,
+  decodeFirstStage,
+  decodeGradient,
+  encodeFirstStage,
+  scaleByStd,
+  scaled,
+  scaleOf,
+} from '../latent/first-stage'
 import { LinearPreview } from '../latent/linear-preview'
 import { type ParsedSplit, parseSplit } from '../latent/split-input'
 import { checkSplit, SplitNetwork } from '../latent/split-network'
@@ -113,6 +121,7 @@ export abstract class LatentModel extends DDPM {
       ...(trained ? [{ prefix: condStagePrefix, parameters: trained.parameters }] : []),
       ...(logvar ? [{ prefix: '', parameters: logvar }] : []),
     ])
+    checkFirstStage(firstStage, this.channels, o.scaleFactor)
     if (options.clipDenoised)
       this.warn(['clipDenoised is false in LatentDiffusion whatever it is given, as in ddpm.py'])
     this.#options = o
@@ -260,7 +269,7 @@ export abstract class LatentModel extends DDPM {
     if (batch.z) throw invalidArgument('scaleByStd', 'false with latents that are ready', true)
     const x = await this.getInput(batch, this.firstStageKey)
     const z = await this.getFirstStageEncoding(await this.encodeFirstStage(x))
-    this.scaleFactor = 1 / (await standardDeviation(z))
+    this.scaleFactor = await scaleByStd(z)
   }
 
   /** @internal */
@@ -372,6 +381,7 @@ export abstract class LatentModel extends DDPM {
    */
   override async loadStateDict(dict: StateDict, options: LoadStateDictOptions = {}): Promise<LoadReport> {
     const rest = { ...dict }
+    const scale = rest.scale_factor && (await scaleOf(rest.scale_factor))
     this.#preview = undefined
     const missing: string[] = []
     const unexpected: string[] = []
@@ -384,10 +394,8 @@ export abstract class LatentModel extends DDPM {
       for (const name of report?.unexpected ?? []) unexpected.push(prefix + name)
       for (const name of names) delete rest[name]
     }
-    if (rest.scale_factor) {
-      this.scaleFactor = (await rest.scale_factor.data())[0]
-      delete rest.scale_factor
-    }
+    if (scale !== undefined) this.scaleFactor = scale
+    delete rest.scale_factor
     const report = await super.loadStateDict(rest, options)
     if (this.#learnedLogvar) this.#logvarBank.write(this.logvar, this.#learnedLogvar.place.offset)
     return { missing: [...report.missing, ...missing], unexpected: [...report.unexpected, ...unexpected] }

@@ -78,9 +78,10 @@ export interface LatentDiffusionOptions extends DDPMOptions {
 }
 
 const isStage = (v: unknown) => typeof v === 'object' && v !== null && typeof (v as FirstStage).encode === 'function'
+const isFirstStage = (v: unknown) => isStage(v) && typeof (v as FirstStage).decode === 'function'
 
 export const latentSchema = {
-  firstStage: value<FirstStage>('a first stage, with encode and decode', isStage),
+  firstStage: value<FirstStage>('a first stage, with encode and decode', isFirstStage),
   condStage: value<NonNullable<LatentDiffusionOptions['condStage']>>(
     "a conditioning stage, '__is_first_stage__' or '__is_unconditional__'",
     (v) => v === '__is_first_stage__' || v === '__is_unconditional__' || isStage(v),

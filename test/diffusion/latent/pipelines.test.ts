@@ -122,7 +122,7 @@ describe(`pipelines on ${testDevice}`, () => {
     ['a height that the first stage does not divide', { prompt: 'cat', height: 17 }, 'height'],
     ['a prompt that is no string', { prompt: 7 as never }, 'prompt'],
     ['a prompt with a condition', { prompt: 'cat', cond: Tensor.randn([1, 77, 32]) }, 'cond'],
-    ['neither prompt nor condition', { batchSize: 1 }, 'context'],
+    ['neither prompt nor condition', { batchSize: 1 }, 'prompt'],
     ['two prompts for three images', { prompt: ['a', 'b'], batchSize: 3 }, 'prompt'],
     ['a negative prompt alone', { negativePrompt: 'cat' }, 'prompt'],
     [

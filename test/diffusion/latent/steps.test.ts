@@ -124,7 +124,11 @@ describe(`steps of LatentDiffusion on ${testDevice}`, () => {
     using none = await latent()
     const o = { quantizeDenoised: true }
     await assert.rejects(none.pSample(x, t, o), { code: 'unsupported', argument: 'quantizeDenoised' })
-    using wrong = await latent({ firstStage: codebookStage(3) })
+    await assert.rejects(latent({ firstStage: codebookStage(3) }), { code: 'invalid-argument', argument: 'channels' })
+    const three = codebookStage(3)
+    const methods = ['encode', 'decode', 'getCodebookEntry', 'codebook'] as const
+    const own = Object.fromEntries(methods.map((name) => [name, three[name].bind(three)])) // says no channels
+    using wrong = await latent({ firstStage: own as unknown as VQModelInterface })
     await assert.rejects(wrong.pSample(x, t, o), { code: 'invalid-argument', argument: 'quantizeDenoised' })
     await assert.rejects(wrong.pSampleLoop([2, 2, 4, 4], o), { argument: 'quantizeDenoised' })
     using model = await latent({ firstStage: codebookStage(2) })
