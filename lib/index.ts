@@ -5,6 +5,7 @@ import './native'
 export type { DiscriminatorLoss } from './autoencoder/adversarial-loss'
 export type { DiscriminatorState } from './autoencoder/discriminator'
 export type {
+  AutoencoderLossOptions,
   AutoencoderStepOptions,
   AutoencoderTrainingOptions,
   AutoencoderValidationOptions,

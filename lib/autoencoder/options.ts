@@ -5,26 +5,22 @@ import { LPIPS } from '../stages/lpips'
 import { Tensor } from '../tensor'
 import { type DiscriminatorLoss, discriminatorLosses } from './adversarial-loss'
 
-/** ldm's `lossconfig` of LPIPSWithDiscriminator, for a codebook of VQLPIPSWithDiscriminator, and what else a training keeps. */
-export interface AutoencoderTrainingOptions {
-  /** Weight of the posterior's divergence from N(0, 1), in nats a sample. Default 1, as upstream; its configurations have 1e-6. */
-  klWeight?: number
+/** What a step and a whole training run are told alike: ldm's `lossconfig`, and what is kept beside the weights. */
+export interface AutoencoderLossOptions {
   /** Of the output's logarithmic variance, which is not trained, upstream neither. Not with a codebook. Default 0. */
   logvarInit?: number
   /** Weight of the codebook's and the commitment's loss. With a codebook only. Default 1. */
   codebookWeight?: number
-  /** A perceptual loss beside the absolute differences, on the autoencoder's device; it is not disposed of. Default: none. */
-  perceptual?: LPIPS
-  /** What its distance counts for beside the mean absolute difference. With `perceptual` only. Default 1. */
+  /** What the perceptual distance counts for beside the mean absolute difference. With `perceptual` only. Default 1. */
   perceptualWeight?: number
   /**
    * The update from which on a patch discriminator takes part, and what is drawn looks less blurred. Before it nothing of the
    * discriminator is computed: upstream multiplies it by 0. Default: there is none.
    */
   discStart?: number
-  /** What the discriminator's and the generator's adversarial loss are multiplied by. Default 1. */
+  /** What the discriminator's and the generator's adversarial loss are multiplied by. With discStart only. Default 1. */
   discFactor?: number
-  /** What the generator's counts for beside the adaptive weight, which makes it as steep as the rest. Default 1. */
+  /** What the generator's counts for beside the adaptive weight, which makes it as steep as the rest. With discStart only. Default 1. */
   discWeight?: number
   /** Its convolutions that halve the map: images have at least 3 * 2^discNumLayers pixels each way. Default 3. */
   discNumLayers?: number
@@ -32,16 +28,27 @@ export interface AutoencoderTrainingOptions {
   discLoss?: DiscriminatorLoss
   /** ActNorm in the discriminator in place of batch norm. Default false. */
   useActnorm?: boolean
-  /** Whether averages of the weights are kept. Default true. */
+  /** Whether averages of the weights are kept, which are then what a run saves as the model. Default true. */
   useEma?: boolean
   /** What of them stays in an update, at most: LitEma's. Default 0.999. */
   emaDecay?: number
+}
+
+/** Of AutoencoderTraining: LPIPSWithDiscriminator's, for a codebook VQLPIPSWithDiscriminator's. */
+export interface AutoencoderTrainingOptions extends AutoencoderLossOptions {
+  /** Weight of the posterior's divergence from N(0, 1), in nats a sample. Default 1, as upstream; its configurations have 1e-6. */
+  klWeight?: number
+  /** A perceptual loss beside the absolute differences, on the autoencoder's device; it is not disposed of. Default: none. */
+  perceptual?: LPIPS
   /** Of the posterior's noise and of dropout. Default: the autoencoder's. */
   seed?: Seed
 }
 
-/** Of a discriminator, which there is with discStart only. */
-export const discriminatorFields = {
+/** Their fields. */
+export const lossFields = {
+  logvarInit: number(undefined, { min: -30, max: 20 }),
+  codebookWeight: number(undefined, { min: 0 }),
+  perceptualWeight: number(undefined, { min: 0 }),
   discStart: integer(undefined, { min: 0 }),
   discFactor: number(undefined, { min: 0 }),
   discWeight: number(undefined, { min: 0 }),
@@ -50,19 +57,22 @@ export const discriminatorFields = {
     discriminatorLosses.includes(v as DiscriminatorLoss),
   ),
   useActnorm: value<boolean>('true or false', (v) => typeof v === 'boolean'),
-}
-
-export const trainingSchema = {
-  klWeight: number(undefined, { min: 0 }),
-  logvarInit: number(undefined, { min: -30, max: 20 }),
-  codebookWeight: number(undefined, { min: 0 }),
-  perceptual: value<LPIPS>('an LPIPS', (v) => v instanceof LPIPS),
-  perceptualWeight: number(undefined, { min: 0 }),
-  ...discriminatorFields,
   useEma: boolean(true),
   emaDecay: number(0.999, { min: 0, max: 1 }),
+} satisfies SchemaOf<AutoencoderLossOptions>
+
+export const trainingSchema = {
+  ...lossFields,
+  klWeight: number(undefined, { min: 0 }),
+  perceptual: value<LPIPS>('an LPIPS', (v) => v instanceof LPIPS),
   seed: seed(),
 } satisfies SchemaOf<AutoencoderTrainingOptions>
+
+/** Those of `options` that a run hands on to its training. */
+export function lossOptionsOf(options: AutoencoderLossOptions): AutoencoderLossOptions {
+  const names = Object.keys(lossFields) as (keyof AutoencoderLossOptions)[]
+  return Object.fromEntries(names.map((name) => [name, options[name]]))
+}
 
 /** Of trainingStep. */
 export interface AutoencoderStepOptions {
@@ -108,7 +118,7 @@ export const validationSchema = {
 } satisfies SchemaOf<AutoencoderValidationOptions>
 
 type OfDiscriminator = Pick<
-  AutoencoderTrainingOptions,
+  AutoencoderLossOptions,
   'discStart' | 'discFactor' | 'discWeight' | 'discNumLayers' | 'discLoss' | 'useActnorm'
 >
 

@@ -2,9 +2,21 @@
 import path from 'node:path'
 import type { TrainingData } from '../data/training-data'
 import { DiffusionError, invalidArgument } from '../errors'
-import { listCheckpoints } from '../train/checkpoint-folder'
+import { listCheckpoints, removeLeftovers } from '../train/checkpoint-folder'
 import type { TrainOptions } from '../train/options'
+import { RunFolder } from '../train/run-folder'
 import type { DataState } from '../train/run-state'
+
+/** Runs what works in a run folder, which is locked meanwhile. Throws `busy` and `io`. */
+export async function inRunFolder<T>(out: string, work: (folder: RunFolder) => Promise<T>): Promise<T> {
+  const folder = await RunFolder.open(out)
+  try {
+    await removeLeftovers(folder.path)
+    return await work(folder)
+  } finally {
+    await folder.close()
+  }
+}
 
 type Places = Pick<TrainOptions, 'data' | 'out'>
 

@@ -6,11 +6,11 @@ import type { DeviceName } from '../device'
 import { DDPM } from '../diffusion/models/ddpm'
 import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
 import type { DDPMOptions } from '../diffusion/options/ddpm-options'
-import { type Checkpoint, openCheckpoint, readTrainingState, removeLeftovers } from '../train/checkpoint'
+import { type Checkpoint, openCheckpoint, readTrainingState } from '../train/checkpoint'
 import { imagesOf } from '../train/network-options'
 import type { TrainOptions } from '../train/options'
 import { resolveTrainOptions, withClasses } from '../train/resolve-options'
-import { RunFolder } from '../train/run-folder'
+import type { RunFolder } from '../train/run-folder'
 import { Fid } from './fid'
 import { trainOptionsFrom } from './from-config'
 import type { RunResult, TrainHooks } from './hooks'
@@ -18,7 +18,7 @@ import { Journal } from './journal'
 import { openLatentData, plainOptions } from './latents/latent-data'
 import { openLatentTraining } from './latents/latent-model'
 import { nextPictureStep } from './picture-steps'
-import { refuseOther, resumes, withAbsolutePaths } from './places'
+import { inRunFolder, refuseOther, resumes, withAbsolutePaths } from './places'
 import { openStart, startConfig, takeOver, withMoreClasses } from './start-from'
 import { TrainingLoop } from './training-loop'
 
@@ -54,13 +54,7 @@ export class Trainer {
    * before it throws.
    */
   async run(hooks: TrainHooks = {}): Promise<RunResult> {
-    const folder = await RunFolder.open(this.#given.out)
-    try {
-      await removeLeftovers(folder.path)
-      return await this.#locked(folder, hooks)
-    } finally {
-      await folder.close()
-    }
+    return inRunFolder(this.#given.out, (folder) => this.#locked(folder, hooks))
   }
 
   async #locked(folder: RunFolder, hooks: TrainHooks): Promise<RunResult> {

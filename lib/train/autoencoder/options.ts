@@ -1,8 +1,7 @@
 /** Options of a first stage's training run: their types, defaults and checks. */
-import type { DiscriminatorLoss } from '../../autoencoder/adversarial-loss'
-import { discriminatorFields } from '../../autoencoder/options'
+import { type AutoencoderLossOptions, lossFields } from '../../autoencoder/options'
 import type { AutoencoderConfig, AutoencoderDetails } from '../../nn/autoencoder/options'
-import { array, boolean, integer, number, oneOf, type Parsed, string, value } from '../../options'
+import { array, integer, number, oneOf, type Parsed, string, value } from '../../options'
 import { type CommonTrainOptions, trainSchema } from '../options'
 
 /** Encoder and decoder of a training; what AutoencoderConfig has no default for has one here. */
@@ -21,7 +20,7 @@ export interface TrainAutoencoderConfig extends AutoencoderDetails {
   zChannels?: number
 }
 
-export interface AutoencoderTrainOptions extends CommonTrainOptions {
+export interface AutoencoderTrainOptions extends CommonTrainOptions, AutoencoderLossOptions {
   /** Height and width of the images in pixels, multiples of 2^(levels - 1). Default: `ddconfig.resolution` for both. */
   size?: readonly number[]
   /**
@@ -35,36 +34,11 @@ export interface AutoencoderTrainOptions extends CommonTrainOptions {
   nEmbed?: number
   /** Weight of the posterior's divergence from N(0, 1); not with a codebook (default 1e-6, as in ldm's configurations). */
   klWeight?: number
-  /** Of the output's logarithmic variance, not with a codebook (default 0). */
-  logvarInit?: number
-  /** Weight of the codebook's loss, with one only (default 1). */
-  codebookWeight?: number
   /**
    * Files with VGG16's convolutions, as torchvision has them, and lpips' linear layers, for a perceptual loss beside the absolute
    * differences: see LPIPS.fromFiles (default: none; nothing is fetched).
    */
   perceptual?: readonly string[]
-  /** What the perceptual distance counts for beside the mean absolute difference, with `perceptual` only (default 1). */
-  perceptualWeight?: number
-  /**
-   * The step from which on a patch discriminator takes part, and reconstructions become sharper; nothing of it is computed before
-   * (default: there is none).
-   */
-  discStart?: number
-  /** What the discriminator's and the generator's adversarial loss are multiplied by, with discStart only (default 1). */
-  discFactor?: number
-  /** What the generator's counts for beside the adaptive weight, with discStart only (default 1). */
-  discWeight?: number
-  /** The discriminator's convolutions that halve the map: images have at least 3 * 2^discNumLayers pixels each way (default 3). */
-  discNumLayers?: number
-  /** 'hinge' or 'vanilla': by which the discriminator learns (default 'hinge'). */
-  discLoss?: DiscriminatorLoss
-  /** ActNorm in the discriminator in place of batch norm (default false). */
-  useActnorm?: boolean
-  /** Whether averages of the weights are kept, which are then what is saved as the model (default true). */
-  useEma?: boolean
-  /** What of the averages stays in an update, at most (default 0.999). */
-  emaDecay?: number
   /** Held-out images that are evaluated: the first in the data's order (default 256, or all where there are fewer). */
   validationCount?: number
   /**
@@ -113,13 +87,8 @@ export const autoencoderTrainSchema = {
   embedDim: integer(undefined, { min: 1 }),
   nEmbed: integer(undefined, { min: 1 }),
   klWeight: number(undefined, { min: 0 }),
-  logvarInit: number(undefined, { min: -30, max: 20 }),
-  codebookWeight: number(undefined, { min: 0 }),
   perceptual: array(string(''), undefined, 8),
-  perceptualWeight: number(undefined, { min: 0 }),
-  ...discriminatorFields,
-  useEma: boolean(true),
-  emaDecay: number(0.999, { min: 0, max: 1 }),
+  ...lossFields,
   monitor: string(),
   maxGradNorm: number(0, { min: 0 }),
   precision: oneOf<'fp32' | 'bf16'>(['fp32', 'bf16'], 'fp32'),

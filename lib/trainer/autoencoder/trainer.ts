@@ -1,5 +1,6 @@
 /** A first stage's training run: images in, checkpoints, metrics, pictures and a folder of diffusers out. */
 import path from 'node:path'
+import { lossOptionsOf } from '../../autoencoder/options'
 import { AutoencoderTraining } from '../../autoencoder/training'
 import type { JsonObject } from '../../checkpoint/json'
 import { openTrainingData } from '../../data/open-data'
@@ -14,12 +15,11 @@ import {
 } from '../../train/autoencoder/checkpoint'
 import type { AutoencoderTrainOptions, ResolvedAutoencoderTrainOptions } from '../../train/autoencoder/options'
 import { resolveAutoencoderOptions } from '../../train/autoencoder/resolve-options'
-import { removeLeftovers } from '../../train/checkpoint-folder'
-import { RunFolder } from '../../train/run-folder'
+import type { RunFolder } from '../../train/run-folder'
 import type { RunResult, TrainHooks, TrainStart } from '../hooks'
 import { Journal } from '../journal'
 import { nextPictureStep } from '../picture-steps'
-import { refuseOther, resumes, withAbsolutePaths } from '../places'
+import { inRunFolder, refuseOther, resumes, withAbsolutePaths } from '../places'
 import { autoencoderOptionsFrom } from './from-config'
 import { AutoencoderLoop, type AutoencoderStepMetrics } from './loop'
 
@@ -65,13 +65,7 @@ export class AutoencoderTrainer {
    * before it throws.
    */
   async run(hooks: AutoencoderTrainHooks = {}): Promise<RunResult<AutoencoderStepMetrics>> {
-    const folder = await RunFolder.open(this.#given.out)
-    try {
-      await removeLeftovers(folder.path)
-      return await this.#locked(folder, hooks)
-    } finally {
-      await folder.close()
-    }
+    return inRunFolder(this.#given.out, (folder) => this.#locked(folder, hooks))
   }
 
   async #locked(folder: RunFolder, hooks: AutoencoderTrainHooks): Promise<RunResult<AutoencoderStepMetrics>> {
@@ -119,12 +113,8 @@ function trainingOf(
   o: ResolvedAutoencoderTrainOptions,
   perceptual: LPIPS | undefined,
 ): AutoencoderTraining {
-  const { klWeight, logvarInit, codebookWeight, perceptualWeight, useEma, emaDecay, seed } = o
-  const { discStart, discFactor, discWeight, discNumLayers, discLoss, useActnorm } = o
-  const training = new AutoencoderTraining(stage, {
-    ...{ klWeight, logvarInit, codebookWeight, useEma, emaDecay, seed, perceptual, perceptualWeight },
-    ...{ discStart, discFactor, discWeight, discNumLayers, discLoss, useActnorm },
-  })
+  const { klWeight, seed } = o
+  const training = new AutoencoderTraining(stage, { ...lossOptionsOf(o), klWeight, perceptual, seed })
   const { lr, optimizer, betas, eps, weightDecay, maxGradNorm } = o
   training.configureOptimizers({ lr, optimizer, betas, eps, weightDecay, maxGradNorm })
   return training
