@@ -47,6 +47,10 @@ export function camelCase(name: string): string {
   return name.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase())
 }
 
+export function snakeCase(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
+}
+
 export function objectOf(value: unknown, name: string): JsonObject {
   if (isObject(value)) return value
   throw invalidArgument(name, 'a mapping', value)

@@ -21,6 +21,8 @@ export const convertOptions = {
     value: 'name',
     help: "which dict of a checkpoint has the weights, such as 'ema' (found by the names)",
   },
+  tokenizer: sourceOptions.tokenizer,
+  parameterization: sourceOptions.parameterization,
   from: {
     kind: 'string',
     value: 'variant',
@@ -47,6 +49,7 @@ A source is a model file or a run of this project, a diffusers folder, or a chec
 .safetensors) with its YAML configuration, or of denoising-diffusion-pytorch. The target's kind follows from its
 name: .safetensors is a model file, .ckpt, .pt and .pth a checkpoint, beside which the configuration is written as .yaml,
 anything else a diffusers folder. A checkpoint holds trained and averaged weights; the others hold the averaged ones where there are any.
+A latent model becomes a folder, or one file by CompVis' names with its configuration beside it, also as .safetensors.
 
   ddpm convert runs/photos photos-diffusers
   ddpm convert last.ckpt photos.safetensors --config photos.yaml
@@ -58,6 +61,8 @@ anything else a diffusers folder. A checkpoint holds trained and averaged weight
       weights,
       config,
       key,
+      tokenizer,
+      parameterization,
       from,
       variant,
       'max-shard-size': maxShardSize,
@@ -73,7 +78,9 @@ anything else a diffusers folder. A checkpoint holds trained and averaged weight
     const output = createOutput(json === true)
     const kind = to ?? kindOf(wanted)
     const target = await targetName(wanted, kind, overwrite)
-    const model = await readSource(source, { config, key, variant: from, revision, sigmaRel })
+    const model = await readSource(source, {
+      ...{ config, key, variant: from, revision, sigmaRel, tokenizer, parameterization },
+    })
     try {
       const files = await writeTarget(model, target, { to: kind, weights, variant, maxShardSize })
       output.say(`${source} (${model.kind}) -> ${files.join(', ')} (${kind})`)

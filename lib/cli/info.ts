@@ -1,5 +1,6 @@
 import { readShapes } from '../checkpoint/state-dict-file'
-import { isLatentCkpt, loadModel } from '../convert/load-model'
+import { isLatentCkpt } from '../convert/latent-source'
+import { loadModel } from '../convert/load-model'
 import { configOf, configOrNone, locateModel, shippedModel } from '../convert/locate'
 import { isLucidrains } from '../convert/lucidrains'
 import type { StateDict } from '../nn/weights'

@@ -1,9 +1,7 @@
 /** Models to draw with, from whatever they are kept in. */
 import { readPipeline } from '../checkpoint/diffusers/pipeline'
 import type { HubOptions } from '../checkpoint/hub/snapshot'
-import { readShapes } from '../checkpoint/state-dict-file'
 import { readDDPMConfig } from '../diffusion/formats/compvis-config'
-import { isLatentFile } from '../diffusion/formats/infer-latent'
 import { isLatentPipeline } from '../diffusion/formats/latent-pipeline'
 import { modelPrefix } from '../diffusion/formats/state'
 import { DDPM } from '../diffusion/models/ddpm'
@@ -18,6 +16,7 @@ import { isLatent, latentOfRun } from '../train/latent-run'
 import { loadModelFile, modelFromWeights } from '../train/model-file'
 import { postHocEma } from '../train/post-hoc-ema'
 import type { DownloadOptions } from './download'
+import { isLatentCkpt } from './latent-source'
 import { configOf, configOrNone, locateModel, type SourceKind, shippedModel, superfluous } from './locate'
 import { isLucidrains, loadLucidrains } from './lucidrains'
 import { mismatch, shapesOf } from './source'
@@ -151,17 +150,6 @@ async function fromFolder(
   if (!pipeline || !isLatentPipeline(pipeline)) return DDPM.fromPretrained(folder, { ...settings, variant, weights })
   if (weights !== undefined) throw invalidArgument('weights', 'nothing for a latent pipeline', weights)
   return LatentDiffusion.fromPretrained(folder, { ...settings, variant })
-}
-
-/** Whether a checkpoint has a first stage beside its network, by ddpm.py's names. */
-export async function isLatentCkpt(file: string, key?: string): Promise<boolean> {
-  let names: readonly string[] = []
-  await readShapes(file, (dicts) => {
-    const among = key === undefined ? dicts : dicts.filter((dict) => dict.key === key)
-    names = among.find((dict) => isLatentFile(dict.names))?.names ?? []
-    return { key: '', wanted: () => false }
-  })
-  return names.length > 0
 }
 
 async function fromCkpt(

@@ -1,9 +1,12 @@
 /** Models from whatever they are kept in: found out from the path, read into a DDPM on the CPU. */
+import { readPipeline } from '../checkpoint/diffusers/pipeline'
 import { bareNames, hasAverages, likelyDict } from '../checkpoint/find-weights'
-import { checkKey, readShapes } from '../checkpoint/state-dict-file'
+import { checkKey, readShapesAndCounters } from '../checkpoint/state-dict-file'
 import { readDDPMConfig } from '../diffusion/formats/compvis-config'
+import { isLatentPipeline } from '../diffusion/formats/latent-pipeline'
 import { emaName, modelPrefix } from '../diffusion/formats/state'
 import { DDPM } from '../diffusion/models/ddpm'
+import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
 import type { DDPMOptions } from '../diffusion/options/ddpm-options'
 import { DiffusionError } from '../errors'
 import { checkUNetFits, type Shapes } from '../nn/unet-fit'
@@ -13,7 +16,8 @@ import { openCheckpoint, readTrainingState } from '../train/checkpoint'
 import { isLatent } from '../train/latent-run'
 import { modelFromWeights, readModelFile } from '../train/model-file'
 import { postHocEma } from '../train/post-hoc-ema'
-import { configOf, locateModel, type SourceKind, superfluous } from './locate'
+import { isLatentCkpt } from './latent-source'
+import { configOf, configOrNone, locateModel, type SourceKind, superfluous } from './locate'
 import { isLucidrains, loadLucidrains } from './lucidrains'
 
 export interface SourceModel {
@@ -31,6 +35,10 @@ export interface SourceOptions {
   readonly config?: string
   /** Of a diffusers folder's weights. */
   readonly variant?: string
+  /** Of a latent model in one file: the folder of its tokenizer. Default: what is beside the file. */
+  readonly tokenizer?: string
+  /** Of one without a configuration: what it predicts. Default: what follows. */
+  readonly parameterization?: 'eps' | 'v'
   /** Which dict of a checkpoint has the weights, as of DDPM.initFromCkpt. */
   readonly key?: string
   /** Of a run with emaSigmaRels: the average of this standard deviation, as postHocEma makes it, in place of the run's own. */
@@ -52,11 +60,7 @@ export async function readSource(named: string, options: SourceOptions = {}): Pr
   if (kind !== 'run' && options.sigmaRel !== undefined) throw superfluous('sigmaRel', 'a run', kind)
   switch (kind) {
     case 'diffusers':
-      return {
-        kind,
-        ddpm: await DDPM.fromPretrained(source, { device: 'cpu', variant: options.variant }),
-        counters: {},
-      }
+      return { kind, ddpm: await fromFolder(source, options.variant), counters: {} }
     case 'run':
       return { kind, ...(await fromRun(source, options.sigmaRel)) }
     case 'model': {
@@ -69,8 +73,30 @@ export async function readSource(named: string, options: SourceOptions = {}): Pr
         const config = options.config && (await configOf(source, options.config, beside))
         return { kind, ...(await loadLucidrains(source, { weights: 'both', key, config }, { device: 'cpu' })) }
       }
+      if (await isLatentCkpt(source, options.key)) {
+        const config = await configOrNone(source, options.config, beside)
+        return { kind, ...(await fromLatentCkpt(source, { ...options, config })) }
+      }
+      for (const name of ['tokenizer', 'parameterization'] as const) {
+        if (options[name] !== undefined) throw superfluous(name, 'a latent model in one file', kind)
+      }
       return { kind, ...(await fromCkpt(source, await configOf(source, options.config, beside), options.key)) }
   }
+}
+
+async function fromFolder(folder: string, variant?: string): Promise<DDPM> {
+  const pipeline = await readPipeline(folder)
+  const isLatent = pipeline && isLatentPipeline(pipeline)
+  const o = { device: 'cpu', variant } as const
+  return isLatent ? LatentDiffusion.fromPretrained(folder, o) : DDPM.fromPretrained(folder, o)
+}
+
+/** With averages where the file has them. */
+async function fromLatentCkpt(file: string, o: SourceOptions): Promise<Omit<SourceModel, 'kind'>> {
+  const { config, tokenizer, parameterization, key } = o
+  const { averaged: useEma, counters } = await shapesOf(file, key)
+  const given = { config, tokenizer, key, useEma, ...(parameterization && { parameterization }) }
+  return { ddpm: await LatentDiffusion.fromSingleFile(file, { ...given, device: 'cpu' }), counters }
 }
 
 /** The newest checkpoint of a run, or the one that the folder is. */
@@ -116,15 +142,18 @@ async function fromCkpt(file: string, config: string, key?: string): Promise<Omi
 }
 
 /** By the network's names, wherever the file has them; and whether it has averages. */
-export async function shapesOf(file: string, key?: string): Promise<{ shapes: Shapes; averaged: boolean }> {
+export async function shapesOf(
+  file: string,
+  key?: string,
+): Promise<{ shapes: Shapes; averaged: boolean; counters: Readonly<Record<string, number>> }> {
   let averaged = false
-  const shapes = await readShapes(file, (dicts) => {
+  const { shapes, counters } = await readShapesAndCounters(file, (dicts) => {
     if (key !== undefined) checkKey(key, dicts)
     const among = key === undefined ? dicts : dicts.filter((dict) => dict.key === key)
     averaged = hasAverages(among)
     return { key: likelyDict(among)?.key ?? '' }
   })
-  return { shapes: bareNames(shapes), averaged }
+  return { shapes: bareNames(shapes), averaged, counters }
 }
 
 async function loaded<T>(options: DDPMOptions, load: (ddpm: DDPM) => Promise<T>): Promise<{ ddpm: DDPM; result: T }> {

@@ -1,21 +1,22 @@
 /** Models written in the form that somebody else opens. */
 import path from 'node:path'
 import { atomicWrite } from '../checkpoint/atomic-write'
-import { openaiWeights } from '../checkpoint/diffusers/unet'
 import type { StoredTensor } from '../checkpoint/safetensors'
 import { writeTorchCheckpoint } from '../checkpoint/torch/write'
 import { writeYaml } from '../checkpoint/yaml'
 import { compVisConfig } from '../diffusion/formats/compvis-write'
 import { emaName, modelPrefix } from '../diffusion/formats/state'
 import { DDPM } from '../diffusion/models/ddpm'
+import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
 import type { DDPMOptions } from '../diffusion/options/ddpm-options'
 import { DiffusionError, invalidArgument } from '../errors'
 import { UNet } from '../nn/unet/unet'
-import { augmentationLayer, augmentationLeftOut, withoutAugmentation } from '../nn/unet/vector-embedding'
+import { augmentationLeftOut, withoutAugmentation } from '../nn/unet/vector-embedding'
 import type { StateDict } from '../nn/weights'
-import { Tensor } from '../tensor'
 import { writeModelFile } from '../train/model-file'
 import type { ModelConfig } from '../train/options'
+import { writeLatentCkpt } from './latent'
+import { openai } from './openai-weights'
 import type { SourceModel } from './source'
 
 /** A model file of this project; a diffusers folder; a checkpoint of ddpm.py with its YAML configuration beside it. */
@@ -48,6 +49,12 @@ export async function writeTarget(source: SourceModel, target: string, o: Target
   }
   if (o.to === 'ckpt' && o.variant !== undefined)
     throw invalidArgument('variant', 'nothing for a checkpoint', o.variant)
+  const { counters } = source
+  // A model file of this project holds no stages: a latent model in one file is CompVis', .safetensors, too.
+  if (ddpm instanceof LatentDiffusion && o.to !== 'diffusers') {
+    if (o.variant !== undefined) throw invalidArgument('variant', 'nothing for a checkpoint', o.variant)
+    return writeLatentCkpt(ddpm, target, { weights: o.weights ?? 'both', counters })
+  }
   if (o.to === 'ckpt') return writeCkpt(source, target, o.weights ?? 'both')
   if (o.weights === 'both') throw invalidArgument('weights', `'ema' or 'model' for the target '${o.to}'`, 'both')
   const weights = o.weights ?? (averaged ? 'ema' : 'model')
@@ -122,15 +129,4 @@ async function compVisModel(ddpm: DDPM, weights: WeightsChoice): Promise<DDPM> {
     model.dispose()
     throw error
   }
-}
-
-async function openai({ options }: UNet, given: StateDict): Promise<StateDict> {
-  const dict = Object.fromEntries(Object.entries(given).filter(([name]) => !name.startsWith(`${augmentationLayer}.`)))
-  if (options.layout === 'openai') return dict
-  const data: Record<string, Float32Array> = {}
-  for (const [name, tensor] of Object.entries(dict)) data[name] = await tensor.data()
-  const converted = Object.entries(openaiWeights(withoutAugmentation(options), data))
-  return Object.fromEntries(
-    converted.map(([name, { data: values, shape }]) => [name, Tensor.from(values as Float32Array, shape)]),
-  )
 }

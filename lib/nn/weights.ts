@@ -3,7 +3,7 @@ import type { Device } from '../device'
 import type { NativeBuffer } from '../native'
 import type { Seed } from '../options'
 import { pauses } from '../pause'
-import type { LoadOptions, LoadResult, ParameterTable, StateDict } from './parameters'
+import type { LoadOptions, LoadResult, Parameter, ParameterTable, StateDict } from './parameters'
 
 export type { StateDict } from './parameters'
 
@@ -103,9 +103,12 @@ export class Weights {
     { strict = true }: Pick<LoadOptions, 'strict'> = {},
   ): Promise<Pick<LoadResult, 'missing' | 'unexpected'>> {
     const replacesFrozen = this.#hasFrozen && name === 'weights'
-    const into = strict ? undefined : await this.bank(name).read()
-    const frozenInto = strict || !replacesFrozen ? undefined : await this.bank('frozen').read()
     const trainedOnly = !isWhole(name)
+    // What is replaced as a whole is not drawn and read only for that.
+    const stays = ({ name: own, frozen }: Parameter) => !(frozen && trainedOnly) && !Object.hasOwn(dict, own)
+    const fills = !strict && this.table.slots.some(stays)
+    const into = fills ? await this.bank(name).read() : undefined
+    const frozenInto = fills && replacesFrozen ? await this.bank('frozen').read() : undefined
     const { flat, frozen, missing, unexpected } = await this.table.fromStateDict(dict, {
       strict,
       into,

@@ -7,9 +7,9 @@ import type { UNetOptions } from '../../nn/unet/unet'
 import { array, boolean, number, type Parsed, parseOptions, string, unknownOption } from '../../options'
 import { type ConditioningKey, conditioningKeys, withConcat } from '../latent/conditioning'
 import type { DDPMOptions } from '../options/ddpm-options'
-import { type LatentDiffusionOptions, latentSchema } from '../options/latent-options'
+import type { LatentDiffusionOptions } from '../options/latent-options'
 import { type LrSchedulerConfig, lrFactor } from '../training/lr-scheduler'
-import { modelNames, targets, unetNames, vectorField } from './compvis-names'
+import { latentNames, modelNames, targets, unetNames, vectorField } from './compvis-names'
 import { type CompVisStage, compVisCondStage, compVisStage } from './compvis-stages'
 
 /** What such a file says. */
@@ -46,10 +46,6 @@ const unetFixed: JsonObject = {
 /** What the UNet is computed in. */
 const unetPrecision = ['use_fp16', 'use_bf16']
 
-/** LatentDiffusion's arguments beside its stages and DDPM's. */
-const latentNames = Object.keys(latentSchema)
-  .filter((name) => name !== 'firstStage' && name !== 'condStage')
-  .map((name) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`))
 const latentFixed: JsonObject = { ...modelFixed, finetune_keys: null }
 
 const checkpointSchema = {

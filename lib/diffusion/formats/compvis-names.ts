@@ -1,4 +1,6 @@
 /** The classes of CompVis' latent-diffusion that have a counterpart here, and their arguments with the same meaning. */
+import { snakeCase } from '../../checkpoint/compvis'
+import { latentSchema } from '../options/latent-options'
 
 /** By Python's full name, which of our classes it is. */
 export const targets: Readonly<Record<'model' | 'latent' | 'unet', readonly string[]>> = {
@@ -23,6 +25,10 @@ export const modelNames = [
   ...['log_every_t', 'clip_denoised', 'linear_start', 'linear_end', 'cosine_s', 'given_betas'],
   ...['original_elbo_weight', 'v_posterior', 'l_simple_weight', 'parameterization', 'learn_logvar', 'logvar_init'],
 ]
+/** LatentDiffusion's beside its stages and DDPM's. */
+export const latentNames = Object.keys(latentSchema)
+  .filter((name) => name !== 'firstStage' && name !== 'condStage')
+  .map(snakeCase)
 export const unetNames = [
   ...['image_size', 'in_channels', 'model_channels', 'out_channels', 'num_res_blocks', 'attention_resolutions'],
   ...['dropout', 'channel_mult', 'conv_resample', 'num_classes', 'num_heads', 'num_head_channels'],

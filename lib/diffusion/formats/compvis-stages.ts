@@ -22,7 +22,7 @@ interface StageClass {
 const modules = 'ldm.modules.encoders.modules.'
 
 /** By Python's full name. */
-const stages: Readonly<Record<string, StageClass>> = {
+export const stageClasses: Readonly<Record<string, StageClass>> = {
   'ldm.models.autoencoder.IdentityFirstStage': { kind: 'IdentityFirstStage', names: ['vq_interface'] },
   // What it is given is the condition.
   'torch.nn.Identity': { kind: 'IdentityFirstStage', names: [] },
@@ -53,6 +53,12 @@ const stages: Readonly<Record<string, StageClass>> = {
   },
 }
 
+/**
+ * The sizes of a CLIP other than the published, which no argument says there: a field of our own, of models that the code there does not
+ * make.
+ */
+export const sizesField = 'text_config'
+
 /** Throws `unsupported` for a class that is not here, and with the field's name `unknown-option` and `invalid-argument`. */
 export function compVisStage(value: unknown, name: string): CompVisStage {
   const given = instantiationOf(value, name)
@@ -61,10 +67,12 @@ export function compVisStage(value: unknown, name: string): CompVisStage {
     return { config: { kind, ...options }, checkpoint }
   }
   const { target, params } = given
-  if (!Object.hasOwn(stages, target)) throw unsupportedValue(`${name}.target`, known(), target)
-  const { kind, names, without = [] } = stages[target]
-  const own = Object.entries(params).filter(([field, v]) => v !== null && !without.includes(field))
-  return { config: { kind, ...translate(`${name}.params`, Object.fromEntries(own), { names, known: without }) } }
+  if (!Object.hasOwn(stageClasses, target)) throw unsupportedValue(`${name}.target`, known(), target)
+  const { kind, names, without = [] } = stageClasses[target]
+  const { [sizesField]: textConfig, ...rest } = params
+  const own = Object.entries(rest).filter(([field, v]) => v !== null && !without.includes(field))
+  const config = { kind, ...translate(`${name}.params`, Object.fromEntries(own), { names, known: without }) }
+  return { config: textConfig === undefined ? config : { ...config, textConfig } }
 }
 
 /** A conditioning stage; '__is_first_stage__' and '__is_unconditional__' stay. */
@@ -76,6 +84,6 @@ export function compVisCondStage(value: unknown, name: string): CompVisStage | M
 type Marker = '__is_first_stage__' | '__is_unconditional__'
 
 function known(): string {
-  const names = Object.keys(stages).map((target) => target.slice(target.lastIndexOf('.') + 1))
+  const names = Object.keys(stageClasses).map((target) => target.slice(target.lastIndexOf('.') + 1))
   return ['AutoencoderKL', 'VQModel', 'VQModelInterface', ...names].join(', ')
 }

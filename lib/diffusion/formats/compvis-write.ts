@@ -5,7 +5,9 @@ import { describe } from '../../errors'
 import { resolveUNetOptions } from '../../nn/unet/options'
 import type { UNetOptions } from '../../nn/unet/unet'
 import type { DDPMOptions } from '../options/ddpm-options'
-import { modelNames, targets, unetNames, vectorField } from './compvis-names'
+import type { LatentDiffusionOptions } from '../options/latent-options'
+import { latentNames, modelNames, targets, unetNames, vectorField } from './compvis-names'
+import { stageInstantiation } from './compvis-write-stages'
 
 /** UNet options that openaimodel's network has no argument for, with what it does. */
 const unetImplied: Partial<UNetOptions> = {
@@ -33,23 +35,46 @@ const modelImplied: DDPMOptions = {
   imageWidth: undefined,
 }
 
-/** The configuration of a model with these options. Throws `unsupported` for what ddpm.py or openaimodel can't express. */
-export function compVisConfig(options: DDPMOptions, unet: UNetOptions): JsonObject {
-  only(options, modelImplied)
-  only(unet, { ...unetImplied, middleNormGroups: unet.normGroups, timeEmbeddingDim: 4 * unet.modelChannels })
-  checkLists(unet)
-  oneOf('betaSchedule', options.betaSchedule, ['linear', 'cosine', 'sqrt_linear', 'sqrt'])
-  oneOf('parameterization', options.parameterization, ['eps', 'x0'])
-  oneOf('lossType', options.lossType, ['l1', 'l2'])
+/** What a latent model is clipped by and how its timesteps are spaced is ddim.py's affair there. */
+const { timestepSpacing: _, stepsOffset: __, ...latentImplied } = modelImplied
+
+/** The configuration of a latent model whose `config` this is. Throws `unsupported` for what ddpm.py or its stages can't express. */
+export function compVisLatentConfig(config: LatentDiffusionOptions & JsonObject, unet: UNetOptions): JsonObject {
+  const { firstStage, condStage = '__is_unconditional__' } = config as JsonObject
+  only(config, latentImplied)
+  const options = { ...unet, layout: 'openai' as const }
   return {
     model: {
-      target: targets.model[0],
+      target: targets.latent[0],
       params: {
-        ...pick(options, modelNames),
-        unet_config: { target: targets.unet[0], params: { ...pick(unet, unetNames), ...vectorFields(unet) } },
+        ...pick(
+          config,
+          modelNames.filter((name) => name !== 'clip_denoised'),
+        ),
+        ...pick(config, latentNames),
+        unet_config: unetConfig(options, config, ['eps', 'x0', 'v']),
+        first_stage_config: stageInstantiation(firstStage as JsonObject),
+        cond_stage_config: typeof condStage === 'string' ? condStage : stageInstantiation(condStage as JsonObject),
       },
     },
   }
+}
+
+/** The configuration of a model with these options. Throws `unsupported` for what ddpm.py or openaimodel can't express. */
+export function compVisConfig(options: DDPMOptions, unet: UNetOptions): JsonObject {
+  only(options, modelImplied)
+  const params = { ...pick(options, modelNames), unet_config: unetConfig(unet, options, ['eps', 'x0']) }
+  return { model: { target: targets.model[0], params } }
+}
+
+/** Checks what the model and its network have in common, too. */
+function unetConfig(unet: UNetOptions, options: DDPMOptions, parameterizations: readonly string[]): JsonObject {
+  only(unet, { ...unetImplied, middleNormGroups: unet.normGroups, timeEmbeddingDim: 4 * unet.modelChannels })
+  checkLists(unet)
+  oneOf('betaSchedule', options.betaSchedule, ['linear', 'cosine', 'sqrt_linear', 'sqrt'])
+  oneOf('parameterization', options.parameterization, parameterizations)
+  oneOf('lossType', options.lossType, ['l1', 'l2'])
+  return { target: targets.unet[0], params: { ...pick(unet, unetNames), ...vectorFields(unet) } }
 }
 
 function vectorFields({ vectorEmbedding, vectorDim }: UNetOptions): JsonObject {

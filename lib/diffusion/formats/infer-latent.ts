@@ -96,9 +96,7 @@ function condStageOf(shapes: Shapes, what: string): JsonObject | undefined {
   const has = (kind: keyof typeof textAnchors) => s.has(textAnchors[kind])
   if (has('FrozenCLIPEmbedder') || s.has(oldCLIP)) return { kind: 'FrozenCLIPEmbedder' }
   if (has('FrozenOpenCLIPEmbedder')) {
-    // Files that were made of a folder of diffusers have no layer to leave out.
-    const layers = s.count((i) => `model.transformer.resblocks.${i}.ln_1.weight`)
-    return { kind: 'FrozenOpenCLIPEmbedder', layer: layers === 23 ? 'last' : 'penultimate' }
+    return { kind: 'FrozenOpenCLIPEmbedder', layer: 'penultimate' }
   }
   if (has('BERTEmbedder')) return { kind: 'BERTEmbedder', ...inferTransformer(own, what) }
   if (has('ClassEmbedder')) {

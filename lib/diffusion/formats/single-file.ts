@@ -209,19 +209,19 @@ function withSizes(
   config: JsonObject,
   o: { shapes: Shapes; textConfig: CLIPTextOptions | OpenCLIPTextOptions; file: string },
 ): JsonObject {
-  const { version: _, arch: __, ...rest } = config
+  const { version: _, arch: __, textConfig: said = {}, ...rest } = config
+  const given = { ...(said as object), ...o.textConfig }
   if (config.kind === 'FrozenCLIPEmbedder') {
     const own = shapesWithin(todays(shapesWithin(o.shapes, condPrefix)), 'transformer.')
-    return { ...rest, textConfig: inferCLIPText(own, o.textConfig as CLIPTextOptions, o.file) }
+    return { ...rest, textConfig: inferCLIPText(own, given as CLIPTextOptions, o.file) }
   }
   if (config.kind === 'FrozenOpenCLIPEmbedder') {
     const own = shapesWithin(o.shapes, `${condPrefix}model.`)
-    // open_clip's tokenizer makes texts of the network's length, whatever max_length says.
-    return {
-      ...rest,
-      maxLength: undefined,
-      textConfig: inferOpenCLIPText(own, o.textConfig as OpenCLIPTextOptions, o.file),
-    }
+    const sizes = inferOpenCLIPText(own, given as OpenCLIPTextOptions, o.file)
+    // Files that were made of a folder of diffusers have no layer to leave out; open_clip's tokenizer makes texts of the network's length,
+    // whatever max_length says.
+    const layer = sizes.layers === 23 ? 'last' : rest.layer
+    return { ...rest, layer, maxLength: undefined, textConfig: sizes }
   }
   return config
 }

@@ -34,6 +34,11 @@ export interface CLIPTextOptions {
   eosTokenId?: number
 }
 
+/** ViT-L/14's text model, Stable Diffusion 1's. */
+export const largeCLIP: CLIPTextOptions = {
+  ...{ hiddenSize: 768, intermediateSize: 3072, numHiddenLayers: 12, numAttentionHeads: 12 },
+}
+
 const schema = {
   vocabSize: integer(49408, { min: 1, max: textLimits.vocabSize }),
   hiddenSize: integer(512, { min: 1, max: textLimits.width }),

@@ -1,7 +1,7 @@
 /** ldm's FrozenCLIPEmbedder (modules/encoders/modules.py): Stable Diffusion 1's text encoder, CLIP's. */
 import type { JsonObject } from '../../checkpoint/json'
 import { invalidArgument } from '../../errors'
-import { CLIPTextModel, type CLIPTextOptions } from '../../nn/text/clip'
+import { CLIPTextModel, type CLIPTextOptions, largeCLIP } from '../../nn/text/clip'
 import { statesAt } from '../../nn/text/network'
 import type { StateDict } from '../../nn/weights'
 import { boolean, integer, oneOf, parseOptions, type SchemaOf, string, value } from '../../options'
@@ -50,12 +50,11 @@ const schema = {
 } satisfies SchemaOf<FrozenCLIPEmbedderOptions>
 
 const base: CLIPTextOptions = { hiddenSize: 512, intermediateSize: 2048, numHiddenLayers: 12, numAttentionHeads: 8 }
-const large: CLIPTextOptions = { hiddenSize: 768, intermediateSize: 3072, numHiddenLayers: 12, numAttentionHeads: 12 }
 const versions: Readonly<Record<string, CLIPTextOptions>> = {
   'openai/clip-vit-base-patch32': base,
   'openai/clip-vit-base-patch16': base,
-  'openai/clip-vit-large-patch14': large,
-  'openai/clip-vit-large-patch14-336': large,
+  'openai/clip-vit-large-patch14': largeCLIP,
+  'openai/clip-vit-large-patch14-336': largeCLIP,
 }
 
 /** Of FrozenCLIPEmbedder.encode. */
