@@ -111,6 +111,7 @@ export type {
   LatentPSampleOptions,
   LatentSampleOptions,
   LatentStepOptions,
+  LatentTrainOptions,
   ProgressiveOptions,
   ReturnX0,
   SampleLogOptions,
@@ -262,6 +263,7 @@ export type {
   TrainLucidrainsOptions,
   TrainModelOptions,
   TrainOptions,
+  TrainTextEncoder,
   TrainUNetOptions,
 } from './train/options'
 export { type PostHocEmaOptions, postHocEma } from './train/post-hoc-ema'

@@ -74,6 +74,7 @@ describe('commands as they are printed', function () {
     at = own
     const cwd = (...names: string[]) => path.join(own, ...names)
     await writeImages(cwd('photos'), 6)
+    for (let i = 0; i < 6; i++) writeFileSync(cwd('photos', `000${i}.txt`), `a red apple ${i}\n`)
     await writeImages(cwd('icons'), 4)
     await writeImages(cwd('flowers', 'rose'), 3)
     await writeImages(cwd('flowers', 'tulip'), 3)
@@ -199,6 +200,13 @@ describe('examples', function () {
     assert.deepEqual(await sizeOf('cats.png'), [2 * 18 + 2, 18 + 2])
     await run('image-to-image', model, at('photos', '0003.png'), 'red cat', 'cat.png', '2')
     assert.deepEqual(await sizeOf('cat.png'), [16, 16])
+  })
+
+  it('train a latent model', async () => {
+    for (let i = 0; i < 6; i++) writeFileSync(at('photos', `000${i}.txt`), `a red apple ${i}\n`)
+    await run('train-latent', 'photos', 'red', 'latent-runs', '2')
+    assert.deepEqual(await sizeOf('latent.png'), [2 * 34 + 2, 2 * 34 + 2])
+    assert.ok(existsSync(at('latent-runs', 'latent', 'model', 'model_index.json')))
   })
 
   it('train, and go on', async () => {

@@ -30,6 +30,8 @@ export interface Viewed<Start, Metrics> {
 
 export class TrainView<Start extends ViewedStart, Metrics extends CommonMetrics> {
   #bar: Progress | undefined
+  /** Before the first step. */
+  #latents: Progress | undefined
   #total = 0
   #lastLine = 0
   #firstPicture: number | undefined
@@ -110,6 +112,14 @@ export class TrainView<Start extends ViewedStart, Metrics extends CommonMetrics>
     },
     onProgress: ({ step, what, done, total }) => {
       this.output.event('progress', { step, what, done, total })
+      if (what === 'latents') {
+        this.#latents ??= new Progress(stderr, { label: 'latents', total, lines: true })
+        this.#latents.update(done)
+        if (done < total) return
+        this.#latents.clear()
+        this.#latents = undefined
+        return
+      }
       this.#bar?.update(step, `fid: ${done} of ${total} ${what === 'samples' ? 'samples' : 'images'}`)
     },
     onCheckpoint: ({ step, folder }) => {
@@ -136,6 +146,7 @@ export class TrainView<Start extends ViewedStart, Metrics extends CommonMetrics>
   }
 
   end(): void {
+    this.#latents?.clear()
     this.#bar?.clear()
   }
 

@@ -24,6 +24,27 @@ const options = {
     value: 'model',
     help: 'start from a run, model file, diffusers folder, checkpoint or hub name: its options, weights and averages',
   },
+  'first-stage': {
+    kind: 'string',
+    value: 'folder',
+    help: 'train a latent model: on what this AutoencoderKL or VQModel makes of the images (none)',
+  },
+  'text-encoder': {
+    kind: 'string',
+    value: 'transformer|folder',
+    help: 'with --first-stage, told by captions: a transformer that is trained, or a CLIP that is not (none)',
+  },
+  tokenizer: { kind: 'string', value: 'folder', help: "its tokenizer's files (CLIP's own; the captions' own words)" },
+  'text-width': { kind: 'integer', min: 1, help: "the transformer's width (256)" },
+  'text-layers': { kind: 'integer', min: 1, help: 'its layers (4)' },
+  'text-length': { kind: 'integer', min: 2, help: "tokens of a text, of a transformer (the tokenizer's, or 77)" },
+  'caption-dropout': { kind: 'number', min: 0, max: 1, help: 'captions left empty in training, for guidance (0.1)' },
+  'scale-factor': {
+    kind: 'number',
+    min: 1e-6,
+    help: 'what latents are multiplied by (1 / the standard deviation of those of the images)',
+  },
+  latents: { kind: 'string', value: 'folder', help: 'where they are kept once computed (latents in the run)' },
   freeze: {
     kind: 'string',
     value: 'names',
@@ -192,6 +213,9 @@ pictures, checkpoints and the device can, and the number of steps as long as no 
 Presets: small (icons and sprites of 32x32, some minutes on two cores), icons (as the model of this package), cifar10 and lsun256 (Ho et
 al. 2020, for a GPU).
 
+With --first-stage the network learns latents, which are computed once. Captions are those of the data's file, or of a folder: its
+metadata.jsonl, or a .txt beside each image. At the end the run has a folder model, as LatentDiffusion.fromPretrained reads it.
+
 The run folder: checkpoints/step-*/, samples/step-*.png (with .inputs, .diffusion_row and .denoise_row beside them),
 metrics.jsonl (a line a step), event files for TensorBoard and, at the end, model.safetensors. With --validation, the checkpoint of the
 lowest monitored scalar stays: <run>@best. A training that --patience ends has it as model.safetensors.
@@ -199,6 +223,8 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
   ddpm train icons --out runs/icons --preset small
   ddpm train photos --out runs/photos --size 64 --channel-mult 1,2,2,4
   ddpm train flowers --classes folders --out runs/flowers   classes: sub-folders
+  ddpm train photos --first-stage runs/vae --text-encoder transformer --size 64 --out runs/latent
+  ddpm sample runs/latent --prompt "a red apple"
   ddpm train --resume --out runs/photos
   ddpm train photos --validation 0.2 --patience 5 --out runs/held-out
   ddpm sample --checkpoint runs/held-out@best
@@ -214,6 +240,7 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
     const trainOptions: TrainOptions = {
       data: folder as string,
       from: values.from,
+      ...latentOptions(values),
       out: values.out,
       resume: values.resume,
       model: modelConfig(values),
@@ -305,10 +332,32 @@ function modelConfig(values: TrainValues): ModelConfig {
   }
 }
 
-function unetConfig(values: TrainValues): Record<string, unknown> {
+function latentOptions(values: TrainValues): Partial<TrainOptions> {
+  const { 'first-stage': firstStage, 'text-encoder': encoder, size } = values
+  const [nEmbed, nLayer, maxSeqLen] = [values['text-width'], values['text-layers'], values['text-length']]
+  const sized = [nEmbed, nLayer, maxSeqLen].some((v) => v !== undefined)
+  if (sized && encoder !== 'transformer') {
+    throw new UsageError('--text-width, --text-layers and --text-length go with --text-encoder transformer')
+  }
+  if (firstStage !== undefined && values.channels !== undefined) {
+    throw new UsageError('--channels: nothing with --first-stage, which says it')
+  }
   return {
-    imageSize: values.size?.[0],
-    imageWidth: values.size && values.size[0] !== values.size[1] ? values.size[1] : undefined,
+    firstStage,
+    size: firstStage === undefined ? undefined : size,
+    textEncoder: sized ? { nEmbed, nLayer, maxSeqLen } : encoder,
+    tokenizer: values.tokenizer,
+    captionDropout: values['caption-dropout'],
+    scaleFactor: values['scale-factor'],
+    latents: values.latents,
+  }
+}
+
+function unetConfig(values: TrainValues): Record<string, unknown> {
+  const size = values['first-stage'] === undefined ? values.size : undefined
+  return {
+    imageSize: size?.[0],
+    imageWidth: size && size[0] !== size[1] ? size[1] : undefined,
     inChannels: values.channels,
     outChannels: values.channels,
     modelChannels: values['model-channels'],

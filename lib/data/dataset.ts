@@ -189,18 +189,23 @@ export class Dataset implements TrainingData {
     }
   }
 
-  /** Items as they are, their middles, with nothing at random but, on request, mirrored; and which they are, where one is damaged. */
-  async pictures(items: readonly number[], flip = false): Promise<{ images: Float32Array; items: number[] }> {
+  /**
+   * Items as they are, their middles, with nothing at random; with `mirrored` the same mirrored, too. `items` says which they are, where
+   * one is damaged.
+   */
+  async pictures(items: readonly number[], mirrored = false): Promise<{ views: Float32Array[]; items: number[] }> {
     const look = this.#look
     const length = this.channels * look.height * look.width
-    const images = new Float32Array(items.length * length)
+    const flips = mirrored ? [false, true] : [false]
+    const views = flips.map(() => new Float32Array(items.length * length))
     const found = await mapConcurrently([...items.entries()], 8, async ([i, wanted]) => {
       const { picture, item } = await this.#picture(wanted)
-      const view = { ...centre(picture, look), flip, flipVertical: false }
-      toSigned(picture, view, images.subarray(i * length, (i + 1) * length))
+      for (const [k, flip] of flips.entries()) {
+        toSigned(picture, { ...centre(picture, look), flip }, views[k].subarray(i * length, (i + 1) * length))
+      }
       return item
     })
-    return { images, items: found }
+    return { views, items: found }
   }
 
   /** Batches of `count` from sample `first` on, decoded up to `ahead` of them (default 4) before they are asked for. */

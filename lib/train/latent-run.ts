@@ -25,7 +25,8 @@ export async function keepStages(run: string, options: LatentDiffusionOptions): 
   const own = typeof condStage === 'object' ? condStage : undefined
   await writeStages(run, { firstStage, ...(!condStageTrainable && { condStage: own }) })
   const tokenizer = condStageTrainable && own instanceof TextStage ? await own.tokenizerFolder() : undefined
-  if (tokenizer !== undefined) await copyTokenizer(tokenizer, path.join(run, 'tokenizer'))
+  const place = path.join(run, 'tokenizer')
+  if (tokenizer !== undefined && path.resolve(tokenizer) !== path.resolve(place)) await copyTokenizer(tokenizer, place)
 }
 
 /** Options of LatentDiffusion, with the stages of the run. */

@@ -166,7 +166,7 @@ export interface TrainOptions extends CommonTrainOptions {
    * or the folder of a CLIP, which stays as it is (default: none, captions are not used). Captions are those of the data's file, or of a folder's metadata.jsonl or .txt files.
    */
   textEncoder?: string | TrainTextEncoder
-  /** Folder of the tokenizer's files, which a transformer needs (default: a CLIP's own). */
+  /** Folder of the tokenizer's files (default: a CLIP's own; of a transformer, one of the captions' own words, which is made). */
   tokenizer?: string
   /** With textEncoder: the part of the captions that are left empty, for guidance (default 0.1). */
   captionDropout?: number

@@ -61,7 +61,7 @@ export class Trainer {
     const checkpoint = await this.#checkpointToResume()
     const { from } = this.#given
     using start = from !== undefined && !checkpoint ? await openStart(from) : undefined
-    const latent = await openLatentTraining(this.#given, checkpoint)
+    using latent = await openLatentTraining(this.#given, checkpoint)
     const resolved = resolveTrainOptions(latent?.given ?? this.#given, checkpoint?.state, start && startConfig(start))
     const { size, width, channels } = imagesOf(resolved.model.unetConfig)
     const reading = {
@@ -79,7 +79,7 @@ export class Trainer {
       range: resolved.range as DatasetOptions['range'],
       classes: resolved.classes,
       seed: resolved.seed,
-      cacheBytes: resolved.cacheBytes,
+      cacheBytes: latent ? 0 : resolved.cacheBytes, // latents are what is kept
       onUnreadable: hooks.onUnreadable,
       validation: resolved.validation,
     }

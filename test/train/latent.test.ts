@@ -1,8 +1,10 @@
 // A latent model's training: latents computed once, captions, a text encoder that is trained, runs that go on and are drawn from.
 import assert from 'node:assert/strict'
-import { mkdir, mkdtemp, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
+import { execFile } from 'node:child_process'
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
+import { promisify } from 'node:util'
 import sharp from 'sharp'
 import {
   AutoencoderKL,
@@ -13,6 +15,7 @@ import {
   type TrainOptions,
   VQModelInterface,
 } from '../../lib/index'
+import { Tokenizer } from '../../lib/text/tokenizer'
 import { readStateDict } from '../../lib/train/state-dict-file'
 import { assertSameBits } from '../support/compare'
 
@@ -224,6 +227,24 @@ describe('training a latent model', () => {
     await run({ ...none, out: at('vq'), firstStage: at('vqvae-pipeline'), steps: 1 })
     using plain = await loadModel(at('vq'), { device: 'cpu' })
     assert.deepEqual((await plain.sample({ batchSize: 1, sampler: 'ddim', steps: 1 })).shape, [1, 3, 16, 16])
+    for (const name of ['a', 'b']) await mkdir(at('classes', name), { recursive: true })
+    await cp(at('photos', 'red.png'), at('classes', 'a', '0.png'))
+    await cp(at('photos', 'blue.png'), at('classes', 'b', '0.png'))
+    await run({
+      ...none,
+      out: at('classed'),
+      data: at('classes'),
+      classes: 'folders',
+      steps: 1,
+      sampleEvery: 1,
+      sampleSteps: 50,
+    })
+    using classed = await loadModel(at('classed'), { device: 'cpu' })
+    assert.deepEqual(classed.classNames, ['a', 'b'])
+    assert.deepEqual(
+      (await classed.sample({ classLabels: [1], batchSize: 1, sampler: 'ddim', steps: 1 })).shape,
+      [1, 3, 16, 16],
+    )
     await run({ out: at('clip'), textEncoder: clip, tokenizer: undefined, steps: 1 })
     assert.deepEqual(
       Object.keys(await weightsOf('clip', 1)).filter((name) => name.startsWith('cond_stage')),
@@ -247,14 +268,34 @@ describe('training a latent model', () => {
     await assert.rejects(run({ out: at('without'), data: at('listed'), steps: 1 }), { argument: 'data' })
   })
 
+  it("has a tokenizer of the captions' own words, on the command line, too", async () => {
+    const main = path.join(__dirname, '..', '..', 'lib', 'cli', 'main.js')
+    const ddpm = (...args: string[]) => promisify(execFile)(process.execPath, [main, ...args], { encoding: 'utf8' })
+    const sizes = '--text-width 16 --text-layers 1 --model-channels 32 --channel-mult 1 --res-blocks 1 --attention 1'
+    const plan = '--size 16 --steps 2 --batch 2 --sample-every 0 --timesteps 20 --device cpu'
+    const latent = ['--first-stage', at('vae'), '--text-encoder', 'transformer', ...sizes.split(' ')]
+    const { stdout } = await ddpm('train', at('photos'), '--out', at('told'), ...latent, ...plan.split(' '))
+    assert.match(stdout, /latents of 16x16.*captions/)
+    const words = await Tokenizer.fromPretrained(at('told', 'tokenizer'))
+    assert.equal(words.ids('A RED, square').length, 3)
+    assert.equal(words.ids('redder').length, 1 + 3) // red, and letters of its own
+    await ddpm('sample', at('told'), '--prompt', 'a red square', '-n', '1', '--steps', '20', '-o', at('told.png'))
+    assert.equal((await sharp(at('told.png')).metadata()).width! % 16, 0)
+    await assert.rejects(ddpm('sample', at('told'), '-o', at('none.png')), /--prompt/)
+    await assert.rejects(
+      ddpm('train', at('photos'), '--out', at('no'), '--text-width', '8'),
+      /--text-encoder transformer/,
+    )
+  })
+
   it('refuses what does not go together', async () => {
     const refuses = async (own: Partial<TrainOptions>, argument: string) =>
       assert.rejects(run({ out: at('refused'), ...own }), { argument }, argument)
     await refuses({ firstStage: undefined }, 'size')
     await refuses({ textEncoder: undefined }, 'tokenizer')
-    await refuses({ tokenizer: undefined }, 'tokenizer')
     await refuses({ size: [15, 16] }, 'size')
     await refuses({ augment: 0.1 }, 'augment')
+    await refuses({ model: { lora: { rank: 1 } } }, 'model.lora')
     await refuses({ crop: 'random' }, 'crop')
     await refuses({ buckets: [[16, 16]] }, 'buckets')
     await refuses({ classes: 'folders' }, 'classes')

@@ -1,6 +1,9 @@
 /** The stages of a latent model's training, and what follows from them for its options. */
 import path from 'node:path'
 import { readAutoencoderFolder } from '../../checkpoint/diffusers/autoencoder'
+import { openSource } from '../../data/sources/open'
+import type { Range } from '../../data/sources/source'
+import { givesBatches } from '../../data/sources/user'
 import type { DeviceName } from '../../device'
 import { stageConfig } from '../../diffusion/formats/stage-config'
 import type { LatentDiffusionOptions } from '../../diffusion/options/latent-options'
@@ -10,11 +13,13 @@ import { FrozenCLIPEmbedder } from '../../stages/text/clip'
 import { TransformerEmbedder } from '../../stages/text/transformer'
 import { VQModelInterface } from '../../stages/vq-model'
 import { Tokenizer } from '../../text/tokenizer'
+import { writeWordTokenizer } from '../../text/word-tokenizer'
 import type { Checkpoint } from '../../train/checkpoint'
 import { isLatent, keepStages, optionsOfRun } from '../../train/latent-run'
 import type { ModelConfig, TrainOptions, TrainTextEncoder } from '../../train/options'
 
-export interface LatentTraining {
+/** To be disposed of. */
+export interface LatentTraining extends Disposable {
   /** What LatentDiffusion is made with, beside what the options say. */
   readonly stages: LatentDiffusionOptions
   /** The training's options, with what follows from the stages. */
@@ -42,9 +47,11 @@ export async function openLatentTraining(
     const firstStage = stages.firstStage as Stage
     const { imageSize, imageWidth = imageSize } = model.unetConfig as { imageSize: number; imageWidth?: number }
     const size = [imageSize * firstStage.factor, imageWidth * firstStage.factor] as const
-    return { stages, given, size, channels: firstStage.outChannels, told: model.conditioningKey === 'crossattn' }
+    const told = model.conditioningKey === 'crossattn'
+    return { stages, given, size, channels: firstStage.outChannels, told, ...disposing(stages) }
   }
   if (given.firstStage === undefined) return undefined
+  if (given.model?.lora) throw invalidArgument('model.lora', 'nothing with firstStage', given.model.lora)
   const firstStage = await openFirstStage(given.firstStage, compute)
   const text = await openText(given, compute)
   const { unetConfig, ...model } = (given.model ?? {}) as ModelConfig
@@ -85,6 +92,16 @@ export async function openLatentTraining(
     size,
     channels: firstStage.outChannels,
     told: text !== undefined,
+    ...disposing(stages),
+  }
+}
+
+function disposing({ firstStage, condStage }: LatentDiffusionOptions): Disposable {
+  return {
+    [Symbol.dispose]() {
+      firstStage?.dispose?.()
+      if (typeof condStage === 'object') condStage.dispose?.()
+    },
   }
 }
 
@@ -97,16 +114,14 @@ async function openFirstStage(folder: string, compute: Compute): Promise<Stage> 
 }
 
 /** A transformer that is trained from nothing, or a CLIP that stays as it is. */
-async function openText({ textEncoder, tokenizer }: TrainOptions, compute: Compute) {
+async function openText(given: TrainOptions, compute: Compute) {
+  const { textEncoder, tokenizer } = given
   if (textEncoder === undefined) return undefined
   if (typeof textEncoder === 'string' && textEncoder !== 'transformer') {
     const stage = await FrozenCLIPEmbedder.fromPretrained(textEncoder, { ...compute, ...(tokenizer && { tokenizer }) })
     return { stage, trained: false }
   }
-  if (tokenizer === undefined) {
-    throw invalidArgument('tokenizer', 'a folder with tokenizer.json, or vocab.json and merges.txt', tokenizer)
-  }
-  const words = await Tokenizer.fromPretrained(tokenizer)
+  const words = await Tokenizer.fromPretrained(tokenizer ?? (await ofCaptions(given)))
   const {
     nEmbed = 256,
     nLayer = 4,
@@ -114,6 +129,18 @@ async function openText({ textEncoder, tokenizer }: TrainOptions, compute: Compu
   }: TrainTextEncoder = typeof textEncoder === 'object' ? textEncoder : {}
   const sizes = { nEmbed, nLayer, maxSeqLen, vocabSize: words.vocabSize }
   return { stage: new TransformerEmbedder({ ...sizes, ...compute, tokenizer: words }), trained: true }
+}
+
+/** A tokenizer of the captions' own words, in the run's folder. Throws `invalid-argument` where there are no captions. */
+async function ofCaptions({ data, out, svg, range }: TrainOptions): Promise<string> {
+  if (givesBatches(data)) throw invalidArgument('data', 'a path, or an object with get(), with firstStage', data)
+  const form = { channels: 3, height: 1, width: 1, captions: true }
+  const { captionOf, length, name } = await openSource(data, { ...form, svg, range: range as Range | undefined })
+  if (!captionOf) throw invalidArgument('data', 'images with captions, with textEncoder', name)
+  const captions = Array.from({ length }, (_, item) => captionOf(item) ?? []).flat()
+  const folder = path.join(out, 'tokenizer')
+  await writeWordTokenizer(folder, captions)
+  return folder
 }
 
 function sizeOf(

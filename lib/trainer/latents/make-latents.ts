@@ -66,15 +66,13 @@ async function encodeAll(o: LatentSource, header: LatentHeader, add: Add): Promi
     if (signal?.aborted) throw new DiffusionError('aborted', 'the training was aborted', { cause: signal.reason })
     const items = Array.from({ length: Math.min(batchSize, total - first) }, (_, i) => first + i)
     const shape = [items.length, data.channels, data.height, data.width]
+    const pictures = await data.pictures(items, header.views === 2)
     const views: Moments[][] = []
-    let found = items
-    for (const flip of [false, true].slice(0, header.views)) {
-      const pictures = await data.pictures(items, flip)
-      found = pictures.items
-      using x = Tensor.wrap(pictures.images, shape)
+    for (const images of pictures.views) {
+      using x = Tensor.wrap(images, shape)
       views.push(await momentsOf(stage, x, header))
     }
-    for (const [i, item] of found.entries())
+    for (const [i, item] of pictures.items.entries())
       await add(
         views.map((view) => view[i]),
         item,

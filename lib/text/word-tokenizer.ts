@@ -1,0 +1,75 @@
+/** A tokenizer of the words that some texts have. */
+import path from 'node:path'
+import { atomicWrite } from '../checkpoint/atomic-write'
+import { makeFolder } from '../make-folder'
+
+const special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]']
+const lettersOfAll = 'abcdefghijklmnopqrstuvwxyz0123456789'
+/** Words that are tokens of their own: the most frequent. */
+const maxWords = 30_000
+
+/** As BERT's without case and accents: what is no letter or digit divides words. */
+const normalizer = {
+  type: 'Sequence',
+  normalizers: [
+    { type: 'Replace', pattern: { Regex: '[^\\p{L}\\p{N}\\p{M}]+' }, content: ' ' },
+    { type: 'BertNormalizer', clean_text: true, handle_chinese_chars: true, strip_accents: true, lowercase: true },
+  ],
+}
+
+function wordsOf(text: string): string[] {
+  const plain = text
+    .normalize('NFD')
+    .replace(/\p{Mn}/gu, '')
+    .toLowerCase()
+  return plain.split(/[^\p{L}\p{N}\p{M}]+/u).filter((word) => word !== '')
+}
+
+/**
+ * Writes tokenizer.json and tokenizer_config.json: every word of the texts is a token, and every letter, by which other words are spelled
+ * (BERT's word pieces). Texts have room for the longest of these, at most 77 tokens. Throws `io`.
+ */
+export async function writeWordTokenizer(folder: string, texts: readonly string[]): Promise<void> {
+  const counts = new Map<string, number>()
+  let longest = 0
+  for (const text of texts) {
+    const words = wordsOf(text)
+    longest = Math.max(longest, words.length)
+    for (const word of words) counts.set(word, (counts.get(word) ?? 0) + 1)
+  }
+  const frequent = [...counts].sort(([a, m], [b, n]) => n - m || (a < b ? -1 : 1)).slice(0, maxWords)
+  const words = frequent.map(([word]) => word).sort()
+  const letters = [...new Set([...[...counts.keys()].join(''), ...lettersOfAll])].sort()
+  const tokens = new Set([...special, ...words, ...letters, ...letters.map((letter) => `##${letter}`)])
+  const vocab = Object.fromEntries([...tokens].map((token, id) => [token, id]))
+  const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true }
+  const json = {
+    version: '1.0',
+    truncation: null,
+    padding: null,
+    added_tokens: special.map((content) => ({ id: vocab[content], content, ...flags })),
+    normalizer,
+    pre_tokenizer: { type: 'BertPreTokenizer' },
+    post_processor: null,
+    decoder: { type: 'WordPiece', prefix: '##', cleanup: true },
+    model: {
+      type: 'WordPiece',
+      unk_token: '[UNK]',
+      continuing_subword_prefix: '##',
+      max_input_chars_per_word: 100,
+      vocab,
+    },
+  }
+  const config = {
+    tokenizer_class: 'BertTokenizer',
+    do_lower_case: true,
+    model_max_length: Math.min(77, Math.max(8, longest + 2)),
+    unk_token: '[UNK]',
+    pad_token: '[PAD]',
+    cls_token: '[CLS]',
+    sep_token: '[SEP]',
+  }
+  await makeFolder(folder)
+  await atomicWrite(path.join(folder, 'tokenizer.json'), `${JSON.stringify(json)}\n`)
+  await atomicWrite(path.join(folder, 'tokenizer_config.json'), `${JSON.stringify(config, null, 2)}\n`)
+}
