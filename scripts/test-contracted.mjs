@@ -14,6 +14,7 @@ const root = path.join(import.meta.dirname, '..')
 const require = createRequire(import.meta.url)
 const device = 'cuda-host-contracted'
 const long = [
+  'autoencoder',
   'native',
   'stages/first-stage',
   ...[
