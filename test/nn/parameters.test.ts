@@ -33,6 +33,24 @@ describe('ParameterTable', () => {
     assert.throws(() => table.add('out.bias', [1], zeros), { code: 'internal' })
   })
 
+  it('tables are put one after the other as they lie, each group and what is frozen, too', () => {
+    const grouped = new ParameterTable()
+    const [, b, , d] = [3, 32, 5, 16].map((size, i) => grouped.add('abcd'[i], [size], zeros))
+    grouped.place([d, b])
+    grouped.freeze((name) => name === 'c')
+    const whole = new ParameterTable()
+    whole.append(smallTable(), '')
+    whole.append(grouped, 'second.')
+    whole.append(smallTable(), 'third.')
+    for (const { name, offset, frozen } of grouped.slots) {
+      const slot = whole.get(`second.${name}`)!
+      assert.deepEqual([slot.offset, slot.frozen], [frozen ? offset : 64 + offset, frozen], name)
+    }
+    assert.equal(whole.get('third.norm.weight')!.offset, 64 + grouped.count + 16)
+    assert.deepEqual([whole.count, whole.frozenCount], [128 + grouped.count, grouped.frozenCount])
+    assert.throws(() => grouped.add('e', [1], zeros), { code: 'internal' })
+  })
+
   it('groups lie side by side where their first one would, in the order of the group; the order of names stays', () => {
     const table = new ParameterTable()
     const add = (name: string, size: number) => table.add(name, [size], zeros)
