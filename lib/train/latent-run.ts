@@ -32,10 +32,12 @@ export async function keepStages(run: string, options: LatentDiffusionOptions): 
 /** Options of LatentDiffusion, with the stages of the run. */
 export function optionsOfRun(run: string, model: ModelConfig, compute: ComputeOptions): LatentDiffusionOptions {
   const { device, precision, seed, deterministic } = compute
-  return {
-    ...optionsOfStages(run, model as JsonObject, { stage: { device, precision, seed, deterministic } }),
-    ...compute,
-  }
+  const { condStage, condStageTrainable } = model
+  const told = typeof condStage === 'object'
+  // Whether they are there or not: what is missing is an error when it is read.
+  const parts = ['first_stage', ...(told ? ['tokenizer'] : []), ...(told && !condStageTrainable ? ['cond_stage'] : [])]
+  const stage = { device, precision, seed, deterministic }
+  return { ...optionsOfStages(run, model as JsonObject, { stage, parts }), ...compute }
 }
 
 /** A checkpoint's model for sampling, with averaged weights where there are any and `ema` is not false. Throws as readTrainingState does. */

@@ -288,6 +288,17 @@ describe('training a latent model', () => {
     )
   })
 
+  it('has no random weights in place of a first stage that is not there any more', async () => {
+    await cp(at('whole'), at('robbed'), { recursive: true })
+    await rm(at('robbed', 'first_stage'), { recursive: true })
+    const resumed = new Trainer({ data: at('photos'), out: at('robbed'), resume: true, steps: 5 })
+    await assert.rejects(resumed.run(), { code: 'not-found' })
+    using ldm = await loadModel(at('robbed'), { device: 'cpu' })
+    await assert.rejects(ldm.sample({ sampler: 'ddim', steps: 1, ...{ prompt: 'a red square' } }), {
+      code: 'not-found',
+    })
+  })
+
   it('refuses what does not go together', async () => {
     const refuses = async (own: Partial<TrainOptions>, argument: string) =>
       assert.rejects(run({ out: at('refused'), ...own }), { argument }, argument)

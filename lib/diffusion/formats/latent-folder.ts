@@ -3,7 +3,6 @@
  * `config`, and the weights of network and stages by their own names in unet, first_stage and cond_stage; a tokenizer, and the scheduler
  * of the folder that the model was from.
  */
-import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { atomicWrite } from '../../checkpoint/atomic-write'
 import type { Pipeline } from '../../checkpoint/diffusers/pipeline'
@@ -100,13 +99,16 @@ export async function writeStages(
   return parts
 }
 
-/** The options of a model whose stages `writeStages` wrote there: `config` is the model's. Throws as optionsOfConfig. */
+/**
+ * The options of a model whose stages `writeStages` wrote there: `config` is the model's, `parts` what is there; weights of others are
+ * drawn. Throws as optionsOfConfig.
+ */
 export function optionsOfStages(
   folder: string,
   config: JsonObject,
-  { variant, stage }: LatentFolderOptions,
+  { variant, stage, parts }: LatentFolderOptions & { readonly parts: readonly string[] },
 ): LatentDiffusionOptions {
-  const at = (name: string) => [path.join(folder, name)].find((place) => existsSync(place))
+  const at = (name: string) => (parts.includes(name) ? path.join(folder, name) : undefined)
   const source = (place: string | undefined): WeightsSource | undefined => {
     return place === undefined ? undefined : () => readDict(place, variant)
   }
@@ -141,7 +143,7 @@ export async function readLatentFolder(
   const weights = await readDict(path.join(folder, 'unet'), o.variant)
   if (isObject(config.unetConfig)) checkUNetFits(config.unetConfig as unknown as UNetConfig, weights, folder)
   return {
-    options: optionsOfStages(folder, config, o),
+    options: optionsOfStages(folder, config, { ...o, parts: Object.keys(parts) }),
     weights,
     ...(Object.hasOwn(parts, 'scheduler') && {
       schedulerConfig: (await readJsonFile(path.join(folder, schedulerFile))) as SchedulerConfig,
