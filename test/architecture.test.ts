@@ -84,6 +84,14 @@ describe('architecture', () => {
     }
   })
 
+  it('compiler and graph fuzzer know every group of ops', () => {
+    const groups = [...read('native/graph/op.h').matchAll(/OpDef>& (\w+Ops)\(\);/g)].map(([, name]) => name)
+    assert.ok(groups.length >= 15)
+    for (const file of ['native/graph/graph.cpp', 'test/fuzz/native/graph_builder.cpp']) {
+      for (const name of groups) assert.ok(read(file).includes(`&${name}()`), `${file} has no ${name}`)
+    }
+  })
+
   it('lib imports nothing above it, and only native.ts loads the addon', () => {
     for (const file of sources('lib', /\.ts$/)) {
       const own = file.split('/').length > 2 ? file.split('/')[1] : ''

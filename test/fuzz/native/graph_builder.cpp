@@ -12,9 +12,9 @@ namespace {
 const std::vector<const OpDef*>& publicOps() {
   static const std::vector<const OpDef*> ops = [] {
     std::vector<const OpDef*> found;
-    for (const auto* group :
-         {&sourceOps(), &convOps(), &normOps(), &attentionOps(), &activationOps(), &elementwiseOps(), &resampleOps(),
-          &layoutOps(), &tokenOps(), &embeddingOps(), &lossOps(), &diffusionOps(), &varianceOps(), &optimizerOps()}) {
+    for (const auto* group : {&sourceOps(), &convOps(), &normOps(), &attentionOps(), &activationOps(),
+                              &elementwiseOps(), &resampleOps(), &layoutOps(), &tokenOps(), &embeddingOps(), &lossOps(),
+                              &diffusionOps(), &varianceOps(), &latentOps(), &optimizerOps()}) {
       for (const OpDef& op : *group)
         if (!op.internal) found.push_back(&op);
     }
