@@ -13,6 +13,8 @@ export type OptionSpec = OptionBase &
   (
     | { readonly kind: 'flag' }
     | { readonly kind: 'string'; readonly choices?: readonly string[] }
+    /** May be given several times. */
+    | { readonly kind: 'texts' }
     | { readonly kind: 'integer' | 'number'; readonly min?: number; readonly max?: number }
     | { readonly kind: 'integers' | 'numbers' }
     /** HEIGHTxWIDTH, or one number for both; 'sizes' are several. */
@@ -32,6 +34,7 @@ type ValueOf<S extends OptionSpec> = S extends { choices: readonly (infer Choice
       : number
 interface ValuesOfKinds {
   string: string
+  texts: readonly string[]
   integers: readonly number[]
   numbers: readonly number[]
   size: readonly [height: number, width: number]
@@ -91,7 +94,9 @@ export function parseCommand<T extends OptionTable>(
     if (token.kind !== 'option') continue
     const spec = Object.hasOwn(table, token.name) ? table[token.name] : undefined
     if (!spec) throw unknown(token.rawName, Object.keys(table))
-    values[token.name] = parseValue(token.rawName, spec, token.value, token.inlineValue === true)
+    const value = parseValue(token.rawName, spec, token.value, token.inlineValue === true)
+    const before = values[token.name] as readonly unknown[] | undefined
+    values[token.name] = spec.kind === 'texts' ? [...(before ?? []), value] : value
   }
   if (positionals.length > command.positionals && !values.help) {
     throw new UsageError(`unexpected argument '${positionals[command.positionals]}'`)
@@ -116,6 +121,8 @@ function parseValue(name: string, spec: OptionSpec, text: string | undefined, in
       if (!spec.choices || spec.choices.includes(text)) return text
       throw new UsageError(`${name}: expected ${spec.choices.join(' or ')}, got '${text}'`)
     }
+    case 'texts':
+      return text
     case 'integers':
       if (text === 'none') return []
       return text.split(',').map((item) => parseNumber(name, { kind: 'integer', min: 0 }, item))
@@ -164,6 +171,7 @@ function parseSeed(name: string, text: string): Seed {
 const placeholders = {
   flag: '',
   string: 'text',
+  texts: 'text',
   integer: 'n',
   number: 'x',
   integers: 'n,n,...',

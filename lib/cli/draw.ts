@@ -15,7 +15,7 @@ import { checkGuidance, type Guides, guidanceOf, guidanceOptions } from './guida
 import { stderr } from './output'
 import type { PreviewFile } from './preview-file'
 import { Progress } from './progress'
-import { ownScheduler, shapeOf, textOf, textOptions } from './text'
+import { ownScheduler, promptsOf, shapeOf, textOf, textOptions } from './text'
 
 /** How an image is drawn, whatever it begins with. */
 export const samplerOptions = {
@@ -66,7 +66,7 @@ export const samplerOptions = {
 } as const satisfies OptionTable
 
 export const drawOptions = {
-  count: { kind: 'integer', short: 'n', min: 1, help: 'images to draw (16)' },
+  count: { kind: 'integer', short: 'n', min: 1, help: 'images to draw (16, or one of each --prompt)' },
   first: { kind: 'integer', min: 0, help: 'number of the first image: image i of a seed is always the same (0)' },
   seed: { kind: 'seed', help: 'another seed, other images (0)' },
   batch: { kind: 'integer', min: 1, help: 'images drawn at once (16)' },
@@ -151,6 +151,7 @@ export function checkDrawOptions(values: DrawValues): void {
   if (values.interpolate.length !== 2) throw new UsageError('--interpolate: expected two seeds, such as 1,2')
   for (const name of ['seed', 'batch', 'first', 'init-image'] as const) together(name, false, 'no --interpolate')
   if (values.class?.includes(',')) throw new UsageError('--interpolate takes one --class')
+  if (values.prompt && values.prompt.length > 1) throw new UsageError('--interpolate takes one --prompt')
 }
 
 /** Some images, one after another. */
@@ -165,8 +166,9 @@ export interface Drawn extends Span {
 }
 
 /** All that are asked for. */
-export function spanOf({ first = 0, count = defaultCount }: DrawValues): Span {
-  return { first, count }
+export function spanOf({ first = 0, count, prompt, interpolate }: DrawValues): Span {
+  const prompts = interpolate ? undefined : prompt?.length
+  return { first, count: count ?? prompts ?? defaultCount }
 }
 
 /** By number of an image; undefined where the model has no classes. Throws `invalid-argument` for classes that it has not got. */
@@ -212,11 +214,13 @@ export async function* drawImages(
             ...given,
             seeds: [values.interpolate[0], values.interpolate[1]],
             count,
+            ...promptsOf(values, { first: 0, count: 1 }),
             classLabels: classLabels?.[0],
           })
         : ddpm.sample({
             ...given,
             ...start?.(span.count),
+            ...promptsOf(values, span),
             classLabels,
             batchSize: span.count,
             seed: values.seed ?? 0,

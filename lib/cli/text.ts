@@ -5,7 +5,10 @@ import type { LatentSampleOptions } from '../diffusion/options/latent-options'
 import { type OptionTable, UsageError, type Values } from './args'
 
 export const textOptions = {
-  prompt: { kind: 'string', value: 'text', help: 'what to draw, of a model with a text encoder' },
+  prompt: {
+    kind: 'texts',
+    help: 'what to draw, of a model with a text encoder; given several times, images take them in turn',
+  },
   'negative-prompt': { kind: 'string', value: 'text', help: 'what to go away from (nothing)' },
   height: { kind: 'integer', min: 1, help: 'of the images in pixels, of a latent model (its own)' },
   width: { kind: 'integer', min: 1, help: "their width (the model's)" },
@@ -17,7 +20,7 @@ type TextValues = Values<typeof textOptions> & { readonly guidance?: number }
 const defaultGuidance = 7.5
 const defaultSteps = 50
 
-/** What of it `sample` takes. Throws where the model has no text encoder, or needs a prompt. */
+/** What of it `sample` takes, but for the prompts. Throws where the model has no text encoder, or needs a prompt. */
 export function textOf(ddpm: DDPM, values: TextValues): Partial<LatentSampleOptions> {
   const { prompt, 'negative-prompt': negativePrompt, height, width } = values
   if (!(ddpm instanceof LatentDiffusion)) {
@@ -31,7 +34,12 @@ export function textOf(ddpm: DDPM, values: TextValues): Partial<LatentSampleOpti
     throw new UsageError(takesText ? '--prompt: the model draws by a text' : '--prompt: the model has no text encoder')
   }
   if (prompt === undefined) return size
-  return { ...size, prompt, negativePrompt, guidanceScale: values.guidance ?? defaultGuidance }
+  return { ...size, negativePrompt, guidanceScale: values.guidance ?? defaultGuidance }
+}
+
+/** Of images one after another. */
+export function promptsOf({ prompt }: TextValues, { first, count }: { first: number; count: number }) {
+  return prompt && { prompt: Array.from({ length: count }, (_, i) => prompt[(first + i) % prompt.length]) }
 }
 
 /** The scheduler of the model's own folder, where nothing else is asked for. */

@@ -11,14 +11,15 @@ import { readLatentPipeline } from '../formats/latent-pipeline'
 import { pretrainedFolder } from '../formats/pretrained'
 import { readSingleFile, type SingleFileOptions } from '../formats/single-file'
 import { writeLatent } from '../formats/write-latent'
-import { type Cond, given } from '../latent/conditioning'
+import { type Cond, firstRows, given } from '../latent/conditioning'
 import { quantizing } from '../latent/first-stage'
 import { latentLoop } from '../latent/latent-loop'
 import { checkOwnImage, smallerMask } from '../latent/own-image'
 import { corrected } from '../latent/score-corrector'
-import type { InterpolateOptions, PretrainedOptions } from '../options/ddpm-options'
+import type { PretrainedOptions } from '../options/ddpm-options'
 import {
   type LatentDiffusionOptions,
+  type LatentInterpolateOptions,
   type LatentLoggedImages,
   type LatentLogImagesOptions,
   type LatentLoopOptions,
@@ -27,12 +28,14 @@ import {
   type LatentPSampleOptions,
   type LatentSampleOptions,
   type LatentTrainOptions,
+  latentInterpolateSchema,
   latentLogImagesSchema,
   latentLoopSchema,
   latentMeanSchema,
   latentSampleSchema,
   latentStepSchema,
   type ProgressiveOptions,
+  type PromptOptions,
   progressiveSchema,
   type ReturnX0,
   type SampleLogOptions,
@@ -288,9 +291,9 @@ export class LatentDiffusion extends LatentModel {
 
   /** Conditions of prompts; with guidance, of what to go away from, too. */
   async #ofPrompts(
-    { prompt, negativePrompt, cond, context, uncond, guidanceScale = 1 }: Parsed<typeof latentSampleSchema>,
+    { prompt, negativePrompt, cond, context, uncond, guidanceScale = 1 }: PromptOptions,
     n: number,
-  ) {
+  ): Promise<{ cond?: Tensor; uncond?: Tensor }> {
     if (prompt === undefined) {
       if (negativePrompt !== undefined) throw invalidArgument('prompt', 'a text, to go with negativePrompt', prompt)
       const isTold = cond !== undefined || context !== undefined || this.network?.contextDim === undefined
@@ -368,9 +371,15 @@ export class LatentDiffusion extends LatentModel {
     return { core: corrected(core, { corrector, kwargs, model: this, cond, condition }), options: others, extras }
   }
 
-  /** Images between those of two seeds, as DDPM.interpolate. */
-  override async interpolate(options: InterpolateOptions): Promise<Tensor> {
-    return this.decodeFirstStage(await super.interpolate(options))
+  /** Images between those of two seeds, as DDPM.interpolate, of a prompt or a `context`. Throws what `sample` throws. */
+  override async interpolate(options: LatentInterpolateOptions): Promise<Tensor> {
+    const { prompt, negativePrompt, ...o } = parseOptions('interpolate', options, latentInterpolateSchema)
+    const { cond, uncond } = await this.#ofPrompts({ ...o, prompt, negativePrompt }, o.count)
+    const told = {
+      ...(cond && { context: await firstRows(cond, o.count) }),
+      ...(uncond && { negativeContext: await firstRows(uncond, o.count) }),
+    }
+    return this.decodeFirstStage(await super.interpolate({ ...o, ...told }))
   }
 
   /**

@@ -17,7 +17,13 @@ import { type Cond, type ConditioningKey, conditioningKeys } from '../latent/con
 import type { ScoreCorrector } from '../latent/score-corrector'
 import type { SplitInputParams } from '../latent/split-input'
 import type { CondStage, FirstStage } from '../latent/stages'
-import { type DDPMOptions, type SavePretrainedOptions, savePretrainedSchema } from './ddpm-options'
+import {
+  type DDPMOptions,
+  type InterpolateOptions,
+  interpolateSchema,
+  type SavePretrainedOptions,
+  savePretrainedSchema,
+} from './ddpm-options'
 import {
   type ConditionOptions,
   clipSchema,
@@ -275,6 +281,14 @@ export const sampleLogSchema = {
   temperature: latentLoopSchema.temperature,
 } satisfies SchemaOf<SampleLogOptions>
 
+/** Of LatentDiffusion.interpolate. */
+export interface LatentInterpolateOptions extends InterpolateOptions {
+  /** What to draw, for a text encoder: one for all images, or one for each. Default: none. */
+  prompt?: string | readonly string[]
+  /** What to go away from with guidanceScale. Default '', the prompt of nothing. */
+  negativePrompt?: string | readonly string[]
+}
+
 /** Of LatentDiffusion.sample. */
 export interface LatentSampleOptions extends LatentLoopOptions {
   /** How many images. Default: as many as there are prompts; without any, 16. */
@@ -302,6 +316,18 @@ export const latentSampleSchema = {
   width: integer(undefined, { min: 1 }),
   outputType: oneOf(['image', 'latent'], 'image'),
 } satisfies SchemaOf<LatentSampleOptions & Intermediates>
+
+export const latentInterpolateSchema = {
+  ...interpolateSchema,
+  prompt: latentSampleSchema.prompt,
+  negativePrompt: latentSampleSchema.negativePrompt,
+} satisfies SchemaOf<LatentInterpolateOptions>
+
+/** By which of their options `sample` and `interpolate` are told what to draw. */
+export type PromptOptions = Pick<
+  LatentSampleOptions,
+  'prompt' | 'negativePrompt' | 'cond' | 'context' | 'uncond' | 'guidanceScale'
+>
 
 /** Pictures to look at. Grids are [3, height, width], with a row for each image. */
 export interface LatentLoggedImages {

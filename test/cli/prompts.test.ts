@@ -1,0 +1,58 @@
+/** `ddpm sample --prompt`: one prompt or several, and images between two seeds. */
+import assert from 'node:assert/strict'
+import { readdirSync } from 'node:fs'
+import path from 'node:path'
+import sharp from 'sharp'
+import { runCli, temporaryFolder } from '../train/support'
+
+const model = path.join(__dirname, '..', '..', '..', 'test', 'fixtures', 'ldm', 'diffusers_sd')
+
+describe('ddpm sample --prompt', () => {
+  const folder = temporaryFolder()
+  async function draw(name: string, ...args: string[]): Promise<Buffer[]> {
+    const own = ['--device', 'cpu', '--steps', '2', '--separate', name, ...args]
+    const { code, stderr } = await runCli(['sample', model, ...own], {}, folder)
+    assert.equal(code, 0, stderr)
+    const files = readdirSync(path.join(folder, name)).filter((file) => file.endsWith('.png'))
+    return Promise.all(
+      files.sort().map((file) =>
+        sharp(path.join(folder, name, file))
+          .raw()
+          .toBuffer(),
+      ),
+    )
+  }
+
+  it('is drawn once, and of several each once or in turn, in whatever batches', async () => {
+    const [cat, ...none] = await draw('cat', '--prompt', 'red cat')
+    assert.equal(none.length, 0)
+    const both = await draw('both', '--prompt', 'red cat', '--prompt', 'a photograph')
+    assert.equal(both.length, 2)
+    assertClose(both[0], cat)
+    const photographs = await draw('photographs', '--prompt', 'a photograph', '--count', '2')
+    assertClose(both[1], photographs[1])
+    assert.throws(() => assertClose(both[0], photographs[0]))
+    const four = await draw('four', '--prompt', 'red cat', '--prompt', 'a photograph', '--count', '4', '--batch', '3')
+    assert.equal(four.length, 4)
+    for (const [i, image] of both.entries()) assertClose(four[i], image)
+  })
+
+  it('is of all images on the way from one seed to another', async () => {
+    const way = ['--interpolate', '1,2', '--count', '3', '--sampler', 'ddim']
+    const cats = await draw('cats', ...way, '--prompt', 'red cat')
+    const photographs = await draw('other-way', ...way, '--prompt', 'a photograph')
+    for (const [i, cat] of cats.entries()) assert.throws(() => assertClose(cat, photographs[i]))
+    const seed = ['--sampler', 'ddim', '--count', '1', '--prompt', 'red cat', '--seed']
+    assertClose((await draw('1', ...seed, '1'))[0], cats[0])
+    assertClose((await draw('2', ...seed, '2'))[0], cats[2])
+    const two = await runCli(['sample', model, ...way, '--prompt', 'a', '--prompt', 'b'], {}, folder)
+    assert.equal(two.code, 2)
+    assert.match(two.stderr, /--interpolate takes one --prompt/)
+  })
+})
+
+/** Batches of another size sum in another order. */
+function assertClose(image: Buffer, expected: Buffer): void {
+  assert.equal(image.length, expected.length)
+  for (const [i, byte] of image.entries()) assert.ok(Math.abs(byte - expected[i]) <= 1, `byte ${i}`)
+}
