@@ -115,7 +115,7 @@ async function loadPlain(source: string | URL, options: LoadModelOptions): Promi
       const checkpoint = await openCheckpoint(path)
       if (isLatent(checkpoint.state.options.model)) {
         const averages = sigmaRel === undefined ? undefined : await postHocEma(path, { sigmaRel })
-        return latentOfRun(checkpoint, { ema: weights !== 'model', averages }, settings)
+        return latentOfRun(checkpoint, { weights, averages }, settings)
       }
       const dict =
         sigmaRel === undefined

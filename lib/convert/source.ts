@@ -13,7 +13,7 @@ import { checkUNetFits, type Shapes } from '../nn/unet-fit'
 import type { StateDict } from '../nn/weights'
 import { Tensor } from '../tensor'
 import { openCheckpoint, readTrainingState } from '../train/checkpoint'
-import { isLatent } from '../train/latent-run'
+import { isLatent, latentOfRun } from '../train/latent-run'
 import { modelFromWeights, readModelFile } from '../train/model-file'
 import { postHocEma } from '../train/post-hoc-ema'
 import { isLatentCkpt } from './latent-source'
@@ -103,8 +103,9 @@ async function fromLatentCkpt(file: string, o: SourceOptions): Promise<Omit<Sour
 async function fromRun(folder: string, sigmaRel?: number): Promise<Omit<SourceModel, 'kind'>> {
   const checkpoint = await openCheckpoint(folder)
   if (isLatent(checkpoint.state.options.model)) {
-    const message = `${folder} is the run of a latent model, which is not converted: its folder 'model' is one of diffusers, or LatentDiffusion.fromPretrained reads it`
-    throw new DiffusionError('unsupported', message, { argument: 'path', received: folder })
+    const averages = sigmaRel === undefined ? undefined : await postHocEma(folder, { sigmaRel })
+    const ddpm = await latentOfRun(checkpoint, { weights: 'both', averages }, { device: 'cpu' })
+    return { ddpm, counters: { global_step: checkpoint.state.step } }
   }
   const { weights, ema: own, emaUpdates } = await readTrainingState(checkpoint)
   const ema = sigmaRel === undefined ? own : await postHocEma(folder, { sigmaRel })

@@ -5,12 +5,13 @@
 import path from 'node:path'
 import type { JsonObject } from '../checkpoint/json'
 import { optionsOfStages, writeStages } from '../diffusion/formats/latent-folder'
-import { modelPrefix } from '../diffusion/formats/state'
+import { emaName, modelPrefix } from '../diffusion/formats/state'
 import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
 import type { LatentDiffusionOptions } from '../diffusion/options/latent-options'
 import type { ComputeOptions } from '../diffusion/process/model-options'
 import type { StateDict } from '../nn/weights'
 import { TextStage } from '../stages/text/text-stage'
+import { Tensor } from '../tensor'
 import { copyTokenizer } from '../text/tokenizer'
 import { type Checkpoint, readTrainingState } from './checkpoint'
 import type { ModelConfig } from './options'
@@ -40,23 +41,30 @@ export function optionsOfRun(run: string, model: ModelConfig, compute: ComputeOp
   return { ...optionsOfStages(run, model as JsonObject, { stage, parts }), ...compute }
 }
 
-/** A checkpoint's model for sampling, with averaged weights where there are any and `ema` is not false. Throws as readTrainingState does. */
+/**
+ * A checkpoint's model. `weights`: 'ema' for the averaged ones where there are any (default), 'model' for the trained ones, 'both' for a model
+ * that has both; `averages` in place of the run's own. Throws as readTrainingState does.
+ */
 export async function latentOfRun(
   checkpoint: Checkpoint,
-  { ema = true, averages }: { readonly ema?: boolean; readonly averages?: StateDict },
+  o: { readonly weights?: 'ema' | 'model' | 'both'; readonly averages?: StateDict },
   compute: ComputeOptions,
 ): Promise<LatentDiffusion> {
-  const { model } = checkpoint.state.options
   const run = path.dirname(path.dirname(checkpoint.folder))
-  const latent = new LatentDiffusion({ ...optionsOfRun(run, model, compute), useEma: false })
+  const state = await readTrainingState(checkpoint)
+  const ema = o.weights === 'model' ? undefined : (o.averages ?? state.ema)
+  const useEma = o.weights === 'both' && ema !== undefined
+  const latent = new LatentDiffusion({ ...optionsOfRun(run, checkpoint.state.options.model, compute), useEma })
   try {
-    const state = await readTrainingState(checkpoint)
     const own = latent.network!.parameters
-    const of = (dict: StateDict) => Object.entries(dict).filter(([name]) => own.get(name))
     const beside = Object.entries(state.weights).filter(([name]) => !own.get(name))
-    const weights = (averages ?? (ema && state.ema)) ? { ...state.weights, ...(averages ?? state.ema) } : state.weights
-    const named = of(weights).map(([name, tensor]) => [modelPrefix + name, tensor] as const)
-    await latent.loadStateDict(Object.fromEntries([...named, ...beside]), { strict: false })
+    const dict: StateDict = Object.fromEntries(beside)
+    for (const { name } of own.slots) {
+      dict[modelPrefix + name] = (useEma ? undefined : ema?.[name]) ?? state.weights[name]
+      if (useEma) dict[emaName(name)] = ema[name] ?? state.weights[name]
+    }
+    if (useEma) dict['model_ema.num_updates'] = Tensor.from(Int32Array.of(state.emaUpdates), [])
+    await latent.loadStateDict(dict, { strict: false })
     return latent
   } catch (error) {
     latent.dispose()

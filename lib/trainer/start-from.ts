@@ -2,6 +2,7 @@
 import { readSource } from '../convert/source'
 import { emaName, modelPrefix } from '../diffusion/formats/state'
 import type { DDPM } from '../diffusion/models/ddpm'
+import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
 import { DiffusionError, invalidArgument } from '../errors'
 import { augmentationLayer } from '../nn/unet/vector-embedding'
 import type { StateDict } from '../nn/weights'
@@ -17,6 +18,12 @@ const added = ['.lora_', `${augmentationLayer}.`]
 /** The model that `from` names, on the CPU, its low-rank updates merged. To be disposed of. Throws as readSource does. */
 export async function openStart(from: string): Promise<DDPM> {
   const { ddpm } = await readSource(from)
+  if (ddpm instanceof LatentDiffusion) {
+    ddpm.dispose()
+    throw new DiffusionError('unsupported', `${from} is a latent model, from which no training starts`, {
+      argument: 'from',
+    })
+  }
   if (!ddpm.config.lora && !ddpm.config.freeze) return ddpm
   using withUpdates = ddpm
   return await withUpdates.merged()

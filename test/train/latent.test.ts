@@ -6,6 +6,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import sharp from 'sharp'
+import { readSource } from '../../lib/convert/source'
 import {
   AutoencoderKL,
   LatentDiffusion,
@@ -121,11 +122,14 @@ describe('training a latent model', () => {
     const [a, b] = [await ofRun.sample(prompt), await ofFolder.sample(prompt)]
     assert.deepEqual(a.shape, [1, 3, 16, 16])
     assertSameBits(await b.data(), await a.data(), 'run and folder')
+    using converted = (await readSource(at('whole'))).ddpm as LatentDiffusion
+    const c = await converted.emaScope(() => converted.sample(prompt))
+    assertSameBits(await c.data(), await a.data(), 'run and what is converted of it')
     const other = await ofRun.sample({ ...prompt, prompt: 'a blue square' })
     assert.notDeepEqual(await other.data(), await a.data())
     using trained = await loadModel(at('whole'), { device: 'cpu', weights: 'model' })
-    const c = await (trained as LatentDiffusion).sample(prompt)
-    assert.notDeepEqual(await c.data(), await a.data())
+    const plain = await (trained as LatentDiffusion).sample(prompt)
+    assert.notDeepEqual(await plain.data(), await a.data())
   })
 
   it('computes latents once for one first stage and one set of images, and again where something is not as it was', async () => {
@@ -306,6 +310,9 @@ describe('training a latent model', () => {
     await refuses({ textEncoder: undefined }, 'tokenizer')
     await refuses({ size: [15, 16] }, 'size')
     await refuses({ augment: 0.1 }, 'augment')
+    await assert.rejects(new Trainer({ data: at('photos'), out: at('refused'), from: at('whole') }).run(), {
+      argument: 'from',
+    })
     await refuses({ model: { lora: { rank: 1 } } }, 'model.lora')
     await refuses({ crop: 'random' }, 'crop')
     await refuses({ buckets: [[16, 16]] }, 'buckets')
