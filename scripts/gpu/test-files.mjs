@@ -14,6 +14,7 @@ const diffusion = [
   'latent/layout',
   'latent/log-images',
   'latent/pipelines',
+  'latent/single-file',
   'latent/split-network',
   'latent/steps',
   'latent/trained-stage',
