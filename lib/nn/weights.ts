@@ -1,5 +1,6 @@
 /** The banks of a network's parameters on a device: flat buffers with one layout, nn/parameters.ts. */
 import type { Device } from '../device'
+import { DiffusionError } from '../errors'
 import type { NativeBuffer } from '../native'
 import type { Seed } from '../options'
 import { pauses } from '../pause'
@@ -12,6 +13,9 @@ export type { StateDict } from './parameters'
  * bindings.
  */
 export type Bank = 'weights' | 'frozen' | 'grads' | 'm' | 'v' | 'ema' | FurtherEma
+
+/** Numbers that are uploaded at a time. */
+const piece = 2 ** 24
 
 /** Averages beside `ema`. */
 type FurtherEma = `ema-${number}`
@@ -115,17 +119,37 @@ export class Weights {
       frozenInto,
       trainedOnly,
     })
-    this.#replace(name, flat)
-    if (replacesFrozen) this.#replace('frozen', frozen)
+    await this.#replace(name, flat)
+    if (replacesFrozen) await this.#replace('frozen', frozen)
     return { missing, unexpected }
   }
 
   /** Not through bank(): drawing initial weights only to replace them would take longer than anything else here. */
-  #replace(name: Bank, data: Float32Array): void {
+  async #replace(name: Bank, data: Float32Array): Promise<void> {
     this.#kept.delete(name)
+    const made = this.#banks.has(name) ? undefined : await this.#uploaded(data)
     const buffer = this.#banks.get(name)
-    if (buffer) buffer.write(data)
-    else this.#banks.set(name, this.device.upload(data))
+    if (!buffer && made) {
+      this.#banks.set(name, made)
+      return
+    }
+    made?.release() // the bank was asked for meanwhile
+    buffer!.write(data)
+  }
+
+  /** In pieces, each of which is copied for the device's thread: not all of it at once. */
+  async #uploaded(data: Float32Array): Promise<NativeBuffer> {
+    const buffer = this.device.allocate(data.length)
+    try {
+      for (let at = 0; at < data.length; at += piece) {
+        buffer.write(data.subarray(at, at + piece), at)
+        if (at + piece < data.length) await this.device.synchronize()
+      }
+      return buffer
+    } catch (error) {
+      buffer.release()
+      throw DiffusionError.ofAddon(error)
+    }
   }
 
   /** On the device, in order. An average starts with `copy('weights', 'ema')`. */

@@ -8,6 +8,7 @@ import { DiffusionError, invalidArgument, quote } from '../errors'
 import { ioError } from '../file-errors'
 import { makeFolder } from '../make-folder'
 import { boolean, integer, parseOptions, type SchemaOf } from '../options'
+import { bertTokenizerJson, bertTokens, readVocabulary } from './bert-json'
 import { clipTokenizerJson, readMerges } from './clip-json'
 import { parsePromptWeights, type WeightedText } from './prompt-weights'
 import { checkPatterns, vocabularySize } from './tokenizer-json'
@@ -66,17 +67,18 @@ export class Tokenizer {
   }
 
   /**
-   * Reads tokenizer.json, or CLIP's vocab.json and merges.txt, with tokenizer_config.json and special_tokens_map.json where they are
+   * Reads tokenizer.json, or CLIP's vocab.json and merges.txt, or BERT's vocab.txt, with tokenizer_config.json and special_tokens_map.json where they are
    * there. Start and end are bos_token and eos_token, or cls_token and sep_token; CLIP's without any configuration. Throws
    * `not-found`, `io`, `bad-file`, and `unsupported` where @huggingface/tokenizers is not installed.
    */
   static async fromPretrained(folder: string): Promise<Tokenizer> {
     if (typeof folder !== 'string' || folder === '') throw invalidArgument('folder', 'a path', folder)
     const at = (name: string) => path.join(folder, name)
-    const [json, vocab, merges] = ['tokenizer.json', 'vocab.json', 'merges.txt'].map(at)
+    const [json, vocab, merges, words] = ['tokenizer.json', 'vocab.json', 'merges.txt', 'vocab.txt'].map(at)
     const whole = existsSync(json)
-    if (!whole && !(existsSync(vocab) && existsSync(merges))) {
-      const expected = 'tokenizer.json, or vocab.json and merges.txt'
+    const isClip = existsSync(vocab) && existsSync(merges)
+    if (!whole && !isClip && !existsSync(words)) {
+      const expected = 'tokenizer.json, or vocab.json and merges.txt, or vocab.txt'
       throw new DiffusionError('not-found', `${folder} has no tokenizer: expected ${expected}`, {
         argument: 'folder',
         expected,
@@ -84,11 +86,14 @@ export class Tokenizer {
       })
     }
     const optional = (name: string) => (existsSync(at(name)) ? readJsonFile(at(name)) : undefined)
-    const config = (await optional('tokenizer_config.json')) ?? {}
+    const said = (await optional('tokenizer_config.json')) ?? {}
+    const config = whole || isClip ? said : { ...bertTokens, ...said }
     const special = specialTokens(config, await optional('special_tokens_map.json'))
     const description = whole
       ? await readJsonFile(json)
-      : clipTokenizerJson(await readJsonFile(vocab), await readMerges(merges), [special.start, special.end])
+      : isClip
+        ? clipTokenizerJson(await readJsonFile(vocab), await readMerges(merges), [special.start, special.end])
+        : bertTokenizerJson(await readVocabulary(words), config)
     return Tokenizer.#make(folder, description, config, special)
   }
 
@@ -176,7 +181,7 @@ export class Tokenizer {
 
 /** What a tokenizer may be read from. */
 const tokenizerFiles = [
-  ...['tokenizer.json', 'vocab.json', 'merges.txt', 'tokenizer_config.json', 'special_tokens_map.json'],
+  ...['tokenizer.json', 'vocab.json', 'merges.txt', 'vocab.txt', 'tokenizer_config.json', 'special_tokens_map.json'],
 ]
 
 /**

@@ -18,11 +18,11 @@ export interface HubOptions {
 
 /** Which files of a model are read: configurations, a tokenizer's, and the weights of one variant. */
 const folders = [
-  ...['', 'unet', 'unet_ema', 'scheduler', 'vae', 'vqvae', 'text_encoder', 'tokenizer'],
+  ...['', 'unet', 'unet_ema', 'scheduler', 'vae', 'vqvae', 'text_encoder', 'bert', 'tokenizer'],
   ...['first_stage', 'cond_stage'], // the layout of our own
 ]
 const configuration = /^(model_index|(scheduler_)?config)\.json$/
-const ofTokenizer = /^(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json$|^merges\.txt$/
+const ofTokenizer = /^(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json$|^(merges|vocab)\.txt$/
 
 /**
  * The folder of a model's snapshot in the cache, after what it lacks was fetched: by HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_CACHE,
@@ -86,7 +86,8 @@ function chosen(files: readonly Listed[], variant: string | undefined): Listed[]
   const at = files.flatMap((file) => {
     const { dir, base } = path.posix.parse(file.path)
     if (!folders.includes(dir)) return []
-    const [, itsVariant, form] = (dir === 'text_encoder' ? textWeightsFile : weightsFile).exec(base) ?? []
+    const [, itsVariant, form] =
+      (dir === 'text_encoder' || dir === 'bert' ? textWeightsFile : weightsFile).exec(base) ?? []
     return [{ file, dir, base, itsVariant, form }]
   })
   const weights = at.filter(({ form, itsVariant }) => form !== undefined && itsVariant === variant)

@@ -1,10 +1,12 @@
-/** Folders of latent models: pipelines of diffusers (StableDiffusionPipeline, LDMPipeline), and our own. */
+/** Folders of latent models: pipelines of diffusers (StableDiffusionPipeline, LDMTextToImagePipeline, LDMPipeline), and our own. */
 import { stat } from 'node:fs/promises'
 import path from 'node:path'
 import { type Pipeline, type PipelinePart, readPipeline } from '../../checkpoint/diffusers/pipeline'
 import { DiffusionError } from '../../errors'
 import { AutoencoderKL } from '../../stages/autoencoder-kl'
 import { FrozenCLIPEmbedder } from '../../stages/text/clip'
+import { readLDMBertFolder } from '../../stages/text/pretrained'
+import { BERTEmbedder } from '../../stages/text/transformer'
 import { VQModelInterface } from '../../stages/vq-model'
 import { type FoundLatent, isLatentFolder, type LatentFolderOptions, readLatentFolder } from './latent-folder'
 import { readPretrained } from './pretrained'
@@ -25,8 +27,9 @@ export async function readLatentPipeline(folder: string, o: LatentFolderOptions)
   const pipeline = await readPipeline(folder)
   if (!pipeline) throw wrong('not-found', folder, 'it has no model_index.json')
   if (isLatentFolder(pipeline)) return readLatentFolder(folder, pipeline, o)
-  const { unet, vae, vqvae, text_encoder: text, tokenizer, scheduler, ...others } = pipeline.parts
+  const { unet, vae, vqvae, text_encoder: clip, bert, tokenizer, scheduler, ...others } = pipeline.parts
   const autoencoder = vae ?? vqvae
+  const text = clip ?? bert
   for (const [name, part] of Object.entries({ unet, 'vae or vqvae': autoencoder, scheduler })) {
     if (!part) throw wrong('not-found', folder, `it has no ${name}`)
   }
@@ -84,12 +87,17 @@ async function textStageOf(
   folder: string,
   { text, tokenizer, isNone }: { text: PipelinePart; tokenizer?: string; isNone: boolean },
   o: LatentFolderOptions,
-): Promise<FrozenCLIPEmbedder> {
-  if (text.kind !== 'CLIPTextModel') {
+): Promise<FrozenCLIPEmbedder | BERTEmbedder> {
+  if (text.kind !== 'CLIPTextModel' && text.kind !== 'LDMBertModel') {
     throw wrong('unsupported', text.folder, `a text encoder of class ${text.kind} has no counterpart here`)
   }
   if (!tokenizer && !isNone && !o.stage.tokenizer) throw wrong('not-found', folder, 'it has no tokenizer')
-  const given = { ...o.stage, variant: o.variant, tokenizer: o.stage.tokenizer ?? tokenizer }
+  const settings = { ...o.stage, tokenizer: o.stage.tokenizer ?? tokenizer }
+  if (text.kind === 'LDMBertModel') {
+    const { config, weights } = await readLDMBertFolder(text.folder, o.variant)
+    return new BERTEmbedder({ ...config.options, ...settings }, weights)
+  }
+  const given = { ...settings, variant: o.variant }
   return FrozenCLIPEmbedder.fromPretrained(text.folder, given)
 }
 

@@ -79,7 +79,7 @@ export interface ProgressiveResult {
  */
 export class LatentDiffusion extends LatentModel {
   /**
-   * A model from a folder of a diffusers pipeline with a first stage (StableDiffusionPipeline, LDMPipeline), or by its name on the Hugging
+   * A model from a folder of a diffusers pipeline with a first stage (StableDiffusionPipeline, LDMTextToImagePipeline, LDMPipeline), or by its name on the Hugging
    * Face hub, as DDPM.fromPretrained. The stages' weights are read when they are first used. `sample` then takes the folder's
    * scheduler and 50 steps unless it is told others. Throws `not-found`, `io`, `bad-file`, `state-mismatch` and `unsupported`.
    */

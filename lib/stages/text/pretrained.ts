@@ -6,6 +6,7 @@ import { readJsonFile } from '../../checkpoint/json'
 import { DiffusionError, invalidArgument } from '../../errors'
 import type { ResolvedCLIPTextOptions } from '../../nn/text/clip'
 import { type CLIPTextConfig, clipTextConfig } from '../../nn/text/clip-config'
+import { type LDMBertConfig, ldmBertConfig, transformerName } from '../../nn/text/ldm-bert'
 import type { StateDict } from '../../nn/weights'
 import { Tensor } from '../../tensor'
 import type { WeightsSource } from '../stage'
@@ -53,6 +54,25 @@ export async function readCLIPFolder(folder: string, prefix: string, variant?: s
       return Object.fromEntries(
         text.map(([name, { data, shape }]) => [`${prefix}.${name}`, Tensor.wrap(data, shape)] as const),
       )
+    },
+  }
+}
+
+export interface LDMBertFolder {
+  readonly config: LDMBertConfig
+  readonly weights: WeightsSource
+}
+
+/** A folder of diffusers' LDMBertModel; its weights are read when asked for. Throws `not-found`, `io`, `bad-file` and `unsupported`. */
+export async function readLDMBertFolder(folder: string, variant?: string): Promise<LDMBertFolder> {
+  return {
+    config: ldmBertConfig(await readJsonFile(path.join(folder, 'config.json'))),
+    weights: async () => {
+      const all = await readWeights(folder, variant, transformersFiles)
+      const named = Object.entries(all).map(([name, { data, shape }]) => {
+        return [transformerName(name), Tensor.wrap(data, shape)] as const
+      })
+      return Object.fromEntries(named)
     },
   }
 }
