@@ -8,7 +8,9 @@ import { AutoencoderKL } from '../../lib/stages/autoencoder-kl'
 import { VQModel, VQModelInterface } from '../../lib/stages/vq-model'
 import { Tensor } from '../../lib/tensor'
 import type { AutoencoderTrainOptions } from '../../lib/train/autoencoder/options'
+import { resolveAutoencoderOptions } from '../../lib/train/autoencoder/resolve-options'
 import { openCheckpoint } from '../../lib/train/checkpoint'
+import { scaleFactor } from '../../lib/trainer/autoencoder/scale-factor'
 import { AutoencoderTrainer } from '../../lib/trainer/autoencoder/trainer'
 import { readMetrics, temporaryFolder, writeImages } from './support'
 
@@ -115,6 +117,16 @@ describe('AutoencoderTrainer', () => {
     using stage = await VQModelInterface.fromPretrained(at('vq'), { device: 'cpu' })
     using same = await VQModel.fromPretrained(at('vq'), { device: 'cpu' })
     assert.deepEqual([stage.nEmbed, stage.embedDim, same.factor], [8, 3, 2])
+  })
+
+  it('scales latents that are all the same by 1', async () => {
+    const { ddconfig } = resolveAutoencoderOptions(tiny('none', { nEmbed: 4 }))
+    using stage = new VQModelInterface({ ddconfig, embedDim: 3, nEmbed: 4, device: 'cpu' })
+    const zeros = Object.entries(await stage.stateDict()).map(([name, { size, shape }]) => {
+      return [name, Tensor.wrap(new Float32Array(size), shape)] as const
+    })
+    await stage.loadStateDict(Object.fromEntries(zeros))
+    assert.equal(await scaleFactor(stage, await Dataset.open(data, { size: 8 }), { batchSize: 4 }), 1)
   })
 
   it('says what is wrong, before anything is written', async () => {

@@ -8,7 +8,10 @@ import type { ResolvedAutoencoderTrainOptions } from '../../train/autoencoder/op
 /** Upstream's are those of one batch. */
 const most = 256
 
-/** 1 / std, unbiased over all numbers, of the first images of the data: of samples of the posterior, or before the codebook. */
+/**
+ * 1 / std, unbiased over all numbers, of the first images of the data: of samples of the posterior, or before the codebook. 1 where all
+ * numbers are the same.
+ */
 export async function scaleFactor(
   stage: AutoencoderKL | VQModelInterface,
   data: TrainingData,
@@ -29,5 +32,5 @@ export async function scaleFactor(
       squares += difference * (value - mean)
     }
   }
-  return 1 / Math.sqrt(squares / (count - 1))
+  return squares > 0 ? 1 / Math.sqrt(squares / (count - 1)) : 1
 }
