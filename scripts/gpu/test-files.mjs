@@ -13,6 +13,7 @@ const diffusion = [
   'latent/latent-diffusion',
   'latent/layout',
   'latent/log-images',
+  'latent/other-pipelines',
   'latent/pipelines',
   'latent/single-file',
   'latent/split-network',
