@@ -11,6 +11,7 @@ import { LPIPS } from '../../lib/stages/lpips'
 import { VQModel } from '../../lib/stages/vq-model'
 import { Tensor } from '../../lib/tensor'
 import { testDevice as device } from '../support/devices'
+import { numbersOf } from '../support/numbers'
 
 const ddconfig = {
   ...{ ch: 32, chMult: [1, 2], numResBlocks: 1, attnResolutions: [], inChannels: 3, outCh: 3, resolution: 8 },
@@ -48,12 +49,6 @@ async function moved(weights: StateDict, direction: StateDict, by: number): Prom
       ),
     ] as const
   })
-  return Object.fromEntries(await Promise.all(entries))
-}
-
-/** Its numbers: a Tensor's own are private, so that comparing tensors compares their shapes alone. */
-async function numbersOf(dict: StateDict): Promise<Record<string, readonly number[]>> {
-  const entries = Object.entries(dict).map(async ([name, tensor]) => [name, [...(await tensor.values())]] as const)
   return Object.fromEntries(await Promise.all(entries))
 }
 
