@@ -42,6 +42,13 @@ const prefixes = [
 /** Of other networks of a pipeline, which a model here has not got. */
 const otherNetworks = /^(text_encoder|lora_te|base_model\.model\.text)/
 
+export interface LoraReadOptions {
+  /** Other names of modules, and those that they have among `modules`. */
+  readonly aliases?: ReadonlyMap<string, string>
+  /** Updates of a pipeline's other networks are refused; else they are among what is ignored. Default false. */
+  readonly whole?: boolean
+}
+
 export interface LoraFile {
   readonly updates: LoraUpdates
   /** Names that are of no update of a UNet. */
@@ -52,10 +59,15 @@ export interface LoraFile {
  * Updates by the names that modules have among `modules`. An alpha that is not in the file is the rank. Throws `not-found`, `io`,
  * `bad-file`, `unsupported` for other kinds of updates, and `state-mismatch` for a module that there is not.
  */
-export async function readLora(file: string, modules: Iterable<string>): Promise<LoraFile> {
+export async function readLora(
+  file: string,
+  modules: Iterable<string>,
+  { aliases = new Map(), whole = false }: LoraReadOptions = {},
+): Promise<LoraFile> {
   const { tensors } = await readStateDictFile(file)
+  const named = [...aliases, ...[...modules].map((name) => [name, name] as const)]
   const known = new Map(
-    [...modules].flatMap((name) => [[name, name] as const, [name.replaceAll('.', '_'), name] as const]),
+    named.flatMap(([name, own]) => [[name, own] as const, [name.replaceAll('.', '_'), own] as const]),
   )
   const parts = new Map<string, Partial<Record<Part, StoredTensor>>>()
   const ignored: string[] = []
@@ -63,6 +75,10 @@ export async function readLora(file: string, modules: Iterable<string>): Promise
     const other = otherKinds.find(([pattern]) => pattern.test(name))
     if (other) throw new DiffusionError('unsupported', `${file}: ${other[1]} is not supported`, { argument: 'loras' })
     const suffix = suffixes.find(([end]) => name.endsWith(end))
+    if (whole && suffix && otherNetworks.test(name)) {
+      const message = `${file} has updates of a text encoder (${quote(name)}), which are not applied here`
+      throw new DiffusionError('unsupported', message, { argument: 'loras', received: name })
+    }
     if (!suffix || otherNetworks.test(name)) {
       ignored.push(name)
       continue

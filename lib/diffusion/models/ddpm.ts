@@ -23,7 +23,7 @@ import {
   writePretrained,
 } from '../formats/pretrained'
 import { type PushToHubOptions, type PushToHubResult, pushToHub } from '../formats/push-to-hub'
-import { emaName, modelPrefix, registeredNames } from '../formats/state'
+import { registeredNames } from '../formats/state'
 import {
   type DDPMOptions,
   ddpmSchema,
@@ -59,6 +59,7 @@ import { type Batch, firstImages, type ModelInput } from './batch'
 import { DiffusionModel } from './diffusion-model'
 import {
   changeWeights,
+  diffusersAliases,
   type LoraSource,
   mergeAdapters,
   readLoras,
@@ -181,7 +182,7 @@ export class DDPM extends DiffusionModel {
     const o = parseOptions('savePretrained', options, savePretrainedSchema)
     if (this.network instanceof LoraNetwork) {
       using plain = await this.merged()
-      return plain.savePretrained(folder, options)
+      return await plain.savePretrained(folder, options)
     }
     const weights = await this.networkWeights(this.written(o.weights))
     if (this.network instanceof UNet && this.network.options.vectorEmbedding === 'augment')
@@ -220,7 +221,8 @@ export class DDPM extends DiffusionModel {
     if (network instanceof LoraNetwork) {
       throw new DiffusionError('unsupported', 'the model has updates beside its weights already: merged() has none')
     }
-    const { updates, warnings } = await readLoras(network.parameters, loras)
+    const names = { aliases: diffusersAliases(network), whole: this.hasTextStage }
+    const { updates, warnings } = await readLoras(network.parameters, loras, names)
     const ranks = Object.fromEntries([...updates].map(([module, { down }]) => [module, down.shape[0]]))
     const add = async (weights: StateDict, model: DDPM) => {
       if (merge) return mergeUpdates(weights, updates)
@@ -244,25 +246,23 @@ export class DDPM extends DiffusionModel {
    * that has none.
    */
   async saveLora(path: string, options: SaveLoraOptions = {}): Promise<void> {
-    const { names, weights = this.#settings.useEma ? 'ema' : 'model' } = parseOptions(
-      'saveLora',
-      options,
-      saveLoraSchema,
-    )
+    const { names, weights } = parseOptions('saveLora', options, saveLoraSchema)
     const { network } = this
     if (!(network instanceof LoraNetwork)) {
-      throw new DiffusionError(
-        'unsupported',
-        'saveLora: the model has no low-rank updates; it has them with the option lora',
-      )
+      const message = 'saveLora: the model has no low-rank updates; it has them with the option lora'
+      throw new DiffusionError('unsupported', message)
     }
-    if (weights === 'ema' && !this.#settings.useEma) {
-      throw new DiffusionError('not-configured', 'the model has no averaged weights: useEma is false')
-    }
-    const dict = await this.stateDict()
-    const nameOf = (name: string) => (weights === 'ema' ? emaName(name) : modelPrefix + name)
-    const own = Object.fromEntries(network.parameters.slots.map(({ name }) => [name, dict[nameOf(name)]]))
-    await writeLora(path, updatesOf(network.adapters, own), names)
+    await writeLora(path, updatesOf(network.adapters, await this.networkWeights(this.written(weights))), names)
+  }
+
+  /** @internal A model of these options, with initial weights. */
+  protected async again(options: DDPMOptions): Promise<DDPM> {
+    return new DDPM(options)
+  }
+
+  /** @internal Whether updates may be of a text encoder, too. */
+  protected get hasTextStage(): boolean {
+    return false
   }
 
   /** A model of the same options but for these, with its weights and averages by `change`. */
@@ -272,7 +272,7 @@ export class DDPM extends DiffusionModel {
   ): Promise<DDPM> {
     const { device, seed, deterministic, precision } = this.#settings
     const own = { device, seed, deterministic, precision, freeze: undefined }
-    const model = new DDPM({ ...(this.config as DDPMOptions), ...own, ...options })
+    const model = await this.again({ ...(this.config as DDPMOptions), ...own, ...options })
     model.schedulerConfig = this.schedulerConfig
     try {
       const table = this.network!.parameters

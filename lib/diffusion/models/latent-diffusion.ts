@@ -1,11 +1,13 @@
 /** Diffusion of an autoencoder's latents: Rombach et al. 2022, by the names of CompVis' ddpm.py LatentDiffusion. */
 import type { JsonObject } from '../../checkpoint/json'
 import { DiffusionError, invalidArgument } from '../../errors'
+import { LoraNetwork } from '../../nn/lora/lora'
 import type { StateDict } from '../../nn/weights'
 import { type Parsed, parseOptions } from '../../options'
+import { TextStage } from '../../stages/text/text-stage'
 import { checkShape, checkTensor, type Shape, Tensor } from '../../tensor'
 import { readCompVisConfig } from '../formats/compvis-config'
-import { stageOptions } from '../formats/latent-config'
+import { optionsOfConfig, stageOptions } from '../formats/latent-config'
 import { type LatentConfigOptions, optionsFromConfig } from '../formats/latent-from-config'
 import { readLatentPipeline } from '../formats/latent-pipeline'
 import { pretrainedFolder } from '../formats/pretrained'
@@ -16,7 +18,7 @@ import { quantizing } from '../latent/first-stage'
 import { latentLoop } from '../latent/latent-loop'
 import { checkOwnImage, smallerMask } from '../latent/own-image'
 import { corrected } from '../latent/score-corrector'
-import type { PretrainedOptions } from '../options/ddpm-options'
+import type { DDPMOptions, PretrainedOptions } from '../options/ddpm-options'
 import {
   type LatentDiffusionOptions,
   type LatentInterpolateOptions,
@@ -55,6 +57,7 @@ import type { TrainResult } from '../training/training-step'
 import type { Batch } from './batch'
 import { LatentModel } from './latent-model'
 import { latentPictures } from './latent-pictures'
+import type { LoraSource, WithLorasOptions } from './lora'
 
 /** Of pMeanVariance: mean, variance and its logarithm; [n, 1, ...] but for a learned variance. */
 export interface MeanVariance {
@@ -416,6 +419,10 @@ export class LatentDiffusion extends LatentModel {
    */
   override async savePretrained(folder: string, options: SaveLatentOptions = {}): Promise<void> {
     const { weights, ...o } = parseOptions('savePretrained', options, saveLatentSchema)
+    if (this.network instanceof LoraNetwork) {
+      using plain = await this.merged()
+      return await plain.savePretrained(folder, options)
+    }
     const { network, firstStageModel: firstStage, condStageModel, conditioningKey, scaleFactor } = this
     const written = {
       ...{ network, firstStage, conditioningKey, scaleFactor, schedulerConfig: this.schedulerConfig },
@@ -427,14 +434,29 @@ export class LatentDiffusion extends LatentModel {
     this.warn(await writeLatent(folder, written, o))
   }
 
-  /** Throws `unsupported`. */
-  override async withLoras(): Promise<never> {
-    throw unsupported('withLoras')
+  /**
+   * As DDPM's, of the UNet, by diffusers' names, too; the new model has stages of its own. Throws `unsupported` for updates of a text
+   * encoder, which are not applied.
+   */
+  override async withLoras(loras: readonly LoraSource[], options: WithLorasOptions = {}): Promise<LatentDiffusion> {
+    return (await super.withLoras(loras, options)) as LatentDiffusion
   }
 
-  /** Throws `unsupported`. */
-  override async merged(): Promise<never> {
-    throw unsupported('merged')
+  override async merged(): Promise<LatentDiffusion> {
+    return (await super.merged()) as LatentDiffusion
+  }
+
+  /** @internal */
+  protected override async again(options: DDPMOptions): Promise<LatentDiffusion> {
+    const { condStageModel: stage } = this
+    const tokenizer = stage instanceof TextStage ? await stage.tokenizerFolder() : undefined
+    const settings = { ...stageOptions(options), tokenizer }
+    return new LatentDiffusion(optionsOfConfig(options as unknown as JsonObject, settings))
+  }
+
+  /** @internal */
+  protected override get hasTextStage(): boolean {
+    return this.condStageModel instanceof TextStage
   }
 }
 

@@ -1,9 +1,11 @@
 /** Low-rank updates of a model: read, applied to its state, and made part of its weights. */
-import { readLora } from '../../checkpoint/lora-file'
+import { type LoraReadOptions, readLora } from '../../checkpoint/lora-file'
 import { invalidArgument } from '../../errors'
 import { adaptable, type LoraNetwork } from '../../nn/lora/lora'
 import { checkUpdates, joinUpdates, type LoraUpdates, mergeUpdates, updatesOf } from '../../nn/lora/lora-weights'
+import type { Network } from '../../nn/network'
 import type { ParameterTable, StateDict } from '../../nn/parameters'
+import { UNet } from '../../nn/unet/unet'
 import { boolean, number, parseOptions, required, type SchemaOf, string } from '../../options'
 import { emaName, modelPrefix } from '../formats/state'
 
@@ -28,6 +30,7 @@ export const withLorasSchema = { merge: boolean(true) } satisfies SchemaOf<WithL
 export async function readLoras(
   table: ParameterTable,
   sources: readonly LoraSource[],
+  options: LoraReadOptions = {},
 ): Promise<{ updates: LoraUpdates; warnings: string[] }> {
   if (!Array.isArray(sources) || sources.length === 0)
     throw invalidArgument('loras', 'an array of { path, scale }', sources)
@@ -35,13 +38,24 @@ export async function readLoras(
   const warnings: string[] = []
   for (const given of sources) {
     const { path, scale } = parseOptions('loras', given, sourceSchema)
-    const { updates, ignored } = await readLora(path, adaptable(table).keys())
+    const { updates, ignored } = await readLora(path, adaptable(table).keys(), options)
     checkUpdates(table, updates, path)
     all.push(new Map([...updates].map(([module, update]) => [module, { ...update, scale: scale * update.scale }])))
     if (ignored.length > 0)
       warnings.push(`${path}: ${ignored.length} names are of no update of the UNet, such as ${ignored[0]}`)
   }
   return { updates: await joinUpdates(all), warnings }
+}
+
+/** The modules of a UNet by diffusers' names, by which updates of Stable Diffusion are written, and its own. */
+export function diffusersAliases(network: Network): ReadonlyMap<string, string> {
+  if (!(network instanceof UNet) || network.options.layout === 'diffusers') return new Map()
+  const own = network.parameters.slots
+  const theirs = new UNet({ ...network.options, layout: 'diffusers', useNewAttentionOrder: false }).parameters.slots
+  // An attention without transformer has three modules there for one here.
+  if (own.length !== theirs.length) return new Map()
+  const moduleOf = (name: string) => name.replace(/\.weight$/, '')
+  return new Map(theirs.map(({ name }, i) => [moduleOf(name), moduleOf(own[i].name)]))
 }
 
 /** A state dict of ddpm.py's names with the network's weights, and its averages, changed by `change`. */
