@@ -1,6 +1,6 @@
 /**
- * What the configurations that CompVis and Stability AI published say, as a table: classes, sizes, and the counts of parameters that
- * their READMEs and logs give in millions.
+ * What the configurations that CompVis and Stability AI published say, as a table: classes and sizes; and how many millions of parameters
+ * our networks of these sizes have, so that none changes unseen.
  */
 type Json = Record<string, unknown>
 
