@@ -1,5 +1,7 @@
 /** `ddpm evaluate` of a model over a folder: how well it describes images. */
 import { Dataset } from '../data/dataset'
+import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
+import { DiffusionError } from '../errors'
 import type { Seed } from '../options'
 import { type Evaluation, evaluate as evaluateModel } from '../trainer/evaluate'
 import type { Values } from './args'
@@ -26,6 +28,11 @@ export async function evaluateBits(
   const ddpm = await openModel(values)
   let bar: Progress | undefined
   try {
+    if (ddpm instanceof LatentDiffusion) {
+      const problem =
+        'a latent model describes latents, whose bits per dimension say nothing of images: compare samples, with --fid'
+      throw new DiffusionError('unsupported', problem, { argument: 'model' })
+    }
     const data = await Dataset.open(folder, {
       size: [ddpm.imageSize, ddpm.imageWidth],
       channels: ddpm.channels,

@@ -7,8 +7,9 @@ import { createOutput, warn } from './output'
 const options = {
   ...sourceOptions,
   output: { kind: 'string', short: 'o', value: 'file', help: 'the ONNX file (model.onnx)' },
-  height: { kind: 'integer', min: 1, help: "height of the images (the model's)" },
-  width: { kind: 'integer', min: 1, help: "width of the images (the model's)" },
+  height: { kind: 'integer', min: 1, help: "height of the images, or of a latent model's latents (the model's)" },
+  width: { kind: 'integer', min: 1, help: "their width (the model's)" },
+  'context-length': { kind: 'integer', min: 1, help: "tokens of cross-attention (those of the model's text encoder)" },
   ...overwriteOption,
 } as const satisfies OptionTable
 
@@ -20,19 +21,20 @@ export const exportModel: Command<typeof options> = {
   options,
   notes: `
 Inputs: x float [n, channels, height, width], the noisy images, and t int64 [n], their timesteps from 0.
+With cross-attention also context float [n, tokens, width], what a text encoder makes of prompts.
 Output: eps, the predicted noise (x0 of a model that predicts images), in x's shape. n is free.
 
   ddpm export --model runs/photos/model.safetensors --output photos.onnx
   ddpm export runs/photos --output photos.onnx`,
 
   async run(values, [positional]) {
-    const { output: wanted = 'model.onnx', height, width, overwrite, json } = values
+    const { output: wanted = 'model.onnx', height, width, 'context-length': contextLength, overwrite, json } = values
     sourceOf(values, positional)
     const output = createOutput(json === true)
     const file = await outputFile(wanted, { overwrite })
     const ddpm = await openModel({ ...values, device: 'cpu' }, positional)
     try {
-      await ddpm.exportOnnx(file, { height, width })
+      await ddpm.exportOnnx(file, { height, width, contextLength })
       for (const warning of ddpm.warnings()) warn(output, warning)
     } finally {
       ddpm.dispose()

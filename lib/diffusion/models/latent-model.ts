@@ -1,6 +1,7 @@
 /** A DDPM with stages: what LatentDiffusion encodes, tells and keeps. */
 import type { JsonObject } from '../../checkpoint/json'
 import { DiffusionError, invalidArgument } from '../../errors'
+import type { OnnxOptions } from '../../export/onnx'
 import type { StateDict } from '../../nn/weights'
 import { parseOptions, type Seed } from '../../options'
 import { normal, Purpose } from '../../rng'
@@ -308,6 +309,16 @@ export abstract class LatentModel extends DDPM {
     }
     if (entry === undefined) throw invalidArgument(`batch.${this.condStageKey}`, 'what the model is told', entry)
     return entry
+  }
+
+  /**
+   * The network as an ONNX model, as DDPM.exportOnnx writes it: height and width are those of latents, and contextLength is by default that
+   * of the text encoder.
+   */
+  override async exportOnnx(path: string, options: OnnxOptions = {}): Promise<void> {
+    const { maxLength } = (this.condStageModel ?? {}) as { maxLength?: number }
+    const contextLength = options.contextLength ?? (this.network?.contextDim === undefined ? undefined : maxLength)
+    return super.exportOnnx(path, { ...options, contextLength })
   }
 
   override async trainingStep(batch: Batch, options: TrainBatchOptions = {}): Promise<TrainResult> {

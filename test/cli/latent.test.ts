@@ -1,8 +1,9 @@
-/** `ddpm sample --prompt`: one prompt or several, and images between two seeds. */
+/** Commands with a latent model: prompts in `ddpm sample`, and what `ddpm export` and `ddpm evaluate` make of it. */
 import assert from 'node:assert/strict'
 import { readdirSync } from 'node:fs'
 import path from 'node:path'
 import sharp from 'sharp'
+import { readOnnx } from '../export/onnx-file'
 import { runCli, temporaryFolder } from '../train/support'
 
 const model = path.join(__dirname, '..', '..', '..', 'test', 'fixtures', 'ldm', 'diffusers_sd')
@@ -48,6 +49,26 @@ describe('ddpm sample --prompt', () => {
     const two = await runCli(['sample', model, ...way, '--prompt', 'a', '--prompt', 'b'], {}, folder)
     assert.equal(two.code, 2)
     assert.match(two.stderr, /--interpolate takes one --prompt/)
+  })
+})
+
+describe('a latent model', () => {
+  const folder = temporaryFolder()
+
+  it("is exported with its text encoder's tokens as an input", async () => {
+    const { code, stderr } = await runCli(['export', model, '--output', 'unet.onnx'], {}, folder)
+    assert.equal(code, 0, stderr)
+    const tokens = () => readOnnx(path.join(folder, 'unet.onnx')).inputs.context.dims
+    assert.deepEqual(tokens(), ['n', 77, 32])
+    const shorter = ['export', model, '--context-length', '8', '--overwrite', '--output', 'unet.onnx']
+    assert.equal((await runCli(shorter, {}, folder)).code, 0)
+    assert.deepEqual(tokens(), ['n', 8, 32])
+  })
+
+  it('has no bits per dimension of images', async () => {
+    const { code, stderr } = await runCli(['evaluate', folder, '--checkpoint', model], {}, folder)
+    assert.equal(code, 1)
+    assert.match(stderr, /a latent model describes latents/)
   })
 })
 
