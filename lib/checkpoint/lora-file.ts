@@ -22,6 +22,8 @@ const suffixes: readonly (readonly [string, Part])[] = [
   ['.lora.up.weight', 'up'],
   ['.lora_linear_layer.down.weight', 'down'],
   ['.lora_linear_layer.up.weight', 'up'],
+  ['_lora.down.weight', 'down'],
+  ['_lora.up.weight', 'up'],
   ['.alpha', 'alpha'],
 ]
 /** Other kinds of updates, whose numbers mean something else. */
@@ -39,67 +41,83 @@ const prefixes = [
   'lora_unet_',
   'lora_unet.',
 ]
-/** Of other networks of a pipeline, which a model here has not got. */
-const otherNetworks = /^(text_encoder|lora_te|base_model\.model\.text)/
+/** Of a pipeline's text encoder. */
+const textPrefixes = ['text_encoder.', 'base_model.model.', 'lora_te1_', 'lora_te_']
+const ofText = /^(text_encoder|lora_te|base_model\.model\.text)/
 
-export interface LoraReadOptions {
-  /** Other names of modules, and those that they have among `modules`. */
+/** What updates may be of: modules by name. */
+export interface LoraModules {
+  readonly unet: Iterable<string>
+  /** Other names of them, and those that they have in `unet`. */
   readonly aliases?: ReadonlyMap<string, string>
-  /** Updates of a pipeline's other networks are refused; else they are among what is ignored. Default false. */
-  readonly whole?: boolean
+  /** Of the text encoder by transformers' names, 'text_model.encoder.layers.0.mlp.fc1'; without one, its updates are ignored. */
+  readonly text?: Iterable<string>
 }
 
 export interface LoraFile {
-  readonly updates: LoraUpdates
-  /** Names that are of no update of a UNet. */
+  readonly unet: LoraUpdates
+  readonly text: LoraUpdates
+  /** Names that are of no update of these networks. */
   readonly ignored: readonly string[]
 }
 
+type Parts = Map<string, Partial<Record<Part, StoredTensor>>>
+
 /**
- * Updates by the names that modules have among `modules`. An alpha that is not in the file is the rank. Throws `not-found`, `io`,
- * `bad-file`, `unsupported` for other kinds of updates, and `state-mismatch` for a module that there is not.
+ * Updates by the names of modules. An alpha that is not in the file is the rank. Throws `not-found`, `io`, `bad-file`, `unsupported`
+ * for other kinds of updates, and `state-mismatch` for a module that there is not.
  */
 export async function readLora(
   file: string,
-  modules: Iterable<string>,
-  { aliases = new Map(), whole = false }: LoraReadOptions = {},
+  { unet, aliases = new Map(), text: textModules }: LoraModules,
 ): Promise<LoraFile> {
   const { tensors } = await readStateDictFile(file)
-  const named = [...aliases, ...[...modules].map((name) => [name, name] as const)]
-  const known = new Map(
-    named.flatMap(([name, own]) => [[name, own] as const, [name.replaceAll('.', '_'), own] as const]),
-  )
-  const parts = new Map<string, Partial<Record<Part, StoredTensor>>>()
+  const known = byAnyName([...aliases, ...[...unet].map((name) => [name, name] as const)])
+  const knownText = textModules && byAnyName([...textModules].map((name) => [name, name] as const))
+  const [parts, textParts]: Parts[] = [new Map(), new Map()]
   const ignored: string[] = []
   for (const [name, tensor] of Object.entries(tensors)) {
     const other = otherKinds.find(([pattern]) => pattern.test(name))
     if (other) throw new DiffusionError('unsupported', `${file}: ${other[1]} is not supported`, { argument: 'loras' })
     const suffix = suffixes.find(([end]) => name.endsWith(end))
-    if (whole && suffix && otherNetworks.test(name)) {
-      const message = `${file} has updates of a text encoder (${quote(name)}), which are not applied here`
-      throw new DiffusionError('unsupported', message, { argument: 'loras', received: name })
-    }
-    if (!suffix || otherNetworks.test(name)) {
+    const isText = ofText.test(name)
+    if (!suffix || (isText && !knownText)) {
       ignored.push(name)
       continue
     }
-    const module = moduleOf(name.slice(0, -suffix[0].length), known)
+    const given = name.slice(0, -suffix[0].length)
+    const module = isText ? moduleOf(given, knownText!, textPrefixes) : moduleOf(given, known, prefixes)
     if (module === undefined) {
       const message = `${file} does not fit the model: the network has no layer for ${quote(name)}`
       throw new DiffusionError('state-mismatch', message, { argument: 'loras', received: name })
     }
-    parts.set(module, { ...parts.get(module), [suffix[1]]: tensor })
+    const own = isText ? textParts : parts
+    own.set(module, { ...own.get(module), [suffix[1]]: tensor })
   }
-  if (parts.size === 0)
+  if (parts.size + textParts.size === 0)
     throw bad(file, 'it has no low-rank updates of a network (lora_A and lora_B, or lora_down and lora_up)')
-  return { updates: new Map([...parts].map(([module, p]) => [module, updateOf(file, module, p)])), ignored }
+  const updatesOf = (all: Parts) => new Map([...all].map(([module, p]) => [module, updateOf(file, module, p)]))
+  return { unet: updatesOf(parts), text: updatesOf(textParts), ignored }
 }
 
-function moduleOf(name: string, known: ReadonlyMap<string, string>): string | undefined {
-  const found = known.get(name)
+/** With kohya's names, which have _ for every point. */
+function byAnyName(named: readonly (readonly [string, string])[]): ReadonlyMap<string, string> {
+  return new Map(named.flatMap(([name, own]) => [[name, own] as const, [name.replaceAll('.', '_'), own] as const]))
+}
+
+function moduleOf(name: string, known: ReadonlyMap<string, string>, before: readonly string[]): string | undefined {
+  const found = known.get(name) ?? known.get(ofProcessor(name))
   if (found !== undefined) return found
-  const prefix = prefixes.find((p) => name.startsWith(p))
-  return prefix === undefined ? undefined : moduleOf(name.slice(prefix.length), known)
+  const prefix = before.find((p) => name.startsWith(p))
+  return prefix === undefined ? undefined : moduleOf(name.slice(prefix.length), known, before)
+}
+
+/** diffusers before 0.22 had updates in attention's processors: 'attn1.processor.to_out_lora', 'self_attn.to_q_lora'. */
+function ofProcessor(name: string): string {
+  return name
+    .replace(/\.processor\.to_out$/, '.to_out.0')
+    .replace(/\.processor\.(to_[qkv])$/, '.$1')
+    .replace(/self_attn\.to_(q|k|v|out)$/, 'self_attn.$1_proj')
 }
 
 function updateOf(file: string, module: string, { down, up, alpha }: Partial<Record<Part, StoredTensor>>): LoraUpdate {

@@ -3,7 +3,7 @@ import type { JsonObject } from '../../checkpoint/json'
 import { writeLora } from '../../checkpoint/lora-file'
 import { DiffusionError, invalidArgument } from '../../errors'
 import { baseOf, LoraNetwork } from '../../nn/lora/lora'
-import { adapterEntries, mergeUpdates, updatesOf } from '../../nn/lora/lora-weights'
+import { type LoraUpdates, updatesOf } from '../../nn/lora/lora-weights'
 import { UNet } from '../../nn/unet/unet'
 import { augmentationLeftOut } from '../../nn/unet/vector-embedding'
 import { hasConfig } from '../../nn/unet-config'
@@ -59,10 +59,12 @@ import { type Batch, firstImages, type ModelInput } from './batch'
 import { DiffusionModel } from './diffusion-model'
 import {
   changeWeights,
-  diffusersAliases,
   type LoraSource,
   mergeAdapters,
+  ranksOf,
   readLoras,
+  type UpdatedText,
+  updated,
   type WithLorasOptions,
   withLorasSchema,
 } from './lora'
@@ -221,14 +223,10 @@ export class DDPM extends DiffusionModel {
     if (network instanceof LoraNetwork) {
       throw new DiffusionError('unsupported', 'the model has updates beside its weights already: merged() has none')
     }
-    const names = { aliases: diffusersAliases(network), whole: this.hasTextStage }
-    const { updates, warnings } = await readLoras(network.parameters, loras, names)
-    const ranks = Object.fromEntries([...updates].map(([module, { down }]) => [module, down.shape[0]]))
-    const add = async (weights: StateDict, model: DDPM) => {
-      if (merge) return mergeUpdates(weights, updates)
-      return { ...weights, ...(await adapterEntries((model.network as LoraNetwork).adapters, updates)) }
-    }
-    const model = await this.#with({ lora: merge ? undefined : { rank: ranks } }, add)
+    const { updates, textUpdates, warnings } = await readLoras(network, loras, this.updatedText)
+    const lora = merge ? undefined : ranksOf(updates)
+    const change = (weights: StateDict, model: DDPM) => updated(weights, updates, model.network)
+    const model = await this.#with({ lora }, change, textUpdates)
     model.warn(warnings)
     return model
   }
@@ -260,15 +258,16 @@ export class DDPM extends DiffusionModel {
     return new DDPM(options)
   }
 
-  /** @internal Whether updates may be of a text encoder, too. */
-  protected get hasTextStage(): boolean {
-    return false
+  /** @internal The text encoder, which updates may be of, too. */
+  protected get updatedText(): UpdatedText | undefined {
+    return undefined
   }
 
   /** A model of the same options but for these, with its weights and averages by `change`. */
   async #with(
     options: Pick<DDPMOptions, 'lora'>,
     change: (weights: StateDict, model: DDPM) => Promise<StateDict>,
+    ofText?: LoraUpdates,
   ): Promise<DDPM> {
     const { device, seed, deterministic, precision } = this.#settings
     const own = { device, seed, deterministic, precision, freeze: undefined }
@@ -277,6 +276,7 @@ export class DDPM extends DiffusionModel {
     try {
       const table = this.network!.parameters
       await model.loadStateDict(await changeWeights(await this.stateDict(), table, (weights) => change(weights, model)))
+      if (ofText?.size) await model.updatedText?.add(ofText)
       return model
     } catch (error) {
       model.dispose()

@@ -18,6 +18,7 @@ import { quantizing } from '../latent/first-stage'
 import { latentLoop } from '../latent/latent-loop'
 import { checkOwnImage, smallerMask } from '../latent/own-image'
 import { corrected } from '../latent/score-corrector'
+import { updatedText } from '../latent/text-updates'
 import type { DDPMOptions, PretrainedOptions } from '../options/ddpm-options'
 import {
   type LatentDiffusionOptions,
@@ -57,7 +58,7 @@ import type { TrainResult } from '../training/training-step'
 import type { Batch } from './batch'
 import { LatentModel } from './latent-model'
 import { latentPictures } from './latent-pictures'
-import type { LoraSource, WithLorasOptions } from './lora'
+import type { LoraSource, UpdatedText, WithLorasOptions } from './lora'
 
 /** Of pMeanVariance: mean, variance and its logarithm; [n, 1, ...] but for a learned variance. */
 export interface MeanVariance {
@@ -435,8 +436,8 @@ export class LatentDiffusion extends LatentModel {
   }
 
   /**
-   * As DDPM's, of the UNet, by diffusers' names, too; the new model has stages of its own. Throws `unsupported` for updates of a text
-   * encoder, which are not applied.
+   * As DDPM's, of the UNet, by diffusers' names, too, and of CLIP, whose are always made part of its weights. The new model has stages of
+   * its own.
    */
   override async withLoras(loras: readonly LoraSource[], options: WithLorasOptions = {}): Promise<LatentDiffusion> {
     return (await super.withLoras(loras, options)) as LatentDiffusion
@@ -455,8 +456,8 @@ export class LatentDiffusion extends LatentModel {
   }
 
   /** @internal */
-  protected override get hasTextStage(): boolean {
-    return this.condStageModel instanceof TextStage
+  protected override get updatedText(): UpdatedText | undefined {
+    return updatedText(this.condStageModel)
   }
 }
 

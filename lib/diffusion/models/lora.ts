@@ -1,8 +1,17 @@
 /** Low-rank updates of a model: read, applied to its state, and made part of its weights. */
-import { type LoraReadOptions, readLora } from '../../checkpoint/lora-file'
+import { readLora } from '../../checkpoint/lora-file'
 import { invalidArgument } from '../../errors'
-import { adaptable, type LoraNetwork } from '../../nn/lora/lora'
-import { checkUpdates, joinUpdates, type LoraUpdates, mergeUpdates, updatesOf } from '../../nn/lora/lora-weights'
+import { LoraNetwork } from '../../nn/lora/lora'
+import {
+  adapterEntries,
+  checkUpdates,
+  joinUpdates,
+  type LayerShapes,
+  type LoraUpdates,
+  layerShapes,
+  mergeUpdates,
+  updatesOf,
+} from '../../nn/lora/lora-weights'
 import type { Network } from '../../nn/network'
 import type { ParameterTable, StateDict } from '../../nn/parameters'
 import { UNet } from '../../nn/unet/unet'
@@ -26,29 +35,54 @@ export interface WithLorasOptions {
 const sourceSchema = { path: required(string()), scale: number(1) } satisfies SchemaOf<LoraSource>
 export const withLorasSchema = { merge: boolean(true) } satisfies SchemaOf<WithLorasOptions>
 
+/** A model's text encoder, by transformers' names. */
+export interface UpdatedText {
+  /** What updates may be of. */
+  layers(): Promise<LayerShapes>
+  /** Makes them part of its weights. */
+  add(updates: LoraUpdates): Promise<void>
+}
+
 /** All files as one update for each module, and names in them that were left out. */
 export async function readLoras(
-  table: ParameterTable,
+  network: Network,
   sources: readonly LoraSource[],
-  options: LoraReadOptions = {},
-): Promise<{ updates: LoraUpdates; warnings: string[] }> {
+  updatedText: UpdatedText | undefined,
+): Promise<{ updates: LoraUpdates; textUpdates: LoraUpdates; warnings: string[] }> {
   if (!Array.isArray(sources) || sources.length === 0)
     throw invalidArgument('loras', 'an array of { path, scale }', sources)
+  const layers = layerShapes(network.parameters)
+  const text = await updatedText?.layers()
+  const modules = { unet: [...layers.keys()], aliases: diffusersAliases(network), text: text && [...text.keys()] }
   const all: LoraUpdates[] = []
+  const allText: LoraUpdates[] = []
   const warnings: string[] = []
   for (const given of sources) {
     const { path, scale } = parseOptions('loras', given, sourceSchema)
-    const { updates, ignored } = await readLora(path, adaptable(table).keys(), options)
-    checkUpdates(table, updates, path)
-    all.push(new Map([...updates].map(([module, update]) => [module, { ...update, scale: scale * update.scale }])))
+    const found = await readLora(path, modules)
+    checkUpdates(layers, found.unet, path)
+    checkUpdates(text ?? new Map(), found.text, path)
+    all.push(scaled(found.unet, scale))
+    allText.push(scaled(found.text, scale))
+    const { ignored } = found
     if (ignored.length > 0)
       warnings.push(`${path}: ${ignored.length} names are of no update of the UNet, such as ${ignored[0]}`)
   }
-  return { updates: await joinUpdates(all), warnings }
+  return { updates: await joinUpdates(all), textUpdates: await joinUpdates(allText), warnings }
+}
+
+/** What a model has beside its weights for these updates; undefined for none. */
+export function ranksOf(updates: LoraUpdates): { rank: Record<string, number> } | undefined {
+  if (updates.size === 0) return undefined
+  return { rank: Object.fromEntries([...updates].map(([module, { down }]) => [module, down.shape[0]])) }
+}
+
+function scaled(updates: LoraUpdates, scale: number): LoraUpdates {
+  return new Map([...updates].map(([module, update]) => [module, { ...update, scale: scale * update.scale }]))
 }
 
 /** The modules of a UNet by diffusers' names, by which updates of Stable Diffusion are written, and its own. */
-export function diffusersAliases(network: Network): ReadonlyMap<string, string> {
+function diffusersAliases(network: Network): ReadonlyMap<string, string> {
   if (!(network instanceof UNet) || network.options.layout === 'diffusers') return new Map()
   const own = network.parameters.slots
   const theirs = new UNet({ ...network.options, layout: 'diffusers', useNewAttentionOrder: false }).parameters.slots
@@ -73,6 +107,16 @@ export async function changeWeights(
     for (const [name, tensor] of Object.entries(await change(weights))) changed[nameOf(name)] = tensor
   }
   return changed
+}
+
+/** The weights with updates, which are beside them in a network that has adapters, and else a part of them. */
+export async function updated(
+  weights: StateDict,
+  updates: LoraUpdates,
+  network: Network | undefined,
+): Promise<StateDict> {
+  if (!(network instanceof LoraNetwork)) return mergeUpdates(weights, updates)
+  return { ...weights, ...(await adapterEntries(network.adapters, updates)) }
 }
 
 /** The weights of the network without adapters that computes the same. */

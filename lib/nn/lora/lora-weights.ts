@@ -16,17 +16,23 @@ export interface LoraUpdate {
 /** By the names of modules. */
 export type LoraUpdates = ReadonlyMap<string, LoraUpdate>
 
+/** Shapes of the weights of a network's layers, by the names of modules. */
+export type LayerShapes = ReadonlyMap<string, readonly number[]>
+
+export function layerShapes(table: ParameterTable): LayerShapes {
+  return new Map([...adaptable(table)].map(([module, { shape }]) => [module, shape]))
+}
+
 /** Throws `state-mismatch` where a module is not one of the network's layers, or has another shape. */
-export function checkUpdates(table: ParameterTable, updates: LoraUpdates, file: string): void {
-  const modules = adaptable(table)
+export function checkUpdates(layers: LayerShapes, updates: LoraUpdates, file: string): void {
   for (const [module, { down, up }] of updates) {
-    const slot = modules.get(module)
-    if (!slot) throw misfit(file, `the network has no layer ${quote(module)}`)
-    const [outs, ...ins] = slot.shape
+    const shape = layers.get(module)
+    if (!shape) throw misfit(file, `the network has no layer ${quote(module)}`)
+    const [outs, ...ins] = shape
     const rank = down.shape[0]
     if (up.shape[1] !== rank || sizeOf(down.shape) !== rank * sizeOf(ins) || sizeOf(up.shape) !== outs * rank) {
       const got = `[${down.shape.join(', ')}] and [${up.shape.join(', ')}]`
-      throw misfit(file, `${quote(module)}: ${got} is no update of a weight [${slot.shape.join(', ')}]`)
+      throw misfit(file, `${quote(module)}: ${got} is no update of a weight [${shape.join(', ')}]`)
     }
   }
 }

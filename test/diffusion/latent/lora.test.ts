@@ -1,4 +1,4 @@
-// Low-rank updates of latent models: of the UNet by diffusers' names and by its own; of a text encoder they are refused.
+// Low-rank updates of latent models: of the UNet by diffusers' names and by its own, and of the text encoder.
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
@@ -30,14 +30,14 @@ describe('low-rank updates of latent models', () => {
     })
   }
 
-  const write = async (names: readonly string[]) => {
+  const write = async (names: readonly string[], width = 32) => {
     const [down, up, alpha] = names
     const of = async (shape: readonly number[], seed: number): Promise<StoredTensor> => {
       return { dtype: 'F32', shape, data: await Tensor.randn(shape, { seed }).data() }
     }
     await writeSafetensors(file, {
-      [down]: await of([2, 32], 1),
-      [up]: await of([32, 2], 2),
+      [down]: await of([2, width], 1),
+      [up]: await of([width, 2], 2),
       ...(alpha && { [alpha]: { dtype: 'F32', shape: [], data: Float32Array.of(1) } }),
     })
   }
@@ -83,13 +83,68 @@ describe('low-rank updates of latent models', () => {
     }
   })
 
-  it('of a text encoder they are refused, not left out', async () => {
+  it("of OpenCLIP by transformers' names, PEFT's, kohya's and those of diffusers' processors", async () => {
     using plain = model()
-    const module = 'text_encoder.text_model.encoder.layers.0.self_attn.q_proj'
+    const joined = 'cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight'
+    const before = await (await plain.stateDict())[joined].data()
+    const [down, up] = [
+      await Tensor.randn([2, 16], { seed: 1 }).data(),
+      await Tensor.randn([16, 2], { seed: 2 }).data(),
+    ]
+    const module = 'text_model.encoder.layers.0.self_attn.k_proj'
+    for (const names of [
+      [`text_encoder.${module}.lora_A.weight`, `text_encoder.${module}.lora_B.weight`],
+      [
+        `lora_te_${module.replaceAll('.', '_')}.lora_down.weight`,
+        `lora_te_${module.replaceAll('.', '_')}.lora_up.weight`,
+      ],
+      ['down', 'up'].map((part) => `text_encoder.${module.replace('k_proj', 'to_k')}_lora.${part}.weight`),
+    ]) {
+      await write(names, 16)
+      using changed = await plain.withLoras([{ path: file, scale: 0.5 }], { merge: false })
+      assert.deepEqual(changed.warnings(), plain.warnings())
+      const after = await (await changed.stateDict())[joined].data()
+      // [q; k; v]
+      for (let i = 0; i < after.length; i++) {
+        const [row, column] = [Math.floor(i / 16) - 16, i % 16]
+        const sum = row < 0 || row >= 16 ? 0 : up[2 * row] * down[column] + up[2 * row + 1] * down[16 + column]
+        assert.ok(Math.abs(after[i] - (before[i] + 0.5 * sum)) < 1e-6)
+      }
+      const ids = Tensor.from(Int32Array.of(3, 1, 2, 0, 0, 0), [1, 6])
+      const told = await (await plain.getLearnedConditioning(ids)).data()
+      assert.notDeepEqual(await (await changed.getLearnedConditioning(ids)).data(), told)
+      using again = await changed.merged()
+      assert.deepEqual(await (await again.stateDict())[joined].data(), after)
+    }
+    await write([`text_encoder.${module}.lora_A.weight`, `text_encoder.${module}.lora_B.weight`], 8)
+    await assert.rejects(plain.withLoras([{ path: file }]), {
+      code: 'state-mismatch',
+      message: /no update of a weight/,
+    })
+    const other = 'lora_te2_text_model_encoder_layers_0_self_attn_q_proj'
+    await write([`${other}.lora_down.weight`, `${other}.lora_up.weight`], 16)
+    await assert.rejects(plain.withLoras([{ path: file }]), { code: 'state-mismatch', message: /no layer/ })
+  })
+
+  it('of CLIP', async () => {
+    const folder = path.join(__dirname, '..', '..', '..', '..', 'test', 'fixtures', 'ldm', 'diffusers_sd')
+    using plain = await LatentDiffusion.fromPretrained(folder, { device })
+    const name = 'cond_stage_model.transformer.text_model.encoder.layers.1.self_attn.out_proj.weight'
+    const module = 'text_encoder.text_model.encoder.layers.1.self_attn.out_proj'
     await write([`${module}.lora_A.weight`, `${module}.lora_B.weight`])
-    await assert.rejects(plain.withLoras([{ path: file }]), { code: 'unsupported', message: /text encoder/ })
-    const kohya = 'lora_te_text_model_encoder_layers_0_self_attn_q_proj'
-    await write([`${kohya}.lora_down.weight`, `${kohya}.lora_up.weight`])
-    await assert.rejects(plain.withLoras([{ path: file }]), { code: 'unsupported', message: /text encoder/ })
+    using changed = await plain.withLoras([{ path: file }])
+    const [before, after] = [
+      await (await plain.stateDict())[name].data(),
+      await (await changed.stateDict())[name].data(),
+    ]
+    const [down, up] = [
+      await Tensor.randn([2, 32], { seed: 1 }).data(),
+      await Tensor.randn([32, 2], { seed: 2 }).data(),
+    ]
+    for (let i = 0; i < after.length; i++) {
+      const [row, column] = [Math.floor(i / 32), i % 32]
+      const sum = up[2 * row] * down[column] + up[2 * row + 1] * down[32 + column]
+      assert.ok(Math.abs(after[i] - (before[i] + sum)) < 1e-5)
+    }
   })
 })
