@@ -66,7 +66,7 @@ export const sample: Command<typeof options> = {
   ddpm sample --init-image cat.png --strength 0.6
   ddpm sample --init-image cat.png --mask mask.png
   ddpm sample --interpolate 1,2 --count 8 --columns 8
-  ddpm sample stable-diffusion-v1-5 --prompt "a red apple" --prompt "a green pear" --steps 20
+  ddpm sample sd15 --prompt "a red apple" --prompt "a green pear"
   ddpm sample --count 4 --preview forming.png
   ddpm sample --count 50000 --batch 64 --npz samples.npz
   ddpm sample --count 50000 --batch 64 --npz samples.npz --resume`,
