@@ -223,8 +223,8 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
   ddpm train icons --out runs/icons --preset small
   ddpm train photos --out runs/photos --size 64 --channel-mult 1,2,2,4
   ddpm train flowers --classes folders --out runs/flowers   classes: sub-folders
-  ddpm train photos --first-stage runs/vae --text-encoder transformer --size 64 --out runs/latent
-  ddpm sample runs/latent --prompt "a red apple"
+  ddpm train photos --first-stage runs/vae --text-encoder transformer --out art
+  ddpm sample art --prompt "a red apple"
   ddpm train --resume --out runs/photos
   ddpm train photos --validation 0.2 --patience 5 --out runs/held-out
   ddpm sample --checkpoint runs/held-out@best
