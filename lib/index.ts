@@ -103,6 +103,7 @@ export type {
   DecodeOptions,
   LatentChainOptions,
   LatentDiffusionOptions,
+  LatentInterpolateOptions,
   LatentLoggedImages,
   LatentLogImagesOptions,
   LatentLoopOptions,
@@ -208,7 +209,7 @@ export type { StateDict } from './nn/weights'
 export type { Seed } from './options'
 export { AutoencoderKL, type AutoencoderKLForwardOptions } from './stages/autoencoder-kl'
 export type { StageCkptOptions, StageCkptReport } from './stages/checkpoint'
-export { ClassEmbedder, type ClassEmbedderOptions } from './stages/class-embedder'
+export { ClassEmbedder, type ClassEmbedderOptions, type ClassInput } from './stages/class-embedder'
 export type { QuantizeResult, UnknownIndex } from './stages/codebook'
 export type {
   FirstStage,

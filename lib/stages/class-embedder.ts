@@ -25,7 +25,8 @@ const schema = {
   ...stageSchema,
 } satisfies SchemaOf<ClassEmbedderOptions>
 
-type ClassInput = readonly number[] | Int32Array | Tensor
+/** Labels from 0 to nClasses - 1, of each sample. */
+export type ClassInput = readonly number[] | Int32Array | Tensor
 
 /** Its weights, 'embedding.weight', are trained. */
 export class ClassEmbedder extends Stage {
