@@ -3,6 +3,8 @@ import assert from 'node:assert/strict'
 import { readdirSync } from 'node:fs'
 import path from 'node:path'
 import sharp from 'sharp'
+import { toBytes } from '../../lib/data/image-grid'
+import { LatentDiffusion } from '../../lib/index'
 import { readOnnx } from '../export/onnx-file'
 import { runCli, temporaryFolder } from '../train/support'
 
@@ -36,6 +38,14 @@ describe('ddpm sample --prompt', () => {
     const four = await draw('four', '--prompt', 'red cat', '--prompt', 'a photograph', '--count', '4', '--batch', '3')
     assert.equal(four.length, 4)
     for (const [i, image] of both.entries()) assertClose(four[i], image)
+  })
+
+  it('is what the library draws, by the scheduler of the folder', async () => {
+    const [cat] = await draw('by-command', '--prompt', 'red cat', '--negative-prompt', 'a dog', '--guidance', '3')
+    using ldm = await LatentDiffusion.fromPretrained(model, { device: 'cpu' })
+    const o = { prompt: 'red cat', negativePrompt: 'a dog', guidanceScale: 3, steps: 2, seed: 0 } as const
+    const drawn = await ldm.sample(o)
+    assertClose(cat, Buffer.from(toBytes(await drawn.data(), drawn.shape).data))
   })
 
   it('is of all images on the way from one seed to another', async () => {
