@@ -45,6 +45,7 @@ describe('AutoencoderTrainer', () => {
     const whole = await new AutoencoderTrainer(tiny('whole')).run()
     assert.equal(whole.model, at('whole', 'vae'))
     assert.equal((await new AutoencoderTrainer(tiny('parts')).run(stopAt(3))).stopped, 'signal')
+    await assert.rejects(AutoencoderKL.fromPretrained(at('parts')), { code: 'not-found', message: /--resume goes on/ })
     await new AutoencoderTrainer({ data, out: at('parts'), resume: true, steps: 6, ddconfig: { ch: undefined } }).run()
     assert.deepEqual(untimed('parts'), untimed('whole'))
     assert.deepEqual(weightsOf('parts'), weightsOf('whole'))

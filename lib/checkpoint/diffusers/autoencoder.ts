@@ -31,7 +31,10 @@ export async function readAutoencoderFolder(folder: string, variant?: string): P
     return { config, readWeights: async () => asTensors(await readWeights(own, variant)) }
   }
   const files = inPipeline.map((inner) => path.join(inner, configFile))
-  throw new DiffusionError('not-found', `${folder} has no autoencoder: none of ${files.join(', ')}`, {
+  const hint = (await exists(path.join(folder, 'checkpoints')))
+    ? '; that of a training is written when it ends: --resume goes on with it'
+    : ''
+  throw new DiffusionError('not-found', `${folder} has no autoencoder: none of ${files.join(', ')}${hint}`, {
     argument: 'path',
     received: folder,
   })
