@@ -1,6 +1,7 @@
 import { isDiffusersFolder } from '../checkpoint/diffusers/folder'
 import { readSource } from '../convert/source'
 import { configNameOf, type TargetKind, writeTarget } from '../convert/target'
+import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
 import { DiffusionError } from '../errors'
 import { type Command, type OptionTable, UsageError } from './args'
 import { isFile, outputFile, outputName, overwriteOption, tellRenamed } from './free-name'
@@ -77,11 +78,14 @@ A latent model becomes a folder, or one file by CompVis' names with its configur
     checkWeights(weights, sigmaRel)
     const output = createOutput(json === true)
     const kind = to ?? kindOf(wanted)
-    const target = await targetName(wanted, kind, overwrite)
+    const found = await targetName(wanted, kind, overwrite)
     const model = await readSource(source, {
       ...{ config, key, variant: from, revision, sigmaRel, tokenizer, parameterization },
     })
     try {
+      // A configuration is written beside a latent model, whatever its file is called.
+      const isLatentFile = kind === 'model' && model.ddpm instanceof LatentDiffusion
+      const target = isLatentFile ? await targetName(wanted, 'ckpt', overwrite) : found
       const files = await writeTarget(model, target, { to: kind, weights, variant, maxShardSize })
       output.say(`${source} (${model.kind}) -> ${files.join(', ')} (${kind})`)
       for (const warning of model.ddpm.warnings()) warn(output, warning)

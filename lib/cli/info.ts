@@ -1,4 +1,4 @@
-import { readShapes } from '../checkpoint/state-dict-file'
+import { checkKey, readShapes } from '../checkpoint/state-dict-file'
 import { isLatentCkpt } from '../convert/latent-source'
 import { loadModel } from '../convert/load-model'
 import { configOf, configOrNone, locateModel, shippedModel } from '../convert/locate'
@@ -40,6 +40,7 @@ interface FactsOptions {
   readonly config?: string
   readonly variant?: string
   readonly revision?: string
+  readonly key?: string
   readonly tokenizer?: string
   readonly parameterization?: 'eps' | 'v'
 }
@@ -102,22 +103,33 @@ async function ofLoaded(path: string, o: Omit<FactsOptions, 'revision'>): Promis
 /** Without a configuration, what can be said of the tensors alone. */
 async function ofCkpt(
   file: string,
-  { config: given, tokenizer, parameterization }: FactsOptions,
+  { config: given, key, tokenizer, parameterization }: FactsOptions,
   from: URL | undefined,
 ): Promise<Facts> {
-  if (await isLucidrains(file)) return ofLoaded(file, { config: given })
-  if (await isLatentCkpt(file)) {
+  if (await isLucidrains(file)) return ofLoaded(file, { config: given, key })
+  if (await isLatentCkpt(file, key)) {
     const config = await configOrNone(file, given, from)
-    return { config: config ?? 'none beside it', ...(await ofLoaded(file, { config, tokenizer, parameterization })) }
+    return {
+      config: config ?? 'none beside it',
+      ...(await ofLoaded(file, { config, key, tokenizer, parameterization })),
+    }
   }
   const config =
     given === undefined
       ? await configOf(file, undefined, from).catch(() => undefined)
       : await configOf(file, given, from)
-  if (config !== undefined) return { config, ...(await ofLoaded(file, { config })) }
-  const shapes = Object.values(await readShapes(file)).map(({ shape }) => shape)
+  if (config !== undefined) return { config, ...(await ofLoaded(file, { config, key })) }
+  const all = key === undefined ? readShapes(file) : readShapes(file, ofKey(key))
+  const shapes = Object.values(await all).map(({ shape }) => shape)
   const numbers = shapes.reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0)
   return { config: 'none beside it', tensors: shapes.length, numbers }
+}
+
+function ofKey(key: string): Parameters<typeof readShapes>[1] {
+  return (dicts) => {
+    checkKey(key, dicts)
+    return { key }
+  }
 }
 
 function parameterCount(weights: StateDict): number {

@@ -53,6 +53,7 @@ export async function writeTarget(source: SourceModel, target: string, o: Target
   // A model file of this project holds no stages: a latent model in one file is CompVis', .safetensors, too.
   if (ddpm instanceof LatentDiffusion && o.to !== 'diffusers') {
     if (o.variant !== undefined) throw invalidArgument('variant', 'nothing for a checkpoint', o.variant)
+    checkCkptName(target)
     return writeLatentCkpt(ddpm, target, { weights: o.weights ?? 'both', counters })
   }
   if (o.to === 'ckpt') return writeCkpt(source, target, o.weights ?? 'both')
@@ -76,7 +77,7 @@ async function networkOf(ddpm: DDPM, which: 'ema' | 'model'): Promise<StateDict>
 }
 
 async function writeCkpt(source: SourceModel, target: string, weights: WeightsChoice): Promise<readonly string[]> {
-  if (/\.yaml$/.test(target)) throw invalidArgument('target', 'the name of a checkpoint, such as model.ckpt', target)
+  checkCkptName(target)
   const both = weights === 'both' && source.ddpm.config.useEma === true
   using ddpm = await compVisModel(source.ddpm, both ? 'both' : weights === 'both' ? 'model' : weights)
   const config = compVisConfig(ddpm.config as DDPMOptions, (ddpm.network as UNet).options)
@@ -90,6 +91,12 @@ async function writeCkpt(source: SourceModel, target: string, weights: WeightsCh
   const yaml = configNameOf(target)
   await atomicWrite(yaml, writeYaml(config))
   return [target, yaml]
+}
+
+/** Its configuration would be written onto it. */
+function checkCkptName(target: string): void {
+  if (configNameOf(target) !== path.normalize(target)) return
+  throw invalidArgument('target', 'the name of a checkpoint, such as model.ckpt', target)
 }
 
 /** The YAML that is written beside a checkpoint. */

@@ -121,6 +121,20 @@ describe('conversion of latent models', () => {
     )
   })
 
+  it('what is called like the configuration stays, or is refused as a name', async () => {
+    const source = await joined('sd_v1.ckpt', 'sd_v1.yaml', { numAttentionHeads: 4 })
+    writeFileSync(at('kept.yaml'), 'mine')
+    const { code, stdout, stderr } = await runCli(['convert', source, at('kept.safetensors'), '--weights', 'model'])
+    assert.equal(code, 0, stderr)
+    assert.match(stdout, /kept-1\.safetensors.*kept-1\.yaml/)
+    assert.equal(readFileSync(at('kept.yaml'), 'utf8'), 'mine')
+    await assert.rejects(convert(source, at('name.yaml'), { to: 'ckpt' }), { argument: 'target' })
+    assert.ok(!existsSync(at('name.yaml')))
+    const wrong = await runCli(['info', source, '--key', 'elsewhere'])
+    assert.equal(wrong.code, 1)
+    assert.match(wrong.stderr, /key: expected/)
+  })
+
   it('ddpm convert, info and sample of such a file, with a tokenizer beside it', async () => {
     const source = await joined('sd_v2.safetensors', 'sd_v2.yaml', { heads: 5 })
     const converted = await runCli(['convert', source, at('from-cli')])
