@@ -14,6 +14,7 @@ import { type Guides, openGuides } from './guidance'
 import { type modelOptions, openModel } from './open-model'
 import { note, type Output, stderr, warn } from './output'
 import { Progress } from './progress'
+import { shapeOf } from './text'
 
 export interface QualityValues extends Values<typeof modelOptions>, Values<typeof samplerOptions> {
   readonly fid?: string
@@ -101,7 +102,8 @@ function samplesOfModel(
         yield fromBytes(images)
     },
   }
-  return { set, looks: { size: [ddpm.imageSize, ddpm.imageWidth], channels: ddpm.channels } }
+  const [height, width, channels] = shapeOf(ddpm, values)
+  return { set, looks: { size: [height, width], channels } }
 }
 
 async function samplesOfFile(values: QualityValues, output: Output): Promise<{ set: ImageSet; looks: Looks }> {

@@ -55,6 +55,14 @@ describe('ddpm evaluate --fid', function () {
     assert.match(found.stdout, /^3 images, compared with 8 images of .*npz\nFID {14}\d/)
   })
 
+  it('of a latent model: the reference is of the size of its images', async () => {
+    const sd = path.join(__dirname, '..', '..', '..', 'test', 'fixtures', 'ldm', 'diffusers_sd')
+    const drawn = ['--prompt', 'red cat', '--steps', '2', '--count', '2', '--limit', '2', ...device]
+    const { code, stderr, stdout } = await evaluate(sd, '--fid', photos, '--inception', inception, ...drawn)
+    assert.equal(code, 0, stderr)
+    assert.match(stdout, /^2 images, compared with 2 images/)
+  })
+
   it('asked to stop: nothing half is kept', async () => {
     const child = startCli(
       ['evaluate', '--samples', photos, '--fid', photos, '--inception', inception, '--size', '16', ...device],
