@@ -56,6 +56,11 @@ function unknownNames(owner: string, options: unknown, schema: Schema): string[]
   return Object.keys(given).filter((name) => !Object.hasOwn(schema, name))
 }
 
+/** Without those that are undefined, which say nothing. */
+export function definedOnly<T extends object>(options: T): Partial<T> {
+  return Object.fromEntries(Object.entries(options).filter(([, v]) => v !== undefined)) as Partial<T>
+}
+
 export function unknownOption(owner: string, name: string, known: readonly string[]): DiffusionError {
   const likely = closest(name, known)
   const hint = likely ? `; did you mean '${likely}'?` : `; known are ${known.join(', ')}`

@@ -42,6 +42,7 @@ const { timestepSpacing: _, stepsOffset: __, ...latentImplied } = modelImplied
 export function compVisLatentConfig(config: LatentDiffusionOptions & JsonObject, unet: UNetOptions): JsonObject {
   const { firstStage, condStage = '__is_unconditional__' } = config as JsonObject
   only(config, latentImplied)
+  only(config, { splitInputParams: undefined })
   const options = { ...unet, layout: 'openai' as const }
   return {
     model: {

@@ -1,5 +1,6 @@
 /** LatentDiffusion's options by a YAML configuration of latent-diffusion, its stages made of their targets. */
 import { DiffusionError } from '../../errors'
+import { definedOnly } from '../../options'
 import { checkpointSource, type FirstStage as NetworkStage } from '../../stages/first-stage'
 import type { WeightsSource } from '../../stages/stage'
 import type { CondStage, FirstStage } from '../latent/stages'
@@ -27,7 +28,7 @@ export function optionsFromConfig(said: CompVisConfig, given: LatentConfigOption
   }
   const { firstStage, condStage } = said.stages
   const settings = stageOptions(own)
-  const options: LatentDiffusionOptions = { ...said.options, ...own }
+  const options: LatentDiffusionOptions = { ...said.options, ...definedOnly(own) }
   options.firstStage ??= firstOf(firstStage, settings)
   options.condStage ??= typeof condStage === 'string' ? condStage : condOf(condStage, { ...settings, tokenizer })
   return options

@@ -14,6 +14,7 @@ import type { OpenCLIPTextOptions } from '../../nn/text/open-clip'
 import type { UNetConfig } from '../../nn/unet-config'
 import { checkFits, checkUNetFits, type Shapes } from '../../nn/unet-fit'
 import type { StateDict } from '../../nn/weights'
+import { definedOnly } from '../../options'
 import { fileSource } from '../../stages/checkpoint'
 import { Stage, type WeightsSource } from '../../stages/stage'
 import { Tensor } from '../../tensor'
@@ -74,7 +75,8 @@ interface Contents {
  * `state-mismatch` and `unsupported`.
  */
 export async function readSingleFile(file: string, given: SingleFileOptions): Promise<SingleFile> {
-  const { config, tokenizer, textConfig = {}, numHeads, numHeadChannels, key: _, weights, ...own } = given
+  const { config, tokenizer, textConfig = {}, numHeads, numHeadChannels, key: _, weights, ...rest } = given
+  const own = definedOnly(rest)
   const { shapes, counters, key, averaged } = await contentsOf(file, given.key)
   if (!isLatentFile(Object.keys(shapes))) {
     throw mismatch(file, `it has no ${modelPrefix}* beside ${firstPrefix}*, as a latent model's has`)

@@ -26,6 +26,8 @@ export interface WrittenLatent extends Omit<LatentContents, 'config'> {
   readonly conditioningKey?: ConditioningKey
   readonly scaleFactor: number
   readonly scheduler: WrittenScheduler
+  /** Options that change what is drawn and that no pipeline has, where they are in use. */
+  readonly own: readonly string[]
   /** Of the model; only the layout of our own asks for it. */
   config(): JsonObject
 }
@@ -51,7 +53,8 @@ export async function writeLatent(
   return []
 }
 
-function layoutOf({ firstStage, condStage, conditioningKey: key }: WrittenLatent): 'diffusers' | 'ddpm-native' {
+function layoutOf({ firstStage, condStage, conditioningKey: key, own }: WrittenLatent): 'diffusers' | 'ddpm-native' {
+  if (own.length > 0) return 'ddpm-native'
   if (key === undefined) return firstStage instanceof VQModelInterface ? 'diffusers' : 'ddpm-native'
   const clip = condStage && clipOf(condStage)
   return firstStage instanceof AutoencoderKL && clip && key !== 'concat' ? 'diffusers' : 'ddpm-native'
@@ -66,6 +69,7 @@ async function writePipeline(folder: string, model: WrittenLatent, o: WeightsOpt
   if (!(firstStage instanceof AutoencoderKL || firstStage instanceof VQModelInterface)) {
     throw unsupported('firstStage', 'an AutoencoderKL or a VQModelInterface', firstStage.constructor.name)
   }
+  if (model.own.length > 0) throw unsupported(model.own[0], 'its default', 'another value')
   if (!(network instanceof UNet)) throw unsupported('unetConfig', 'a UNet', String(network?.constructor.name))
   if (key === 'concat' || key === 'adm') throw unsupported('conditioningKey', "'crossattn' or 'hybrid'", key)
   const text = key === undefined ? undefined : textOf(model)

@@ -8,7 +8,7 @@ import { UNet } from '../../nn/unet/unet'
 import { augmentationLeftOut } from '../../nn/unet/vector-embedding'
 import { hasConfig } from '../../nn/unet-config'
 import type { StateDict } from '../../nn/weights'
-import { type Parsed, parseOptions } from '../../options'
+import { definedOnly, type Parsed, parseOptions } from '../../options'
 import { Tensor } from '../../tensor'
 import { readDDPMConfig } from '../formats/compvis-config'
 import type { WrittenScheduler } from '../formats/diffusers-scheduler'
@@ -139,7 +139,7 @@ export class DDPM extends DiffusionModel {
     const { variant, weights: kind, revision, onDownload, ...own } = options
     const folder = await pretrainedFolder(source, variant, { revision, onDownload })
     const { settings, weights, schedulerConfig, warnings } = await readPretrained(folder, { variant, weights: kind })
-    const ddpm = new DDPM({ ...settings, useEma: false, ...own })
+    const ddpm = new DDPM({ ...settings, useEma: false, ...definedOnly(own) })
     ddpm.schedulerConfig = schedulerConfig
     ddpm.warn(warnings)
     try {
@@ -159,7 +159,7 @@ export class DDPM extends DiffusionModel {
    */
   static async fromConfig(source: string | JsonObject, options: DDPMOptions = {}): Promise<DDPM> {
     const { options: own, checkpoint, lrSchedule, warnings } = await readDDPMConfig(source)
-    const ddpm = new DDPM({ ...own, ...options })
+    const ddpm = new DDPM({ ...own, ...definedOnly(options) })
     ddpm.lrSchedule = lrSchedule
     ddpm.warn(warnings)
     try {

@@ -3,7 +3,7 @@ import type { JsonObject } from '../../checkpoint/json'
 import { DiffusionError, invalidArgument } from '../../errors'
 import { LoraNetwork } from '../../nn/lora/lora'
 import type { StateDict } from '../../nn/weights'
-import { type Parsed, parseOptions } from '../../options'
+import { definedOnly, type Parsed, parseOptions } from '../../options'
 import { TextStage } from '../../stages/text/text-stage'
 import { checkShape, checkTensor, type Shape, Tensor } from '../../tensor'
 import { readCompVisConfig } from '../formats/compvis-config'
@@ -88,11 +88,12 @@ export class LatentDiffusion extends LatentModel {
    * scheduler and 50 steps unless it is told others. Throws `not-found`, `io`, `bad-file`, `state-mismatch` and `unsupported`.
    */
   static override async fromPretrained(source: string, options: PretrainedOptions = {}): Promise<LatentDiffusion> {
-    const { variant, weights: _, revision, onDownload, ...own } = options
+    const { variant, weights: which, revision, onDownload, ...own } = options
+    if (which !== undefined) throw invalidArgument('weights', 'nothing for a latent pipeline', which)
     const folder = await pretrainedFolder(source, variant, { revision, onDownload })
     const found = await readLatentPipeline(folder, { variant, stage: stageOptions(own) })
     const { options: said, weights, schedulerConfig, warnings } = found
-    const model = new LatentDiffusion({ ...said, useEma: false, ...own })
+    const model = new LatentDiffusion({ ...said, useEma: false, ...definedOnly(own) })
     model.schedulerConfig = schedulerConfig
     model.warn(warnings)
     return orDisposed(model, () => model.loadStateDict(weights))
@@ -430,6 +431,7 @@ export class LatentDiffusion extends LatentModel {
       condStage: condStageModel === (firstStage as unknown) ? undefined : condStageModel,
       weights: await this.networkWeights(this.written(weights)),
       scheduler: this.writtenScheduler(),
+      own: [...(this.splitInputParams ? ['splitInputParams'] : []), ...(this.condIds ? ['numTimestepsCond'] : [])],
       config: () => this.config,
     }
     this.warn(await writeLatent(folder, written, o))

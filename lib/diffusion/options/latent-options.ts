@@ -107,7 +107,8 @@ export const latentSchema = {
 export interface SaveLatentOptions extends SavePretrainedOptions {
   /**
    * 'diffusers': StableDiffusionPipeline's or LDMPipeline's; 'ddpm-native': one of our own, for any stages of this package. Default:
-   * diffusers' for a KL autoencoder with a CLIP, and for an unconditional model with a codebook; else our own.
+   * diffusers' for a KL autoencoder with a CLIP, and for an unconditional model with a codebook, both without splitInputParams and
+   * numTimestepsCond; else our own.
    */
   layout?: 'diffusers' | 'ddpm-native'
 }

@@ -211,6 +211,22 @@ describe('folders of latent models', () => {
     await assert.rejects(read.sample({ prompt: 'cat', steps: 1 }), { code: 'not-configured', argument: 'tokenizer' })
   })
 
+  it('what no pipeline says is kept in the layout of our own', async () => {
+    const splitInputParams = { ks: [4, 4], stride: [2, 2] }
+    const sd = path.join(fixtures, 'ldm', 'diffusers_sd')
+    for (const [name, value] of Object.entries({ splitInputParams, numTimestepsCond: 4 })) {
+      using made = await LatentDiffusion.fromPretrained(sd, { device, [name]: value })
+      await assert.rejects(made.savePretrained(folder, { layout: 'diffusers' }), {
+        code: 'unsupported',
+        argument: name,
+      })
+      await made.savePretrained(folder)
+      using read = await LatentDiffusion.fromPretrained(folder, { device })
+      assert.deepEqual(read[name as 'numTimestepsCond'], made[name as 'numTimestepsCond'])
+    }
+    await assert.rejects(LatentDiffusion.fromPretrained(sd, { device, weights: 'ema' }), { argument: 'weights' })
+  })
+
   it('refuses what it could not read again', async () => {
     const own = { encode: async (x: never) => x as Tensor, decode: async (z: Tensor) => z }
     using made = model({ firstStage: own, unetConfig: unet })

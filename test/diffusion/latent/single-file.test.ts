@@ -164,6 +164,19 @@ describe(`single files on ${testDevice}`, () => {
     assertClose([loss], fixture.numbers('out/p_losses_v'), { abs: 0, rel: 1e-5 }, 'p_losses_v')
   })
 
+  it('options that are undefined say nothing', async () => {
+    const own = { ...optionsOf(await Fixture.load('ldm/checkpoints/sd_v2.expected')), parameterization: undefined }
+    const config = path.join(checkpoints, 'sd_v2.yaml')
+    using model = await LatentDiffusion.fromSingleFile(at('sd_v2.safetensors'), {
+      ...{ ...own, numHeadChannels: undefined, imageSize: undefined },
+      config,
+    })
+    assert.equal(model.parameterization, 'v')
+    await model.savePretrained(at('sd_v2'))
+    using again = await LatentDiffusion.fromPretrained(at('sd_v2'), { device: testDevice, parameterization: undefined })
+    assert.equal(again.parameterization, 'v')
+  })
+
   it('fromConfig and initFromCkpt do the same', async () => {
     const fixture = await Fixture.load('ldm/checkpoints/sd_v2.expected')
     const config = path.join(checkpoints, 'sd_v2.yaml')
