@@ -18,7 +18,11 @@ export async function sampleRecord(
   { ddpm, guidingModel, classifier }: Pick<Guides, 'guidingModel' | 'classifier'> & { readonly ddpm: DDPM },
   values: DrawValues & { readonly deterministic?: boolean; readonly precision?: string },
 ): Promise<SampleRecord> {
-  const record: Record<string, string> = { weights: await weightsHash(ddpm) }
+  const record: Record<string, string> = {
+    weights: await weightsHash(ddpm),
+    // What the weights do not say: options and configurations do.
+    parameterization: text(ddpm.parameterization),
+  }
   for (const name of ['deterministic', 'precision'] as const) record[name] = text(values[name])
   for (const [name, spec] of Object.entries(drawOptions)) {
     if (free.has(name)) continue
