@@ -1,6 +1,6 @@
 /** From prompts to token ids, by the files that a model's folder brings. */
 import { existsSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
+import { readFile, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { isObject, type JsonObject, readJsonFile } from '../checkpoint/json'
@@ -185,14 +185,17 @@ const tokenizerFiles = [
 ]
 
 /**
- * Copies the files of a tokenizer. `padId`: what texts are to be padded with; else as they say. Throws `not-found`, `io`, and `bad-file`
+ * Copies the files of a tokenizer; those of another that was there go. `padId`: what texts are to be padded with; else as they say. Throws `not-found`, `io`, and `bad-file`
  * where they have no token for it.
  */
 export async function copyTokenizer(from: string, to: string, padId?: number): Promise<void> {
   await makeFolder(to)
   for (const name of tokenizerFiles) {
     const source = path.join(from, name)
-    if (!existsSync(source)) continue
+    if (!existsSync(source)) {
+      await rm(path.join(to, name), { force: true })
+      continue
+    }
     const bytes = await readFile(source).catch((error) => {
       throw ioError(`cannot read ${source}`, error, { path: source })
     })
