@@ -245,7 +245,13 @@ async function pathOptions(ddpm: DDPM, values: DrawValues, guides: Guides): Prom
     clipDenoised: clip && clip === 'yes',
   }
   const own = ownScheduler(ddpm, values)
-  if (own) return { ...shared, clipDenoised: undefined, ...own }
+  if (own) {
+    for (const name of ['spacing', 'clip'] as const) {
+      if (values[name] !== undefined)
+        throw new UsageError(`--${name} goes with --sampler: the model's scheduler says it`)
+    }
+    return { ...shared, ...own }
+  }
   if (values.scheduler !== undefined) {
     const scheduler: SchedulerConfig = await readJsonFile(values.scheduler, { argument: 'scheduler' })
     return {

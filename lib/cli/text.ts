@@ -2,6 +2,8 @@
 import type { DDPM } from '../diffusion/models/ddpm'
 import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
 import type { LatentSampleOptions } from '../diffusion/options/latent-options'
+import { DiffusionError } from '../errors'
+import { TextStage } from '../stages/text/text-stage'
 import { type OptionTable, UsageError, type Values } from './args'
 
 export const textOptions = {
@@ -29,6 +31,11 @@ export function textOf(ddpm: DDPM, values: TextValues): Partial<LatentSampleOpti
     return {}
   }
   const size = { ...(height && { height }), ...(width && { width }) }
+  const stage = ddpm.condStageModel
+  if (stage && !(stage instanceof TextStage) && ddpm.network?.contextDim !== undefined) {
+    const message = `the model is told by a ${stage.constructor.name}, for which there is no option: draw by LatentDiffusion.sample, with cond`
+    throw new DiffusionError('unsupported', message, { argument: 'model' })
+  }
   const takesText = ddpm.network?.contextDim !== undefined
   if (takesText !== (prompt !== undefined)) {
     throw new UsageError(takesText ? '--prompt: the model draws by a text' : '--prompt: the model has no text encoder')

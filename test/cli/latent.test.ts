@@ -56,6 +56,8 @@ describe('ddpm sample --prompt', () => {
     const seed = ['--sampler', 'ddim', '--count', '1', '--prompt', 'red cat', '--seed']
     assertClose((await draw('1', ...seed, '1'))[0], cats[0])
     assertClose((await draw('2', ...seed, '2'))[0], cats[2])
+    const spaced = await runCli(['sample', model, '--prompt', 'a', '--spacing', 'trailing'], {}, folder)
+    assert.deepEqual([spaced.code, /--spacing goes with --sampler/.test(spaced.stderr)], [2, true])
     const two = await runCli(['sample', model, ...way, '--prompt', 'a', '--prompt', 'b'], {}, folder)
     assert.equal(two.code, 2)
     assert.match(two.stderr, /--interpolate takes one --prompt/)
