@@ -46,11 +46,20 @@ const ddimSteps = { timestepSpacing: 'leading', stepsOffset: 1 } as const
 export async function writeLatent(
   folder: string,
   model: WrittenLatent,
-  { layout = layoutOf(model), ...o }: WeightsOptions & { readonly layout?: 'diffusers' | 'ddpm-native' },
+  { layout: given, ...o }: WeightsOptions & { readonly layout?: 'diffusers' | 'ddpm-native' },
 ): Promise<readonly string[]> {
-  if (layout === 'diffusers') return writePipeline(folder, model, o)
+  const layout = given ?? layoutOf(model)
+  const warnings: string[] = []
+  if (layout === 'diffusers') {
+    try {
+      return await writePipeline(folder, model, o)
+    } catch (error) {
+      if (given || !(error instanceof DiffusionError) || error.code !== 'unsupported') throw error
+      warnings.push(`${folder} is in the layout of this package, not in diffusers': ${error.message}`)
+    }
+  }
   await writeLatentFolder(folder, { ...model, config: model.config() }, o)
-  return []
+  return warnings
 }
 
 function layoutOf({ firstStage, condStage, conditioningKey: key, own }: WrittenLatent): 'diffusers' | 'ddpm-native' {

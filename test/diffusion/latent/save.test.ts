@@ -1,6 +1,6 @@
 // Latent models written as folders and read again: pipelines of diffusers, and the layout of our own.
 import assert from 'node:assert/strict'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { readSafetensors } from '../../../lib/checkpoint/safetensors'
@@ -146,6 +146,9 @@ describe('folders of latent models', () => {
   it('StableDiffusionPipeline, with the files that it was read from', async () => {
     const original = path.join(fixtures, 'ldm', 'diffusers_sd')
     using made = await LatentDiffusion.fromPretrained(original, { device })
+    // Of another model, which was there before.
+    await mkdir(path.join(folder, 'tokenizer'))
+    await writeFile(path.join(folder, 'tokenizer', 'tokenizer.json'), '{}')
     await made.savePretrained(folder)
     const json = async (of: string, name: string) => JSON.parse(await readFile(path.join(of, name), 'utf8'))
     assert.deepEqual(await json(folder, 'model_index.json'), await json(original, 'model_index.json'))
@@ -237,6 +240,11 @@ describe('folders of latent models', () => {
       code: 'unsupported',
       argument: 'convResample',
     })
+    using conv = model({ firstStage: vq(), unetConfig: { ...unet, convResample: false } })
+    await conv.savePretrained(folder)
+    assert.match(conv.warnings().join(), /layout of this package.*convResample/)
+    using found = await LatentDiffusion.fromPretrained(folder, { device })
+    assert.equal(found.config.scaleFactor, conv.scaleFactor)
     await diffusers.savePretrained(folder)
     const file = path.join(folder, 'model_index.json')
     const { config, ...rest } = JSON.parse(await readFile(file, 'utf8'))
