@@ -2,7 +2,7 @@
 
 import { noiseBindings, type Stream } from '../diffusion/process/process'
 import type { OptimizerOptions } from '../diffusion/training/optimizer'
-import { appendUpdate } from '../diffusion/training/optimizer'
+import { appendUpdate, rateOf } from '../diffusion/training/optimizer'
 import { DiffusionError, invalidArgument } from '../errors'
 import type { Graph, Value } from '../graph'
 import type { StateDict, Weights } from '../nn/weights'
@@ -62,6 +62,8 @@ export interface AutoencoderTrainingState {
   autoencoder: OptimizedState
   /** With discStart only. */
   discriminator?: DiscriminatorState
+  /** Batches so far: what names the noise of a step without a `step`. Default: as many as updates. */
+  batches?: number
 }
 
 /**
@@ -82,6 +84,8 @@ export class AutoencoderTraining {
   /** Batches so far, and those whose gradients wait for an update. */
   #batches = 0
   #waiting = 0
+  /** Ends with the call before: what is in the buffers, and a step of two optimizers, is one call's. */
+  #turn: Promise<unknown> = Promise.resolve()
 
   /** Throws `unknown-option` and `invalid-argument`, the latter also for a first stage whose output is no image like its input. */
   constructor(
@@ -122,6 +126,7 @@ export class AutoencoderTraining {
     this.#trained?.configure(options)
     this.#adversary?.discriminator.configure(options)
     this.#optimizer = { ...options }
+    this.#waiting = 0
   }
 
   /**
@@ -133,7 +138,7 @@ export class AutoencoderTraining {
     const o = parseOptions('trainingStep', options, stepSchema)
     this.#check(x, o.noise)
     return this.#call(async (trained) => {
-      const { update, accumulate, lr } = o
+      const { update, accumulate, lr = rateOf(trained.options, trained.step) } = o
       const factor = this.#adversary?.factorAt(trained.step) ?? 0
       const step = o.step ?? this.#batches
       const forward: ForwardShape = { shape: x.shape, drawn: this.#draws(o.noise), train: true }
@@ -151,7 +156,7 @@ export class AutoencoderTraining {
       if (perceived) guides.push({ gradient: buffers.ofPerception, weight: 1 })
       const guidance = buffers && adversary && (await this.#guidance(adversary, { ...given, buffers, factor }))
       if (guidance) guides.push(guidance)
-      const { sumSquares, ...terms } = await this.#update({ ...given, guides, step: o })
+      const { sumSquares, ...terms } = await this.#update({ ...given, guides, step: { update, accumulate, lr } })
       this.#batches++
       this.#waiting = update ? 0 : this.#waiting + 1
       const own = this.#logged(terms, perceived, x)
@@ -319,10 +324,14 @@ export class AutoencoderTraining {
 
   /** A snapshot. Throws `not-configured`, and `invalid-argument` while gradients wait for an update. */
   trainingState(): Promise<AutoencoderTrainingState> {
-    if (this.#waiting > 0) throw invalidArgument('update', 'true in the last step before', false)
     return this.#call(async (trained) => {
+      if (this.#waiting > 0) throw invalidArgument('update', 'true in the last step before', false)
       const discriminator = await this.#adversary?.discriminator.state()
-      return { autoencoder: await trained.state(), ...(discriminator && { discriminator }) }
+      return {
+        autoencoder: await trained.state(),
+        ...(discriminator && { discriminator }),
+        batches: this.#batches,
+      }
     })
   }
 
@@ -336,6 +345,7 @@ export class AutoencoderTraining {
       }
       await trained.load(state.autoencoder)
       if (state.discriminator) await this.#adversary?.discriminator.load(state.discriminator)
+      this.#batches = state.batches ?? state.autoencoder.optimizerStep
       this.#waiting = 0
     })
   }
@@ -351,7 +361,14 @@ export class AutoencoderTraining {
     this.dispose()
   }
 
+  /** One after the other. */
   #call<T>(fn: (trained: TrainedWeights) => T | Promise<T>): Promise<T> {
+    const own = this.#turn.then(() => this.#now(fn))
+    this.#turn = own.catch(() => {})
+    return own
+  }
+
+  #now<T>(fn: (trained: TrainedWeights) => T | Promise<T>): Promise<T> {
     return this.autoencoder.trained(async (weights: Weights) => {
       if (!this.#trained) {
         this.#trained = new TrainedWeights(weights, this.#o)

@@ -17,12 +17,17 @@ const normalizer = {
   ],
 }
 
+/** Ideographs, each of which BERT's normalizer makes a word of. */
+const ideographs =
+  '\\u3400-\\u4dbf\\u4e00-\\u9fff\\uf900-\\ufaff\\u{20000}-\\u{2a6df}\\u{2a700}-\\u{2ceaf}\\u{2f800}-\\u{2fa1f}'
+const word = new RegExp(`[${ideographs}]|[^${ideographs}]+`, 'gu')
+
 function wordsOf(text: string): string[] {
   const plain = text
     .normalize('NFD')
     .replace(/\p{Mn}/gu, '')
     .toLowerCase()
-  return plain.split(/[^\p{L}\p{N}\p{M}]+/u).filter((word) => word !== '')
+  return plain.split(/[^\p{L}\p{N}\p{M}]+/u).flatMap((letters) => letters.match(word) ?? [])
 }
 
 /**

@@ -137,6 +137,32 @@ describe("a first stage's discriminator", () => {
     assert.deepEqual(second.discriminator, whole.discriminator)
   })
 
+  it('has the rate of the step, and steps that are not waited for come one after the other', async () => {
+    const lrSchedule = {
+      target: 'ldm.lr_scheduler.LambdaLinearScheduler',
+      params: { warm_up_steps: [1], cycle_lengths: [100], f_start: [0], f_max: [1], f_min: [1] },
+    }
+    const run = async (waits: boolean) => {
+      const stage = open(golden, golden.config.cases[0]).stage
+      using _stage = stage
+      using training = new AutoencoderTraining(stage, { discStart: 1, discNumLayers: 1, klWeight: 1e-6 })
+      training.configureOptimizers({ lr: 1e-3, lrSchedule })
+      const before = (await training.trainingState()).discriminator!.weights
+      const steps: Promise<{ log: Record<string, number> }>[] = []
+      for (let i = 0; i < 3; i++) {
+        steps.push(training.trainingStep(tensorOf(golden, 'in/x')))
+        if (waits) await steps[i]
+        if (waits && i === 1) {
+          const { weights } = (await training.trainingState()).discriminator!
+          const [name] = Object.keys(weights)
+          assert.notDeepEqual(await weights[name].data(), await before[name].data())
+        }
+      }
+      return (await Promise.all(steps)).map(({ log }) => log)
+    }
+    assert.deepEqual(await run(false), await run(true))
+  })
+
   it('says what is wrong', async () => {
     const invalid = (argument: string) => ({ code: 'invalid-argument', argument })
     using stage = open(golden, golden.config.cases[0]).stage

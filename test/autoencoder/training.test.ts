@@ -182,6 +182,28 @@ describe('AutoencoderTraining', () => {
     assert.deepEqual(second.average, whole.average)
   })
 
+  it('names the noise by its batches, which a state has, too', async () => {
+    const run = async (steps: number, from?: Awaited<ReturnType<AutoencoderTraining['trainingState']>>) => {
+      using stage = openKl({})
+      using training = new AutoencoderTraining(stage, { klWeight: 1e-6 })
+      training.configureOptimizers({ lr: 2e-3 })
+      if (from) await training.loadTrainingState(from)
+      const losses: number[] = []
+      for (let i = 0; i < steps; i++) {
+        losses.push((await training.trainingStep(images(7), { update: i % 2 === 1, accumulate: 2 })).loss)
+      }
+      return { losses, state: await training.trainingState() }
+    }
+    const [whole, first] = [await run(4), await run(2)]
+    assert.deepEqual([...first.losses, ...(await run(2, first.state)).losses], whole.losses)
+    using stage = openKl({})
+    using training = new AutoencoderTraining(stage)
+    training.configureOptimizers({ lr: 2e-3 })
+    await training.trainingStep(images(7), { update: false })
+    training.configureOptimizers({ lr: 1e-3 }) // whose gradients are none
+    assert.equal((await training.trainingState()).batches, 1)
+  })
+
   it('says what is wrong', async () => {
     const invalid = (argument: string) => ({ code: 'invalid-argument', argument })
     using stage = openKl()

@@ -56,6 +56,17 @@ describe("a first stage's training by a configuration", () => {
     })
   }
 
+  it("keeps averages where it says so, with LitEma's decay or its own", async () => {
+    const emaOf = async (more: object, own: object = {}) => {
+      const { useEma, emaDecay } = await autoencoderOptionsFrom(rootOf('klF8', lossOf.kl, more), { ...given, ...own })
+      return [useEma, emaDecay]
+    }
+    assert.deepEqual(await emaOf({ use_ema: true }), [true, 0.9999])
+    assert.deepEqual(await emaOf({ ema_decay: 0.99 }), [true, 0.99])
+    assert.deepEqual(await emaOf({ ema_decay: null }), [false, undefined])
+    assert.deepEqual(await emaOf({ ema_decay: 0.99 }, { emaDecay: 0.5 }), [true, 0.5])
+  })
+
   it('runs, with what is given before what the file says', async () => {
     const [data, file] = [path.join(folder, 'photos'), path.join(folder, 'vq.yaml')]
     await writeImages(data, 6)

@@ -161,6 +161,23 @@ describe('training a latent model', () => {
     assert.deepEqual((await run({ ...few, data: at('photos') })).encoded, 0)
   })
 
+  it('computes those of an object each time, whatever lies in the working directory', async () => {
+    const before = process.cwd()
+    await mkdir(at('work', 'data'), { recursive: true })
+    await writeFile(at('work', 'data', 'file'), 'of others')
+    process.chdir(at('work'))
+    try {
+      const grey = (value: number) => ({ length: 4, get: () => new Float32Array(3 * 16 * 16).fill(value) })
+      const plain = { textEncoder: undefined, tokenizer: undefined, captionDropout: undefined }
+      const own = { ...plain, latents: at('of-objects'), steps: 1, flip: false }
+      const first = await run({ ...own, out: at('object-1'), data: grey(-1) })
+      const second = await run({ ...own, out: at('object-2'), data: grey(0.9) })
+      assert.deepEqual([first.encoded, second.encoded], [4, 4])
+    } finally {
+      process.chdir(before)
+    }
+  })
+
   it('ends within the encoding where it is aborted, and leaves nothing that would be taken for latents', async () => {
     const latents = at('aborted')
     const stop = new AbortController()

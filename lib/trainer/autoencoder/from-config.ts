@@ -25,7 +25,11 @@ const schema = {
   base_learning_rate: number(undefined, { min: 0 }),
   lr_g_factor: number(1, { min: 0 }),
   use_ema: boolean(false),
+  ema_decay: number(undefined, { min: 0, max: 1 }),
 }
+
+/** LitEma's own. */
+const defaultDecay = 0.9999
 
 /**
  * `given` come before those of the file. Without `lr` there, base_learning_rate is that of one image (scale_lr, main.py's default).
@@ -41,9 +45,14 @@ export async function autoencoderOptionsFrom(
   if (checkpoint) throw unsupportedValue('ckpt_path', 'none', checkpoint.path)
   const { base_learning_rate: base, ...model } = objectOf('model' in root ? root.model : root, 'model')
   const params = objectOf(model.params, 'model.params')
-  const { lr_g_factor, use_ema, base_learning_rate } = parseOptions(
+  const { lr_g_factor, use_ema, ema_decay, base_learning_rate } = parseOptions(
     'model.params',
-    { base_learning_rate: base, lr_g_factor: params.lr_g_factor, use_ema: params.use_ema },
+    {
+      base_learning_rate: base,
+      lr_g_factor: params.lr_g_factor,
+      use_ema: params.use_ema,
+      ema_decay: params.ema_decay ?? undefined,
+    },
     schema,
   )
   if (lr_g_factor !== 1) throw unsupportedValue('lr_g_factor', '1', lr_g_factor)
@@ -56,7 +65,9 @@ export async function autoencoderOptionsFrom(
   const batchSize = countAt(root.data, 'params', 'batch_size')
   const accumulate = countAt(root.lightning, 'trainer', 'accumulate_grad_batches')
   const own: Partial<AutoencoderTrainOptions> = {
-    ...{ ddconfig, embedDim, nEmbed: nEmbed as number | undefined, useEma: use_ema, warmup: 0 },
+    ...{ ddconfig, embedDim, nEmbed: nEmbed as number | undefined, warmup: 0 },
+    // A decay alone asks for averages, too, as in Stability AI's AutoencoderKL.
+    ...(use_ema || ema_decay !== undefined ? { useEma: true, emaDecay: ema_decay ?? defaultDecay } : { useEma: false }),
     ...lossOptions(params.lossconfig, ddconfig.inChannels),
     ...(base_learning_rate !== undefined && { lr: base_learning_rate, scaleLr: true }),
     ...(given.lr !== undefined && { scaleLr: false }),

@@ -40,7 +40,7 @@ export async function openLatentData(
   }
   try {
     const { file, images: own } = await open(images.data, { flip, name: 'data' })
-    const { scaleFactor = 1 / file.std } = options
+    const { scaleFactor = file.std > 0 ? 1 / file.std : 1 } = options
     const heldOut = images.heldOut && (await open(images.heldOut, { flip: false, name: 'validation' }))
     return {
       data: new LatentData(file, own, { seed, scaleFactor, flip }),

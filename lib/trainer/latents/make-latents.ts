@@ -114,6 +114,7 @@ async function keyOf({ stage, images }: LatentSource, files: unknown): Promise<s
 
 /** Sizes and times of the images' files; of one file with all images, or a folder of such, theirs; undefined of none. */
 async function filesOf({ source }: Dataset): Promise<readonly unknown[] | undefined> {
+  if (!path.isAbsolute(source.name)) return undefined // an object's name is no path, whatever lies in the working directory
   const about = async (file: string) => {
     const stats = await stat(file).catch(() => undefined)
     return stats && [stats.size, stats.mtimeMs]
