@@ -144,6 +144,7 @@ describe('AutoencoderTrainer', () => {
     refused({ monitor: 'val/quant_loss' }, invalid('monitor'))
     refused({ monitor: 'val/rec_loss', validation: undefined }, invalid('monitor'))
     refused({ patience: 2, validation: undefined }, invalid('patience'))
+    refused({ perceptual: [5] }, invalid('perceptual[0]'))
     refused({ discWeight: 1 }, invalid('discWeight'))
     refused({ perceptualWeight: 1 }, invalid('perceptualWeight'))
     refused({ perceptual: ['vgg.pth'] }, invalid('perceptual')) // images of 8x12

@@ -43,7 +43,7 @@ export class AutoencoderTrainer {
   /** Paths are those of now, wherever the working directory is later. Throws `unknown-option`, `invalid-argument` and `unsupported`. */
   constructor(options: AutoencoderTrainOptions) {
     const given = withAbsolutePaths(options)
-    const perceptual = Array.isArray(given.perceptual) ? given.perceptual.map((file) => path.resolve(file)) : undefined
+    const perceptual = Array.isArray(given.perceptual) ? given.perceptual.map(absolute) : undefined
     this.#given = perceptual ? { ...given, perceptual } : given
     if (!options.resume || typeof options.out !== 'string') resolveAutoencoderOptions(options)
   }
@@ -51,7 +51,7 @@ export class AutoencoderTrainer {
   /**
    * A training as latent-diffusion's main.py makes it of an autoencoder's YAML file, or of what it holds: ddconfig, the loss and its
    * discriminator, base_learning_rate times the images of a step (scale_lr), scheduler_config, batch size, accumulation, no averages but
-   * with use_ema. `options` come before them. `perceptual` names the files of the perceptual loss, or `perceptualWeight: 0` leaves it
+   * with use_ema or ema_decay. `options` come before them. `perceptual` names the files of the perceptual loss, or `perceptualWeight: 0` leaves it
    * out. Throws what the constructor throws, `not-found`, `io` and `bad-file`, and with the field's name `unknown-option`, `invalid-argument` and
    * `unsupported`.
    */
@@ -101,6 +101,9 @@ export class AutoencoderTrainer {
     return await new AutoencoderLoop({ data, heldOut, options, hooks, journal }, training, checkpoint).run()
   }
 }
+
+/** What is no path is refused later. */
+const absolute = (file: string) => (typeof file === 'string' ? path.resolve(file) : file)
 
 function firstStage(o: ResolvedAutoencoderTrainOptions): AutoencoderKL | VQModel {
   const { ddconfig, embedDim, nEmbed, seed, device, precision } = o
