@@ -1,7 +1,7 @@
-// Trains models/emoji-64, a text-to-image model: a first stage, then a network on its latents with a text encoder of its own.
+// Trains a text-to-image model of the emoji: a first stage, then a network on its latents with a text encoder of its own.
 // Before: npm run build, node scripts/fetch-emoji.mjs
 // Usage: node scripts/train-emoji-64.mjs [--first-steps n] [--steps n] [--device name] [--out folder]
-// Ctrl-C saves; started again it goes on. models/README.md has the options and numbers of the model that is shipped.
+// Ctrl-C saves; started again it goes on. The model is in <folder>/latent/model.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'

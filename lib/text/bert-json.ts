@@ -10,15 +10,29 @@ export function bertTokenizerJson(tokens: readonly string[], config: JsonObject)
   const vocab: Record<string, number> = Object.create(null)
   for (const [id, token] of tokens.entries()) vocab[token] = id
   const added = special.filter((content) => Object.hasOwn(vocab, content))
+  const normalizer = {
+    type: 'BertNormalizer',
+    clean_text: true,
+    handle_chinese_chars: config.tokenize_chinese_chars !== false,
+    strip_accents: config.strip_accents ?? null,
+    lowercase: config.do_lower_case !== false,
+  }
+  return wordPieceJson(vocab, normalizer, added)
+}
+
+/** A tokenizer.json of BERT's word pieces, longest first; `added` are tokens that no text is cut through. */
+export function wordPieceJson(
+  vocab: Readonly<Record<string, number>>,
+  normalizer: JsonObject,
+  added: readonly string[],
+): JsonObject {
+  const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true }
   return {
-    added_tokens: added.map((content) => ({ id: vocab[content], content, special: true })),
-    normalizer: {
-      type: 'BertNormalizer',
-      clean_text: true,
-      handle_chinese_chars: config.tokenize_chinese_chars !== false,
-      strip_accents: config.strip_accents ?? null,
-      lowercase: config.do_lower_case !== false,
-    },
+    version: '1.0',
+    truncation: null,
+    padding: null,
+    added_tokens: added.map((content) => ({ id: vocab[content], content, ...flags })),
+    normalizer,
     pre_tokenizer: { type: 'BertPreTokenizer' },
     post_processor: null,
     decoder: { type: 'WordPiece', prefix: '##', cleanup: true },

@@ -2,6 +2,7 @@
 import path from 'node:path'
 import { atomicWrite } from '../checkpoint/atomic-write'
 import { makeFolder } from '../make-folder'
+import { bertTokens, wordPieceJson } from './bert-json'
 
 const special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]']
 const lettersOfAll = 'abcdefghijklmnopqrstuvwxyz0123456789'
@@ -47,32 +48,13 @@ export async function writeWordTokenizer(folder: string, texts: readonly string[
   const letters = [...new Set([...[...counts.keys()].join(''), ...lettersOfAll])].sort()
   const tokens = new Set([...special, ...words, ...letters, ...letters.map((letter) => `##${letter}`)])
   const vocab = Object.fromEntries([...tokens].map((token, id) => [token, id]))
-  const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true }
-  const json = {
-    version: '1.0',
-    truncation: null,
-    padding: null,
-    added_tokens: special.map((content) => ({ id: vocab[content], content, ...flags })),
-    normalizer,
-    pre_tokenizer: { type: 'BertPreTokenizer' },
-    post_processor: null,
-    decoder: { type: 'WordPiece', prefix: '##', cleanup: true },
-    model: {
-      type: 'WordPiece',
-      unk_token: '[UNK]',
-      continuing_subword_prefix: '##',
-      max_input_chars_per_word: 100,
-      vocab,
-    },
-  }
+  const json = wordPieceJson(vocab, normalizer, special)
   const config = {
     tokenizer_class: 'BertTokenizer',
     do_lower_case: true,
     model_max_length: Math.min(77, Math.max(8, longest + 2)),
     unk_token: '[UNK]',
-    pad_token: '[PAD]',
-    cls_token: '[CLS]',
-    sep_token: '[SEP]',
+    ...bertTokens,
   }
   await makeFolder(folder)
   await atomicWrite(path.join(folder, 'tokenizer.json'), `${JSON.stringify(json)}\n`)
