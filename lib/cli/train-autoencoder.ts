@@ -6,7 +6,7 @@ import { type Command, type CommonValues, type OptionTable, UsageError, type Val
 import { imagesInWords } from './looks'
 import { createOutput } from './output'
 import { runTraining } from './run-training'
-import { train, validationOf } from './train'
+import { sharedOptions, train } from './train'
 import { TrainView, type Viewed } from './train-view'
 
 const shared = train.options
@@ -158,7 +158,7 @@ function trainOptions(values: GivenValues, folder: string | undefined): Autoenco
   return {
     data: folder as string,
     out: values.out as string,
-    resume: values.resume,
+    ...sharedOptions(values),
     size: values.size,
     ddconfig: {
       inChannels: values.channels,
@@ -182,35 +182,7 @@ function trainOptions(values: GivenValues, folder: string | undefined): Autoenco
     discLoss: values['disc-loss'],
     useActnorm: values.actnorm,
     emaDecay: values['ema-decay'],
-    background: values.background,
-    svg: values.svg,
-    flip: values.flip ? true : values['no-flip'] ? false : undefined,
-    flipVertical: values['flip-vertical'],
-    crop: values.crop,
-    cropScale: values['crop-scale'],
-    range: values.range?.split(',').map(Number),
-    validation: validationOf(values.validation),
-    validationEvery: values['validation-every'],
-    validationCount: values['validation-count'],
-    monitor: values.monitor,
-    patience: values.patience,
-    minDelta: values['min-delta'],
-    steps: values.steps,
-    batchSize: values.batch,
-    accumulate: values.accumulate,
-    lr: values.lr,
-    warmup: values.warmup,
-    lrSchedule: values['lr-schedule'],
-    scaleLr: values['scale-lr'],
     optimizer: values.optimizer,
-    weightDecay: values['weight-decay'],
-    maxGradNorm: values.clip,
-    sampleEvery: values['sample-every'],
-    sampleCount: values['sample-count'],
-    checkpointEvery: values['checkpoint-every'],
-    keep: values.keep,
-    seed: values.seed,
-    device: values.device,
     precision: values.precision,
   }
 }
