@@ -77,6 +77,8 @@ export interface NativeBuffer {
   write(data: Float32Array | Int32Array, offset?: number): void
   /** Resolves with `length` numbers from `offset` (default: all). */
   read(offset?: number, length?: number): Promise<Float32Array>
+  /** Resolves with how often it has been written, in order: the same twice where what was read between is of one moment. */
+  version(): Promise<number>
   /** Copy on the device, in order. */
   copyFrom(source: NativeBuffer, sourceOffset?: number, offset?: number, length?: number): void
   /** Frees the memory (after what was asked for before). Using it afterwards throws. */

@@ -7,7 +7,7 @@ import { ioError, systemCode } from '../file-errors'
 import { forgetTemporary, temporaryFile, tidy } from './temporary-file'
 
 /** What is written: a whole, or by a function that writes to the file in order. */
-export type FileContents = string | Uint8Array | ((file: Pick<FileHandle, 'writeFile'>) => Promise<void>)
+export type FileContents = string | Uint8Array | ((file: Pick<FileHandle, 'writeFile' | 'sync'>) => Promise<void>)
 
 /**
  * Writes to a temporary file in the same folder, flushes it to the disk and renames it onto `file`, so that whenever

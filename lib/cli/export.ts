@@ -1,6 +1,7 @@
 import { stat } from 'node:fs/promises'
+import { dataFileOf } from '../export/external-data'
 import type { Command, OptionTable } from './args'
-import { outputFile, overwriteOption, tellRenamed } from './free-name'
+import { isFile, outputFile, overwriteOption, tellRenamed } from './free-name'
 import { openModel, sourceOf, sourceOptions } from './open-model'
 import { createOutput, warn } from './output'
 
@@ -10,6 +11,10 @@ const options = {
   height: { kind: 'integer', min: 1, help: "height of the images, or of a latent model's latents (the model's)" },
   width: { kind: 'integer', min: 1, help: "their width (the model's)" },
   'context-length': { kind: 'integer', min: 1, help: "tokens of cross-attention (those of the model's text encoder)" },
+  'external-data': {
+    kind: 'flag',
+    help: 'weights in a file of their own, model.onnx_data (above 2 GiB they always are)',
+  },
   ...overwriteOption,
 } as const satisfies OptionTable
 
@@ -29,20 +34,26 @@ Output: eps, the predicted noise (x0 of a model that predicts images), in x's sh
 
   async run(values, [positional]) {
     const { output: wanted = 'model.onnx', height, width, 'context-length': contextLength, overwrite, json } = values
+    const externalData = values['external-data']
     sourceOf(values, positional)
     const output = createOutput(json === true)
-    const file = await outputFile(wanted, { overwrite })
+    const file = await outputFile(wanted, {
+      overwrite,
+      taken: async (name) => (await isFile(name)) || isFile(dataFileOf(name)),
+    })
     const ddpm = await openModel({ ...values, device: 'cpu' }, positional)
+    const files: string[] = []
     try {
-      await ddpm.exportOnnx(file, { height, width, contextLength })
+      files.push(...(await ddpm.exportOnnx(file, { height, width, contextLength, externalData })))
       for (const warning of ddpm.warnings()) warn(output, warning)
     } finally {
       ddpm.dispose()
     }
-    const { size } = await stat(file)
-    output.say(`${file}: ${(size / 2 ** 20).toFixed(1)} MiB`)
+    const sizes = await Promise.all(files.map(async (name) => (await stat(name)).size))
+    const bytes = sizes.reduce((a, b) => a + b)
+    output.say(`${files.join(', ')}: ${(bytes / 2 ** 20).toFixed(1)} MiB`)
     tellRenamed(output, values.output, file)
-    output.event('done', { file, bytes: size })
+    output.event('done', { file, files, bytes })
     return 0
   },
 }

@@ -33,7 +33,7 @@ export class OnnxGraph implements NetworkGraph {
   readonly #slots = new Map<string, ParameterSlot>()
 
   /** `weightOf` makes a parameter's numbers, in the order of its shape in the graph, when they are written. */
-  constructor(private readonly weightOf: (slot: ParameterSlot) => Float32Array) {}
+  constructor(private readonly weightOf: (slot: ParameterSlot) => Float32Array | Promise<Float32Array>) {}
 
   get initializers(): readonly Initializer[] {
     return [...this.#initializers.values()]
@@ -414,8 +414,9 @@ export class OnnxGraph implements NetworkGraph {
     if (known && known.dims.join() !== shape.join()) {
       throw new DiffusionError('unsupported', `parameter '${name}' is used in two shapes, which can't be exported`)
     }
-    const make = () => bytesOf(this.weightOf(slot))
-    this.#initializers.set(name, { name, type: 'float', dims: shape, data: { length: 4 * elements, make } })
+    const make = async () => bytesOf(await this.weightOf(slot))
+    const data = { length: 4 * elements, make }
+    this.#initializers.set(name, { name, type: 'float', dims: shape, data, isWeight: true })
     return name
   }
 
@@ -435,7 +436,8 @@ export class OnnxGraph implements NetworkGraph {
       name = `constant.${this.#constants.size}`
       const data = bytesOf(values)
       this.#constants.set(key, name)
-      this.#initializers.set(name, { name, type, dims, data: { length: data.length, make: () => data } })
+      const lazy = { length: data.length, make: () => data }
+      this.#initializers.set(name, { name, type, dims, data: lazy, isWeight: false })
     }
     return name
   }

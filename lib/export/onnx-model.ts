@@ -27,6 +27,21 @@ export interface Initializer {
   readonly dims: readonly number[]
   /** Row-major and little-endian. */
   readonly data: LazyBytes
+  /** A parameter of the network, which a file beside the model's may hold. */
+  readonly isWeight: boolean
+  /** Where `data` is, when it is not in the model: TensorProto.external_data. */
+  readonly external?: ExternalPlace
+}
+
+export type OutsideInitializer = Initializer & { readonly external: ExternalPlace }
+
+export const isOutside = (initializer: Initializer): initializer is OutsideInitializer => !!initializer.external
+
+export interface ExternalPlace {
+  /** The name of a file in the folder of the model's. */
+  readonly location: string
+  /** In bytes. */
+  readonly offset: number
 }
 
 /** An input or output of the model. A dim that is a name is free, and the same wherever the name is the same. */
@@ -84,11 +99,16 @@ function encodeAttribute(name: string, value: Attribute): Message {
   return message.int(20, 7)
 }
 
-/** TensorProto. */
-function encodeInitializer({ name, type, dims, data }: Initializer): Message {
+/** TensorProto; field 13 has StringStringEntryProtos, field 14 says that they are meant. */
+function encodeInitializer({ name, type, dims, data, external }: Initializer): Message {
   const message = new Message()
   for (const dim of dims) message.int(1, dim)
-  return message.int(2, elementType[type]).string(8, name).bytes(9, data)
+  message.int(2, elementType[type]).string(8, name)
+  if (!external) return message.bytes(9, data)
+  for (const [key, value] of Object.entries({ ...external, length: data.length })) {
+    message.message(13, new Message().string(1, key).string(2, String(value)))
+  }
+  return message.int(14, 1)
 }
 
 /** ValueInfoProto, around TypeProto.Tensor and TensorShapeProto. */

@@ -6,7 +6,7 @@
 /** Bytes that are made when their turn to be written has come. */
 export interface LazyBytes {
   readonly length: number
-  make(): Uint8Array
+  make(): Uint8Array | Promise<Uint8Array>
 }
 
 const wireType = { varint: 0, fixed64: 1, lengthDelimited: 2, fixed32: 5 } as const
@@ -60,8 +60,8 @@ export class Message {
     return this
   }
 
-  /** The encoded message, lazy parts one by one and what lies between them as a whole. */
-  *chunks(): Generator<Uint8Array> {
+  /** The encoded message in order: lazy parts one by one, and what lies between them as a whole. */
+  *chunks(): Generator<Uint8Array | LazyBytes> {
     let pending: Uint8Array[] = []
     for (const part of this.#parts) {
       if (part instanceof Uint8Array) {
@@ -70,9 +70,14 @@ export class Message {
       }
       yield Buffer.concat(pending)
       pending = []
-      yield part.make()
+      yield part
     }
     yield Buffer.concat(pending)
+  }
+
+  /** The encoded message, which has no lazy parts. */
+  encode(): Uint8Array {
+    return Buffer.concat(this.#parts.map((part) => part as Uint8Array))
   }
 }
 

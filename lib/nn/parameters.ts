@@ -233,9 +233,11 @@ export class ParameterTable {
     return data
   }
 
-  /** The same in the order of the shape that it has in a graph. */
-  toGraph(bank: Float32Array, { name, shape, graphShape = shape, offset, frozen }: ParameterSlot): Float32Array {
-    return this.toTorch(bank, { name, shape: graphShape, offset, frozen })
+  /** Of a parameter's own elements of its bank: the same in the order of the shape that it has in a graph. */
+  toGraph(part: Float32Array, { shape, graphShape = shape }: ParameterSlot): Float32Array {
+    const data = new Float32Array(part.length)
+    reorder(part, data, { shape: graphShape }, 'toTorch')
+    return data
   }
 
   /** Throws `state-mismatch`, which names missing, unexpected and wrongly shaped entries. */

@@ -89,7 +89,7 @@ export class EventFile {
   }
 
   #write(message: Message): void {
-    const record = framed(Buffer.concat([...message.chunks()]))
+    const record = framed(message.encode())
     try {
       for (let at = 0; at < record.length; ) at += writeSync(this.#fd, record, at)
       this.#bytes += record.length

@@ -30,7 +30,8 @@ Napi::Function NativeBuffer::define(Napi::Env env) {
   return DefineClass(
       env, "NativeBuffer",
       {InstanceMethod<&NativeBuffer::write>("write"), InstanceMethod<&NativeBuffer::read>("read"),
-       InstanceMethod<&NativeBuffer::copyFrom>("copyFrom"), InstanceMethod<&NativeBuffer::release>("release")});
+       InstanceMethod<&NativeBuffer::version>("version"), InstanceMethod<&NativeBuffer::copyFrom>("copyFrom"),
+       InstanceMethod<&NativeBuffer::release>("release")});
 }
 
 NativeBuffer::NativeBuffer(const Napi::CallbackInfo& info)
@@ -94,6 +95,16 @@ Napi::Value NativeBuffer::read(const Napi::CallbackInfo& info) {
       if (length > 0) source->copyOut(data, int64_t(offset), int64_t(length));
     };
     return Environment::of(info.Env()).promise(info.Env(), *source->device, work, result);
+  });
+}
+
+Napi::Value NativeBuffer::version(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&]() -> Napi::Value {
+    const auto source = buffer();
+    const auto version = std::make_shared<uint64_t>();
+    const auto work = [source, version] { *version = source->version; };
+    const auto make = [version](Napi::Env env) { return Napi::Number::New(env, double(*version)); };
+    return Environment::of(info.Env()).promise(info.Env(), *source->device, work, make);
   });
 }
 

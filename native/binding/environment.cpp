@@ -46,6 +46,17 @@ Napi::Promise Environment::promise(Napi::Env env, Device& device, Device::Work w
   return promiseOfPieces(env, device, whole, result);
 }
 
+Napi::Promise Environment::promise(Napi::Env env, Device& device, Device::Work work,
+                                   std::function<Napi::Value(Napi::Env)> make) {
+  auto owned = std::make_unique<Completion>(env);
+  const Napi::Promise promise = owned->deferred.Promise();
+  owned->make = std::move(make);
+  device.submit(std::move(work), doneOf(owned.get()));
+  owned.release();
+  launched(env);
+  return promise;
+}
+
 Napi::Promise Environment::promiseOfPieces(Napi::Env env, Device& device, Device::Piece piece,
                                            const Napi::Object& result) {
   auto owned = std::make_unique<Completion>(env);

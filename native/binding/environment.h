@@ -36,6 +36,8 @@ class Environment {
 
   // Submits work to a device and returns the promise of its end, which resolves to `result`.
   Napi::Promise promise(Napi::Env env, Device& device, Device::Work work, const Napi::Object& result = {});
+  // The same, which resolves to what `make` returns.
+  Napi::Promise promise(Napi::Env env, Device& device, Device::Work work, std::function<Napi::Value(Napi::Env)> make);
   // The same with work in pieces.
   Napi::Promise promiseOfPieces(Napi::Env env, Device& device, Device::Piece piece, const Napi::Object& result = {});
 

@@ -52,6 +52,7 @@ class NativeBuffer : public Napi::ObjectWrap<NativeBuffer> {
   const std::shared_ptr<Buffer>& buffer() const;
   Napi::Value write(const Napi::CallbackInfo& info);
   Napi::Value read(const Napi::CallbackInfo& info);
+  Napi::Value version(const Napi::CallbackInfo& info);
   Napi::Value copyFrom(const Napi::CallbackInfo& info);
   Napi::Value release(const Napi::CallbackInfo& info);
   void drop(Napi::BasicEnv env);

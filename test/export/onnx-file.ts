@@ -1,5 +1,6 @@
 /** What an ONNX file holds, read with the field numbers of onnx.proto. */
 import { readFileSync } from 'node:fs'
+import path from 'node:path'
 import { decode, type Fields, integers, messages, strings } from './protobuf-reader'
 
 export interface OnnxFile {
@@ -12,13 +13,13 @@ export interface OnnxFile {
     outputs: string[]
     attributes: Record<string, unknown>
   }[]
-  readonly initializers: Map<string, { type: number; dims: number[]; data: Buffer }>
+  readonly initializers: Map<string, { type: number; dims: number[]; data: Buffer; external?: Record<string, string> }>
   readonly inputs: Record<string, { type: number; dims: (number | string)[] }>
   readonly outputs: Record<string, { type: number; dims: (number | string)[] }>
 }
 
-export function readOnnx(path: string): OnnxFile {
-  const model = decode(readFileSync(path))
+export function readOnnx(file: string): OnnxFile {
+  const model = decode(readFileSync(file))
   const [graph] = messages(model, 7)
   return {
     irVersion: integers(model, 1)[0],
@@ -35,12 +36,23 @@ export function readOnnx(path: string): OnnxFile {
     initializers: new Map(
       messages(graph, 5).map((tensor) => [
         strings(tensor, 8)[0],
-        { type: integers(tensor, 2)[0], dims: integers(tensor, 1), data: tensor[9][0] as Buffer },
+        { type: integers(tensor, 2)[0], dims: integers(tensor, 1), ...dataOf(tensor, path.dirname(file)) },
       ]),
     ),
     inputs: ports(messages(graph, 11)),
     outputs: ports(messages(graph, 12)),
   }
+}
+
+/** Within the model, or where its external_data says. */
+function dataOf(tensor: Fields, folder: string): { data: Buffer; external?: Record<string, string> } {
+  if (integers(tensor, 14)[0] !== 1) return { data: tensor[9][0] as Buffer }
+  if (tensor[9]) throw new Error('data in two places')
+  const external = Object.fromEntries(messages(tensor, 13).map((entry) => [strings(entry, 1)[0], strings(entry, 2)[0]]))
+  const [offset, length] = [Number(external.offset), Number(external.length)]
+  const data = readFileSync(path.join(folder, external.location)).subarray(offset, offset + length)
+  if (data.length !== length) throw new Error(`${data.length} bytes of ${length}`)
+  return { data, external }
 }
 
 function attributeValue(attribute: Fields): unknown {

@@ -2,6 +2,8 @@
 import { LucidrainsUNet, type LucidrainsUNetOptions, type Network, UNet } from '../../lib'
 import type { StoredTensor } from '../../lib/checkpoint/safetensors'
 import type { Banks, StateDict } from '../../lib/nn/parameters'
+import type { ParameterSlot } from '../../lib/parameter-slot'
+import { sizeOf } from '../../lib/tensor'
 import { Golden, readJson, stateDictOf } from '../nn/golden'
 import { hashedWeights } from '../nn/hashed-weights'
 
@@ -33,10 +35,18 @@ export const goldenNames = [
 export async function openGolden(name: string): Promise<GoldenNetwork> {
   const golden = await Golden.open(`${name}.safetensors`)
   const network = networkOf(golden)
-  const dict = await weightsOf(golden, network)
+  const dict = await stateDictFor(golden, network)
   const weights = await network.parameters.fromStateDict(dict)
   return { golden, network, weights, shape: golden.tensors['in/x'].shape, context: golden.tensors['in/context'] }
 }
+
+/** A network's weights of its banks. */
+export const weightsOf = ({ parameters }: Pick<Network, 'parameters'>, { flat, frozen }: Banks) => ({
+  read(slot: ParameterSlot): Float32Array {
+    const { offset, shape } = slot
+    return parameters.toGraph((slot.frozen ? frozen : flat).subarray(offset, offset + sizeOf(shape)), slot)
+  },
+})
 
 function networkOf(golden: Golden): Network {
   if (golden.name.startsWith('lucidrains')) {
@@ -48,7 +58,7 @@ function networkOf(golden: Golden): Network {
   return new UNet(golden.unetOptions({ imageSize: 16 }))
 }
 
-async function weightsOf(golden: Golden, { parameters }: Network): Promise<StateDict> {
+async function stateDictFor(golden: Golden, { parameters }: Network): Promise<StateDict> {
   if (golden.config.unet2d || golden.has('in/vector')) return hashedWeights(parameters)
   if (golden.name.startsWith('diffusers')) return stateDictOf('diffusers_ddpm/unet/diffusion_pytorch_model.safetensors')
   return golden.parameters((parameter) => parameters.get(parameter) !== undefined)

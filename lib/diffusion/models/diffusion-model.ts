@@ -1,6 +1,7 @@
 /** What all diffusion models have in common; ddpm.py's DDPM without what is about images. */
 import { DiffusionError, invalidArgument, markCopy } from '../../errors'
 import { exportOnnx, type OnnxOptions } from '../../export/onnx'
+import { WeightReader } from '../../nn/weight-reader'
 import type { StateDict } from '../../nn/weights'
 import { parseOptions, type Seed } from '../../options'
 import { drawTimesteps } from '../../rng'
@@ -474,16 +475,14 @@ export abstract class DiffusionModel extends ScheduledModel {
    * Inputs: x float [n, c, height, width], t int64 [n], with numClasses y int64 [n], with vectorDim vector float [n, vectorDim] (but
    * for vectorEmbedding 'augment'); n is free, height and width are
    * the network's unless given. Output: named by the parameterization, in x's shape; with 'edm' and 'flow', t is a float and x is
-   * what the network is given (see parameterization). Throws `io`, and
-   * `unsupported` for a model of 2 GiB or a function.
+   * what the network is given (see parameterization). A model of 2 GiB is written as two files: see externalData. Weights are read
+   * one at a time. Resolves with the files' names. Throws `io`, `aborted`, `busy` where the weights change meanwhile, and `unsupported` for a function.
    */
-  async exportOnnx(path: string, options?: OnnxOptions): Promise<void> {
+  async exportOnnx(path: string, options?: OnnxOptions): Promise<string[]> {
     this[coreOf].alive()
     const network = requireNetwork(this[coreOf], 'exportOnnx')
-    const { weights, frozen } = network.active
-    const { count } = network.module.parameters
-    const [flat, unchanged = new Float32Array()] = await Promise.all([weights.read(0, count), frozen?.read()])
-    await exportOnnx(path, network.module, { flat, frozen: unchanged }, onnxMeaning(this.parameterization), options)
+    const weights = new WeightReader(network.module.parameters, network.active)
+    return exportOnnx(path, network.module, weights, onnxMeaning(this.parameterization), options)
   }
 
   /** @internal */

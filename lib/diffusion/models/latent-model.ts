@@ -315,7 +315,7 @@ export abstract class LatentModel extends DDPM {
    * The network as an ONNX model, as DDPM.exportOnnx writes it: height and width are those of latents, and contextLength is by default that
    * of the text encoder.
    */
-  override async exportOnnx(path: string, options: OnnxOptions = {}): Promise<void> {
+  override async exportOnnx(path: string, options: OnnxOptions = {}): Promise<string[]> {
     const { maxLength } = (this.condStageModel ?? {}) as { maxLength?: number }
     const contextLength = options.contextLength ?? (this.network?.contextDim === undefined ? undefined : maxLength)
     return super.exportOnnx(path, { ...options, contextLength })
