@@ -1,6 +1,7 @@
 /** One measurement in this process: node one.js <peer> <kind> <batch> <seconds> <threads> <folder>. Prints JSON. */
 import { writeFileSync } from 'node:fs'
 import { measure } from '../harness'
+import { processMemory } from './memory'
 import * as onnxruntime from './onnxruntime'
 import { loadOrt } from './ort'
 import * as ours from './ours'
@@ -9,12 +10,15 @@ import { type Kind, type Measured, type PeerCase, resultFile } from './workload'
 async function main([peer, kind, batch, seconds, threads, folder]: string[]): Promise<void> {
   const n = Number(batch)
   const { version, benchCase } = choose(peer, kind as Kind, folder, n, Number(threads))
-  const { medianMs, minMs, samples } = await measure(benchCase, Number(seconds))
+  // The memory is what is there before anything is given back.
+  const prepare = async () => ({ ...(await benchCase.prepare()), memory: () => processMemory().residentBytes })
+  const timed = await measure({ ...benchCase, prepare }, Number(seconds))
+  const { medianMs, minMs, samples, memoryBytes: residentBytes = 0 } = timed
   const result = benchCase.result()
   const bytes = new Uint8Array(result.buffer, result.byteOffset, result.byteLength)
   writeFileSync(resultFile(folder, peer, kind as Kind, n), bytes)
-  const peakRssBytes = 1024 * process.resourceUsage().maxRSS
-  const measured: Measured = { version, medianMs, minMs, samples, peakRssBytes }
+  const { peakBytes: peakRssBytes } = processMemory()
+  const measured: Measured = { version, medianMs, minMs, samples, residentBytes, peakRssBytes }
   console.log(JSON.stringify(measured))
 }
 

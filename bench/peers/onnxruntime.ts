@@ -1,6 +1,6 @@
 /** ONNX Runtime's side, on the exported network. */
 import type { Prepared } from '../harness'
-import type { Ort } from './ort'
+import { type Ort, sessionOptions } from './ort'
 import { fileOf, type PeerCase, readInputs } from './workload'
 
 export function forward(ort: Ort, folder: string, batch: number, threads: number): PeerCase {
@@ -9,13 +9,7 @@ export function forward(ort: Ort, folder: string, batch: number, threads: number
     name: 'forward',
     result: () => result,
     async prepare(): Promise<Prepared> {
-      const session = await ort.InferenceSession.create(fileOf(folder).onnx, {
-        executionProviders: ['cpu'],
-        graphOptimizationLevel: 'all',
-        executionMode: 'sequential',
-        intraOpNumThreads: threads,
-        interOpNumThreads: 1,
-      })
+      const session = await ort.InferenceSession.create(fileOf(folder).onnx, sessionOptions(threads))
       const { x, t } = await readInputs(folder, batch)
       const feeds = {
         x: new ort.Tensor('float32', x, [batch, 3, 32, 32]),

@@ -25,6 +25,15 @@ export interface Ort {
   }
 }
 
+/** On the CPU alone, one operator after another. */
+export const sessionOptions = (threads: number) => ({
+  executionProviders: ['cpu'],
+  graphOptimizationLevel: 'all',
+  executionMode: 'sequential',
+  intraOpNumThreads: threads,
+  interOpNumThreads: 1,
+})
+
 /** Undefined where it is not installed. */
 export function loadOrt(): Ort | undefined {
   const require = createRequire(path.join(peersFolder, 'package.json'))

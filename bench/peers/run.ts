@@ -2,17 +2,20 @@
  * npm run bench:peers: the CIFAR-10 UNet forward and in training beside ONNX Runtime and PyTorch, with the same weights on
  * the same inputs. Each measurement has a process of its own, the peers take turns, results are compared. Writes
  * bench/results/<date>-<cpu>.json and .md.
- * Options: --seconds S for each process (5), --rounds R (3), --threads T (all cores), --only <text> of 'forward 16',
- * --install to install ONNX Runtime and do nothing else, --dry to write no results. PYTHON is PyTorch's interpreter.
+ * Options: --seconds S for each process (5), --rounds R (3), --threads T (all cores), --only <text> of 'forward 16', or
+ * --only sd for Stable Diffusion's shape, which needs 10 GB of temporary files and 16 of memory (with --small neither), --install to install ONNX Runtime and do nothing else, --dry to write no results. PYTHON is PyTorch's interpreter.
  */
 import { execFileSync, spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { cifar10Flops } from '../cases/unet'
+import { childJson, conditions, differenceOf, median } from './compare'
 import { loadOrt, peersFolder } from './ort'
 import { type Report, type Row, table, writeReport } from './report'
+import { writeReport as writeStableDiffusion } from './stable-diffusion/report'
+import { compareStableDiffusion } from './stable-diffusion/run'
 import { type Kind, type Measured, resultFile, writeWorkload } from './workload'
 
 const python = process.env.PYTHON ?? '/usr/bin/python3'
@@ -23,10 +26,18 @@ const { values } = parseArgs({
     rounds: { type: 'string', default: '3' },
     threads: { type: 'string', default: String(os.availableParallelism()) },
     only: { type: 'string', default: '' },
+    small: { type: 'boolean', default: false },
     install: { type: 'boolean', default: false },
     dry: { type: 'boolean', default: false },
   },
 })
+
+const settings = {
+  seconds: Number(values.seconds),
+  rounds: Number(values.rounds),
+  threads: Number(values.threads),
+}
+const results = path.join(peersFolder, '..', 'results')
 
 const workloads: { kind: Kind; batch: number; peers: string[] }[] = [
   ...[1, 4, 16].map((batch) => ({ kind: 'forward' as const, batch, peers: ['ours', 'onnxruntime', 'pytorch'] })),
@@ -40,46 +51,23 @@ function install(): void {
   execFileSync(npm, ['ci', '--ignore-scripts', '--no-audit', '--no-fund'], { cwd: peersFolder, stdio: 'inherit' })
 }
 
-function child(file: string, args: readonly string[]): string {
-  const env = { ...process.env, DDPM_NUM_THREADS: values.threads }
-  return execFileSync(file, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], env })
-}
-
 function measureOnce(peer: string, kind: Kind, batch: number, folder: string): Measured {
   const args = [kind, String(batch), values.seconds, values.threads, folder]
-  return JSON.parse(
-    peer === 'pytorch'
-      ? child(python, [path.join(peersFolder, 'unet_torch.py'), ...args])
-      : child(process.execPath, [path.join(__dirname, 'one.js'), peer, ...args]),
-  )
+  return peer === 'pytorch'
+    ? childJson(python, [path.join(peersFolder, 'unet_torch.py'), ...args], settings.threads)
+    : childJson(process.execPath, [path.join(__dirname, 'one.js'), peer, ...args], settings.threads)
 }
 
 /** The largest difference from the peer's result, of the peer's largest value. */
 function difference(folder: string, peer: string, kind: Kind, batch: number): number {
-  const read = (name: string) => {
-    const bytes = new Uint8Array(readFileSync(resultFile(folder, name, kind, batch)))
-    return new Float32Array(bytes.buffer, 0, bytes.length / 4)
-  }
-  const [ours, theirs] = [read('ours'), read(peer)]
-  if (ours.length !== theirs.length || ours.length === 0) throw new Error(`${peer}: ${theirs.length} numbers`)
-  let [worst, largest] = [0, 0]
-  for (let i = 0; i < ours.length; i++) {
-    worst = Math.max(worst, Math.abs(ours[i] - theirs[i]))
-    largest = Math.max(largest, Math.abs(theirs[i]))
-  }
-  return worst / largest
-}
-
-function median(numbers: readonly number[]): number {
-  const sorted = [...numbers].sort((a, b) => a - b)
-  const middle = sorted.length >> 1
-  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
+  const { largest, of } = differenceOf(resultFile(folder, 'ours', kind, batch), resultFile(folder, peer, kind, batch))
+  return largest / of
 }
 
 /** All peers in turn, round after round. */
 function compare({ kind, batch, peers }: (typeof workloads)[number], folder: string): Row[] {
   const measured = new Map<string, Measured[]>(peers.map((peer) => [peer, []]))
-  for (let round = 0; round < Number(values.rounds); round++) {
+  for (let round = 0; round < settings.rounds; round++) {
     for (const [peer, list] of measured) list.push(measureOnce(peer, kind, batch, folder))
   }
   const medianOf = (peer: string) => median(measured.get(peer)!.map(({ medianMs }) => medianMs))
@@ -93,6 +81,7 @@ function compare({ kind, batch, peers }: (typeof workloads)[number], folder: str
       medianMs,
       minMs: Math.min(...runs.map(({ minMs }) => minMs)),
       mediansMs: runs.map((run) => run.medianMs),
+      residentBytes: median(runs.map(({ residentBytes }) => residentBytes)),
       peakRssBytes: Math.max(...runs.map(({ peakRssBytes }) => peakRssBytes)),
       gflops: flops / medianMs / 1e6,
       ratio: medianMs / medianOf('ours'),
@@ -101,26 +90,21 @@ function compare({ kind, batch, peers }: (typeof workloads)[number], folder: str
   })
 }
 
+async function stableDiffusion(): Promise<void> {
+  const report = await compareStableDiffusion({ ...settings, small: values.small })
+  if (!values.dry) console.log(`\nwritten: ${writeStableDiffusion(report, results).join(', ')}`)
+}
+
 async function main(): Promise<void> {
   install()
   if (values.install) return
+  if (values.only === 'sd') return stableDiffusion()
   const torch = spawnSync(python, ['-c', 'import torch'], { encoding: 'utf8' })
   const missing = torch.status === 0 ? [] : ['pytorch']
   if (missing.length > 0) console.log(`PyTorch is not measured: ${python} can't import torch (Debian: python3-torch)\n`)
   const folder = mkdtempSync(path.join(os.tmpdir(), 'ddpm-peers-'))
   try {
-    const report: Report = {
-      date: new Date().toISOString(),
-      cpu: os.cpus()[0].model.trim(),
-      memoryBytes: os.totalmem(),
-      node: process.version,
-      loadAverage: os.loadavg()[0],
-      threads: Number(values.threads),
-      seconds: Number(values.seconds),
-      rounds: Number(values.rounds),
-      machine: JSON.parse(child(process.execPath, [path.join(__dirname, '..', 'one.js'), 'machine'])),
-      rows: [],
-    }
+    const report: Report = { ...conditions(settings), rows: [] }
     await writeWorkload(folder)
     console.log(table(report))
     for (const workload of workloads) {
@@ -130,8 +114,7 @@ async function main(): Promise<void> {
       console.log(table({ ...report, rows }, { head: false }))
       report.rows.push(...rows)
     }
-    if (!values.dry)
-      console.log(`\nwritten: ${writeReport(report, path.join(peersFolder, '..', 'results')).join(', ')}`)
+    if (!values.dry) console.log(`\nwritten: ${writeReport(report, results).join(', ')}`)
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }

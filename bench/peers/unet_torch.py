@@ -5,7 +5,6 @@ python3 unet_torch.py <kind> <batch> <seconds> <threads> <folder> prints a line 
 
 import json
 import math
-import resource
 import statistics
 import struct
 import sys
@@ -160,6 +159,13 @@ def measure(run, seconds):
     return times
 
 
+def memory():
+    """Bytes that this process takes and has taken at most: VmRSS and VmHWM."""
+    with open("/proc/self/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return tuple(1024 * int(fields[name].split()[0]) for name in ("VmRSS", "VmHWM"))
+
+
 def main(kind, batch, seconds, threads, folder):
     torch.set_num_threads(int(threads))
     n = int(batch)
@@ -195,6 +201,7 @@ def main(kind, batch, seconds, threads, folder):
         unet.eval()
         times = measure(forward, float(seconds))
         result = results[0]
+    resident, peak = memory()
     with open(f"{folder}/pytorch-{kind}-{batch}.f32", "wb") as file:
         values = result.flatten().tolist()
         file.write(struct.pack(f"<{len(values)}f", *values))
@@ -203,7 +210,8 @@ def main(kind, batch, seconds, threads, folder):
         "medianMs": statistics.median(times),
         "minMs": min(times),
         "samples": len(times),
-        "peakRssBytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "residentBytes": resident,
+        "peakRssBytes": peak,
     }
     print(json.dumps(measured))
 

@@ -31,7 +31,8 @@ export interface Measured {
   readonly medianMs: number
   readonly minMs: number
   readonly samples: number
-  /** Of the whole process, with loading. */
+  /** Of the whole process after the last run, and at most, with loading: VmRSS and VmHWM. */
+  readonly residentBytes: number
   readonly peakRssBytes: number
 }
 
