@@ -457,7 +457,7 @@ struct AbsQuantile {
 };
 
 // The next step of a sampling, counted on the device: step[n] += 1, then t[n] = table[step[n]]. All i32; step, t
-// {N,1,1,1}, table {T,1,1,1}.
+// {N,1,1,1}, table {T,1,1,1}. t may be step.
 struct NextStep {
   Tensor step, table, t;
 };

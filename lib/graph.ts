@@ -374,7 +374,8 @@ export class Graph {
 
   /**
    * After all that was added before, changes the buffers of the inputs step and t, i32 [n, 1, 1, 1]: step += 1 and
-   * t = table[step], table i32 [T, 1, 1, 1]. The next run finds them so. Has no value.
+   * t = table[step], table i32 [T, 1, 1, 1]. The next run finds them so. t may be step, which then becomes what the table has. Has no
+   * value.
    */
   nextStep(step: Value, table: Value, t: Value): void {
     this.#add('nextStep', [step, table, t])

@@ -192,7 +192,7 @@ export type { AttentionType, AutoencoderConfig, AutoencoderDetails } from './nn/
 export type { LoraOptions, TrainedOptions } from './nn/lora/trained'
 export type { LucidrainsUNetOptions, ResolvedLucidrainsOptions } from './nn/lucidrains/options'
 export { LucidrainsUNet } from './nn/lucidrains/unet'
-export type { Network } from './nn/network'
+export type { Network, Preparation, Prepared } from './nn/network'
 export type { ResamplingMethod } from './nn/resampling'
 export type { RescalerOptions } from './nn/rescaler'
 export type { TextActivation } from './nn/text/block'

@@ -69,6 +69,24 @@ export interface Conditioning {
   readonly estimate?: Value
 }
 
+/** What of a network does not depend on x. A sampling computes it before the steps that it is for: sampling/prepared.ts. */
+export interface Preparation {
+  /** Channels of `told`. */
+  readonly toldChannels: number
+  /** What the blocks are told of each sample, [n, 1, 1, toldChannels]: of its t, label and vector alone. */
+  told(context: BuildContext, t: Value, conditioning: Pick<Conditioning, 'y' | 'vector'>): Value
+  /** Channels of each value of `attended`. */
+  readonly attendedChannels: readonly number[]
+  /** Keys and values of cross-attention, [n, 1, l, c]: of tokens [n, 1, l, d] alone. */
+  attended(context: BuildContext, tokens: Value): Value[]
+}
+
+/** What `Preparation` gave, in place of which the network computes nothing. Default: it computes it. */
+export interface Prepared {
+  readonly told?: Value
+  readonly attended?: readonly Value[]
+}
+
 /** What the first layer of a network with `selfCondition` is given, for `conditioning.estimate` beside x: twice as many channels. */
 export function withEstimate(graph: NetworkGraph, x: Value, { estimate }: Conditioning, selfCondition: boolean): Value {
   if (selfCondition !== (estimate !== undefined)) {
@@ -104,6 +122,8 @@ export interface Network {
   /** It takes its own last estimate of x_0: Chen et al. 2023, "Analog Bits", section 3. */
   readonly selfCondition?: boolean
   readonly parameters: ParameterTable
+  /** Undefined: nothing that `build` could be given. */
+  readonly preparation?: Preparation
   /** Appends the network: x [n, h, w, inChannels] and t [n, 1, 1, 1] (i32 or f32) to [n, h, w, outChannels]. */
-  build(context: BuildContext, x: Value, t: Value, conditioning?: Conditioning): Value
+  build(context: BuildContext, x: Value, t: Value, conditioning?: Conditioning, prepared?: Prepared): Value
 }

@@ -27,6 +27,7 @@ const diffusion = [
   'objectives',
   'operations',
   'power-ema',
+  'prepared',
   'queued',
   'repaint',
   'same-image',

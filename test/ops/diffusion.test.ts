@@ -86,6 +86,26 @@ describe('nextStep', () => {
       program.release()
       for (const buffer of Object.values(bindings)) buffer.release()
     })
+
+    it(`takes each place to the one after it, where that is what the table has (${backend})`, async () => {
+      const device = Device.open(backend)
+      const program = compileGraph(backend, (g) => {
+        const place = g.input('place', [3, 1, 1, 1], 'i32')
+        g.nextStep(place, g.input('table', [7, 1, 1, 1], 'i32'), place)
+        return {}
+      })
+      const [place, table] = [Int32Array.of(0, 1, 4), Int32Array.of(0, 2, 3, 4, 5, 0, 1)].map((v) => device.upload(v))
+      for (const expected of [
+        [2, 3, 0],
+        [4, 5, 2],
+        [0, 1, 4],
+      ]) {
+        await program.run({ place, table })
+        assert.deepEqual([...new Int32Array((await place.read()).buffer)], expected)
+      }
+      program.release()
+      for (const buffer of [place, table]) buffer.release()
+    })
   }
 })
 

@@ -9,7 +9,7 @@ import type { Device } from '../../device'
 import { DiffusionError, describe, invalidArgument } from '../../errors'
 import type { Graph, Value } from '../../graph'
 import type { NativeBuffer } from '../../native'
-import type { Conditioning, Network } from '../../nn/network'
+import type { Conditioning, Network, Prepared } from '../../nn/network'
 import { Weights } from '../../nn/weights'
 import type { Seed } from '../../options'
 import type { TablePlace } from '../../parameter-slot'
@@ -36,6 +36,8 @@ export interface DenoiserMode {
   readonly made?: MadeCondition
   /** What the condition's inputs are called: those of the negative one, of guidance, begin with 'negative.'. Default 'given'. */
   readonly of?: 'given' | 'negative'
+  /** What the network need not compute. */
+  readonly prepared?: Prepared
 }
 
 export interface DenoiserOutput {
@@ -151,7 +153,7 @@ export class NetworkDenoiser implements Denoiser {
     x: Value,
     t: Value,
     shape: Shape,
-    { train, condition, made, of = 'given' }: DenoiserMode,
+    { train, condition, made, of = 'given', prepared }: DenoiserMode,
   ): DenoiserOutput {
     const [, channels, height, width] = shape
     const images = graph.toNhwc(x, { channels, height, width })
@@ -161,7 +163,7 @@ export class NetworkDenoiser implements Denoiser {
     const estimate = flat ? graph.toNhwc(flat, { channels, height, width }) : undefined
     const apply = (piece: Value, told: Conditioning, i = 0) => {
       const rng = train ? graph.input(dropoutInput(i), [1, 1, 1, 4], 'i32') : undefined
-      return this.module.build({ graph, train, rng }, piece, t, told)
+      return this.module.build({ graph, train, rng }, piece, t, told, prepared)
     }
     const told = { ...conditioning, estimate }
     const out = graph.toNchw(this.split ? this.split.build(graph, images, told, apply) : apply(images, told))

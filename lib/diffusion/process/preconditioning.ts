@@ -62,6 +62,17 @@ export function betweenTimesteps(
   }
 }
 
+/** What a network is told in each evaluation of which it has a row: the number that `denoise` gives it, [rows]. */
+export function toldTimes(
+  core: Core,
+  o: Parameters<typeof betweenTimesteps>[1] & { timesteps: Int32Array },
+): Float32Array | Int32Array {
+  const between = betweenTimesteps(core, o)
+  if (between) return between.toldTime
+  const told = tables(core).time?.()
+  return told ? Float32Array.from(o.timesteps, (t) => told[t]) : o.timesteps
+}
+
 /** What `denoise` needs at run time, beyond x and t. */
 export async function denoiserBindings(
   core: Core,

@@ -19,6 +19,7 @@ import type { GuidancePart } from './guidance/part'
 import { type Clock, checkImage, copyOf, type ImageOptions, Inpainting, noiseImage } from './image'
 import type { Evaluation, SamplingPlan } from './plan'
 import { type StepKind, stepProgram } from './posterior-step'
+import { PreparedNetwork } from './prepared'
 import { checkCodebook, quantizedTables } from './quantized-step'
 import { Jumps } from './repaint'
 
@@ -128,6 +129,16 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
   }
   try {
     const guidance = hold(new Guidance((await o.guidance?.parts(plan)) ?? []))
+    const { condition } = o
+    const { negative } = guidance
+    const prepares = !o.conditionAt && !condition.made
+    const prepared = prepares
+      ? await PreparedNetwork.create(core, {
+          ...{ shape, plan, deterministic: o.deterministic },
+          conditions: { given: condition, ...(negative && { negative }) },
+        })
+      : undefined
+    if (prepared) hold(prepared)
     const tables = holdTables(core, plan, noise, hold)
     if (o.codebook) {
       const quantized = Object.entries(quantizedTables(plan.table))
@@ -203,12 +214,14 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
         ...inputs,
         ...denoiser,
         ...seen,
+        ...prepared?.bindings(guided.kind?.negative ? ['given', 'negative'] : ['given']),
         ...guided.bindings,
         ...(await noiseAt(i)),
         ...memory.bindings,
         ...(x0 && { x0 }),
       }
-      queue.add(await stepProgram(core, { ...kind, guidance: guided.kind }), bindings)
+      prepared?.prepare(queue, i)
+      queue.add(await stepProgram(core, { ...kind, prepared: prepared?.kind, guidance: guided.kind }), bindings)
       memory.advance(evaluation)
       ;[x, next] = [next, x]
       if (estimate) [x0, estimate] = [estimate, x0]

@@ -16,6 +16,7 @@ import { parseTimesteps, type Timesteps } from '../process/timesteps'
 import { type GuidanceKind, guidedOutput, movedMean } from './guidance/nodes'
 import { type Multistep, multistepNodes } from './multistep-nodes'
 import { droppedNoise } from './noise-dropout'
+import { nextPlace, type PreparedKind } from './prepared'
 import { checkCodebook, quantizedStep, quantizedTables } from './quantized-step'
 import { thresholdOf } from './threshold'
 
@@ -38,6 +39,8 @@ export interface StepKind {
   readonly threshold?: Threshold
   /** At its end it counts `row` up and sets `t` to what the input `timesteps`, a table, has there: the next run is the next step. */
   readonly advances?: boolean
+  /** What the network does not compute in the step: see prepared.ts. Default: it computes everything. */
+  readonly prepared?: PreparedKind
   /** What the network is given and told is by row, too: betweenTimesteps. */
   readonly between?: boolean
   /** Of the tables. Default: tableRows. */
@@ -63,6 +66,7 @@ export function stepProgram(core: Core, kind: StepKind): Promise<Program> {
     const t = g.input('t', [n, 1, 1, 1], 'i32')
     const outputs = stepNodes(g, core, kind, { x, row, t })
     if (advances) g.nextStep(row, g.input('timesteps', [rows, 1, 1, 1], 'i32'), t)
+    if (kind.prepared) nextPlace(g, n, kind.prepared)
     return outputs
   }
   const key = {
@@ -80,6 +84,7 @@ export function stepProgram(core: Core, kind: StepKind): Promise<Program> {
     starts,
     rows,
     between: kind.between ?? false,
+    prepared: kind.prepared?.told ?? '',
     threshold: kind.threshold ? JSON.stringify(kind.threshold) : '',
     codes: kind.codes ?? 0,
   }
@@ -92,12 +97,12 @@ function stepNodes(
   kind: StepKind,
   { x, row, t }: Record<'x' | 'row' | 't', Value>,
 ): Record<string, Value> {
-  const { shape, clip, noise, x0, learned = false, raw, condition, guidance, multistep, codes } = kind
+  const { shape, clip, noise, x0, learned = false, raw, condition, guidance, multistep, codes, prepared } = kind
   const [n, , , d] = x.dims
   const rows = kind.rows ?? tableRows(core.numTimesteps)
   const table = g.input('table', [rows, 1, 1, rowLength])
   const by = kind.between ? { row, rows } : undefined
-  const { prediction, variance } = guidedOutput(core, g, { x, t, shape, by }, { condition, guidance })
+  const { prediction, variance } = guidedOutput(core, g, { x, t, shape, by, prepared }, { condition, guidance })
   const unclipped = () => g.posteriorStep(x, prediction, table, row, { clip: false }).x0
   const scale = kind.threshold && thresholdOf(g, unclipped(), kind.threshold)
   const given =

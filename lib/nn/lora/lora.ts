@@ -4,7 +4,7 @@
  */
 import { invalidArgument } from '../../errors'
 import type { LinearSlots, Value } from '../../graph'
-import type { BuildContext, Conditioning, Network, NetworkGraph } from '../network'
+import type { BuildContext, Conditioning, Network, NetworkGraph, Preparation, Prepared } from '../network'
 import { type Parameter, type ParameterTable, Scope, uniformFanIn, zeros } from '../parameters'
 
 /** Ranks by the names of modules, such as 'middle_block.1.qkv'. */
@@ -93,8 +93,22 @@ export class LoraNetwork implements Network {
     return this.base.parameters
   }
 
-  build(context: BuildContext, x: Value, t: Value, conditioning?: Conditioning): Value {
-    return this.base.build({ ...context, graph: withAdapters(context.graph, this.adapters) }, x, t, conditioning)
+  get preparation(): Preparation | undefined {
+    const { preparation } = this.base
+    if (!preparation) return undefined
+    return {
+      ...preparation,
+      told: (context, t, conditioning) => preparation.told(this.#adapted(context), t, conditioning),
+      attended: (context, tokens) => preparation.attended(this.#adapted(context), tokens),
+    }
+  }
+
+  build(context: BuildContext, x: Value, t: Value, conditioning?: Conditioning, prepared?: Prepared): Value {
+    return this.base.build(this.#adapted(context), x, t, conditioning, prepared)
+  }
+
+  #adapted(context: BuildContext): BuildContext {
+    return { ...context, graph: withAdapters(context.graph, this.adapters) }
   }
 }
 

@@ -3,8 +3,16 @@ import { type InspectOptions, inspect } from 'node:util'
 import { invalidArgument } from '../../errors'
 import type { Value } from '../../graph'
 import { Conv2d, type Layer, Linear, observed } from '../layers'
-import { type BuildContext, type Conditioning, type Network, withEstimate } from '../network'
+import {
+  type BuildContext,
+  type Conditioning,
+  type Network,
+  type Preparation,
+  type Prepared,
+  withEstimate,
+} from '../network'
 import { ParameterTable, Scope } from '../parameters'
+import { Projections } from '../projections'
 import { limits } from '../unet/options'
 import { Attention, ResnetBlock, UnshuffleDownsample } from './blocks'
 import { type LucidrainsUNetOptions, type ResolvedLucidrainsOptions, resolveLucidrainsOptions } from './options'
@@ -27,6 +35,7 @@ export class LucidrainsUNet implements Network {
   readonly imageSize: number
   readonly divisor: number
   readonly parameters = new ParameterTable()
+  readonly preparation: Preparation
 
   readonly #root = new Scope(this.parameters)
   readonly #initConv: Conv2d
@@ -36,7 +45,7 @@ export class LucidrainsUNet implements Network {
   readonly #ups: readonly Stage[]
   readonly #finalBlock: ResnetBlock
   readonly #finalConv: Conv2d
-  readonly #embeddings: Linear[] = []
+  readonly #embeddings = new Projections()
 
   /** Throws `invalid-argument`, `unsupported`, and for a misspelled option `unknown-option` with the likely name. */
   constructor(options: LucidrainsUNetOptions) {
@@ -92,7 +101,13 @@ export class LucidrainsUNet implements Network {
     })
     this.#finalBlock = this.#block(root.at('final_res_block'), 2 * o.initDim, o.initDim)
     this.#finalConv = new Conv2d(root.at('final_conv'), o.initDim, o.outDim, { kernel: 1 })
-    Linear.placeTogether(this.parameters, this.#embeddings)
+    this.#embeddings.placeTogether(this.parameters)
+    this.preparation = {
+      toldChannels: this.#embeddings.channels,
+      told: (context, t) => this.#embeddings.joined(context, this.#embed(context, t)),
+      attendedChannels: [],
+      attended: () => [],
+    }
     const { size } = this.parameters
     if (size > limits.parameters) throw invalidArgument('dim', `at most ${limits.parameters} weights`, size)
   }
@@ -103,16 +118,16 @@ export class LucidrainsUNet implements Network {
     return `LucidrainsUNet ${inspect({ imageSize, channels, dim, dimMults }, options)}`
   }
 
-  build(context: BuildContext, x: Value, t: Value, conditioning: Conditioning = {}): Value {
+  build(context: BuildContext, x: Value, t: Value, conditioning: Conditioning = {}, prepared: Prepared = {}): Value {
     const { graph } = context
     const [, height, width, channels] = x.dims
     if (channels !== this.inChannels || height % this.divisor !== 0 || width % this.divisor !== 0) {
       throw invalidArgument('x', `[n, h, w, ${this.inChannels}], h and w multiples of ${this.divisor}`, x.dims)
     }
-    const embedding = graph.silu(this.#embed(context, t))
-    const projected = Linear.buildAll(context, embedding, this.#embeddings)
-    const all = new Map(this.#embeddings.map((layer, i) => [layer, projected[i]]))
-    const run = (block: ResnetBlock, h: Value) => block.build(context, h, all.get(block.embedding)!)
+    const projected = prepared.told
+      ? this.#embeddings.split(graph, prepared.told)
+      : this.#embeddings.build(context, this.#embed(context, t))
+    const run = (block: ResnetBlock, h: Value) => block.build(context, h, projected.get(block.embedding)!)
 
     const first = this.#initConv.build(context, withEstimate(graph, x, conditioning, this.selfCondition))
     const skips: Value[] = []
@@ -141,14 +156,15 @@ export class LucidrainsUNet implements Network {
     const { dim, sinusoidalPosEmbTheta: maxPeriod } = this.options
     const sinusoids = graph.timestepEmbedding(t, { dim, maxPeriod, freqShift: 1, sinFirst: true })
     const [first, second] = this.#time
-    return observed(context, 'time_mlp', second.build(context, graph.gelu(first.build(context, sinusoids))))
+    const embedding = second.build(context, graph.gelu(first.build(context, sinusoids)))
+    return graph.silu(observed(context, 'time_mlp', embedding))
   }
 
   #block(scope: Scope, inChannels: number, outChannels: number): ResnetBlock {
     const { dim, dropout: p } = this.options
-    const dropout = { p, layer: this.#embeddings.length }
+    const dropout = { p, layer: this.#embeddings.count }
     const block = new ResnetBlock(scope, inChannels, outChannels, { timeDim: 4 * dim, dropout })
-    this.#embeddings.push(block.embedding)
+    this.#embeddings.add(block.embedding)
     return block
   }
 

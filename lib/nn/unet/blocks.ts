@@ -40,8 +40,11 @@ const resBlockNames = {
 
 /** What the blocks are given besides x. */
 export interface BlockInputs {
-  /** What the residual blocks' layers `embedding` make of the time embedding, [n, 1, 1, c]. */
-  readonly embeddings: ReadonlyMap<Linear, Value>
+  /**
+   * What layers give that is known already: the residual blocks' `embedding` of the time embedding, [n, 1, 1, c], and perhaps those
+   * of keys and values of the tokens.
+   */
+  readonly projected: ReadonlyMap<Linear, Value>
   /** Of cross-attention, [n, 1, l, contextDim]. */
   readonly tokens?: Value
   /** Of skip blocks on the way down and up. */
@@ -102,16 +105,16 @@ export class ResBlock {
       this.#skip = new Conv2d(scope.at(names.skip), inChannels, outChannels, { kernel: 1 })
   }
 
-  build(context: BuildContext, x: Value, inputs: Pick<BlockInputs, 'embeddings'>): Value {
+  build(context: BuildContext, x: Value, inputs: Pick<BlockInputs, 'projected'>): Value {
     const y = recomputed(context, () => this.#build(context, x, inputs))
     return observed(context, this.scope.prefix, y)
   }
 
-  #build(context: BuildContext, x: Value, { embeddings }: Pick<BlockInputs, 'embeddings'>): Value {
+  #build(context: BuildContext, x: Value, { projected }: Pick<BlockInputs, 'projected'>): Value {
     const { graph } = context
     const resample = (value: Value) => this.#resample?.build(context, value) ?? value
     let h = this.#conv1.build(context, resample(graph.silu(this.#norm1.build(context, x))))
-    const e = embeddings.get(this.embedding)!
+    const e = projected.get(this.embedding)!
     if (this.o.scaleShift) h = graph.scaleShift(this.#norm2.build(context, h), e)
     else h = this.#norm2.build(context, graph.addSample(h, e))
     h = this.#conv2.build(context, this.#dropout.build(context, graph.silu(h)))

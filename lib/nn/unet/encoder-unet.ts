@@ -5,8 +5,9 @@
 import { type InspectOptions, inspect } from 'node:util'
 import { invalidArgument } from '../../errors'
 import type { Value } from '../../graph'
-import { Conv2d, Downsample, type Layer, Linear } from '../layers'
+import { Conv2d, Downsample, type Layer } from '../layers'
 import { ParameterTable, Scope } from '../parameters'
+import { Projections } from '../projections'
 import { AttentionBlock, type BlockInputs, ResBlock } from './blocks'
 import { type EncoderContext, type EncoderPool, encoderPool } from './encoder-pool'
 import {
@@ -36,7 +37,7 @@ export class EncoderUNet {
   readonly #timeEmbedding: TimestepEmbedding
   readonly #blocks: readonly (readonly Part[])[]
   readonly #pool: EncoderPool
-  readonly #embeddings: Linear[] = []
+  readonly #embeddings = new Projections()
   #dropouts = 0
 
   /** Throws `invalid-argument` and, for a misspelled option, `unknown-option` with the likely name. */
@@ -55,7 +56,7 @@ export class EncoderUNet {
     const channels = levelChannels(o)
     this.#blocks = [...this.#wayDown(channels), this.#middle(channels[channels.length - 1])]
     this.#pool = encoderPool(this.#root.at('out'), { options: o, norm: this.#norm, widths: widthsOf(o, channels) })
-    Linear.placeTogether(this.parameters, this.#embeddings)
+    this.#embeddings.placeTogether(this.parameters)
     const { size } = this.parameters
     if (size > limits.parameters) throw invalidArgument('modelChannels', `at most ${limits.parameters} weights`, size)
   }
@@ -75,9 +76,7 @@ export class EncoderUNet {
       throw invalidArgument('x', `[n, ${this.imageSize}, ${this.imageSize}, ${this.inChannels}]`, x.dims)
     }
     const embedding = graph.silu(this.#timeEmbedding.build(context, t))
-    const projected = Linear.buildAll(context, embedding, this.#embeddings)
-    const embeddings = new Map(this.#embeddings.map((layer, i) => [layer, projected[i]]))
-    const inputs: BlockInputs = { embeddings, down: {}, up: {} }
+    const inputs: BlockInputs = { projected: this.#embeddings.build(context, embedding), down: {}, up: {} }
     const maps: Value[] = []
     for (const block of this.#blocks) {
       maps.push(block.reduce((value, part) => part.build(context, value, inputs), maps.at(-1) ?? x))
@@ -134,7 +133,7 @@ export class EncoderUNet {
       scaleShift: this.options.useScaleShiftNorm,
       resample,
     })
-    this.#embeddings.push(block.embedding)
+    this.#embeddings.add(block.embedding)
     return block
   }
 

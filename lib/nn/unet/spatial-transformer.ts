@@ -44,12 +44,16 @@ export class SpatialTransformer {
     this.#projOut = project('proj_out', inner, o.channels, true)
   }
 
-  build(context: BuildContext, x: Value, { tokens }: BlockInputs): Value {
-    if (!tokens) throw invalidArgument('context', 'tokens to attend to', tokens)
+  /** Of the tokens: the layers of keys and values of each block, in turn. */
+  get contextLayers(): readonly Linear[][] {
+    return this.#blocks.map(({ contextLayers }) => contextLayers)
+  }
+
+  build(context: BuildContext, x: Value, inputs: BlockInputs): Value {
     let h = this.#projIn.build(context, this.#norm.build(context, x))
     for (const block of this.#blocks) {
       const input = h
-      h = recomputed(context, () => block.build(context, input, tokens))
+      h = recomputed(context, () => block.build(context, input, inputs))
     }
     return observed(context, this.scope.prefix, context.graph.add(x, this.#projOut.build(context, h)))
   }
@@ -76,17 +80,21 @@ class TransformerBlock {
     this.#norms = [1, 2, 3].map((i) => new LayerNorm(scope.at(`norm${i}`), o.dim))
   }
 
-  build(context: BuildContext, x: Value, tokens: Value): Value {
+  get contextLayers(): Linear[] {
+    return this.#cross.contextLayers
+  }
+
+  build(context: BuildContext, x: Value, inputs: BlockInputs): Value {
     const { graph } = context
     const [first, second, third] = this.#norms
     const normed = first.build(context, x)
-    let h = graph.add(x, this.#self.build(context, normed, normed))
-    h = graph.add(h, this.#cross.build(context, second.build(context, h), tokens))
+    let h = graph.add(x, this.#self.build(context, normed))
+    h = graph.add(h, this.#cross.build(context, second.build(context, h), inputs))
     return graph.add(h, this.#feedForward.build(context, third.build(context, h)))
   }
 }
 
-/** Queries from x, keys and values from the tokens; projections without bias but for the last. */
+/** Queries from x, keys and values from the tokens, or from x itself; projections without bias but for the last. */
 class CrossAttention {
   readonly #q: Linear
   readonly #k: Linear
@@ -105,14 +113,25 @@ class CrossAttention {
     Linear.placeTogether(scope.table, [this.#q, this.#k, this.#v])
   }
 
-  build(context: BuildContext, x: Value, tokens: Value): Value {
+  get contextLayers(): Linear[] {
+    return [this.#k, this.#v]
+  }
+
+  /** Without `inputs`: of self-attention. */
+  build(context: BuildContext, x: Value, inputs?: BlockInputs): Value {
     const { heads, headChannels } = this.o
-    const [q, k, v] =
-      x === tokens
-        ? Linear.buildAll(context, x, [this.#q, this.#k, this.#v])
-        : [this.#q.build(context, x), ...Linear.buildAll(context, tokens, [this.#k, this.#v])]
+    const [q, k, v] = inputs
+      ? [this.#q.build(context, x), ...this.#ofTokens(context, inputs)]
+      : Linear.buildAll(context, x, [this.#q, this.#k, this.#v])
     const y = context.graph.attention(q, k, v, { heads, scale: 1 / Math.sqrt(headChannels) })
     return this.#out.build(context, y)
+  }
+
+  #ofTokens(context: BuildContext, { tokens, projected }: BlockInputs): Value[] {
+    const known = this.contextLayers.flatMap((layer) => projected.get(layer) ?? [])
+    if (known.length > 0) return known
+    if (!tokens) throw invalidArgument('context', 'tokens to attend to', tokens)
+    return Linear.buildAll(context, tokens, this.contextLayers)
   }
 }
 

@@ -6,8 +6,16 @@ import { type InspectOptions, inspect } from 'node:util'
 import { invalidArgument } from '../../errors'
 import type { Value } from '../../graph'
 import { Conv2d, Downsample, GroupNorm, type Layer, Linear, type NormOptions, observed, Upsample } from '../layers'
-import { type BuildContext, type Conditioning, type Network, withEstimate } from '../network'
+import {
+  type BuildContext,
+  type Conditioning,
+  type Network,
+  type Preparation,
+  type Prepared,
+  withEstimate,
+} from '../network'
 import { ParameterTable, Scope } from '../parameters'
+import { Projections } from '../projections'
 import { AttentionBlock, type BlockInputs, ResBlock, type ResBlockOptions } from './blocks'
 import { diffusersUNet } from './diffusers-config'
 import type { UNet2DConfig } from './diffusers-fields'
@@ -53,6 +61,7 @@ export class UNet implements Network {
   readonly concatChannels: number
   readonly selfCondition: boolean
   readonly parameters = new ParameterTable()
+  readonly preparation: Preparation
 
   readonly #root = new Scope(this.parameters)
   readonly #names: UNetNames
@@ -63,7 +72,9 @@ export class UNet implements Network {
   readonly #normOut: GroupNorm
   readonly #convOut: Conv2d
   /** The projections of the time embedding in all residual blocks. */
-  readonly #embeddings: Linear[] = []
+  readonly #embeddings = new Projections()
+  /** Of keys and values, of each cross-attention. */
+  readonly #contextLayers: Linear[][] = []
   readonly #levelChannels: readonly number[]
   #dropouts = 0
 
@@ -99,7 +110,17 @@ export class UNet implements Network {
       padding: 1,
       zero: o.layout === 'openai',
     })
-    Linear.placeTogether(this.parameters, this.#embeddings)
+    this.#embeddings.placeTogether(this.parameters)
+    this.preparation = {
+      toldChannels: this.#embeddings.channels,
+      told: (context, t, conditioning) => {
+        return this.#embeddings.joined(context, this.#embed(context, t, conditioning))
+      },
+      attendedChannels: this.#contextLayers.flat().map(({ slots }) => slots.weight.shape[0]),
+      attended: (context, tokens) => {
+        return this.#contextLayers.flatMap((layers) => Linear.buildAll(context, tokens, layers))
+      },
+    }
     const { size } = this.parameters
     if (size > limits.parameters) throw invalidArgument('modelChannels', `at most ${limits.parameters} weights`, size)
   }
@@ -119,14 +140,19 @@ export class UNet implements Network {
     return new UNet(diffusersUNet(config).options)
   }
 
-  build(given: BuildContext, x: Value, t: Value, conditioning: Conditioning = {}): Value {
+  build(given: BuildContext, x: Value, t: Value, conditioning: Conditioning = {}, prepared: Prepared = {}): Value {
     const context = { ...given, recompute: given.train && this.options.useCheckpoint }
     const { graph } = context
     this.#check(x, conditioning)
-    const embedding = graph.silu(this.#embedding.build(context, t, conditioning))
-    const projected = Linear.buildAll(context, embedding, this.#embeddings)
+    const embeddings = prepared.told
+      ? this.#embeddings.split(graph, prepared.told)
+      : this.#embeddings.build(context, this.#embed(context, t, conditioning))
+    const { attended } = prepared
     const inputs: BlockInputs = {
-      embeddings: new Map(this.#embeddings.map((layer, i) => [layer, projected[i]])),
+      projected: new Map([
+        ...embeddings,
+        ...(attended ? this.#contextLayers.flat().map((layer, i) => [layer, attended[i]] as const) : []),
+      ]),
       tokens: conditioning.context,
       down: {},
       up: {},
@@ -152,6 +178,10 @@ export class UNet implements Network {
     const out = this.#convOut.build(context, graph.silu(this.#normOut.build(context, h)))
     const sum = inputs.up.picture ? graph.add(out, inputs.up.picture) : out
     return this.options.timeEmbedding === 'fourier' ? graph.divSample(sum, t) : sum
+  }
+
+  #embed(context: BuildContext, t: Value, conditioning: Conditioning): Value {
+    return context.graph.silu(this.#embedding.build(context, t, conditioning))
   }
 
   #check(x: Value, { context: tokens, concat }: Conditioning): void {
@@ -322,7 +352,7 @@ export class UNet implements Network {
       scaleShift: this.options.useScaleShiftNorm,
       ...o,
     })
-    this.#embeddings.push(block.embedding)
+    this.#embeddings.add(block.embedding)
     return block
   }
 
@@ -355,7 +385,7 @@ export class UNet implements Network {
         : ['numHeads', `at most ${channels}`]
       throw invalidArgument(argument, expected, numHeadChannels ?? numHeads)
     }
-    return new SpatialTransformer(this.#root.at(name), {
+    const transformer = new SpatialTransformer(this.#root.at(name), {
       channels,
       heads,
       headChannels: numHeadChannels && !legacy ? numHeadChannels : Math.floor(channels / heads),
@@ -364,6 +394,8 @@ export class UNet implements Network {
       groups: normGroups,
       linear: this.options.useLinearInTransformer,
     })
+    this.#contextLayers.push(...transformer.contextLayers)
+    return transformer
   }
 
   /** openaimodel's rules: the width of a head, where it is known, decides; then numHeadsUpsample has no effect. */

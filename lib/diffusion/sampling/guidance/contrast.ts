@@ -71,7 +71,12 @@ export class ClassifierFree extends Contrast {
   readonly external = false
   readonly kind: GuidanceKind
 
-  private constructor(core: Core, shape: Shape, o: ContrastOptions, negative: Condition) {
+  private constructor(
+    core: Core,
+    shape: Shape,
+    o: ContrastOptions,
+    readonly negative: Condition,
+  ) {
     super(core, shape, o)
     this.kind = { away: 'condition', negative: kindOf(negative), rescale: o.rescale }
   }

@@ -1,5 +1,6 @@
 /** The guidance of one sampling: its parts, at the steps in which each is active. */
 import type { RunQueue } from '../../../run-queue'
+import type { Condition } from '../../process/condition'
 import type { Evaluation } from '../plan'
 import type { GuidanceKind } from './nodes'
 import type { Buffers, GuidancePart, Moment } from './part'
@@ -18,6 +19,11 @@ export class Guidance {
   /** True where JavaScript has a part in the steps. */
   get external(): boolean {
     return this.parts.some(({ external }) => external)
+  }
+
+  /** The condition that is gone away from. */
+  get negative(): Condition | undefined {
+    return this.parts.find(({ negative }) => negative)?.negative
   }
 
   at(evaluation: Evaluation): ActiveGuidance {

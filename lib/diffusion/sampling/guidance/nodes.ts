@@ -3,9 +3,10 @@ import type { Graph, Value } from '../../../graph'
 import type { Shape } from '../../../tensor'
 import type { ConditionKind } from '../../process/condition'
 import type { Core } from '../../process/core'
-import type { DenoiserOutput } from '../../process/denoiser'
+import type { DenoiserMode, DenoiserOutput } from '../../process/denoiser'
 import { varianceRowLength } from '../../process/learned-variance'
 import { type ByEvaluation, denoise } from '../../process/preconditioning'
+import { type PreparedKind, preparedInputs } from '../prepared'
 
 /** What the graph of a guided step depends on: a part of programs' keys. */
 export interface GuidanceKind {
@@ -30,6 +31,20 @@ interface At {
   readonly t: Value
   readonly shape: Shape
   readonly by?: ByEvaluation
+  readonly prepared?: PreparedKind
+}
+
+/** The denoiser of one condition. */
+function denoised(
+  core: Core,
+  g: Graph,
+  at: At,
+  condition: ConditionKind,
+  of: NonNullable<DenoiserMode['of']>,
+): DenoiserOutput {
+  const { shape, prepared: kind } = at
+  const prepared = kind && preparedInputs(core, g, { shape, kind, condition, of })
+  return denoise(core, g, { ...at, mode: { train: false, condition, of, prepared } })
 }
 
 /** x as flat samples and t to the guided output; the variance is that of the given condition. */
@@ -39,7 +54,7 @@ export function guidedOutput(
   at: At,
   { condition, guidance = {} }: { condition: ConditionKind; guidance?: GuidanceKind },
 ): DenoiserOutput {
-  const output = denoise(core, g, { ...at, mode: { train: false, condition } })
+  const output = denoised(core, g, at, condition, 'given')
   const away = awayFrom(core, g, { ...at, given: output.prediction, guidance })
   return { ...output, prediction: guidance.gradient === 'score' ? moved(core, g, away, at.t) : away }
 }
@@ -53,9 +68,7 @@ function awayFrom(
   const { away, negative, rescale: amount = 0 } = guidance
   if (!away) return given
   const other =
-    away === 'model'
-      ? g.input('negative', given.dims)
-      : denoise(core, g, { ...at, mode: { train: false, condition: negative!, of: 'negative' } }).prediction
+    away === 'model' ? g.input('negative', given.dims) : denoised(core, g, at, negative!, 'negative').prediction
   const factor = (name: string) => g.input(name, [1, 1, 1, 1])
   const row = g.input('guidanceRow', [given.dims[0], 1, 1, 1], 'i32')
   const guided = g.timestepAffine(given, factor('guidance'), row, other, factor('1-guidance'))

@@ -1,6 +1,7 @@
 /** What guidance is made of: each part knows its inputs of a step's graph, and what has to be computed for it before. */
 import type { NativeBuffer } from '../../../native'
 import type { RunQueue } from '../../../run-queue'
+import type { Condition } from '../../process/condition'
 import type { Evaluation } from '../plan'
 import type { GuidanceKind } from './nodes'
 
@@ -18,6 +19,8 @@ export interface GuidancePart {
   readonly kind: GuidanceKind
   /** True where JavaScript has a part in it, so that x has to be computed first. */
   readonly external: boolean
+  /** Of the same network in the step's graph, beside the given one. */
+  readonly negative?: Condition
   /** Whether it has one in the step of this evaluation. */
   isActive(at: Evaluation): boolean
   /** Of the step's graph. */
