@@ -1,6 +1,7 @@
 /** The only place that loads the addon, and the only one that knows its types. */
 import path from 'node:path'
 import { DiffusionError } from './errors'
+import type { FileDType } from './file-numbers'
 
 export type NativeDType = 'f32' | 'i32'
 
@@ -70,6 +71,29 @@ export interface NativeRun {
   readonly bindings: Readonly<Record<string, NativeBuffer>>
 }
 
+/** A tensor in a file, and where it goes. */
+export interface StoredNumbers {
+  /** Of its first number, in bytes of the file. */
+  readonly position: number
+  readonly dtype: FileDType
+  /** In the buffer. */
+  readonly offset: number
+  /** In the file, and their order in the buffer. */
+  readonly axes: Dims
+  readonly order: Dims
+}
+
+/** A parameter's initial values in terms of its stream: a; a + b z; or a (2 u - 1) with u in (0, 1). */
+export interface InitialValues {
+  readonly kind: 'constant' | 'normal' | 'uniform'
+  readonly offset: number
+  readonly length: number
+  /** Of the stream: the parameter's number. */
+  readonly index: number
+  readonly a: number
+  readonly b: number
+}
+
 /** Device memory. */
 export interface NativeBuffer {
   readonly elements: number
@@ -81,6 +105,14 @@ export interface NativeBuffer {
   version(): Promise<number>
   /** Copy on the device, in order. */
   copyFrom(source: NativeBuffer, sourceOffset?: number, offset?: number, length?: number): void
+  /**
+   * Reads tensors of a regular file as float32, on the device's thread and others, between whose pieces what else is asked of the
+   * device has its turn. `file`: its descriptor, of which the addon makes its own. Rejects with `io`, and with `bad-file` where the file
+   * is too short.
+   */
+  load(file: number, tensors: readonly StoredNumbers[]): Promise<void>
+  /** Draws initial weights from the seed's streams, on the device's thread and others, in order. */
+  draw(seedLow: number, seedHigh: number, parameters: readonly InitialValues[]): void
   /** Frees the memory (after what was asked for before). Using it afterwards throws. */
   release(): void
 }

@@ -1,6 +1,7 @@
 /** Arrays of numbers with a shape, on the host or on a device. */
 import type { Device } from './device'
 import { DiffusionError, describe, invalidArgument, markCopy } from './errors'
+import type { FileNumbers } from './file-numbers'
 import type { NativeBuffer } from './native'
 import { parseOptions, type Seed, seed } from './options'
 import { normal, Purpose } from './rng'
@@ -10,6 +11,7 @@ export type Shape = readonly number[]
 
 type Storage =
   | { readonly host: Float32Array | Int32Array }
+  | { readonly file: FileNumbers }
   | { readonly device: Device; readonly buffer: NativeBuffer; readonly owned: boolean }
 
 /** Of Tensor.randn. */
@@ -76,6 +78,17 @@ export class Tensor {
     return new Tensor({ device, buffer, owned: o.owned }, shape, 'float32')
   }
 
+  /** @internal float32 that is read from its file whenever it is asked for. Never for the user, whose tensors don't change. */
+  static inFile(numbers: FileNumbers, shape: Shape): Tensor {
+    return new Tensor({ file: numbers }, shape, 'float32')
+  }
+
+  /** @internal Where its numbers are, if they are in a file. */
+  get inFile(): FileNumbers | undefined {
+    const storage = this.#live()
+    return 'file' in storage ? storage.file : undefined
+  }
+
   /** The number of elements. */
   get size(): number {
     return sizeOf(this.shape)
@@ -85,18 +98,21 @@ export class Tensor {
   async data(): Promise<Float32Array> {
     const storage = this.#live()
     if ('host' in storage) return Float32Array.from(storage.host)
+    if ('file' in storage) return storage.file.read()
     return storage.buffer.read(0, this.size)
   }
 
   /** @internal The values without a copy where they are on the host; not to be written to. */
   async values(): Promise<Float32Array | Int32Array> {
     const storage = this.#live()
+    if ('file' in storage) return storage.file.read()
     return 'host' in storage ? storage.host : storage.buffer.read(0, this.size)
   }
 
   /** @internal What a program can be bound to: the buffer where it is on that device, else the values. float32 only. */
   async binding(device: Device): Promise<NativeBuffer | Float32Array> {
     const storage = this.#live()
+    if ('file' in storage) return storage.file.read()
     if ('buffer' in storage) return storage.device === device ? storage.buffer : storage.buffer.read(0, this.size)
     return storage.host instanceof Float32Array ? storage.host : Float32Array.from(storage.host)
   }

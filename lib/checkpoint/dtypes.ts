@@ -1,4 +1,5 @@
 /** The number formats of checkpoint files, and the arrays that they become. */
+import type { FileDType } from '../file-numbers'
 import type { Budget } from './budget'
 
 export type TensorData = Float32Array | BigInt64Array | Int32Array | Int16Array | Int8Array | Uint8Array
@@ -6,6 +7,11 @@ export type TensorData = Float32Array | BigInt64Array | Int32Array | Int16Array 
 /** Bytes of an element, for the dtypes that can be read; safetensors' names. */
 export const elementBytes = { F64: 8, I64: 8, F32: 4, I32: 4, F16: 2, BF16: 2, I16: 2, I8: 1, U8: 1, BOOL: 1 } as const
 export type ReadableDType = keyof typeof elementBytes
+
+/** Whether its numbers become float32. */
+export function isFloating(dtype: ReadableDType): dtype is FileDType {
+  return dtype === 'F32' || directArray(dtype) === undefined
+}
 
 /** The array type of each dtype that needs no conversion. */
 export const writableArrays = {

@@ -1,7 +1,8 @@
 /** Tensors of a file as networks take them: float32, or integers of 32 bits. */
 import { quote } from '../errors'
+import { Tensor } from '../tensor'
 import type { Budget } from './budget'
-import type { StoredTensor } from './safetensors'
+import type { OpenTensor, StoredTensor } from './safetensors'
 
 export interface NumberTensor {
   readonly shape: readonly number[]
@@ -14,10 +15,25 @@ export function plainNumbers(tensors: Record<string, StoredTensor>, budget: Budg
   for (const name of Object.keys(tensors)) {
     const { shape, data } = tensors[name]
     delete tensors[name]
-    const isPlain = data instanceof Float32Array || data instanceof Int32Array
-    result[name] = { shape, data: isPlain ? data : narrowed(name, data, budget) }
+    result[name] = { shape, data: plain(name, data, budget) }
   }
   return result
+}
+
+/** The same as Tensors. What is in a file stays there. */
+export function plainTensors(tensors: Record<string, OpenTensor>, budget: Budget): Record<string, Tensor> {
+  const result: Record<string, Tensor> = Object.create(null)
+  for (const name of Object.keys(tensors)) {
+    const { shape, data } = tensors[name]
+    delete tensors[name]
+    if ('file' in data) result[name] = Tensor.inFile(data, shape)
+    else result[name] = Tensor.wrap(plain(name, data, budget), shape)
+  }
+  return result
+}
+
+function plain(name: string, data: StoredTensor['data'], budget: Budget): Float32Array | Int32Array {
+  return data instanceof Float32Array || data instanceof Int32Array ? data : narrowed(name, data, budget)
 }
 
 function narrowed(name: string, data: StoredTensor['data'], budget: Budget): Int32Array {

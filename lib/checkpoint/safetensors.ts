@@ -5,12 +5,14 @@
  */
 import { endianness } from 'node:os'
 import { DiffusionError, invalidArgument } from '../errors'
+import type { FileNumbers } from '../file-numbers'
 import { atomicWrite } from './atomic-write'
 import type { Budget } from './budget'
 import {
   directArray,
   elementBytes,
   encode,
+  isFloating,
   type ReadableDType,
   readNumbers,
   type TensorData,
@@ -33,6 +35,15 @@ export interface StoredTensor {
   readonly data: TensorData
 }
 
+/** The same, or where its numbers are. */
+export interface OpenTensor extends Pick<StoredTensor, 'dtype' | 'shape'> {
+  /** Numbers that become float32 stay in the file. */
+  readonly data: TensorData | FileNumbers
+}
+
+/** Which names of a file are wanted. */
+export type ChooseNames = (names: readonly string[]) => (name: string) => boolean
+
 export interface SafetensorsFile {
   /** Without a prototype, so that no name has a meaning of its own. */
   readonly tensors: Record<string, StoredTensor>
@@ -53,20 +64,48 @@ export interface SafetensorsHeader {
  */
 export function readSafetensors(
   pathOrBytes: string | Uint8Array,
-  choose: (names: readonly string[]) => (name: string) => boolean = () => () => true,
+  choose: ChooseNames = () => () => true,
 ): Promise<SafetensorsFile> {
+  return withTensors(pathOrBytes, choose, readTensor)
+}
+
+/** The same, but that floating-point tensors stay in the file until they are asked for. */
+export function openSafetensors(
+  path: string,
+  choose: ChooseNames = () => () => true,
+): Promise<Omit<SafetensorsFile, 'tensors'> & { readonly tensors: Record<string, OpenTensor> }> {
+  return withTensors(path, choose, openTensor)
+}
+
+function withTensors<T>(
+  pathOrBytes: string | Uint8Array,
+  choose: ChooseNames,
+  take: (source: Source, entry: TensorEntry, dataStart: number) => Promise<T>,
+) {
   return withSource(pathOrBytes, 'safetensors file', async (source) => {
     const { entries, metadata, dataStart } = await readHeader(source)
-    const tensors: Record<string, StoredTensor> = Object.create(null)
+    const tensors: Record<string, T> = Object.create(null)
     const wanted = choose(entries.map(({ name }) => name))
-    for (const { name, dtype, shape, begin, end } of entries) {
-      if (!wanted(name)) continue
-      const read = (target: Uint8Array, offset: number) => source.read(target, dataStart + begin + offset)
-      const data = await readNumbers(dtype, (end - begin) / elementBytes[dtype], { read, budget: source.budget })
-      tensors[name] = { dtype, shape, data }
-    }
+    for (const entry of entries) if (wanted(entry.name)) tensors[entry.name] = await take(source, entry, dataStart)
     return { tensors, metadata, budget: source.budget }
   })
+}
+
+async function readTensor(
+  source: Source,
+  { dtype, shape, begin, end }: TensorEntry,
+  dataStart: number,
+): Promise<StoredTensor> {
+  const read = (target: Uint8Array, offset: number) => source.read(target, dataStart + begin + offset)
+  const data = await readNumbers(dtype, (end - begin) / elementBytes[dtype], { read, budget: source.budget })
+  return { dtype, shape, data }
+}
+
+async function openTensor(source: Source, entry: TensorEntry, dataStart: number): Promise<OpenTensor> {
+  const { dtype, shape, begin, end } = entry
+  if (!source.file || !isFloating(dtype)) return readTensor(source, entry, dataStart)
+  const place = { position: dataStart + begin, bytes: end - begin, budget: source.budget }
+  return { dtype, shape, data: source.file.numbers(dtype, place.bytes / elementBytes[dtype], place) }
 }
 
 /** The header only: names, dtypes, shapes and metadata. */

@@ -3,6 +3,7 @@ import { DiffusionError, invalidArgument, quote } from '../errors'
 import { printable } from '../printable'
 import { Budget } from './budget'
 import { openRegularFile, readError, readFully } from './regular-file'
+import { ReopenedFile } from './reopened-file'
 
 /** Bytes at a position, wherever they come from. */
 export interface Source {
@@ -12,6 +13,8 @@ export interface Source {
   readonly budget: Budget
   /** Fills the target, which must lie within `size`, or throws. Charges the work, not the target's memory. */
   read(target: Uint8Array, position: number): Promise<void>
+  /** For what is read later; bytes have none. */
+  readonly file?: ReopenedFile
   /** The `bad-file` error for a problem. */
   bad(problem: string): DiffusionError
 }
@@ -50,6 +53,7 @@ export async function withSource<T>(
       size,
       budget,
       bad,
+      file: file && (await ReopenedFile.of(name, file.handle, { argument, bad })),
       async read(target, position) {
         budget.work(target.length + readCost)
         if (isBytes) target.set(pathOrBytes.subarray(position, position + target.length))

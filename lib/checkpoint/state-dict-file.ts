@@ -4,7 +4,14 @@ import type { Budget } from './budget'
 import { headLength, kindOf } from './file-kind'
 import { likelyDict, type NamedDict } from './find-weights'
 import { openRegularFile } from './regular-file'
-import { readSafetensors, readSafetensorsHeader, type StoredTensor } from './safetensors'
+import {
+  type ChooseNames,
+  type OpenTensor,
+  openSafetensors,
+  readSafetensors,
+  readSafetensorsHeader,
+  type StoredTensor,
+} from './safetensors'
 import { Inert, type TorchFile, TorchTensor, type TorchValue, withTorchFile } from './torch/checkpoint'
 
 export interface StateDictFile {
@@ -16,6 +23,11 @@ export interface StateDictFile {
   readonly counters: Readonly<Record<string, number>>
   /** What is left, for what is made of the tensors. */
   readonly budget: Budget
+}
+
+/** The same, whose floating-point tensors stay in the file until they are asked for. */
+export interface OpenStateDictFile extends Omit<StateDictFile, 'tensors'> {
+  readonly tensors: Record<string, OpenTensor>
 }
 
 /** Which dict of a checkpoint is read, by its key, and which names of it. A safetensors file is one dict with the key ''. */
@@ -44,12 +56,20 @@ export function checkKey(key: string, dicts: readonly NamedDict[]): void {
 
 /** The file's state_dict. Throws `not-found`, `io` and `bad-file`. */
 export async function readStateDictFile(path: string, choose: Choose = likely): Promise<StateDictFile> {
-  if (await isTorch(path)) return withTorchFile(path, (file) => fromTorch(file, choose))
-  const { tensors, budget } = await readSafetensors(
-    path,
-    (names) => choose([{ key: '', names }]).wanted ?? (() => true),
-  )
+  if (await isTorch(path)) return withTorchFile(path, (file) => fromTorch(file, choose, file.load))
+  const { tensors, budget } = await readSafetensors(path, chooseNames(choose))
   return { tensors, others: [], counters: {}, budget }
+}
+
+/** The same for weights that go to a device, without a copy of all of them on the host. */
+export async function openStateDictFile(path: string, choose: Choose = likely): Promise<OpenStateDictFile> {
+  if (await isTorch(path)) return withTorchFile(path, (file) => fromTorch(file, choose, file.open))
+  const { tensors, budget } = await openSafetensors(path, chooseNames(choose))
+  return { tensors, others: [], counters: {}, budget }
+}
+
+function chooseNames(choose: Choose): ChooseNames {
+  return (names) => choose([{ key: '', names }]).wanted ?? (() => true)
 }
 
 /** Names and shapes of its tensors; their numbers are not read. Throws as readStateDictFile does. */
@@ -91,11 +111,15 @@ export async function readHead(path: string): Promise<Uint8Array> {
   return bytes.subarray(0, read?.bytesRead ?? 0)
 }
 
-async function fromTorch(file: TorchFile, choose: Choose): Promise<StateDictFile> {
+async function fromTorch<T extends OpenTensor>(
+  file: TorchFile,
+  choose: Choose,
+  load: (tensor: TorchTensor) => Promise<T>,
+): Promise<Omit<StateDictFile, 'tensors'> & { tensors: Record<string, T> }> {
   const { found, others, counters } = chosen(file, choose)
-  const tensors: Record<string, StoredTensor> = Object.create(null)
-  for (const [name] of found) tensors[name] = none // their order in the file stays
-  for (const [name, tensor] of byStorage(found)) tensors[name] = await file.load(tensor)
+  const tensors: Record<string, T> = Object.create(null)
+  for (const [name] of found) tensors[name] = none as T & StoredTensor // their order in the file stays
+  for (const [name, tensor] of byStorage(found)) tensors[name] = await load(tensor)
   return { tensors, others, counters, budget: file.budget }
 }
 

@@ -1,7 +1,7 @@
 /** Checkpoints of lucidrains' denoising-diffusion-pytorch: its Trainer's model-N.pt, or a state dict of its GaussianDiffusion. */
 import { type FoundWeights, findWeights, isAverage, type NamedDict } from '../checkpoint/find-weights'
-import { plainNumbers } from '../checkpoint/plain-numbers'
-import { checkKey, readShapes, readStateDictFile } from '../checkpoint/state-dict-file'
+import { plainTensors } from '../checkpoint/plain-numbers'
+import { checkKey, openStateDictFile, readShapes } from '../checkpoint/state-dict-file'
 import { readYaml } from '../checkpoint/yaml'
 import { emaName, modelPrefix } from '../diffusion/formats/state'
 import { DDPM } from '../diffusion/models/ddpm'
@@ -13,7 +13,6 @@ import { inferLucidrainsOptions, lucidrainsAnchor } from '../nn/lucidrains/infer
 import { checkUNetFits } from '../nn/unet-fit'
 import type { StateDict } from '../nn/weights'
 import { integer, oneOf, parseOptions } from '../options'
-import { Tensor } from '../tensor'
 import { configBeside } from './locate'
 
 export interface LucidrainsOptions {
@@ -106,12 +105,11 @@ async function read(file: string, weights: 'ema' | 'model', key?: string): Promi
     const outer = outerOf(place.prefix)
     return { key: place.key, wanted: (name: string) => name.startsWith(outer) }
   }
-  const { tensors, counters, budget } = await readStateDictFile(file, choose)
+  const { tensors, counters, budget } = await openStateDictFile(file, choose)
   const [network, buffers]: StateDict[] = [Object.create(null), Object.create(null)]
   const { prefix } = place
   const outer = outerOf(prefix)
-  for (const [name, { data, shape }] of Object.entries(plainNumbers(tensors, budget))) {
-    const tensor = Tensor.wrap(data, shape)
+  for (const [name, tensor] of Object.entries(plainTensors(tensors, budget))) {
     if (prefix !== outer && !name.startsWith(prefix)) buffers[name.slice(outer.length)] = tensor
     else network[name.slice(prefix.length)] = tensor
   }

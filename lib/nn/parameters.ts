@@ -8,6 +8,9 @@ import type { Seed } from '../options'
 import { pauses } from '../pause'
 import { normal, Purpose, words } from '../rng'
 import { sameShape, sizeOf, Tensor } from '../tensor'
+import { reorder, type Stored } from './layout'
+
+export type { Stored } from './layout'
 
 /** Tensors by their state_dict names, in PyTorch's shapes. */
 export type StateDict = Record<string, Tensor>
@@ -28,16 +31,6 @@ export const uniformFanIn = (fanIn: number): Initializer => ({ kind: 'uniform', 
 /** What a weight is multiplied in. Biases, norms and tables are of none. */
 export type LayerKind = 'linear' | 'conv2d'
 
-/** A parameter that lies otherwise in its bank than its shape says. */
-export interface Stored {
-  /** Its axes, where they are more or fewer than those of the shape; the elements are in the same order. */
-  readonly axes: readonly [number, number, number, number]
-  /** The axes in the order of the bank. */
-  readonly order: readonly [number, number, number, number]
-  /** What the graph sees in the bank. */
-  readonly graphShape: readonly number[]
-}
-
 export interface Parameter extends ParameterSlot {
   readonly stored?: Stored
   readonly initializer: Initializer
@@ -45,16 +38,26 @@ export interface Parameter extends ParameterSlot {
   readonly frozen: boolean
 }
 
-export interface LoadOptions {
+export interface CheckOptions {
   /**
    * True (default): missing and unexpected names are errors, as in torch's load_state_dict. Wrong shapes always are.
    */
   strict?: boolean
+  /** The dict is of what is trained only. Default false. */
+  trainedOnly?: boolean
+}
+
+export interface LoadOptions extends CheckOptions {
   /** Banks whose values stay where the dict has no entry; they are not changed. Default: zeros. */
   into?: Float32Array
   frozenInto?: Float32Array
-  /** The dict is of what is trained only. Default false. */
-  trainedOnly?: boolean
+}
+
+export interface CheckResult {
+  /** The parameters that the dict has. */
+  readonly given: readonly Parameter[]
+  readonly missing: readonly string[]
+  readonly unexpected: readonly string[]
 }
 
 /** The trained parameters' bank, and that of the frozen ones. */
@@ -64,10 +67,7 @@ export interface Banks {
 }
 
 /** With new banks. */
-export interface LoadResult extends Banks {
-  readonly missing: readonly string[]
-  readonly unexpected: readonly string[]
-}
+export interface LoadResult extends Banks, Pick<CheckResult, 'missing' | 'unexpected'> {}
 
 /** Slots start at multiples of a cache line, so that a vector load never crosses from one into the next. */
 const alignment = 16
@@ -240,12 +240,9 @@ export class ParameterTable {
     return data
   }
 
-  /** Throws `state-mismatch`, which names missing, unexpected and wrongly shaped entries. */
-  async fromStateDict(dict: StateDict, options: LoadOptions = {}): Promise<LoadResult> {
-    const { strict = true, into, frozenInto, trainedOnly = false } = options
+  /** Whether a dict fits. Throws `state-mismatch`, which names missing, unexpected and wrongly shaped entries. */
+  check(dict: StateDict, { strict = true, trainedOnly = false }: CheckOptions = {}): CheckResult {
     const slots = trainedOnly ? this.#slots.filter(({ frozen }) => !frozen) : this.#slots
-    if (into) this.#checkBank(into, this.count)
-    if (frozenInto) this.#checkBank(frozenInto, this.frozenCount)
     const missing = slots.map(({ name }) => name).filter((name) => !Object.hasOwn(dict, name))
     const unexpected = Object.keys(dict).filter((name) => !this.#byName.has(name))
     const mismatched = slots.filter(({ name, shape }) => {
@@ -254,15 +251,23 @@ export class ParameterTable {
     if (mismatched.length > 0 || (strict && (missing.length > 0 || unexpected.length > 0))) {
       throw mismatch(dict, strict ? missing : [], strict ? unexpected : [], mismatched)
     }
+    return { given: slots.filter(({ name }) => Object.hasOwn(dict, name)), missing, unexpected }
+  }
+
+  /** New banks of a dict. Throws as `check` does. */
+  async fromStateDict(dict: StateDict, options: LoadOptions = {}): Promise<LoadResult> {
+    const { into, frozenInto } = options
+    if (into) this.#checkBank(into, this.count)
+    if (frozenInto) this.#checkBank(frozenInto, this.frozenCount)
+    const { given, missing, unexpected } = this.check(dict, options)
     const banks = {
       flat: into ? into.slice() : new Float32Array(this.count),
       frozen: frozenInto ? frozenInto.slice() : new Float32Array(this.frozenCount),
     }
     const pause = pauses()
-    for (const slot of slots) {
+    for (const slot of given) {
       const { name, offset, frozen } = slot
       await pause()
-      if (!Object.hasOwn(dict, name)) continue
       const data = (await dict[name].values()) as Float32Array
       const bank = frozen ? banks.frozen : banks.flat
       reorder(data, bank.subarray(offset, offset + data.length), slot, 'fromTorch')
@@ -313,35 +318,6 @@ function fill(target: Float32Array, initializer: Initializer, seed: Seed, index:
     const raw = words(seed, Purpose.weights, index, 0, target.length)
     // 23 bits and half of the last place, as in kernels/philox.h uniform01.
     for (let i = 0; i < raw.length; i++) target[i] = bound * (((raw[i] >>> 9) + 0.5) * 2 ** -22 - 1)
-  }
-}
-
-/** [out, in, kh, kw] to or from [out, kh, kw, in], for other ranks the two are the same; or as `stored` says. */
-function reorder(
-  from: Float32Array,
-  to: Float32Array,
-  { shape, stored }: { readonly shape: readonly number[]; readonly stored?: Stored },
-  way: 'toTorch' | 'fromTorch',
-): void {
-  const axes = stored?.axes ?? shape
-  const order = stored?.order ?? [0, 2, 3, 1]
-  if (axes.length !== 4 || (!stored && axes[2] * axes[3] === 1)) {
-    to.set(from)
-    return
-  }
-  const strides = axes.map((_, axis) => sizeOf(axes.slice(axis + 1)))
-  const [a, b, c, d] = order.map((axis) => ({ count: axes[axis], stride: strides[axis] }))
-  let inner = 0
-  for (let i = 0; i < a.count; i++) {
-    for (let j = 0; j < b.count; j++) {
-      for (let k = 0; k < c.count; k++) {
-        let torch = i * a.stride + j * b.stride + k * c.stride
-        for (let l = 0; l < d.count; l++, inner++, torch += d.stride) {
-          if (way === 'toTorch') to[torch] = from[inner]
-          else to[inner] = from[torch]
-        }
-      }
-    }
   }
 }
 

@@ -4,6 +4,8 @@ import { DiffusionError } from '../errors'
 import type { NativeBuffer } from '../native'
 import type { Seed } from '../options'
 import { pauses } from '../pause'
+import { sizeOf } from '../tensor'
+import { drawInitial, fillBank } from './fill-bank'
 import type { LoadOptions, LoadResult, Parameter, ParameterTable, StateDict } from './parameters'
 
 export type { StateDict } from './parameters'
@@ -14,8 +16,16 @@ export type { StateDict } from './parameters'
  */
 export type Bank = 'weights' | 'frozen' | 'grads' | 'm' | 'v' | 'ema' | FurtherEma
 
-/** Numbers that are uploaded at a time. */
-const piece = 2 ** 24
+/** A buffer that is to become a bank. */
+interface Made {
+  readonly name: Bank
+  readonly buffer: NativeBuffer
+  readonly given: readonly Parameter[]
+  /** Whether these are all that are in the bank. */
+  readonly replacesAll: boolean
+  /** Whether the buffer has all that are in the bank. */
+  readonly isWhole: boolean
+}
 
 /** Averages beside `ema`. */
 type FurtherEma = `ema-${number}`
@@ -52,9 +62,18 @@ export class Weights {
       this.#banks.set(name, this.device.allocate(this.table.count))
       return
     }
-    const { flat, frozen } = this.table.initialBanks(this.seed)
-    if (!this.#banks.has('weights')) this.#banks.set('weights', this.device.upload(flat))
-    if (frozen.length > 0 && !this.#banks.has('frozen')) this.#banks.set('frozen', this.device.upload(frozen))
+    const bank = this.device.allocate(this.#count(name))
+    drawInitial(bank, this.table, new Set(this.#slots(name)), this.seed)
+    this.#banks.set(name, bank)
+  }
+
+  #count(name: Bank): number {
+    return name === 'frozen' ? this.table.frozenCount : this.table.count
+  }
+
+  /** What lies in a bank. */
+  #slots(name: Bank): readonly Parameter[] {
+    return this.table.slots.filter(({ frozen }) => frozen === (name === 'frozen'))
   }
 
   /** What a program of the network is bound to. */
@@ -106,50 +125,49 @@ export class Weights {
     dict: StateDict,
     { strict = true }: Pick<LoadOptions, 'strict'> = {},
   ): Promise<Pick<LoadResult, 'missing' | 'unexpected'>> {
-    const replacesFrozen = this.#hasFrozen && name === 'weights'
-    const trainedOnly = !isWhole(name)
-    // What is replaced as a whole is not drawn and read only for that.
-    const stays = ({ name: own, frozen }: Parameter) => !(frozen && trainedOnly) && !Object.hasOwn(dict, own)
-    const fills = !strict && this.table.slots.some(stays)
-    const into = fills ? await this.bank(name).read() : undefined
-    const frozenInto = fills && replacesFrozen ? await this.bank('frozen').read() : undefined
-    const { flat, frozen, missing, unexpected } = await this.table.fromStateDict(dict, {
-      strict,
-      into,
-      frozenInto,
-      trainedOnly,
-    })
-    await this.#replace(name, flat)
-    if (replacesFrozen) await this.#replace('frozen', frozen)
+    const { given, missing, unexpected } = this.table.check(dict, { strict, trainedOnly: !isWhole(name) })
+    const names: Bank[] = this.#hasFrozen && name === 'weights' ? [name, 'frozen'] : [name]
+    const made: Made[] = []
+    try {
+      for (const bank of names) {
+        const own = given.filter(({ frozen }) => frozen === (bank === 'frozen'))
+        if (own.length > 0) made.push(await this.#makeOf(bank, own, dict))
+      }
+    } catch (error) {
+      for (const { buffer } of made) buffer.release()
+      throw DiffusionError.ofAddon(error)
+    }
+    for (const each of made) this.#install(each)
     return { missing, unexpected }
   }
 
-  /** Not through bank(): drawing initial weights only to replace them would take longer than anything else here. */
-  async #replace(name: Bank, data: Float32Array): Promise<void> {
-    this.#kept.delete(name)
-    const made = this.#banks.has(name) ? undefined : await this.#uploaded(data)
-    const buffer = this.#banks.get(name)
-    if (!buffer && made) {
-      this.#banks.set(name, made)
-      return
-    }
-    made?.release() // the bank was asked for meanwhile
-    buffer!.write(data)
-  }
-
-  /** In pieces, each of which is copied for the device's thread: not all of it at once. */
-  async #uploaded(data: Float32Array): Promise<NativeBuffer> {
-    const buffer = this.device.allocate(data.length)
+  /** A buffer beside the bank, which stays as it is if reading fails. Initial values are drawn only where the dict has none. */
+  async #makeOf(name: Bank, given: readonly Parameter[], dict: StateDict): Promise<Made> {
+    const missing = new Set(this.#slots(name))
+    for (const slot of given) missing.delete(slot)
+    const isWhole = missing.size === 0 || !this.has(name)
+    const buffer = this.device.allocate(this.#count(name))
     try {
-      for (let at = 0; at < data.length; at += piece) {
-        buffer.write(data.subarray(at, at + piece), at)
-        if (at + piece < data.length) await this.device.synchronize()
-      }
-      return buffer
+      if (isWhole && (name === 'weights' || name === 'frozen')) drawInitial(buffer, this.table, missing, this.seed)
+      await fillBank(this.device, buffer, given, dict)
+      return { name, buffer, given, replacesAll: missing.size === 0, isWhole }
     } catch (error) {
       buffer.release()
-      throw DiffusionError.ofAddon(error)
+      throw error
     }
+  }
+
+  #install({ name, buffer, given, replacesAll, isWhole }: Made): void {
+    if (replacesAll) this.#kept.delete(name)
+    if (isWhole && !this.has(name)) {
+      this.#banks.set(name, buffer)
+      return
+    }
+    // The same buffer as before: others are bound to it.
+    const bank = this.bank(name)
+    if (replacesAll) bank.copyFrom(buffer)
+    else for (const { offset, shape } of given) bank.copyFrom(buffer, offset, offset, sizeOf(shape))
+    buffer.release()
   }
 
   /** On the device, in order. An average starts with `copy('weights', 'ema')`. */

@@ -1,12 +1,11 @@
 /** A stage's weights in a checkpoint: of the stage alone, or of a model that has it under a name of its own. */
 import { findWeights, likelyDict } from '../checkpoint/find-weights'
-import { plainNumbers } from '../checkpoint/plain-numbers'
-import { readStateDictFile } from '../checkpoint/state-dict-file'
+import { plainTensors } from '../checkpoint/plain-numbers'
+import { openStateDictFile } from '../checkpoint/state-dict-file'
 import { DiffusionError, quote } from '../errors'
 import type { ParameterTable } from '../nn/parameters'
 import type { StateDict } from '../nn/weights'
 import { array, type SchemaOf, string } from '../options'
-import { Tensor } from '../tensor'
 import type { WeightsSource } from './stage'
 
 /** Of a stage's initFromCkpt. */
@@ -34,7 +33,7 @@ export async function readStageWeights(
   { ignoreKeys = [] }: StageCkptOptions,
 ): Promise<StateDict> {
   let prefix: string | undefined
-  const { tensors, budget } = await readStateDictFile(path, (dicts) => {
+  const { tensors, budget } = await openStateDictFile(path, (dicts) => {
     const [place] = findWeights(dicts, anchors)
     prefix = place?.prefix
     const wanted = (name: string) => {
@@ -47,8 +46,8 @@ export async function readStageWeights(
     throw new DiffusionError('state-mismatch', message, { argument: 'path' })
   }
   const { length } = prefix
-  const entries = Object.entries(plainNumbers(tensors, budget)).map(([name, { data, shape }]) => {
-    return [name.slice(length), Tensor.wrap(data, shape)] as const
+  const entries = Object.entries(plainTensors(tensors, budget)).map(([name, tensor]) => {
+    return [name.slice(length), tensor] as const
   })
   return Object.fromEntries(entries)
 }
@@ -66,12 +65,12 @@ export interface FileSourceOptions {
 /** A stage's own weights in a file. What the file has beside them is left out; what it lacks is a `state-mismatch`. */
 export function fileSource(path: string, table: () => ParameterTable, o: FileSourceOptions): WeightsSource {
   return async () => {
-    const { tensors, budget } = await readStateDictFile(path, (dicts) => {
+    const { tensors, budget } = await openStateDictFile(path, (dicts) => {
       const key = o.key ?? likelyDict(dicts)?.key ?? ''
       return { key, wanted: (name) => name.startsWith(o.prefix) }
     })
-    const entries = Object.entries(plainNumbers(tensors, budget)).map(([name, { data, shape }]) => {
-      return [name.slice(o.prefix.length), Tensor.wrap(data, shape)] as const
+    const entries = Object.entries(plainTensors(tensors, budget)).map(([name, tensor]) => {
+      return [name.slice(o.prefix.length), tensor] as const
     })
     const dict: StateDict = Object.fromEntries(entries)
     return ownWeights(table(), (await o.renamed?.(dict)) ?? dict, path)

@@ -1,6 +1,6 @@
 /** The perceptual loss of ldm's first stages: lpips' distance by VGG16, with weights of files that the user names. */
-import { plainNumbers } from '../checkpoint/plain-numbers'
-import { readStateDictFile } from '../checkpoint/state-dict-file'
+import { plainTensors } from '../checkpoint/plain-numbers'
+import { openStateDictFile } from '../checkpoint/state-dict-file'
 import { DiffusionError, invalidArgument, quote } from '../errors'
 import type { Graph, Value } from '../graph'
 import type { NativeBuffer } from '../native'
@@ -129,13 +129,13 @@ function ownName(name: string): string | undefined {
 }
 
 async function readParts(path: string): Promise<StateDict> {
-  const { tensors, budget } = await readStateDictFile(path, (dicts) => {
+  const { tensors, budget } = await openStateDictFile(path, (dicts) => {
     const known = dicts.find(({ names }) => names.some((name) => ownName(name) !== undefined))
     return { key: known?.key ?? dicts[0]?.key ?? '', wanted: (name) => ownName(name) !== undefined }
   })
-  const entries = Object.entries(plainNumbers(tensors, budget))
+  const entries = Object.entries(plainTensors(tensors, budget))
   if (entries.length > 0) {
-    return Object.fromEntries(entries.map(([name, { data, shape }]) => [ownName(name)!, Tensor.wrap(data, shape)]))
+    return Object.fromEntries(entries.map(([name, tensor]) => [ownName(name)!, tensor]))
   }
   const message = `${path} has neither convolutions of VGG16 (features.0.weight) nor linear layers of lpips (lin0.model.1.weight)`
   throw new DiffusionError('state-mismatch', message, { argument: 'paths', received: path })

@@ -1,6 +1,6 @@
 /** State dicts as safetensors files. */
 import type { Budget } from '../checkpoint/budget'
-import { readSafetensors, type StoredTensor, writeSafetensors } from '../checkpoint/safetensors'
+import { openSafetensors, type StoredTensor, writeSafetensors } from '../checkpoint/safetensors'
 import { DiffusionError, quote } from '../errors'
 import type { StateDict } from '../nn/weights'
 import { Tensor } from '../tensor'
@@ -26,18 +26,21 @@ export interface StateDictFile {
   readonly budget: Budget
 }
 
-/** Throws `not-found`, `io`, and `bad-file` for a file that is damaged or holds anything but floating-point tensors. */
+/**
+ * Its numbers stay in the file until they are asked for. Throws `not-found`, `io`, and `bad-file` for a file that is damaged or holds
+ * anything but floating-point tensors.
+ */
 export async function readStateDict(file: string): Promise<StateDictFile> {
-  const { tensors, metadata, budget } = await readSafetensors(file)
+  const { tensors, metadata, budget } = await openSafetensors(file)
   const dict: StateDict = {}
   for (const [name, { data, shape }] of Object.entries(tensors)) {
-    if (!(data instanceof Float32Array)) {
+    if (!('file' in data)) {
       throw new DiffusionError('bad-file', `${file}: ${quote(name)} is not floating point`, {
         argument: name,
         received: file,
       })
     }
-    dict[name] = Tensor.wrap(data, shape)
+    dict[name] = Tensor.inFile(data, shape)
   }
   return { dict, metadata, budget }
 }

@@ -54,6 +54,8 @@ class NativeBuffer : public Napi::ObjectWrap<NativeBuffer> {
   Napi::Value read(const Napi::CallbackInfo& info);
   Napi::Value version(const Napi::CallbackInfo& info);
   Napi::Value copyFrom(const Napi::CallbackInfo& info);
+  Napi::Value load(const Napi::CallbackInfo& info);
+  Napi::Value draw(const Napi::CallbackInfo& info);
   Napi::Value release(const Napi::CallbackInfo& info);
   void drop(Napi::BasicEnv env);
 

@@ -7,7 +7,8 @@
 namespace ddpm {
 
 struct Failure : std::exception {
-  // Stable codes: invalid-argument, out-of-memory, device-unavailable, unsupported, aborted, closed, internal.
+  // Stable codes: invalid-argument, out-of-memory, device-unavailable, unsupported, aborted, closed, bad-file, io,
+  // internal.
   std::string code;
   std::string message;
   std::string argument, expected, received;  // empty where they say nothing

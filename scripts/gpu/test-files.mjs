@@ -80,6 +80,7 @@ export const gpuTests = [
     'unet',
     'autoencoder',
     'encoder-unet',
+    'fill-bank',
     'inception',
     'joined-linears',
     'lora',

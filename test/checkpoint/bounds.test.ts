@@ -55,7 +55,7 @@ async function workOf(file: Uint8Array): Promise<number> {
       target.set(file.subarray(position, position + target.length))
     }
     const { value, open } = await readArchive({ ...source, budget, read })
-    for (const item of value as TorchTensor[]) await readView(item, await open(item.storage), budget)
+    for (const item of value as TorchTensor[]) await readView(item, (await open(item.storage)).read, budget)
     return budget.bytes
   })
 }

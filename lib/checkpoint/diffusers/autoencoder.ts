@@ -4,7 +4,6 @@ import path from 'node:path'
 import { DiffusionError } from '../../errors'
 import { makeFolder } from '../../make-folder'
 import type { StateDict } from '../../nn/parameters'
-import { Tensor } from '../../tensor'
 import { atomicWrite } from '../atomic-write'
 import { type JsonObject, readJsonFile } from '../json'
 import type { StoredTensor } from '../safetensors'
@@ -28,7 +27,7 @@ export async function readAutoencoderFolder(folder: string, variant?: string): P
     const own = path.join(folder, inner)
     if (!(await exists(path.join(own, configFile)))) continue
     const config = await readJsonFile(path.join(own, configFile))
-    return { config, readWeights: async () => asTensors(await readWeights(own, variant)) }
+    return { config, readWeights: () => readWeights(own, variant) }
   }
   const files = inPipeline.map((inner) => path.join(inner, configFile))
   const hint = (await exists(path.join(folder, 'checkpoints')))
@@ -38,10 +37,6 @@ export async function readAutoencoderFolder(folder: string, variant?: string): P
     argument: 'path',
     received: folder,
   })
-}
-
-function asTensors(weights: Awaited<ReturnType<typeof readWeights>>): StateDict {
-  return Object.fromEntries(Object.entries(weights).map(([name, { data, shape }]) => [name, Tensor.wrap(data, shape)]))
 }
 
 /** Writes the weights, then the configuration. Throws `io`. */

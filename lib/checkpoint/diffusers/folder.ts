@@ -6,9 +6,9 @@ import { access, readdir } from 'node:fs/promises'
 import path from 'node:path'
 import { DiffusionError } from '../../errors'
 import { makeFolder } from '../../make-folder'
+import type { StateDict } from '../../nn/parameters'
 import { atomicWrite } from '../atomic-write'
 import { isObject, type JsonObject, readJsonFile } from '../json'
-import type { NumberTensor } from '../plain-numbers'
 import { readWeights, type Weights, type WeightsOptions, writeWeights } from './weights'
 
 export interface DiffusersFolder {
@@ -29,7 +29,7 @@ export interface FoundFolder extends Omit<DiffusersFolder, 'weights' | 'schedule
   readonly schedulerConfig?: JsonObject
   /** Within the folder, where they were found. */
   readonly files: { readonly unet: string; readonly scheduler?: string }
-  readWeights(): Promise<Record<string, NumberTensor>>
+  readWeights(): Promise<StateDict>
 }
 
 /** Which of a training's weights: averaged ones are in a folder of their own. */

@@ -6,12 +6,13 @@ import { access, readdir, unlink } from 'node:fs/promises'
 import path from 'node:path'
 import { DiffusionError, quote } from '../../errors'
 import { ioError } from '../../file-errors'
+import type { StateDict } from '../../nn/parameters'
 import { atomicWrite } from '../atomic-write'
 import { elementBytes } from '../dtypes'
 import { isObject, readJsonFile } from '../json'
-import { type NumberTensor, plainNumbers } from '../plain-numbers'
+import { plainTensors } from '../plain-numbers'
 import { type StoredTensor, writeSafetensors } from '../safetensors'
-import { readStateDictFile } from '../state-dict-file'
+import { openStateDictFile } from '../state-dict-file'
 
 export type Weights = Readonly<Record<string, StoredTensor>>
 
@@ -32,12 +33,8 @@ export const transformersFiles: FileNames = { safetensors: 'model', bin: 'pytorc
 const fileName = (stem: string, variant: string | undefined, extension: string, suffix = '') =>
   `${stem}${variant === undefined ? '' : `.${variant}`}${suffix}.${extension}`
 
-/** Throws `not-found`, `io` and `bad-file`. */
-export async function readWeights(
-  folder: string,
-  variant?: string,
-  files = diffusersFiles,
-): Promise<Record<string, NumberTensor>> {
+/** Their numbers stay in the files until they are asked for. Throws `not-found`, `io` and `bad-file`. */
+export async function readWeights(folder: string, variant?: string, files = diffusersFiles): Promise<StateDict> {
   const names = Object.entries(files).map(([extension, stem]) => fileName(stem, variant, extension))
   for (const name of names) {
     if (await exists(path.join(folder, name))) return wholeFile(path.join(folder, name))
@@ -62,16 +59,16 @@ async function otherWeights(folder: string, { safetensors, bin }: FileNames): Pr
   return others.length > 0 ? `; it has ${others.slice(0, 4).map(quote).join(', ')}` : ''
 }
 
-async function wholeFile(file: string): Promise<Record<string, NumberTensor>> {
-  const { tensors, others, budget } = await readStateDictFile(file)
+async function wholeFile(file: string): Promise<StateDict> {
+  const { tensors, others, budget } = await openStateDictFile(file)
   if (others.length > 0) throw bad(file, `${quote(others[0])} is not a tensor`)
-  return plainNumbers(tensors, budget)
+  return plainTensors(tensors, budget)
 }
 
-async function shards(folder: string, index: string): Promise<Record<string, NumberTensor>> {
+async function shards(folder: string, index: string): Promise<StateDict> {
   const { weight_map: map } = await readJsonFile(index)
   if (!isObject(map)) throw bad(index, "it has no 'weight_map'")
-  const tensors: Record<string, NumberTensor> = Object.create(null)
+  const tensors: StateDict = Object.create(null)
   for (const file of new Set(Object.values(map))) {
     // A name, not a path: nothing outside of the folder is read.
     if (typeof file !== 'string' || !/^[\w-][\w.-]*$/.test(file)) throw bad(index, 'it names a file that is none')

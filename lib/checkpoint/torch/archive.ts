@@ -13,7 +13,13 @@ import { dataBegin, readZipDirectory, type ZipEntry } from './zip'
 /** The root object of a checkpoint, and a way to its storages' bytes. */
 export interface Archive {
   readonly value: unknown
-  open(storage: TorchStorage): Promise<ReadBytes>
+  open(storage: TorchStorage): Promise<StorageBytes>
+}
+
+export interface StorageBytes {
+  readonly read: ReadBytes
+  /** Where in the file they lie as they are; of packed ones undefined. */
+  readonly position?: number
 }
 
 const pickleStart = 0x80
@@ -65,22 +71,22 @@ async function readZip(source: Source): Promise<Archive> {
 
 /** Keeps what was opened last: tensors that share a storage come one after the other, and unpacking it for each would have no end. */
 class ZipStorages {
-  #last?: { readonly entry: ZipEntry; readonly read: ReadBytes; readonly held: number }
+  #last?: { readonly entry: ZipEntry; readonly held: number } & StorageBytes
 
   constructor(private readonly source: Source) {}
 
-  async open(entry: ZipEntry): Promise<ReadBytes> {
-    if (this.#last?.entry === entry) return this.#last.read
+  async open(entry: ZipEntry): Promise<StorageBytes> {
+    if (this.#last?.entry === entry) return this.#last
     this.source.budget.release(this.#last?.held ?? 0)
     this.#last = undefined
     this.#last = entry.method === 'stored' ? await this.#stored(entry) : await this.#unpacked(entry)
-    return this.#last.read
+    return this.#last
   }
 
   async #stored(entry: ZipEntry) {
-    const begin = await dataBegin(this.source, entry)
-    const read: ReadBytes = (target, offset) => this.source.read(target, begin + offset)
-    return { entry, read, held: 0 }
+    const position = await dataBegin(this.source, entry)
+    const read: ReadBytes = (target, offset) => this.source.read(target, position + offset)
+    return { entry, read, position, held: 0 }
   }
 
   async #unpacked(entry: ZipEntry) {
@@ -156,9 +162,9 @@ async function readLegacy(source: Source): Promise<Archive> {
   return {
     value,
     async open({ key }) {
-      const begin = positions.get(key)
-      if (begin === undefined) throw bad(`the storage ${quote(key)} is missing`)
-      return (target, offset) => source.read(target, begin + offset)
+      const position = positions.get(key)
+      if (position === undefined) throw bad(`the storage ${quote(key)} is missing`)
+      return { read: (target, offset) => source.read(target, position + offset), position }
     },
   }
 }

@@ -3,12 +3,13 @@
  * file that asks for more is refused.
  */
 import type { Budget } from '../budget'
-import type { StoredTensor } from '../safetensors'
+import { elementBytes, isFloating } from '../dtypes'
+import type { OpenTensor, StoredTensor } from '../safetensors'
 import { type Source, withSource } from '../source'
 import { readArchive } from './archive'
 import type { Global } from './globals'
 import type { Inert } from './inert'
-import { readView, type TorchTensor } from './tensor'
+import { isContiguous, readView, type TorchTensor } from './tensor'
 
 export { Global } from './globals'
 export { Inert } from './inert'
@@ -38,6 +39,8 @@ export interface TorchFile {
   readonly budget: Budget
   /** Reads one tensor. Throws `bad-file` where those that were read, with repeated elements, are far more than the file. */
   load(tensor: TorchTensor): Promise<StoredTensor>
+  /** The same, but that floating-point numbers which lie in the file as they are stay there until they are asked for. */
+  open(tensor: TorchTensor): Promise<OpenTensor>
   /** The `bad-file` error for a problem. */
   readonly bad: Source['bad']
 }
@@ -53,9 +56,17 @@ export function withTorchFile<T>(pathOrBytes: string | Uint8Array, use: (file: T
     const load = async (tensor: TorchTensor): Promise<StoredTensor> => {
       const { shape, dtype, storage } = tensor
       budget.memory(arrayCost)
-      return { shape, dtype, data: await readView(tensor, await archive.open(storage), budget) }
+      return { shape, dtype, data: await readView(tensor, (await archive.open(storage)).read, budget) }
     }
-    return use({ value: archive.value as TorchValue, budget, load, bad })
+    const open = async (tensor: TorchTensor): Promise<OpenTensor> => {
+      const { shape, dtype, storage, size, offset } = tensor
+      const { position } = await archive.open(storage)
+      if (!source.file || position === undefined || !isFloating(dtype) || !isContiguous(tensor)) return load(tensor)
+      budget.memory(arrayCost)
+      const [bytes, first] = [size * elementBytes[dtype], position + offset * elementBytes[dtype]]
+      return { shape, dtype, data: source.file.numbers(dtype, size, { position: first, bytes, budget }) }
+    }
+    return use({ value: archive.value as TorchValue, budget, load, open, bad })
   })
 }
 

@@ -53,15 +53,16 @@ export function viewProblem({ storage, offset, shape, strides }: TorchTensor): s
 
 /** The elements in row-major order; `read` gives bytes of the storage. */
 export async function readView(tensor: TorchTensor, read: ReadBytes, budget: Budget): Promise<TensorData> {
-  const { dtype, offset, shape, strides, size } = tensor
+  const { dtype, offset, size } = tensor
   const from = (first: number): ReadBytes => {
     return (target, position) => read(target, first * elementBytes[dtype] + position)
   }
-  if (size === 0 || isContiguous(shape, strides)) return readNumbers(dtype, size, { read: from(offset), budget })
+  if (size === 0 || isContiguous(tensor)) return readNumbers(dtype, size, { read: from(offset), budget })
   return gather(tensor, from, budget)
 }
 
-function isContiguous(shape: readonly number[], strides: readonly number[]): boolean {
+/** Whether the elements lie one after the other. */
+export function isContiguous({ shape, strides }: TorchTensor): boolean {
   let expected = 1
   for (let i = shape.length - 1; i >= 0; i--) {
     if (shape[i] !== 1 && strides[i] !== expected) return false

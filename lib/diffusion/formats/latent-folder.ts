@@ -16,7 +16,6 @@ import { checkUNetFits } from '../../nn/unet-fit'
 import type { StateDict } from '../../nn/weights'
 import type { WeightsSource } from '../../stages/stage'
 import { TextStage } from '../../stages/text/text-stage'
-import { Tensor } from '../../tensor'
 import { copyTokenizer } from '../../text/tokenizer'
 import type { CondStage, FirstStage, LatentStage } from '../latent/stages'
 import type { LatentDiffusionOptions } from '../options/latent-options'
@@ -110,7 +109,7 @@ export function optionsOfStages(
 ): LatentDiffusionOptions {
   const at = (name: string) => (parts.includes(name) ? path.join(folder, name) : undefined)
   const source = (place: string | undefined): WeightsSource | undefined => {
-    return place === undefined ? undefined : () => readDict(place, variant)
+    return place === undefined ? undefined : () => readWeights(place, variant)
   }
   const sources = { firstStage: source(at('first_stage')), condStage: source(at('cond_stage')) }
   return optionsOfConfig(config, { ...stage, tokenizer: at('tokenizer') }, sources)
@@ -140,7 +139,7 @@ export async function readLatentFolder(
 ): Promise<FoundLatent> {
   const { config } = index
   if (!isObject(config)) throw bad(folder, "it has no 'config'")
-  const weights = await readDict(path.join(folder, 'unet'), o.variant)
+  const weights = await readWeights(path.join(folder, 'unet'), o.variant)
   if (isObject(config.unetConfig)) checkUNetFits(config.unetConfig as unknown as UNetConfig, weights, folder)
   return {
     options: optionsOfStages(folder, config, { ...o, parts: Object.keys(parts) }),
@@ -150,11 +149,6 @@ export async function readLatentFolder(
     }),
     warnings: [],
   }
-}
-
-async function readDict(folder: string, variant?: string): Promise<StateDict> {
-  const entries = Object.entries(await readWeights(folder, variant))
-  return Object.fromEntries(entries.map(([name, { data, shape }]) => [name, Tensor.wrap(data, shape)]))
 }
 
 function bad(folder: string, problem: string): DiffusionError {

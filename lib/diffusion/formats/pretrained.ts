@@ -6,8 +6,8 @@ import type { WeightsOptions } from '../../checkpoint/diffusers/weights'
 import { type FoundWeights, findWeights, isAverage, likelyDict, type NamedDict } from '../../checkpoint/find-weights'
 import { isHubName } from '../../checkpoint/hub/access'
 import { type HubOptions, hubSnapshot } from '../../checkpoint/hub/snapshot'
-import { type NumberTensor, plainNumbers } from '../../checkpoint/plain-numbers'
-import { checkKey, readStateDictFile } from '../../checkpoint/state-dict-file'
+import { plainTensors } from '../../checkpoint/plain-numbers'
+import { checkKey, openStateDictFile } from '../../checkpoint/state-dict-file'
 import { DiffusionError, invalidArgument, quote } from '../../errors'
 import type { Network } from '../../nn/network'
 import { renameLegacyDiffusers, todaysName } from '../../nn/unet/diffusers'
@@ -17,7 +17,6 @@ import { withoutAugmentation } from '../../nn/unet/vector-embedding'
 import { checkUNetFits } from '../../nn/unet-fit'
 import type { StateDict } from '../../nn/weights'
 import { array, boolean, oneOf, parseOptions, type SchemaOf, string } from '../../options'
-import { Tensor } from '../../tensor'
 import { ignoredFields } from '../sampling/diffusers/ignored-fields'
 import type { SchedulerConfig } from '../sampling/diffusers/scheduler-config'
 import {
@@ -62,7 +61,7 @@ export async function readPretrained(
   const scheduler = schedulerConfig ?? { _class_name: 'DDPMScheduler' }
   const { settings, ignored } = readScheduler(scheduler)
   const unet = diffusersUNet(unetConfig)
-  const found = ownNames(wrapped(await readWeights()))
+  const found = ownNames(await readWeights())
   const dict = renameLegacyDiffusers(found.dict)
   checkUNetFits(unet.options, dict, folder)
   const warnings = [
@@ -172,14 +171,14 @@ export async function readCheckpoint(
   const o = parseOptions('initFromCkpt', options, initFromCkptSchema)
   const slots = (network?.parameters.slots ?? []).map(({ name }) => name)
   let place: FoundWeights = { key: '', prefix: '' }
-  const { tensors, others, counters, budget } = await readStateDictFile(path, (dicts) => {
+  const { tensors, others, counters, budget } = await openStateDictFile(path, (dicts) => {
     if (o.key !== undefined) checkKey(o.key, dicts)
     place = placeOf(o.key === undefined ? dicts : dicts.filter(({ key }) => key === o.key), slots, o.weights)
     const outer = outerPrefix(place.prefix)
     const ignored = (name: string) => o.ignoreKeys.some((prefix) => name.startsWith(prefix))
     return { key: place.key, wanted: (name) => !ignored(name) && !ignored(without(outer, name)) }
   })
-  let { dict, left } = stripped(wrapped(plainNumbers(tensors, budget)), place.prefix)
+  let { dict, left } = stripped(plainTensors(tensors, budget), place.prefix)
   if (network instanceof UNet && network.options.layout === 'diffusers') dict = renameLegacyDiffusers(dict)
   if (o.weights === 'ema' && !isAverage(place)) dict = withAverages(path, dict, network)
   if (o.onlyModel) dict = networkOnly(dict)
@@ -239,12 +238,6 @@ function networkOnly(dict: StateDict): StateDict {
     const names = Object.keys(dict).filter((name) => name.startsWith(prefix))
     if (names.length > 0) return Object.fromEntries(names.map((name) => [name.slice(prefix.length), dict[name]]))
   }
-  return dict
-}
-
-function wrapped(numbers: Readonly<Record<string, NumberTensor>>): StateDict {
-  const dict: StateDict = Object.create(null)
-  for (const [name, { data, shape }] of Object.entries(numbers)) dict[name] = Tensor.wrap(data, shape)
   return dict
 }
 

@@ -8,7 +8,6 @@ import type { ResolvedCLIPTextOptions } from '../../nn/text/clip'
 import { type CLIPTextConfig, clipTextConfig } from '../../nn/text/clip-config'
 import { type LDMBertConfig, ldmBertConfig, transformerName } from '../../nn/text/ldm-bert'
 import type { StateDict } from '../../nn/weights'
-import { Tensor } from '../../tensor'
 import type { WeightsSource } from '../stage'
 
 /** A text encoder as transformers' CLIPTextModel. */
@@ -51,9 +50,7 @@ export async function readCLIPFolder(folder: string, prefix: string, variant?: s
     weights: async () => {
       const all = await readWeights(path.join(folder, own), variant, transformersFiles)
       const text = Object.entries(all).filter(([name]) => name.startsWith('text_model.'))
-      return Object.fromEntries(
-        text.map(([name, { data, shape }]) => [`${prefix}.${name}`, Tensor.wrap(data, shape)] as const),
-      )
+      return Object.fromEntries(text.map(([name, tensor]) => [`${prefix}.${name}`, tensor] as const))
     },
   }
 }
@@ -69,10 +66,7 @@ export async function readLDMBertFolder(folder: string, variant?: string): Promi
     config: ldmBertConfig(await readJsonFile(path.join(folder, 'config.json'))),
     weights: async () => {
       const all = await readWeights(folder, variant, transformersFiles)
-      const named = Object.entries(all).map(([name, { data, shape }]) => {
-        return [transformerName(name), Tensor.wrap(data, shape)] as const
-      })
-      return Object.fromEntries(named)
+      return Object.fromEntries(Object.entries(all).map(([name, tensor]) => [transformerName(name), tensor]))
     },
   }
 }

@@ -136,6 +136,8 @@ const bindings = ({ random, objects }: World): Anything => ({
 function plausible(world: World, name: string): Anything[] {
   const { random, objects, device } = world
   const size = () => pick(random, [0, 1, 4, 8, 100, ...edges])
+  const sizes = () => Array.from({ length: 4 }, () => pick(random, [1, 1, 2, 4, ...edges]))
+  const axes = () => pick(random, [[0, 1, 2, 3], [0, 2, 3, 1], [3, 2, 1, 0], sizes()])
   switch (name) {
     case 'allocate':
       return [pick(random, [1, 4, 8, 1000, 0, -1, NaN, 2 ** 40, 2 ** 62])]
@@ -145,6 +147,34 @@ function plausible(world: World, name: string): Anything[] {
       return [size(), size()]
     case 'copyFrom':
       return [pick(random, objects), size(), size(), size()]
+    case 'load':
+      return [
+        pick(random, [0, 1, 2, -1, 99]),
+        [
+          {
+            position: size(),
+            dtype: pick(random, ['F32', 'F16', 'F64', 'U8']),
+            offset: size(),
+            axes: sizes(),
+            order: axes(),
+          },
+        ],
+      ]
+    case 'draw':
+      return [
+        pick(random, [0, 7, ...edges]),
+        0,
+        [
+          {
+            kind: pick(random, ['constant', 'normal', 'uniform']),
+            offset: size(),
+            length: size(),
+            index: size(),
+            a: pick(random, edges),
+            b: 1,
+          },
+        ],
+      ]
     case 'add':
       return chance(random, 0.4)
         ? [

@@ -1,0 +1,119 @@
+#include "native/runtime/pieces.h"
+
+#include <algorithm>
+#include <string_view>
+#include <system_error>
+
+#include "native/runtime/address_space.h"
+
+namespace ddpm {
+namespace {
+
+// Bytes that are copied before other jobs of the device have their turn.
+constexpr int64_t kTurn = int64_t(32) << 20;
+constexpr uint64_t kThreadBytes = uint64_t(8) << 20;
+constexpr int32_t kMaxThreads = 8;
+
+}  // namespace
+
+int32_t fillingThreads(const Device& device) {
+  const bool isHost = std::string_view(device.backend().name) == "cpu";
+  const int32_t threads = isHost ? device.info().threads : int32_t(std::thread::hardware_concurrency());
+  return std::clamp(threads, 1, kMaxThreads);  // more would wait for memory
+}
+
+PieceFiller::PieceFiller(std::shared_ptr<Buffer> target, std::unique_ptr<PieceSource> source, int32_t threads)
+    : target_(std::move(target)),
+      source_(std::move(source)),
+      helpers_(std::min(size_t(threads - 1), source_->pieces().size() / 2)) {
+  leaveRoom(helpers_ * kThreadBytes);
+}
+
+PieceFiller::~PieceFiller() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopped_ = true;
+    free_.notify_all();
+  }
+  for (std::thread& thread : threads_) thread.join();
+}
+
+bool PieceFiller::next() {
+  if (!own_) {
+    own_ = source_->maker();
+    try {
+      for (size_t i = 0; i < 2 * helpers_; ++i) spare_.emplace_back();
+      for (size_t i = 0; i < helpers_; ++i) threads_.emplace_back([this] { help(); });
+    } catch (const std::system_error&) {
+      // Those that could be started do it, or this one alone.
+    }
+  }
+  const size_t count = source_->pieces().size();
+  for (int64_t bytes = 0; bytes < kTurn;) {
+    target_->device->checkOpen();
+    std::unique_lock lock(mutex_);
+    if (failed_) std::rethrow_exception(failed_);
+    if (ready_.empty() && taken_ < count) {
+      mine_.piece = taken_++;
+      lock.unlock();
+      make(*own_, mine_);
+      copyIn(mine_);
+      bytes += int64_t(mine_.numbers.size()) * 4;
+      continue;
+    }
+    if (ready_.empty()) {
+      if (unfinished_ == 0) return false;
+      made_.wait(lock);
+      continue;
+    }
+    Made made = std::move(ready_.front());
+    ready_.pop_front();
+    lock.unlock();
+    copyIn(made);
+    bytes += int64_t(made.numbers.size()) * 4;
+    lock.lock();
+    --unfinished_;
+    spare_.push_back(std::move(made));
+    free_.notify_one();
+  }
+  return true;
+}
+
+void PieceFiller::help() {
+  const size_t count = source_->pieces().size();
+  std::unique_lock lock(mutex_);
+  try {
+    lock.unlock();
+    const auto maker = source_->maker();
+    lock.lock();
+    for (;;) {
+      free_.wait(lock, [&] { return stopped_ || taken_ == count || !spare_.empty(); });
+      if (stopped_ || taken_ == count) break;
+      Made made = std::move(spare_.back());
+      spare_.pop_back();
+      made.piece = taken_++;
+      ++unfinished_;
+      lock.unlock();
+      make(*maker, made);
+      lock.lock();
+      ready_.push_back(std::move(made));
+      made_.notify_one();
+    }
+  } catch (...) {
+    if (!lock.owns_lock()) lock.lock();
+    failed_ = std::current_exception();
+  }
+  free_.notify_all();
+  made_.notify_one();
+}
+
+void PieceFiller::make(PieceSource::Maker& maker, Made& made) const {
+  made.numbers.resize(size_t(source_->pieces()[made.piece].length));
+  maker.make(made.piece, made.numbers.data());
+}
+
+void PieceFiller::copyIn(const Made& made) {
+  target_->copyIn(made.numbers.data(), source_->pieces()[made.piece].offset, int64_t(made.numbers.size()));
+}
+
+}  // namespace ddpm
