@@ -1,8 +1,12 @@
 /**
  * How late a timer is while the device is busy: a 10 ms interval beside sampling and training of the CIFAR-10 UNet on all
- * cores, the first call (which compiles) and a later one. Prints the number of ticks, the median and the worst delay.
+ * cores, the first call (which draws initial weights and compiles) and a later one, and beside saving and opening it. Prints the
+ * number of ticks, the median and the worst delay.
  * Usage: npm run build:ts && node dist/bench/responsiveness.js [--batch n] [--steps n]
  */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { DDPM } from '../lib/diffusion/models/ddpm'
 import { Tensor } from '../lib/tensor'
@@ -52,6 +56,14 @@ async function main(): Promise<void> {
   await watch('trainBatch, first time', () => ddpm.trainBatch(x))
   await watch('trainBatch, again', () => ddpm.trainBatch(x))
   await watch('stateDict', () => ddpm.stateDict())
+  const folder = await mkdtemp(path.join(tmpdir(), 'ddpm-bench-'))
+  try {
+    await watch('savePretrained', () => ddpm.savePretrained(folder))
+    using opened = await watch('fromPretrained', () => DDPM.fromPretrained(folder, { device: 'cpu' }))
+    await watch('its first step', () => opened.sample({ batchSize, steps: 1 }))
+  } finally {
+    await rm(folder, { recursive: true })
+  }
 }
 
 void main()

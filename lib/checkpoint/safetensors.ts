@@ -147,9 +147,14 @@ export async function writeSafetensors(
   text.copy(header, 8)
   await atomicWrite(path, async (file) => {
     await file.writeFile(header)
-    for (const [, { dtype, data }] of sorted) await file.writeFile(encode(dtype, data))
+    for (const [, { dtype, data }] of sorted) {
+      for (let at = 0; at < data.length; at += piece) await file.writeFile(encode(dtype, data.subarray(at, at + piece)))
+    }
   })
 }
+
+/** Elements that are encoded at a time. */
+const piece = 1 << 18
 
 function checkWritable(name: string, { dtype, shape, data }: StoredTensor): void {
   if (name === '__metadata__') throw invalidArgument('tensors', "names other than '__metadata__'", name)

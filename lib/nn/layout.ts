@@ -48,3 +48,24 @@ export function reorder(from: Float32Array, to: Float32Array, slot: Shaped, way:
     }
   }
 }
+
+/** Numbers of a bank in the order of the state dict: the same array where its rows can be put in order one by one, else another. */
+export async function restored(numbers: Float32Array, slot: Shaped, pause: () => Promise<void>): Promise<Float32Array> {
+  const changed = changedOrder(slot)
+  if (!changed) return numbers
+  const { axes, order } = changed
+  if (order[0] !== 0) {
+    const other = new Float32Array(numbers.length)
+    reorder(numbers, other, slot, 'toTorch')
+    return other
+  }
+  const one: Shaped = { shape: slot.shape, stored: { axes: [1, axes[1], axes[2], axes[3]], order, graphShape: [] } }
+  const length = numbers.length / axes[0]
+  const row = new Float32Array(length)
+  for (let at = 0; at < numbers.length; at += length) {
+    row.set(numbers.subarray(at, at + length))
+    reorder(row, numbers.subarray(at, at + length), one, 'toTorch')
+    await pause()
+  }
+  return numbers
+}

@@ -4,8 +4,9 @@ import { DiffusionError } from '../errors'
 import type { NativeBuffer } from '../native'
 import type { Seed } from '../options'
 import { pauses } from '../pause'
-import { sizeOf } from '../tensor'
+import { sizeOf, Tensor } from '../tensor'
 import { drawInitial, fillBank } from './fill-bank'
+import { restored } from './layout'
 import type { LoadOptions, LoadResult, Parameter, ParameterTable, StateDict } from './parameters'
 
 export type { StateDict } from './parameters'
@@ -102,15 +103,16 @@ export class Weights {
 
   /** `weights` and `ema` with what is frozen, the others without. */
   async read(name: Exclude<Bank, 'frozen'>): Promise<StateDict> {
-    const withFrozen = this.#hasFrozen && isWhole(name)
-    const [flat, frozen] = await Promise.all([
-      this.bank(name).read(),
-      withFrozen ? this.bank('frozen').read() : undefined,
-    ])
+    const slots = this.table.slots.filter(({ frozen }) => !frozen || isWhole(name))
+    // Asked for at once: they are of one moment. Each is an array of its own, so that there is no copy of the whole bank beside them.
+    const reads = slots.map(({ frozen, offset, shape }) => {
+      return this.bank(frozen ? 'frozen' : name).read(offset, sizeOf(shape))
+    })
+    const all = await Promise.all(reads)
     const dict: StateDict = {}
     const pause = pauses()
-    for (const [key, tensor] of this.table.entries(flat, frozen)) {
-      dict[key] = tensor
+    for (const [i, slot] of slots.entries()) {
+      dict[slot.name] = Tensor.wrap(await restored(all[i], slot, pause), slot.shape)
       await pause()
     }
     return dict

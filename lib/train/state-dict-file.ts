@@ -14,7 +14,7 @@ export async function writeStateDict(
 ): Promise<void> {
   const tensors: Record<string, StoredTensor> = {}
   for (const [name, tensor] of Object.entries(dict)) {
-    tensors[name] = { dtype, shape: tensor.shape, data: await tensor.data() }
+    tensors[name] = { dtype, shape: tensor.shape, data: (await tensor.values()) as Float32Array }
   }
   await writeSafetensors(file, tensors, metadata)
 }

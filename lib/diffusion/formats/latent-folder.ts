@@ -126,7 +126,7 @@ export async function stageWeights(stage: LatentStage & { readonly loaded?: bool
 export async function stored(dict: StateDict): Promise<Record<string, StoredTensor>> {
   const tensors: Record<string, StoredTensor> = Object.create(null)
   for (const [name, tensor] of Object.entries(dict)) {
-    tensors[name] = { dtype: 'F32', shape: tensor.shape, data: await tensor.data() }
+    tensors[name] = { dtype: 'F32', shape: tensor.shape, data: (await tensor.values()) as Float32Array }
   }
   return tensors
 }

@@ -112,7 +112,7 @@ export async function writePretrained(
   const options = withoutAugmentation(network.options)
   const unetConfig = unet2DConfig(options)
   const weights: Record<string, Float32Array> = {}
-  for (const { name } of network.parameters.slots) weights[name] = await dict[name].data()
+  for (const { name } of network.parameters.slots) weights[name] = (await dict[name].values()) as Float32Array
   const { classNames, nullClass } = o
   const contents = {
     schedulerConfig,

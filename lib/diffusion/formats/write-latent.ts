@@ -93,7 +93,7 @@ async function writePipeline(folder: string, model: WrittenLatent, o: WeightsOpt
   const about = (kind: string) => ({ _class_name: kind, _diffusers_version: diffusersVersion })
   await makeFolder(path.join(folder, 'unet'))
   const weights: Record<string, Float32Array> = {}
-  for (const { name } of network.parameters.slots) weights[name] = await model.weights[name].data()
+  for (const { name } of network.parameters.slots) weights[name] = (await model.weights[name].values()) as Float32Array
   await writeWeights(path.join(folder, 'unet'), unet2DWeights(network.options, weights), o)
   await json(path.join('unet', 'config.json'), { ...about(unet), ...unetConfig })
   const [autoencoder, kind] = firstStage instanceof AutoencoderKL ? ['vae', 'AutoencoderKL'] : ['vqvae', 'VQModel']
