@@ -41,9 +41,10 @@ export async function checkTwoFiles(file: string): Promise<void> {
 }
 
 /**
- * Writes the data, one tensor after another, and the model, each as a whole or not at all. The model comes last, and one that is
- * replaced goes first, so that none ever lies beside another's data. `each` is called before every tensor, `check` when all are
- * written. Throws `io`, and what these throw; what was there is then there again.
+ * Writes the data, one tensor after another, and the model, each as a whole or not at all; the model comes last. Where there are two
+ * already, they are set aside before that, so that no model ever lies beside another's data: of a process that is killed in that moment
+ * neither is left. `each` is called before every tensor, `check` when all are written. Throws `io`, and what these throw; what was
+ * there is then there again.
  */
 export async function writeTwoFiles(
   file: string,
@@ -52,33 +53,63 @@ export async function writeTwoFiles(
   { each, check }: { readonly each: () => void; readonly check?: () => Promise<void> },
 ): Promise<void> {
   const data = dataFileOf(file)
-  const isNew = !(await exists(data))
-  let undo = async () => {}
-  let aside: string | undefined
+  const aside = new SetAside()
+  let placed = false
   try {
     await atomicWrite(file, async (graph) => {
       for (const chunk of model.chunks()) await graph.writeFile(await bytesOf(chunk))
       await graph.sync() // all that it still needs is its name
+      const replaces = await exists(data)
       await atomicWrite(data, async (target) => {
         await writeWeights(target, weights, each)
         await check?.()
         await target.sync()
-        if (isNew || !(await exists(file))) return
-        const old = await realpath(file)
-        const place = temporaryFile(path.dirname(old))
-        await rename(old, place)
-        aside = place
-        undo = () => rename(place, old)
+        if (replaces) {
+          await aside.take(file)
+          await aside.take(data)
+        }
+        placed = true // as good as: it only wants its name
       })
-      if (isNew) undo = () => unlink(data)
     })
   } catch (error) {
-    await undo().catch(() => {}) // the first error is the one to report
+    if (placed) await unlink(data).catch(() => {}) // the first error is the one to report
+    await aside.putBack()
     throw error
-  } finally {
-    if (aside !== undefined) {
-      await unlink(aside).catch(() => {}) // it is back where it was, or replaced
-      forgetTemporary(aside)
+  }
+  await aside.drop()
+}
+
+/** Files under other names, until it is known which are to stay. */
+class SetAside {
+  readonly #moved: { readonly from: string; readonly to: string }[] = []
+
+  /** Does nothing where it is not there. */
+  async take(file: string): Promise<void> {
+    if (!(await exists(file))) return
+    const from = await realpath(file)
+    const to = temporaryFile(path.dirname(from))
+    try {
+      await rename(from, to)
+    } catch (error) {
+      forgetTemporary(to)
+      throw error
+    }
+    this.#moved.push({ from, to })
+  }
+
+  /** The last first. */
+  putBack(): Promise<void> {
+    return this.#end(({ from, to }) => rename(to, from))
+  }
+
+  drop(): Promise<void> {
+    return this.#end(({ to }) => unlink(to))
+  }
+
+  async #end(each: (moved: { readonly from: string; readonly to: string }) => Promise<void>): Promise<void> {
+    for (const moved of this.#moved.reverse()) {
+      await each(moved).catch(() => {}) // a temporary name: a later command removes it
+      forgetTemporary(moved.to)
     }
   }
 }

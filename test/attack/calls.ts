@@ -59,6 +59,18 @@ function scenarios(tiny: Tiny): Scenario[] {
     writing('export', tiny, ['m.onnx'], (model, out) => {
       return ['export', '--model', model, '--output', path.join(out, 'm.onnx'), '--json']
     }),
+    writing('export of two files', tiny, ['x.onnx', 'x.onnx_data'], (model, out) => {
+      return [
+        'export',
+        '--model',
+        model,
+        '--output',
+        path.join(out, 'x.onnx'),
+        '--external-data',
+        '--overwrite',
+        '--json',
+      ]
+    }),
     writing('conversion to .ckpt', tiny, ['m.ckpt', 'm.yaml'], (model, out) => {
       return ['convert', model, path.join(out, 'm.ckpt'), '--json']
     }),
@@ -95,6 +107,7 @@ function writing(
         const before = older.includes(file) && contents === old.toString('base64')
         if (!before && contents !== whole![file]) throw new Error(`${file} is neither as it was nor new`)
       }
+      checkPair(contentsOf(out(folder)), old.toString('base64'))
     },
     again: args,
     result: (folder) => {
@@ -103,6 +116,12 @@ function writing(
       return JSON.stringify(contents)
     },
   }
+}
+
+/** No model beside another's external data. */
+function checkPair({ 'x.onnx': model, 'x.onnx_data': data }: Record<string, string>, old: string): void {
+  if (model === undefined || data === undefined) return
+  if ((model === old) !== (data === old)) throw new Error('a model lies beside the data of another')
 }
 
 interface Case {
