@@ -228,6 +228,20 @@ describe(`what does not change in a sampling, on ${testDevice}`, () => {
     assert.ok(after.told.size === 1 && after.attended.size === 1)
     assert.notDeepEqual(await (await draw(model, all[0])).data(), images[0])
   })
+
+  it('averages, within emaScope', async () => {
+    using model = await ddpm({ unetConfig: attending, useEma: true, emaDecay: 0.5 })
+    model.configureOptimizers({ lr: 0.1 })
+    const context = Tensor.randn([2, 3, 6], { seed: 5 })
+    const o = { context, sampler: 'ddim', steps: 10 }
+    await model.trainBatch(image, { context })
+    const averaged = await model.emaScope(async () => {
+      await same(model, 'averages', o)
+      return (await draw(model, o)).data()
+    })
+    await same(model, 'weights', o)
+    assert.notDeepEqual(await (await draw(model, o)).data(), averaged)
+  })
 })
 
 describe('what does not change in a sampling', () => {
