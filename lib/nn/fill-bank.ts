@@ -76,6 +76,7 @@ export function drawInitial(
     const value = initializer.kind === 'constant' ? initializer.value : 1
     return [{ ...place, kind: 'constant', a: value, b: 0 }]
   })
+  if (values.length === 0) return
   try {
     bank.draw(...seedWords(seed), values)
   } catch (error) {

@@ -107,8 +107,11 @@ for (const backend of testedBackends) {
         const expected = await weights.table.fromStateDict(await readAll(file))
         assertSameBits(await weights.bank('weights').read(), expected.flat, 'weights')
         assertSameBits(await weights.bank('frozen').read(), expected.frozen, 'frozen')
-        for (const [name, tensor] of Object.entries(await readAll(file)))
+        const back = await weights.read('weights')
+        for (const [name, tensor] of Object.entries(await readAll(file))) {
           assertSameBits(await dict[name].data(), await tensor.data(), name)
+          assertSameBits(await back[name].data(), await tensor.data(), `${name} of the state dict`)
+        }
         weights.release()
       })
     }
