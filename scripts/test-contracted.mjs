@@ -20,7 +20,7 @@ const long = [
   ...[
     ...['bits-per-dim', 'classifier', 'continuous', 'gaussian', 'guidance', 'latent', 'learned-variance', 'queued'],
     ...['repaint', 'same-image', 'samplers', 'sampling', 'schedulers', 'self-condition', 'sigma-samplers'],
-    ...['sigma-schedulers', 'solver-schedulers', 'thresholding', 'training'],
+    ...['prepared', 'sigma-schedulers', 'solver-schedulers', 'thresholding', 'training'],
   ].map((name) => `diffusion/${name}`),
 ]
 const isLong = (file) =>
