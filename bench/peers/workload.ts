@@ -9,6 +9,7 @@ import type { StateDict } from '../../lib/nn/parameters'
 import { UNet } from '../../lib/nn/unet/unet'
 import { normal, Purpose } from '../../lib/rng'
 import { sizeOf, Tensor } from '../../lib/tensor'
+import { readStateDict } from '../../lib/train/state-dict-file'
 import { cifar10 } from '../cases/unet'
 import type { Case } from '../harness'
 
@@ -88,11 +89,9 @@ export function randomWeights(): StateDict {
   return dict
 }
 
+/** Their numbers stay in the file until they are asked for. */
 export async function readWeights(folder: string): Promise<StateDict> {
-  const { tensors } = await readSafetensors(fileOf(folder).weights)
-  return Object.fromEntries(
-    Object.entries(tensors).map(([name, { data, shape }]) => [name, Tensor.wrap(data as Float32Array, shape)]),
-  )
+  return (await readStateDict(fileOf(folder).weights)).dict
 }
 
 export interface Inputs {

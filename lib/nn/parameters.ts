@@ -233,13 +233,6 @@ export class ParameterTable {
     return data
   }
 
-  /** Of a parameter's own elements of its bank: the same in the order of the shape that it has in a graph. */
-  toGraph(part: Float32Array, { shape, graphShape = shape }: ParameterSlot): Float32Array {
-    const data = new Float32Array(part.length)
-    reorder(part, data, { shape: graphShape }, 'toTorch')
-    return data
-  }
-
   /** Whether a dict fits. Throws `state-mismatch`, which names missing, unexpected and wrongly shaped entries. */
   check(dict: StateDict, { strict = true, trainedOnly = false }: CheckOptions = {}): CheckResult {
     const slots = trainedOnly ? this.#slots.filter(({ frozen }) => !frozen) : this.#slots

@@ -2,19 +2,19 @@
 import { DiffusionError } from '../errors'
 import type { NativeBuffer } from '../native'
 import type { ParameterSlot } from '../parameter-slot'
+import { pauses } from '../pause'
 import { sizeOf } from '../tensor'
-import type { ParameterTable } from './parameters'
+import { restored } from './layout'
 
 export class WeightReader {
   readonly #buffers: NativeBuffer[]
   /** Asked for before anything is read. */
   readonly #versions: Promise<number[]>
 
-  /** `banks`: those of the table, or longer ones that begin with it. */
-  constructor(
-    private readonly table: ParameterTable,
-    private readonly banks: { readonly weights: NativeBuffer; readonly frozen?: NativeBuffer },
-  ) {
+  readonly #pause = pauses()
+
+  /** `banks`: of the network's table, or longer ones that begin with it. */
+  constructor(private readonly banks: { readonly weights: NativeBuffer; readonly frozen?: NativeBuffer }) {
     this.#buffers = [banks.weights, ...(banks.frozen ? [banks.frozen] : [])]
     this.#versions = this.#ask()
     this.#versions.catch(() => {}) // `check` says so, where it comes to that
@@ -23,7 +23,8 @@ export class WeightReader {
   /** In the order of the shape that it has in a graph. */
   async read(slot: ParameterSlot): Promise<Float32Array> {
     const bank = slot.frozen ? this.banks.frozen! : this.banks.weights
-    return this.table.toGraph(await bank.read(slot.offset, sizeOf(slot.shape)), slot)
+    const numbers = await bank.read(slot.offset, sizeOf(slot.shape))
+    return restored(numbers, { shape: slot.graphShape ?? slot.shape }, this.#pause)
   }
 
   /** Throws `busy` where what was read is not of one moment. */

@@ -23,7 +23,7 @@ describe('exportOnnx with external data', () => {
   const folder = temporaryFolder()
   const at = (name: string) => path.join(folder, name)
   const unet = new UNet(wide)
-  const weights = weightsOf(unet, {
+  const weights = weightsOf({
     flat: new Random(1).normals(unet.parameters.count, 0.1),
     frozen: new Float32Array(),
   })

@@ -40,7 +40,7 @@ describe('exportOnnx', () => {
     await exportOnnx(
       at(name),
       network,
-      weightsOf(network, weights),
+      weightsOf(weights),
       { output: 'eps' },
       { height, width, contextLength: context?.shape[1] },
     )
@@ -67,7 +67,7 @@ describe('exportOnnx', () => {
         assert.ok(initializer, parameter)
         assert.equal(initializer.type, float)
         assert.deepEqual(ones(initializer.dims), ones(graphShape), parameter)
-        assertSameBits(floatsOf(initializer.data), weightsOf(network, weights).read(slot), parameter)
+        assertSameBits(floatsOf(initializer.data), weightsOf(weights).read(slot), parameter)
       }
 
       const known = new Set(['', ...Object.keys(file.inputs), ...file.initializers.keys()])
@@ -127,7 +127,7 @@ describe('exportOnnx', () => {
 
   it('says what is wrong, and then leaves no file', async () => {
     const unet = new UNet(tiny)
-    const weights = weightsOf(unet, unet.parameters.initialBanks(0))
+    const weights = weightsOf(unet.parameters.initialBanks(0))
     const refused = (promise: Promise<unknown>, code: string, argument: string) =>
       assert.rejects(promise, { name: 'DiffusionError', code, argument })
     const target = at('refused.onnx')

@@ -1,6 +1,7 @@
 /** The networks of the golden files, with weights as a bank and the inputs that PyTorch was given. */
 import { LucidrainsUNet, type LucidrainsUNetOptions, type Network, UNet } from '../../lib'
 import type { StoredTensor } from '../../lib/checkpoint/safetensors'
+import { reorder } from '../../lib/nn/layout'
 import type { Banks, StateDict } from '../../lib/nn/parameters'
 import type { ParameterSlot } from '../../lib/parameter-slot'
 import { sizeOf } from '../../lib/tensor'
@@ -41,10 +42,13 @@ export async function openGolden(name: string): Promise<GoldenNetwork> {
 }
 
 /** A network's weights of its banks. */
-export const weightsOf = ({ parameters }: Pick<Network, 'parameters'>, { flat, frozen }: Banks) => ({
+export const weightsOf = ({ flat, frozen }: Banks) => ({
   read(slot: ParameterSlot): Float32Array {
     const { offset, shape } = slot
-    return parameters.toGraph((slot.frozen ? frozen : flat).subarray(offset, offset + sizeOf(shape)), slot)
+    const data = new Float32Array(sizeOf(shape))
+    const own = (slot.frozen ? frozen : flat).subarray(offset, offset + data.length)
+    reorder(own, data, { shape: slot.graphShape ?? shape }, 'toTorch')
+    return data
   },
 })
 

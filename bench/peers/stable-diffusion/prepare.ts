@@ -11,6 +11,7 @@ import { OnnxGraph } from '../../../lib/export/onnx-graph'
 import type { Graph, Value } from '../../../lib/graph'
 import { Autoencoder } from '../../../lib/nn/autoencoder/autoencoder'
 import { autoencoderShape } from '../../../lib/nn/autoencoder/options'
+import { restored } from '../../../lib/nn/layout'
 import { UNet } from '../../../lib/nn/unet/unet'
 import { Program } from '../../../lib/program'
 import { sizeOf, Tensor } from '../../../lib/tensor'
@@ -56,9 +57,9 @@ async function exportDecoder(folder: string, { first }: ModelShape, size: Size):
     Tensor.from(data as Float32Array, shape),
   ])
   const { flat } = await parameters.fromStateDict(Object.fromEntries(stored))
-  const graph = new OnnxGraph((slot) =>
-    parameters.toGraph(flat.subarray(slot.offset, slot.offset + sizeOf(slot.shape)), slot),
-  )
+  const graph = new OnnxGraph(({ offset, shape }) => {
+    return restored(flat.slice(offset, offset + sizeOf(shape)), { shape }, async () => {})
+  })
   const side = latentSize(size)
   const z = graph.imageInput('z', { height: side, width: side, channels: first.embedDim })
   graph.output('image', autoencoder.decode({ graph, train: false }, z))

@@ -481,7 +481,7 @@ export abstract class DiffusionModel extends ScheduledModel {
   async exportOnnx(path: string, options?: OnnxOptions): Promise<string[]> {
     this[coreOf].alive()
     const network = requireNetwork(this[coreOf], 'exportOnnx')
-    const weights = new WeightReader(network.module.parameters, network.active)
+    const weights = new WeightReader(network.active)
     return exportOnnx(path, network.module, weights, onnxMeaning(this.parameterization), options)
   }
 
