@@ -1,8 +1,8 @@
-// Trains a text-to-image model of the emoji: a first stage, then a network on its latents with a text encoder of its own.
-// Before: npm run build, node scripts/fetch-emoji.mjs
-// Usage: node scripts/train-emoji-64.mjs [--first-steps n] [--steps n] [--device name] [--out folder]
-// Ctrl-C saves; started again it goes on. The model is in <folder>/latent/model.
-import { spawn } from 'node:child_process'
+// Trains models/emoji-64, the text-to-image model that `npm start` draws with: a first stage, then a network on its latents
+// with a text encoder of its own. Before: npm run build, node scripts/fetch-emoji.mjs
+// Usage: node scripts/train-emoji-64.mjs [--first-steps n] [--steps n] [--device name] [--out folder] [--model folder]
+// Ctrl-C saves; started again it goes on.
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import path from 'node:path'
@@ -14,10 +14,11 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const { values } = parseArgs({
   options: {
     'first-steps': { type: 'string', default: '12000' },
-    steps: { type: 'string', default: '40000' },
+    steps: { type: 'string', default: '20000' },
     device: { type: 'string', default: 'auto' },
     data: { type: 'string', default: path.join(root, 'data/emoji') },
     out: { type: 'string', default: path.join(root, 'runs/emoji-64') },
+    model: { type: 'string', default: path.join(root, 'models/emoji-64') },
   },
 })
 
@@ -66,6 +67,9 @@ await train('train', at('latent'), 'model', {
   'sample-steps': 50,
   steps: values.steps,
 })
+
+const convert = [path.join(root, 'dist/lib/cli/main.js'), 'convert', at('latent/model'), values.model, '--variant=fp16']
+process.exit(spawnSync(process.execPath, convert, { stdio: 'inherit' }).status ?? 1)
 
 /** Runs the command, or goes on with what it has begun, unless its result is there. */
 async function train(command, out, result, options) {
