@@ -8,7 +8,7 @@
 
 namespace ddpm {
 
-constexpr int32_t kBackendAbi = 16;
+constexpr int32_t kBackendAbi = 17;
 
 enum class ErrorCode : int32_t { none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal };
 
@@ -37,8 +37,11 @@ struct Gathered;  // a backend's own: convolutions whose algorithms it would cho
 
 // How algorithms are chosen when a program is compiled.
 struct PlanOptions {
-  int32_t deterministic = 0;     // the algorithm must not depend on the batch size or the number of threads
-  int32_t forceAlgo = -1;        // a ConvAlgo wherever it is possible; tests force each in turn
+  int32_t deterministic = 0;  // the algorithm must not depend on the batch size or the number of threads
+  int32_t forceAlgo = -1;     // a ConvAlgo wherever it is possible; tests force each in turn
+  // The most that a backend which can do without may keep of packed weights (ConvPlan::packedBytes): of the convolution
+  // that plan* is asked for, and of a whole program where a compiler is. Negative: the compiler's default.
+  int64_t packedBytes = -1;
   Gathered* gathered = nullptr;  // where plan* put what is not timed yet; null: they put it nowhere
 };
 
@@ -66,6 +69,7 @@ struct Backend {
   int32_t abi;
   const char* name;
   int32_t precisions;       // of programs, a precisionBit() each
+  int32_t choosesPacking;   // whether it can do without packed weights: ConvPlan::saved says what they are worth
   int32_t upsamplesInConv;  // whether Conv2d and Conv2dWgrad take ConvShape::upsample
 
   // Devices that can be opened; 0 with the reason in `why` (what is missing, what was tried).

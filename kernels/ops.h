@@ -103,6 +103,7 @@ struct ConvPlan {
   ConvAlgo algo = ConvAlgo::direct;
   size_t packedBytes = 0;  // 0: the op reads the weights themselves
   int32_t splits = 1;      // parts that the sum is computed in, which are added up in order
+  double saved = 0;        // time that packed weights save, in a unit of the backend's, where it can do without
 };
 
 // Weights as the algorithm wants them. Runs once for each change of the weights, not once a step.

@@ -120,6 +120,8 @@ export interface NativeBuffer {
 export interface NativeCompileOptions {
   deterministic?: boolean
   forceAlgo?: number
+  /** See CompileOptions. */
+  packedBytes?: number
   precision?: Precision
 }
 

@@ -15,6 +15,11 @@ export interface CompileOptions {
   precision?: Precision
   /** A convolution algorithm wherever it is possible, by its number in kernels/ops.h: for tests and benchmarks. */
   forceAlgo?: number
+  /**
+   * The most memory, in bytes, that goes into packed copies of weights beside them, which save time, on a backend that can
+   * do without (the CPU). Default: 128 MiB and a quarter of the weights' size.
+   */
+  packedBytes?: number
 }
 
 type Build = (graph: Graph) => Record<string, Value>

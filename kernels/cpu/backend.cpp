@@ -226,6 +226,7 @@ Backend make() {
   b.abi = kBackendAbi;
   b.name = "cpu";
   b.precisions = precisionBit(DType::f32);
+  b.choosesPacking = 1;
   b.upsamplesInConv = 1;
   b.deviceCount = deviceCount;
   b.open = open;

@@ -2,6 +2,7 @@
 // one tap.
 #include "kernels/cpu/conv2d.h"
 
+#include "kernels/cpu/panels.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/winograd.h"
 
@@ -37,26 +38,22 @@ struct Gemm {
   Axis rows, columns;
   Tensor from, to;
   Tensor bias, sampleBias, residual;
-  const float* packed;
-  int32_t filterRows, filterColumns;
+  Filters filters;
+  const float* kept;  // packed filters
 
   int64_t pixels() const { return int64_t(to.n) * rows.count * columns.count; }
   int32_t taps() const { return rows.taps * columns.taps; }
-
-  // Weights of a tap, of the panel whose channels start at `first` and are `width`.
-  const float* weights(int first, int width, int tap) const {
+  // The filter's position that tap `tap` of the output has the weights of.
+  int filterTap(int tap) const {
     const int r = rows.firstTap + tap / columns.taps * rows.tapStep;
     const int s = columns.firstTap + tap % columns.taps * columns.tapStep;
-    return packed + (int64_t(first) * filterRows * filterColumns + int64_t(r * filterColumns + s) * width) * from.c;
+    return r * filters.w.w + s;
   }
 };
 
-// What a thread needs to know of the output pixels of a task, in tiles of kTileRows.
-struct Chunk {
-  const float** source;  // [tile][tap][kTileRows]
-  int64_t* pixel;        // [tile][kTileRows], index in the destination
-  int32_t* sample;       // [tile][kTileRows]
-  float* sums;           // [tile][kTileRows][kPanel], of few tiles
+// Steps of the sum: channels [c, endC) of each of the taps [tap, endTap).
+struct Part {
+  int32_t tap, endTap, c, endC;
 };
 
 // How the output is cut into tasks. No result depends on it.
@@ -65,18 +62,20 @@ struct Cut {
   int32_t groups;      // pieces of the panels
   int64_t tiles;       // of kTileRows pixels or less, all together
   int64_t chunkTiles;  // the most in a chunk
+  Packing packing;
 };
-
-// So few tiles share the time to read a panel of weights from memory that it shows.
-constexpr int64_t kFewTiles = 3;
 
 Cut cutOf(const Gemm& g, int threads) {
   // A chunk's input (its own pixels; halos come on top) and one panel of weights stay in the L2 cache.
   constexpr int64_t kChunkBytes = 96 << 10, kMinChunkTiles = 4, kMaxChunkTiles = 64;
-  constexpr int64_t kOneChunk = 8;       // tiles that are not worth reading all weights once more
-  constexpr int64_t kSmall = 256 << 10;  // multiply-adds that are not worth waking a thread for
+  constexpr int64_t kOneChunk = 8;            // tiles that are not worth reading all weights once more
+  constexpr int64_t kOwnTiles = 32;           // packing a weight takes as long as several products with it
+  constexpr int64_t kSharedFloats = 1 << 20;  // that stay in the L3 cache
+  constexpr int64_t kSmall = 256 << 10;       // multiply-adds that are not worth waking a thread for
   Cut cut;
   cut.tiles = ceilDiv<int64_t>(g.pixels(), kTileRows);
+  const bool shares = cut.tiles > kOwnTiles && panelFloats(g.filters) <= kSharedFloats;
+  cut.packing = g.kept ? Packing::kept : shares ? Packing::shared : Packing::own;
   const int64_t pixelBytes = 4 * int64_t(g.from.c) * g.rows.sourceStep * g.columns.sourceStep;
   const int64_t most = minOf(maxOf(kChunkBytes / (pixelBytes * kTileRows), kMinChunkTiles), kMaxChunkTiles);
   const int32_t panels = ceilDiv(g.to.c, kPanel);
@@ -84,28 +83,69 @@ Cut cutOf(const Gemm& g, int threads) {
   const int64_t tasks = threads == 1 || work < kSmall ? 1 : 8 * int64_t(threads);
   // Where there are few panels, chunks are what threads share.
   const int64_t least = minOf(ceilDiv<int64_t>(tasks, panels), cut.tiles / kMinChunkTiles);
-  cut.chunks = cut.tiles <= kOneChunk ? 1 : maxOf(ceilDiv(cut.tiles, most), least);
+  const int64_t chunks = cut.packing == Packing::own ? cut.tiles / kOwnTiles : ceilDiv(cut.tiles, most);
+  cut.chunks = cut.packing == Packing::kept && cut.tiles <= kOneChunk ? 1 : maxOf(maxOf(chunks, least), int64_t(1));
   cut.chunkTiles = ceilDiv(cut.tiles, cut.chunks);
   cut.groups = int32_t(minOf<int64_t>(panels, ceilDiv(tasks, cut.chunks)));
   return cut;
 }
 
+// So few tiles share the time to read a panel of weights from memory that it shows.
+constexpr int64_t kFewTiles = 3;
+
+// Where a task packs its own weights, or a few tiles share the time to read kept ones from memory, a panel is
+// multiplied in parts, which stay in the L1 cache while all tiles of the task go over them; between the parts the
+// tiles' sums are in memory. A part is several taps, or a piece of one.
+constexpr int kPartSteps = 6144 / kPanel;
+
+struct Parts {
+  int32_t taps, depth;
+  int32_t partTaps, pieces, pieceDepth, count;
+
+  Parts(const Gemm& g, const Cut& cut) : taps(g.taps()), depth(g.from.c) {
+    const bool whole = cut.packing == Packing::shared || (cut.packing == Packing::kept && cut.chunkTiles > kFewTiles);
+    partTaps = whole ? maxOf(taps, 1) : maxOf(kPartSteps / depth, 1);
+    pieces = whole ? 1 : ceilDiv(depth, kPartSteps);
+    pieceDepth = roundUp(ceilDiv(depth, pieces), kWidth);
+    count = maxOf(ceilDiv(taps, partTaps) * pieces, 1);
+  }
+  Part part(int i) const {
+    const int32_t tap = i / pieces * partTaps, c = i % pieces * pieceDepth;
+    return {tap, minOf(tap + partTaps, taps), minOf(c, depth), minOf(c + pieceDepth, depth)};
+  }
+  // Floats of a packed part.
+  size_t floats() const { return size_t(minOf(partTaps, taps)) * minOf(pieceDepth, depth) * kPanel; }
+};
+
+// What a thread needs to know of the output pixels of a task, in tiles of kTileRows.
+struct Chunk {
+  const float** source;  // [tile][tap][kTileRows]
+  int64_t* pixel;        // [tile][kTileRows], index in the destination
+  int32_t* sample;       // [tile][kTileRows]
+  float* sums;           // [tile][kTileRows][kPanel], where there is more than one part
+  float* panel;          // the packed part, where it is the task's own
+};
+
 // Memory of a thread, in the order of Chunk.
 struct ChunkLayout {
-  size_t source, pixel, sample, bytes;
+  size_t source, pixel, sample, sums, bytes;
 
   ChunkLayout(const Gemm& g, const Cut& cut) {
     const size_t rows = size_t(cut.chunkTiles) * kTileRows;
+    const Parts parts(g, cut);
     source = roundUp<size_t>(rows * g.taps() * sizeof(float*), kCacheLine);
     pixel = roundUp<size_t>(rows * sizeof(int64_t), kCacheLine);
     sample = roundUp<size_t>(rows * sizeof(int32_t), kCacheLine);
-    bytes = source + pixel + sample + size_t(minOf(cut.chunkTiles, kFewTiles)) * kTileRows * kPanel * sizeof(float);
+    sums = parts.count > 1 ? rows * kPanel * sizeof(float) : 0;
+    bytes = source + pixel + sample + sums;
+    if (cut.packing == Packing::own) bytes += roundUp<size_t>(parts.floats() * sizeof(float), kCacheLine);
   }
 
   Chunk chunk(char* memory) const {
+    char* const at = memory + source + pixel + sample;
     return {reinterpret_cast<const float**>(memory), reinterpret_cast<int64_t*>(memory + source),
-            reinterpret_cast<int32_t*>(memory + source + pixel),
-            reinterpret_cast<float*>(memory + source + pixel + sample)};
+            reinterpret_cast<int32_t*>(memory + source + pixel), reinterpret_cast<float*>(at),
+            reinterpret_cast<float*>(at + sums)};
   }
 };
 
@@ -153,11 +193,14 @@ constexpr int kLine = kCacheLine / 4;
 // Largest panel that is fetched while the one before it is multiplied: both fit the L2 cache beside the input.
 constexpr int64_t kNextFloats = 16 << 10;
 
-// acc[m][v] += sum_c a[m][c] * b[c][v]; asks for a cache line at the distance `ahead` at each step.
+// acc[m][v] += sum_c a[m][c] * b[c - begin][v] for begin <= c < end; asks for a cache line at the distance `ahead` at
+// each step.
 template <int M, int V>
-DDPM_INLINE void multiply(vf (&acc)[M][V], const float* const* a, const float* b, int64_t depth, int64_t ahead) {
+DDPM_INLINE void multiply(vf (&acc)[M][V], const float* const* a, const float* b, int64_t begin, int64_t end,
+                          int64_t ahead) {
   const float* row[M];
-  for (int m = 0; m < M; ++m) row[m] = a[m];
+  for (int m = 0; m < M; ++m) row[m] = a[m] + begin;
+  const int64_t depth = end - begin;
 #pragma GCC unroll 4
   for (int64_t c = 0; c < depth; ++c) {
     __builtin_prefetch(b + c * V * kWidth + (V == 1 ? kAhead : ahead));
@@ -170,28 +213,47 @@ DDPM_INLINE void multiply(vf (&acc)[M][V], const float* const* a, const float* b
   }
 }
 
-// One tile: M pixels x V vectors of channels from `first` on, `valid` of them there. Not inlined: among other tiles,
-// GCC finds no registers for its sums.
+// One part of one tile: M pixels x V vectors of channels from `first` on, `valid` of them there. Not inlined: among
+// other tiles, GCC finds no registers for its sums.
 template <int M, int V>
-__attribute__((noinline)) void tile(const Gemm& g, const float* const* source, const int64_t* pixel,
-                                    const int32_t* sample, int first, int valid, int64_t ahead) {
+__attribute__((noinline)) void tile(const Gemm& g, const Chunk& chunk, int64_t slot, const Part& part, bool isFirst,
+                                    bool isLast, const float* panels, int first, int valid, int64_t ahead) {
   constexpr int width = V * kWidth;
-  const int32_t depth = g.from.c;
-  const float* panel = g.packed + int64_t(first) * g.filterRows * g.filterColumns * depth;
-  for (int m = 0; m < M; ++m)
-    for (int i = 0; i < width; i += kLine) __builtin_prefetch(g.to.f32() + pixel[m] * g.to.ld + first + i, 1);
-  if (g.residual)
+  const int64_t* const pixel = chunk.pixel + slot;
+  if (isLast) {
     for (int m = 0; m < M; ++m)
-      for (int i = 0; i < width; i += kLine)
-        __builtin_prefetch(g.residual.f32() + pixel[m] * g.residual.ld + first + i);
-  vf acc[M][V];
-  for (int m = 0; m < M; ++m)
-    for (int v = 0; v < V; ++v) acc[m][v] = zero();
-  for (int r = 0; r < g.rows.taps; ++r) {
-    const int64_t line = int64_t(g.rows.firstTap + r * g.rows.tapStep) * g.filterColumns;
-    for (int s = 0; s < g.columns.taps; ++s, source += kTileRows)
-      multiply(acc, source, panel + (line + g.columns.firstTap + s * g.columns.tapStep) * depth * width, depth, ahead);
+      for (int i = 0; i < width; i += kLine) __builtin_prefetch(g.to.f32() + pixel[m] * g.to.ld + first + i, 1);
+    if (g.residual)
+      for (int m = 0; m < M; ++m)
+        for (int i = 0; i < width; i += kLine)
+          __builtin_prefetch(g.residual.f32() + pixel[m] * g.residual.ld + first + i);
   }
+  float* const sums = chunk.sums + slot * kPanel;
+  vf acc[M][V];
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) acc[m][v] = zero();
+  if (!isFirst) {
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[m][v] = load(sums + (m * V + v) * kWidth);
+  }
+  const float* const* source = chunk.source + slot * g.taps() + part.tap * kTileRows;
+  const float* b = chunk.panel;
+  for (int t = part.tap; t < part.endTap; ++t, source += kTileRows, b += (part.endC - part.c) * width) {
+    if (panels) b = panels + panelOffset(g.filters, first) + (int64_t(g.filterTap(t)) * g.from.c + part.c) * width;
+    multiply(acc, source, b, part.c, part.endC, ahead);
+  }
+  if (!isLast) {
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) store(sums + (m * V + v) * kWidth, acc[m][v]);
+    return;
+  }
+  const int32_t* const sample = chunk.sample + slot;
   for (int v = 0; v < V; ++v) {
     const int c = first + v * kWidth, n = minOf(valid - v * kWidth, kWidth);
     if (n <= 0) break;
@@ -207,110 +269,14 @@ __attribute__((noinline)) void tile(const Gemm& g, const float* const* source, c
   }
 }
 
-// ---- few tiles ----------------------------------------------------------------------------------------------------
-// Their weights come from memory, so they go together over a panel, part by part: a part stays in the L1 cache, and the
-// one after it is fetched meanwhile. Between the parts the sums are in memory.
-
-constexpr int kPartDepth = 4096 / kPanel;
-constexpr int64_t kFewFloats = 8192;  // of a panel, which would stay in the L1 cache as a whole
-
-// Lines are fetched at every kFetchSteps steps, each of them once: a prefetch of a line that is under way costs as much
-// as one of another.
-constexpr int kFetchSteps = 4;
-
-// Steps [c, endC) of a tap. Each tile fetches `lines` lines at a time, the first of them from `next` on.
-struct Part {
-  int32_t tap, c, endC;
-  const float* next;
-  int lines;
-
-  int depth() const { return endC - c; }
-};
-
-// sums [M][V] (+)= the part of M pixels and V vectors of channels from `first` on. The loops are unrolled by name: left
-// to itself, GCC keeps the sums in memory.
-template <int M, int V>
-__attribute__((noinline)) void sumPart(const Gemm& g, const Part& part, const float* next, const float* const* source,
-                                       int first, float* sums) {
-  constexpr int width = V * kWidth;
-  const float* row[M];
-  for (int m = 0; m < M; ++m) row[m] = source[part.tap * kTileRows + m];
-  const float* b = g.weights(first, width, part.tap);
-  vf acc[M][V];
-#pragma GCC unroll 16
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) acc[m][v] = zero();
-  if (part.tap > 0 || part.c > 0) {
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) acc[m][v] = load(sums + (m * V + v) * kWidth);
-  }
-  const auto step = [&](int64_t c) DDPM_LAMBDA_INLINE {
-    vf column[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) column[v] = load(b + (c * V + v) * kWidth);
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m) {
-      const vf x = broadcast(row[m][c]);
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) acc[m][v] = x * column[v] + acc[m][v];
-    }
-  };
-  int64_t c = part.c;
-  for (; c + kFetchSteps <= part.endC; c += kFetchSteps, next += part.lines * kLine) {
-    for (int i = 0; i < part.lines; ++i) __builtin_prefetch(next + i * kLine);
-#pragma GCC unroll 4
-    for (int i = 0; i < kFetchSteps; ++i) step(c + i);
-  }
-  for (; c < part.endC; ++c) step(c);
-#pragma GCC unroll 16
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store(sums + (m * V + v) * kWidth, acc[m][v]);
-}
-
-// Writes the channels [first, first + valid) of m pixels from their sums [m][width].
-void finish(const Gemm& g, int m, const float* sums, int width, const int64_t* pixel, const int32_t* sample, int first,
-            int valid) {
-  forChannels(valid, [&](int64_t i, auto part) DDPM_LAMBDA_INLINE {
-    const int64_t c = first + i;
-    const vf bias = g.bias ? part.load(g.bias.f32() + c) : zero();
-    for (int row = 0; row < m; ++row) {
-      vf y = load(sums + row * width + i) + bias;
-      if (g.sampleBias) y = y + part.load(g.sampleBias.f32() + int64_t(sample[row]) * g.sampleBias.ld + c);
-      if (g.residual) y = y + part.load(g.residual.f32() + pixel[row] * g.residual.ld + c);
-      part.store(g.to.f32() + pixel[row] * g.to.ld + c, y);
-    }
-  });
-}
-
-// Panel `first` of the tiles; pixels(t) of tile t.
-template <class Pixels>
-void runFewTiles(const Gemm& g, const Chunk& chunk, int tiles, int first, const Pixels& pixels) {
-  const int taps = g.taps(), depth = g.from.c, width = panelWidth(g.to.c, first);
-  for (int tap = 0; tap < taps; ++tap) {
-    const float* weights = g.weights(first, width, tap);
-    for (int c = 0; c < depth; c += kPartDepth) {
-      const int end = minOf(depth, c + kPartDepth);
-      const Part part = {tap, c, end, weights + int64_t(end) * width, ceilDiv(kFetchSteps * width / kLine, tiles)};
-      for (int t = 0; t < tiles; ++t) {
-        const float* next = part.next + t * (part.depth() / kFetchSteps) * part.lines * kLine;
-        const float* const* source = chunk.source + t * kTileRows * taps;
-        float* sums = chunk.sums + t * kTileRows * kPanel;
-        withRows(pixels(t), [&]<int M>() {
-          if (width == kPanel)
-            sumPart<M, kTileVectors>(g, part, next, source, first, sums);
-          else
-            sumPart<M, 1>(g, part, next, source, first, sums);
-        });
-      }
-    }
-  }
-  for (int t = 0; t < tiles; ++t)
-    finish(g, pixels(t), chunk.sums + t * kTileRows * kPanel, width, chunk.pixel + t * kTileRows,
-           chunk.sample + t * kTileRows, first, minOf(width, g.to.c - first));
+// Packs a part of the panel whose channels start at `first`, and asks for the part after it.
+void packPart(const Gemm& g, const Parts& parts, int i, int first, float* to) {
+  const Part part = parts.part(i), next = parts.part(i + 1 < parts.count ? i + 1 : 0);
+  const int width = panelWidth(g.to.c, first);
+  int64_t ahead = g.filters.distance(i + 1 < parts.count ? 0 : kPanel, next.c - part.c);
+  if (parts.taps > 0) ahead += int64_t(g.filterTap(next.tap) - g.filterTap(part.tap)) * g.filters.w.c;
+  for (int t = part.tap; t < part.endTap; ++t, to += (part.endC - part.c) * width)
+    packTap(g.filters, g.filterTap(t), first, width, part.c, part.endC, to, ahead);
 }
 
 // In floats; of different arrays.
@@ -318,63 +284,73 @@ int64_t distance(const float* from, const float* to) {
   return (reinterpret_cast<intptr_t>(to) - reinterpret_cast<intptr_t>(from)) / int64_t(sizeof(float));
 }
 
-void runTask(const Gemm& g, const Cut& cut, int64_t task, const float* zeros, char* memory) {
-  const int32_t taps = g.taps(), panels = ceilDiv(g.to.c, kPanel);
+// `panels`: all packed weights, or null where the task packs its own.
+void runTask(const Gemm& g, const Cut& cut, int64_t task, const float* zeros, const float* panels, char* memory) {
+  const int32_t taps = g.taps(), count = ceilDiv(g.to.c, kPanel);
   const int64_t c = task / cut.groups, group = task % cut.groups;
   const int64_t firstTile = cut.tiles * c / cut.chunks, endTile = cut.tiles * (c + 1) / cut.chunks;
-  const auto pixels = [&](int64_t t) {
-    return int(tileBegin(g, cut, firstTile + t + 1) - tileBegin(g, cut, firstTile + t));
-  };
+  const auto pixels = [&](int64_t t) { return int(tileBegin(g, cut, t + 1) - tileBegin(g, cut, t)); };
   Chunk chunk = ChunkLayout(g, cut).chunk(memory);
   describe(g, cut, firstTile, endTile, zeros, chunk);
+  const Parts parts(g, cut);
   // The input of the next chunk, where that is the next task and each pixel's input is its own.
   const float* input = g.from.f32() + g.from.rows() * endTile / cut.tiles * g.from.ld;
   const int64_t inputFloats = cut.groups == 1 && taps == 1 ? cut.chunkTiles * kTileRows * g.from.ld : 0;
-  for (int p = int(panels * group / cut.groups); p < int(panels * (group + 1) / cut.groups); ++p) {
+  for (int p = int(count * group / cut.groups); p < int(count * (group + 1) / cut.groups); ++p) {
     const int first = p * kPanel, width = panelWidth(g.to.c, first), valid = minOf(width, g.to.c - first);
-    const int64_t tiles = endTile - firstTile, floats = int64_t(g.filterRows) * g.filterColumns * g.from.c * width;
-    if (taps > 0 && tiles > 1 && tiles <= kFewTiles && floats > kFewFloats) {
-      runFewTiles(g, chunk, int(tiles), first, pixels);
-      continue;
-    }
-    const float* panel = g.packed + int64_t(first) * g.filterRows * g.filterColumns * g.from.c;
     const int64_t lines = width / kLine, piece = int64_t(first) * g.from.c;
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t slot = t * kTileRows;
-      const float* const* source = chunk.source + slot * taps;
-      int64_t ahead = kAhead;
-      // One line a step: the first tiles fetch the next panel, those after them a piece of the next chunk's input.
-      if (tiles > kFewTiles && floats <= kNextFloats) {
-        if (t < lines)
-          ahead = floats + t * kLine;
-        else if (t < 2 * lines && piece < inputFloats)
-          ahead = distance(panel, input + piece + (t - lines) * kLine);
+    for (int i = 0; i < parts.count; ++i) {
+      const Part part = parts.part(i);
+      if (!panels) packPart(g, parts, i, first, chunk.panel);
+      const int64_t floats = int64_t(part.endTap - part.tap) * (part.endC - part.c) * width;
+      for (int64_t t = 0; t < endTile - firstTile; ++t) {
+        int64_t ahead = kAhead;
+        // One line a step: the first tiles fetch what comes next of the weights, those after them a piece of the next
+        // chunk's input.
+        if (panels && floats <= kNextFloats) {
+          if (t < lines)
+            ahead = floats + t * kLine;
+          else if (t < 2 * lines && piece < inputFloats)
+            ahead = distance(panels + panelOffset(g.filters, first), input + piece + (t - lines) * kLine);
+        }
+        const int64_t slot = t * kTileRows;
+        withRows(pixels(firstTile + t), [&]<int M>() {
+          if (width == kPanel)
+            tile<M, kTileVectors>(g, chunk, slot, part, i == 0, i + 1 == parts.count, panels, first, valid, ahead);
+          else
+            tile<M, 1>(g, chunk, slot, part, i == 0, i + 1 == parts.count, panels, first, valid, ahead);
+        });
       }
-      withRows(pixels(t), [&]<int M>() {
-        if (width == kPanel)
-          tile<M, kTileVectors>(g, source, chunk.pixel + slot, chunk.sample + slot, first, valid, ahead);
-        else
-          tile<M, 1>(g, source, chunk.pixel + slot, chunk.sample + slot, first, valid, ahead);
-      });
     }
   }
 }
 
 size_t zeroBytes(const Gemm& g) { return roundUp<size_t>(size_t(g.from.c) * sizeof(float), kCacheLine); }
 
+size_t sharedBytes(const Gemm& g, const Cut& cut) {
+  return cut.packing == Packing::shared ? roundUp<size_t>(size_t(panelFloats(g.filters)) * sizeof(float), kCacheLine)
+                                        : 0;
+}
+
 size_t scratchOf(const CpuDevice& device, const Gemm& g) {
-  return zeroBytes(g) + device.pool.threads() * ChunkLayout(g, cutOf(g, device.pool.threads())).bytes;
+  const Cut cut = cutOf(g, device.pool.threads());
+  return zeroBytes(g) + sharedBytes(g, cut) + device.pool.threads() * ChunkLayout(g, cut).bytes;
 }
 
 void runGemm(CpuDevice& device, const Gemm& g, void* scratch) {
   if (g.pixels() == 0) return;
   const Cut cut = cutOf(g, device.pool.threads());
-  float* zeros = static_cast<float*>(scratch);
+  float* const zeros = static_cast<float*>(scratch);
   for (int32_t c = 0; c < g.from.c; ++c) zeros[c] = 0;
-  char* memory = static_cast<char*>(scratch) + zeroBytes(g);
+  char* const after = static_cast<char*>(scratch) + zeroBytes(g);
+  float* const shared = reinterpret_cast<float*>(after);
+  char* const memory = after + sharedBytes(g, cut);
+  if (cut.packing == Packing::shared) packPanels(device, g.filters, shared);
+  const float* const panels = g.kept ? g.kept : cut.packing == Packing::shared ? shared : nullptr;
   const size_t bytes = ChunkLayout(g, cut).bytes;
-  device.pool.parallelFor(cut.chunks * cut.groups,
-                          [&](int64_t task, int thread) { runTask(g, cut, task, zeros, memory + thread * bytes); });
+  device.pool.parallelFor(cut.chunks * cut.groups, [&](int64_t task, int thread) {
+    runTask(g, cut, task, zeros, panels, memory + thread * bytes);
+  });
 }
 
 Gemm gemmOf(const Conv2d& op) {
@@ -386,9 +362,8 @@ Gemm gemmOf(const Conv2d& op) {
           op.bias,
           op.sampleBias,
           op.residual,
-          static_cast<const float*>(op.packed),
-          op.w.h,
-          op.w.w};
+          {op.w, ConvPass::forward},
+          static_cast<const float*>(op.packed)};
 }
 
 Gemm gemmOf(const Conv2dDgrad& op, int32_t phaseRow, int32_t phaseColumn) {
@@ -400,9 +375,8 @@ Gemm gemmOf(const Conv2dDgrad& op, int32_t phaseRow, int32_t phaseColumn) {
           {},
           {},
           op.residual,
-          static_cast<const float*>(op.packed),
-          op.w.h,
-          op.w.w};
+          {op.w, ConvPass::dgrad},
+          static_cast<const float*>(op.packed)};
 }
 
 }  // namespace

@@ -39,8 +39,7 @@ constexpr T maxOf(T a, T b) {
 // Channels that a panel starting at `first` computes: kPanel, or kWidth where that is enough for the rest.
 constexpr int panelWidth(int channels, int first) { return channels - first <= kWidth ? kWidth : kPanel; }
 
-// Packed weights: [panel][r][s][depth][panelWidth], absent channels 0. Forward: channels K, depth C; dgrad the other
-// way.
+// Floats of packed weights, [panel][tap][depth][panelWidth], absent channels 0.
 constexpr int64_t packedFloats(int channels, int64_t taps, int depth) {
   const int full = channels / kPanel, rest = channels % kPanel;
   return taps * depth * (int64_t(full) * kPanel + (rest == 0 ? 0 : rest <= kWidth ? kWidth : kPanel));

@@ -18,8 +18,11 @@ struct Size {
 };
 
 // Costs of one thread, in multiply-adds of the inner kernel. The constants are measured (AVX2, Zen 3, weights that come
-// from memory; AVX-512, Zen 5). Threads share tiles and weights alike, so the choice doesn't depend on their number.
-constexpr double kTransform = 14;  // of an element of an input or output tile, at each point
+// from memory; AVX-512, Zen 4 and 5). Threads share tiles and weights alike, so the choice doesn't depend on their
+// number.
+constexpr double kTransform = 14;                 // of an element of an input or output tile, at each point
+constexpr double kPack = kWidth == 16 ? 40 : 20;  // to read a weight from memory and pack it
+constexpr double kPoint = 5.5;                    // to transform a filter, at each point
 
 // A Winograd algorithm: a tile of out x out outputs takes so many points of the transformed input, and products.
 struct Winograd {
@@ -39,16 +42,21 @@ double transformCost(const Size& s, const Winograd& f) {
   return s.tiles(f.out) * kTransform * (f.inputs * double(s.depth) + f.products * double(s.channels));
 }
 
-double directCost(const Size& s) {
-  constexpr double kStream = kWidth == 16 ? 36 : 8;  // a weight, read while nothing else is done
-  return 9 * s.weights() * (s.pixels() + kStream);
+// `kept`: with weights that are kept packed.
+double directCost(const Size& s, int taps, bool kept) {
+  constexpr double kStream = kWidth == 16 ? 24 : 8;  // a weight, read while nothing else is done
+  return taps * s.weights() * (s.pixels() + (kept ? kStream : kPack));
 }
 
-double winogradCost(const Size& s, const Winograd& f) {
-  // A weight is fetched ahead while the panel before it is multiplied, which takes that long at least: memory is no
-  // faster where vectors are wider.
-  constexpr double kStream = 14 * kWidth / 8.0, kRest = 4;
-  return f.products * s.weights() * maxOf(s.tiles(f.out) + kRest, kStream) + transformCost(s, f);
+double winogradCost(const Size& s, const Winograd& f, bool kept) {
+  // A kept weight is fetched ahead while the panel before it is multiplied, which takes that long at least: memory is
+  // no faster where vectors are wider. Tasks that transform filters themselves read their tiles once more for each
+  // panel.
+  constexpr double kStream = 14 * kWidth / 8.0, kRest = 4, kAgain = 0.25;
+  const double tiles = s.tiles(f.out);
+  const double pack = kept ? 0 : 9 * kPack + f.products * kPoint;
+  const double product = kept ? maxOf(tiles + kRest, kStream) : tiles * (1 + kAgain) + kRest;
+  return s.weights() * (pack + f.products * product) + transformCost(s, f);
 }
 
 double directWgradCost(const Size& s) {
@@ -64,17 +72,17 @@ double winogradWgradCost(const Size& s, const Winograd& f) {
 }
 
 // Of direct convolution and Winograd's that can compute it.
-ConvAlgo cheapest(const Tensor& w, const ConvShape& shape, Size s, const PlanOptions& options,
-                  double (*directCost)(const Size&), double (*winogradCost)(const Size&, const Winograd&)) {
+template <class Direct, class Cost>
+ConvAlgo cheapest(const Tensor& w, const ConvShape& shape, const PlanOptions& options, const Direct& directCost,
+                  const Cost& winogradCost) {
   if (w.h != 3 || w.w != 3 || shape.stride != 1 || options.forceAlgo == int(ConvAlgo::direct)) return ConvAlgo::direct;
   const bool upsamples = shape.upsample == 2 && shape.padTop == 1 && shape.padLeft == 1;
-  if (options.deterministic) s.n = 4;  // the same whatever the batch: as for a small one
   ConvAlgo best = ConvAlgo::direct;
-  double least = directCost(s);
+  double least = directCost();
   for (const Winograd& f : {kWinograd2, kWinograd4, kWinogradUpsample}) {
     if (f.algo == ConvAlgo::winogradUpsample && !upsamples) continue;
     if (options.forceAlgo == int(f.algo)) return f.algo;
-    const double cost = winogradCost(s, f);
+    const double cost = winogradCost(f);
     if (cost >= least) continue;
     best = f.algo;
     least = cost;
@@ -82,27 +90,68 @@ ConvAlgo cheapest(const Tensor& w, const ConvShape& shape, Size s, const PlanOpt
   return best;
 }
 
-ConvPlan planOf(ConvAlgo algo, const Tensor& w, int channels, int depth) {
-  const size_t floats = isWinograd(algo) ? winogradPackedFloats(algo, channels, depth)
-                                         : size_t(packedFloats(channels, int64_t(w.h) * w.w, depth));
-  return {algo, sizeof(float) * floats};
+// The same whatever the batch: as for a small one.
+int64_t samplesOf(int32_t n, const PlanOptions& options) { return options.deterministic ? 4 : n; }
+
+size_t packedBytes(ConvAlgo algo, const Filters& f) {
+  return sizeof(float) * (isWinograd(algo) ? winogradFloats(algo, f) : size_t(panelFloats(f)));
+}
+
+struct Costs {
+  const Size& size;
+  const ConvShape& shape;
+  const Filters& filters;
+  const PlanOptions& options;
+
+  // Of 1x1 filters, small ones for few pixels; large ones would be read from memory once for each chunk of the pixels.
+  bool mayKeep(ConvAlgo algo) const {
+    constexpr int64_t kFloats = 1 << 20, kPixels = 512;
+    if (filters.taps() == 1 && (panelFloats(filters) > kFloats || size.pixels() > kPixels)) return false;
+    return options.packedBytes < 0 || packedBytes(algo, filters) <= uint64_t(options.packedBytes);
+  }
+  double direct(bool kept) const { return directCost(size, filters.taps(), kept); }
+  double winograd(const Winograd& f, bool kept) const { return winogradCost(size, f, kept); }
+  double of(ConvAlgo algo, bool kept) const {
+    for (const Winograd& f : {kWinograd2, kWinograd4, kWinogradUpsample})
+      if (f.algo == algo) return winograd(f, kept);
+    return direct(kept);
+  }
+  double least(ConvAlgo algo, bool mayKeepAny) const {
+    const double own = of(algo, false);
+    return mayKeepAny && mayKeep(algo) ? minOf(own, of(algo, true)) : own;
+  }
+  ConvAlgo best(bool mayKeepAny) const {
+    return cheapest(
+        filters.w, shape, options, [&] { return least(ConvAlgo::direct, mayKeepAny); },
+        [&](const Winograd& f) { return least(f.algo, mayKeepAny); });
+  }
+};
+
+// Weights are kept packed where that is allowed and saves time.
+ConvPlan planOf(const Filters& f, const ConvShape& shape, const Size& s, const PlanOptions& options) {
+  const Costs costs = {s, shape, f, options};
+  const ConvAlgo algo = costs.best(true), without = costs.best(false);
+  if (!costs.mayKeep(algo) || costs.of(algo, true) >= costs.of(algo, false)) return {.algo = algo};
+  return {.algo = algo, .packedBytes = packedBytes(algo, f), .saved = costs.of(without, false) - costs.of(algo, true)};
 }
 
 }  // namespace
 
 ConvPlan planConv(const CpuDevice&, const Conv2d& op, const PlanOptions& options) {
-  const Size size = {op.y.n, op.y.h, op.y.w, op.w.c, op.w.n};
-  return planOf(cheapest(op.w, op.shape, size, options, directCost, winogradCost), op.w, op.w.n, op.w.c);
+  const Size size = {samplesOf(op.y.n, options), op.y.h, op.y.w, op.w.c, op.w.n};
+  return planOf({op.w, ConvPass::forward}, op.shape, size, options);
 }
 
 ConvPlan planDgrad(const CpuDevice&, const Conv2dDgrad& op, const PlanOptions& options) {
-  const Size size = {op.dx.n, op.dx.h, op.dx.w, op.w.n, op.w.c};
-  return planOf(cheapest(op.w, op.shape, size, options, directCost, winogradCost), op.w, op.w.c, op.w.n);
+  const Size size = {samplesOf(op.dx.n, options), op.dx.h, op.dx.w, op.w.n, op.w.c};
+  return planOf({op.w, ConvPass::dgrad}, op.shape, size, options);
 }
 
 ConvAlgo planWgrad(const CpuDevice&, const Conv2dWgrad& op, const PlanOptions& options) {
-  const Size size = {op.dy.n, op.dy.h, op.dy.w, op.dWeight.n, op.dWeight.c};
-  return cheapest(op.dWeight, op.shape, size, options, directWgradCost, winogradWgradCost);
+  const Size size = {samplesOf(op.dy.n, options), op.dy.h, op.dy.w, op.dWeight.n, op.dWeight.c};
+  return cheapest(
+      op.dWeight, op.shape, options, [&] { return directWgradCost(size); },
+      [&](const Winograd& w) { return winogradWgradCost(size, w); });
 }
 
 }  // namespace ddpm::cpu::DDPM_ISA

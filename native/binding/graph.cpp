@@ -12,6 +12,12 @@ Napi::Value fromIds(Napi::Env env, const std::vector<ValueId>& ids) {
   return array;
 }
 
+int64_t toPackedBytes(const Napi::Value& value) {
+  const double bytes = toNumber(value, "packedBytes");
+  if (bytes >= 0 && bytes <= 9007199254740991.0) return int64_t(bytes);
+  throw Failure::argumentOf("compile", "packedBytes", "bytes", std::to_string(bytes));
+}
+
 PlanOptions toPlanOptions(const Napi::Value& value) {
   PlanOptions options;
   if (!isGiven(value)) return options;
@@ -19,6 +25,8 @@ PlanOptions toPlanOptions(const Napi::Value& value) {
   const Napi::Value deterministic = object.Get("deterministic"), forceAlgo = object.Get("forceAlgo");
   if (isGiven(deterministic)) options.deterministic = deterministic.ToBoolean();
   if (isGiven(forceAlgo)) options.forceAlgo = toInt(forceAlgo, "forceAlgo");
+  const Napi::Value packedBytes = object.Get("packedBytes");
+  if (isGiven(packedBytes)) options.packedBytes = toPackedBytes(packedBytes);
   return options;
 }
 

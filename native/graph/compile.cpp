@@ -121,6 +121,7 @@ Compiled compileOnce(const Graph& source, const std::map<std::string, ValueId>& 
   const bool changesWeights =
       std::any_of(region.live.begin(), region.live.end(), [&](int32_t i) { return isOptimizer(graph.node(i).op); });
   Lowering lowering(graph, placement, target, changesWeights, compiled.steps);
+  if (target.backend->choosesPacking) lowering.choosePacked(region.live);
   for (int32_t i : region.live) lowering.lower(i);
   copyOutputs(region, placement, compiled.steps);
   for (auto& [bank, prologue] : compiled.steps.prologues) {

@@ -1,5 +1,8 @@
 #include "native/graph/lower.h"
 
+#include <algorithm>
+#include <set>
+
 #include "native/graph/backend_error.h"
 
 namespace ddpm {
@@ -49,27 +52,78 @@ bool Lowering::isInPlace(size_t input, int32_t start) const {
 namespace {
 
 template <class Result, class Plan, class Op>
-Result planned(const Target& target, Plan plan, const Op& op) {
+Result planned(const Target& target, const PlanOptions& options, Plan plan, const Op& op) {
   Result result = {};
   Error error;
-  if (!plan(target.device, op, target.options, &result, &error)) throw toFailure(error);
+  if (!plan(target.device, op, options, &result, &error)) throw toFailure(error);
   return result;
 }
 
 }  // namespace
 
-ConvPlan Lowering::plan(const Conv2d& op) const { return planned<ConvPlan>(target_, target_.backend->planConv, op); }
-ConvPlan Lowering::plan(const Conv2dDgrad& op) const {
-  return planned<ConvPlan>(target_, target_.backend->planDgrad, op);
+bool Lowering::staysPacked(size_t weight) const {
+  const ValueId v = node_->inputs[weight];
+  return graph_.isParameter(v) && !(changesWeights_ && graph_.isTrained(v));
+}
+
+template <class Plan, class Op>
+ConvPlan Lowering::plan(size_t weight, ConvPass pass, Plan plan, const Op& op) {
+  const std::pair key(node_->inputs[weight], pass);
+  PlanOptions options = target_.options;
+  options.packedBytes = candidates_ ? INT64_MAX : kept_[key];
+  if (!staysPacked(weight)) options.packedBytes = 0;
+  const ConvPlan planned = ddpm::planned<ConvPlan>(target_, options, plan, op);
+  if (candidates_) {
+    Candidate& candidate = (*candidates_)[key];
+    candidate.bytes = std::max(candidate.bytes, int64_t(planned.packedBytes));
+    candidate.saved += planned.saved;
+  }
+  return planned;
+}
+
+ConvPlan Lowering::plan(const Conv2d& op, size_t weight) {
+  return plan(weight, ConvPass::forward, target_.backend->planConv, op);
+}
+ConvPlan Lowering::plan(const Conv2dDgrad& op, size_t weight) {
+  return plan(weight, ConvPass::dgrad, target_.backend->planDgrad, op);
 }
 ConvAlgo Lowering::plan(const Conv2dWgrad& op) const {
-  return planned<ConvAlgo>(target_, target_.backend->planWgrad, op);
+  return planned<ConvAlgo>(target_, target_.options, target_.backend->planWgrad, op);
+}
+
+void Lowering::choosePacked(const std::vector<int32_t>& nodes) {
+  // Packed weights save a tenth of a small network's time; of a large one they would be most of the memory.
+  constexpr int64_t kBytes = 128 << 20, kPart = 4;  // and a quarter of the weights
+  int64_t budget = target_.options.packedBytes;
+  if (budget < 0) budget = kBytes + graph_.parameterElements() * 4 / kPart;
+
+  std::map<std::pair<ValueId, ConvPass>, Candidate> candidates;
+  candidates_ = &candidates;
+  const std::set<const OpDef*> ops = {findOp("conv2d"), findOp("conv2dSum"), findOp("linear"), findOp("conv2dDgrad")};
+  for (int32_t node : nodes) {
+    if (ops.count(graph_.node(node).op)) lower(node);
+  }
+  candidates_ = nullptr;
+
+  using Entry = std::pair<const std::pair<ValueId, ConvPass>, Candidate>;
+  std::vector<const Entry*> sorted;
+  for (const Entry& entry : candidates) {
+    if (entry.second.bytes > 0 && entry.second.saved > 0) sorted.push_back(&entry);
+  }
+  std::stable_sort(sorted.begin(), sorted.end(), [](const Entry* a, const Entry* b) {
+    return a->second.saved * double(b->second.bytes) > b->second.saved * double(a->second.bytes);
+  });
+  for (const Entry* entry : sorted) {
+    if (entry->second.bytes > budget) continue;
+    budget -= entry->second.bytes;
+    kept_[entry->first] = entry->second.bytes;
+  }
 }
 
 const void* Lowering::packed(size_t weight, const ConvShape& shape, ConvPass pass, const ConvPlan& plan) {
-  if (plan.packedBytes == 0) return nullptr;
+  if (plan.packedBytes == 0 || candidates_) return nullptr;
   const ValueId v = node_->inputs[weight];
-  const bool isKept = graph_.isParameter(v) && !(changesWeights_ && graph_.isTrained(v));
+  const bool isKept = staysPacked(weight);
   std::string key;
   if (isKept) {
     for (int64_t part : {int64_t(v), int64_t(pass), int64_t(plan.algo), int64_t(shape.stride), int64_t(shape.padTop),

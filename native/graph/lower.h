@@ -39,6 +39,10 @@ class Lowering {
   Lowering(const Graph& graph, Placement& placement, const Target& target, bool changesWeights, Steps& out)
       : graph_(graph), placement_(placement), target_(target), changesWeights_(changesWeights), out_(out) {}
 
+  // Decides which of the nodes' weights are kept packed, where the backend can do without: those that save most time
+  // for their bytes.
+  void choosePacked(const std::vector<int32_t>& nodes);
+
   void lower(int32_t node);
 
   // For descriptors. A tensor of an absent value is absent.
@@ -56,8 +60,9 @@ class Lowering {
   size_t inputCount() const { return node_->inputs.size(); }
   bool isInPlace(size_t input, int32_t start) const;  // the input already lies in channels [start, ...) of output 0
 
-  ConvPlan plan(const Conv2d& op) const;
-  ConvPlan plan(const Conv2dDgrad& op) const;
+  // `weight`: the number of the input.
+  ConvPlan plan(const Conv2d& op, size_t weight);
+  ConvPlan plan(const Conv2dDgrad& op, size_t weight);
   ConvAlgo plan(const Conv2dWgrad& op) const;
   // Memory with the packed weights of input `weight`: filled by the prologue for a parameter that stays the same from
   // run to run; else right before this step, and free again after it.
@@ -65,10 +70,15 @@ class Lowering {
 
   template <class Op>
   void run(const Op& op) {
-    out_.steps.push_back(op);
+    if (!candidates_) out_.steps.push_back(op);
   }
 
  private:
+  // Whether packed weights of input `weight` stay the same from run to run.
+  bool staysPacked(size_t weight) const;
+  template <class Plan, class Op>
+  ConvPlan plan(size_t weight, ConvPass pass, Plan plan, const Op& op);
+
   const Graph& graph_;
   Placement& placement_;
   const Target& target_;
@@ -76,6 +86,14 @@ class Lowering {
   Steps& out_;
   const Node* node_ = nullptr;
   std::map<std::string, const void*> packed_;  // by weight, pass, algorithm and shape
+  // Of a layer's weights, of which a network has two for guidance: the most that is kept packed.
+  std::map<std::pair<ValueId, ConvPass>, int64_t> kept_;
+  // What might be, while that is decided.
+  struct Candidate {
+    int64_t bytes = 0;
+    double saved = 0;
+  };
+  std::map<std::pair<ValueId, ConvPass>, Candidate>* candidates_ = nullptr;
 };
 
 // Channels [start, start + count) of a tensor.

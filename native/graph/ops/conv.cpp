@@ -74,7 +74,7 @@ void lowerConv(Lowering& l) {
             .shape = geometryOf(l.attributes()).shape(),
             .algo = {},
             .splits = 1};
-  const ConvPlan plan = l.plan(op);
+  const ConvPlan plan = l.plan(op, kWeight);
   op.algo = plan.algo;
   op.splits = plan.splits;
   op.packed = l.packed(kWeight, op.shape, ConvPass::forward, plan);
@@ -121,7 +121,7 @@ void lowerDgrad(Lowering& l) {
                  .shape = geometryOf(l.attributes()).shape(),
                  .algo = {},
                  .splits = 1};
-  const ConvPlan plan = l.plan(op);
+  const ConvPlan plan = l.plan(op, 1);
   op.algo = plan.algo;
   op.splits = plan.splits;
   op.packed = l.packed(1, op.shape, ConvPass::dgrad, plan);
