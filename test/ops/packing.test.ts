@@ -27,7 +27,10 @@ describe('packed weights on cpu', () => {
   for (const [x, out, kernel, stride, upsampled = false] of layers) {
     const random = new Random(9)
     const shape = [out, x[3], kernel, kernel]
-    const weights = random.normals(shape.reduce((a, b) => a * b), 1 / Math.sqrt(kernel * kernel * x[3]))
+    const weights = random.normals(
+      shape.reduce((a, b) => a * b),
+      1 / Math.sqrt(kernel * kernel * x[3]),
+    )
     const scale = upsampled ? 2 : 1
     const y: Dims = [x[0], Math.ceil((scale * x[1]) / stride), Math.ceil((scale * x[2]) / stride), out]
     const pad = (kernel - 1) / 2
@@ -53,7 +56,11 @@ describe('packed weights on cpu', () => {
         if (forceAlgo === winogradUpsample && !upsampled) continue
         const own = await run({ forceAlgo, packedBytes: 0 })
         for (const output of ['y', 'dx']) assertCloseToScale(own[output], expected[output], 2e-5, `${name} ${output}`)
-        for (const options of [{ packedBytes: 1e9 }, { packedBytes: 1e9, threads: 3 }, { packedBytes: 0, threads: 3 }]) {
+        for (const options of [
+          { packedBytes: 1e9 },
+          { packedBytes: 1e9, threads: 3 },
+          { packedBytes: 0, threads: 3 },
+        ]) {
           const other = await run({ forceAlgo, ...options })
           for (const output of ['y', 'dx']) {
             assertSameBits(other[output], own[output], `${name} ${output}, ${JSON.stringify(options)}`)
