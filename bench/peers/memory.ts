@@ -11,5 +11,7 @@ export interface ProcessMemory {
 export function processMemory(): ProcessMemory {
   const status = readFileSync('/proc/self/status', 'utf8')
   const bytes = (name: string) => 1024 * Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(status)?.[1])
-  return { residentBytes: bytes('VmRSS'), peakBytes: bytes('VmHWM') }
+  const residentBytes = bytes('VmRSS')
+  // The kernel adds the two up at different times.
+  return { residentBytes, peakBytes: Math.max(residentBytes, bytes('VmHWM')) }
 }
