@@ -17,7 +17,7 @@ export interface CompileOptions {
   forceAlgo?: number
   /**
    * The most memory, in bytes, that goes into packed copies of weights beside them, which save time, on a backend that can
-   * do without (the CPU). Default: 160 MiB and a quarter of the weights' size.
+   * do without (the CPU). Default: 192 MiB.
    */
   packedBytes?: number
 }

@@ -141,15 +141,6 @@ void Graph::check(ValueId v, const char* where) const {
   }
 }
 
-int64_t Graph::parameterElements() const {
-  int64_t sum = 0;
-  for (ValueId v = 0; v < ValueId(values_.size()); ++v) {
-    const Dims& d = values_[v].dims;
-    if (isParameter(v)) sum += int64_t(d[0]) * d[1] * d[2] * d[3];
-  }
-  return sum;
-}
-
 std::vector<int32_t> Graph::useCounts() const {
   std::vector<int32_t> uses(values_.size());
   for (const Node& node : nodes_) {

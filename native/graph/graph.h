@@ -71,8 +71,6 @@ class Graph {
   bool isTrained(ValueId v) const;
   void check(ValueId v, const char* where) const;  // throws invalid-argument where there is no such value
 
-  // Elements of all parameters.
-  int64_t parameterElements() const;
   // For every value, how many times nodes read it.
   std::vector<int32_t> useCounts() const;
 

@@ -93,9 +93,8 @@ ConvAlgo Lowering::plan(const Conv2dWgrad& op) const {
 
 void Lowering::choosePacked(const std::vector<int32_t>& nodes) {
   // Packed weights save a tenth of a small network's time; of a large one they would be most of the memory.
-  constexpr int64_t kBytes = 160 << 20, kPart = 4;  // and a quarter of the weights
-  int64_t budget = target_.options.packedBytes;
-  if (budget < 0) budget = kBytes + graph_.parameterElements() * 4 / kPart;
+  constexpr int64_t kBytes = 192 << 20;
+  int64_t budget = target_.options.packedBytes >= 0 ? target_.options.packedBytes : kBytes;
 
   std::map<std::pair<ValueId, ConvPass>, Candidate> candidates;
   candidates_ = &candidates;
