@@ -1,5 +1,6 @@
 /** Where things are computed. */
 import { DiffusionError, invalidArgument, markCopy } from './errors'
+import { checkLimit, type MemoryLimit, type MemoryNeed, tooMuch } from './memory-limit'
 import { type DeviceInfo, type NativeBuffer, type NativeDevice, native, type Precision } from './native'
 
 /** 'auto' is CUDA where it is, else the CPU. 'cuda:1' is the second GPU; 'reference', 'cuda-host' and 'cuda-host-contracted' are for tests. */
@@ -9,6 +10,11 @@ export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'reference
 export interface DeviceOptions {
   /** Threads of the CPU backend. Default: DDPM_NUM_THREADS or all cores. */
   threads?: number
+  /**
+   * The most bytes that buffers and programs may hold of it, or 'auto': what it has. One for all that this thread computes there: the last
+   * that was given. What would take more is refused, with `out-of-memory`, before it begins. Default: what was given before, or 'auto'.
+   */
+  memoryLimit?: MemoryLimit
 }
 
 export interface MemoryInfo {
@@ -18,6 +24,14 @@ export interface MemoryInfo {
   free: number
   /** Bytes that the device has. */
   total: number
+  /** Bytes that may be held; see DeviceOptions.memoryLimit. */
+  limit: number
+}
+
+/** What holds memory that it can do without. */
+interface Keeper {
+  /** Gives back what is not in use; says whether there was any. */
+  releaseIdle(): boolean
 }
 
 /** Opened devices of this thread. A device is a thread and a memory pool, so that asking twice must not make two. */
@@ -25,6 +39,9 @@ const opened = new Map<string, Device>()
 
 export class Device {
   readonly native: NativeDevice
+  #memoryLimit: MemoryLimit = 'auto'
+  #capacity: number | undefined
+  #keepers: WeakRef<Keeper>[] = []
 
   private constructor(
     /** As it can be asked for again: 'cpu', 'cuda', 'cuda:1'. */
@@ -39,7 +56,13 @@ export class Device {
    * set, to 'device' or whatever, it says on stderr what it chose and why.
    */
   static open(name: DeviceName | Device = 'auto', options: DeviceOptions = {}): Device {
-    if (name instanceof Device) return name
+    if (options.memoryLimit !== undefined) checkLimit(options.memoryLimit)
+    const device = name instanceof Device ? name : Device.#openAny(name, options)
+    if (options.memoryLimit !== undefined) device.#memoryLimit = options.memoryLimit
+    return device
+  }
+
+  static #openAny(name: DeviceName, options: DeviceOptions): Device {
     const threads = options.threads ?? 0
     if (!Number.isInteger(threads) || threads < 0) throw invalidArgument('threads', 'an integer of at least 0', threads)
     if (name !== 'auto') return Device.#openNamed(name, threads)
@@ -110,12 +133,48 @@ export class Device {
 
   memoryInfo(): MemoryInfo {
     const { freeBytes: free, memoryBytes: total } = this.native.info()
-    return { inUse: this.native.memoryInUse(), free, total }
+    return { inUse: this.native.memoryInUse(), free, total, limit: this.memoryLimit }
   }
 
-  /** Memory for `elements` numbers, zeroed. */
-  allocate(elements: number): NativeBuffer {
+  /** Bytes that may be held: what was given, or what the device, or this process's container, has. */
+  get memoryLimit(): number {
+    if (this.#memoryLimit !== 'auto') return this.#memoryLimit
+    this.#capacity ??= this.#measure()
+    return this.#capacity
+  }
+
+  #measure(): number {
+    const { memoryBytes } = this.native.info()
+    const constrained = this.backend === 'cuda' ? 0 : process.constrainedMemory()
+    return constrained > 0 ? Math.min(constrained, memoryBytes) : memoryBytes
+  }
+
+  /** @internal How many bytes beyond the limit there would be with so many more. */
+  excess(more: number): number {
+    return this.native.memoryInUse() + more - this.memoryLimit
+  }
+
+  /** @internal Throws `out-of-memory` where that much may not be held: all that takes memory asks here before it does. */
+  require(need: MemoryNeed): void {
+    if (!(this.excess(need.more) > 0)) return
+    const [inUse, limit, isGiven] = [this.native.memoryInUse(), this.memoryLimit, this.#memoryLimit !== 'auto']
+    throw tooMuch(need, { name: this.name, inUse, limit, isGiven })
+  }
+
+  /** @internal */
+  addKeeper(keeper: Keeper): void {
+    this.#keepers = [...this.#keepers.filter((ref) => ref.deref()), new WeakRef(keeper)]
+  }
+
+  /** @internal Has programs released that no call uses; whether there were any. They are gone after `synchronize`. */
+  releaseIdle(): boolean {
+    return this.#keepers.map((ref) => ref.deref()?.releaseIdle() ?? false).includes(true)
+  }
+
+  /** Memory for `elements` numbers, zeroed. `what` it is for is named where it does not fit. */
+  allocate(elements: number, what = 'a buffer'): NativeBuffer {
     try {
+      this.require({ what, parts: { [what]: 4 * elements }, more: 4 * elements })
       return this.native.allocate(elements)
     } catch (error) {
       throw DiffusionError.from(error)

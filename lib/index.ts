@@ -186,6 +186,7 @@ export { type ReferenceOptions, referenceStatistics } from './evaluate/reference
 export { type ImageStatistics, type ImageStatisticsOptions, imageStatistics } from './evaluate/statistics'
 export { readStatistics, writeStatistics } from './evaluate/statistics-file'
 export type { OnnxOptions } from './export/onnx'
+export type { MemoryLimit } from './memory-limit'
 export type { DeviceInfo, Precision } from './native'
 export type { DiffusersAutoencoderConfig } from './nn/autoencoder/diffusers'
 export type { AttentionType, AutoencoderConfig, AutoencoderDetails } from './nn/autoencoder/options'

@@ -54,6 +54,8 @@ export interface NativeDevice {
   allocate(elements: number): NativeBuffer
   /** Bytes now held by buffers and programs of this device. */
   memoryInUse(): number
+  /** Of them, the memory that all programs share. */
+  workspaceBytes(): number
   /** Resolves when everything asked for before it is done. */
   synchronize(): Promise<void>
   /**
@@ -123,6 +125,8 @@ export interface NativeCompileOptions {
   /** See CompileOptions. */
   packedBytes?: number
   precision?: Precision
+  /** False: the program has no memory, and does not run, until its `reserve` is called. Default true. */
+  reserve?: boolean
 }
 
 /** Builds a graph; every call checks shapes and throws a DiffusionError-shaped error (code, argument, expected, received). */
@@ -185,8 +189,10 @@ export interface ProgramStep {
 }
 
 export interface NativeProgram {
-  /** Bytes of the arena, of packed weights, of scratch, and their sum. */
-  memory(): { arena: number; packed: number; scratch: number; total: number }
+  /** Bytes of the arena, of packed weights, of scratch, and their sum; and of what has to be bound, by name. */
+  memory(): { arena: number; packed: number; scratch: number; total: number; bound: Record<string, number> }
+  /** Takes the memory that it needs, unless it has it. Throws out-of-memory. */
+  reserve(): void
   /**
    * Runs once on the device's thread. `bindings`: a buffer for every input and output by its name, and for the banks that
    * the graph uses: 'weights', 'grads', 'm', 'v', 'ema'. Input and output may be the same buffer only where the op that

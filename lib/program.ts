@@ -3,6 +3,7 @@ import type { Device } from './device'
 import { DiffusionError, invalidArgument } from './errors'
 import { Graph, type Value } from './graph'
 import type { NativeBuffer, NativeProgram, NativeRun, Precision, ProgramStep } from './native'
+import { type ProgramUse, reserve, type WeightsMemory } from './program-memory'
 
 /** What an input can be bound to: memory of the device, or numbers to be copied there. */
 export type Binding = NativeBuffer | Float32Array | Int32Array
@@ -17,7 +18,7 @@ export interface CompileOptions {
   forceAlgo?: number
   /**
    * The most memory, in bytes, that goes into packed copies of weights beside them, which save time, on a backend that can
-   * do without (the CPU). Default: 192 MiB.
+   * do without (the CPU). Fewer where the device's memoryLimit leaves no more. Default: 192 MiB.
    */
   packedBytes?: number
 }
@@ -57,21 +58,32 @@ export class Program {
   }
 
   /** `build` adds the nodes and returns the outputs by name. Takes seconds where algorithms are chosen by times. */
-  static compile(device: Device, build: Build, options: CompileOptions): Program {
+  static compile(device: Device, build: Build, options: CompileOptions, use: ProgramUse = {}): Program {
     try {
       const built = buildGraph(build)
-      return new Program(device, built, built.graph.native.compile(device.native, built.ids, options))
+      const compile = (more: Partial<CompileOptions>) =>
+        built.graph.native.compile(device.native, built.ids, { ...options, ...more, reserve: false })
+      const again = (packedBytes: number) => compile({ packedBytes })
+      return new Program(device, built, reserve(device, compile({}), again, use))
     } catch (error) {
       throw DiffusionError.from(error)
     }
   }
 
   /** The same without holding up JavaScript, where that takes seconds. */
-  static async compileBeside(device: Device, build: Build, options: CompileOptions): Promise<Program> {
-    if (!device.native.timesAlgorithms || options.deterministic) return Program.compile(device, build, options)
+  static async compileBeside(
+    device: Device,
+    build: Build,
+    options: CompileOptions,
+    use: ProgramUse = {},
+  ): Promise<Program> {
+    if (!device.native.timesAlgorithms || options.deterministic) return Program.compile(device, build, options, use)
     try {
-      const built = buildGraph(build)
-      return new Program(device, built, await built.graph.native.compileBeside(device.native, built.ids, options))
+      const { graph, outputs, ids } = buildGraph(build)
+      const own = { ...options, reserve: false }
+      const native = await graph.native.compileBeside(device.native, ids, own)
+      const again = (packedBytes: number) => graph.native.compile(device.native, ids, { ...own, packedBytes })
+      return new Program(device, { graph, outputs, ids }, reserve(device, native, again, use))
     } catch (error) {
       throw DiffusionError.from(error)
     }
@@ -164,30 +176,45 @@ type ProgramKey = Readonly<Record<string, string | number | boolean>>
 const nameOf = (kind: string, key: ProgramKey, options: CompileOptions) =>
   `${kind} ${JSON.stringify({ ...key, ...options })}`
 
+/** Of a key that has it, or the shape. */
+function batchOf({ n, shape }: ProgramKey): number | undefined {
+  const batch = typeof n === 'number' ? n : Number.parseInt(String(shape), 10)
+  return batch > 0 ? batch : undefined
+}
+
+/** A program, and the number of the first call that can't have it. */
+interface Cached {
+  readonly program: Program
+  until: number
+}
+
 /**
  * The programs of one model, keyed by kind and shape; the least recently used one goes when there are too many: once the calls
  * that may have it, which are those that began before, have ended.
  */
 export class ProgramCache {
   /** A Map keeps the order of insertion: the first key is the one not used for longest. */
-  readonly #programs = new Map<string, Program>()
+  readonly #programs = new Map<string, Cached>()
   readonly #compiling = new Map<string, Promise<Program>>()
   #released = false
   /** Numbers of the calls on their way, in the order of their beginning. */
   readonly #calls = new Set<number>()
   #nextCall = 0
-  /** Evicted ones, and the number of the first call that can't have them. */
-  #evicted: { readonly program: Program; readonly until: number }[] = []
+  #evicted: Cached[] = []
 
+  /** `weights`: of the network that is in them. */
   constructor(
     readonly device: Device,
     readonly capacity = 16,
-  ) {}
+    readonly weights?: WeightsMemory,
+  ) {
+    device.addKeeper(this)
+  }
 
   /** `key` must name everything that `build` depends on. */
   get(kind: string, key: ProgramKey, build: Build, options: CompileOptions): Program {
     const name = nameOf(kind, key, options)
-    return this.#known(name) ?? this.#add(name, Program.compile(this.device, build, options))
+    return this.#known(name) ?? this.#add(name, Program.compile(this.device, build, options, this.#use(kind, key)))
   }
 
   /** The same for what may take seconds to compile, during which JavaScript goes on. Those who ask meanwhile get the same one. */
@@ -197,7 +224,7 @@ export class ProgramCache {
     if (known) return known
     let compiling = this.#compiling.get(name)
     if (!compiling) {
-      compiling = Program.compileBeside(this.device, build, options)
+      compiling = this.#compileBeside(build, options, this.#use(kind, key))
         .then((program) => this.#add(name, program))
         .finally(() => this.#compiling.delete(name))
       this.#compiling.set(name, compiling)
@@ -205,14 +232,41 @@ export class ProgramCache {
     return compiling
   }
 
+  #use(kind: string, key: ProgramKey): ProgramUse {
+    return { kind, batch: batchOf(key), weights: this.weights }
+  }
+
+  /** Where there is no memory, what is idle makes room. */
+  async #compileBeside(build: Build, options: CompileOptions, use: ProgramUse): Promise<Program> {
+    try {
+      return await Program.compileBeside(this.device, build, options, use)
+    } catch (error) {
+      const lacks = error instanceof DiffusionError && error.code === 'out-of-memory'
+      if (!lacks || !this.device.releaseIdle()) throw error
+      await this.device.synchronize()
+      return Program.compileBeside(this.device, build, options, use)
+    }
+  }
+
   /** Which is then the one that was used last. */
   #known(name: string): Program | undefined {
-    const program = this.#programs.get(name)
-    if (program) {
+    const cached = this.#programs.get(name)
+    if (!cached) return undefined
+    this.#programs.delete(name)
+    this.#programs.set(name, cached)
+    cached.until = this.#nextCall
+    return cached.program
+  }
+
+  /** Releases programs that no call has. */
+  releaseIdle(): boolean {
+    const [first = Infinity] = this.#calls
+    const idle = [...this.#programs].filter(([, { until }]) => until <= first)
+    for (const [name, { program }] of idle) {
       this.#programs.delete(name)
-      this.#programs.set(name, program)
+      program.release()
     }
-    return program
+    return idle.length > 0
   }
 
   #add(name: string, program: Program): Program {
@@ -221,7 +275,7 @@ export class ProgramCache {
       throw new DiffusionError('disposed', 'the model was disposed of while a program of it was compiled')
     }
     if (this.#programs.size >= this.capacity) this.#evict()
-    this.#programs.set(name, program)
+    this.#programs.set(name, { program, until: this.#nextCall })
     return program
   }
 
@@ -240,7 +294,7 @@ export class ProgramCache {
     const [oldest] = this.#programs
     if (!oldest) return
     this.#programs.delete(oldest[0])
-    this.#evicted.push({ program: oldest[1], until: this.#nextCall })
+    this.#evicted.push({ program: oldest[1].program, until: this.#nextCall })
     this.#releaseEvicted()
   }
 
@@ -256,7 +310,7 @@ export class ProgramCache {
   /** By program, its kind and key: Program.memory() in bytes, and how its runs were issued. */
   memory(): Record<string, ReturnType<Program['memory']> & { launches: ReturnType<Program['launches']> }> {
     return Object.fromEntries(
-      [...this.#programs].map(([name, program]) => [name, { ...program.memory(), launches: program.launches() }]),
+      [...this.#programs].map(([name, { program }]) => [name, { ...program.memory(), launches: program.launches() }]),
     )
   }
 
@@ -267,8 +321,7 @@ export class ProgramCache {
 
   /** Releases the programs there are, while no call is on its way; those asked for from then on are compiled. */
   clear(): void {
-    for (const program of this.#programs.values()) program.release()
-    for (const { program } of this.#evicted) program.release()
+    for (const { program } of [...this.#programs.values(), ...this.#evicted]) program.release()
     this.#programs.clear()
     this.#evicted = []
   }

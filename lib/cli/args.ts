@@ -1,5 +1,6 @@
 /** Command-line arguments: one table a command says names, kinds and help. */
 import { parseArgs } from 'node:util'
+import { type MemoryLimit, parseMemoryLimit } from '../memory-limit'
 import { closest, type Seed } from '../options'
 
 interface OptionBase {
@@ -21,6 +22,8 @@ export type OptionSpec = OptionBase &
     | { readonly kind: 'size' | 'sizes' }
     /** Of 64 bits, as Seed; 'seeds' are several. */
     | { readonly kind: 'seed' | 'seeds' }
+    /** 4GB, or 'auto'. */
+    | { readonly kind: 'memory' }
   )
 
 export type OptionTable = Readonly<Record<string, OptionSpec>>
@@ -41,6 +44,7 @@ interface ValuesOfKinds {
   sizes: readonly (readonly [height: number, width: number])[]
   seed: Seed
   seeds: Seed[]
+  memory: MemoryLimit
 }
 export type Values<T extends OptionTable> = { [K in keyof T]?: ValueOf<T[K]> }
 
@@ -136,6 +140,8 @@ function parseValue(name: string, spec: OptionSpec, text: string | undefined, in
       return parseSeed(name, text)
     case 'seeds':
       return text.split(',').map((item) => parseSeed(name, item))
+    case 'memory':
+      return parseMemory(name, text)
     default:
       return parseNumber(name, spec, text)
   }
@@ -168,6 +174,12 @@ function parseSeed(name: string, text: string): Seed {
   throw new UsageError(`${name}: expected an integer from 0 to ${maxSeed}, got '${text}'`)
 }
 
+function parseMemory(name: string, text: string): MemoryLimit {
+  const limit = parseMemoryLimit(text)
+  if (limit !== undefined) return limit
+  throw new UsageError(`${name}: expected bytes such as 4GB, 3.5GiB or 500MB, or auto, got '${text}'`)
+}
+
 const placeholders = {
   flag: '',
   string: 'text',
@@ -180,6 +192,7 @@ const placeholders = {
   sizes: 'hxw,...',
   seed: 'n',
   seeds: 'n,n',
+  memory: 'size',
 }
 
 export function helpOf(command: Command): string {

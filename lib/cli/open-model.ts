@@ -63,6 +63,7 @@ export const modelOptions = {
   },
   deterministic: { kind: 'flag', help: 'the same bits whatever the batch' },
   device: { kind: 'string', value: 'name', help: "'cpu', 'cuda', 'cuda:1', 'auto' (auto)" },
+  'memory-limit': { kind: 'memory', help: 'the most of its memory to use, such as 4GB (all that it has)' },
   precision: { kind: 'string', choices: precisions, help: '16-bit operands where the device has them (fp32)' },
 } as const satisfies OptionTable
 
@@ -100,7 +101,7 @@ export async function openModel(values: ModelValues, positional?: string): Promi
     bar ??= new Progress(stderr, { label: 'download', total, rate: false })
     bar.update(received)
   }
-  const settings = { device, seed, deterministic, precision, onDownload }
+  const settings = { device, memoryLimit: values['memory-limit'], seed, deterministic, precision, onDownload }
   const loras = values.lora === undefined ? undefined : lorasOf(values.lora)
   const which = { weights, sigmaRel, config, key, variant, revision, tokenizer, parameterization, loras }
   return loadModel(source, { ...which, ...settings }).finally(() => bar?.clear())

@@ -94,6 +94,7 @@ const options = {
   keep: shared.keep,
   seed: shared.seed,
   device: shared.device,
+  'memory-limit': shared['memory-limit'],
   precision: { kind: 'string', choices: ['fp32', 'bf16'], help: '16-bit operands where the device has them (fp32)' },
 } as const satisfies OptionTable
 

@@ -194,6 +194,7 @@ const options = {
   keep: { kind: 'integer', min: 1, help: 'checkpoints to keep (2)' },
   seed: { kind: 'seed', help: 'of weights, noise and order (0)' },
   device: { kind: 'string', value: 'name', help: "'cpu', 'cuda', 'cuda:1', 'auto' (auto)" },
+  'memory-limit': { kind: 'memory', help: 'the most of its memory to use, such as 4GB (all that it has)' },
   precision: { kind: 'string', choices: precisions, help: '16-bit operands where the device has them (fp32)' },
 } as const satisfies OptionTable
 
@@ -296,6 +297,7 @@ export function sharedOptions(values: Values<typeof options>) {
     keep: values.keep,
     seed: values.seed,
     device: values.device,
+    memoryLimit: values['memory-limit'],
     resume: values.resume,
   }
 }

@@ -57,6 +57,7 @@ const schema = {
   tokenizer: string(),
   parameterization: oneOf(['eps', 'v']),
   device: any<ComputeOptions['device']>(),
+  memoryLimit: any<ComputeOptions['memoryLimit']>(),
   seed: any<ComputeOptions['seed']>(),
   deterministic: any<boolean>(),
   precision: any<ComputeOptions['precision']>(),

@@ -60,12 +60,25 @@ export class Weights {
       return
     }
     if (name !== 'weights' && name !== 'frozen') {
-      this.#banks.set(name, this.device.allocate(this.table.count))
+      this.#banks.set(name, this.#allocate(name))
       return
     }
-    const bank = this.device.allocate(this.#count(name))
+    const bank = this.#allocate(name)
     drawInitial(bank, this.table, new Set(this.#slots(name)), this.seed)
     this.#banks.set(name, bank)
+  }
+
+  #allocate(name: Bank): NativeBuffer {
+    const more = 4 * this.#count(name)
+    this.#require(more, name)
+    return this.device.allocate(this.#count(name))
+  }
+
+  /** Throws `out-of-memory` where the device has no room for so much of this network beside what it has of it. */
+  #require(more: number, name: Bank): void {
+    const what = name === 'ema' ? 'averaging the weights of a network' : 'a network'
+    const advice = () => (name === 'ema' ? ['useEma: false'] : [])
+    this.device.require({ what, parts: { weights: this.bytes + more }, more, advice })
   }
 
   #count(name: Bank): number {
@@ -94,6 +107,12 @@ export class Weights {
   /** True where any bank is on the device. */
   get resident(): boolean {
     return this.#banks.size > 0
+  }
+
+  /** That a bank will take which is not on the device; undefined for names that are no bank's. */
+  missing(name: string): number | undefined {
+    if (!isBank(name)) return undefined
+    return this.#banks.has(name) ? 0 : 4 * this.#count(name)
   }
 
   /** That the banks take on the device. */
@@ -148,7 +167,7 @@ export class Weights {
     const missing = new Set(this.#slots(name))
     for (const slot of given) missing.delete(slot)
     const isWhole = missing.size === 0 || !this.has(name)
-    const buffer = this.device.allocate(this.#count(name))
+    const buffer = this.#allocate(name)
     try {
       if (isWhole && (name === 'weights' || name === 'frozen')) drawInitial(buffer, this.table, missing, this.seed)
       await fillBank(this.device, buffer, given, dict)
@@ -174,6 +193,7 @@ export class Weights {
 
   /** On the device, in order. An average starts with `copy('weights', 'ema')`. */
   copy(from: Bank, to: Bank): void {
+    this.#require(this.missing(from)! + (this.missing(to) ?? 0), to)
     this.bank(to).copyFrom(this.bank(from))
   }
 
@@ -192,6 +212,12 @@ export class Weights {
     this.#kept.clear()
     for (const [name, data] of keep) this.#kept.set(name, data)
   }
+}
+
+const bankNames: readonly string[] = ['weights', 'frozen', 'grads', 'm', 'v', 'ema']
+
+function isBank(name: string): name is Bank {
+  return bankNames.includes(name)
 }
 
 function isWhole(name: Bank): name is Whole {

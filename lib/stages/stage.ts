@@ -89,7 +89,7 @@ export abstract class Stage {
     this.seed = o.seed
     this.deterministic = o.deterministic
     this.weights = new Weights(this.device, parameters, o.seed)
-    this.#programs = new ProgramCache(this.device)
+    this.#programs = new ProgramCache(this.device, undefined, this.weights)
   }
 
   /** True while its weights take memory of the device. */

@@ -8,6 +8,7 @@ import { type LrSchedulerConfig, lrFactor } from '../diffusion/training/lr-sched
 import { type Optimizer, optimizers } from '../diffusion/training/optimizer'
 import type { FeatureExtractor } from '../evaluate/feature-extractor'
 import { isExtractor } from '../evaluate/statistics'
+import { type MemoryLimit, memoryLimit } from '../memory-limit'
 import { type Precision, precisions } from '../native'
 import type { LucidrainsUNetOptions } from '../nn/lucidrains/options'
 import type { UNetDetails } from '../nn/unet/options'
@@ -136,6 +137,11 @@ export interface CommonTrainOptions {
   seed?: Seed
   /** Where it is computed, as for DDPM: 'cpu', 'cuda', 'cuda:1' (default 'auto': CUDA where it is). */
   device?: string
+  /**
+   * The most bytes that the training may hold of the device's memory; one that needs more throws `out-of-memory` before its first step, with
+   * what it needs and what would fit. Default 'auto': what the device has.
+   */
+  memoryLimit?: MemoryLimit
   /** Batches decoded ahead of the step (default 4). */
   prefetch?: number
   /** Bytes of decoded images to keep in memory (default 512 MiB). */
@@ -306,6 +312,7 @@ export const trainSchema = {
   keep: integer(2, positive),
   seed: seed(0),
   device: string('auto'),
+  memoryLimit,
   precision: oneOf(precisions, 'fp32'),
   prefetch: integer(4, positive),
   cacheBytes: integer(512 * 2 ** 20, { min: 0 }),

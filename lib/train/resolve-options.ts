@@ -31,6 +31,7 @@ export const freeOnResume: readonly string[] = [
   'checkpointEvery',
   'keep',
   'device',
+  'memoryLimit',
   'latents',
   'prefetch',
   'cacheBytes',
@@ -213,7 +214,7 @@ function checkFid({ fidEvery, inception }: Omit<Parsed<typeof trainSchema>, 'mod
 }
 
 function completeModel(model: ModelConfig, start?: ModelConfig): ResolvedTrainOptions['model'] {
-  for (const name of ['device', 'seed', 'model', 'deterministic', 'precision']) {
+  for (const name of ['device', 'memoryLimit', 'seed', 'model', 'deterministic', 'precision']) {
     if (name in model) {
       throw new DiffusionError('invalid-argument', `model.${name}: a training has its own`, {
         argument: `model.${name}`,

@@ -96,8 +96,8 @@ export class Trainer {
     await using latents = latent && (await openLatentData(latent, opened, classed, hooks))
     const { data, heldOut, options } = latents ?? { ...opened, options: classed }
 
-    const { seed, device, precision } = options
-    const compute = { seed, device: device as DeviceName, precision }
+    const { seed, device, memoryLimit, precision } = options
+    const compute = { seed, device: device as DeviceName, memoryLimit, precision }
     const ddpm = latent
       ? new LatentDiffusion({ ...plainOptions(options.model), ...latent.stages, ...compute })
       : new DDPM({ ...(options.model as unknown as DDPMOptions), ...compute })

@@ -11,6 +11,7 @@ Napi::Function NativeDevice::define(Napi::Env env) {
       {InstanceMethod<&NativeDevice::info>("info"), InstanceMethod<&NativeDevice::libraries>("libraries"),
        InstanceMethod<&NativeDevice::warnings>("warnings"), InstanceMethod<&NativeDevice::allocate>("allocate"),
        InstanceMethod<&NativeDevice::memoryInUse>("memoryInUse"),
+       InstanceMethod<&NativeDevice::workspaceBytes>("workspaceBytes"),
        InstanceMethod<&NativeDevice::synchronize>("synchronize"), InstanceMethod<&NativeDevice::runAll>("runAll"),
        InstanceMethod<&NativeDevice::close>("close")});
 }
@@ -80,6 +81,10 @@ Napi::Value NativeDevice::allocate(const Napi::CallbackInfo& info) {
 
 Napi::Value NativeDevice::memoryInUse(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), double(device_->memoryInUse()));
+}
+
+Napi::Value NativeDevice::workspaceBytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), double(device_->workspaceBytes()));
 }
 
 Napi::Value NativeDevice::synchronize(const Napi::CallbackInfo& info) {

@@ -30,6 +30,13 @@ PlanOptions toPlanOptions(const Napi::Value& value) {
   return options;
 }
 
+// Whether the program gets its memory at once.
+bool toReserve(const Napi::Value& options) {
+  if (!isGiven(options)) return true;
+  const Napi::Value value = toObject(options, "options").Get("reserve");
+  return !isGiven(value) || value.ToBoolean();
+}
+
 DType toPrecision(const Napi::Value& options) {
   const Napi::Value value = isGiven(options) ? toObject(options, "options").Get("precision") : options;
   if (!isGiven(value)) return DType::f32;
@@ -100,6 +107,7 @@ NativeGraph::Wanted NativeGraph::wanted(const Napi::CallbackInfo& info) const {
   }
   const PlanOptions options = toPlanOptions(info[2]);
   const DType precision = toPrecision(info[2]);
+  w.reserves = toReserve(info[2]);
   // Last, since getters of the others may close it.
   w.device = NativeDevice::unwrap(info[0]);
   w.target = {&w.device->backend(), w.device->handle(), options, precision};
@@ -109,8 +117,9 @@ NativeGraph::Wanted NativeGraph::wanted(const Napi::CallbackInfo& info) const {
 Napi::Value NativeGraph::compile(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] {
     const Wanted w = wanted(info);
-    return NativeProgram::create(info.Env(),
-                                 std::make_shared<Program>(w.device, ddpm::compile(graph_, w.outputs, w.target)));
+    const auto program = std::make_shared<Program>(w.device, ddpm::compile(graph_, w.outputs, w.target));
+    if (w.reserves) program->reserve();
+    return NativeProgram::create(info.Env(), program);
   });
 }
 
@@ -125,6 +134,7 @@ Napi::Value NativeGraph::compileBeside(const Napi::CallbackInfo& info) {
               Compiled compiled = ddpm::compile(*graph, w.outputs, w.target, &w.device->closing());
               w.device->checkOpen();
               *program = std::make_shared<Program>(w.device, std::move(compiled));
+              if (w.reserves) (*program)->reserve();
             },
             [program](Napi::Env env) { return NativeProgram::create(env, *program); });
   });

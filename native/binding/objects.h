@@ -31,6 +31,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   Napi::Value warnings(const Napi::CallbackInfo& info);
   Napi::Value allocate(const Napi::CallbackInfo& info);
   Napi::Value memoryInUse(const Napi::CallbackInfo& info);
+  Napi::Value workspaceBytes(const Napi::CallbackInfo& info);
   Napi::Value synchronize(const Napi::CallbackInfo& info);
   Napi::Value runAll(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
@@ -83,6 +84,7 @@ class NativeGraph : public Napi::ObjectWrap<NativeGraph> {
     std::map<std::string, ValueId> outputs;
     Target target;
     std::shared_ptr<Device> device;
+    bool reserves = true;  // the program gets its memory at once
   };
   Wanted wanted(const Napi::CallbackInfo& info) const;
 
@@ -101,6 +103,7 @@ class NativeProgram : public Napi::ObjectWrap<NativeProgram> {
  private:
   const std::shared_ptr<Program>& program() const;
   Napi::Value memory(const Napi::CallbackInfo& info);
+  Napi::Value reserve(const Napi::CallbackInfo& info);
   Napi::Value run(const Napi::CallbackInfo& info);
   Napi::Value describe(const Napi::CallbackInfo& info);
   Napi::Value launches(const Napi::CallbackInfo& info);

@@ -8,9 +8,10 @@ namespace ddpm::binding {
 Napi::Function NativeProgram::define(Napi::Env env) {
   return DefineClass(
       env, "NativeProgram",
-      {InstanceMethod<&NativeProgram::memory>("memory"), InstanceMethod<&NativeProgram::run>("run"),
-       InstanceMethod<&NativeProgram::describe>("describe"), InstanceMethod<&NativeProgram::launches>("launches"),
-       InstanceMethod<&NativeProgram::steps>("steps"), InstanceMethod<&NativeProgram::release>("release")});
+      {InstanceMethod<&NativeProgram::memory>("memory"), InstanceMethod<&NativeProgram::reserve>("reserve"),
+       InstanceMethod<&NativeProgram::run>("run"), InstanceMethod<&NativeProgram::describe>("describe"),
+       InstanceMethod<&NativeProgram::launches>("launches"), InstanceMethod<&NativeProgram::steps>("steps"),
+       InstanceMethod<&NativeProgram::release>("release")});
 }
 
 NativeProgram::NativeProgram(const Napi::CallbackInfo& info)
@@ -40,7 +41,19 @@ Napi::Value NativeProgram::memory(const Napi::CallbackInfo& info) {
     object.Set("packed", double(c.packedBytes));
     object.Set("scratch", double(c.scratchBytes));
     object.Set("total", double(c.arenaBytes + c.packedBytes + c.scratchBytes));
+    Napi::Object bound = Napi::Object::New(info.Env());
+    for (const Storage& s : c.storages) {
+      if (s.kind == Storage::external) bound.Set(s.name, double(s.bytes));
+    }
+    object.Set("bound", bound);
     return object;
+  });
+}
+
+Napi::Value NativeProgram::reserve(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    program()->reserve();
+    return info.Env().Undefined();
   });
 }
 

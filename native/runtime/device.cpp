@@ -258,6 +258,11 @@ uint64_t Device::memoryInUse() const {
   return bytes_;
 }
 
+uint64_t Device::workspaceBytes() const {
+  const std::lock_guard lock(workspaceMutex_);
+  return workspaceBytes_;
+}
+
 void Device::reserveWorkspace(uint64_t bytes) {
   const std::lock_guard lock(workspaceMutex_);
   if (bytes > workspaceBytes_) resizeWorkspace(bytes);

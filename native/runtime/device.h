@@ -67,7 +67,8 @@ class Device {
   // Frees it after the jobs that were submitted before; without memory to ask for that, when the device is closed. Any
   // thread.
   void release(void* memory) noexcept;
-  uint64_t memoryInUse() const;
+  uint64_t memoryInUse() const;  // the workspace included
+  uint64_t workspaceBytes() const;
 
   // Memory for arenas and scratch, shared by all programs: they run one at a time and leave nothing behind in it. It is
   // as large as the largest reservation.
@@ -115,7 +116,7 @@ class Device {
 
   Planner planner_;
 
-  std::mutex workspaceMutex_;  // of the next two; taken before mutex_
+  mutable std::mutex workspaceMutex_;  // of the next two; taken before mutex_
   std::multiset<uint64_t> reservations_;
   uint64_t workspaceBytes_ = 0;
   void* workspace_ = nullptr;  // used by the device's thread only

@@ -12,16 +12,23 @@ Program::Program(std::shared_ptr<Device> owner, Compiled compiled)
   findPatches();
   scratchOffset_ = compiled_.arenaBytes;  // a multiple of the arena's alignment
   workspaceBytes_ = compiled_.arenaBytes + compiled_.scratchBytes;
+}
+
+void Program::reserve() {
+  if (reserved_) return;
   if (compiled_.packedBytes) packed_ = static_cast<char*>(device->allocate(compiled_.packedBytes));
   try {
     device->reserveWorkspace(workspaceBytes_);
   } catch (...) {
     device->release(packed_);
+    packed_ = nullptr;
     throw;
   }
+  reserved_ = true;
 }
 
 Program::~Program() {
+  if (!reserved_) return;
   device->release(packed_);
   device->unreserveWorkspace(workspaceBytes_);
 }
@@ -41,6 +48,7 @@ void Program::findPatches() {
 }
 
 void Program::checkBindings(const Bindings& bindings) const {
+  if (!reserved_) throw Failure::argumentOf("run", "program", "a program with memory", "one without: see reserve");
   for (const Storage& s : compiled_.storages) {
     if (s.kind != Storage::external) continue;
     const auto found = bindings.find(s.name);

@@ -18,7 +18,6 @@ class Program {
  public:
   using Bindings = std::map<std::string, std::shared_ptr<Buffer>>;
 
-  // Takes the memory that it needs. Throws out-of-memory.
   Program(std::shared_ptr<Device> device, Compiled compiled);
   ~Program();
   Program(const Program&) = delete;
@@ -27,7 +26,10 @@ class Program {
   const std::shared_ptr<Device> device;
   const Compiled& compiled() const { return compiled_; }
 
-  // Throws invalid-argument where a buffer is missing, unknown, too small or another device's.
+  // Takes the memory that it needs, once, before it runs. Throws out-of-memory. From one thread at a time.
+  void reserve();
+
+  // Throws invalid-argument where it has no memory, and where a buffer is missing, unknown, too small or another device's.
   void checkBindings(const Bindings& bindings) const;
 
   // On the device's thread, after checkBindings. Throws what the backend reports, or closed. Without `waits` it may
@@ -56,6 +58,7 @@ class Program {
   std::vector<Patch> patches_;
   std::vector<bool> written_;  // of each storage: whether a step writes it
   std::vector<char*> bases_;   // of each storage: where it is in this run
+  bool reserved_ = false;
   char* packed_ = nullptr;
   // What a bank's part of packed_ was made of.
   struct Packed {

@@ -86,6 +86,18 @@ describe('ddpm', function () {
         2,
         /--seed: expected an integer from 0 to 1844/,
       ],
+      [
+        'a memory limit',
+        ['sample', '--memory-limit', '4 G'],
+        2,
+        /--memory-limit: expected bytes such as 4GB.*, got '4 G'/,
+      ],
+      [
+        'a model that does not fit',
+        ['sample', '--device', 'cpu', '--memory-limit', '5MB'],
+        1,
+        /^ddpm sample: --memory-limit: a .* needs .*B of the memory of cpu \(weights .*\), and the limit is 5 MB\. What would fit: .*/,
+      ],
       ['one seed', ['sample', '--interpolate', '1'], 2, /--interpolate: expected two seeds/],
       ['a missing folder to evaluate', ['evaluate'], 2, /the folder of images is missing/],
       ['no image', ['sample', '--init-image', at('no.png')], 1, /^ddpm sample: cannot read the image .*no\.png/],
@@ -107,6 +119,13 @@ describe('ddpm', function () {
         assert.deepEqual([result.code, result.stdout], [code, ''])
       })
     }
+
+    it('a training that does not fit', async () => {
+      const small = [...tinyFlags, '--steps', '3', '--memory-limit', '1.5MB']
+      const result = await runCli(['train', data, '--out', at('small'), ...small])
+      oneLine(result, /^ddpm train: --memory-limit: a .* needs .* and the limit is 1\.5 MB\. What would fit: .*/)
+      assert.equal(result.code, 1)
+    })
 
     it('a file that is no model, also as JSON', async () => {
       writeFileSync(at('text.safetensors'), 'this is no model')

@@ -38,12 +38,12 @@ const latent = async (o: Partial<LatentDiffusionOptions> = {}) =>
 
 /** With every part computed in each step. */
 async function stepwise<T>(fn: () => Promise<T>): Promise<T> {
-  const { create } = PreparedNetwork
-  PreparedNetwork.create = async () => undefined
+  const { of } = PreparedNetwork
+  PreparedNetwork.of = () => undefined
   try {
     return await fn()
   } finally {
-    PreparedNetwork.create = create
+    PreparedNetwork.of = of
   }
 }
 
@@ -268,7 +268,7 @@ describe('what does not change in a sampling', () => {
         using model = await ddpm({ device, deterministic } as DDPMOptions)
         const core = model[coreOf]
         const plan = makePlan([{ t: 3, prediction: [1, 0], next: { state: 1, m: [] } }], 50, { clip: false })
-        const prepared = await PreparedNetwork.create(core, { shape: [2, 2, 4, 4], plan, conditions: { given: {} } })
+        const prepared = PreparedNetwork.of(core, { shape: [2, 2, 4, 4], plan, conditions: { given: {} } })
         const timed = !deterministic && device.startsWith('cuda')
         assert.equal(prepared?.kind.told, timed ? 'step' : 'alike', device)
         prepared?.release()

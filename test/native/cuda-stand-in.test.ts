@@ -162,7 +162,9 @@ describe('the CUDA library on a stand-in for the CUDA runtime', function () {
     })
 
     it('no memory at all: out-of-memory with the bytes, and what is smaller runs', () => {
-      const ran = run<{ large: Attempt; small: Attempt }>('large', 4096, { memory: 64 << 20 })
+      const ran = run<{ refused: Attempt; large: Attempt; small: Attempt }>('large', 4096, { memory: 64 << 20 })
+      assert.equal(ran.refused.code, 'out-of-memory')
+      assert.match(ran.refused.message!, /^memoryLimit: .* of the memory of cuda.*, and it has 67\.1 MB/)
       assert.equal(ran.large.code, 'out-of-memory')
       assert.match(ran.large.message!, /cuda:0 is out of memory: \d+ bytes asked for, \d+ of 67108864 free/)
       assert.equal(ran.small.pixels, 3 * 64)

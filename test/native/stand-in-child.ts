@@ -101,7 +101,10 @@ const scenes: Record<string, () => Promise<unknown>> = {
   /** Images of ARGUMENT x 64 x 3 numbers, then of one. */
   async large() {
     const ddpm = modelOn('cuda')
+    const refused = await attempt(() => work(ddpm, { batchSize: Number(argument) }))
+    Device.open(ddpm.device, { memoryLimit: 2 ** 50 }) // what the device has not got
     return {
+      refused,
       large: await attempt(() => work(ddpm, { batchSize: Number(argument) })),
       small: await attempt(() => work(ddpm, { batchSize: 1 })),
     }

@@ -313,11 +313,11 @@ export class DDPM extends DiffusionModel {
   }
 
   /**
-   * The options that make this model again, as plain JSON with all defaults; without `device`, `seed` and `deterministic`. Throws
+   * The options that make this model again, as plain JSON with all defaults; without `device`, `memoryLimit`, `seed` and `deterministic`. Throws
    * `unsupported` where the denoiser is not a UNet.
    */
   get config(): JsonObject {
-    const { model: _, device: __, seed: ___, deterministic: ____, ...options } = this.#settings
+    const { model: _, device: __, memoryLimit: ___, seed: ____, deterministic: _____, ...options } = this.#settings
     const network = baseOf(this.network)
     if (!hasConfig(network)) {
       throw new DiffusionError('unsupported', 'only a model whose network is a UNet has a configuration')

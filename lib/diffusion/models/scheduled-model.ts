@@ -47,7 +47,7 @@ export abstract class ScheduledModel implements Schedule {
     this.seed = options.seed
     const schedule = scheduleOf(options, options)
     const settings = { ...options, parameterization: predictionOf(options) }
-    const device = Device.open(options.device)
+    const device = Device.open(options.device, { memoryLimit: options.memoryLimit })
     this.#core = Core.create(device, denoiserOf(options, device, beside), settings, schedule, options.seed)
     if (this.network?.positiveTimesteps) this.notices.add([noTimestepZero])
     this.logvar = new Float32Array(this.numTimesteps).fill(options.logvarInit)

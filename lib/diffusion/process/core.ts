@@ -66,7 +66,7 @@ export class Core {
       denoiser,
       settings,
       seed,
-      programs: new ProgramCache(device),
+      programs: new ProgramCache(device, undefined, denoiser.network?.weights),
       seeds: new SeedSequence(seed),
       lossScale: settings.precision === 'fp16' ? new LossScale() : undefined,
       disposed: false,
@@ -164,9 +164,10 @@ export class Core {
     key: Readonly<Record<string, string | number | boolean>>,
     build: (graph: Graph) => Record<string, Value>,
     deterministic = this.settings.deterministic,
+    more: Pick<CompileOptions, 'packedBytes'> = {},
   ): Promise<Program> {
     this.alive()
-    return this.programs.getBeside(kind, this.#key(key), build, this.#options(deterministic))
+    return this.programs.getBeside(kind, this.#key(key), build, { ...this.#options(deterministic), ...more })
   }
 
   #key(key: Readonly<Record<string, string | number | boolean>>) {

@@ -1,6 +1,7 @@
 /** Options of the diffusion classes: ddpm.py's keyword arguments camelCased, with its defaults, and a few of our own. */
 import { Device, type DeviceName } from '../../device'
 import { type LossType, lossTypes } from '../../graph'
+import { type MemoryLimit, memoryLimit } from '../../memory-limit'
 import { type Precision, precisions } from '../../native'
 import { type TrainedOptions, trainedSchema } from '../../nn/lora/trained'
 import type { Network } from '../../nn/network'
@@ -181,6 +182,12 @@ export interface ComputeOptions {
   /** Where it is computed: 'auto' (default: CUDA where it is, else the CPU), 'cpu', 'cuda', 'cuda:1' or a Device. */
   device?: DeviceName | Device
   /**
+   * The most bytes that this process may hold of the device's memory: weights, what an optimizer keeps of them, programs. A call that
+   * needs more throws `out-of-memory` before it begins, with what it needs and what would fit. One for all models on the device: the last
+   * that was given. Default 'auto': what the device has.
+   */
+  memoryLimit?: MemoryLimit
+  /**
    * What the network is computed in. 'fp16', 'bf16': operands of convolutions, linear layers and attention have 16 bits; sums,
    * weights and all else stay float32, and with 'fp16' the loss is scaled in training. Throws `unsupported` where the device has
    * not got it: the CPU has 'fp32' (default).
@@ -242,6 +249,7 @@ export const modelSchema = {
   vectorDropout: number(0, { min: 0, max: 1 }),
   classNames: array(string()),
   device: value<DeviceName | Device>('a device name', (v) => typeof v === 'string' || v instanceof Device),
+  memoryLimit,
   precision: oneOf(precisions, 'fp32'),
   seed: seed(0),
   deterministic: boolean(false),

@@ -133,12 +133,17 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
     const { negative } = guidance
     const prepares = !o.conditionAt && !condition.made
     const prepared = prepares
-      ? await PreparedNetwork.create(core, {
+      ? PreparedNetwork.of(core, {
           ...{ shape, plan, deterministic: o.deterministic },
           conditions: { given: condition, ...(negative && { negative }) },
         })
       : undefined
     if (prepared) hold(prepared)
+    const stepOf = ({ kind: guided }: Pick<ReturnType<Guidance['at']>, 'kind'>) =>
+      stepProgram(core, { ...kind, prepared: prepared?.kind, guidance: guided })
+    // Before anything else takes memory, so that a step that does not fit says so first.
+    if (plan.evaluations.length > 0) await stepOf(guidance.at(plan.evaluations[0]))
+    await prepared?.create()
     const tables = holdTables(core, plan, noise, hold)
     if (o.codebook) {
       const quantized = Object.entries(quantizedTables(plan.table))
@@ -221,7 +226,7 @@ export async function samplingLoop(core: Core, shape: Shape, plan: SamplingPlan,
         ...(x0 && { x0 }),
       }
       prepared?.prepare(queue, i)
-      queue.add(await stepProgram(core, { ...kind, prepared: prepared?.kind, guidance: guided.kind }), bindings)
+      queue.add(await stepOf(guided), bindings)
       memory.advance(evaluation)
       ;[x, next] = [next, x]
       if (estimate) [x0, estimate] = [estimate, x0]

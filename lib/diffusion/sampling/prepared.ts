@@ -140,18 +140,10 @@ export class PreparedNetwork {
     this.#table = tableSize(this.kind, o.shape[0])
   }
 
-  /** Undefined for a denoiser of which nothing can be prepared. */
-  static async create(core: Core, o: PreparedOptions): Promise<PreparedNetwork | undefined> {
+  /** Undefined for a denoiser of which nothing can be prepared. `create` is to be called before it prepares. */
+  static of(core: Core, o: PreparedOptions): PreparedNetwork | undefined {
     const { network } = core.denoiser
-    if (!network?.module.preparation) return undefined
-    const prepared = new PreparedNetwork(core, network, network.module.preparation, o)
-    try {
-      await prepared.#createJobs()
-      return prepared
-    } catch (error) {
-      prepared.release()
-      throw error
-    }
+    return network?.module.preparation && new PreparedNetwork(core, network, network.module.preparation, o)
   }
 
   /** Of the graph of a step with these conditions. */
@@ -168,7 +160,8 @@ export class PreparedNetwork {
     for (const { program, bindings } of this.#told) queue.add(program, { ...bindings, t })
   }
 
-  async #createJobs(): Promise<void> {
+  /** Programs and memory. */
+  async create(): Promise<void> {
     const { told } = this.kind
     const conditions = Object.entries(this.o.conditions) as [Which, Condition][]
     if (this.preparation.attendedChannels.length > 0) {
@@ -233,7 +226,8 @@ export class PreparedNetwork {
   }
 
   #program(kind: string, key: Record<string, number | boolean>, build: (g: Graph) => Record<string, Value>) {
-    return this.core.networkProgram(kind, key, build, this.o.deterministic)
+    // A weight that is used once is packed as it is used.
+    return this.core.networkProgram(kind, key, build, this.o.deterministic, { packedBytes: 0 })
   }
 
   #hold(buffer: NativeBuffer): NativeBuffer {

@@ -4,7 +4,7 @@ import { lossOptionsOf } from '../../autoencoder/options'
 import { AutoencoderTraining } from '../../autoencoder/training'
 import type { JsonObject } from '../../checkpoint/json'
 import { openTrainingData } from '../../data/open-data'
-import type { DeviceName } from '../../device'
+import { Device, type DeviceName } from '../../device'
 import { AutoencoderKL } from '../../stages/autoencoder-kl'
 import { LPIPS } from '../../stages/lpips'
 import { VQModel } from '../../stages/vq-model'
@@ -106,8 +106,9 @@ export class AutoencoderTrainer {
 const absolute = (file: string) => (typeof file === 'string' ? path.resolve(file) : file)
 
 function firstStage(o: ResolvedAutoencoderTrainOptions): AutoencoderKL | VQModel {
-  const { ddconfig, embedDim, nEmbed, seed, device, precision } = o
-  const own = { ddconfig, embedDim, seed, device: device as DeviceName, precision }
+  const { ddconfig, embedDim, nEmbed, seed, memoryLimit, precision } = o
+  const device = Device.open(o.device as DeviceName, { memoryLimit })
+  const own = { ddconfig, embedDim, seed, device, precision }
   return nEmbed === undefined ? new AutoencoderKL(own) : new VQModel({ ...own, nEmbed })
 }
 

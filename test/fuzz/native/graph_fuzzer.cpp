@@ -85,8 +85,11 @@ void compileAndRun(const GraphBuilder& builder, const std::map<std::string, Valu
       const Target target = {&device->backend(), device->handle(), options, precision};
       Compiled compiled = compile(graph, outputs, target);
       describe(compiled);
-      if (device == chosen && isSmall(graph, compiled))
-        run(device, std::make_shared<Program>(device, std::move(compiled)), bytes);
+      if (device == chosen && isSmall(graph, compiled)) {
+        const auto program = std::make_shared<Program>(device, std::move(compiled));
+        program->reserve();
+        run(device, program, bytes);
+      }
     } catch (const Failure& failure) {
       if (failure.code == "internal") throw;
     }
