@@ -17,7 +17,7 @@ export interface CompileOptions {
   /** A convolution algorithm wherever it is possible, by its number in kernels/ops.h: for tests and benchmarks. */
   forceAlgo?: number
   /**
-   * The most memory, in bytes, that goes into packed copies of weights beside them, which save time, on a backend that can
+   * The most memory, in bytes, that goes into packed copies of weights beside them, of this program, which save time, on a backend that can
    * do without (the CPU). Fewer where the device's memoryLimit leaves no more. Default: 192 MiB.
    */
   packedBytes?: number

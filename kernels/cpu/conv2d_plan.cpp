@@ -97,42 +97,25 @@ size_t packedBytes(ConvAlgo algo, const Filters& f) {
   return sizeof(float) * (isWinograd(algo) ? winogradFloats(algo, f) : size_t(panelFloats(f)));
 }
 
-struct Costs {
-  const Size& size;
-  const ConvShape& shape;
-  const Filters& filters;
-  const PlanOptions& options;
+double costOf(ConvAlgo algo, const Size& s, int taps, bool kept) {
+  for (const Winograd& f : {kWinograd2, kWinograd4, kWinogradUpsample})
+    if (f.algo == algo) return winogradCost(s, f, kept);
+  return directCost(s, taps, kept);
+}
 
-  // Of 1x1 filters, small ones for few pixels; large ones would be read from memory once for each chunk of the pixels.
-  bool mayKeep(ConvAlgo algo) const {
-    constexpr int64_t kFloats = 1 << 20, kPixels = 512;
-    if (filters.taps() == 1 && (panelFloats(filters) > kFloats || size.pixels() > kPixels)) return false;
-    return options.packedBytes < 0 || packedBytes(algo, filters) <= uint64_t(options.packedBytes);
-  }
-  double direct(bool kept) const { return directCost(size, filters.taps(), kept); }
-  double winograd(const Winograd& f, bool kept) const { return winogradCost(size, f, kept); }
-  double of(ConvAlgo algo, bool kept) const {
-    for (const Winograd& f : {kWinograd2, kWinograd4, kWinogradUpsample})
-      if (f.algo == algo) return winograd(f, kept);
-    return direct(kept);
-  }
-  double least(ConvAlgo algo, bool mayKeepAny) const {
-    const double own = of(algo, false);
-    return mayKeepAny && mayKeep(algo) ? minOf(own, of(algo, true)) : own;
-  }
-  ConvAlgo best(bool mayKeepAny) const {
-    return cheapest(
-        filters.w, shape, options, [&] { return least(ConvAlgo::direct, mayKeepAny); },
-        [&](const Winograd& f) { return least(f.algo, mayKeepAny); });
-  }
-};
-
-// Weights are kept packed where that is allowed and saves time.
+// The algorithm does not depend on what is kept packed, and so neither do the numbers.
 ConvPlan planOf(const Filters& f, const ConvShape& shape, const Size& s, const PlanOptions& options) {
-  const Costs costs = {s, shape, f, options};
-  const ConvAlgo algo = costs.best(true), without = costs.best(false);
-  if (!costs.mayKeep(algo) || costs.of(algo, true) >= costs.of(algo, false)) return {.algo = algo};
-  return {.algo = algo, .packedBytes = packedBytes(algo, f), .saved = costs.of(without, false) - costs.of(algo, true)};
+  const ConvAlgo algo = cheapest(
+      f.w, shape, options, [&] { return directCost(s, f.taps(), false); },
+      [&](const Winograd& w) { return winogradCost(s, w, false); });
+  const size_t bytes = packedBytes(algo, f);
+  const double saved = costOf(algo, s, f.taps(), false) - costOf(algo, s, f.taps(), true);
+  // Of 1x1 filters, small ones for few pixels; large ones would be read from memory once for each chunk of the pixels.
+  constexpr int64_t kFloats = 1 << 20, kPixels = 512;
+  const bool streams = f.taps() == 1 && (panelFloats(f) > kFloats || s.pixels() > kPixels);
+  const bool fits = options.packedBytes < 0 || bytes <= uint64_t(options.packedBytes);
+  if (saved <= 0 || streams || !fits) return {.algo = algo};
+  return {.algo = algo, .packedBytes = bytes, .saved = saved};
 }
 
 }  // namespace

@@ -66,6 +66,16 @@ bool Lowering::staysPacked(size_t weight) const {
   return graph_.isParameter(v) && !(changesWeights_ && graph_.isTrained(v));
 }
 
+// What packed weights of one layer depend on.
+std::string Lowering::formOf(const ConvShape& shape, const ConvPlan& plan) {
+  std::string form;
+  for (int64_t part : {int64_t(plan.algo), int64_t(shape.stride), int64_t(shape.padTop), int64_t(shape.padLeft),
+                       int64_t(plan.packedBytes)}) {
+    form += std::to_string(part) + ",";
+  }
+  return form;
+}
+
 template <class Plan, class Op>
 ConvPlan Lowering::plan(size_t weight, ConvPass pass, Plan plan, const Op& op) {
   const std::pair key(node_->inputs[weight], pass);
@@ -75,7 +85,7 @@ ConvPlan Lowering::plan(size_t weight, ConvPass pass, Plan plan, const Op& op) {
   const ConvPlan planned = ddpm::planned<ConvPlan>(target_, options, plan, op);
   if (candidates_) {
     Candidate& candidate = (*candidates_)[key];
-    candidate.bytes = std::max(candidate.bytes, int64_t(planned.packedBytes));
+    if (candidate.forms.insert(formOf(op.shape, planned)).second) candidate.bytes += int64_t(planned.packedBytes);
     candidate.saved += planned.saved;
   }
   return planned;
@@ -125,10 +135,7 @@ const void* Lowering::packed(size_t weight, const ConvShape& shape, ConvPass pas
   const bool isKept = staysPacked(weight);
   std::string key;
   if (isKept) {
-    for (int64_t part : {int64_t(v), int64_t(pass), int64_t(plan.algo), int64_t(shape.stride), int64_t(shape.padTop),
-                         int64_t(shape.padLeft), int64_t(plan.packedBytes)}) {
-      key += std::to_string(part) + ",";
-    }
+    key = std::to_string(v) + "," + std::to_string(int(pass)) + "," + formOf(shape, plan);
     const auto found = packed_.find(key);
     if (found != packed_.end()) return found->second;
   }

@@ -2,6 +2,7 @@
 #pragma once
 #include <array>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -74,6 +75,7 @@ class Lowering {
   }
 
  private:
+  static std::string formOf(const ConvShape& shape, const ConvPlan& plan);
   // Whether packed weights of input `weight` stay the same from run to run.
   bool staysPacked(size_t weight) const;
   template <class Plan, class Op>
@@ -90,6 +92,7 @@ class Lowering {
   std::map<std::pair<ValueId, ConvPass>, int64_t> kept_;
   // What might be, while that is decided.
   struct Candidate {
+    std::set<std::string> forms;  // that there would be
     int64_t bytes = 0;
     double saved = 0;
   };

@@ -29,7 +29,8 @@ class Program {
   // Takes the memory that it needs, once, before it runs. Throws out-of-memory. From one thread at a time.
   void reserve();
 
-  // Throws invalid-argument where it has no memory, and where a buffer is missing, unknown, too small or another device's.
+  // Throws invalid-argument where it has no memory, and where a buffer is missing, unknown, too small or another
+  // device's.
   void checkBindings(const Bindings& bindings) const;
 
   // On the device's thread, after checkBindings. Throws what the backend reports, or closed. Without `waits` it may

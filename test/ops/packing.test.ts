@@ -21,7 +21,7 @@ const layers: readonly Layer[] = [
   [[2, 1, 1, 700], 33, 1, 1],
   [[1, 30, 30, 33], 129, 1, 1],
 ]
-const algorithms = { direct: 0, winograd2: 1, winograd4: 2, winogradUpsample }
+const algorithms = { chosen: undefined, direct: 0, winograd2: 1, winograd4: 2, winogradUpsample }
 
 describe('packed weights on cpu', () => {
   for (const [x, out, kernel, stride, upsampled = false] of layers) {
@@ -53,7 +53,6 @@ describe('packed weights on cpu', () => {
     it(`gives the same bits whether they are kept or not: ${x.join('x')} -> ${out}, stride ${stride}`, async () => {
       const expected = await run({}, 'reference')
       for (const [name, forceAlgo] of Object.entries(algorithms)) {
-        if (forceAlgo === winogradUpsample && !upsampled) continue
         const own = await run({ forceAlgo, packedBytes: 0 })
         for (const output of ['y', 'dx']) assertCloseToScale(own[output], expected[output], 2e-5, `${name} ${output}`)
         for (const options of [
@@ -99,6 +98,27 @@ describe('packed weights on cpu', () => {
       const one = program({ forceAlgo: 0, packedBytes })
       assert.equal(one.memory().packed, kept * layer, `of ${packedBytes}`)
       assert.equal((one.describe().match(/ConvPackWeights/g) ?? []).length, kept)
+      one.release()
+    }
+  })
+
+  it('of a weight that two layers pack each in its way are within packedBytes, too', () => {
+    const layer = 4 * 64 * 64 * 9
+    for (const [packedBytes, kept] of [
+      [layer, 0],
+      [2 * layer, 2],
+    ]) {
+      const one = compileGraph(
+        'cpu',
+        (g) => {
+          const weight = g.parameter({ name: 'w', shape: [64, 64, 3, 3], offset: 0 })
+          const conv = (name: string, pad: number) =>
+            g.conv2d(g.input(name, [1, 4, 4, 64]), weight, undefined, { stride: 1, padding: [pad, pad, pad, pad] })
+          return { a: conv('x', 1), b: conv('z', 0) }
+        },
+        { forceAlgo: 0, packedBytes },
+      )
+      assert.equal(one.memory().packed, kept * layer)
       one.release()
     }
   })
