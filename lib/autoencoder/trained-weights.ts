@@ -115,13 +115,13 @@ export class TrainedWeights {
       const message = `the training state has no '${missing}', which this training keeps`
       throw new DiffusionError('state-mismatch', message, { argument: missing })
     }
-    await weights.write('weights', state.weights)
-    await weights.write('m', state.m)
-    if (state.v) await weights.write('v', state.v)
-    if (this.#ema && state.ema) {
-      await weights.write('ema', state.ema)
-      this.#ema.numUpdates = state.emaUpdates
-    }
+    await weights.writeAll([
+      ['weights', state.weights],
+      ['m', state.m],
+      ...(state.v ? [['v', state.v] as const] : []),
+      ...(this.#ema && state.ema ? [['ema', state.ema] as const] : []),
+    ])
+    if (this.#ema && state.ema) this.#ema.numUpdates = state.emaUpdates
     if (weights.has('grads')) this.#clear('grads')
     this.step = state.optimizerStep
   }

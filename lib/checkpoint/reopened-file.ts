@@ -61,7 +61,10 @@ export class ReopenedFile implements NumbersFile {
     this.#users++
     this.#opened ??= this.#openAgain()
     try {
-      return await fn(await this.#opened)
+      const handle = await this.#opened
+      const result = await fn(handle)
+      await this.#check(handle)
+      return result
     } catch (error) {
       throw this.#ofReading(error)
     } finally {
@@ -74,13 +77,21 @@ export class ReopenedFile implements NumbersFile {
   }
 
   async #openAgain(): Promise<FileHandle> {
-    const { argument, bad } = this.o
-    const { handle } = await openRegularFile(this.#path, argument)
+    const { handle } = await openRegularFile(this.#path, this.o.argument)
+    try {
+      await this.#check(handle)
+      return handle
+    } catch (error) {
+      await handle.close()
+      throw error
+    }
+  }
+
+  async #check(handle: FileHandle): Promise<void> {
     const { dev, ino, size, mtimeNs } = await handle.stat({ bigint: true })
     const isSame = dev === this.first.dev && ino === this.first.ino && size === this.first.size
-    if (isSame && mtimeNs === this.first.mtimeNs) return handle
-    await handle.close()
-    throw bad(size < this.first.size ? shorter : 'it was changed while it was read')
+    if (isSame && mtimeNs === this.first.mtimeNs) return
+    throw this.o.bad(size < this.first.size ? shorter : 'it was changed while it was read')
   }
 
   /** What the addon's reading threw has no path. */

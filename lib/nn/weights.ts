@@ -144,22 +144,33 @@ export class Weights {
   async write(
     name: Exclude<Bank, 'frozen'>,
     dict: StateDict,
-    { strict = true }: Pick<LoadOptions, 'strict'> = {},
+    o: Pick<LoadOptions, 'strict'> = {},
   ): Promise<Pick<LoadResult, 'missing' | 'unexpected'>> {
-    const { given, missing, unexpected } = this.table.check(dict, { strict, trainedOnly: !isWhole(name) })
-    const names: Bank[] = this.#hasFrozen && name === 'weights' ? [name, 'frozen'] : [name]
+    const [result] = await this.writeAll([[name, dict]], o)
+    return result
+  }
+
+  /** The same of several banks: all of them, or, where one can't be read, none. */
+  async writeAll(
+    dicts: readonly (readonly [name: Exclude<Bank, 'frozen'>, dict: StateDict])[],
+    { strict = true }: Pick<LoadOptions, 'strict'> = {},
+  ): Promise<Pick<LoadResult, 'missing' | 'unexpected'>[]> {
+    const results = dicts.map(([name, dict]) => this.table.check(dict, { strict, trainedOnly: !isWhole(name) }))
     const made: Made[] = []
     try {
-      for (const bank of names) {
-        const own = given.filter(({ frozen }) => frozen === (bank === 'frozen'))
-        if (own.length > 0) made.push(await this.#makeOf(bank, own, dict))
+      for (const [i, [name, dict]] of dicts.entries()) {
+        const names: Bank[] = this.#hasFrozen && name === 'weights' ? [name, 'frozen'] : [name]
+        for (const bank of names) {
+          const own = results[i].given.filter(({ frozen }) => frozen === (bank === 'frozen'))
+          if (own.length > 0) made.push(await this.#makeOf(bank, own, dict))
+        }
       }
     } catch (error) {
       for (const { buffer } of made) buffer.release()
       throw DiffusionError.ofAddon(error)
     }
     for (const each of made) this.#install(each)
-    return { missing, unexpected }
+    return results.map(({ missing, unexpected }) => ({ missing, unexpected }))
   }
 
   /** A buffer beside the bank, which stays as it is if reading fails. Initial values are drawn only where the dict has none. */

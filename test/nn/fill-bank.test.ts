@@ -2,9 +2,11 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { closeSync, mkdtempSync, openSync, rmSync, truncateSync, utimesSync, writeFileSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { plainTensors } from '../../lib/checkpoint/plain-numbers'
+import { ReopenedFile } from '../../lib/checkpoint/reopened-file'
 import { openStateDictFile, readStateDictFile } from '../../lib/checkpoint/state-dict-file'
 import { Device } from '../../lib/device'
 import type { FileDType } from '../../lib/file-numbers'
@@ -180,6 +182,42 @@ for (const backend of testedBackends) {
       await device.synchronize()
       assert.equal(device.memoryInfo().inUse, inUse)
       weights.release()
+    })
+
+    it('stay as they are, all of them, when another bank can not be read', async () => {
+      const [good, bad] = ['good.safetensors', 'bad.safetensors'].map((name) => path.join(folder, name))
+      for (const file of [good, bad])
+        writeFileSync(
+          file,
+          safetensorsOf(tableOf(), () => 'F32'),
+        )
+      const [weightsDict, averages] = [await opened(good), await opened(bad)]
+      utimesSync(bad, 1, 1)
+      const weights = made()
+      const before = await weights.bank('weights').read()
+      const { inUse } = device.memoryInfo()
+      const both = weights.writeAll([
+        ['weights', weightsDict],
+        ['ema', averages],
+      ])
+      await assert.rejects(both, { code: 'bad-file', message: /was changed/ })
+      assertSameBits(await weights.bank('weights').read(), before, 'weights')
+      await device.synchronize()
+      assert.equal(device.memoryInfo().inUse, inUse)
+      assert.equal(weights.has('ema'), false)
+      weights.release()
+    })
+
+    it('are not made of a file that is written into while it is read', async () => {
+      const file = path.join(folder, 'written')
+      writeFileSync(file, 'numbers')
+      const handle = await open(file)
+      const bad = (reason: string) => new Error(reason)
+      const reopened = await ReopenedFile.of(file, handle, { argument: 'file', bad: bad as never })
+      await handle.close()
+      assert.equal(await reopened.use(async () => 1), 1)
+      const reading = reopened.use(async () => utimesSync(file, 1, 1))
+      await assert.rejects(reading, /was changed while it was read/)
     })
   })
 }

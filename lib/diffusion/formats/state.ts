@@ -169,12 +169,16 @@ async function apply(model: Stateful, sorted: Sorted): Promise<{ schedule?: Sche
   for (const [key, tensor] of sorted.buffers) schedule[key] = await tensor.data()
   const logvar = sorted.logvar ? await sorted.logvar.data() : model.logvar
   const { network, ema } = model
-  const hasWeights = Object.keys(sorted.weights).length > 0
-  if (network && hasWeights) await network.weights.write('weights', sorted.weights, { strict: false })
+  const isGiven = (dict: StateDict) => Object.keys(dict).length > 0
+  const hasWeights = isGiven(sorted.weights)
+  const hasAverages = ema !== undefined && isGiven(sorted.averages)
+  const dicts = [
+    ...(hasWeights ? [['weights', sorted.weights] as const] : []),
+    ...(hasAverages ? [['ema', sorted.averages] as const] : []),
+  ]
+  await network?.weights.writeAll(dicts, { strict: false })
   if (network && ema) {
-    if (Object.keys(sorted.averages).length > 0) {
-      await network.weights.write('ema', sorted.averages, { strict: false })
-    } else if (hasWeights) {
+    if (hasWeights && !hasAverages) {
       network.weights.copy('weights', 'ema')
       if (ema.numUpdates > 0) ema.numUpdates = 0
     }

@@ -305,21 +305,19 @@ export class Training {
       )
     }
     if (timesteps && state.timestepLosses) await timesteps.load(state.timestepLosses)
-    await weights.write('weights', state.weights, { strict: true })
-    await weights.write('m', state.m, { strict: true })
-    if (state.v) await weights.write('v', state.v, { strict: true })
-    if (this.ema && state.ema) {
-      await weights.write('ema', { ...this.#notAveraged(state.weights), ...state.ema }, { strict: true })
-      this.ema.numUpdates = state.emaUpdates
-    }
-    for (let i = 0; i < powers; i++) {
-      const whole = { ...this.#notAveraged(state.weights), ...state.powerEmas![i] }
-      await weights.write(`ema-${i}`, whole, { strict: true })
-    }
-    this.#powerEmas?.resume(state.optimizerStep)
     const { accumulation } = state
-    if (accumulation) await weights.write('grads', accumulation.gradients, { strict: true })
-    else if (weights.has('grads')) weights.bank('grads').write(new Float32Array(this.#count))
+    const averages = (ema: StateDict) => ({ ...this.#notAveraged(state.weights), ...ema })
+    await weights.writeAll([
+      ['weights', state.weights],
+      ['m', state.m],
+      ...(state.v ? [['v', state.v] as const] : []),
+      ...(this.ema && state.ema ? [['ema', averages(state.ema)] as const] : []),
+      ...Array.from({ length: powers }, (_, i) => [`ema-${i}`, averages(state.powerEmas![i])] as const),
+      ...(accumulation ? [['grads', accumulation.gradients] as const] : []),
+    ])
+    if (this.ema && state.ema) this.ema.numUpdates = state.emaUpdates
+    this.#powerEmas?.resume(state.optimizerStep)
+    if (!accumulation && weights.has('grads')) weights.bank('grads').write(new Float32Array(this.#count))
     this.step = state.optimizerStep
     this.accumulated = accumulation?.samples ?? 0
     this.#scale = accumulation?.scale ?? 1
