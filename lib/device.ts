@@ -139,14 +139,15 @@ export class Device {
   /** Bytes that may be held: what was given, or what the device, or this process's container, has. */
   get memoryLimit(): number {
     if (this.#memoryLimit !== 'auto') return this.#memoryLimit
-    this.#capacity ??= this.#measure()
-    return this.#capacity
+    this.#capacity ||= this.#measure()
+    // A device that can't tell now sets no limit.
+    return this.#capacity || Number.MAX_SAFE_INTEGER
   }
 
   #measure(): number {
     const { memoryBytes } = this.native.info()
     const constrained = this.backend === 'cuda' ? 0 : process.constrainedMemory()
-    return constrained > 0 ? Math.min(constrained, memoryBytes) : memoryBytes
+    return constrained > 0 && memoryBytes > 0 ? Math.min(constrained, memoryBytes) : memoryBytes
   }
 
   /** @internal How many bytes beyond the limit there would be with so many more. */

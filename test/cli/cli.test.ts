@@ -121,8 +121,9 @@ describe('ddpm', function () {
     }
 
     it('a training that does not fit', async () => {
+      await writeImages(at('whole'), 4)
       const small = [...tinyFlags, '--steps', '3', '--memory-limit', '1.5MB']
-      const result = await runCli(['train', data, '--out', at('small'), ...small])
+      const result = await runCli(['train', at('whole'), '--out', at('small'), ...small])
       oneLine(result, /^ddpm train: --memory-limit: a .* needs .* and the limit is 1\.5 MB\. What would fit: .*/)
       assert.equal(result.code, 1)
     })
