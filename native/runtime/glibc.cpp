@@ -33,6 +33,12 @@ FORWARD(int, pthread_key_delete, (pthread_key_t key), (key))
 FORWARD(void*, pthread_getspecific, (pthread_key_t key), (key))
 FORWARD(int, pthread_setspecific, (pthread_key_t key, const void* value), (key, value))
 
+// Until glibc 2.33 fstat was a macro; 1 is the version of x86-64's struct stat.
+extern "C" int glibc_fxstat(int version, int file, void* status);
+__asm__(".symver glibc_fxstat, __fxstat@GLIBC_2.2.5");
+extern "C" __attribute__((visibility("hidden"))) int addon_fstat(int file, void* status) __asm__("fstat");
+extern "C" int addon_fstat(int file, void* status) { return glibc_fxstat(1, file, status); }
+
 // Of libstdc++: whether counters of references may do without atomic operations. Node.js has threads from the start.
 extern "C" {
 __attribute__((visibility("hidden"))) extern char addon_single_threaded __asm__("__libc_single_threaded");
