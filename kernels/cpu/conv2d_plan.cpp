@@ -18,8 +18,8 @@ struct Size {
 };
 
 // Costs of one thread, in multiply-adds of the inner kernel. The constants are measured (AVX2, Zen 3, weights that come
-// from memory; AVX-512, Zen 4 and 5). Threads share tiles and weights alike, so the choice doesn't depend on their
-// number.
+// from memory; AVX-512, Zen 4 and 5; those of packing with AVX-512 on Zen 4 only, AVX2's are taken for half of them).
+// Threads share tiles and weights alike, so the choice doesn't depend on their number.
 constexpr double kTransform = 14;                 // of an element of an input or output tile, at each point
 constexpr double kPack = kWidth == 16 ? 40 : 20;  // to read a weight from memory and pack it
 constexpr double kPoint = 5.5;                    // to transform a filter, at each point

@@ -1,7 +1,6 @@
 #include "native/graph/lower.h"
 
 #include <algorithm>
-#include <set>
 
 #include "native/graph/backend_error.h"
 
@@ -66,26 +65,16 @@ bool Lowering::staysPacked(size_t weight) const {
   return graph_.isParameter(v) && !(changesWeights_ && graph_.isTrained(v));
 }
 
-// What packed weights of one layer depend on.
-std::string Lowering::formOf(const ConvShape& shape, const ConvPlan& plan) {
-  std::string form;
-  for (int64_t part : {int64_t(plan.algo), int64_t(shape.stride), int64_t(shape.padTop), int64_t(shape.padLeft),
-                       int64_t(plan.packedBytes)}) {
-    form += std::to_string(part) + ",";
-  }
-  return form;
-}
-
 template <class Plan, class Op>
 ConvPlan Lowering::plan(size_t weight, ConvPass pass, Plan plan, const Op& op) {
-  const std::pair key(node_->inputs[weight], pass);
+  const Packable key = {node_->inputs[weight], pass};
   PlanOptions options = target_.options;
   options.packedBytes = candidates_ ? INT64_MAX : kept_[key];
   if (!staysPacked(weight)) options.packedBytes = 0;
   const ConvPlan planned = ddpm::planned<ConvPlan>(target_, options, plan, op);
   if (candidates_) {
     Candidate& candidate = (*candidates_)[key];
-    if (candidate.forms.insert(formOf(op.shape, planned)).second) candidate.bytes += int64_t(planned.packedBytes);
+    if (candidate.forms.insert(formOf(key, op.shape, planned)).second) candidate.bytes += int64_t(planned.packedBytes);
     candidate.saved += planned.saved;
   }
   return planned;
@@ -106,7 +95,7 @@ void Lowering::choosePacked(const std::vector<int32_t>& nodes) {
   constexpr int64_t kBytes = 192 << 20;
   int64_t budget = target_.options.packedBytes >= 0 ? target_.options.packedBytes : kBytes;
 
-  std::map<std::pair<ValueId, ConvPass>, Candidate> candidates;
+  std::map<Packable, Candidate> candidates;
   candidates_ = &candidates;
   const std::set<const OpDef*> ops = {findOp("conv2d"), findOp("conv2dSum"), findOp("linear"), findOp("conv2dDgrad")};
   for (int32_t node : nodes) {
@@ -114,7 +103,7 @@ void Lowering::choosePacked(const std::vector<int32_t>& nodes) {
   }
   candidates_ = nullptr;
 
-  using Entry = std::pair<const std::pair<ValueId, ConvPass>, Candidate>;
+  using Entry = std::pair<const Packable, Candidate>;
   std::vector<const Entry*> sorted;
   for (const Entry& entry : candidates) {
     if (entry.second.bytes > 0 && entry.second.saved > 0) sorted.push_back(&entry);
@@ -133,10 +122,9 @@ const void* Lowering::packed(size_t weight, const ConvShape& shape, ConvPass pas
   if (plan.packedBytes == 0 || candidates_) return nullptr;
   const ValueId v = node_->inputs[weight];
   const bool isKept = staysPacked(weight);
-  std::string key;
+  const Form form = formOf({v, pass}, shape, plan);
   if (isKept) {
-    key = std::to_string(v) + "," + std::to_string(int(pass)) + "," + formOf(shape, plan);
-    const auto found = packed_.find(key);
+    const auto found = packed_.find(form);
     if (found != packed_.end()) return found->second;
   }
   const Storage::Kind kind = isKept ? Storage::packed : Storage::arena;
@@ -144,7 +132,7 @@ const void* Lowering::packed(size_t weight, const ConvShape& shape, ConvPass pas
   const ConvPackWeights op = {placement_.tensor(v), memory, shape, pass, plan.algo};
   if (isKept) {
     out_.prologueOf(graph_.bankOf(v)).push_back(op);
-    packed_[key] = memory;
+    packed_[form] = memory;
   } else {
     run(op);
   }

@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -75,7 +76,12 @@ class Lowering {
   }
 
  private:
-  static std::string formOf(const ConvShape& shape, const ConvPlan& plan);
+  // A layer's weights, and what of it they are packed for; and all that packed weights depend on.
+  using Packable = std::pair<ValueId, ConvPass>;
+  using Form = std::tuple<Packable, ConvAlgo, int32_t, int32_t, int32_t, size_t>;
+  static Form formOf(const Packable& weights, const ConvShape& shape, const ConvPlan& plan) {
+    return {weights, plan.algo, shape.stride, shape.padTop, shape.padLeft, plan.packedBytes};
+  }
   // Whether packed weights of input `weight` stay the same from run to run.
   bool staysPacked(size_t weight) const;
   template <class Plan, class Op>
@@ -87,16 +93,16 @@ class Lowering {
   const bool changesWeights_;
   Steps& out_;
   const Node* node_ = nullptr;
-  std::map<std::string, const void*> packed_;  // by weight, pass, algorithm and shape
+  std::map<Form, const void*> packed_;
   // Of a layer's weights, of which a network has two for guidance: the most that is kept packed.
-  std::map<std::pair<ValueId, ConvPass>, int64_t> kept_;
+  std::map<Packable, int64_t> kept_;
   // What might be, while that is decided.
   struct Candidate {
-    std::set<std::string> forms;  // that there would be
+    std::set<Form> forms;  // that there would be
     int64_t bytes = 0;
     double saved = 0;
   };
-  std::map<std::pair<ValueId, ConvPass>, Candidate>* candidates_ = nullptr;
+  std::map<Packable, Candidate>* candidates_ = nullptr;
 };
 
 // Channels [start, start + count) of a tensor.
