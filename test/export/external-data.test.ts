@@ -9,7 +9,7 @@ import { assertSameBits } from '../support/compare'
 import { Random } from '../support/random'
 import { runCli, temporaryFolder } from '../train/support'
 import { floatsOf, type OnnxFile, readOnnx } from './onnx-file'
-import { loadRuntime, type OnnxRuntime } from './runtime'
+import { withRuntime } from './runtime'
 import { weightsOf } from './support'
 
 const tiny = {
@@ -191,24 +191,15 @@ describe('exportOnnx with external data', () => {
   })
 
   describe('ONNX Runtime', () => {
-    let runtime: OnnxRuntime
-
-    before(function () {
-      const loaded = loadRuntime()
-      if (loaded) runtime = loaded
-      else {
-        console.log('      skipped: onnxruntime-node is not installed; npm run bench:peers -- --install does it')
-        this.skip()
-      }
-    })
+    const runtime = withRuntime()
 
     it('computes the same bits of one file and of two', async () => {
       await write(at('whole.onnx'), { externalData: false })
       await write(at('two.onnx'), { externalData: true })
       const inputs = { x: new Random(2).normals(3 * 64), t: Int32Array.of(0, 500, 999) }
       const [whole, two] = [
-        await runtime.run(at('whole.onnx'), inputs, [1, 8, 8]),
-        await runtime.run(at('two.onnx'), inputs, [1, 8, 8]),
+        await runtime().run(at('whole.onnx'), inputs, [1, 8, 8]),
+        await runtime().run(at('two.onnx'), inputs, [1, 8, 8]),
       ]
       assertSameBits(two, whole, 'eps')
       assert.ok(whole.some((v) => v !== 0))

@@ -10,7 +10,7 @@ import { Random } from '../support/random'
 import { type Feeds, runGraph } from '../support/run-graph'
 import { runCli, temporaryFolder } from '../train/support'
 import { floatsOf, type OnnxFile, readOnnx } from './onnx-file'
-import { loadRuntime, type OnnxRuntime } from './runtime'
+import { withRuntime } from './runtime'
 import { type GoldenNetwork, goldenNames, openGolden, weightsOf } from './support'
 
 const tolerance = 1e-4
@@ -180,16 +180,7 @@ describe('exportOnnx', () => {
   })
 
   describe('ONNX Runtime computes the same', () => {
-    let runtime: OnnxRuntime
-
-    before(function () {
-      const loaded = loadRuntime()
-      if (loaded) runtime = loaded
-      else {
-        console.log('      skipped: onnxruntime-node is not installed; npm run bench:peers -- --install does it')
-        this.skip()
-      }
-    })
+    const runtime = withRuntime()
 
     for (const name of goldenNames) {
       it(name, async () => {
@@ -201,7 +192,7 @@ describe('exportOnnx', () => {
         const tokens = opened.context && { data: golden.floats('in/context'), shape: opened.context.shape }
         const vector = network.vectorDim ? golden.floats('in/vector') : undefined
         const given = { x: golden.floats('in/x'), t, y, context: tokens, vector }
-        const out = await runtime.run(at(`${name}.onnx`), given, shape.slice(1))
+        const out = await runtime().run(at(`${name}.onnx`), given, shape.slice(1))
         assertCloseToScale(out, golden.floats('out/out'), tolerance, "PyTorch's output")
 
         const random = new Random(1)
@@ -214,7 +205,7 @@ describe('exportOnnx', () => {
           context: tokens && contextOf(random, [n, ...tokens.shape.slice(1)]),
           vector: network.vectorDim ? random.normals(n * network.vectorDim) : undefined,
         }
-        const other = await runtime.run(at(`${name}.onnx`), inputs, shape.slice(1))
+        const other = await runtime().run(at(`${name}.onnx`), inputs, shape.slice(1))
         assertCloseToScale(other, await ours(opened, inputs), tolerance, 'our output at batch 5')
       })
     }
@@ -225,7 +216,7 @@ describe('exportOnnx', () => {
       const opened = { network: unet, weights, shape: [1, 1, 8, 8] } as unknown as GoldenNetwork
       await write(opened, 'odd.onnx')
       const inputs = { x: new Random(3).normals(3 * 64), t: Int32Array.of(0, 500, 999) }
-      const out = await runtime.run(at('odd.onnx'), inputs, [1, 8, 8])
+      const out = await runtime().run(at('odd.onnx'), inputs, [1, 8, 8])
       assertCloseToScale(out, await ours(opened, inputs), tolerance, 'out')
     })
   })

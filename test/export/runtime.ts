@@ -17,7 +17,7 @@ export interface OnnxRuntime {
 }
 
 /** Undefined where it is not installed. */
-export function loadRuntime(): OnnxRuntime | undefined {
+function loadRuntime(): OnnxRuntime | undefined {
   const ort = loadOrt()
   if (!ort) return undefined
   return {
@@ -39,4 +39,16 @@ export function loadRuntime(): OnnxRuntime | undefined {
       }
     },
   }
+}
+
+/** For the tests of a `describe`, which are skipped where it is not installed. */
+export function withRuntime(): () => OnnxRuntime {
+  let runtime: OnnxRuntime | undefined
+  before(function () {
+    runtime = loadRuntime()
+    if (runtime) return
+    console.log('      skipped: onnxruntime-node is not installed; npm run bench:peers -- --install does it')
+    this.skip()
+  })
+  return () => runtime!
 }
