@@ -38,6 +38,7 @@ export class Weights {
   readonly #banks = new Map<Bank, NativeBuffer>()
   /** What banks are made of that were released and kept: see `release`. */
   readonly #kept = new Map<Bank, Float32Array>()
+  #disposed = false
 
   constructor(
     readonly device: Device,
@@ -169,6 +170,10 @@ export class Weights {
       for (const { buffer } of made) buffer.release()
       throw DiffusionError.ofAddon(error)
     }
+    if (this.#disposed) {
+      for (const { buffer } of made) buffer.release()
+      throw new DiffusionError('disposed', 'the weights were disposed of while they were read')
+    }
     for (const each of made) this.#install(each)
     return results.map(({ missing, unexpected }) => ({ missing, unexpected }))
   }
@@ -222,6 +227,12 @@ export class Weights {
     this.#banks.clear()
     this.#kept.clear()
     for (const [name, data] of keep) this.#kept.set(name, data)
+  }
+
+  /** The same for good: what is being read into them takes no memory any more. */
+  dispose(): void {
+    this.#disposed = true
+    this.release()
   }
 }
 

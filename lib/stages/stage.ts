@@ -196,7 +196,7 @@ export abstract class Stage {
     if (this.#disposed) return
     this.#disposed = true
     this.#programs.release()
-    this.weights.release()
+    this.weights.dispose()
   }
 
   [Symbol.dispose](): void {

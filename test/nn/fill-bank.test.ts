@@ -208,6 +208,22 @@ for (const backend of testedBackends) {
       weights.release()
     })
 
+    it('take no memory when they are disposed of while they are read', async () => {
+      const file = path.join(folder, 'disposed.safetensors')
+      writeFileSync(
+        file,
+        safetensorsOf(tableOf(), () => 'F32'),
+      )
+      const dict = await opened(file)
+      const { inUse } = device.memoryInfo()
+      const weights = made()
+      const reading = weights.write('weights', dict)
+      weights.dispose()
+      await assert.rejects(reading, { code: 'disposed' })
+      await device.synchronize()
+      assert.equal(device.memoryInfo().inUse, inUse)
+    })
+
     it('are not made of a file that is written into while it is read', async () => {
       const file = path.join(folder, 'written')
       writeFileSync(file, 'numbers')

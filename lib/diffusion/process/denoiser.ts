@@ -179,7 +179,7 @@ export class NetworkDenoiser implements Denoiser {
   }
 
   release(): void {
-    this.weights.release()
+    this.weights.dispose()
   }
 }
 
