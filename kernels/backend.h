@@ -8,7 +8,7 @@
 
 namespace ddpm {
 
-constexpr int32_t kBackendAbi = 17;
+constexpr int32_t kBackendAbi = 18;
 
 enum class ErrorCode : int32_t { none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal };
 
@@ -42,6 +42,8 @@ struct PlanOptions {
   // The most that a backend which can do without may keep of packed weights (ConvPlan::packedBytes): of the convolution
   // that plan* is asked for, and of a whole program where a compiler is. Negative: the compiler's default.
   int64_t packedBytes = -1;
+  // What operands may be rounded to (Backend::roundsOperands), where that is faster.
+  DType products = DType::f32;
   Gathered* gathered = nullptr;  // where plan* put what is not timed yet; null: they put it nowhere
 };
 
@@ -69,6 +71,8 @@ struct Backend {
   int32_t abi;
   const char* name;
   int32_t precisions;       // of programs, a precisionBit() each
+  int32_t roundsOperands;   // whether tensors stay f32 in those of mixed precision (ops.h, Precision)
+  int32_t weightFormats;    // of weights (ops.h, Weights), a precisionBit() each
   int32_t choosesPacking;   // whether it can do without packed weights: ConvPlan::saved says what they are worth
   int32_t upsamplesInConv;  // whether Conv2d and Conv2dWgrad take ConvShape::upsample
 

@@ -13,6 +13,12 @@
 //            Dropout, UpsampleNearest*, AvgPool*, Pool, ResizeBilinear, FirResample, ToNhwc and SumPixels is f32 or
 //            narrow on its own, except that an op's operands (named there) are all f32 or all narrow. Everything else
 //            is f32. Arithmetic is in f32; what is narrow is rounded once, to nearest even, when it is stored.
+//            Where a backend rounds operands itself (Backend::roundsOperands), every tensor of a mixed program is f32,
+//            and the operands of a convolution by ConvAlgo::directBf16, and of Attention by its `products`, are rounded
+//            to nearest even as they are multiplied; sums are in f32.
+// Weights    w of Conv2d, Conv2dDgrad and ConvPackWeights may be held in another format (Backend::weightFormats): f16,
+//            bf16, or i8 with a `scale` {1,1,1,K}, when weight [k,r,s,c] is scale[k] * w[k,r,s,c]. Arithmetic is the
+//            same as with f32 weights of these values.
 // Writing    Outputs are written with `=`; gradients of parameters (those named dWeight, dBias, dGamma, dBeta, dTable)
 //            with `+=`.
 // Aliasing   An output may alias an input only where the op says so ("in place").
@@ -28,9 +34,9 @@
 
 namespace ddpm {
 
-enum class DType : int32_t { f32 = 0, f16 = 1, bf16 = 2, i32 = 3 };
+enum class DType : int32_t { f32 = 0, f16 = 1, bf16 = 2, i32 = 3, i8 = 4 };
 
-inline size_t sizeOf(DType t) { return t == DType::f16 || t == DType::bf16 ? 2 : 4; }
+inline size_t sizeOf(DType t) { return t == DType::i8 ? 1 : t == DType::f16 || t == DType::bf16 ? 2 : 4; }
 
 struct Tensor {
   void* data = nullptr;
@@ -61,6 +67,7 @@ enum class ConvAlgo : int32_t {
   tile32x64 = 7,
   tile128x16 = 8,
   winogradUpsample = 9,  // of an input that is upsampled
+  directBf16 = 10,       // direct; operands are rounded to bf16 (legend, Precision)
 };
 
 inline const char* nameOf(ConvAlgo algo) {
@@ -85,6 +92,8 @@ inline const char* nameOf(ConvAlgo algo) {
       return "tile128x16";
     case ConvAlgo::winogradUpsample:
       return "winogradUpsample";
+    case ConvAlgo::directBf16:
+      return "directBf16";
   }
   return "?";
 }
@@ -113,11 +122,13 @@ struct ConvPackWeights {
   ConvShape shape;
   ConvPass pass;
   ConvAlgo algo;
+  Tensor scale = {};  // ? ; as of the convolution
 };
 
 // y[n,p,q,k] = sum_{r,s,c} w[k,r,s,c] x[n, (p*stride - padTop + r) / upsample, (q*stride - padLeft + s) / upsample, c]
 //              + bias?[k] + sampleBias?[n,k] + residual?[n,p,q,k]
-// Operands: x and w; of the gradients dy and w, x and dy. Narrow weights are never packed: packedBytes is 0 for them.
+// Operands: x and w; of the gradients dy and w, x and dy. Weights that are narrow as operands are never packed:
+// packedBytes is 0 for them.
 struct Conv2d {
   Tensor x, w, y;
   Tensor bias, sampleBias, residual;  // ? ; residual may be y itself (in place): y += conv
@@ -125,6 +136,7 @@ struct Conv2d {
   ConvShape shape;
   ConvAlgo algo;
   int32_t splits;
+  Tensor scale = {};  // ? ; of i8 weights
 };
 
 // dx[n,h,w,c] = sum over the (p,q,r,s) that read (h,w): w[k,r,s,c] dy[n,p,q,k], + residual?
@@ -135,6 +147,7 @@ struct Conv2dDgrad {
   ConvShape shape;
   ConvAlgo algo;
   int32_t splits;
+  Tensor scale = {};  // ? ; of i8 weights
 };
 
 // dWeight[k,r,s,c] += sum_{n,p,q} dy[n,p,q,k] x[...];  dBias?[k] += sum_{n,p,q} dy[n,p,q,k]
@@ -196,7 +209,8 @@ struct AttentionShape {
 struct Attention {
   Tensor q, k, v, y, lse;  // c of q, k, v is the extent of the view that is read, heads included
   AttentionShape shape;
-  Tensor mask = {};  // ?
+  Tensor mask = {};             // ?
+  DType products = DType::f32;  // bf16: q, k, v and the numerators of the softmax are rounded to it (legend)
 };
 // dq, dk, dv have the head distances of q, k, v.
 struct AttentionBackward {

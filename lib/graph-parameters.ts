@@ -1,5 +1,6 @@
 /** The parameters of a graph: each slot is one value, wherever in the banks a part of the graph finds it. */
 import type { Value } from './graph-values'
+import type { WeightFormat } from './native'
 import type { ParameterSlot, TablePlace } from './parameter-slot'
 
 /** Of a 'parameter' node. */
@@ -8,6 +9,8 @@ type ParameterAttributes = {
   readonly shape: readonly number[]
   readonly offset: number
   readonly frozen: boolean
+  readonly format: WeightFormat
+  readonly scales?: number
 }
 
 export class GraphParameters {
@@ -20,9 +23,16 @@ export class GraphParameters {
     const name = this.#place.prefix + slot.name
     const known = this.#values.get(name)
     if (known) return known
-    const { shape, graphShape = shape, frozen = false } = slot
-    const offset = slot.offset + (frozen ? this.#place.frozenOffset : this.#place.offset)
-    const value = add({ name, shape: graphShape, offset, frozen: frozen || this.#untrained })
+    const { shape, graphShape = shape, frozen = false, format = 'fp32', scales } = slot
+    const place = frozen ? this.#place.frozenOffset : this.#place.offset
+    const value = add({
+      name,
+      shape: graphShape,
+      offset: slot.offset + place,
+      frozen: frozen || this.#untrained,
+      format,
+      ...(scales !== undefined && { scales: scales + place }),
+    })
     this.#values.set(name, value)
     return value
   }

@@ -12,6 +12,10 @@ export type NativeDType = 'f32' | 'i32'
 export const precisions = ['fp32', 'fp16', 'bf16'] as const
 export type Precision = (typeof precisions)[number]
 
+/** How a bank holds weights of convolutions and linear layers; kernels/ops.h, Weights. */
+export const weightFormats = ['fp32', 'fp16', 'bf16', 'int8'] as const
+export type WeightFormat = (typeof weightFormats)[number]
+
 /** [n, h, w, c], as in kernels/ops.h. */
 export type Dims = readonly [number, number, number, number]
 
@@ -30,6 +34,10 @@ export interface DeviceInfo {
   /** Of them, what this process could still allocate. */
   freeBytes: number
   precisions: Precision[]
+  /** Formats in which it takes weights. */
+  weightFormats: WeightFormat[]
+  /** Whether tensors stay float32 in programs of mixed precision, and operands are rounded as they are multiplied. */
+  roundsOperands: boolean
 }
 
 /** A backend's device with a thread of its own, on which everything is executed in the order it was asked for. */

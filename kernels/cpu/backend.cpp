@@ -77,7 +77,8 @@ Choice choose() {
        avx512::fill, avx512::fmaLoop},
 #endif
 #ifdef DDPM_HAVE_avx2
-      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2::fill, avx2::fmaLoop},
+      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"),
+       avx2::fill, avx2::fmaLoop},
 #endif
       {"portable", true, portable::fill, portable::fmaLoop},
   };
@@ -226,6 +227,9 @@ Backend make() {
   b.abi = kBackendAbi;
   b.name = "cpu";
   b.precisions = precisionBit(DType::f32);
+  b.roundsOperands = 1;
+  b.weightFormats =
+      precisionBit(DType::f32) | precisionBit(DType::f16) | precisionBit(DType::bf16) | precisionBit(DType::i8);
   b.choosesPacking = 1;
   b.upsamplesInConv = 1;
   b.deviceCount = deviceCount;

@@ -362,7 +362,7 @@ Gemm gemmOf(const Conv2d& op) {
           op.bias,
           op.sampleBias,
           op.residual,
-          {op.w, ConvPass::forward},
+          {op.w, op.scale, ConvPass::forward},
           static_cast<const float*>(op.packed)};
 }
 
@@ -375,7 +375,7 @@ Gemm gemmOf(const Conv2dDgrad& op, int32_t phaseRow, int32_t phaseColumn) {
           {},
           {},
           op.residual,
-          {op.w, ConvPass::dgrad},
+          {op.w, op.scale, ConvPass::dgrad},
           static_cast<const float*>(op.packed)};
 }
 

@@ -122,12 +122,12 @@ ConvPlan planOf(const Filters& f, const ConvShape& shape, const Size& s, const P
 
 ConvPlan planConv(const CpuDevice&, const Conv2d& op, const PlanOptions& options) {
   const Size size = {samplesOf(op.y.n, options), op.y.h, op.y.w, op.w.c, op.w.n};
-  return planOf({op.w, ConvPass::forward}, op.shape, size, options);
+  return planOf({op.w, op.scale, ConvPass::forward}, op.shape, size, options);
 }
 
 ConvPlan planDgrad(const CpuDevice&, const Conv2dDgrad& op, const PlanOptions& options) {
   const Size size = {samplesOf(op.dx.n, options), op.dx.h, op.dx.w, op.w.n, op.w.c};
-  return planOf({op.w, ConvPass::dgrad}, op.shape, size, options);
+  return planOf({op.w, op.scale, ConvPass::dgrad}, op.shape, size, options);
 }
 
 ConvAlgo planWgrad(const CpuDevice&, const Conv2dWgrad& op, const PlanOptions& options) {

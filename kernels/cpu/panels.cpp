@@ -1,30 +1,44 @@
 // Packing of weights; see panels.h.
 #include "kernels/cpu/panels.h"
 
+#include "kernels/cpu/formats.h"
 #include "kernels/cpu/winograd.h"
 
 namespace ddpm::cpu::DDPM_ISA {
 namespace {
 
-constexpr int64_t kAhead = 128;  // floats of a row; the hardware doesn't follow so many rows
+constexpr int64_t kAhead = 128;  // elements of a row; the hardware doesn't follow so many rows
 
 // Into the L2 cache: a part is as large as L1.
-DDPM_INLINE void fetch(const float* p) { __builtin_prefetch(p, 0, 2); }
+template <class T>
+DDPM_INLINE void fetch(const T* p) {
+  __builtin_prefetch(p, 0, 2);
+}
 
-DDPM_INLINE vf read(const float* p, int n) { return n >= kWidth ? load(p) : n > 0 ? loadPart(p, n) : zero(); }
+template <class T>
+DDPM_INLINE vf read(const T* p, int n) {
+  return n >= kWidth ? widen(p) : n > 0 ? widenPart(p, n) : zero();
+}
+
+// `scale`: what a row of w is multiplied with, where it is i8.
+template <class T>
+DDPM_INLINE vf scaled(vf row, const float* scale, int i) {
+  if constexpr (sizeof(T) > 1) return row;
+  return row * broadcast(scale[i]);
+}
 
 // Rows of w are channels: squares are transposed.
-template <int kVectors>
-void packForward(const float* w, int64_t row, int channels, int steps, float* to, int64_t ahead) {
+template <int kVectors, class T>
+void packForward(const T* w, const float* scale, int64_t row, int channels, int steps, float* to, int64_t ahead) {
   constexpr int width = kVectors * kWidth;
   for (int d = 0; d < steps; d += kWidth) {
     for (int i = 0; i < width; i += kWidth) {
-      const float* from = w + i * row + d;
+      const T* from = w + i * row + d;
       vf block[kWidth];
       if (i + kWidth <= channels && d + kWidth <= steps) {
 #pragma GCC unroll 16
         for (int j = 0; j < kWidth; ++j) {
-          block[j] = load(from + j * row);
+          block[j] = scaled<T>(widen(from + j * row), scale, i + j);
           fetch(from + j * row + ahead);
         }
         transpose(block);
@@ -32,7 +46,7 @@ void packForward(const float* w, int64_t row, int channels, int steps, float* to
         for (int j = 0; j < kWidth; ++j) store(to + (d + j) * width + i, block[j]);
       } else {
         for (int j = 0; j < kWidth; ++j) {
-          block[j] = i + j < channels ? read(from + j * row, steps - d) : zero();
+          block[j] = i + j < channels ? scaled<T>(read(from + j * row, steps - d), scale, i + j) : zero();
           fetch(from + j * row + ahead);
         }
         transpose(block);
@@ -43,13 +57,13 @@ void packForward(const float* w, int64_t row, int channels, int steps, float* to
 }
 
 // Rows of w are steps of the depth.
-template <int kVectors>
-void packDgrad(const float* w, int64_t row, int channels, int steps, float* to, int64_t ahead) {
+template <int kVectors, class T>
+void packDgrad(const T* w, const float* scale, int64_t row, int channels, int steps, float* to, int64_t ahead) {
   constexpr int width = kVectors * kWidth;
   for (int d = 0; d < steps; ++d)
     for (int i = 0; i < width; i += kWidth) {
       fetch(w + d * row + i + ahead);
-      store(to + d * width + i, read(w + d * row + i, channels - i));
+      store(to + d * width + i, scaled<T>(read(w + d * row + i, channels - i), scale, d));
     }
 }
 
@@ -58,16 +72,18 @@ void packDgrad(const float* w, int64_t row, int channels, int steps, float* to, 
 void packTap(const Filters& f, int tap, int first, int width, int begin, int end, float* to, int64_t ahead) {
   const int64_t row = int64_t(f.taps()) * f.w.c;  // from one output channel of w to the next
   const int channels = minOf(width, f.channels() - first), steps = end - begin;
-  const float* w = f.w.f32() + int64_t(tap) * f.w.c;
-  if (f.forward()) {
-    w += first * row + begin;
-    width == kPanel ? packForward<kTileVectors>(w, row, channels, steps, to, ahead)
-                    : packForward<1>(w, row, channels, steps, to, ahead);
-  } else {
-    w += begin * row + first;
-    width == kPanel ? packDgrad<kTileVectors>(w, row, channels, steps, to, ahead)
-                    : packDgrad<1>(w, row, channels, steps, to, ahead);
-  }
+  const int firstRow = f.forward() ? first : begin;
+  const int64_t at = int64_t(tap) * f.w.c + firstRow * row + (f.forward() ? begin : first);
+  const float* const scale = f.scale ? f.scale.f32() + firstRow : nullptr;
+  withElements(f.w, [&](const auto* elements) {
+    const auto* const w = elements + at;
+    if (f.forward())
+      width == kPanel ? packForward<kTileVectors>(w, scale, row, channels, steps, to, ahead)
+                      : packForward<1>(w, scale, row, channels, steps, to, ahead);
+    else
+      width == kPanel ? packDgrad<kTileVectors>(w, scale, row, channels, steps, to, ahead)
+                      : packDgrad<1>(w, scale, row, channels, steps, to, ahead);
+  });
 }
 
 void packPanels(CpuDevice& device, const Filters& f, float* to) {
@@ -79,7 +95,7 @@ void packPanels(CpuDevice& device, const Filters& f, float* to) {
 }
 
 void run(CpuDevice& device, const ConvPackWeights& op, void*) {
-  const Filters filters = {op.w, op.pass};
+  const Filters filters = {op.w, op.scale, op.pass};
   float* const to = static_cast<float*>(op.packed);
   isWinograd(op.algo) ? packWinograd(device, op.algo, filters, to) : packPanels(device, filters, to);
 }

@@ -30,7 +30,7 @@ Job jobOf(const Conv2d& op) {
           op.bias,
           op.sampleBias,
           op.residual,
-          {op.w, ConvPass::forward},
+          {op.w, op.scale, ConvPass::forward},
           static_cast<const float*>(op.packed),
           op.shape};
 }
@@ -42,7 +42,7 @@ Job jobOf(const Conv2dDgrad& op) {
           {},
           {},
           op.residual,
-          {op.w, ConvPass::dgrad},
+          {op.w, op.scale, ConvPass::dgrad},
           static_cast<const float*>(op.packed),
           {1, 2 - op.shape.padTop, 2 - op.shape.padLeft}};
 }

@@ -160,6 +160,7 @@ Backend make() {
   b.abi = kBackendAbi;
   b.name = CudaDevice::backendName();
   b.precisions = precisionBit(DType::f32) | precisionBit(DType::f16) | precisionBit(DType::bf16);
+  b.weightFormats = precisionBit(DType::f32);
   b.deviceCount = CudaDevice::count;
   b.open = open;
   b.close = close;

@@ -98,6 +98,7 @@ Backend make() {
   b.abi = kBackendAbi;
   b.name = "reference";
   b.precisions = precisionBit(DType::f32) | precisionBit(DType::f16) | precisionBit(DType::bf16);
+  b.weightFormats = b.precisions | precisionBit(DType::i8);
   b.deviceCount = deviceCount;
   b.open = open;
   b.close = close;

@@ -10,6 +10,12 @@ void run(const ConvPackWeights&) {
   throw std::logic_error("the reference backend packs no weights");
 }
 
+// A weight, as ops.h says of formats.
+static double weight(const Tensor& w, const Tensor& scale, int k, int r, int s, int c) {
+  const float value = at(w, k, r, s, c);
+  return scale ? value * float(at(scale, 0, k)) : value;
+}
+
 void run(const Conv2d& op) {
   const Tensor &x = op.x, &w = op.w, &y = op.y;
   for (int n = 0; n < y.n; ++n)
@@ -21,7 +27,7 @@ void run(const Conv2d& op) {
             for (int s = 0; s < w.w; ++s) {
               const int h = p * op.shape.stride - op.shape.padTop + r, v = q * op.shape.stride - op.shape.padLeft + s;
               if (h < 0 || h >= x.h || v < 0 || v >= x.w) continue;
-              for (int c = 0; c < x.c; ++c) sum += double(at(w, k, r, s, c)) * at(x, n, h, v, c);
+              for (int c = 0; c < x.c; ++c) sum += weight(w, op.scale, k, r, s, c) * at(x, n, h, v, c);
             }
           if (op.bias) sum += at(op.bias, 0, k);
           if (op.sampleBias) sum += at(op.sampleBias, n, k);
@@ -44,7 +50,7 @@ void run(const Conv2dDgrad& op) {
               if (ps < 0 || qs < 0 || ps % stride != 0 || qs % stride != 0) continue;
               const int p = ps / stride, q = qs / stride;
               if (p >= dy.h || q >= dy.w) continue;
-              for (int k = 0; k < dy.c; ++k) sum += double(at(w, k, r, s, c)) * at(dy, n, p, q, k);
+              for (int k = 0; k < dy.c; ++k) sum += weight(w, op.scale, k, r, s, c) * at(dy, n, p, q, k);
             }
           if (op.residual) sum += at(op.residual, n, h, v, c);
           at(dx, n, h, v, c) = float(sum);

@@ -13,13 +13,14 @@ namespace ddpm::reference {
 DDPM_OPS(DDPM_DECLARE)
 #undef DDPM_DECLARE
 
-// A number of an f32, f16 or bf16 tensor, seen as a float. Writing rounds to nearest even.
+// A number of an f32, f16, bf16 or, to read only, i8 tensor, seen as a float. Writing rounds to nearest even.
 class Element {
  public:
   Element(const Tensor& t, int64_t i) : t_(t), i_(i) {}
   operator float() const {
     if (t_.dtype == DType::f32) return t_.f32()[i_];
     if (t_.dtype == DType::f16) return float(static_cast<const _Float16*>(t_.data)[i_]);
+    if (t_.dtype == DType::i8) return float(static_cast<const int8_t*>(t_.data)[i_]);
     return std::bit_cast<float>(uint32_t(static_cast<const uint16_t*>(t_.data)[i_]) << 16);
   }
   const Element& operator=(float x) const {

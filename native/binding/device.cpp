@@ -54,6 +54,12 @@ Napi::Value NativeDevice::info(const Napi::CallbackInfo& info) {
         precisions.Set(precisions.Length(), precisionName(dtype));
     }
     object.Set("precisions", precisions);
+    Napi::Array formats = Napi::Array::New(info.Env());
+    for (const auto& [dtype, name] : kWeightFormats) {
+      if (device_->backend().weightFormats & precisionBit(dtype)) formats.Set(formats.Length(), name);
+    }
+    object.Set("weightFormats", formats);
+    object.Set("roundsOperands", device_->backend().roundsOperands != 0);
     return object;
   });
 }

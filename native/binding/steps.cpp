@@ -6,19 +6,6 @@
 namespace ddpm::binding {
 namespace {
 
-const char* nameOf(DType dtype) {
-  switch (dtype) {
-    case DType::f16:
-      return "f16";
-    case DType::bf16:
-      return "bf16";
-    case DType::i32:
-      return "i32";
-    default:
-      return "f32";
-  }
-}
-
 const char* nameOf(Access access) {
   return access == Access::read ? "read" : access == Access::write ? "write" : "update";
 }
@@ -34,7 +21,7 @@ Napi::Object tensorOf(Napi::Env env, const Tensor& t, Access access) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("dims", arrayOf(env, {t.n, t.h, t.w, t.c}));
   object.Set("ld", t.ld);
-  object.Set("dtype", nameOf(t.dtype));
+  object.Set("dtype", ddpm::nameOf(t.dtype));
   object.Set("access", nameOf(access));
   const Address address = decode(t.data);
   object.Set("storage", address.storage);

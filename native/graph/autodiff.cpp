@@ -39,6 +39,11 @@ Gradient::Gradient(Graph& graph, ValueId loss, const std::vector<ValueId>& wrt)
 // A value's gradient is wanted where a parameter that is trained or one of `wrt` lies behind it.
 void Gradient::markWanted(const std::vector<ValueId>& wrt) {
   wanted_.assign(graph_.values().size(), false);
+  for (size_t v = 0; v < graph_.values().size(); ++v) {
+    const DType dtype = graph_.value(ValueId(v)).dtype;
+    if (dtype != DType::f32 && graph_.isTrained(ValueId(v)))
+      throw Failure::argumentOf("backward", "weights", "f32 weights, where they are trained", nameOf(dtype));
+  }
   for (ValueId v : wrt) wanted_[v] = true;
   for (const Node& node : graph_.nodes()) {
     bool any = false;

@@ -53,7 +53,8 @@ void checkOutputs(const Graph& graph, const std::map<std::string, ValueId>& outp
     if (kBanks.count(name)) {
       throw Failure::argumentOf("compile", "outputs", "names that are not a bank's", Failure::quoted(name));
     }
-    if (graph.value(v).dtype != DType::f32) throw Failure::argumentOf("compile", name, "an f32 value", "i32");
+    if (graph.value(v).dtype != DType::f32)
+      throw Failure::argumentOf("compile", name, "an f32 value", nameOf(graph.value(v).dtype));
   }
 }
 
@@ -79,6 +80,24 @@ void checkPrecision(const Target& target) {
   f.expected = has;
   f.received = received;
   throw f;
+}
+
+// Weights in another format than f32 are for backends that take them, and for their programs of f32.
+void checkWeights(const Target& target, const Region& region) {
+  const Backend& backend = *target.backend;
+  for (int32_t i : region.live) {
+    if (region.graph.node(i).op != findOp("parameter")) continue;
+    const DType dtype = region.graph.value(region.graph.node(i).outputs[0]).dtype;
+    if (dtype == DType::f32) continue;
+    const bool isMixed = target.precision != DType::f32 && !backend.roundsOperands;
+    if (backend.weightFormats & precisionBit(dtype) && !isMixed) continue;
+    Failure f("unsupported", std::string("weights: the ") + backend.name + " backend has no " + nameOf(dtype) +
+                                 " weights" + (isMixed ? " in programs of mixed precision" : ""));
+    f.argument = "weights";
+    f.expected = "'fp32'";
+    f.received = nameOf(dtype);
+    throw f;
+  }
 }
 
 size_t scratchOf(const Target& target, const Step& step) {
@@ -116,7 +135,9 @@ Compiled compileOnce(const Graph& source, const std::map<std::string, ValueId>& 
   Compiled compiled;
   compiled.names = namesOf(graph, outputs);
   Region region = {graph, liveNodes(graph, outputs), outputs};
-  if (target.precision != DType::f32) region.live = mixPrecision(graph, region, target.precision);
+  checkWeights(target, region);
+  if (target.precision != DType::f32 && !target.backend->roundsOperands)
+    region.live = mixPrecision(graph, region, target.precision);
   Placement placement(region);
   const bool changesWeights =
       std::any_of(region.live.begin(), region.live.end(), [&](int32_t i) { return isOptimizer(graph.node(i).op); });

@@ -26,7 +26,7 @@ std::string describeStep(const Compiled& compiled, const Step& step) {
           line += std::string(" ") + name;
           if constexpr (std::is_same_v<std::decay_t<decltype(field)>, Tensor>) {
             line += toString(Dims{field.n, field.h, field.w, field.c});
-            if (sizeOf(field.dtype) == 2) line += field.dtype == DType::f16 ? ":f16" : ":bf16";
+            if (sizeOf(field.dtype) < 4) line += std::string(":") + nameOf(field.dtype);
             if (field.ld != field.c) line += "/" + std::to_string(field.ld);
           }
           line += "@" + place(compiled, pointerOf(field));

@@ -16,9 +16,12 @@ std::string toString(const Dims& dims) {
   return text + "]";
 }
 
-namespace {
+const char* nameOf(DType dtype) {
+  static const char* const names[] = {"f32", "f16", "bf16", "i32", "i8"};
+  return names[int32_t(dtype)];
+}
 
-const char* toString(DType t) { return t == DType::i32 ? "i32" : t == DType::f32 ? "f32" : "half"; }
+namespace {
 
 std::string inputName(const OpDef& op, size_t i) {
   const size_t last = op.inputs.size() - 1;
@@ -54,6 +57,12 @@ std::vector<ValueType> Graph::infer(const OpDef& op, const std::vector<ValueId>&
     if (std::none_of(op.attributes.begin(), op.attributes.end(), known)) {
       throw Failure::argumentOf(op.name, name, "no such attribute", "one");
     }
+  }
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (inputs[i] == kAbsent || int32_t(i) == op.weight || !isParameter(inputs[i])) continue;
+    const DType dtype = value(inputs[i]).dtype;
+    if (dtype != DType::f32)
+      throw Failure::argumentOf(op.name, inputName(op, i), "f32", std::string(nameOf(dtype)) + " weights");
   }
   std::vector<ValueType> types = op.infer(Call(*this, op, inputs, attributes));
   for (const ValueType& t : types) {
@@ -166,7 +175,7 @@ void Call::requireDims(size_t i, const Dims& expected) const {
 }
 
 void Call::requireDType(size_t i, DType expected) const {
-  require(dtype(i) == expected, inputName(op_, i), toString(expected), toString(dtype(i)));
+  require(dtype(i) == expected, inputName(op_, i), nameOf(expected), nameOf(dtype(i)));
 }
 
 int32_t Call::integer(const char* name, int64_t low, int64_t high) const {

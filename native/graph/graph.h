@@ -18,6 +18,16 @@ constexpr ValueId kAbsent = -1;
 constexpr int32_t kNoRegion = -1;
 
 std::string toString(const Dims& dims);
+const char* nameOf(DType dtype);  // f32, f16, bf16, i32, i8
+
+// Formats of weights (kernels/ops.h), by their names in JavaScript.
+struct WeightFormat {
+  DType dtype;
+  const char* name;
+};
+constexpr WeightFormat kWeightFormats[] = {
+    {DType::f32, "fp32"}, {DType::f16, "fp16"}, {DType::bf16, "bf16"}, {DType::i8, "int8"}};
+
 inline int64_t elements(const Dims& d) { return int64_t(d[0]) * d[1] * d[2] * d[3]; }
 
 struct ValueType {

@@ -44,6 +44,14 @@ Tensor Lowering::bank(const std::string& name, int64_t offset, Dims dims) const 
   return placement_.bank(name, offset, dims);
 }
 
+Tensor Lowering::scales(size_t weight) const { return scalesOf(node_->inputs[weight]); }
+
+Tensor Lowering::scalesOf(ValueId v) const {
+  if (graph_.value(v).dtype != DType::i8) return {};
+  const int64_t offset = graph_.producer(v).attributes.integer("scales");
+  return placement_.bank(graph_.bankOf(v), offset, {1, 1, 1, graph_.value(v).dims[0]});
+}
+
 bool Lowering::isInPlace(size_t input, int32_t start) const {
   return placement_.isPartOf(node_->inputs[input], node_->outputs[0], start);
 }
@@ -69,6 +77,7 @@ template <class Plan, class Op>
 ConvPlan Lowering::plan(size_t weight, ConvPass pass, Plan plan, const Op& op) {
   const Packable key = {node_->inputs[weight], pass};
   PlanOptions options = target_.options;
+  options.products = products();
   options.packedBytes = candidates_ ? INT64_MAX : kept_[key];
   if (!staysPacked(weight)) options.packedBytes = 0;
   const ConvPlan planned = ddpm::planned<ConvPlan>(target_, options, plan, op);
@@ -129,7 +138,7 @@ const void* Lowering::packed(size_t weight, const ConvShape& shape, ConvPass pas
   }
   const Storage::Kind kind = isKept ? Storage::packed : Storage::arena;
   void* memory = encode({placement_.addStorage({kind, plan.packedBytes, ""}), 0});
-  const ConvPackWeights op = {placement_.tensor(v), memory, shape, pass, plan.algo};
+  const ConvPackWeights op = {placement_.tensor(v), memory, shape, pass, plan.algo, scalesOf(v)};
   if (isKept) {
     out_.prologueOf(graph_.bankOf(v)).push_back(op);
     packed_[form] = memory;

@@ -57,6 +57,10 @@ class Lowering {
   // output `output`, set to zero first. Absent where the input is.
   Tensor accumulator(size_t input, size_t output);
   Tensor bank(const std::string& name, int64_t offset, Dims dims) const;
+  // What operands of products that have no plan are rounded to (Backend::roundsOperands).
+  DType products() const { return target_.backend->roundsOperands ? target_.precision : DType::f32; }
+  // What rows of input `weight` are multiplied with, where they are i8; else absent.
+  Tensor scales(size_t weight) const;
   // The mirror (placement.h) of the first `count` weights; absent in a program that reads none.
   Tensor mirror(int32_t count) { return placement_.mirror("weights", count); }
   size_t inputCount() const { return node_->inputs.size(); }
@@ -84,6 +88,7 @@ class Lowering {
   }
   // Whether packed weights of input `weight` stay the same from run to run.
   bool staysPacked(size_t weight) const;
+  Tensor scalesOf(ValueId v) const;
   template <class Plan, class Op>
   ConvPlan plan(size_t weight, ConvPass pass, Plan plan, const Op& op);
 

@@ -51,6 +51,7 @@ struct OpDef {
   std::vector<ValueType> (*infer)(const Call&) = nullptr;
   void (*gradient)(Gradient&) = nullptr;  // null: the op has none
   void (*lower)(Lowering&) = nullptr;     // null: nothing to run
+  int32_t weight = -1;                    // the input that may be weights of another format (kernels/ops.h, Weights)
   // Mixed precision (precision.h): how wide each input may be and each output can be, a letter each: 'n' narrow, 'w'
   // wide (f32), 'e' either. What has no letter is wide; slices and concatenations follow what they are made of.
   const char* takes = "";

@@ -43,9 +43,9 @@ void visitFields(std::monostate&, F&&) {}
     __VA_ARGS__                    \
   }
 
-DDPM_FIELDS(ConvPackWeights, R(w) PACKED_W)
-DDPM_FIELDS(Conv2d, R(x) R(w) R(bias) R(sampleBias) R(residual) PACKED_R W(y))
-DDPM_FIELDS(Conv2dDgrad, R(dy) R(w) R(residual) PACKED_R W(dx))
+DDPM_FIELDS(ConvPackWeights, R(w) R(scale) PACKED_W)
+DDPM_FIELDS(Conv2d, R(x) R(w) R(scale) R(bias) R(sampleBias) R(residual) PACKED_R W(y))
+DDPM_FIELDS(Conv2dDgrad, R(dy) R(w) R(scale) R(residual) PACKED_R W(dx))
 DDPM_FIELDS(Conv2dWgrad, R(x) R(dy) U(dWeight) U(dBias))
 DDPM_FIELDS(GroupNorm, R(x) R(gamma) R(beta) R(scale) R(shift) W(y) W(mean) W(rstd))
 DDPM_FIELDS(GroupNormBackward,

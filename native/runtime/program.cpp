@@ -52,7 +52,7 @@ void Program::checkBindings(const Bindings& bindings) const {
   for (const Storage& s : compiled_.storages) {
     if (s.kind != Storage::external) continue;
     const auto found = bindings.find(s.name);
-    const std::string expected = "a buffer of at least " + std::to_string(s.bytes / 4) + " elements";
+    const std::string expected = "a buffer of at least " + std::to_string((s.bytes + 3) / 4) + " elements";
     if (found == bindings.end()) throw Failure::argumentOf("run", s.name, expected, "nothing");
     const Buffer& buffer = *found->second;
     if (buffer.device != device)

@@ -66,6 +66,7 @@ const ops = [
   'table-bounds',
   'tokens',
   'variance',
+  'weight-formats',
 ]
 
 const compiled = (folder) => (name) => `dist/test/${folder}/${name}.test.js`

@@ -1,6 +1,6 @@
 /** Which devices the tests use. DDPM_TEST_DEVICE=cuda, as in `npm run test:gpu`, is that one for all of them. */
 import { Device, type DeviceName } from '../../lib/device'
-import { native } from '../../lib/native'
+import { native, type WeightFormat } from '../../lib/native'
 
 const chosen = process.env.DDPM_TEST_DEVICE as DeviceName | undefined
 
@@ -26,3 +26,7 @@ const notByDefault: readonly DeviceName[] = ['reference', 'cuda-host-contracted'
 export const testedBackends: readonly DeviceName[] = chosen
   ? [chosen]
   : (native.backends() as DeviceName[]).filter((name) => !notByDefault.includes(name) && opens(name))
+
+/** Those of them that take weights in a format. */
+export const devicesOfFormat = (format: WeightFormat): DeviceName[] =>
+  testedBackends.filter((name) => Device.open(name).info().weightFormats.includes(format))

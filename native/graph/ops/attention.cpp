@@ -41,7 +41,8 @@ void lowerAttention(Lowering& l) {
                   .y = l.out(0),
                   .lse = l.out(1),
                   .shape = separateShape(l.attributes(), l.inputDims(0)),
-                  .mask = l.in(3)});
+                  .mask = l.in(3),
+                  .products = l.products()});
 }
 
 void gradientAttention(Gradient& g) {
@@ -101,7 +102,13 @@ struct QkvViews {
 void lowerQkv(Lowering& l) {
   const QkvViews v(l.attributes(), l.inputDims(0));
   const Tensor qkv = l.in(0);
-  l.run(Attention{v.view(qkv, 0), v.view(qkv, 1), v.view(qkv, 2), l.out(0), l.out(1), v.shape});
+  l.run(Attention{.q = v.view(qkv, 0),
+                  .k = v.view(qkv, 1),
+                  .v = v.view(qkv, 2),
+                  .y = l.out(0),
+                  .lse = l.out(1),
+                  .shape = v.shape,
+                  .products = l.products()});
 }
 
 void gradientQkv(Gradient& g) {

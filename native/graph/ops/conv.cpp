@@ -32,10 +32,12 @@ Geometry checkedGeometry(const Call& call) {
   return geometryOf(call.attributes);
 }
 
+// Weights in another format were let through by the graph.
 void requireF32(const Call& call) {
   for (size_t i = 0; i < call.inputs(); ++i) {
-    if (call.has(i)) call.requireDType(i, DType::f32);
+    if (call.has(i) && i != kWeight) call.requireDType(i, DType::f32);
   }
+  call.require(call.dtype(kWeight) != DType::i32, "weight", "f32", "i32");
 }
 
 std::vector<ValueType> inferWith(const Call& call, const Geometry& g) {
@@ -73,7 +75,8 @@ void lowerConv(Lowering& l) {
             .packed = nullptr,
             .shape = geometryOf(l.attributes()).shape(),
             .algo = {},
-            .splits = 1};
+            .splits = 1,
+            .scale = l.scales(kWeight)};
   const ConvPlan plan = l.plan(op, kWeight);
   op.algo = plan.algo;
   op.splits = plan.splits;
@@ -120,7 +123,8 @@ void lowerDgrad(Lowering& l) {
                  .packed = nullptr,
                  .shape = geometryOf(l.attributes()).shape(),
                  .algo = {},
-                 .splits = 1};
+                 .splits = 1,
+                 .scale = l.scales(1)};
   const ConvPlan plan = l.plan(op, 1);
   op.algo = plan.algo;
   op.splits = plan.splits;
@@ -155,6 +159,7 @@ const std::vector<OpDef>& convOps() {
        .infer = inferConv,
        .gradient = gradientConv,
        .lower = lowerConv,
+       .weight = 1,
        .takes = "nn",
        .gives = "e"},
       {.name = "linear",
@@ -162,6 +167,7 @@ const std::vector<OpDef>& convOps() {
        .infer = inferLinear,
        .gradient = gradientConv,
        .lower = lowerConv,
+       .weight = 1,
        .takes = "nn",
        .gives = "e"},
       // What fuse.cpp makes of a convolution, the upsampling of its input and what is added to its result. Made after
@@ -171,6 +177,7 @@ const std::vector<OpDef>& convOps() {
        .attributes = {"stride", "padding", "upsample"},
        .infer = inferConv,
        .lower = lowerConv,
+       .weight = 1,
        .takes = "nn",
        .gives = "e",
        .inPlace = {{0, kResidual}},
@@ -180,6 +187,7 @@ const std::vector<OpDef>& convOps() {
        .attributes = {"stride", "padding", "height", "width"},
        .infer = inferDgrad,
        .lower = lowerDgrad,
+       .weight = 1,
        .takes = "nn",
        .gives = "e",
        .inPlace = {{0, 2}},

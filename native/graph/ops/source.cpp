@@ -39,22 +39,38 @@ std::vector<ValueType> inferInput(const Call& call) {
   return {{dimsAttribute(call), dtype == 1 ? DType::i32 : DType::f32}};
 }
 
+// What a bank holds at a parameter's place; f32 where nothing is said. Banks are counted in elements of four bytes,
+// whatever is in them.
+DType weightFormat(const Call& call) {
+  if (!call.attributes.has("format")) return DType::f32;
+  std::vector<std::string> names;
+  for (const WeightFormat& format : kWeightFormats) names.push_back(format.name);
+  return kWeightFormats[call.choice("format", names)].dtype;
+}
+
+void requirePlace(const Call& call, const char* name, double length, int64_t multiple) {
+  const int64_t offset = call.attributes.integer(name);
+  call.require(offset >= 0 && offset % multiple == 0, name, "a multiple of " + std::to_string(multiple),
+               std::to_string(offset));
+  call.require(double(offset) + length <= INT32_MAX, name, "a place within the 2^31 - 1 elements of a bank",
+               std::to_string(offset));
+}
+
 // Shapes as in the PyTorch state_dict to [K, R, S, C]; kernels/ops.h, Layout.
 std::vector<ValueType> inferParameter(const Call& call) {
   const std::vector<double>& s = call.attributes.list("shape");
   requirePositive(call, "shape", s);
   call.require(s.size() >= 1 && s.size() <= 4 && (s.size() != 3 || s[2] == 1), "shape",
                "[out, in, kh, kw], [out, in, 1], [out, in] or [c]", listText(s));
-  const int64_t offset = call.attributes.integer("offset");
-  call.require(offset >= 0 && offset % 16 == 0, "offset", "a multiple of 16", std::to_string(offset));
+  const DType dtype = weightFormat(call);
   call.attributes.flag("frozen");
-  double end = 1;
-  for (double extent : s) end *= extent;
-  end += double(offset);
-  call.require(end <= INT32_MAX, "offset", "a place within the 2^31 - 1 elements of a bank", std::to_string(offset));
-  if (s.size() == 1) return {{{1, 1, 1, int32_t(s[0])}}};
-  if (s.size() == 4) return {{{int32_t(s[0]), int32_t(s[2]), int32_t(s[3]), int32_t(s[1])}}};
-  return {{{int32_t(s[0]), 1, 1, int32_t(s[1])}}};
+  double size = 1;
+  for (double extent : s) size *= extent;
+  requirePlace(call, "offset", size * double(sizeOf(dtype)) / 4, dtype == DType::f32 ? 16 : 4);
+  if (dtype == DType::i8) requirePlace(call, "scales", s[0], 1);
+  if (s.size() == 1) return {{{1, 1, 1, int32_t(s[0])}, dtype}};
+  if (s.size() == 4) return {{{int32_t(s[0]), int32_t(s[2]), int32_t(s[3]), int32_t(s[1])}, dtype}};
+  return {{{int32_t(s[0]), 1, 1, int32_t(s[1])}, dtype}};
 }
 
 // A parameter as an operand of mixed precision: a part of the mirror of the bank (placement.h).
@@ -69,7 +85,9 @@ void lowerConstant(Lowering& l) { l.run(Fill{l.out(0), float(l.attributes().numb
 const std::vector<OpDef>& sourceOps() {
   static const std::vector<OpDef> ops = {
       {.name = "input", .attributes = {"name", "dims", "dtype"}, .infer = inferInput},
-      {.name = "parameter", .attributes = {"name", "shape", "offset", "frozen"}, .infer = inferParameter},
+      {.name = "parameter",
+       .attributes = {"name", "shape", "offset", "frozen", "format", "scales"},
+       .infer = inferParameter},
       {.name = "mirror", .inputs = {"parameter"}, .infer = inferMirror, .internal = true},
       {.name = "constant",
        .attributes = {"dims", "value"},
