@@ -81,13 +81,26 @@ export interface NativeRun {
   readonly bindings: Readonly<Record<string, NativeBuffer>>
 }
 
+/** Where numbers lie in a buffer, and in what format. */
+export interface HeldNumbers {
+  /** In elements of four bytes. */
+  readonly offset: number
+  /** Numbers. */
+  readonly length: number
+  readonly format: WeightFormat
+  /** Of int8: numbers of a row, and where the rows' factors lie, in elements. */
+  readonly row?: number
+  readonly scales?: number
+  /** For messages. */
+  readonly name?: string
+}
+
 /** A tensor in a file, and where it goes. */
 export interface StoredNumbers {
   /** Of its first number, in bytes of the file. */
   readonly position: number
   readonly dtype: FileDType
-  /** In the buffer. */
-  readonly offset: number
+  readonly place: HeldNumbers
   /** In the file, and their order in the buffer. */
   readonly axes: Dims
   readonly order: Dims
@@ -96,8 +109,7 @@ export interface StoredNumbers {
 /** A parameter's initial values in terms of its stream: a; a + b z; or a (2 u - 1) with u in (0, 1). */
 export interface InitialValues {
   readonly kind: 'constant' | 'normal' | 'uniform'
-  readonly offset: number
-  readonly length: number
+  readonly place: HeldNumbers
   /** Of the stream: the parameter's number. */
   readonly index: number
   readonly a: number
@@ -116,13 +128,17 @@ export interface NativeBuffer {
   /** Copy on the device, in order. */
   copyFrom(source: NativeBuffer, sourceOffset?: number, offset?: number, length?: number): void
   /**
-   * Reads tensors of a regular file as float32, on the device's thread and others, between whose pieces what else is asked of the
-   * device has its turn. `file`: its descriptor, of which the addon makes its own. Rejects with `io`, and with `bad-file` where the file
-   * is too short.
+   * Reads tensors of a regular file into their places, on the device's thread and others, between whose pieces what else is asked of the
+   * device has its turn. `file`: its descriptor, of which the addon makes its own. Rejects with `io`, with `bad-file` where the file
+   * is too short, and with `unsupported` for numbers that a format has none for.
    */
   load(file: number, tensors: readonly StoredNumbers[]): Promise<void>
   /** Draws initial weights from the seed's streams, on the device's thread and others, in order. */
   draw(seedLow: number, seedHigh: number, parameters: readonly InitialValues[]): void
+  /** The same of an array, which is copied before it returns. */
+  fill(data: Float32Array, place: HeldNumbers): Promise<void>
+  /** Resolves with the numbers of a place, as float32. */
+  readAt(place: HeldNumbers): Promise<Float32Array>
   /** Frees the memory (after what was asked for before). Using it afterwards throws. */
   release(): void
 }

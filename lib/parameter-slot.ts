@@ -1,5 +1,5 @@
 /** Where parameters lie in the banks of a network. */
-import type { WeightFormat } from './native'
+import type { HeldNumbers, WeightFormat } from './native'
 
 /** A parameter's place in the flat buffers 'weights', 'grads', 'm', 'v' and 'ema', or, where it is frozen, in 'frozen'. */
 export interface ParameterSlot {
@@ -20,6 +20,13 @@ export interface ParameterSlot {
 
 /** Bytes of a number. */
 export const formatBytes: Readonly<Record<WeightFormat, number>> = { fp32: 4, fp16: 2, bf16: 2, int8: 1 }
+
+/** Its numbers in a bank. */
+export function heldNumbers(slot: ParameterSlot): HeldNumbers {
+  const { name, shape, graphShape = shape, offset, format = 'fp32', scales } = slot
+  const length = shape.reduce((a, b) => a * b, 1)
+  return { name, offset, length, format, ...(format === 'int8' && { row: length / graphShape[0], scales }) }
+}
 
 /** Where a table's parameters lie within a larger one: what is added to their names and to their offsets in either bank. */
 export interface TablePlace {

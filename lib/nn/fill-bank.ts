@@ -4,6 +4,7 @@ import { DiffusionError } from '../errors'
 import type { NumbersFile } from '../file-numbers'
 import type { InitialValues, NativeBuffer, StoredNumbers } from '../native'
 import type { Seed } from '../options'
+import { formatBytes, heldNumbers } from '../parameter-slot'
 import { pauses } from '../pause'
 import { seedWords } from '../rng'
 import { sizeOf } from '../tensor'
@@ -32,12 +33,17 @@ export async function fillBank(
     if (numbers) {
       const { file, dtype, position } = numbers
       if (!files.has(file)) files.set(file, [])
-      if (sizeOf(slot.shape) > 0) files.get(file)!.push({ position, dtype, ...placeOf(slot) })
+      if (sizeOf(slot.shape) > 0) files.get(file)!.push({ position, dtype, place: heldNumbers(slot), ...axesOf(slot) })
       continue
     }
     const values = (await dict[slot.name].values()) as Float32Array
     const ordered = changedOrder(slot) ? new Float32Array(values.length) : values
     if (ordered !== values) reorder(values, ordered, slot, 'fromTorch')
+    if (slot.format !== 'fp32') {
+      await bank.fill(ordered, heldNumbers(slot))
+      await pause()
+      continue
+    }
     for (let at = 0; at < ordered.length; at += piece) {
       const part = ordered.subarray(at, at + piece)
       bank.write(part, slot.offset + at)
@@ -53,9 +59,16 @@ export async function fillBank(
 }
 
 /** Four axes, of which those that stay in their order are one. */
-function placeOf(slot: Parameter): Pick<StoredNumbers, 'offset' | 'axes' | 'order'> {
+function axesOf(slot: Parameter): Pick<StoredNumbers, 'axes' | 'order'> {
   const { axes, order } = changedOrder(slot) ?? { axes: [sizeOf(slot.shape), 1, 1, 1], order: [0, 1, 2, 3] }
-  return { offset: slot.offset, axes, order }
+  return { axes, order }
+}
+
+/** A parameter of a bank of the same layout. */
+export function copySlot(bank: NativeBuffer, source: NativeBuffer, slot: Parameter): void {
+  const { offset, length, format, row, scales } = heldNumbers(slot)
+  bank.copyFrom(source, offset, offset, Math.ceil((length * formatBytes[format]) / 4))
+  if (scales !== undefined) bank.copyFrom(source, scales, scales, length / row!)
 }
 
 /** Has initial values drawn for `slots` before anything that is asked for later. The buffer is new: zeros are there. */
@@ -66,15 +79,15 @@ export function drawInitial(
   seed: Seed,
 ): void {
   const values = table.slots.flatMap((slot, index): InitialValues[] => {
-    const { initializer, offset, shape } = slot
+    const { initializer } = slot
     if (!slots.has(slot) || initializer.kind === 'zeros') return []
-    const place = { offset, length: sizeOf(shape), index }
-    if (initializer.kind === 'normal') return [{ ...place, kind: 'normal', a: initializer.mean, b: initializer.std }]
+    const own = { place: heldNumbers(slot), index }
+    if (initializer.kind === 'normal') return [{ ...own, kind: 'normal', a: initializer.mean, b: initializer.std }]
     if (initializer.kind === 'uniform') {
-      return [{ ...place, kind: 'uniform', a: 1 / Math.sqrt(initializer.fanIn), b: 0 }]
+      return [{ ...own, kind: 'uniform', a: 1 / Math.sqrt(initializer.fanIn), b: 0 }]
     }
     const value = initializer.kind === 'constant' ? initializer.value : 1
-    return [{ ...place, kind: 'constant', a: value, b: 0 }]
+    return [{ ...own, kind: 'constant', a: value, b: 0 }]
   })
   if (values.length === 0) return
   try {

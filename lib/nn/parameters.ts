@@ -1,13 +1,16 @@
 /**
  * The parameters of a network: names and shapes as in the PyTorch state_dict, their places in one flat bank, how they
  * are initialised, and the way between the two layouts. A bank holds [out, kh, kw, in]; PyTorch has [out, in, kh, kw]; others: `Stored`.
+ * What is multiplied may be held narrow (`hold`).
  */
-import { DiffusionError } from '../errors'
+import { DiffusionError, quote } from '../errors'
 import type { ParameterSlot } from '../graph'
+import type { WeightFormat } from '../native'
 import type { Seed } from '../options'
 import { pauses } from '../pause'
 import { normal, Purpose, words } from '../rng'
 import { sameShape, sizeOf, Tensor } from '../tensor'
+import { type BankLayout, layOut } from './bank-layout'
 import { reorder, type Stored } from './layout'
 
 export type { Stored } from './layout'
@@ -36,6 +39,7 @@ export interface Parameter extends ParameterSlot {
   readonly initializer: Initializer
   readonly layer?: LayerKind
   readonly frozen: boolean
+  readonly format: WeightFormat
 }
 
 export interface CheckOptions {
@@ -69,29 +73,24 @@ export interface Banks {
 /** With new banks. */
 export interface LoadResult extends Banks, Pick<CheckResult, 'missing' | 'unexpected'> {}
 
-/** Slots start at multiples of a cache line, so that a vector load never crosses from one into the next. */
-const alignment = 16
-
-interface Layout {
-  readonly offsets: ReadonlyMap<Parameter, number>
-  readonly count: number
-  readonly frozenCount: number
-}
-
 export class ParameterTable {
   readonly #slots: Parameter[] = []
   readonly #byName = new Map<string, Parameter>()
   /** By each of their members. */
   readonly #groups = new Map<Parameter, readonly Parameter[]>()
   readonly #frozen = new Set<Parameter>()
+  /** Of those that are not float32. */
+  readonly #formats = new Map<Parameter, WeightFormat>()
+  /** The first slot of each table that was appended. */
+  readonly #parts = new Set<Parameter>()
   /** Made when the first offset is asked for. */
-  #layout?: Layout
+  #layout?: BankLayout<Parameter>
 
   get slots(): readonly Parameter[] {
     return this.#slots
   }
 
-  /** Elements of a bank of what is trained, the gaps between slots included: a multiple of 16. */
+  /** Elements, of four bytes, of a bank of what is trained, the gaps between slots included: a multiple of 16. */
   get count(): number {
     return this.#layOut().count
   }
@@ -118,7 +117,8 @@ export class ParameterTable {
   ): Parameter {
     if (this.#byName.has(name)) throw new DiffusionError('internal', `parameter '${name}' is defined twice`)
     this.#checkOpen(name)
-    const offsetOf = (slot: Parameter) => this.#layOut().offsets.get(slot)!
+    const placeOf = (slot: Parameter) => this.#layOut().places.get(slot)!
+    const formatOf = (slot: Parameter) => this.#formats.get(slot) ?? 'fp32'
     const isFrozen = (slot: Parameter) => this.#frozen.has(slot)
     const slot: Parameter = Object.freeze({
       name,
@@ -128,7 +128,13 @@ export class ParameterTable {
       stored,
       graphShape: stored?.graphShape,
       get offset() {
-        return offsetOf(this)
+        return placeOf(this).offset
+      },
+      get format() {
+        return formatOf(this)
+      },
+      get scales() {
+        return placeOf(this).scales
       },
       get frozen() {
         return isFrozen(this)
@@ -144,7 +150,7 @@ export class ParameterTable {
     return this.#layout !== undefined
   }
 
-  /** Has these lie side by side in a bank, in this order, with no gap between those of a multiple of 16 elements. */
+  /** Has these lie side by side in a bank, in this order, with no gap between those of a multiple of 16 numbers. */
   place(group: readonly Parameter[]): void {
     for (const slot of group) {
       this.#checkOpen(slot.name)
@@ -162,6 +168,26 @@ export class ParameterTable {
   }
 
   /**
+   * Has the weights of layers, frozen or not, held in a format, all else in float32. Throws `invalid-argument` where they lie in
+   * another already.
+   */
+  hold(format: WeightFormat): void {
+    const layers = this.#slots.filter(({ layer }) => layer !== undefined)
+    const others = layers.filter((slot) => slot.format !== format)
+    if (others.length > 0 && this.#layout) {
+      const received = `one whose weights are held in ${quote(others[0].format)}`
+      const message = `model: expected a network of its own, which no other model has, with weights: ${quote(format)}; got ${received}`
+      throw new DiffusionError('invalid-argument', message, { argument: 'model', received })
+    }
+    for (const slot of others) format === 'fp32' ? this.#formats.delete(slot) : this.#formats.set(slot, format)
+  }
+
+  /** The format of what is held narrow; 'fp32' where nothing is. */
+  get format(): WeightFormat {
+    return [...this.#formats.values()][0] ?? 'fp32'
+  }
+
+  /**
    * Adds those of another table, with `prefix` before their names. They lie among themselves as they do there, after what is here. Closes
    * the other one.
    */
@@ -171,21 +197,19 @@ export class ParameterTable {
     )
     for (const group of new Set(other.#groups.values())) this.place(group.map((slot) => copies.get(slot)!))
     for (const slot of other.#frozen) this.#frozen.add(copies.get(slot)!)
+    for (const [slot, format] of other.#formats) this.#formats.set(copies.get(slot)!, format)
+    for (const slot of [...other.#parts, ...other.#slots.slice(0, 1)]) this.#parts.add(copies.get(slot)!)
     other.#layOut()
   }
 
-  /** Where the slots lie in either bank: in their order, each with its group. */
-  #layOut(): Layout {
+  #layOut(): BankLayout<Parameter> {
     if (this.#layout) return this.#layout
-    const offsets = new Map<Parameter, number>()
-    const ends = { count: 0, frozenCount: 0 }
-    for (const slot of this.#slots.flatMap((first) => this.#groups.get(first) ?? [first])) {
-      if (offsets.has(slot)) continue
-      const end = this.#frozen.has(slot) ? 'frozenCount' : 'count'
-      offsets.set(slot, ends[end])
-      ends[end] += Math.ceil(sizeOf(slot.shape) / alignment) * alignment
+    const parts: Parameter[][] = [[]]
+    for (const slot of this.#slots) {
+      if (this.#parts.has(slot)) parts.push([])
+      parts.at(-1)!.push(slot)
     }
-    this.#layout = { offsets, ...ends }
+    this.#layout = layOut(parts, this.#groups)
     return this.#layout
   }
 
@@ -203,6 +227,7 @@ export class ParameterTable {
    * on the others; elements are counted in the bank's layout.
    */
   initialBanks(seed: Seed): Banks {
+    this.#checkHost()
     const banks = { flat: new Float32Array(this.count), frozen: new Float32Array(this.frozenCount) }
     this.#slots.forEach((slot, index) => {
       const bank = slot.frozen ? banks.frozen : banks.flat
@@ -253,6 +278,7 @@ export class ParameterTable {
     if (into) this.#checkBank(into, this.count)
     if (frozenInto) this.#checkBank(frozenInto, this.frozenCount)
     const { given, missing, unexpected } = this.check(dict, options)
+    this.#checkHost()
     const banks = {
       flat: into ? into.slice() : new Float32Array(this.count),
       frozen: frozenInto ? frozenInto.slice() : new Float32Array(this.frozenCount),
@@ -268,7 +294,13 @@ export class ParameterTable {
     return { ...banks, missing, unexpected }
   }
 
+  /** Banks on the host are float32; narrow ones are filled and read on the device (fill-bank.ts, weights.ts). */
+  #checkHost(): void {
+    if (this.format !== 'fp32') throw new DiffusionError('internal', `a bank of ${this.format} weights on the host`)
+  }
+
   #checkBank(bank: Float32Array, count: number): void {
+    this.#checkHost()
     if (bank.length === count) return
     throw new DiffusionError('invalid-argument', `a bank has ${count} elements, got ${bank.length}`, {
       argument: 'flat',

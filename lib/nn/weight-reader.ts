@@ -1,9 +1,8 @@
 /** Reads a network's parameters from a device one at a time, so that there is never a copy of all of them. */
 import { DiffusionError } from '../errors'
 import type { NativeBuffer } from '../native'
-import type { ParameterSlot } from '../parameter-slot'
+import { heldNumbers, type ParameterSlot } from '../parameter-slot'
 import { pauses } from '../pause'
-import { sizeOf } from '../tensor'
 import { restored } from './layout'
 
 export class WeightReader {
@@ -23,7 +22,7 @@ export class WeightReader {
   /** In the order of the shape that it has in a graph. */
   async read(slot: ParameterSlot): Promise<Float32Array> {
     const bank = slot.frozen ? this.banks.frozen! : this.banks.weights
-    const numbers = await bank.read(slot.offset, sizeOf(slot.shape))
+    const numbers = await bank.readAt(heldNumbers(slot))
     return restored(numbers, { shape: slot.graphShape ?? slot.shape }, this.#pause)
   }
 

@@ -3,9 +3,10 @@ import type { Device } from '../device'
 import { DiffusionError } from '../errors'
 import type { NativeBuffer } from '../native'
 import type { Seed } from '../options'
+import { heldNumbers } from '../parameter-slot'
 import { pauses } from '../pause'
-import { sizeOf, Tensor } from '../tensor'
-import { drawInitial, fillBank } from './fill-bank'
+import { Tensor } from '../tensor'
+import { copySlot, drawInitial, fillBank } from './fill-bank'
 import { restored } from './layout'
 import type { LoadOptions, LoadResult, Parameter, ParameterTable, StateDict } from './parameters'
 
@@ -121,13 +122,11 @@ export class Weights {
     return [...this.#banks.values()].reduce((sum, { elements }) => sum + 4 * elements, 0)
   }
 
-  /** `weights` and `ema` with what is frozen, the others without. */
+  /** As float32, whatever they are held in. `weights` and `ema` with what is frozen, the others without. */
   async read(name: Exclude<Bank, 'frozen'>): Promise<StateDict> {
     const slots = this.table.slots.filter(({ frozen }) => !frozen || isWhole(name))
     // Asked for at once: they are of one moment. Each is an array of its own, so that there is no copy of the whole bank beside them.
-    const reads = slots.map(({ frozen, offset, shape }) => {
-      return this.bank(frozen ? 'frozen' : name).read(offset, sizeOf(shape))
-    })
+    const reads = slots.map((slot) => this.bank(slot.frozen ? 'frozen' : name).readAt(heldNumbers(slot)))
     const all = await Promise.all(reads)
     const dict: StateDict = {}
     const pause = pauses()
@@ -203,7 +202,7 @@ export class Weights {
     // The same buffer as before: others are bound to it.
     const bank = this.bank(name)
     if (replacesAll) bank.copyFrom(buffer)
-    else for (const { offset, shape } of given) bank.copyFrom(buffer, offset, offset, sizeOf(shape))
+    else for (const slot of given) copySlot(bank, buffer, slot)
     buffer.release()
   }
 

@@ -27,11 +27,13 @@ Numbers numbersOf(const Napi::Value& value) {
 }  // namespace
 
 Napi::Function NativeBuffer::define(Napi::Env env) {
-  return DefineClass(env, "NativeBuffer",
-                     {InstanceMethod<&NativeBuffer::write>("write"), InstanceMethod<&NativeBuffer::read>("read"),
-                      InstanceMethod<&NativeBuffer::version>("version"),
-                      InstanceMethod<&NativeBuffer::copyFrom>("copyFrom"), InstanceMethod<&NativeBuffer::load>("load"),
-                      InstanceMethod<&NativeBuffer::draw>("draw"), InstanceMethod<&NativeBuffer::release>("release")});
+  return DefineClass(
+      env, "NativeBuffer",
+      {InstanceMethod<&NativeBuffer::write>("write"), InstanceMethod<&NativeBuffer::read>("read"),
+       InstanceMethod<&NativeBuffer::version>("version"), InstanceMethod<&NativeBuffer::copyFrom>("copyFrom"),
+       InstanceMethod<&NativeBuffer::load>("load"), InstanceMethod<&NativeBuffer::draw>("draw"),
+       InstanceMethod<&NativeBuffer::fill>("fill"), InstanceMethod<&NativeBuffer::readAt>("readAt"),
+       InstanceMethod<&NativeBuffer::release>("release")});
 }
 
 NativeBuffer::NativeBuffer(const Napi::CallbackInfo& info)

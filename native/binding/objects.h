@@ -57,6 +57,8 @@ class NativeBuffer : public Napi::ObjectWrap<NativeBuffer> {
   Napi::Value copyFrom(const Napi::CallbackInfo& info);
   Napi::Value load(const Napi::CallbackInfo& info);
   Napi::Value draw(const Napi::CallbackInfo& info);
+  Napi::Value fill(const Napi::CallbackInfo& info);
+  Napi::Value readAt(const Napi::CallbackInfo& info);
   Napi::Value release(const Napi::CallbackInfo& info);
   void drop(Napi::BasicEnv env);
 

@@ -1,10 +1,13 @@
 #include "native/runtime/buffer.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 
 namespace ddpm {
 namespace {
+
+constexpr int64_t kReadPiece = int64_t(1) << 18;  // numbers
 
 uint64_t nextId() {
   static std::atomic<uint64_t> last{0};
@@ -33,18 +36,36 @@ std::shared_ptr<Buffer> Buffer::allocate(std::shared_ptr<Device> device, int64_t
   return buffer;
 }
 
-void Buffer::copyIn(const void* host, int64_t offset, int64_t length) {
+void Buffer::copyIn(const void* host, int64_t offset, int64_t length) { copyBytesIn(host, offset * 4, length * 4); }
+
+void Buffer::copyBytesIn(const void* host, int64_t byteOffset, int64_t bytes) {
   Error error;
   ++version;
-  if (!device->backend().copyIn(device->handle(), data + offset * 4, host, uint64_t(length) * 4, &error)) {
+  if (!device->backend().copyIn(device->handle(), data + byteOffset, host, uint64_t(bytes), &error)) {
     throw toFailure(error);
   }
 }
 
-void Buffer::copyOut(void* host, int64_t offset, int64_t length) const {
+void Buffer::copyOut(void* host, int64_t offset, int64_t length) const { copyBytesOut(host, offset * 4, length * 4); }
+
+void Buffer::copyBytesOut(void* host, int64_t byteOffset, int64_t bytes) const {
   Error error;
-  if (!device->backend().copyOut(device->handle(), host, data + offset * 4, uint64_t(length) * 4, &error)) {
+  if (!device->backend().copyOut(device->handle(), host, data + byteOffset, uint64_t(bytes), &error)) {
     throw toFailure(error);
+  }
+}
+
+void Buffer::readAt(const Place& place, float* numbers) const {
+  if (place.format == DType::f32) return copyOut(numbers, place.offset, place.length);
+  const int64_t width = int64_t(sizeOf(place.format)), unit = place.unit();
+  const int64_t most = std::min(std::max(kReadPiece / unit, int64_t(1)) * unit, place.length);
+  std::vector<char> held(size_t(most * width));
+  std::vector<float> scales(size_t(place.rows()));
+  if (!scales.empty()) copyOut(scales.data(), place.scales, place.rows());
+  for (int64_t first = 0; first < place.length; first += most) {
+    const int64_t n = std::min(most, place.length - first);
+    copyBytesOut(held.data(), place.offset * 4 + first * width, n * width);
+    widen(place, held.data(), scales.data() + first / place.row, n, numbers + first);
   }
 }
 

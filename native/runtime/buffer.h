@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "native/runtime/device.h"
+#include "native/runtime/weight_formats.h"
 
 namespace ddpm {
 
@@ -27,6 +28,9 @@ class Buffer {
   // On the device's thread; offsets and lengths in elements, checked by the caller.
   void copyIn(const void* host, int64_t offset, int64_t length);
   void copyOut(void* host, int64_t offset, int64_t length) const;
+  void copyBytesIn(const void* host, int64_t byteOffset, int64_t bytes);
+  // The numbers of a place, as float32.
+  void readAt(const Place& place, float* numbers) const;
   void copyFrom(const Buffer& source, int64_t sourceOffset, int64_t offset, int64_t length);
 
   // Throws invalid-argument where [offset, offset + length) is not within the buffer.
@@ -34,6 +38,7 @@ class Buffer {
 
  private:
   Buffer(std::shared_ptr<Device> device, int64_t elements, void* data);
+  void copyBytesOut(void* host, int64_t byteOffset, int64_t bytes) const;
 };
 
 }  // namespace ddpm

@@ -108,12 +108,50 @@ void PieceFiller::help() {
 }
 
 void PieceFiller::make(PieceSource::Maker& maker, Made& made) const {
-  made.numbers.resize(size_t(source_->pieces()[made.piece].length));
+  const auto& [place, first, length] = source_->pieces()[made.piece];
+  made.numbers.resize(size_t(length));
   maker.make(made.piece, made.numbers.data());
+  if (place->format == DType::f32) return;
+  made.held.resize(size_t(length) * sizeOf(place->format));
+  made.scales.resize(size_t(place->format == DType::i8 ? length / place->row : 0));
+  narrow(*place, made.numbers.data(), length, made.held.data(), made.scales.data());
 }
 
 void PieceFiller::copyIn(const Made& made) {
-  target_->copyIn(made.numbers.data(), source_->pieces()[made.piece].offset, int64_t(made.numbers.size()));
+  const auto& [place, first, length] = source_->pieces()[made.piece];
+  const bool isNarrow = place->format != DType::f32;
+  const void* const held = isNarrow ? static_cast<const void*>(made.held.data()) : made.numbers.data();
+  const int64_t width = int64_t(sizeOf(place->format));
+  target_->copyBytesIn(held, place->offset * 4 + first * width, length * width);
+  if (place->format == DType::i8)
+    target_->copyIn(made.scales.data(), place->scales + first / place->row, int64_t(made.scales.size()));
 }
+
+namespace {
+
+class Copier final : public PieceSource::Maker {
+ public:
+  Copier(const std::vector<float>& numbers, const std::vector<PieceSource::Piece>& pieces)
+      : numbers_(numbers), pieces_(pieces) {}
+
+  void make(size_t piece, float* out) override {
+    std::copy_n(numbers_.data() + pieces_[piece].first, pieces_[piece].length, out);
+  }
+
+ private:
+  const std::vector<float>& numbers_;
+  const std::vector<PieceSource::Piece>& pieces_;
+};
+
+}  // namespace
+
+ArraySource::ArraySource(std::vector<float> numbers, Place place)
+    : numbers_(std::move(numbers)), place_(std::move(place)) {
+  const int64_t most = pieceOf(place_.unit());
+  for (int64_t first = 0; first < place_.length; first += most)
+    pieces_.push_back({&place_, first, std::min(most, place_.length - first)});
+}
+
+std::unique_ptr<PieceSource::Maker> ArraySource::maker() const { return std::make_unique<Copier>(numbers_, pieces_); }
 
 }  // namespace ddpm

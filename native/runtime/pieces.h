@@ -1,7 +1,8 @@
-// Numbers of a buffer that are made on the host, a piece at a time: read from a file, or drawn. Several threads make
-// pieces, the device's thread makes some of its own and copies all of them in, so that beside the buffer there are a
-// few pieces, whatever its size.
+// Numbers of a buffer that are made on the host, a piece at a time: read from a file, drawn, or of an array. Several
+// threads make pieces and bring them into the format of their place, the device's thread makes some of its own and
+// copies all of them in, so that beside the buffer there are a few pieces, whatever its size.
 #pragma once
+#include <algorithm>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "native/runtime/buffer.h"
+#include "native/runtime/weight_formats.h"
 
 namespace ddpm {
 
@@ -19,8 +21,8 @@ namespace ddpm {
 class PieceSource {
  public:
   struct Piece {
-    int64_t offset;  // in the buffer, in elements
-    int64_t length;
+    const Place* place;
+    int64_t first, length;  // of its numbers; a multiple of Place::unit
   };
   class Maker {
    public:
@@ -34,8 +36,10 @@ class PieceSource {
   virtual std::unique_ptr<Maker> maker() const = 0;
 
  protected:
-  // In elements: small enough to stay in a core's cache between being made and being copied.
+  // Numbers: small enough to stay in a core's cache between being made and being copied.
   static constexpr int64_t kPiece = int64_t(1) << 18;
+  // As many as that, in multiples of `unit`.
+  static int64_t pieceOf(int64_t unit) { return std::max<int64_t>(kPiece / unit, 1) * unit; }
   std::vector<Piece> pieces_;
 };
 
@@ -54,6 +58,9 @@ class PieceFiller {
   struct Made {
     size_t piece;
     std::vector<float> numbers;
+    // The same in the format of their place, where that is not float32.
+    std::vector<char> held;
+    std::vector<float> scales;
   };
 
   void help();
@@ -76,6 +83,17 @@ class PieceFiller {
   std::unique_ptr<PieceSource::Maker> own_;
   Made mine_;
   std::vector<std::thread> threads_;
+};
+
+// The pieces of an array.
+class ArraySource final : public PieceSource {
+ public:
+  ArraySource(std::vector<float> numbers, Place place);
+  std::unique_ptr<Maker> maker() const override;
+
+ private:
+  const std::vector<float> numbers_;
+  const Place place_;
 };
 
 // How many threads make pieces for a device: all that it has, where it is the CPU, else no more than help.

@@ -55,12 +55,14 @@ class Drawer final : public PieceSource::Maker {
 
 InitialSource::InitialSource(const Stream& stream, std::vector<InitialValues> parameters)
     : stream_(stream), parameters_(std::move(parameters)) {
-  for (const InitialValues& values : parameters_)
-    for (int64_t first = 0; first < values.length; first += kPiece) {
-      const int64_t length = std::min(kPiece, values.length - first);
+  for (const InitialValues& values : parameters_) {
+    const int64_t most = pieceOf(4 * values.place.unit());  // streams begin at multiples of 4
+    for (int64_t first = 0; first < values.place.length; first += most) {
+      const int64_t length = std::min(most, values.place.length - first);
       parts_.push_back({&values, first, length});
-      pieces_.push_back({values.offset + first, length});
+      pieces_.push_back({&values.place, first, length});
     }
+  }
 }
 
 std::unique_ptr<PieceSource::Maker> InitialSource::maker() const { return std::make_unique<Drawer>(stream_, parts_); }

@@ -22,7 +22,7 @@ enum class Distribution : int32_t { constant, normal, uniform };
 // A parameter's initial values, in terms of its stream: a; a + b z; or a (2 u - 1), u in (0, 1). Computed in double,
 // then rounded.
 struct InitialValues {
-  int64_t offset, length;  // in the buffer, in elements
+  Place place;
   Distribution distribution;
   uint32_t sample;  // of the stream: the parameter's index
   double a, b;

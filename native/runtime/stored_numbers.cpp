@@ -8,6 +8,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <numeric>
 
 namespace ddpm {
 namespace {
@@ -52,15 +53,6 @@ size_t widthOf(FileDType dtype) {
     default:
       return 2;
   }
-}
-
-// IEEE 754 binary16: sign, 5 bits of exponent, 10 of fraction. Exact; a NaN becomes the usual one.
-float halfToFloat(uint16_t half) {
-  const uint32_t exponent = (half >> 10) & 0x1f, fraction = half & 0x3ff, sign = uint32_t(half & 0x8000) << 16;
-  const uint32_t small = std::bit_cast<uint32_t>(float(fraction) * 0x1p-24f) | sign;
-  const uint32_t usual = ((exponent + 112) << 23 | fraction << 13) | sign;
-  const uint32_t special = fraction ? 0x7fc00000u : 0x7f800000u | sign;
-  return std::bit_cast<float>(exponent == 0 ? small : exponent == 31 ? special : usual);
 }
 
 void convert(FileDType dtype, const void* from, float* to, size_t n) {
@@ -153,11 +145,13 @@ StoredSource::StoredSource(std::shared_ptr<const InputFile> file, std::vector<St
     // Where the first axis stays the first, its rows lie one after the other in both; else all is one piece.
     const bool isCut = tensor.order[0] == 0 || keepsOrder(tensor);
     const int64_t row = product(tensor.axes, 1);
-    const int64_t most = isCut ? std::max<int64_t>(kPiece / row, 1) : tensor.axes[0];
+    // Whole rows here, and there of those that have a factor.
+    const int64_t unit = std::lcm(row, tensor.place.unit());
+    const int64_t most = isCut ? pieceOf(unit) / row : tensor.axes[0];
     for (int64_t first = 0; first < tensor.axes[0]; first += most) {
       const int64_t rows = std::min(most, tensor.axes[0] - first);
       parts_.push_back({&tensor, first, rows});
-      pieces_.push_back({tensor.offset + first * row, rows * row});
+      pieces_.push_back({&tensor.place, first * row, rows * row});
     }
   }
 }

@@ -1,4 +1,4 @@
-// Tensors as they lie in a file, on their way to a buffer: as float32, in the order that the buffer has them in.
+// Tensors as they lie in a file, on their way to a buffer: made float32, in the order that the buffer has them in.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -15,7 +15,7 @@ enum class FileDType : int32_t { f32, f16, bf16, f64 };
 struct StoredNumbers {
   uint64_t position;  // of the first, in bytes of the file
   FileDType dtype;
-  int64_t offset;                // of the first in the buffer, in elements
+  Place place;
   std::array<int64_t, 4> axes;   // in the file, the last without gaps
   std::array<int32_t, 4> order;  // the axes in the order of the buffer
 };

@@ -10,7 +10,7 @@ import { ReopenedFile } from '../../lib/checkpoint/reopened-file'
 import { openStateDictFile, readStateDictFile } from '../../lib/checkpoint/state-dict-file'
 import { Device } from '../../lib/device'
 import type { FileDType } from '../../lib/file-numbers'
-import type { NativeBuffer, StoredNumbers } from '../../lib/native'
+import type { HeldNumbers, NativeBuffer, StoredNumbers } from '../../lib/native'
 import { normalOf, ParameterTable, uniformFanIn, zeros } from '../../lib/nn/parameters'
 import { type StateDict, Weights } from '../../lib/nn/weights'
 import { Tensor } from '../../lib/tensor'
@@ -240,7 +240,8 @@ for (const backend of testedBackends) {
 
 describe('NativeBuffer.load and draw', () => {
   const device = Device.open('cpu')
-  const tensor: StoredNumbers = { position: 0, dtype: 'F32', offset: 0, axes: [2, 1, 1, 1], order: [0, 1, 2, 3] }
+  const place: HeldNumbers = { offset: 0, length: 2, format: 'fp32' }
+  const tensor: StoredNumbers = { position: 0, dtype: 'F32', place, axes: [2, 1, 1, 1], order: [0, 1, 2, 3] }
   const load = async (buffer: NativeBuffer, changed: object, file?: number) => {
     const descriptor = openSync(__filename, 'r')
     try {
@@ -257,9 +258,19 @@ describe('NativeBuffer.load and draw', () => {
       ['position', { position: 2 ** 60 }],
       ['position', { position: Number.NaN }],
       ['dtype', { dtype: 'I64' }],
-      ['offset', { offset: 7 }],
-      ['offset', { offset: -1 }],
-      ['offset', { axes: [2 ** 31 - 1, 2 ** 31 - 1, 2 ** 31 - 1, 2 ** 31 - 1] }],
+      ['offset', { place: { ...place, offset: 7 } }],
+      ['offset', { place: { ...place, offset: -1 } }],
+      ['offset', { place: { ...place, offset: 7, length: 3, format: 'fp16' } }],
+      ['offset', { place: { ...place, offset: 1.5 } }],
+      ['offset', { place: { ...place, length: -1, format: 'int8', row: 1, scales: 0 } }],
+      ['offset', { place: { ...place, length: 1e300 } }],
+      ['format', { place: { ...place, format: 'fp8' } }],
+      ['row', { place: { ...place, format: 'int8', row: 3, scales: 4 } }],
+      ['row', { place: { ...place, format: 'int8', row: 0, scales: 4 } }],
+      ['scales', { place: { ...place, format: 'int8', row: 1 } }],
+      ['offset', { place: { ...place, format: 'int8', row: 1, scales: 7 } }],
+      ['axes', { axes: [2 ** 31 - 1, 2 ** 31 - 1, 2 ** 31 - 1, 2 ** 31 - 1] }],
+      ['axes', { axes: [3, 1, 1, 1] }],
       ['axes', { axes: [0, 1, 1, 1] }],
       ['axes', { axes: [1, 1, 1] }],
       ['order', { order: [0, 1, 2, 2] }],
@@ -274,8 +285,11 @@ describe('NativeBuffer.load and draw', () => {
     closeSync(folder)
     await assert.rejects(load(buffer, { position: 2 ** 40 }), { code: 'bad-file' })
     assert.deepEqual([...(await buffer.read())], [0, 0, 0, 0, 0, 0, 0, 0])
-    const values = { kind: 'normal', offset: 0, length: 8, index: 0, a: 0, b: 1 } as const
-    assert.throws(() => buffer.draw(0, 0, [{ ...values, length: 9 }]), { argument: 'offset' })
+    const values = { kind: 'normal', place: { ...place, length: 8 }, index: 0, a: 0, b: 1 } as const
+    assert.throws(() => buffer.draw(0, 0, [{ ...values, place: { ...place, length: 9 } }]), { argument: 'offset' })
+    assert.throws(() => buffer.fill(new Float32Array(3), place), { argument: 'data' })
+    assert.throws(() => buffer.fill(new Int32Array(2) as never, place), { argument: 'data' })
+    assert.throws(() => buffer.readAt({ ...place, length: 9 }), { argument: 'offset' })
     assert.throws(() => buffer.draw(0, 0, [{ ...values, kind: 'cauchy' as 'normal' }]), { argument: 'kind' })
     assert.throws(() => buffer.draw(-1, 0, [values]), { argument: 'seedLow' })
     assert.throws(() => buffer.draw(0, 0, [{ ...values, index: 0.5 }]), { argument: 'index' })

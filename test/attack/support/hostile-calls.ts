@@ -137,6 +137,13 @@ function plausible(world: World, name: string): Anything[] {
   const { random, objects, device } = world
   const size = () => pick(random, [0, 1, 4, 8, 100, ...edges])
   const sizes = () => Array.from({ length: 4 }, () => pick(random, [1, 1, 2, 4, ...edges]))
+  const place = () => ({
+    offset: size(),
+    length: size(),
+    format: pick(random, ['fp32', 'fp16', 'bf16', 'int8', 'fp8']),
+    row: size(),
+    scales: size(),
+  })
   const axes = () => pick(random, [[0, 1, 2, 3], [0, 2, 3, 1], [3, 2, 1, 0], sizes()])
   switch (name) {
     case 'allocate':
@@ -154,12 +161,16 @@ function plausible(world: World, name: string): Anything[] {
           {
             position: size(),
             dtype: pick(random, ['F32', 'F16', 'F64', 'U8']),
-            offset: size(),
+            place: place(),
             axes: sizes(),
             order: axes(),
           },
         ],
       ]
+    case 'fill':
+      return [numbers(world), place()]
+    case 'readAt':
+      return [place()]
     case 'draw':
       return [
         pick(random, [0, 7, ...edges]),
@@ -167,8 +178,7 @@ function plausible(world: World, name: string): Anything[] {
         [
           {
             kind: pick(random, ['constant', 'normal', 'uniform']),
-            offset: size(),
-            length: size(),
+            place: place(),
             index: size(),
             a: pick(random, edges),
             b: 1,
