@@ -2,6 +2,8 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
+import { withSource } from '../../lib/checkpoint/source'
+import { readArrays } from '../../lib/data/npy'
 import { writeNpz } from '../../lib/data/npz'
 import { temporaryFolder } from '../train/support'
 
@@ -37,33 +39,54 @@ describe('.npz files', () => {
     arr_0: { data: pixels, shape: [2, 3, 5, 3] },
     arr_1: { data: BigInt64Array.of(-1n, 2n ** 40n), shape: [2] },
   }
-  before(() => writeNpz(file, arrays))
-
-  it('are read by the standard library of Python', function () {
-    const { error, status, stdout, stderr } = spawnSync('python3', ['-c', standardLibrary, file], { encoding: 'utf8' })
-    if (error) {
-      console.log('      (skipped: there is no python3)')
-      return this.skip()
-    }
-    assert.equal(status, 0, stderr)
-    assert.deepEqual(JSON.parse(stdout), {
-      'arr_0.npy': ['|u1', false, [2, 3, 5, 3], [...pixels]],
-      'arr_1.npy': ['<i8', false, [2], [-1, 2 ** 40]],
-    })
+  /** As those of more than 4 GiB are. */
+  const file64 = path.join(folder, 'samples64.npz')
+  before(async () => {
+    await writeNpz(file, arrays)
+    await writeNpz(file64, arrays, { zip64: true })
   })
 
-  it('are read by numpy', function () {
-    const python = (script: string) => spawnSync('python3', ['-c', script, file], { encoding: 'utf8' })
-    if (python('import numpy').status !== 0) {
-      console.log('      (skipped: python3 has no numpy)')
-      return this.skip()
-    }
-    const { status, stdout, stderr } = python(numpy)
-    assert.equal(status, 0, stderr)
-    assert.deepEqual(JSON.parse(stdout), {
-      arr_0: ['uint8', [2, 3, 5, 3], [...pixels]],
-      arr_1: ['int64', [2], [-1, 2 ** 40]],
+  for (const [what, name] of [
+    ['', file],
+    [', with zip64', file64],
+  ]) {
+    it(`are read by the standard library of Python${what}`, function () {
+      const { error, status, stdout, stderr } = spawnSync('python3', ['-c', standardLibrary, name], {
+        encoding: 'utf8',
+      })
+      if (error) {
+        console.log('      (skipped: there is no python3)')
+        return this.skip()
+      }
+      assert.equal(status, 0, stderr)
+      assert.deepEqual(JSON.parse(stdout), {
+        'arr_0.npy': ['|u1', false, [2, 3, 5, 3], [...pixels]],
+        'arr_1.npy': ['<i8', false, [2], [-1, 2 ** 40]],
+      })
     })
+
+    it(`are read by numpy${what}`, function () {
+      const python = (script: string) => spawnSync('python3', ['-c', script, name], { encoding: 'utf8' })
+      if (python('import numpy').status !== 0) {
+        console.log('      (skipped: python3 has no numpy)')
+        return this.skip()
+      }
+      const { status, stdout, stderr } = python(numpy)
+      assert.equal(status, 0, stderr)
+      assert.deepEqual(JSON.parse(stdout), {
+        arr_0: ['uint8', [2, 3, 5, 3], [...pixels]],
+        arr_1: ['int64', [2], [-1, 2 ** 40]],
+      })
+    })
+  }
+
+  it('have the same arrays with zip64', async () => {
+    const shapes = (name: string) =>
+      withSource(name, '.npz', async (source) =>
+        [...(await readArrays(source))].map(([array, { shape, type }]) => [array, shape, type]),
+      )
+    assert.deepEqual(await shapes(file64), await shapes(file))
+    assert.ok(!readFileSync(file64).equals(readFileSync(file)))
   })
 
   it('are the same bytes for the same arrays', async () => {
