@@ -8,7 +8,7 @@
 
 namespace ddpm {
 
-constexpr int32_t kBackendAbi = 18;
+constexpr int32_t kBackendAbi = 19;
 
 enum class ErrorCode : int32_t { none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal };
 
@@ -28,6 +28,7 @@ struct DeviceOptions {
 struct DeviceInfo {
   char name[256];  // "AMD EPYC ... (avx2)"
   char isa[32];    // CPU: portable, avx2, avx512
+  char bf16[32];   // CPU: what computes products of precision bf16 (cpu/bf16); empty: nothing does
   int32_t threads;
   uint64_t memoryBytes;  // total memory of the device
   uint64_t freeBytes;    // of it, what this process could still allocate
@@ -70,9 +71,10 @@ struct Kernel {
 struct Backend {
   int32_t abi;
   const char* name;
-  int32_t precisions;       // of programs, a precisionBit() each
-  int32_t roundsOperands;   // whether tensors stay f32 in those of mixed precision (ops.h, Precision)
-  int32_t weightFormats;    // of weights (ops.h, Weights), a precisionBit() each
+  int32_t precisions;                     // of programs, a precisionBit() each
+  const char* (*lacks)(DType precision);  // what a precision that is none of them would need; null: nobody can say
+  int32_t roundsOperands;                 // whether tensors stay f32 in those of mixed precision (ops.h, Precision)
+  int32_t weightFormats;                  // of weights (ops.h, Weights), a precisionBit() each
   int32_t choosesPacking;   // whether it can do without packed weights: ConvPlan::saved says what they are worth
   int32_t upsamplesInConv;  // whether Conv2d and Conv2dWgrad take ConvShape::upsample
 

@@ -111,10 +111,11 @@ export class Device {
 
   /** Throws `unsupported` where it does not compute in it. */
   checkPrecision(precision: Precision): void {
-    const { precisions } = this.info()
+    const { precisions, lacks } = this.info()
     if (precisions.includes(precision)) return
     const expected = precisions.map((name) => `'${name}'`).join(' or ')
-    throw new DiffusionError('unsupported', `precision: ${this.name} has ${expected}, not '${precision}'`, {
+    const needs = lacks[precision] ? `, which needs ${lacks[precision]}` : ''
+    throw new DiffusionError('unsupported', `precision: ${this.name} has ${expected}, not '${precision}'${needs}`, {
       argument: 'precision',
       expected,
       received: precision,

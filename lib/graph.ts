@@ -293,7 +293,7 @@ export class Graph {
     return this.#one('dropout', [x, rng], o)
   }
 
-  /** x as narrow numbers hold it, and so its gradient, in a program of precision fp16 or bf16; else x. */
+  /** x as narrow numbers hold it, and so its gradient, in a program of precision fp16 or bf16 that holds some; else x. */
   round(x: Value): Value {
     return this.#one('round', [x])
   }

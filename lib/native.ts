@@ -7,7 +7,7 @@ export type NativeDType = 'f32' | 'i32'
 
 /**
  * Of a program. fp32: every number is float32. fp16, bf16: mixed; operands of convolutions, linear layers and attention
- * have 16 bits, sums, weights and all else stay float32.
+ * have 16 bits (on a device that `roundsOperands`, as they are multiplied), sums, weights and all else stay float32.
  */
 export const precisions = ['fp32', 'fp16', 'bf16'] as const
 export type Precision = (typeof precisions)[number]
@@ -28,12 +28,16 @@ export interface DeviceInfo {
   name: string
   /** The instruction set of the CPU ('avx2'), the architecture of a GPU ('sm_90'). */
   isa: string
+  /** What computes products of precision bf16 on the CPU: avx512bf16, amx, ...; empty where nothing does. */
+  bf16: string
   /** Threads of the CPU, multiprocessors of a GPU. */
   threads: number
   memoryBytes: number
   /** Of them, what this process could still allocate. */
   freeBytes: number
   precisions: Precision[]
+  /** What a precision that is none of them would need, where that is known: { bf16: 'a processor with AVX512-BF16' }. */
+  lacks: Partial<Record<Precision, string>>
   /** Formats in which it takes weights. */
   weightFormats: WeightFormat[]
   /** Whether tensors stay float32 in programs of mixed precision, and operands are rounded as they are multiplied. */
@@ -46,7 +50,7 @@ export interface NativeDevice {
   readonly index: number
   /** Whether compiling for it may take seconds, as algorithms are chosen by times; see NativeGraph.compileBeside. */
   readonly timesAlgorithms: boolean
-  /** E.g. { name: 'AMD EPYC', isa: 'avx2', threads: 2, memoryBytes: 25e9, freeBytes: 9e9, precisions: ['fp32'] }. */
+  /** E.g. { name: 'AMD EPYC', isa: 'avx2', threads: 2, memoryBytes: 25e9, freeBytes: 9e9, precisions: ['fp32', 'bf16'] }. */
   info(): DeviceInfo
   /**
    * Libraries of others that the backend uses ('cuDNN 9.5.1 in /usr/lib'), or why none, and what of the device's memory is not as

@@ -22,6 +22,7 @@
 #include <sys/sysctl.h>
 #endif
 
+#include "kernels/cpu/bf16/choose.h"
 #include "kernels/cpu/device.h"
 #include "kernels/cpu/peak.h"
 
@@ -99,6 +100,11 @@ const Choice& choice() {
   return chosen;
 }
 
+const bf16::Choice& bf16Choice() {
+  static const bf16::Choice chosen = bf16::choose(std::strcmp(choice().isa.name, "avx512") == 0);
+  return chosen;
+}
+
 uint64_t physicalMemory() {
   const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
   return pages > 0 && size > 0 ? uint64_t(pages) * uint64_t(size) : 0;
@@ -143,8 +149,9 @@ std::string processorName() {
 CpuDevice& deviceOf(DeviceHandle* handle) { return *reinterpret_cast<CpuDevice*>(handle); }
 
 int32_t deviceCount(Error* why) {
-  if (choice().error.empty()) return 1;
-  setError(why, ErrorCode::deviceUnavailable, choice().error.c_str());
+  const std::string& error = choice().error.empty() ? bf16Choice().error : choice().error;
+  if (error.empty()) return 1;
+  setError(why, ErrorCode::deviceUnavailable, error.c_str());
   return 0;
 }
 
@@ -178,7 +185,7 @@ DeviceHandle* open(const DeviceOptions& options, Error* error) {
     return nullptr;
   }
   try {
-    return reinterpret_cast<DeviceHandle*>(new CpuDevice(threads));
+    return reinterpret_cast<DeviceHandle*>(new CpuDevice(threads, bf16Choice().kernel));
   } catch (const std::exception& e) {
     setError(error, ErrorCode::deviceUnavailable, (std::to_string(threads) + " threads: " + e.what()).c_str());
     return nullptr;
@@ -190,6 +197,7 @@ void close(DeviceHandle* handle) { delete &deviceOf(handle); }
 void info(DeviceHandle* handle, DeviceInfo* out) {
   snprintf(out->name, sizeof out->name, "%s", processorName().c_str());
   snprintf(out->isa, sizeof out->isa, "%s", choice().isa.name);
+  snprintf(out->bf16, sizeof out->bf16, "%s", bf16Choice().kernel ? bf16Choice().kernel->name : "");
   out->threads = deviceOf(handle).pool.threads();
   out->memoryBytes = physicalMemory();
   out->freeBytes = availableMemory();
@@ -226,7 +234,10 @@ Backend make() {
   Backend b{};
   b.abi = kBackendAbi;
   b.name = "cpu";
-  b.precisions = precisionBit(DType::f32);
+  b.precisions = precisionBit(DType::f32) | (bf16Choice().kernel ? precisionBit(DType::bf16) : 0);
+  b.lacks = [](DType precision) {
+    return precision == DType::bf16 && !bf16Choice().kernel ? bf16Choice().lacks.c_str() : nullptr;
+  };
   b.roundsOperands = 1;
   b.weightFormats =
       precisionBit(DType::f32) | precisionBit(DType::f16) | precisionBit(DType::bf16) | precisionBit(DType::i8);

@@ -1,7 +1,9 @@
 // Which algorithm computes a convolution.
 #include <initializer_list>
 
+#include "kernels/cpu/bf16/kernel.h"
 #include "kernels/cpu/conv2d.h"
+#include "kernels/cpu/conv2d_bf16.h"
 #include "kernels/cpu/winograd.h"
 #include "kernels/cpu/winograd_transform.h"
 
@@ -46,6 +48,18 @@ double transformCost(const Size& s, const Winograd& f) {
 double directCost(const Size& s, int taps, bool kept) {
   constexpr double kStream = kWidth == 16 ? 24 : 8;  // a weight, read while nothing else is done
   return taps * s.weights() * (s.pixels() + (kept ? kStream : kPack));
+}
+
+// With operands that are rounded to bf16 (measured with AVX512-BF16 on Zen 4; with AMX by its kernel's `speed` alone).
+double bf16Cost(const bf16::Kernel& kernel, const Size& s, int taps, bool kept) {
+  constexpr double kStream = 12;  // a weight of half the size, as in directCost
+  constexpr double kPack = 30;
+  constexpr double kRound = 6;  // an element of the input
+  constexpr double kSum = 40;   // a sum of a tap goes through memory: as much as so many pairs of the depth
+  const Size filled = {s.n, s.rows, s.columns, 2 * kernel.pairsOf(s.depth), s.channels};
+  const double sums = taps * s.pixels() * double(roundUp<int64_t>(s.channels, bf16::kNarrow)) * kSum;
+  return taps * filled.weights() * (s.pixels() / kernel.speed + (kept ? kStream : kPack)) + sums / kernel.speed +
+         s.pixels() * double(s.depth) * kRound;
 }
 
 double winogradCost(const Size& s, const Winograd& f, bool kept) {
@@ -93,23 +107,32 @@ ConvAlgo cheapest(const Tensor& w, const ConvShape& shape, const PlanOptions& op
 // The same whatever the batch: as for a small one.
 int64_t samplesOf(int32_t n, const PlanOptions& options) { return options.deterministic ? 4 : n; }
 
-size_t packedBytes(ConvAlgo algo, const Filters& f) {
+size_t packedBytes(const CpuDevice& device, ConvAlgo algo, const Filters& f) {
+  if (algo == ConvAlgo::directBf16) return size_t(bf16PanelBytes(device, f));
   return sizeof(float) * (isWinograd(algo) ? winogradFloats(algo, f) : size_t(panelFloats(f)));
 }
 
-double costOf(ConvAlgo algo, const Size& s, int taps, bool kept) {
+double costOf(const CpuDevice& device, ConvAlgo algo, const Size& s, int taps, bool kept) {
+  if (algo == ConvAlgo::directBf16) return bf16Cost(*device.bf16, s, taps, kept);
   for (const Winograd& f : {kWinograd2, kWinograd4, kWinogradUpsample})
     if (f.algo == algo) return winogradCost(s, f, kept);
   return directCost(s, taps, kept);
 }
 
 // The algorithm does not depend on what is kept packed, and so neither do the numbers.
-ConvPlan planOf(const Filters& f, const ConvShape& shape, const Size& s, const PlanOptions& options) {
-  const ConvAlgo algo = cheapest(
-      f.w, shape, options, [&] { return directCost(s, f.taps(), false); },
-      [&](const Winograd& w) { return winogradCost(s, w, false); });
-  const size_t bytes = packedBytes(algo, f);
-  const double saved = costOf(algo, s, f.taps(), false) - costOf(algo, s, f.taps(), true);
+ConvPlan planOf(const CpuDevice& device, const Filters& f, const ConvShape& shape, const Size& s,
+                const PlanOptions& options) {
+  const auto cost = [&](ConvAlgo algo, bool kept) { return costOf(device, algo, s, f.taps(), kept); };
+  ConvAlgo algo = cheapest(
+      f.w, shape, options, [&] { return cost(ConvAlgo::direct, false); },
+      [&](const Winograd& w) { return cost(w.algo, false); });
+  if (options.products == DType::bf16 && device.bf16) {
+    const bool isForced = options.forceAlgo == int(ConvAlgo::directBf16);
+    const bool isFree = options.forceAlgo < 0 && cost(ConvAlgo::directBf16, false) < cost(algo, false);
+    if (isForced || isFree) algo = ConvAlgo::directBf16;
+  }
+  const size_t bytes = packedBytes(device, algo, f);
+  const double saved = cost(algo, false) - cost(algo, true);
   // Of 1x1 filters, small ones for few pixels; large ones would be read from memory once for each chunk of the pixels.
   constexpr int64_t kFloats = 1 << 20, kPixels = 512;
   const bool streams = f.taps() == 1 && (panelFloats(f) > kFloats || s.pixels() > kPixels);
@@ -120,14 +143,14 @@ ConvPlan planOf(const Filters& f, const ConvShape& shape, const Size& s, const P
 
 }  // namespace
 
-ConvPlan planConv(const CpuDevice&, const Conv2d& op, const PlanOptions& options) {
+ConvPlan planConv(const CpuDevice& device, const Conv2d& op, const PlanOptions& options) {
   const Size size = {samplesOf(op.y.n, options), op.y.h, op.y.w, op.w.c, op.w.n};
-  return planOf({op.w, op.scale, ConvPass::forward}, op.shape, size, options);
+  return planOf(device, {op.w, op.scale, ConvPass::forward}, op.shape, size, options);
 }
 
-ConvPlan planDgrad(const CpuDevice&, const Conv2dDgrad& op, const PlanOptions& options) {
+ConvPlan planDgrad(const CpuDevice& device, const Conv2dDgrad& op, const PlanOptions& options) {
   const Size size = {samplesOf(op.dx.n, options), op.dx.h, op.dx.w, op.w.n, op.w.c};
-  return planOf({op.w, op.scale, ConvPass::dgrad}, op.shape, size, options);
+  return planOf(device, {op.w, op.scale, ConvPass::dgrad}, op.shape, size, options);
 }
 
 ConvAlgo planWgrad(const CpuDevice&, const Conv2dWgrad& op, const PlanOptions& options) {

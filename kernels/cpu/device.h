@@ -23,9 +23,14 @@
 
 namespace ddpm::cpu {
 
+namespace bf16 {
+struct Kernel;
+}
+
 struct CpuDevice {
-  explicit CpuDevice(int threads) : pool(threads) {}
+  CpuDevice(int threads, const bf16::Kernel* bf16) : pool(threads), bf16(bf16) {}
   ThreadPool pool;
+  const bf16::Kernel* bf16;  // what computes products of precision bf16; null: nothing does
 };
 
 // Ops that want scratch memory.

@@ -27,7 +27,7 @@ DDPM_INLINE vf widen(const float* p) { return load(p); }
 DDPM_INLINE vf widen(const Bfloat16* p) { return asFloat(__builtin_convertvector(loadAs<Words>(p), vi) << 16); }
 DDPM_INLINE vf widen(const Float16* p) {
 #if defined(__AVX512F__)
-  return (vf)_mm512_cvtph_ps(loadAs<__m256i>(p));
+  return (vf)_mm512_maskz_cvtph_ps(0xFFFF, loadAs<__m256i>(p));
 #elif defined(__F16C__)
   return (vf)_mm256_cvtph_ps(loadAs<__m128i>(p));
 #else

@@ -1,6 +1,7 @@
 // Packing of weights; see panels.h.
 #include "kernels/cpu/panels.h"
 
+#include "kernels/cpu/conv2d_bf16.h"
 #include "kernels/cpu/formats.h"
 #include "kernels/cpu/winograd.h"
 
@@ -96,6 +97,7 @@ void packPanels(CpuDevice& device, const Filters& f, float* to) {
 
 void run(CpuDevice& device, const ConvPackWeights& op, void*) {
   const Filters filters = {op.w, op.scale, op.pass};
+  if (op.algo == ConvAlgo::directBf16) return packBf16(device, filters, static_cast<uint32_t*>(op.packed));
   float* const to = static_cast<float*>(op.packed);
   isWinograd(op.algo) ? packWinograd(device, op.algo, filters, to) : packPanels(device, filters, to);
 }

@@ -48,12 +48,19 @@ Napi::Value NativeDevice::info(const Napi::CallbackInfo& info) {
     object.Set("threads", double(d.threads));
     object.Set("memoryBytes", double(d.memoryBytes));
     object.Set("freeBytes", double(d.freeBytes));
+    object.Set("bf16", Napi::String::New(info.Env(), d.bf16));
     Napi::Array precisions = Napi::Array::New(info.Env());
     for (DType dtype : kPrecisions) {
       if (device_->backend().precisions & precisionBit(dtype))
         precisions.Set(precisions.Length(), precisionName(dtype));
     }
     object.Set("precisions", precisions);
+    Napi::Object lacks = Napi::Object::New(info.Env());
+    for (DType dtype : kPrecisions) {
+      const char* needs = device_->backend().lacks ? device_->backend().lacks(dtype) : nullptr;
+      if (needs) lacks.Set(precisionName(dtype), needs);
+    }
+    object.Set("lacks", lacks);
     Napi::Array formats = Napi::Array::New(info.Env());
     for (const auto& [dtype, name] : kWeightFormats) {
       if (device_->backend().weightFormats & precisionBit(dtype)) formats.Set(formats.Length(), name);

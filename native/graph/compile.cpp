@@ -75,7 +75,9 @@ void checkPrecision(const Target& target) {
     if (backend.precisions & precisionBit(p)) has += (has.empty() ? "'" : ", '") + std::string(precisionName(p)) + "'";
   }
   const std::string received = std::string("'") + precisionName(target.precision) + "'";
-  Failure f("unsupported", std::string("precision: the ") + backend.name + " backend has " + has + ", not " + received);
+  const char* lacks = backend.lacks ? backend.lacks(target.precision) : nullptr;
+  Failure f("unsupported", std::string("precision: the ") + backend.name + " backend has " + has + ", not " + received +
+                               (lacks ? std::string(", which needs ") + lacks : ""));
   f.argument = "precision";
   f.expected = has;
   f.received = received;

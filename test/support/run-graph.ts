@@ -9,6 +9,8 @@ export { testedBackends } from './devices'
 
 /** ConvAlgo::winogradUpsample of kernels/ops.h. */
 export const winogradUpsample = 9
+/** ConvAlgo::directBf16 of kernels/ops.h. */
+export const directBf16 = 10
 
 /** What an input is fed with. Int32Array makes it an i32 input. */
 export interface Feed {

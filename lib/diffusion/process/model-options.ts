@@ -190,7 +190,8 @@ export interface ComputeOptions {
   /**
    * What the network is computed in. 'fp16', 'bf16': operands of convolutions, linear layers and attention have 16 bits; sums,
    * weights and all else stay float32, and with 'fp16' the loss is scaled in training. Throws `unsupported` where the device has
-   * not got it: the CPU has 'fp32' (default).
+   * not got it. The CPU has 'fp32' (default) and, with AVX512-BF16 or AMX, 'bf16': where it is faster, operands are rounded as they
+   * are multiplied in sampling and in training, where gradients of weights and attention's are fp32; all in memory stays float32.
    */
   precision?: Precision
   /** Of the initial weights, of training, and of calls that are given none: an integer, or a bigint of 64 bits. Default 0. */
