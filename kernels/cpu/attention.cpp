@@ -5,6 +5,7 @@
 // scores, scale q kᵀ transposed: [key][query]. What the softmax needs of a query is then a vector of kWidth queries,
 // and the weights are the panel that the product with the values wants. All memory is a thread's own, and its size does
 // not depend on the number of tokens.
+#include "kernels/cpu/attention_bf16.h"
 #include "kernels/cpu/attention_tiles.h"
 
 namespace ddpm::cpu::DDPM_ISA {
@@ -157,11 +158,13 @@ struct Work {
 }  // namespace
 
 size_t scratch(const CpuDevice& device, const Attention& op) {
+  if (op.products == DType::bf16) return bf16Scratch(device, op);
   const int threads = device.pool.threads();
   return Scratch(Tasks(op, threads), threads - 1, nullptr).bytes;
 }
 
 void run(CpuDevice& device, const Attention& op, void* memory) {
+  if (op.products == DType::bf16) return runBf16(device, op, memory);
   const Tasks t(op, device.pool.threads());
   const int64_t qLd = op.q.ld, kLd = op.k.ld, vLd = op.v.ld;
   device.pool.parallelFor(t.count, [&](int64_t task, int thread) {

@@ -99,6 +99,50 @@ function build(layer: Layer) {
   }
 }
 
+/** q, map of k and v, heads, whether there is a mask. */
+type Attended = [q: Dims, keys: [number, number], heads: number, masked?: boolean]
+
+const attended: readonly Attended[] = [
+  [[1, 1, 1, 1], [1, 1], 1],
+  [[3, 2, 3, 8], [2, 3], 2],
+  [[2, 5, 7, 80], [7, 11], 2], // text
+  [[1, 9, 11, 48], [9, 11], 1],
+  [[1, 12, 13, 99], [12, 25], 3], // more than a block of keys, channels that are no pairs
+  [[2, 3, 5, 24], [5, 29], 2, true],
+]
+
+/** softmax(scale q k) v of the rounded operands in float64, and what the numerators' rounding may change: half a unit of each. */
+function attend([q, keys, heads]: Attended, feeds: Feeds, scale: number): { y: Float64Array; slack: Float64Array } {
+  const [n, h, w, c] = q
+  const [queries, count, dim] = [h * w, keys[0] * keys[1], c / heads]
+  const factor = Math.fround(Math.fround(scale) * Math.fround(Math.LOG2E))
+  const scaled = Float32Array.from(feeds.q.data, (x) => toBfloat16(Math.fround(x * factor)))
+  const [k, v] = [rounded(feeds.k).data, rounded(feeds.value).data]
+  const [y, slack] = [new Float64Array(n * queries * c), new Float64Array(n * queries * c)]
+  for (let i = 0; i < n * queries; i++) {
+    const sample = Math.floor(i / queries)
+    for (let head = 0; head < heads; head++) {
+      const rowOf = (key: number) => (sample * count + key) * c + head * dim
+      const weights = Float64Array.from({ length: count }, (_, key) => {
+        if (feeds.mask?.data[(i % (feeds.mask.data.length / count)) * count + key] === 0) return 0
+        let score = 0
+        for (let j = 0; j < dim; j++) score += scaled[i * c + head * dim + j] * k[rowOf(key) + j]
+        return 2 ** score
+      })
+      const total = weights.reduce((a, b) => a + b, 0)
+      for (let j = 0; j < dim; j++) {
+        const at = i * c + head * dim + j
+        for (let key = 0; key < count; key++) {
+          const term = (weights[key] / total) * v[rowOf(key) + j]
+          y[at] += term
+          slack[at] += Math.abs(term) * 2 ** -8
+        }
+      }
+    }
+  }
+  return { y, slack }
+}
+
 const info = Device.open('cpu').info()
 
 if (!info.bf16) {
@@ -205,5 +249,49 @@ if (!info.bf16) {
           [...expected, ...special],
         )
     })
+
+    for (const shape of attended) {
+      const [q, [h, w], heads, masked] = shape
+      it(`attention of ${q.join('x')} to ${h * w} keys, ${heads} heads${masked ? ', masked' : ''}`, async () => {
+        const random = new Random(10)
+        const kv: Dims = [q[0], h, w, q[3]]
+        const scale = 2 * Math.sqrt(heads / q[3])
+        const mask = { dims: [1, q[1], q[2], h * w] as Dims, data: new Float32Array(q[1] * q[2] * h * w) }
+        mask.data.forEach((_, i) => {
+          mask.data[i] = i % (h * w) === 0 || random.integers(1, 3)[0] > 0 ? 1 : 0
+        })
+        const feeds: Feeds = {
+          q: normals(random, q),
+          k: normals(random, kv),
+          value: normals(random, kv),
+          ...(masked && { mask }),
+        }
+        const graph = (g: Graph, v: Readonly<Record<string, Value>>) => ({
+          y: g.attention(v.q, v.k, v.value, { heads, scale, mask: v.mask }),
+        })
+        const { y } = await runGraph('cpu', feeds, graph, forced)
+        const expected = attend(shape, feeds, scale)
+        const largest = expected.y.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
+        y.forEach((x, i) => {
+          const allowed = expected.slack[i] + tolerance * largest
+          assert.ok(Math.abs(x - expected.y[i]) <= allowed, `y[${i}] is ${x}, not ${expected.y[i]} +- ${allowed}`)
+        })
+        // Numerators of 1 are exact.
+        const alike = { ...feeds, q: { dims: q, data: new Float32Array(count(q)) } }
+        const mean = attend(shape, alike, scale)
+        assertCloseToScale(
+          (await runGraph('cpu', alike, graph, forced)).y,
+          Float32Array.from(mean.y),
+          tolerance,
+          'mean',
+        )
+        for (const [how, same, o] of [
+          ['operands that were rounded', { ...feeds, k: rounded(feeds.k), value: rounded(feeds.value) }, {}],
+          ['one thread', feeds, { threads: 1 }],
+          ['three threads', feeds, { threads: 3 }],
+        ] as const)
+          assertSameBits((await runGraph('cpu', same, graph, { ...forced, ...o })).y, y, how)
+      })
+    }
   })
 }
