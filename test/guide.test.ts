@@ -28,6 +28,7 @@ const shorter: Record<string, string> = {
 
 function extraOf(command: string, args: readonly string[]): string[] {
   // As many as precision and recall, and the parts of the Inception score, need.
+  if (args.includes('--shard')) return '--count 32 --batch 2 --steps 4 --device cpu'.split(' ')
   if (args.includes('--samples')) return ['--limit', '5', '--count', '5', '--device', 'cpu']
   if (args.includes('--fid')) return ['--limit', '5', '--count', '10', '--steps', '4', '--device', 'cpu']
   const other = args.includes('lucidrains') ? `--size 8 --model-channels 8 --timesteps 20 ${shortTraining}` : undefined
@@ -129,7 +130,17 @@ describe('commands as they are printed', function () {
     const names = [...stdout.matchAll(/^ {2}([a-z][\w-]*) .*$/gm)]
       .map(([, name]) => name)
       .filter((name) => name !== 'ddpm')
-    assert.deepEqual(names, ['train', 'train-autoencoder', 'sample', 'evaluate', 'export', 'convert', 'push', 'info'])
+    assert.deepEqual(names, [
+      'train',
+      'train-autoencoder',
+      'sample',
+      'merge',
+      'evaluate',
+      'export',
+      'convert',
+      'push',
+      'info',
+    ])
     for (const name of names.filter((name) => name !== 'train')) {
       const help = (await runCli([name, '--help'])).stdout
       const commands = commandsOf(help.slice(help.indexOf('Options:')), /^ {2}ddpm /)

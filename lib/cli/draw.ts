@@ -165,6 +165,11 @@ export interface Drawn extends Span {
   readonly images: ImageBytes
 }
 
+/** At once. */
+export function batchOf({ batch = defaultBatch }: DrawValues): number {
+  return batch
+}
+
 /** All that are asked for. */
 export function spanOf({ first = 0, count, prompt, interpolate }: DrawValues): Span {
   const prompts = interpolate ? undefined : prompt?.length
@@ -192,7 +197,7 @@ export async function* drawImages(
   const { first, count } = spanOf(values)
   const { signal } = o
   const path = await pathOptions(ddpm, values, o.guides)
-  const batch = values.interpolate ? count : Math.min(count, values.batch ?? defaultBatch)
+  const batch = values.interpolate ? count : Math.min(count, batchOf(values))
   const batches = Math.ceil(count / batch)
   const start = await startImage(ddpm, values)
   let bar: Progress | undefined

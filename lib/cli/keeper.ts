@@ -1,4 +1,5 @@
 /** Where images go as they are drawn, so that what is done is there whenever the drawing ends, and can be gone on with. */
+import type { PartHeader } from '../data/parts/part-file'
 import type { Drawn, LabelOf, Span } from './draw'
 import type { SampleRecord } from './sample-record'
 
@@ -7,6 +8,8 @@ export interface KeepOptions {
   readonly span: Span
   /** Of an image: [height, width, channels]. */
   readonly shape: readonly [number, number, number]
+  /** Which part of a sampling these images are. */
+  readonly part?: PartHeader
   /** Go on with what is there. */
   readonly resume: boolean
   /** Replace what is there; otherwise another name is taken. */

@@ -25,6 +25,7 @@ const commands: Readonly<Record<string, () => Promise<Command>>> = {
   train: async () => (await import('./train.js')).train as unknown as Command,
   'train-autoencoder': async () => (await import('./train-autoencoder.js')).trainAutoencoder as unknown as Command,
   sample: async () => (await import('./sample.js')).sample as unknown as Command,
+  merge: async () => (await import('./merge.js')).merge as unknown as Command,
   evaluate: async () => (await import('./evaluate.js')).evaluate as unknown as Command,
   export: async () => (await import('./export.js')).exportModel as unknown as Command,
   convert: async () => (await import('./convert.js')).convert as unknown as Command,
@@ -40,6 +41,7 @@ Commands:
   train <folder> --out <run>   train a model on a folder of images
   train-autoencoder <folder> --out <run>   train a first stage for latents
   sample [<model>]             draw images
+  merge <part>... --out <file> what shards of a sampling drew, as one file
   evaluate                     bits per dimension of images, or FID of samples
   export [<model>]             write a model for other runtimes, as ONNX
   convert <source> <target>    write a model in the form that others open

@@ -4,6 +4,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { readFully } from '../checkpoint/regular-file'
 import { writeNpz } from '../data/npz'
+import { partArray, readPart } from '../data/parts/part-file'
 import { DiffusionError } from '../errors'
 import { ioError } from '../file-errors'
 import type { Drawn, LabelOf } from './draw'
@@ -30,7 +31,10 @@ export class NpzFile implements Keeper {
     const special = await isSpecial(wanted)
     if (o.resume && !special) {
       if (!(await exists(partialOf(wanted)))) {
-        if (await exists(wanted)) return new NpzFile(wanted, wanted, o, undefined, o.span.count)
+        if (await exists(wanted)) {
+          if (o.part) checkRecord((await readPart(wanted)).whole, o.part.whole, wanted)
+          return new NpzFile(wanted, wanted, o, undefined, o.span.count)
+        }
       } else {
         const handle = await open(partialOf(wanted), 'r+')
         try {
@@ -49,11 +53,7 @@ export class NpzFile implements Keeper {
     const file = temporary ? path.join(temporary, 'partial') : partialOf(name)
     try {
       const handle = await open(file, o.overwrite ? 'w+' : 'wx+') // one of two commands that begin at the same moment fails
-      const text = JSON.stringify(o.record)
-      if (text.length > recordBytes) throw new Error('its options are too long')
-      await handle.write(text.padEnd(recordBytes))
-      await handle.datasync()
-      return new NpzFile(wanted, name, o, { file, handle, temporary }, 0)
+      return new NpzFile(wanted, name, o, { file, handle, temporary }, await begun(handle, o))
     } catch (error) {
       throw ioError(`cannot write ${file}`, error, { path: file })
     }
@@ -100,8 +100,12 @@ export class NpzFile implements Keeper {
       data: BigInt64Array.from(labels as number[], BigInt),
       shape: [count],
     }
-    await writeNpz(this.name, { arr_0, ...(arr_1 && { arr_1 }) })
-    await rm(this.partial.file)
+    await writeNpz(this.name, {
+      arr_0,
+      ...(arr_1 && { arr_1 }),
+      ...(this.o.part && { part: partArray(this.o.part) }),
+    })
+    await rm(this.partial.file, { force: true })
     return [this.name]
   }
 
@@ -125,11 +129,21 @@ async function isSpecial(name: string): Promise<boolean> {
   return there !== undefined && !there.isFile() && !there.isDirectory()
 }
 
+/** A partial file without images. */
+async function begun(handle: FileHandle, { record }: KeepOptions): Promise<number> {
+  const text = JSON.stringify(record)
+  if (text.length > recordBytes) throw new Error('its options are too long')
+  await handle.write(text.padEnd(recordBytes), 0)
+  await handle.datasync()
+  return 0
+}
+
 /** How many images of the partial file are whole. Throws `bad-file`, and `invalid-argument` where they were drawn otherwise. */
 async function resumable(handle: FileHandle, name: string, o: KeepOptions): Promise<number> {
   const stats = await handle.stat()
   const bad = () => new DiffusionError('bad-file', `${partialOf(name)} is not of a sampling`, { argument: 'resume' })
   const text = Buffer.alloc(recordBytes)
+  if (stats.isFile() && stats.size === 0) return begun(handle, o) // killed before it had anything
   if (!stats.isFile() || !(await readFully(handle, text, 0))) throw bad()
   let record: unknown
   try {

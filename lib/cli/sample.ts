@@ -1,8 +1,9 @@
 import { encodeImage, imageFormatOf } from '../data/image-format'
 import { type GridOptions, gridSize, type ImageBytes, imageAt, imageGrid, joinBytes } from '../data/image-grid'
+import { partName } from '../data/parts/part-file'
 import type { DDPM } from '../diffusion/models/ddpm'
 import { type Command, type OptionTable, UsageError, type Values } from './args'
-import { checkDrawOptions, type Drawn, drawImages, drawOptions, labelsFor, type Span, spanOf } from './draw'
+import { batchOf, checkDrawOptions, type Drawn, drawImages, drawOptions, labelsFor, type Span, spanOf } from './draw'
 import { outputFile, outputName, overwriteOption, tellRenamed, writeOutput } from './free-name'
 import { type Guides, openGuides } from './guidance'
 import { type Keeper, type KeepOptions, numbersOf } from './keeper'
@@ -13,6 +14,7 @@ import { preview } from './preview'
 import { PreviewFile } from './preview-file'
 import { sampleRecord } from './sample-record'
 import { SeparateFiles } from './separate-files'
+import { namePart, partOf, type SpanShard, shardOfSpan, shardOption } from './shard'
 import { stoppable } from './stop'
 import { shapeOf } from './text'
 
@@ -41,6 +43,7 @@ const options = {
     kind: 'flag',
     help: 'go on with --separate and --npz where an earlier command with the same options ended',
   },
+  ...shardOption,
   preview: {
     kind: 'string',
     value: 'file',
@@ -69,7 +72,8 @@ export const sample: Command<typeof options> = {
   ddpm sample sd15 --prompt "a red apple" --prompt "a green pear"
   ddpm sample --count 4 --preview forming.png
   ddpm sample --count 50000 --batch 64 --npz samples.npz
-  ddpm sample --count 50000 --batch 64 --npz samples.npz --resume`,
+  ddpm sample --count 50000 --batch 64 --npz samples.npz --resume
+  ddpm sample --count 50000 --batch 64 --npz samples.npz --shard 3/16`,
 
   async run(values, [positional]) {
     sourceOf(values, positional)
@@ -77,9 +81,10 @@ export const sample: Command<typeof options> = {
     const kept = values.separate !== undefined || values.npz !== undefined
     if (values.resume && !kept) throw new UsageError('--resume goes with --separate or --npz')
     if (values.resume && values.overwrite) throw new UsageError('--resume and --overwrite: give one of them')
+    const shard = values.shard === undefined ? undefined : shardOf(values.shard, values)
     const output = createOutput(values.json === true)
     const { exitCode } = await stoppable((signal) =>
-      draw({ ...values, model: sourceOf(values, positional), checkpoint: undefined }, output, signal),
+      draw({ ...values, model: sourceOf(values, positional), checkpoint: undefined }, shard, output, signal),
     )
     return exitCode
   },
@@ -87,7 +92,22 @@ export const sample: Command<typeof options> = {
 
 type SampleValues = Values<typeof options>
 
-async function draw(values: SampleValues, output: Output, signal: AbortSignal): Promise<void> {
+/** Throws UsageError. */
+function shardOf(shard: string, values: SampleValues): SpanShard {
+  if (values.separate === undefined && values.npz === undefined)
+    throw new UsageError('--shard goes with --separate or --npz')
+  for (const name of ['output', 'preview', 'interpolate'] as const)
+    if (values[name] !== undefined) throw new UsageError(`--${name} goes without --shard`)
+  return shardOfSpan(shard, spanOf(values), batchOf(values))
+}
+
+async function draw(
+  all: SampleValues,
+  shard: SpanShard | undefined,
+  output: Output,
+  signal: AbortSignal,
+): Promise<void> {
+  const values = shard ? { ...all, first: shard.first, count: shard.count } : all
   const start = performance.now()
   const grid = await gridFile(values)
   const previewFile = values.preview === undefined ? undefined : await PreviewFile.open(values.preview, values)
@@ -99,7 +119,7 @@ async function draw(values: SampleValues, output: Output, signal: AbortSignal): 
     if (grid !== undefined) gridSize([span.count, height, width], gridOptions(values, height))
     using guides = await openGuides(ddpm, values)
     const labelOf = labelsFor(ddpm, values, guides)
-    await openKeepers(keepers, { ddpm, guides, values, span })
+    await openKeepers(keepers, { ddpm, guides, values: all, span, shard })
     const shown = wantsPreview(values, output)
     const images: ImageBytes[] = []
     // Only a grid needs all images in memory at once, and those of before are in a file.
@@ -172,16 +192,20 @@ async function gridFile(values: SampleValues): Promise<string | undefined> {
 
 async function openKeepers(
   keepers: Keeper[],
-  o: { ddpm: DDPM; guides: Guides; values: SampleValues; span: Span },
+  o: { ddpm: DDPM; guides: Guides; values: SampleValues; span: Span; shard?: SpanShard },
 ): Promise<void> {
-  const { ddpm, guides, values, span } = o
+  const { ddpm, guides, values, span, shard } = o
   const { separate, npz, resume = false, overwrite = false } = values
   if (separate === undefined && npz === undefined) return
-  const record = await sampleRecord({ ddpm, ...guides }, values)
-  const nameFor: KeepOptions['nameFor'] = (wanted, taken) => outputName(wanted, { overwrite, taken })
-  const kept = { record, span, shape: shapeOf(ddpm, values), resume, overwrite, nameFor } as const
+  const own = await sampleRecord({ ddpm, ...guides }, values)
+  const part = shard && partOf(shard, own, ddpm.device)
+  const record = part?.whole ?? own
+  const nameFor: KeepOptions['nameFor'] = shard
+    ? namePart(overwrite)
+    : (wanted, taken) => outputName(wanted, { overwrite, taken })
+  const kept = { record, span, shape: shapeOf(ddpm, values), part, resume, overwrite, nameFor } as const
   if (separate !== undefined) keepers.push(await SeparateFiles.open(separate, kept))
-  if (npz !== undefined) keepers.push(await NpzFile.open(npz, kept))
+  if (npz !== undefined) keepers.push(await NpzFile.open(shard ? partName(npz, shard) : npz, kept))
 }
 
 /** An image that was drawn by an earlier command. */

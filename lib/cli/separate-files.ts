@@ -6,13 +6,19 @@ import { readJsonFile } from '../checkpoint/json'
 import { encodeImage } from '../data/image-format'
 import { imageAt } from '../data/image-grid'
 import { sharp } from '../data/load-sharp'
+import { partName } from '../data/parts/part-file'
 import { DiffusionError } from '../errors'
 import { makeFolder } from '../make-folder'
 import type { Drawn } from './draw'
 import { type Keeper, type KeepOptions, numbersOf, sizeOf } from './keeper'
 import { checkRecord } from './sample-record'
 
-const recordName = '.ddpm-sample.json'
+/** Of all images, or of a shard's. */
+function recordNameOf({ part }: KeepOptions): string {
+  return part ? partName('.ddpm-sample.json', part.shard) : '.ddpm-sample.json'
+}
+
+const shardRecord = /^\.ddpm-sample-\d+-of-(\d+)\.json$/
 
 export class SeparateFiles implements Keeper {
   private constructor(
@@ -23,6 +29,8 @@ export class SeparateFiles implements Keeper {
   ) {}
 
   static async open(wanted: string, o: KeepOptions): Promise<SeparateFiles> {
+    const recordName = recordNameOf(o)
+    if (o.part) await checkOtherShards(wanted, o)
     const found = async (folder: string) => {
       const names = new Set(await readdir(folder).catch(() => []))
       const images = numbersOf(o.span).filter((image) => names.has(fileName(image)))
@@ -32,7 +40,7 @@ export class SeparateFiles implements Keeper {
       const { images, record } = await found(wanted)
       if (record)
         checkRecord(await readJsonFile(path.join(wanted, recordName), { argument: 'resume' }), o.record, wanted)
-      else if (images.length > 0 && images.length < o.span.count) throw noRecord(wanted)
+      else if (images.length > 0 && images.length < o.span.count) throw noRecord(wanted, recordName)
       const kept = new SeparateFiles(wanted, wanted, o, new Set(images))
       if (images.length < o.span.count) await kept.#begin()
       return kept
@@ -49,7 +57,7 @@ export class SeparateFiles implements Keeper {
   /** `exclusive`: one of two commands that begin at the same moment fails. */
   async #begin(o: { exclusive?: boolean } = {}): Promise<void> {
     await makeFolder(this.name)
-    await atomicWrite(path.join(this.name, recordName), `${JSON.stringify(this.o.record, null, 2)}\n`, o)
+    await atomicWrite(path.join(this.name, recordNameOf(this.o)), `${JSON.stringify(this.o.record, null, 2)}\n`, o)
   }
 
   has(image: number): boolean {
@@ -73,7 +81,7 @@ export class SeparateFiles implements Keeper {
   }
 
   async finish(): Promise<string[]> {
-    await rm(path.join(this.name, recordName), { force: true })
+    await rm(path.join(this.name, recordNameOf(this.o)), { force: true })
     return numbersOf(this.o.span).map((image) => this.#file(image))
   }
 
@@ -88,7 +96,28 @@ function fileName(image: number): string {
   return `${String(image).padStart(5, '0')}.png`
 }
 
-function noRecord(folder: string): DiffusionError {
+/** Shards of one sampling write into a folder at the same time; those of two would be mixed in it. Throws `invalid-argument`. */
+async function checkOtherShards(folder: string, { part, record }: KeepOptions): Promise<void> {
+  const { shard } = part!
+  const own = recordNameOf({ part } as KeepOptions)
+  for (const name of await readdir(folder).catch(() => [])) {
+    const [, total] = shardRecord.exec(name) ?? []
+    if (total === undefined || name === own) continue
+    const file = path.join(folder, name)
+    if (Number(total) !== shard.total) {
+      const message = `${folder} has images of shards of ${total} (${name}), and not of ${shard.total}`
+      throw new DiffusionError('invalid-argument', message, { argument: 'separate', received: folder })
+    }
+    // One that is done meanwhile takes its record away.
+    const saved = await readJsonFile(file, { argument: 'separate' }).catch((error) => {
+      if (error instanceof DiffusionError && error.code === 'not-found') return undefined
+      throw error
+    })
+    if (saved) checkRecord(saved, record, file)
+  }
+}
+
+function noRecord(folder: string, recordName: string): DiffusionError {
   const message = `${folder} has some of the images, and no ${recordName} that says how they were drawn: they can't be gone on with`
   return new DiffusionError('not-found', message, { argument: 'resume', received: folder })
 }

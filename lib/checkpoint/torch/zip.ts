@@ -11,6 +11,8 @@ export interface ZipEntry {
   readonly packedSize: number
   /** Once unpacked, by its own account. */
   readonly size: number
+  /** CRC-32 of what is unpacked, by its own account. */
+  readonly crc: number
 }
 
 /** Bytes that an entry takes in our map, beside its name. */
@@ -102,8 +104,8 @@ function parseEntry(bytes: DataView, at: number, source: Source): { entry: ZipEn
   const [size, packedSize, header] = widen(fields, bytes, extra, extraLength, source)
   if (method === 0 && size !== packedSize)
     throw bad(`${quote(name)} is stored, but in ${packedSize} bytes and not ${size}`)
-  const entry = { name, size, packedSize, header, method: method === 0 ? 'stored' : 'deflated' } as const
-  return { entry, next }
+  const crc = bytes.getUint32(at + 16, true)
+  return { entry: { name, size, packedSize, header, crc, method: method === 0 ? 'stored' : 'deflated' }, next }
 }
 
 /** Fields with all bits set come, in this order, from the zip64 extra field. */

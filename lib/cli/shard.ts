@@ -1,0 +1,56 @@
+/** `--shard`: a part of what the same command does without it. */
+import type { PartHeader } from '../data/parts/part-file'
+import type { Device } from '../device'
+import { DiffusionError } from '../errors'
+import { type ShardSpan, shardOf } from '../shard'
+import { type OptionTable, UsageError } from './args'
+import type { Span } from './draw'
+
+export const shardOption = {
+  shard: {
+    kind: 'string',
+    value: 'k/n',
+    help: 'part k of n, 1/n to n/n, for ddpm merge; auto or auto/n: by SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX',
+  },
+} as const satisfies OptionTable
+
+/** A part of images with numbers. */
+export interface SpanShard extends ShardSpan {
+  readonly whole: Span
+}
+
+/** Throws UsageError for a shard that there is not. */
+export function shardOfSpan(shard: string, whole: Span, batchSize: number): SpanShard {
+  try {
+    const part = shardOf({ shard, count: whole.count, batchSize })
+    return { ...part, whole, first: whole.first + part.first }
+  } catch (error) {
+    if (error instanceof DiffusionError) throw new UsageError(`--${error.message}`)
+    throw error
+  }
+}
+
+/** `record`: what says how the whole is made, but for its length. */
+export function partOf(
+  { index, total, first, count, whole }: SpanShard,
+  record: Readonly<Record<string, string>>,
+  device: Device,
+): PartHeader {
+  const { isa, name } = device.info()
+  const kind = device.backend === 'cuda' ? name : isa
+  return {
+    shard: { index, total },
+    first,
+    count,
+    whole: { ...record, count: String(whole.count) },
+    device: `${device.backend}, ${kind}`,
+  }
+}
+
+/** Parts are looked for by their names, so that none is written under another. */
+export function namePart(overwrite: boolean) {
+  return async (wanted: string, taken: (name: string) => Promise<boolean>): Promise<string> => {
+    if (overwrite || !(await taken(wanted))) return wanted
+    throw new UsageError(`${wanted} has images of this shard: --resume goes on with them, --overwrite replaces them`)
+  }
+}

@@ -1,0 +1,179 @@
+// Shards are drawn by processes that know nothing of one another, and put together they have the bytes of one process.
+import assert from 'node:assert/strict'
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import { ended, runCli, startCli, temporaryFolder, tinyFlags, writeImages } from '../train/support'
+
+describe('ddpm sample --shard', function () {
+  this.timeout(60_000)
+  const folder = temporaryFolder()
+  const at = (...names: string[]) => path.join(folder, ...names)
+  const sample = ['sample', '--checkpoint', at('run'), '--device', 'cpu', '--batch', '2', '--count', '11']
+  const ok = async (args: string[], env?: Record<string, string>) => {
+    const { code, stderr, stdout } = await runCli(args, env)
+    assert.equal(code, 0, stderr)
+    return { stderr, stdout }
+  }
+  const refused = async (args: string[], pattern: RegExp, expected = 1, env: Record<string, string> = {}) => {
+    const { code, stderr } = await runCli(args, env)
+    assert.match(stderr, pattern)
+    assert.equal(code, expected)
+    return stderr
+  }
+  const partsOf = (name: string) => [1, 2, 3].map((k) => at(`${name}-${k}-of-3.npz`))
+  const same = (a: string, b: string) => assert.ok(readFileSync(a).equals(readFileSync(b)), `${a} is not ${b}`)
+
+  before(async () => {
+    for (const name of ['cat', 'dog', 'owl']) await writeImages(at('images', name), 2)
+    await ok(['train', at('images'), '--out', at('run'), ...tinyFlags, '--steps', '1', '--classes', 'folders'])
+    await ok([...sample, '--npz', at('whole.npz'), '--separate', at('whole')])
+    const draw = (shard: string) => ok([...sample, '--npz', at('s.npz'), '--separate', at('s'), '--shard', shard])
+    await Promise.all(['1/3', '2/3', '3/3'].map(draw)) // in one folder at the same time
+  })
+
+  it('draws parts that merge puts together to the bytes of one process', async () => {
+    const [a, b, c] = partsOf('s')
+    const { stdout } = await ok(['merge', c, a, b, '--out', at('merged.npz')])
+    assert.equal(stdout, `11 images of 3 parts: ${at('merged.npz')}\n`)
+    same(at('merged.npz'), at('whole.npz'))
+    const { stdout: events } = await ok(['merge', a, b, c, '--out', at('merged.npz'), '--json'])
+    const done = JSON.parse(events.trim().split('\n').at(-1)!)
+    assert.deepEqual(done, { event: 'done', count: 11, parts: 3, file: at('merged-1.npz') })
+  })
+
+  it('writes the images of all shards into one folder', () => {
+    assert.deepEqual(readdirSync(at('s')), readdirSync(at('whole')))
+    for (const file of readdirSync(at('s'))) same(at('s', file), at('whole', file))
+  })
+
+  it('draws images that begin elsewhere, by the environment', async () => {
+    const from = [...sample, '--first', '5', '--class', 'owl,cat', '--seed', '3']
+    await ok([...from, '--npz', at('f-whole.npz')])
+    const slurm = { SLURM_ARRAY_TASK_COUNT: '3', SLURM_ARRAY_TASK_MIN: '0', SLURM_ARRAY_TASK_MAX: '2' }
+    for (const id of ['0', '1'])
+      await ok([...from, '--npz', at('f.npz'), '--shard', 'auto'], { ...slurm, SLURM_ARRAY_TASK_ID: id })
+    await ok([...from, '--npz', at('f.npz'), '--shard', 'auto/3'], { JOB_COMPLETION_INDEX: '2' })
+    await ok(['merge', ...partsOf('f'), '--out', at('f.npz')])
+    same(at('f.npz'), at('f-whole.npz'))
+  })
+
+  it('goes on with a shard that was killed', async () => {
+    const long = [...sample, '--count', '60', '--steps', '5']
+    const second = [...long, '--npz', at('k.npz'), '--separate', at('k'), '--shard', '2/3', '--resume']
+    const child = startCli(second)
+    const pictures = () => readdirSync(at('k')).filter((file) => file.endsWith('.png'))
+    const timer = setInterval(() => existsSync(at('k')) && pictures().length >= 3 && child.kill('SIGKILL'), 5)
+    const { signal } = await ended(child).finally(() => clearInterval(timer))
+    assert.equal(signal, 'SIGKILL')
+    assert.ok(pictures().length < 20)
+    assert.ok(existsSync(at('k-2-of-3.npz.partial')) && existsSync(at('k', '.ddpm-sample-2-of-3.json')))
+    await refused([...second.slice(0, -1)], /k has images of this shard: --resume goes on/, 2)
+    await refused([...second, '--seed', '1'], /--seed was '' for the images in/)
+    await refused([...second, '--count', '59'], /--count was '60' for the images in .* can't become '59'/)
+    const others = ['1/4'].map((shard) => [...long, '--separate', at('k'), '--shard', shard])
+    await refused(others[0], /k has images of shards of 3 \(\.ddpm-sample-2-of-3\.json\), and not of 4/)
+    await refused([...long, '--seed', '1', '--separate', at('k'), '--shard', '1/3'], /--seed was '' for the images in/)
+    for (const shard of ['2/3', '1/3', '3/3'])
+      await ok([...long, '--npz', at('k.npz'), '--separate', at('k'), '--shard', shard, '--resume'])
+    await ok([...long, '--npz', at('k-whole.npz'), '--separate', at('k-whole')])
+    await ok(['merge', ...partsOf('k'), '--out', at('k.npz')])
+    same(at('k.npz'), at('k-whole.npz'))
+    assert.deepEqual(readdirSync(at('k')), readdirSync(at('k-whole')))
+    // A part that is there is taken for what it says that it is.
+    assert.match((await ok([...second])).stdout, /^20 images \(20 of them before\)/)
+    await refused(
+      [...second.filter((arg) => !/separate|k$/.test(arg)), '--seed', '1'],
+      /--seed was '' for the images in/,
+    )
+  })
+
+  it('begins a part again whose file was made and not written', async () => {
+    writeFileSync(at('e-1-of-3.npz.partial'), '')
+    await ok([...sample, '--npz', at('e.npz'), '--shard', '1/3', '--resume'])
+    same(at('e-1-of-3.npz'), partsOf('s')[0])
+  })
+
+  it('refuses a shard before anything is loaded', async () => {
+    const npz = ['--npz', at('none.npz')]
+    const cases: [RegExp, ...string[]][] = [
+      [/--shard: expected one such as 3\/16, .*\(they are counted from 1\), got '0\/3'/, ...npz, '--shard', '0/3'],
+      [/--shard: 11 images are 6 batches of 2, too few for 7 shards: batches of at most 1/, ...npz, '--shard', '1/7'],
+      [/--shard: auto: neither SLURM_ARRAY_TASK_ID/, ...npz, '--shard', 'auto'],
+      [/--shard goes with --separate or --npz/, '--shard', '1/3'],
+      [/--output goes without --shard/, ...npz, '--shard', '1/3', '-o', at('none.png')],
+      [/--preview goes without --shard/, ...npz, '--shard', '1/3', '--preview', at('none.png')],
+    ]
+    for (const [pattern, ...args] of cases) {
+      // There is no such model, which nobody notices.
+      const stderr = await refused([...sample, '--checkpoint', at('nowhere'), ...args], pattern, 2)
+      assert.doesNotMatch(stderr, /nowhere/)
+    }
+    assert.ok(!readdirSync(folder).some((name) => name.startsWith('none')))
+  })
+
+  describe('ddpm merge', () => {
+    const merge = (...files: string[]) => ['merge', ...files, '--out', at('out', 'bad.npz')]
+    afterEach(() => assert.deepEqual(existsSync(at('out')) ? readdirSync(at('out')) : [], []))
+
+    it('names what is missing, and what is there twice', async () => {
+      const [a, b, c] = partsOf('s')
+      await refused(merge(a, c), /1 of 3 shards is missing: .*s-2-of-3\.npz$/m)
+      await refused(merge(b), /2 of 3 shards are missing: .*s-1-of-3\.npz, .*s-3-of-3\.npz$/m)
+      copyFileSync(b, at('copy.npz'))
+      await refused(merge(a, b, at('copy.npz'), c), /shard 2 of 3 is there twice: .*s-2-of-3\.npz and .*copy\.npz$/m)
+      await refused(merge(a, at('s-9.npz')), /s-9\.npz does not exist/)
+    })
+
+    it('refuses parts of other samplings', async () => {
+      const [a, b, c] = partsOf('s')
+      const other = (name: string, ...args: string[]) =>
+        ok([...sample, '--npz', at(`${name}.npz`), '--shard', '3/3', ...args])
+      await other('seed', '--seed', '1')
+      await refused(
+        merge(a, b, partsOf('seed')[2]),
+        /seed-3-of-3\.npz and .*s-1-of-3.npz are not parts of one whole: seed is '1' of the one, and '' /,
+      )
+      await other('weights', '--no-ema')
+      await refused(merge(a, b, partsOf('weights')[2]), /not parts of one whole: they are of two models$/m)
+      await other('count', '--count', '12')
+      await refused(merge(a, b, partsOf('count')[2]), /count is '12' of the one, and '11' of the other$/m)
+      await ok([...sample, '--npz', at('four.npz'), '--shard', '4/4'])
+      await refused(
+        merge(a, b, c, at('four-4-of-4.npz')),
+        /s-1-of-3\.npz is shard 1 of 3, and .*four-4-of-4\.npz 4 of 4/,
+      )
+      await refused(merge(a, b, at('whole.npz')), /whole\.npz is not a part .*: it has no array 'part'/)
+    })
+
+    it('refuses damaged parts', async () => {
+      const [a, b, c] = partsOf('s')
+      const damaged = at('damaged.npz')
+      const bytes = readFileSync(b)
+      const images = bytes.indexOf('NUMPY') + 122 // .npy's headers are of 128 bytes
+      for (const place of [images, images + 300, bytes.lastIndexOf('"device"')]) {
+        writeFileSync(damaged, bytes.with(place, bytes[place] ^ 1))
+        await refused(merge(a, damaged, c), /damaged\.npz.*(is damaged|is not a part)/)
+      }
+      copyFileSync(b, damaged)
+      truncateSync(damaged, bytes.length - 100)
+      await refused(merge(a, damaged, c), /damaged\.npz is not a part .*: it has no zip directory: it is truncated/)
+      writeFileSync(damaged, 'PK')
+      await refused(merge(a, damaged, c), /damaged\.npz is not a part/)
+    })
+
+    it('refuses wrong use', async () => {
+      await refused(['merge', '--out', at('x.npz')], /the parts are missing/, 2)
+      await refused(['merge', ...partsOf('s')], /--out <file> is missing/, 2)
+    })
+
+    it('tells of parts from other devices', async () => {
+      const env = { DDPM_CPU_ISA: 'portable' }
+      mkdirSync(at('isa'))
+      await ok([...sample, '--npz', at('isa', 's.npz'), '--shard', '3/3'], env)
+      const [a, b] = partsOf('s')
+      const { stderr } = await ok(['merge', a, b, at('isa', 's-3-of-3.npz'), '--out', at('isa.npz')])
+      if (/portable/.test(process.env.DDPM_CPU_ISA ?? '')) assert.equal(stderr, '')
+      else assert.match(stderr, /^warning: the parts were computed by different devices \(cpu, \w+; cpu, portable\)/)
+    })
+  })
+})
