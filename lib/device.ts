@@ -1,7 +1,14 @@
 /** Where things are computed. */
 import { DiffusionError, invalidArgument, markCopy } from './errors'
 import { checkLimit, type MemoryLimit, type MemoryNeed, tooMuch } from './memory-limit'
-import { type DeviceInfo, type NativeBuffer, type NativeDevice, native, type Precision } from './native'
+import {
+  type DeviceInfo,
+  type NativeBuffer,
+  type NativeDevice,
+  native,
+  type Precision,
+  type WeightFormat,
+} from './native'
 
 /** 'auto' is CUDA where it is, else the CPU. 'cuda:1' is the second GPU; 'reference', 'cuda-host' and 'cuda-host-contracted' are for tests. */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'reference' | 'cuda-host' | 'cuda-host-contracted'
@@ -119,6 +126,18 @@ export class Device {
       argument: 'precision',
       expected,
       received: precision,
+    })
+  }
+
+  /** Throws `unsupported` where it does not take weights in it. */
+  checkWeightFormat(format: WeightFormat): void {
+    const { weightFormats } = this.info()
+    if (weightFormats.includes(format)) return
+    const expected = weightFormats.map((name) => `'${name}'`).join(' or ')
+    throw new DiffusionError('unsupported', `weightFormat: ${this.name} has ${expected}, not '${format}'`, {
+      argument: 'weightFormat',
+      expected,
+      received: format,
     })
   }
 

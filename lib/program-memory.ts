@@ -18,6 +18,8 @@ export interface WeightsMemory {
   readonly bytes: number
   /** Bytes that a bank will take which is not; undefined for names that are no bank's. */
   missing(name: string): number | undefined
+  /** What would make them take `excess` bytes less where they are not trained. */
+  narrower(excess: number): readonly string[]
 }
 
 /** Of what a call has beside its program's inputs and outputs, which are counted twice: tables, conditions, further states. */
@@ -37,12 +39,14 @@ function needOf(device: Device, native: NativeProgram, { kind = '', batch, weigh
   const workspace = device.native.workspaceBytes()
   const growth = Math.max(0, arena + scratch - workspace)
   const { inUse } = device.memoryInfo()
+  const more = missing + growth + packed + inputs
   const advice = (limit: number) => {
+    const narrower = sampling.has(kind) ? (weights?.narrower(inUse + more - limit) ?? []) : []
     const fixed = inUse - workspace + missing + packed + scratch
-    if (fixed - scratch >= limit) return [] // however small it is
+    if (fixed - scratch >= limit) return narrower // however small the batch is
     const fitting = Math.floor((linear * (limit - fixed) * (batch ?? 0)) / (arena + inputs))
     const fewer = batch !== undefined && batch > 1 ? [batchAdvice(kind, fitting)] : []
-    return [...fewer, ...(smaller[kind] ?? [])]
+    return [...fewer, ...(smaller[kind] ?? []), ...narrower]
   }
   const need: MemoryNeed = {
     what: whatOf(kind, batch),
@@ -52,7 +56,7 @@ function needOf(device: Device, native: NativeProgram, { kind = '', batch, weigh
       'packed weights': packed,
       'inputs and outputs': inputs,
     },
-    more: missing + growth + packed + inputs,
+    more,
     advice,
   }
   return { need, packed }
@@ -64,6 +68,9 @@ const names: Readonly<Record<string, string>> = {
   encode: 'encoding',
   decode: 'decoding',
 }
+
+/** Kinds that weights of any format do for. */
+const sampling: ReadonlySet<string> = new Set(['step', 'encode', 'decode'])
 
 function whatOf(kind: string, batch: number | undefined): string {
   const name = Object.hasOwn(names, kind) ? names[kind] : 'a program'

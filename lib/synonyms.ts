@@ -55,6 +55,7 @@ const rows: readonly (readonly string[])[] = [
   ['data', 'dataDir', 'dataset', 'trainDataDir', 'folder', 'dataroot'],
   ['resume', 'resumeFromCheckpoint', 'continue'],
   ['precision', 'mixedPrecision', 'fp16', 'bf16', 'amp', 'dtype', 'torchDtype', 'useFp16'],
+  ['weightFormat', 'weights', 'weightDtype', 'quantize', 'quantization', 'loadIn8bit', 'torchDtype', 'variant'],
   ['device', 'gpu', 'gpus', 'cuda', 'useCuda', 'accelerator'],
   ['augment', 'augmentation', 'augmentProb', 'augmentProbability', 'aProb'],
   ['flip', 'randomFlip', 'augmentHorizontalFlip', 'mirror', 'noFlip'],

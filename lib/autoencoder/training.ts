@@ -87,7 +87,10 @@ export class AutoencoderTraining {
   /** Ends with the call before: what is in the buffers, and a step of two optimizers, is one call's. */
   #turn: Promise<unknown> = Promise.resolve()
 
-  /** Throws `unknown-option` and `invalid-argument`, the latter also for a first stage whose output is no image like its input. */
+  /**
+   * Throws `unknown-option`, `invalid-argument`, also for a first stage whose output is no image like its input, and `unsupported` for one
+   * with a weightFormat.
+   */
   constructor(
     readonly autoencoder: TrainableFirstStage,
     options: AutoencoderTrainingOptions = {},
@@ -97,6 +100,7 @@ export class AutoencoderTraining {
     const o = parseOptions('AutoencoderTraining', options, trainingSchema)
     const { useEma, emaDecay, seed = autoencoder.seed } = o
     const { device, network } = autoencoder
+    network.parameters.requireWide('AutoencoderTraining')
     const { shape, quantizer } = network
     if (shape.givePreEnd) throw invalidArgument('givePreEnd', 'false in a training', true)
     if (shape.outChannels !== shape.inChannels) {

@@ -56,13 +56,15 @@ export function checkGuidance(values: GuidanceValues): void {
 /** Computed as the model is. */
 export async function openGuides(
   { device }: DDPM,
-  values: GuidanceValues & Pick<Values<typeof modelOptions>, 'device' | 'deterministic' | 'precision'>,
+  values: GuidanceValues &
+    Pick<Values<typeof modelOptions>, 'device' | 'deterministic' | 'precision' | 'weight-format'>,
 ): Promise<Guides> {
-  const { 'guiding-model': model, classifier: file, deterministic, precision } = values
-  const as = { device: values.device, deterministic, precision }
+  const { 'guiding-model': model, classifier: file, deterministic, precision, 'weight-format': weightFormat } = values
+  const as = { device: values.device, deterministic, precision, 'weight-format': weightFormat }
   const guidingModel = model === undefined ? undefined : await openModel({ model, ...as })
   try {
-    const classifier = file === undefined ? undefined : await Classifier.fromFile(file, { device, deterministic })
+    const classifier =
+      file === undefined ? undefined : await Classifier.fromFile(file, { device, deterministic, weightFormat })
     const dispose = () => {
       guidingModel?.dispose()
       classifier?.dispose()

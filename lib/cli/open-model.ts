@@ -3,7 +3,7 @@ import { loadModel } from '../convert/load-model'
 import type { DeviceName } from '../device'
 import type { DDPM } from '../diffusion/models/ddpm'
 import type { LoraSource } from '../diffusion/models/lora'
-import { precisions } from '../native'
+import { precisions, weightFormats } from '../native'
 import type { Seed } from '../options'
 import { type OptionTable, UsageError, type Values } from './args'
 import { stderr } from './output'
@@ -65,6 +65,11 @@ export const modelOptions = {
   device: { kind: 'string', value: 'name', help: "'cpu', 'cuda', 'cuda:1', 'auto' (auto)" },
   'memory-limit': { kind: 'memory', help: 'the most of its memory to use, such as 4GB (all that it has)' },
   precision: { kind: 'string', choices: precisions, help: '16-bit operands where the device has them (fp32)' },
+  'weight-format': {
+    kind: 'string',
+    choices: weightFormats,
+    help: 'what weights are held in, to take less memory: fp16 and bf16 half, int8 a quarter (fp32)',
+  },
 } as const satisfies OptionTable
 
 type SourceValues = Values<typeof sourceOptions>
@@ -101,7 +106,8 @@ export async function openModel(values: ModelValues, positional?: string): Promi
     bar ??= new Progress(stderr, { label: 'download', total, rate: false })
     bar.update(received)
   }
-  const settings = { device, memoryLimit: values['memory-limit'], seed, deterministic, precision, onDownload }
+  const { 'memory-limit': memoryLimit, 'weight-format': weightFormat } = values
+  const settings = { device, memoryLimit, seed, deterministic, precision, weightFormat, onDownload }
   const loras = values.lora === undefined ? undefined : lorasOf(values.lora)
   const which = { weights, sigmaRel, config, key, variant, revision, tokenizer, parameterization, loras }
   return loadModel(source, { ...which, ...settings }).finally(() => bar?.clear())

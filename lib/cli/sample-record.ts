@@ -16,14 +16,18 @@ const free: ReadonlySet<string> = new Set(['count'])
 
 export async function sampleRecord(
   { ddpm, guidingModel, classifier }: Pick<Guides, 'guidingModel' | 'classifier'> & { readonly ddpm: DDPM },
-  values: DrawValues & { readonly deterministic?: boolean; readonly precision?: string },
+  values: DrawValues & {
+    readonly deterministic?: boolean
+    readonly precision?: string
+    readonly 'weight-format'?: string
+  },
 ): Promise<SampleRecord> {
   const record: Record<string, string> = {
     weights: await weightsHash(ddpm),
     // What the weights do not say: options and configurations do.
     parameterization: text(ddpm.parameterization),
   }
-  for (const name of ['deterministic', 'precision'] as const) record[name] = text(values[name])
+  for (const name of ['deterministic', 'precision', 'weight-format'] as const) record[name] = text(values[name])
   for (const [name, spec] of Object.entries(drawOptions)) {
     if (free.has(name)) continue
     const value = values[name as keyof DrawValues]

@@ -61,6 +61,7 @@ const schema = {
   seed: any<ComputeOptions['seed']>(),
   deterministic: any<boolean>(),
   precision: any<ComputeOptions['precision']>(),
+  weightFormat: any<ComputeOptions['weightFormat']>(),
 }
 
 /** Which kinds have an option, and what they are called. */

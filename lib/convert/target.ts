@@ -37,6 +37,7 @@ export interface TargetOptions {
 
 /** Writes the model; what was written, the main thing first. Throws `io`, and `unsupported` with the option's name. */
 export async function writeTarget(source: SourceModel, target: string, o: TargetOptions): Promise<readonly string[]> {
+  source.ddpm.network?.parameters.requireWide('convert')
   if (source.ddpm.config.lora || source.ddpm.config.freeze) {
     using ddpm = await source.ddpm.merged()
     return await writeTarget({ ...source, ddpm }, target, o)

@@ -176,7 +176,7 @@ export class ParameterTable {
     const others = layers.filter((slot) => slot.format !== format)
     if (others.length > 0 && this.#layout) {
       const received = `one whose weights are held in ${quote(others[0].format)}`
-      const message = `model: expected a network of its own, which no other model has, with weights: ${quote(format)}; got ${received}`
+      const message = `model: expected a network of its own, which no other model has, with weightFormat: ${quote(format)}; got ${received}`
       throw new DiffusionError('invalid-argument', message, { argument: 'model', received })
     }
     for (const slot of others) format === 'fp32' ? this.#formats.delete(slot) : this.#formats.set(slot, format)
@@ -185,6 +185,17 @@ export class ParameterTable {
   /** The format of what is held narrow; 'fp32' where nothing is. */
   get format(): WeightFormat {
     return [...this.#formats.values()][0] ?? 'fp32'
+  }
+
+  /** Throws `unsupported` where weights are held narrow, which are not trained, and of which no file is written: they are rounded. */
+  requireWide(what: string): void {
+    if (this.format === 'fp32') return
+    const message = `${what} needs weights in 'fp32', and these are held in '${this.format}', rounded: open the model with weightFormat: 'fp32'`
+    throw new DiffusionError('unsupported', message, {
+      argument: 'weightFormat',
+      expected: "'fp32'",
+      received: `'${this.format}'`,
+    })
   }
 
   /**

@@ -1,11 +1,11 @@
 /** The banks of a network's parameters on a device: flat buffers with one layout, nn/parameters.ts. */
 import type { Device } from '../device'
 import { DiffusionError } from '../errors'
-import type { NativeBuffer } from '../native'
+import type { NativeBuffer, WeightFormat } from '../native'
 import type { Seed } from '../options'
-import { heldNumbers } from '../parameter-slot'
+import { formatBytes, heldNumbers } from '../parameter-slot'
 import { pauses } from '../pause'
-import { Tensor } from '../tensor'
+import { sizeOf, Tensor } from '../tensor'
 import { copySlot, drawInitial, fillBank } from './fill-bank'
 import { restored } from './layout'
 import type { LoadOptions, LoadResult, Parameter, ParameterTable, StateDict } from './parameters'
@@ -79,7 +79,11 @@ export class Weights {
   /** Throws `out-of-memory` where the device has no room for so much of this network beside what it has of it. */
   #require(more: number, name: Bank): void {
     const what = name === 'ema' ? 'averaging the weights of a network' : 'a network'
-    const advice = () => (name === 'ema' ? ['useEma: false'] : [])
+    const { inUse } = this.device.memoryInfo()
+    const advice = (limit: number) => [
+      ...(name === 'ema' ? ['useEma: false'] : []),
+      ...this.narrower(inUse + more - limit, [name]),
+    ]
     this.device.require({ what, parts: { weights: this.bytes + more }, more, advice })
   }
 
@@ -115,6 +119,21 @@ export class Weights {
   missing(name: string): number | undefined {
     if (!isBank(name)) return undefined
     return this.#banks.has(name) ? 0 : 4 * this.#count(name)
+  }
+
+  /** Formats that would take `excess` bytes less of its banks, and those of `more`; none where it is trained, or has one. */
+  narrower(excess: number, more: readonly Bank[] = ['weights', 'frozen']): string[] {
+    if (this.table.format !== 'fp32' || this.has('grads')) return []
+    const banks = new Set([...this.#banks.keys(), ...more])
+    const layers = [...banks].flatMap((name) => this.#slots(name).filter(({ layer }) => layer !== undefined))
+    const takes = (format: WeightFormat) =>
+      layers.reduce((sum, { shape }) => {
+        return sum + formatBytes[format] * sizeOf(shape) + (format === 'int8' ? 4 * shape[0] : 0)
+      }, 0)
+    return this.device
+      .info()
+      .weightFormats.filter((format) => format !== 'bf16' && takes('fp32') - takes(format) >= Math.max(1, excess))
+      .map((format) => `weightFormat: '${format}', to sample alone`)
   }
 
   /** That the banks take on the device. */

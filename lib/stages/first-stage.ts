@@ -299,8 +299,12 @@ export abstract class FirstStage extends Stage {
     })
   }
 
-  /** Writes a folder that fromPretrained and diffusers open. Throws `io`, and `unsupported` for what diffusers' class can't express. */
+  /**
+   * Writes a folder that fromPretrained and diffusers open. Throws `io`, and `unsupported` for what diffusers' class can't express, and
+   * with a weightFormat.
+   */
   async savePretrained(folder: string, options: FirstStageSaveOptions = {}): Promise<void> {
+    this.parameters.requireWide('savePretrained')
     const { scalingFactor, ...o } = parseOptions('savePretrained', options, saveSchema)
     const config = this.#diffusersConfig(scalingFactor)
     const dict = await inLayout(this.network, await this.stateDict(), 'diffusers')

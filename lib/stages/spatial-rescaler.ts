@@ -20,9 +20,14 @@ export class SpatialRescaler extends Stage {
 
   /** `source`: where the weights are read from; they are drawn without. Throws `invalid-argument`, `unknown-option`. */
   constructor(options: SpatialRescalerOptions = {}, source?: WeightsSource) {
-    const { device, precision, seed, deterministic, ...o } = parseOptions('SpatialRescaler', options, schema)
+    const { device, precision, weightFormat, seed, deterministic, ...o } = parseOptions(
+      'SpatialRescaler',
+      options,
+      schema,
+    )
     const network = new Rescaler(o)
-    super('SpatialRescaler', network.parameters, { device, precision, seed, deterministic }, source)
+    const own = { device, precision, weightFormat, seed, deterministic }
+    super('SpatialRescaler', network.parameters, own, source)
     this.network = network
   }
 

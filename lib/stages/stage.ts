@@ -5,7 +5,7 @@
 import { Device, type DeviceName } from '../device'
 import { DiffusionError, markCopy } from '../errors'
 import type { Graph, Value } from '../graph'
-import type { Precision } from '../native'
+import { type Precision, type WeightFormat, weightFormats } from '../native'
 import type { LoadResult, ParameterTable } from '../nn/parameters'
 import type { TextContext } from '../nn/text/network'
 import { type StateDict, Weights } from '../nn/weights'
@@ -18,6 +18,8 @@ export interface StageOptions {
   device?: DeviceName | Device
   /** What it is computed in; see ComputeOptions. Default 'fp32'. */
   precision?: Precision
+  /** What weights of convolutions and linear layers are held in; see ComputeOptions. Default 'fp32'. */
+  weightFormat?: WeightFormat
   /** Of the initial weights. Default 0. */
   seed?: Seed
   /** Fix every algorithm, so that results are the same bit for bit in any batch. Default false. */
@@ -28,6 +30,7 @@ export interface StageOptions {
 export const stageSchema = {
   device: value<DeviceName | Device>('a device name', (v) => typeof v === 'string' || v instanceof Device),
   precision: oneOf<Precision>(['fp32', 'fp16', 'bf16'], 'fp32'),
+  weightFormat: oneOf(weightFormats, 'fp32'),
   seed: seed(0),
   deterministic: boolean(false),
 } satisfies SchemaOf<StageOptions>
@@ -57,6 +60,7 @@ export type WeightsSource = () => Promise<StateDict>
 export abstract class Stage {
   readonly device: Device
   readonly precision: Precision
+  readonly weightFormat: WeightFormat
   /** Of the initial weights. */
   readonly seed: Seed
   readonly deterministic: boolean
@@ -78,16 +82,19 @@ export abstract class Stage {
 
   /**
    * `owner` is named in messages, e.g. 'AutoencoderKL'. Nothing takes memory of the device yet. Throws `device-unavailable`, and
-   * `unsupported` for a precision that the device has not got.
+   * `unsupported` for a precision or a format of weights that the device has not got.
    */
   protected constructor(owner: string, parameters: ParameterTable, o: ParsedStageOptions, source?: WeightsSource) {
     this.#owner = owner
     this.#source = source
     this.device = Device.open(o.device)
     this.device.checkPrecision(o.precision)
+    this.device.checkWeightFormat(o.weightFormat)
     this.precision = o.precision
+    this.weightFormat = o.weightFormat
     this.seed = o.seed
     this.deterministic = o.deterministic
+    parameters.hold(o.weightFormat)
     this.weights = new Weights(this.device, parameters, o.seed)
     this.#programs = new ProgramCache(this.device, undefined, this.weights)
   }
@@ -254,6 +261,7 @@ export abstract class Stage {
 
   /** @internal A call of a training of it: from then on the weights are kept, not read again from where they came. */
   trained<T>(fn: (weights: Weights) => T | Promise<T>): Promise<T> {
+    this.parameters.requireWide('training')
     return this.call(() => {
       this.#source = undefined
       return fn(this.weights)

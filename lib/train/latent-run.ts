@@ -32,12 +32,12 @@ export async function keepStages(run: string, options: LatentDiffusionOptions): 
 
 /** Options of LatentDiffusion, with the stages of the run. */
 export function optionsOfRun(run: string, model: ModelConfig, compute: ComputeOptions): LatentDiffusionOptions {
-  const { device, precision, seed, deterministic } = compute
+  const { device, precision, weightFormat, seed, deterministic } = compute
   const { condStage, condStageTrainable } = model
   const told = typeof condStage === 'object'
   // Whether they are there or not: what is missing is an error when it is read.
   const parts = ['first_stage', ...(told ? ['tokenizer'] : []), ...(told && !condStageTrainable ? ['cond_stage'] : [])]
-  const stage = { device, precision, seed, deterministic }
+  const stage = { device, precision, weightFormat, seed, deterministic }
   return { ...optionsOfStages(run, model as JsonObject, { stage, parts }), ...compute }
 }
 

@@ -47,9 +47,10 @@ struct Brain {
   const char* format = "int8";
   for (const WeightFormat& each : kWeightFormats)
     if (each.dtype == place.format) format = each.name;
-  Failure failure("unsupported", "weights: '" + std::string(format) + "' can't hold " + Failure::quoted(place.name) +
-                                     ", which has the number " + text + "; " + better + " can");
-  failure.argument = "weights";
+  Failure failure("unsupported", "weightFormat: '" + std::string(format) + "' can't hold " +
+                                     Failure::quoted(place.name) + ", which has the number " + text + "; " + better +
+                                     " can");
+  failure.argument = "weightFormat";
   failure.expected = better;
   failure.received = "'" + std::string(format) + "'";
   throw failure;

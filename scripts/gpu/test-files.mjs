@@ -43,6 +43,7 @@ const diffusion = [
   'told-times',
   'training',
   'vector',
+  'weight-format',
 ]
 
 const ops = [

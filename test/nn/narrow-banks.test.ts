@@ -168,7 +168,7 @@ for (const format of narrow) {
           dict['linear.weight'] = Tensor.wrap(numbers, [600, 601])
           await assert.rejects(weights.write('weights', dict), {
             code: 'unsupported',
-            argument: 'weights',
+            argument: 'weightFormat',
             received: `'${format}'`,
             message: /'linear.weight'/,
           })

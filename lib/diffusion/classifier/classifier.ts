@@ -2,7 +2,7 @@
 import type { Device, DeviceName } from '../../device'
 import { DiffusionError, invalidArgument } from '../../errors'
 import type { Graph, Value } from '../../graph'
-import type { NativeBuffer, Precision } from '../../native'
+import type { NativeBuffer, Precision, WeightFormat } from '../../native'
 import { EncoderUNet } from '../../nn/unet/encoder-unet'
 import type { EncoderUNetOptions } from '../../nn/unet/encoder-unet-options'
 import { integer, number, oneOf, parseOptions, type SchemaOf, type Seed, seed, value } from '../../options'
@@ -32,6 +32,8 @@ export interface ClassifierSettings extends ScheduleOptions {
   device?: DeviceName | Device
   /** What the network is computed in; see ComputeOptions. Default 'fp32'. */
   precision?: Exclude<Precision, 'fp16'>
+  /** What weights of convolutions and linear layers are held in; see ComputeOptions. Default 'fp32'. */
+  weightFormat?: WeightFormat
   /** Of the initial weights and of training. Default 0. */
   seed?: Seed
   /** Fix every algorithm, so that gradients are the same bit for bit in any batch. Default false. */
@@ -133,7 +135,7 @@ export class Classifier extends Stage {
   readonly #config: object
   #optimizer?: OptimizerSettings
 
-  /** Throws `invalid-argument`, `unknown-option`, `device-unavailable`, and `unsupported` for a precision that the device has not got. */
+  /** Throws `invalid-argument`, `unknown-option`, `device-unavailable`, and `unsupported` for a precision or a format of weights that the device has not got. */
   constructor(options: ClassifierOptions) {
     const o = parseOptions('Classifier', options, classifierSchema)
     if (!o.encoderConfig) throw invalidArgument('encoderConfig', 'an object of EncoderUNet options', undefined)
@@ -142,7 +144,7 @@ export class Classifier extends Stage {
     super('Classifier', network.parameters, o)
     this.network = network
     this.schedule = schedule
-    const { device: _, precision: __, seed: ___, deterministic: ____, ...rest } = o
+    const { device: _, precision: __, weightFormat: ___, seed: ____, deterministic: _____, ...rest } = o
     this.#config = { ...rest, encoderConfig: network.options }
   }
 
@@ -157,6 +159,7 @@ export class Classifier extends Stage {
   /** AdamW or Lion, starting afresh; see DiffusionModel.configureOptimizers. */
   configureOptimizers(options: OptimizerOptions): void {
     this.alive()
+    this.parameters.requireWide('configureOptimizers')
     this.#optimizer = parseOptimizer(options)
     this.globalStep = 0
     for (const bank of ['grads', 'm', 'v'] as const) {
@@ -298,8 +301,9 @@ export class Classifier extends Stage {
     }
   }
 
-  /** Writes a safetensors file with the weights, and the options by which `fromFile` makes the classifier again. Throws `io`. */
+  /** Writes a safetensors file with the weights, and the options by which `fromFile` makes the classifier again. Throws `io`, and `unsupported` with a weightFormat. */
   async save(path: string): Promise<void> {
+    this.parameters.requireWide('save')
     await writeClassifierFile(path, this.#config, await this.stateDict())
   }
 

@@ -55,6 +55,6 @@ function condOf(config: unknown, o: StageSettings, source?: WeightsSource): Late
 }
 
 /** Which of a model's options its stages share. */
-export function stageOptions({ device, precision, seed, deterministic }: StageOptions): StageOptions {
-  return { device, precision, seed, deterministic }
+export function stageOptions({ device, precision, weightFormat, seed, deterministic }: StageOptions): StageOptions {
+  return { device, precision, weightFormat, seed, deterministic }
 }

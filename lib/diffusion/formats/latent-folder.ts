@@ -14,7 +14,7 @@ import { makeFolder } from '../../make-folder'
 import type { UNetConfig } from '../../nn/unet-config'
 import { checkUNetFits } from '../../nn/unet-fit'
 import type { StateDict } from '../../nn/weights'
-import type { WeightsSource } from '../../stages/stage'
+import { Stage, type WeightsSource } from '../../stages/stage'
 import { TextStage } from '../../stages/text/text-stage'
 import { copyTokenizer } from '../../text/tokenizer'
 import type { CondStage, FirstStage, LatentStage } from '../latent/stages'
@@ -82,6 +82,8 @@ export async function writeStages(
   o: WeightsOptions = {},
 ): Promise<Record<string, readonly string[]>> {
   const parts: Record<string, readonly string[]> = {}
+  for (const stage of [firstStage, condStage])
+    if (stage instanceof Stage) stage.parameters.requireWide('a folder of stages')
   for (const [name, stage] of Object.entries({ first_stage: firstStage, cond_stage: condStage })) {
     if (!stage) continue
     const dict = (await stageWeights(stage)) ?? {}

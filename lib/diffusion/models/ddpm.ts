@@ -177,11 +177,12 @@ export class DDPM extends DiffusionModel {
   /**
    * Writes a folder that fromPretrained and diffusers' DDPMPipeline.from_pretrained open. `weights`: 'ema' or 'model'; default:
    * the averaged ones where there are any. `maxShardSize`: bytes of a file; `variant`: 'fp16' for half precision. Throws `io`, and `unsupported` with the option's name for a model that diffusers
-   * can't express. A network is written without what it was told of augmentation, which is among `warnings()`. The scheduler stays of
+   * can't express, and with a weightFormat. A network is written without what it was told of augmentation, which is among `warnings()`. The scheduler stays of
    * the class that the model's own folder has.
    */
   async savePretrained(folder: string, options: SavePretrainedOptions = {}): Promise<void> {
     const o = parseOptions('savePretrained', options, savePretrainedSchema)
+    this.network?.parameters.requireWide('savePretrained')
     if (this.network instanceof LoraNetwork) {
       using plain = await this.merged()
       return await plain.savePretrained(folder, options)
@@ -212,10 +213,10 @@ export class DDPM extends DiffusionModel {
   // ---- low-rank updates --------------------------------------------------------------------------------------------
 
   /**
-   * A model like this one with low-rank updates from files: `withLoras([{ path: 'style.safetensors', scale: 0.8 }])`. They are made
-   * part of the weights, or with `merge: false` stay layers beside, which round otherwise. Names that are of no UNet are among its
-   * `warnings()`. Throws `not-found`, `io`, `bad-file`, `unsupported` for other kinds of updates, and `state-mismatch` where they
-   * are of other layers.
+   * A model like this one with low-rank updates from files: `withLoras([{ path: 'style.safetensors', scale: 0.8 }])`. They are made part
+   * of the weights, with a weightFormat rounded again, or with `merge: false` stay layers beside, which round otherwise. Names that are of
+   * no UNet are among its `warnings()`. Throws `not-found`, `io`, `bad-file`, `unsupported` for other kinds of updates, and
+   * `state-mismatch` where they are of other layers.
    */
   async withLoras(loras: readonly LoraSource[], options: WithLorasOptions = {}): Promise<DDPM> {
     const { merge } = parseOptions('withLoras', options, withLorasSchema)
@@ -231,7 +232,7 @@ export class DDPM extends DiffusionModel {
     return model
   }
 
-  /** A model like this one whose low-rank updates are part of its weights, so that nothing is beside them; else a copy. */
+  /** A model like this one whose low-rank updates are part of its weights (see withLoras), so that nothing is beside them; else a copy. */
   async merged(): Promise<DDPM> {
     const network = requireNetwork(this[coreOf], 'merged').module
     return this.#with({ lora: undefined }, async (weights) => {
@@ -269,8 +270,8 @@ export class DDPM extends DiffusionModel {
     change: (weights: StateDict, model: DDPM) => Promise<StateDict>,
     ofText?: LoraUpdates,
   ): Promise<DDPM> {
-    const { device, seed, deterministic, precision } = this.#settings
-    const own = { device, seed, deterministic, precision, freeze: undefined }
+    const { device, seed, deterministic, precision, weightFormat } = this.#settings
+    const own = { device, seed, deterministic, precision, weightFormat, freeze: undefined }
     const model = await this.again({ ...(this.config as DDPMOptions), ...own, ...options })
     model.schedulerConfig = this.schedulerConfig
     try {
@@ -313,11 +314,11 @@ export class DDPM extends DiffusionModel {
   }
 
   /**
-   * The options that make this model again, as plain JSON with all defaults; without `device`, `memoryLimit`, `seed` and `deterministic`. Throws
-   * `unsupported` where the denoiser is not a UNet.
+   * The options that make this model again, as plain JSON with all defaults; without `device`, `memoryLimit`, `weightFormat`, `seed` and
+   * `deterministic`. Throws `unsupported` where the denoiser is not a UNet.
    */
   get config(): JsonObject {
-    const { model: _, device: __, memoryLimit: ___, seed: ____, deterministic: _____, ...options } = this.#settings
+    const { model, device, memoryLimit, weightFormat, seed, deterministic, ...options } = this.#settings
     const network = baseOf(this.network)
     if (!hasConfig(network)) {
       throw new DiffusionError('unsupported', 'only a model whose network is a UNet has a configuration')
@@ -432,6 +433,7 @@ export class DDPM extends DiffusionModel {
    * onTrainBatchEnd. Needs configureOptimizers.
    */
   async trainingStep(batch: Batch, options: TrainBatchOptions = {}): Promise<TrainResult> {
+    this.requireTraining('training')
     return this.call(async (core) => {
       const { step = this.globalStep, sampleOffset = this.accumulated } = options
       const { x, made, ...told } = await this.modelInput(batch, { seed: this.seed, step, sampleOffset })

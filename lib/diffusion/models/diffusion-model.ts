@@ -269,7 +269,7 @@ export abstract class DiffusionModel extends ScheduledModel {
     noise?: Tensor,
     options: LossOptions = {},
   ): Promise<LossResult & { gradients: StateDict }> {
-    requireNetwork(this[coreOf], 'lossAndGradients')
+    requireNetwork(this[coreOf], 'lossAndGradients').weights.table.requireWide('lossAndGradients')
     const { training: train } = this
     return this.call(async (core) => {
       const given = await this.told('lossAndGradients', options)
@@ -326,9 +326,9 @@ export abstract class DiffusionModel extends ScheduledModel {
 
   // ---- training ----------------------------------------------------------------------------------------------------
 
-  /** AdamW or Lion, starting afresh. AdamW's defaults: betas [0.9, 0.999], eps 1e-8, weightDecay 0.01, maxGradNorm 0 (no clipping). */
+  /** AdamW or Lion, starting afresh. Throws `unsupported` with a weightFormat. AdamW's defaults: betas [0.9, 0.999], eps 1e-8, weightDecay 0.01, maxGradNorm 0 (no clipping). */
   configureOptimizers(options: OptimizerOptions): void {
-    this.#requireTraining('configureOptimizers').configure(options)
+    this.requireTraining('configureOptimizers').configure(options)
   }
 
   /** Updates so far. */
@@ -351,7 +351,7 @@ export abstract class DiffusionModel extends ScheduledModel {
     options: TrainBatchOptions,
     { ema, made }: { ema: boolean; made?: MadeCondition },
   ): Promise<TrainResult> {
-    const training = this.#requireTraining('training')
+    const training = this.requireTraining('training')
     const { lr, update, accumulate, ...o } = parseOptions('trainBatch', options, trainBatchSchema)
     const xStart = x instanceof Float32Array ? this.#images(x) : x
     checkTensor(xStart, 'x')
@@ -382,9 +382,10 @@ export abstract class DiffusionModel extends ScheduledModel {
     return Tensor.wrap(data, shape)
   }
 
-  #requireTraining(method: string): Training {
+  /** @internal What trains; throws where nothing can be trained, before anything is taken. */
+  protected requireTraining(method: string): Training {
     this[coreOf].alive()
-    requireNetwork(this[coreOf], method)
+    requireNetwork(this[coreOf], method).weights.table.requireWide(method)
     return this.#training!
   }
 
@@ -392,6 +393,7 @@ export abstract class DiffusionModel extends ScheduledModel {
   async onTrainBatchEnd(): Promise<void> {
     const { network } = this[coreOf].denoiser
     if (!network) return
+    network.weights.table.requireWide('onTrainBatchEnd')
     const { count } = network.module.parameters
     await this.call(async (core) => {
       await this.#ema?.update(core, network.weights, count)
@@ -411,12 +413,12 @@ export abstract class DiffusionModel extends ScheduledModel {
 
   /** Everything that a bit-exact resume needs of the model. */
   async trainingState(): Promise<TrainingState> {
-    return this.#requireTraining('trainingState').state(this[coreOf])
+    return this.requireTraining('trainingState').state(this[coreOf])
   }
 
   /** After configureOptimizers. */
   async loadTrainingState(state: TrainingState): Promise<void> {
-    await this.#requireTraining('loadTrainingState').loadState(this[coreOf], state)
+    await this.requireTraining('loadTrainingState').loadState(this[coreOf], state)
   }
 
   /**
@@ -476,11 +478,13 @@ export abstract class DiffusionModel extends ScheduledModel {
    * for vectorEmbedding 'augment'); n is free, height and width are
    * the network's unless given. Output: named by the parameterization, in x's shape; with 'edm' and 'flow', t is a float and x is
    * what the network is given (see parameterization). A model of 2 GiB is written as two files: see externalData. Weights are read
-   * one at a time. Resolves with the files' names. Throws `io`, `aborted`, `busy` where the weights change meanwhile, and `unsupported` for a function.
+   * one at a time. Resolves with the files' names. Throws `io`, `aborted`, `busy` where the weights change meanwhile, and `unsupported` for a function and
+   * with a weightFormat.
    */
   async exportOnnx(path: string, options?: OnnxOptions): Promise<string[]> {
     this[coreOf].alive()
     const network = requireNetwork(this[coreOf], 'exportOnnx')
+    network.weights.table.requireWide('exportOnnx')
     const weights = new WeightReader(network.active)
     return exportOnnx(path, network.module, weights, onnxMeaning(this.parameterization), options)
   }

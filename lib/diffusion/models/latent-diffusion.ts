@@ -4,6 +4,7 @@ import { DiffusionError, invalidArgument } from '../../errors'
 import { LoraNetwork } from '../../nn/lora/lora'
 import type { StateDict } from '../../nn/weights'
 import { definedOnly, type Parsed, parseOptions } from '../../options'
+import { Stage } from '../../stages/stage'
 import { TextStage } from '../../stages/text/text-stage'
 import { checkShape, checkTensor, type Shape, Tensor } from '../../tensor'
 import { readCompVisConfig } from '../formats/compvis-config'
@@ -417,10 +418,13 @@ export class LatentDiffusion extends LatentModel {
    * Writes a folder that fromPretrained opens: a pipeline of diffusers, where these have such a model, else a layout of our own; see
    * `layout`. Stages are written as they are, the network's averaged weights where there are any (`weights`). A model from no folder gets
    * the scheduler of ddim.py. `maxShardSize`, `variant`: as of DDPM.savePretrained. Throws `io`, and `unsupported` with the option's name
-   * for what the layout can't express.
+   * for what the layout can't express, and with a weightFormat of the model or a stage.
    */
   override async savePretrained(folder: string, options: SaveLatentOptions = {}): Promise<void> {
     const { weights, ...o } = parseOptions('savePretrained', options, saveLatentSchema)
+    this.network?.parameters.requireWide('savePretrained')
+    for (const stage of [this.firstStageModel, this.condStageModel])
+      if (stage instanceof Stage) stage.parameters.requireWide('savePretrained')
     if (this.network instanceof LoraNetwork) {
       using plain = await this.merged()
       return await plain.savePretrained(folder, options)

@@ -322,6 +322,7 @@ export abstract class LatentModel extends DDPM {
   }
 
   override async trainingStep(batch: Batch, options: TrainBatchOptions = {}): Promise<TrainResult> {
+    this.requireTraining('training')
     await this.onTrainBatchStart(batch)
     return super.trainingStep(batch, options)
   }
@@ -335,6 +336,7 @@ export abstract class LatentModel extends DDPM {
 
   /** @internal */
   protected override async optimize(...args: Parameters<DDPM['optimize']>): Promise<TrainResult> {
+    this.requireTraining('training')
     await this.#trainedStage?.begin()
     const result = await super.optimize(...args)
     await this.#changed()
@@ -354,11 +356,13 @@ export abstract class LatentModel extends DDPM {
 
   /** The network's, and what is trained beside it. */
   override async trainingState(): Promise<TrainingState> {
+    this.requireTraining('trainingState')
     await this.#trainedStage?.begin()
     return super.trainingState()
   }
 
   override async loadTrainingState(state: TrainingState): Promise<void> {
+    this.requireTraining('loadTrainingState')
     await this.#trainedStage?.begin()
     await super.loadTrainingState(state)
     await this.#changed()

@@ -129,7 +129,7 @@ export abstract class ScheduledModel implements Schedule {
     return trained.reduce((sum, { shape }) => sum + sizeOf(shape), 0)
   }
 
-  /** Bytes in use on the device, and by each compiled program of this model. */
+  /** Bytes in use on the device, and by each compiled program of this model and its weights, as its weightFormat has them. */
   memoryInfo(): ReturnType<Core['memoryInfo']> {
     return this.#core.memoryInfo()
   }
@@ -157,7 +157,9 @@ export abstract class ScheduledModel implements Schedule {
   protected summary(): Record<string, unknown> {
     const { parameterCount, numTimesteps, parameterization } = this
     const network = this.network?.constructor.name ?? 'a function'
-    const computed = `${this.settings.precision} on ${this.device.name}`
+    const { precision, weightFormat } = this.settings
+    const held = weightFormat === 'fp32' ? '' : `, weights in ${weightFormat}`
+    const computed = `${precision} on ${this.device.name}${held}`
     return { network, parameterCount, numTimesteps, parameterization, computed }
   }
 

@@ -185,7 +185,8 @@ export class Core {
   memoryInfo() {
     const programs = this.programs.memory()
     const total = Object.values(programs).reduce((sum, memory) => sum + memory.total, 0)
-    return { device: this.device.memoryInfo(), programs, programBytes: total }
+    const weightBytes = this.denoiser.network?.weights.bytes ?? 0
+    return { device: this.device.memoryInfo(), programs, programBytes: total, weightBytes }
   }
 
   #releaseTables(): void {

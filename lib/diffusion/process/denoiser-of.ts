@@ -16,6 +16,11 @@ export function denoiserOf(options: ModelSettings, device: Device, beside: reado
   checkConditions(options, isNetwork(model) ? model : undefined)
   checkVariance(options)
   if (isNetwork(model)) checkTimes(options, model)
+  const { weightFormat } = options
+  if (isNetwork(model)) {
+    device.checkWeightFormat(weightFormat)
+    model.parameters.hold(weightFormat)
+  } else if (weightFormat !== 'fp32') throw invalidArgument('weightFormat', "'fp32' for a function", weightFormat)
   const learned = options.varianceType !== 'fixed'
   if (isNetwork(model)) return new NetworkDenoiser(device, model, options.seed, learned, beside)
   return new FunctionDenoiser(device, model, learned)

@@ -2,7 +2,7 @@
 import { Device, type DeviceName } from '../../device'
 import { type LossType, lossTypes } from '../../graph'
 import { type MemoryLimit, memoryLimit } from '../../memory-limit'
-import { type Precision, precisions } from '../../native'
+import { type Precision, precisions, type WeightFormat, weightFormats } from '../../native'
 import { type TrainedOptions, trainedSchema } from '../../nn/lora/trained'
 import type { Network } from '../../nn/network'
 import type { UNetConfig } from '../../nn/unet-config'
@@ -194,6 +194,13 @@ export interface ComputeOptions {
    * are multiplied in sampling and in training, where gradients of weights and attention's are fp32; all in memory stays float32.
    */
   precision?: Precision
+  /**
+   * What weights of convolutions and linear layers are held in: 'fp16' and 'bf16' take half the memory, 'int8', with a factor for each
+   * output channel, a quarter. They are rounded when they are read, a file's own 'fp16' not at all; arithmetic is `precision`'s. Such a model
+   * samples, and is neither trained nor written to files. Throws `unsupported` where the device has not got it: CUDA has 'fp32'
+   * (default), the CPU all.
+   */
+  weightFormat?: WeightFormat
   /** Of the initial weights, of training, and of calls that are given none: an integer, or a bigint of 64 bits. Default 0. */
   seed?: Seed
   /** Fix every algorithm, so that an image is the same bit for bit in any batch. Default false. */
@@ -252,6 +259,7 @@ export const modelSchema = {
   device: value<DeviceName | Device>('a device name', (v) => typeof v === 'string' || v instanceof Device),
   memoryLimit,
   precision: oneOf(precisions, 'fp32'),
+  weightFormat: oneOf(weightFormats, 'fp32'),
   seed: seed(0),
   deterministic: boolean(false),
 } satisfies SchemaOf<DiffusionModelOptions>

@@ -82,11 +82,11 @@ export abstract class TextStage<Network extends TextNetwork = TextNetwork> exten
     o: Parsed<typeof textStageSchema> & { readonly maxLength?: number; readonly padId?: number },
     source?: WeightsSource,
   ) {
-    const { device, precision, seed, deterministic, maxLength = network.maxLength } = o
+    const { device, precision, weightFormat, seed, deterministic, maxLength = network.maxLength } = o
     if (maxLength > network.maxLength) {
       throw invalidArgument('maxLength', `at most ${network.maxLength}, which the network knows`, maxLength)
     }
-    super(owner, network.parameters, { device, precision, seed, deterministic }, source)
+    super(owner, network.parameters, { device, precision, weightFormat, seed, deterministic }, source)
     this.#owner = owner
     this.network = network
     this.maxLength = maxLength
