@@ -13,6 +13,14 @@ function run(kernel: string, args: readonly string[]): { status: number | null; 
   return { status, output: stdout + stderr }
 }
 
+/** Of an implementation that the processor has not, or that this build is without. */
+const refuses = /DDPM_CPU_BF16=\S+: (this machine has no|expected one of).*/
+
+function skip(context: Mocha.Context, output: string): void {
+  console.log(`      Not tested: ${refuses.exec(output)?.[0]}`)
+  context.skip()
+}
+
 const compiled = (...names: string[]) => names.map((name) => path.join('dist', 'test', `${name}.test.js`))
 const options = ['--no-config', '--reporter', 'dot', '--timeout', '120000']
 
@@ -21,15 +29,11 @@ describe('products of bf16', () => {
   const device = path.join(__dirname, '..', 'lib', 'device.js')
   const open = `require(${JSON.stringify(device)}).Device.open('cpu').native.close()`
 
-  for (const kernel of ['portable', 'avx512bf16']) {
+  for (const kernel of ['portable', 'amx-emulated', 'avx512bf16', 'amx']) {
     it(kernel, function () {
       const { status, output } = run(kernel, ['-e', open])
-      if (status !== 0) {
-        assert.match(output, /this machine has no /)
-        console.log(`      Not tested: ${/DDPM_CPU_BF16=.*/.exec(output)?.[0]}`)
-        return this.skip()
-      }
-      // What this process has is tested by these files themselves; of the others, networks in the arithmetic of one.
+      if (status !== 0 && refuses.test(output)) return skip(this, output)
+      // What this process has is tested by these files themselves; networks in the arithmetic of one of the others.
       if (kernel === own) return
       const files = compiled('ops/bf16', ...(kernel === 'portable' ? ['nn/unet', 'diffusion/mixed'] : []))
       const tested = run(kernel, [mocha, ...options, '--grep', 'bf16', ...files])
@@ -37,10 +41,22 @@ describe('products of bf16', () => {
     })
   }
 
+  // An avx512bf16 adds in another order.
+  for (const kernel of ['amx-emulated', 'amx']) {
+    it(`${kernel} computes the same bits as portable`, function () {
+      const script = path.join('dist', 'test', 'support', 'bf16-outputs.js')
+      const { status, output } = run(kernel, [script])
+      if (status !== 0 && refuses.test(output)) return skip(this, output)
+      const hashes = JSON.parse(output)
+      assert.deepEqual(hashes, JSON.parse(run('portable', [script]).output))
+      assert.ok(Object.keys(hashes).length > 40 && new Set(Object.values(hashes)).size > 40)
+    })
+  }
+
   it('none, or one that is not known, where DDPM_CPU_BF16 says so', () => {
     const off = run('off', [mocha, ...options, ...compiled('ops/bf16')])
     assert.match(off.output, /1 passing/)
     const wrong = run('avx', ['-e', open])
-    assert.match(wrong.output, /DDPM_CPU_BF16=avx: expected one of .*portable, off/)
+    assert.match(wrong.output, /DDPM_CPU_BF16=avx: expected one of .*portable, amx-emulated, off/)
   })
 })

@@ -6,110 +6,30 @@
 import assert from 'node:assert/strict'
 import { Device } from '../../lib/device'
 import type { Graph, Value } from '../../lib/graph'
-import { type Dims, type WeightFormat, weightFormats } from '../../lib/native'
+import { type WeightFormat, weightFormats } from '../../lib/native'
 import { formatBytes, type ParameterSlot } from '../../lib/parameter-slot'
+import {
+  type Attended,
+  attended,
+  attentionFeeds,
+  build,
+  buildAttention,
+  convolve,
+  feedsOf,
+  forced,
+  type Layer,
+  layers,
+  rounded,
+  scaleOf,
+  titleOf,
+} from '../support/bf16-cases'
 import { assertCloseToScale, assertSameBits } from '../support/compare'
 import { Random } from '../support/random'
-import {
-  addInputs,
-  compileGraph,
-  count,
-  directBf16,
-  type Feed,
-  type Feeds,
-  normals,
-  runGraph,
-} from '../support/run-graph'
+import { addInputs, compileGraph, count, type Feed, type Feeds, runGraph } from '../support/run-graph'
 import { held, toBfloat16 } from '../support/weight-formats'
 
 /** Of sums in float32 of numbers that are exact, as in fp32. */
 const tolerance = 1e-5
-
-const forced = { precision: 'bf16', forceAlgo: directBf16 } as const
-
-const rounded = ({ dims, data }: Feed): Feed => ({ dims, data: Float32Array.from(data, toBfloat16) })
-
-/** x, [out, kernel h, kernel w], stride, padding [top, left, bottom, right], upsampled. */
-type Layer = [x: Dims, out: number, kernel: [number, number], stride?: number, padding?: number[], upsample?: boolean]
-
-const layers: readonly Layer[] = [
-  [[1, 1, 1, 1], 1, [1, 1]],
-  [[3, 1, 1, 70], 33, [1, 1]],
-  [[2, 5, 7, 64], 40, [1, 1]],
-  [[1, 32, 32, 33], 100, [1, 1]], // a chunk's input of each task
-  [[2, 3, 3, 900], 48, [1, 1]], // a depth in parts
-  [[2, 6, 7, 9], 18, [1, 1], 2],
-  [[1, 4, 5, 6], 7, [1, 1], 1, [1, 1, 1, 1]],
-  [[3, 5, 4, 6], 7, [3, 3], 1, [1, 1, 1, 1]],
-  [[1, 9, 11, 35], 65, [3, 3], 1, [1, 1, 1, 1]],
-  [[2, 8, 6, 20], 24, [3, 3], 2, [1, 1, 1, 1]],
-  [[3, 8, 8, 8], 8, [3, 3], 2, [0, 0, 1, 1]],
-  [[1, 6, 7, 5], 3, [5, 2], 3, [2, 0, 1, 1]],
-  [[1, 4, 4, 200], 40, [3, 3], 1, [1, 1, 1, 1]],
-  [[2, 5, 3, 17], 20, [3, 3], 1, [1, 1, 1, 1], true],
-]
-
-const titleOf = ([x, out, kernel, stride = 1, padding = [0, 0, 0, 0], upsample]: Layer) =>
-  `${x.join('x')}${upsample ? ' upsampled' : ''} -> ${out}, ${kernel.join('x')}, stride ${stride}, padding ${padding}`
-
-function convolve(g: Graph, v: Readonly<Record<string, Value>>, weight: Value, layer: Layer): Value {
-  const [, , , stride = 1, padding = [0, 0, 0, 0], upsample] = layer
-  const x = upsample ? g.upsampleNearest(v.x, { factor: 2 }) : v.x
-  return g.conv2d(x, weight, v.bias, { stride, padding })
-}
-
-/** Feeds of a layer, and of the gradient of its output: signs of an l1 loss by factors that bf16 has. */
-function feedsOf(layer: Layer): { feeds: Feeds; dims: Dims } {
-  const [x, out, [r, s]] = layer
-  const random = new Random(11)
-  const operands = {
-    x: normals(random, x),
-    weight: normals(random, [out, r, s, x[3]], 1 / Math.sqrt(r * s * x[3])),
-    bias: normals(random, [1, 1, 1, out]),
-  }
-  let dims: Dims = [1, 1, 1, 1]
-  compileGraph('cpu', (g) => {
-    const v = addInputs(g, operands)
-    const y = convolve(g, v, v.weight, layer)
-    dims = y.dims
-    return { y }
-  }).release()
-  const [n, , , c] = dims
-  const factors = new Float32Array(2 * n * c)
-  for (let i = 0; i < factors.length; i++) factors[i] = Math.fround(0.5 + random.integers(1, 192)[0] / 128 - 1)
-  const feeds = {
-    ...operands,
-    residual: normals(random, dims),
-    sampleBias: normals(random, [n, 1, 1, c]),
-    target: { dims, data: random.normals(count(dims)).map((z) => 1e4 * Math.sign(z)) },
-    factors: { dims: [n, 1, 1, 2 * c] as Dims, data: factors },
-    lossWeights: { dims: [n, 1, 1, 1] as Dims, data: new Float32Array(n).fill(count(dims) / n) },
-  }
-  return { feeds, dims }
-}
-
-function build(layer: Layer) {
-  return (g: Graph, v: Readonly<Record<string, Value>>): Record<string, Value> => {
-    const y = convolve(g, v, v.weight, layer)
-    const sum = g.add(g.addSample(convolve(g, v, v.weight, layer), v.sampleBias), v.residual)
-    const loss = g.loss(g.scaleShift(y, v.factors), v.target, { type: 'l1' })
-    const [dx] = g.backward(g.weightedSum(loss, v.lossWeights), [v.x])
-    assert.ok(dx)
-    return { y, sum, dx }
-  }
-}
-
-/** q, map of k and v, heads, whether there is a mask. */
-type Attended = [q: Dims, keys: [number, number], heads: number, masked?: boolean]
-
-const attended: readonly Attended[] = [
-  [[1, 1, 1, 1], [1, 1], 1],
-  [[3, 2, 3, 8], [2, 3], 2],
-  [[2, 5, 7, 80], [7, 11], 2], // text
-  [[1, 9, 11, 48], [9, 11], 1],
-  [[1, 12, 13, 99], [12, 25], 3], // more than a block of keys, channels that are no pairs
-  [[2, 3, 5, 24], [5, 29], 2, true],
-]
 
 /** softmax(scale q k) v of the rounded operands in float64, and what the numerators' rounding may change: half a unit of each. */
 function attend([q, keys, heads]: Attended, feeds: Feeds, scale: number): { y: Float64Array; slack: Float64Array } {
@@ -168,7 +88,7 @@ if (!info.bf16) {
   describe(`products of bf16, ${info.bf16}`, () => {
     for (const layer of layers) {
       it(titleOf(layer), async () => {
-        const { feeds } = feedsOf(layer)
+        const feeds = feedsOf(layer)
         const exact = { ...feeds, x: rounded(feeds.x), weight: rounded(feeds.weight) }
         const expected = await runGraph('reference', exact, build(layer))
         const actual = await runGraph('cpu', exact, build(layer), forced)
@@ -186,7 +106,7 @@ if (!info.bf16) {
     const layer: Layer = [[3, 6, 5, 24], 40, [3, 3], 1, [1, 1, 1, 1]]
 
     it('are what the plan says', () => {
-      const { feeds } = feedsOf(layer)
+      const feeds = feedsOf(layer)
       const program = compileGraph('cpu', (g) => build(layer)(g, addInputs(g, feeds)), forced)
       assert.match(program.describe(), /^Conv2d directBf16 /m)
       assert.match(program.describe(), /^Conv2dDgrad directBf16 /m)
@@ -194,7 +114,7 @@ if (!info.bf16) {
     })
 
     it('a sample is the same in any batch', async () => {
-      const { feeds } = feedsOf(layer)
+      const feeds = feedsOf(layer)
       const part = (name: string): Feed => {
         const { dims, data } = feeds[name]
         return { dims: [1, dims[1], dims[2], dims[3]], data: data.slice((2 * data.length) / 3) }
@@ -217,7 +137,7 @@ if (!info.bf16) {
         if (weights.scales) bank.set(weights.scales, units)
         const slot: ParameterSlot = { name: 'weight', shape: [k, c, r, s], offset: 0, format, frozen: true }
         const whole = weights.scales ? { ...slot, scales: units } : slot
-        const { feeds } = feedsOf(layer)
+        const feeds = feedsOf(layer)
         // Banks have [out, kernel h, kernel w, in], as feeds do.
         const same: Feeds = { ...feeds, weight: { dims: [k, r, s, c], data: weights.values } }
         const expected = await runGraph('cpu', same, build(layer), forced)
@@ -253,22 +173,7 @@ if (!info.bf16) {
     for (const shape of attended) {
       const [q, [h, w], heads, masked] = shape
       it(`attention of ${q.join('x')} to ${h * w} keys, ${heads} heads${masked ? ', masked' : ''}`, async () => {
-        const random = new Random(10)
-        const kv: Dims = [q[0], h, w, q[3]]
-        const scale = 2 * Math.sqrt(heads / q[3])
-        const mask = { dims: [1, q[1], q[2], h * w] as Dims, data: new Float32Array(q[1] * q[2] * h * w) }
-        mask.data.forEach((_, i) => {
-          mask.data[i] = i % (h * w) === 0 || random.integers(1, 3)[0] > 0 ? 1 : 0
-        })
-        const feeds: Feeds = {
-          q: normals(random, q),
-          k: normals(random, kv),
-          value: normals(random, kv),
-          ...(masked && { mask }),
-        }
-        const graph = (g: Graph, v: Readonly<Record<string, Value>>) => ({
-          y: g.attention(v.q, v.k, v.value, { heads, scale, mask: v.mask }),
-        })
+        const [feeds, graph, scale] = [attentionFeeds(shape), buildAttention(shape), scaleOf(shape)]
         const { y } = await runGraph('cpu', feeds, graph, forced)
         const expected = attend(shape, feeds, scale)
         const largest = expected.y.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
