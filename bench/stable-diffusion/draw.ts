@@ -2,7 +2,7 @@
  * Draws one image of a Stable Diffusion model, a diffusers folder or a single file: time of the text encoder, of a step and of the decoder
  * (the first use of each reads weights and makes a program), peak memory after each, the machine's FMA peak.
  * Usage: npm run build:ts && node dist/bench/stable-diffusion/draw.js MODEL [--steps 10] [--size 512] [--guidance 7.5]
- *        [--sampler dpmsolver++] [--precision fp32] [--offload] [--most 12e9]
+ *        [--sampler dpmsolver++] [--precision fp32] [--weight-format fp32] [--offload] [--most 12e9]
  * --offload gives each stage's memory back after its use; --most ends the process where it takes more bytes.
  */
 import { readFileSync, statSync } from 'node:fs'
@@ -18,6 +18,7 @@ const { values, positionals } = parseArgs({
     guidance: { type: 'string', default: '7.5' },
     sampler: { type: 'string', default: 'dpmsolver++' },
     precision: { type: 'string', default: 'fp32' },
+    'weight-format': { type: 'string', default: 'fp32' },
     offload: { type: 'boolean', default: false },
     most: { type: 'string' },
   },
@@ -52,9 +53,9 @@ async function main(): Promise<void> {
   const threads = availableParallelism()
   console.log(`${threads} threads, FMA peak ${native.measureFmaPeak(threads, 1).toFixed(0)} GFLOP/s`)
   const watch = values.most && setInterval(() => tooMuch(Number(values.most)), 200)
-  const settings = { device: 'cpu', precision: values.precision } as const
+  const settings = { device: 'cpu', precision: values.precision, weightFormat: values['weight-format'] } as const
   using model = await timed('open', () => {
-    const o = settings as { device: 'cpu'; precision: 'fp32' }
+    const o = settings as { device: 'cpu'; precision: 'fp32'; weightFormat: 'fp32' }
     return statSync(source).isDirectory()
       ? LatentDiffusion.fromPretrained(source, o)
       : LatentDiffusion.fromSingleFile(source, o)

@@ -45,7 +45,14 @@ describe('bench:peers', () => {
   }
   const report: Report = {
     ...{ date: '2026-11-30T17:00:00.000Z', cpu: 'A CPU', memoryBytes: 2 ** 34, node: 'v20', loadAverage: 0.1 },
-    ...{ threads: 2, seconds: 5, rounds: 1, machine: { isa: 'avx512', peakGflops: 454 }, small: false },
+    ...{
+      threads: 2,
+      seconds: 5,
+      rounds: 1,
+      machine: { isa: 'avx512', peakGflops: 454 },
+      small: false,
+      weightFormat: 'fp32',
+    },
     rows: [
       { ...row, peer: 'ours' },
       { ...row, peer: 'onnxruntime 1.30.0', medianMs: 6800, ratio: 2, difference: 1.25e-5, largestValue: 4.5 },
@@ -70,6 +77,9 @@ describe('bench:peers', () => {
     const text = readFileSync(page, 'utf8')
     assert.match(text, /^# .*A CPU, 2026-11-30\n/)
     assert.match(text, /`npm run bench:peers -- --only sd --seconds 5 --rounds 1 --threads 2`/)
+    const [, narrow] = writeReport({ ...report, weightFormat: 'fp16' }, folder)
+    assert.equal(path.basename(narrow), '2026-11-30-stable-diffusion-peers-fp16-a-cpu.md')
+    assert.match(readFileSync(narrow, 'utf8'), /--only sd --weight-format fp16 --seconds.*ours held in fp16/s)
     assert.match(text, /860 M parameters.*FMA peak measured in the same run: 454 GFLOP\/s.* 4\.50 \(unet\)/s)
   })
 

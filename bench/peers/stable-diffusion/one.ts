@@ -1,6 +1,7 @@
-/** One measurement in this process: node one.js <peer> <part> <seconds> <threads> <folder> [--small]. Prints JSON. */
+/** One measurement in this process: node one.js <peer> <part> <seconds> <threads> <folder> <format of our weights> [--small]. Prints JSON. */
 import { writeFileSync } from 'node:fs'
 import { LatentDiffusion } from '../../../lib/diffusion/models/latent-diffusion'
+import type { WeightFormat } from '../../../lib/native'
 import { AutoencoderKL } from '../../../lib/stages/autoencoder-kl'
 import { Tensor } from '../../../lib/tensor'
 import { shapeOf } from '../../stable-diffusion/shape'
@@ -17,18 +18,19 @@ interface Job {
   readonly size: Size
   readonly threads: number
   readonly folder: string
+  readonly weightFormat: WeightFormat
 }
 
-async function ours({ part, size, folder }: Job): Promise<Step> {
+async function ours({ part, size, folder, weightFormat }: Job): Promise<Step> {
   const files = fileOf(folder)
   const tensor = ({ data, shape }: Input) => Tensor.wrap(data, shape)
   if (part === 'decoder') {
-    const stage = await AutoencoderKL.fromPretrained(files.vae, { device: 'cpu' })
+    const stage = await AutoencoderKL.fromPretrained(files.vae, { device: 'cpu', weightFormat })
     await stage.prepare()
     const z = tensor(decoderInputs(size).z)
     return async () => (await stage.decode(z)).data()
   }
-  const model = await LatentDiffusion.fromPretrained(files.model, { device: 'cpu' })
+  const model = await LatentDiffusion.fromPretrained(files.model, { device: 'cpu', weightFormat })
   const { x, t, context } = unetInputs(size, widthOf(size))
   const [state, tokens] = [tensor(x), tensor(context)]
   return async () => (await model.applyModel(state, t, tokens)).data()
@@ -59,8 +61,9 @@ async function timed<T>(work: () => Promise<T>): Promise<[T, number]> {
   return [result, performance.now() - begin]
 }
 
-async function main([peer, part, seconds, threads, folder, flag]: string[]): Promise<void> {
-  const job: Job = { part: part as Part, size: { small: flag === '--small' }, threads: Number(threads), folder }
+async function main([peer, part, seconds, threads, folder, format, flag]: string[]): Promise<void> {
+  const [size, weightFormat] = [{ small: flag === '--small' }, format as WeightFormat]
+  const job: Job = { part: part as Part, size, threads: Number(threads), folder, weightFormat }
   const [step, openMs] = await timed(() => peers[peer](job))
   const [result, firstMs] = await timed(step)
   const times: number[] = []

@@ -1,4 +1,5 @@
 /** The results of the comparison of Stable Diffusion's shape as a table for people and as JSON. */
+import type { WeightFormat } from '../../../lib/native'
 import { type Conditions, markdownTable, writeFiles } from '../report'
 import type { Part } from './parts'
 
@@ -28,6 +29,8 @@ export interface Row {
 
 export interface Report extends Conditions {
   readonly small: boolean
+  /** Of our weights. */
+  readonly weightFormat: WeightFormat
   readonly rows: Row[]
 }
 
@@ -56,7 +59,21 @@ export function rowsTable(
 }
 
 export function page(report: Report): string {
-  const { small, date, cpu, machine, threads, node, loadAverage, seconds: s, rounds, rows, memoryBytes } = report
+  const {
+    small,
+    weightFormat,
+    date,
+    cpu,
+    machine,
+    threads,
+    node,
+    loadAverage,
+    seconds: s,
+    rounds,
+    rows,
+    memoryBytes,
+  } = report
+  const narrow = weightFormat !== 'fp32'
   const of = (part: Part) => rows.find((row) => row.part === part && row.difference !== undefined)
   const size = (part: Part) => `${((of(part)?.parameters ?? 0) / 1e6).toFixed(0)} M parameters`
   const shape = small
@@ -66,9 +83,9 @@ export function page(report: Report): string {
 (${size('decoder')}, one image of 512x512)`
   return `# Stable Diffusion's shape beside ONNX Runtime: ${cpu}, ${date.slice(0, 10)}
 
-\`npm run bench:peers -- --only sd${small ? ' --small' : ''} --seconds ${s} --rounds ${rounds} --threads ${threads}\`
+\`npm run bench:peers -- --only sd${small ? ' --small' : ''}${narrow ? ` --weight-format ${weightFormat}` : ''} --seconds ${s} --rounds ${rounds} --threads ${threads}\`
 
-${shape}, float32, random weights,
+${shape}, float32, random weights${narrow ? `, ours held in ${weightFormat}` : ''},
 ${threads} threads, ${machine.isa}, ${(memoryBytes / 2 ** 30).toFixed(0)} GiB of memory. FMA peak measured in the same run: ${machine.peakGflops.toFixed(0)} GFLOP/s.
 Node.js ${node}. Load average before: ${loadAverage.toFixed(2)}. Each peer has a process of its own for each of ${rounds} rounds, one after
 the other. Open: until a first step could begin, weights read. First: the first step. Step: the median of those after it, at
@@ -79,6 +96,10 @@ ${rowsTable(report, { rows })}
 `
 }
 
+function nameOf({ small, weightFormat }: Report): string {
+  return `stable-diffusion-peers${small ? '-small' : ''}${weightFormat === 'fp32' ? '' : `-${weightFormat}`}`
+}
+
 /** Returns the names of the files. */
 export const writeReport = (report: Report, folder: string) =>
-  writeFiles(report, { folder, name: `stable-diffusion-peers${report.small ? '-small' : ''}`, page: page(report) })
+  writeFiles(report, { folder, name: nameOf(report), page: page(report) })
