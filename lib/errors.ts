@@ -18,6 +18,7 @@ import { oneLine, printable } from './printable'
  * - `bad-file`         a file is truncated, damaged or of another kind
  * - `io`               the file system refused (see `cause`)
  * - `busy`             something else is using it
+ * - `rank-failed`      another process of the same training ended, hangs or differs
  * - `device-unavailable`, `out-of-memory`, `unsupported`, `internal` from the backend
  */
 export type DiffusionErrorCode =
@@ -35,6 +36,7 @@ export type DiffusionErrorCode =
   | 'bad-file'
   | 'io'
   | 'busy'
+  | 'rank-failed'
   | 'device-unavailable'
   | 'out-of-memory'
   | 'unsupported'

@@ -281,3 +281,4 @@ export { type EvaluateOptions, type Evaluation, evaluate } from './trainer/evalu
 export { type HeldOutOptions, heldOutLosses } from './trainer/held-out-losses'
 export type { RunResult, TrainHooks, TrainStart } from './trainer/hooks'
 export { Trainer } from './trainer/trainer'
+export { type Distributed, World, world } from './world'

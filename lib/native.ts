@@ -143,8 +143,39 @@ export interface NativeBuffer {
   fill(data: Float32Array, place: HeldNumbers): Promise<void>
   /** Resolves with the numbers of a place, as float32. */
   readAt(place: HeldNumbers): Promise<Float32Array>
+  /** Adds as many numbers of another buffer of the device to these, in order. */
+  add(source: NativeBuffer): void
+  /** Sets all to zero, in order. */
+  clear(): void
   /** Frees the memory (after what was asked for before). Using it afterwards throws. */
   release(): void
+}
+
+/**
+ * The processes that were started together; native/runtime/world.h. All ranks call the same in the same order. Promises reject with
+ * `rank-failed` where the others do not come to it in time, or the library fails; every later call then does.
+ */
+export interface NativeWorld {
+  readonly rank: number
+  readonly size: number
+  /** 'Open MPI v4.1.4' */
+  readonly library: string
+  barrier(): Promise<void>
+  /** The bytes of rank `root`, of one length on all. */
+  broadcast(bytes: Uint8Array, root: number): Promise<Uint8Array>
+  /** The bytes of all ranks, of one length on each, one after the other. */
+  gather(bytes: Uint8Array): Promise<Uint8Array>
+  /**
+   * On the thread of the buffers' device, in order: banks[i] is the i-th node of the micro-batches [rank * share, (rank + 1) * share)
+   * (native/runtime/bank_sum.h); then banks[0] is the sum over all ranks, with the same bits on each.
+   */
+  sumBanks(banks: readonly NativeBuffer[], share: number): Promise<void>
+  /** The most seconds that one operation may take. Default 600. */
+  setTimeout(seconds: number): void
+  /** That this rank has sent to others. */
+  bytesSent(): number
+  /** In order (default): when all others leave. Else at once, which the launcher takes for the end of all. */
+  leave(inOrder?: boolean): void
 }
 
 export interface NativeCompileOptions {
@@ -247,6 +278,8 @@ export interface NativeModule {
   openDevice(backend: string, index: number, threads: number): NativeDevice
   /** Closes all devices of this thread. */
   closeDevices(): void
+  /** Joins by the library 'mpi', once a process, on one of its threads. Throws device-unavailable, unsupported. */
+  joinWorld(library: string): NativeWorld
   createGraph(): NativeGraph
   /** Normal numbers of a stream (kernels/philox.h), for host-side use: n of them from element 0. */
   normal(seedLow: number, seedHigh: number, purpose: number, sample: number, step: number, n: number): Float32Array

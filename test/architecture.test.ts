@@ -19,7 +19,8 @@ const nativeLayers: Record<string, readonly string[]> = {
   'kernels/cpu': ['kernels/cpu'],
   'kernels/cuda': ['kernels/cuda'],
   'native/graph': ['native/graph'],
-  'native/runtime': ['native/runtime', 'native/graph', 'kernels/cpu/backend.h'],
+  'native/collectives': ['native/collectives'],
+  'native/runtime': ['native/runtime', 'native/collectives', 'native/graph', 'kernels/cpu/backend.h'],
   'native/binding': ['native/binding', 'native/runtime', 'native/graph', 'kernels/cpu/peak.h'],
 }
 const contract = ['kernels/ops.h', 'kernels/backend.h', 'kernels/philox.h']

@@ -16,7 +16,7 @@ export type { StateDict } from './parameters'
  * `m` and `v` are the optimizer's moments, `ema` the averaged weights; `frozen` is what is not trained. The same names as a program's
  * bindings.
  */
-export type Bank = 'weights' | 'frozen' | 'grads' | 'm' | 'v' | 'ema' | FurtherEma
+export type Bank = 'weights' | 'frozen' | 'grads' | 'm' | 'v' | 'ema' | FurtherEma | Gradients
 
 /** A buffer that is to become a bank. */
 interface Made {
@@ -28,6 +28,9 @@ interface Made {
   /** Whether the buffer has all that are in the bank. */
   readonly isWhole: boolean
 }
+
+/** Gradients: of what is summed, or of some of a step's batches. */
+export type Gradients = 'grads' | `grads-${number}`
 
 /** Averages beside `ema`. */
 type FurtherEma = `ema-${number}`

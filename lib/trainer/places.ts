@@ -6,9 +6,18 @@ import { listCheckpoints, removeLeftovers } from '../train/checkpoint-folder'
 import type { TrainOptions } from '../train/options'
 import { RunFolder } from '../train/run-folder'
 import type { DataState } from '../train/run-state'
+import { world } from '../world'
 
-/** Runs what works in a run folder, which is locked meanwhile. Throws `busy` and `io`. */
+/** Runs what works in a run folder, which is locked meanwhile. Throws `busy` and `io`, and `unsupported` for one process of several. */
 export async function inRunFolder<T>(out: string, work: (folder: RunFolder) => Promise<T>): Promise<T> {
+  const { size } = world
+  if (size > 1) {
+    throw new DiffusionError('unsupported', `a run folder is of one process, and a launcher started ${size}`, {
+      argument: 'out',
+      expected: 'one process',
+      received: `${size} processes`,
+    })
+  }
   const folder = await RunFolder.open(out)
   try {
     await removeLeftovers(folder.path)

@@ -80,10 +80,12 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   environment.bufferClass = Napi::Persistent(NativeBuffer::define(env));
   environment.graphClass = Napi::Persistent(NativeGraph::define(env));
   environment.programClass = Napi::Persistent(NativeProgram::define(env));
+  environment.worldClass = Napi::Persistent(NativeWorld::define(env));
   environment.floatArray = Napi::Persistent(env.Global().Get("Float32Array").As<Napi::Function>());
   exports.Set("backends", Napi::Function::New<backends>(env, "backends"));
   exports.Set("openDevice", Napi::Function::New<NativeDevice::open>(env, "openDevice"));
   exports.Set("closeDevices", Napi::Function::New<closeDevices>(env, "closeDevices"));
+  exports.Set("joinWorld", Napi::Function::New<NativeWorld::join>(env, "joinWorld"));
   exports.Set("createGraph", Napi::Function::New<NativeGraph::create>(env, "createGraph"));
   exports.Set("normal", Napi::Function::New<normal>(env, "normal"));
   exports.Set("philox", Napi::Function::New<philox>(env, "philox"));

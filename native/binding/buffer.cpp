@@ -31,6 +31,7 @@ Napi::Function NativeBuffer::define(Napi::Env env) {
       env, "NativeBuffer",
       {InstanceMethod<&NativeBuffer::write>("write"), InstanceMethod<&NativeBuffer::read>("read"),
        InstanceMethod<&NativeBuffer::version>("version"), InstanceMethod<&NativeBuffer::copyFrom>("copyFrom"),
+       InstanceMethod<&NativeBuffer::add>("add"), InstanceMethod<&NativeBuffer::clear>("clear"),
        InstanceMethod<&NativeBuffer::load>("load"), InstanceMethod<&NativeBuffer::draw>("draw"),
        InstanceMethod<&NativeBuffer::fill>("fill"), InstanceMethod<&NativeBuffer::readAt>("readAt"),
        InstanceMethod<&NativeBuffer::release>("release")});
@@ -125,6 +126,30 @@ Napi::Value NativeBuffer::copyFrom(const Napi::CallbackInfo& info) {
     target->device->submit([source, target, from, to, length] {
       if (length > 0) target->copyFrom(*source, int64_t(from), int64_t(to), int64_t(length));
     });
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value NativeBuffer::add(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const auto target = buffer();
+    const auto source = unwrap(info[0], "source");
+    if (source->device != target->device) {
+      throw Failure::argumentOf("add", "source", "a buffer of the same device", "another device's");
+    }
+    if (source->elements != target->elements) {
+      throw Failure::argumentOf("add", "source", std::to_string(target->elements) + " elements",
+                                std::to_string(source->elements));
+    }
+    target->device->submit([source, target] { target->add(*source); });
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value NativeBuffer::clear(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const auto target = buffer();
+    target->device->submit([target] { target->clear(); });
     return info.Env().Undefined();
   });
 }

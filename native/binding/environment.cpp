@@ -1,5 +1,7 @@
 #include "native/binding/environment.h"
 
+#include <atomic>
+
 #include "native/binding/convert.h"
 
 namespace ddpm::binding {
@@ -17,7 +19,7 @@ Environment::Environment(Napi::Env env)
 
 Environment::~Environment() {
   // The environment is gone, and with it what these refer to.
-  for (auto* reference : {&deviceClass, &bufferClass, &graphClass, &programClass, &floatArray})
+  for (auto* reference : {&deviceClass, &bufferClass, &graphClass, &programClass, &worldClass, &floatArray})
     reference->SuppressDestruct();
 }
 
@@ -34,6 +36,7 @@ void Environment::closeDevices() {
 // ours is left, and nothing will be sent to an environment that is gone.
 void Environment::onExit(void* environment) {
   Environment& self = *static_cast<Environment*>(environment);
+  self.leaveWorld(false);
   self.closeDevices();
   self.channel_.Release();
 }
@@ -77,6 +80,33 @@ Napi::Promise Environment::promiseBeside(Napi::Env env, Device& device, std::fun
   owned.release();
   launched(env);
   return promise;
+}
+
+Napi::Promise Environment::promiseOfWorld(Napi::Env env, World& world, std::function<void()> work,
+                                          std::function<Napi::Value(Napi::Env)> make) {
+  auto owned = std::make_unique<Completion>(env);
+  const Napi::Promise promise = owned->deferred.Promise();
+  owned->make = std::move(make);
+  world.submit(std::move(work), doneOf(owned.get()));
+  owned.release();
+  launched(env);
+  return promise;
+}
+
+namespace {
+// Of the process, which joins one world.
+std::atomic<const Environment*> worldOwner{nullptr};
+}  // namespace
+
+void Environment::ownWorld(std::shared_ptr<World> world) {
+  const Environment* none = nullptr;
+  if (!worldOwner.compare_exchange_strong(none, this) && none != this)
+    throw Failure("unsupported", "another thread of this process has joined the world");
+  world_ = std::move(world);
+}
+
+void Environment::leaveWorld(bool inOrder) {
+  if (world_) world_->leave(inOrder);
 }
 
 Device::Done Environment::doneOf(Completion* completion) {

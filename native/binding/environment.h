@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "native/runtime/device.h"
+#include "native/runtime/world.h"
 
 namespace ddpm::binding {
 
@@ -45,12 +46,20 @@ class Environment {
   Napi::Promise promiseBeside(Napi::Env env, Device& device, std::function<void()> work,
                               std::function<Napi::Value(Napi::Env)> make);
 
+  // The same on the world's thread, which this environment then owns.
+  Napi::Promise promiseOfWorld(Napi::Env env, World& world, std::function<void()> work,
+                               std::function<Napi::Value(Napi::Env)> make = {});
+  // Throws unsupported where another thread of this process has joined the world.
+  void ownWorld(std::shared_ptr<World> world);
+  // Leaves it, if this environment has joined one.
+  void leaveWorld(bool inOrder);
+
   // Instances of the classes are told by a tag, which belongs to this environment of this copy of the addon: JavaScript
   // can change prototypes, and another copy has other C++ classes.
-  enum class Kind : uint64_t { device, buffer, graph, program };
+  enum class Kind : uint64_t { device, buffer, graph, program, world };
   napi_type_tag tagOf(Kind kind) const { return {reinterpret_cast<uint64_t>(this), uint64_t(kind)}; }
 
-  Napi::FunctionReference deviceClass, bufferClass, graphClass, programClass;
+  Napi::FunctionReference deviceClass, bufferClass, graphClass, programClass, worldClass;
   Napi::FunctionReference floatArray;  // the constructor, as it was when the addon was loaded
   const void* constructing = nullptr;  // what objects.h construct() hands to a constructor
 
@@ -65,6 +74,7 @@ class Environment {
   Channel channel_;
   uint32_t pending_ = 0;  // while it is not zero the channel keeps the event loop alive
   std::vector<std::shared_ptr<Device>> devices_;
+  std::shared_ptr<World> world_;
 };
 
 }  // namespace ddpm::binding

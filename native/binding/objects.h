@@ -14,6 +14,7 @@
 #include "native/graph/graph.h"
 #include "native/runtime/buffer.h"
 #include "native/runtime/program.h"
+#include "native/runtime/world.h"
 
 namespace ddpm::binding {
 
@@ -55,6 +56,8 @@ class NativeBuffer : public Napi::ObjectWrap<NativeBuffer> {
   Napi::Value read(const Napi::CallbackInfo& info);
   Napi::Value version(const Napi::CallbackInfo& info);
   Napi::Value copyFrom(const Napi::CallbackInfo& info);
+  Napi::Value add(const Napi::CallbackInfo& info);
+  Napi::Value clear(const Napi::CallbackInfo& info);
   Napi::Value load(const Napi::CallbackInfo& info);
   Napi::Value draw(const Napi::CallbackInfo& info);
   Napi::Value fill(const Napi::CallbackInfo& info);
@@ -113,6 +116,25 @@ class NativeProgram : public Napi::ObjectWrap<NativeProgram> {
   Napi::Value release(const Napi::CallbackInfo& info);
 
   std::shared_ptr<Program> program_;  // null once released
+};
+
+class NativeWorld : public Napi::ObjectWrap<NativeWorld> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  static Napi::Value join(const Napi::CallbackInfo& info);  // joinWorld(library)
+
+  explicit NativeWorld(const Napi::CallbackInfo& info);
+
+ private:
+  Napi::Value barrier(const Napi::CallbackInfo& info);
+  Napi::Value broadcast(const Napi::CallbackInfo& info);
+  Napi::Value gather(const Napi::CallbackInfo& info);
+  Napi::Value sumBanks(const Napi::CallbackInfo& info);
+  Napi::Value setTimeout(const Napi::CallbackInfo& info);
+  Napi::Value bytesSent(const Napi::CallbackInfo& info);
+  Napi::Value leave(const Napi::CallbackInfo& info);
+
+  std::shared_ptr<World> world_;
 };
 
 // Buffers by name, checked to be what the program needs.

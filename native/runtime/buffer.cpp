@@ -27,12 +27,7 @@ std::shared_ptr<Buffer> Buffer::allocate(std::shared_ptr<Device> device, int64_t
   }
   void* memory = device->allocate(uint64_t(elements) * 4);
   std::shared_ptr<Buffer> buffer(new Buffer(device, elements, memory));
-  device->submit([buffer] {
-    Fill fill = {{buffer->data, 1, 1, 1, int32_t(buffer->elements), int32_t(buffer->elements), DType::f32}, 0.0f};
-    Error error;
-    const Device& d = *buffer->device;
-    if (!d.backend().kFill.run(d.handle(), fill, nullptr, &error)) throw toFailure(error);
-  });
+  device->submit([buffer] { buffer->clear(); });
   return buffer;
 }
 
@@ -76,6 +71,22 @@ void Buffer::copyFrom(const Buffer& source, int64_t sourceOffset, int64_t offset
                               &error)) {
     throw toFailure(error);
   }
+}
+
+Tensor Buffer::flat() const { return {data, 1, 1, 1, int32_t(elements), int32_t(elements), DType::f32}; }
+
+void Buffer::clear() {
+  Error error;
+  ++version;
+  const Fill op = {flat(), 0.0f};
+  if (!device->backend().kFill.run(device->handle(), op, nullptr, &error)) throw toFailure(error);
+}
+
+void Buffer::add(const Buffer& source) {
+  Error error;
+  ++version;
+  const Add op = {flat(), source.flat(), flat()};
+  if (!device->backend().kAdd.run(device->handle(), op, nullptr, &error)) throw toFailure(error);
 }
 
 void Buffer::checkRange(const char* where, double offset, double length) const {

@@ -33,10 +33,16 @@ class Buffer {
   void readAt(const Place& place, float* numbers) const;
   void copyFrom(const Buffer& source, int64_t sourceOffset, int64_t offset, int64_t length);
 
+  // All zero.
+  void clear();
+  // this += source, of as many elements.
+  void add(const Buffer& source);
+
   // Throws invalid-argument where [offset, offset + length) is not within the buffer.
   void checkRange(const char* where, double offset, double length) const;
 
  private:
+  Tensor flat() const;
   Buffer(std::shared_ptr<Device> device, int64_t elements, void* data);
   void copyBytesOut(void* host, int64_t byteOffset, int64_t bytes) const;
 };

@@ -52,6 +52,7 @@ describe('LitEma', () => {
         vectorDropout: 0,
         offsetNoise: 0,
         varianceType: 'fixed',
+        distributed: 'off',
       } as const
       const core = Core.create(device, denoiser, settings, makeSchedule(betas, settings), 0)
       const { weights } = denoiser

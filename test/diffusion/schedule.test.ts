@@ -88,6 +88,7 @@ const defaults = {
   originalElboWeight: 0,
   logEveryT: 100,
   deterministic: false,
+  distributed: 'off',
   precision: 'fp32',
   classDropout: 0,
   contextDropout: 0,

@@ -435,7 +435,9 @@ export class DDPM extends DiffusionModel {
   async trainingStep(batch: Batch, options: TrainBatchOptions = {}): Promise<TrainResult> {
     this.requireTraining('training')
     return this.call(async (core) => {
-      const { step = this.globalStep, sampleOffset = this.accumulated } = options
+      const first = () =>
+        this.firstSample(core, (batch[this.firstStageKey] as Tensor | undefined)?.shape?.[0] ?? 0, options)
+      const { step = this.globalStep, sampleOffset = first() } = options
       const { x, made, ...told } = await this.modelInput(batch, { seed: this.seed, step, sampleOffset })
       return this.optimize(core, x, { ...told, ...options }, { ema: false, made })
     })

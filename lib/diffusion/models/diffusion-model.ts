@@ -357,9 +357,10 @@ export abstract class DiffusionModel extends ScheduledModel {
     checkTensor(xStart, 'x')
     await this.noticeRange(xStart, 'x')
     const step = o.step ?? training.step
-    const sampleOffset = o.sampleOffset ?? training.accumulated
+    const batchSize = xStart.shape[0]
+    const sampleOffset = o.sampleOffset ?? training.firstSample(core, { batchSize, accumulate })
     const timesteps = training.timesteps(core)
-    const draw = { batchSize: xStart.shape[0], numTimesteps: core.numTimesteps, sampleOffset }
+    const draw = { batchSize, numTimesteps: core.numTimesteps, sampleOffset }
     const drawn = o.t === undefined ? training.draw(core, step, draw) : undefined
     const { y, context, vector, concat, noise } = o
     const input = await lossInput(core, {
@@ -370,7 +371,7 @@ export abstract class DiffusionModel extends ScheduledModel {
       condIds: this.condIds,
       ...this.#ofLoss(true),
     })
-    return training.batch(core, input, { update, accumulate, lr, ema, timesteps })
+    return training.batch(core, input, { update, accumulate, lr, ema, timesteps, world: training.world(core) })
   }
 
   #images(data: Float32Array): Tensor {
@@ -401,9 +402,9 @@ export abstract class DiffusionModel extends ScheduledModel {
     })
   }
 
-  /** @internal Samples whose gradients wait for the next update. */
-  protected get accumulated(): number {
-    return this.#training?.accumulated ?? 0
+  /** @internal The first sample of a batch of so many, among those of its step. */
+  protected firstSample(core: Core, batchSize: number, { accumulate = 1 }: TrainBatchOptions): number {
+    return this.#training?.firstSample(core, { batchSize, accumulate }) ?? 0
   }
 
   /** @internal The next seed of the model's own. */

@@ -46,11 +46,14 @@ export interface PSampleOptions extends PMeanVarianceOptions {
 export interface TrainBatchOptions extends ConditionOptions {
   /** Names the drawn timesteps and noise, with `sampleOffset`. Default: the number of updates so far. */
   step?: number
-  /** Index of the first sample among those of this step. Default: as many as were accumulated for it so far. */
+  /**
+   * Index of the first sample among those of this step. Default: as many as were accumulated for it so far, after those of the ranks
+   * before this one where processes train together.
+   */
   sampleOffset?: number
   /** Change the weights after this batch; false: only add to the gradients. Default true. */
   update?: boolean
-  /** How many batches the gradients are the mean of. Default 1. */
+  /** How many batches the gradients are the mean of; of each rank, where processes train together. Default 1. */
   accumulate?: number
   /** Learning rate of this update. Default: the optimizer's. */
   lr?: number

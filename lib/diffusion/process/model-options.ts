@@ -19,6 +19,7 @@ import {
   string,
   value,
 } from '../../options'
+import { type Distributed, distributedModes } from '../../world'
 import { type DenoiserFunction, isNetwork } from './denoiser'
 import { type Parameterization, parameterizations } from './prediction'
 import {
@@ -201,6 +202,12 @@ export interface ComputeOptions {
    * (default), the CPU all.
    */
   weightFormat?: WeightFormat
+  /**
+   * Whether processes that were started together (mpirun, srun) train this model together: each has batches of its own, gradients are
+   * of all, weights stay equal. 'auto' (default): where a launcher started several; 'mpi': by the MPI that the package was built with,
+   * else `device-unavailable`; 'off': each on its own. Concerns training alone.
+   */
+  distributed?: Distributed
   /** Of the initial weights, of training, and of calls that are given none: an integer, or a bigint of 64 bits. Default 0. */
   seed?: Seed
   /** Fix every algorithm, so that an image is the same bit for bit in any batch. Default false. */
@@ -260,6 +267,7 @@ export const modelSchema = {
   memoryLimit,
   precision: oneOf(precisions, 'fp32'),
   weightFormat: oneOf(weightFormats, 'fp32'),
+  distributed: oneOf(distributedModes, 'auto'),
   seed: seed(0),
   deterministic: boolean(false),
 } satisfies SchemaOf<DiffusionModelOptions>

@@ -1,6 +1,7 @@
 /** What a model is set to, as far as the formulas depend on it. */
 import type { LossType } from '../../graph'
 import type { Precision } from '../../native'
+import type { Distributed } from '../../world'
 import type { Prediction } from './prediction'
 import type { TimestepSpacing } from './schedule'
 
@@ -37,6 +38,7 @@ export interface Settings {
   readonly thresholding?: Threshold
   readonly deterministic: boolean
   readonly precision: Precision
+  readonly distributed: Distributed
   readonly nullClass?: number
   readonly classNames?: readonly string[]
   readonly classDropout: number

@@ -1,10 +1,11 @@
 /** One training step as one program: q_sample, network, loss, gradients, update, EMA. */
 import { DiffusionError } from '../../errors'
 import type { Graph, Value } from '../../graph'
-import type { StateDict } from '../../nn/weights'
+import type { Gradients, StateDict } from '../../nn/weights'
 import type { Program } from '../../program'
 import { drawTimesteps } from '../../rng'
 import type { Tensor } from '../../tensor'
+import { World } from '../../world'
 import type { Core } from '../process/core'
 import type { NetworkDenoiser } from '../process/denoiser'
 import type { LossScaleState } from '../process/loss-scale'
@@ -25,6 +26,7 @@ import {
 import type { TimestepSampler } from '../process/settings'
 import { type DrawnTimesteps, drawNormal, LossSecondMoment, type NormalOptions } from '../process/timestep-sampler'
 import type { LitEma } from './ema'
+import { GradientTree, nodeLengths } from './gradient-tree'
 import {
   appendUpdate,
   hyperOf,
@@ -48,6 +50,8 @@ export interface UpdateOptions {
   ema: boolean
   /** What the batch's timesteps were drawn by, and what learns their losses. */
   timesteps?: LossSecondMoment
+  /** Those who train together: `accumulate` is the batches of each. Default: nobody else. */
+  world?: World
 }
 
 export interface TrainResult extends LossResult {
@@ -85,9 +89,18 @@ export interface TrainingState {
   accumulation?: Accumulation
 }
 
+/** What all ranks must have in common; compared before every update. */
+const common = ['step', 'batches', 'accumulate', 'samples'] as const
+
 export interface Accumulation {
-  /** Their sums, by the network's names. */
+  /** The sum of their gradients, by the network's names, or of as many of them as make a power of two. */
   gradients: StateDict
+  /** The sums of those after these, in the same way. Default none. */
+  further?: StateDict[]
+  /** How many batches they are (default 1), */
+  batches?: number
+  /** of the step's, from this one on (default 0): that of a rank. */
+  first?: number
   /** Samples that they are of. */
   samples: number
   /** What they are multiplied by, with precision 'fp16'. */
@@ -115,6 +128,9 @@ export class Training {
   step = 0
   /** Samples whose gradients wait for the next update. */
   accumulated = 0
+  readonly #gradients: GradientTree
+  /** Samples of the last batch and those before it of its step. */
+  #samples = 0
   /** What the gradients that wait were multiplied by. */
   #scale = 1
   #timesteps: LossSecondMoment | undefined
@@ -127,12 +143,34 @@ export class Training {
     readonly timestepSampler: NormalOptions & { readonly name: TimestepSampler },
     emaSigmaRels: readonly number[] = [],
   ) {
+    this.#gradients = new GradientTree(network.weights)
     if (emaSigmaRels.length > 0) this.#powerEmas = new PowerEmas(emaSigmaRels)
   }
 
   /** The further averages, after an update. */
   async average(core: Core): Promise<void> {
     await this.#powerEmas?.update(core, this.network.weights, this.step)
+  }
+
+  /** Those who train together; undefined where this process does alone. */
+  world({ settings }: Core): World | undefined {
+    const world = World.of(settings.distributed)
+    if (!world || world.size === 1) return undefined
+    if (this.timestepSampler.name !== 'loss-second-moment') return world
+    throw new DiffusionError(
+      'unsupported',
+      "timestepSampler 'loss-second-moment' learns from the losses of one process",
+      {
+        argument: 'timestepSampler',
+        expected: "another, or distributed: 'off'",
+        received: `'${this.timestepSampler.name}' on ${world.size} ranks`,
+      },
+    )
+  }
+
+  /** The first sample of a batch of `batchSize`, among those of its step. */
+  firstSample(core: Core, { batchSize, accumulate }: { batchSize: number; accumulate: number }): number {
+    return (this.world(core)?.rank ?? 0) * accumulate * batchSize + this.accumulated
   }
 
   /** Where timesteps are drawn by their losses. Another number of them begins anew. */
@@ -157,13 +195,10 @@ export class Training {
     this.#powerEmas?.resume(0)
     this.accumulated = 0
     const { weights } = this.network
-    for (const bank of ['grads', 'm', 'v'] as const) {
-      if (weights.has(bank)) weights.bank(bank).write(new Float32Array(this.#count)) // new ones are zero
+    this.#gradients.clear()
+    for (const bank of ['m', 'v'] as const) {
+      if (weights.has(bank)) weights.bank(bank).clear() // new ones are zero
     }
-  }
-
-  get #count(): number {
-    return this.network.weights.table.count
   }
 
   async batch(core: Core, input: LossInput, o: UpdateOptions): Promise<TrainResult> {
@@ -175,34 +210,107 @@ export class Training {
     }
     const ema = o.update && o.ema ? this.ema : undefined
     const { optimizer } = this.#options
-    const program = await trainingProgram(core, input, { update: o.update, ema: ema !== undefined, optimizer })
+    // One batch and its update are one program.
+    const isWhole = o.update && o.accumulate === 1 && this.#gradients.batches === 0 && !o.world
+    const program = await trainingProgram(core, input, { update: isWhole, ema: ema !== undefined, optimizer })
     if (this.accumulated === 0) this.#scale = core.lossScale?.scale ?? 1
     const scale = this.#scale
     const bindings = {
       ...(await lossBindings(core, input)),
       ...lossWeights(core, input, scale),
       ...network.weights.bindings('weights'),
-      grads: network.weights.bank('grads'),
     }
-    this.accumulated = o.update ? 0 : this.accumulated + input.t.length
-    if (!o.update) {
-      return this.#checked(core, samplesOf(await program.run(bindings)), input, o.timesteps)
+    const bank = this.#gradients.take()
+    const grads = network.weights.bank(bank)
+    this.#samples = this.accumulated + input.t.length
+    this.accumulated = o.update ? 0 : this.#samples
+    let sumSquares: Float32Array
+    let losses: Record<string, Float32Array>
+    if (isWhole) {
+      const updating = this.#updateBindings(this.#options, o, ema, scale)
+      ;({ sumSquares, ...losses } = await this.#freed(bank, program.run({ ...bindings, ...updating, grads })))
+      this.#gradients.free(bank, true)
+    } else {
+      losses = await this.#freed(bank, program.run({ ...bindings, grads }))
+      this.#gradients.push(bank, (o.world?.rank ?? 0) * o.accumulate)
+      if (!o.update) return this.#checked(core, samplesOf(losses), input, o.timesteps)
+      sumSquares = await this.#update(core, this.#options, o, ema, scale)
     }
-    const { sumSquares, ...losses } = await program.run({
-      ...bindings,
-      ...Object.fromEntries(this.#moments.map((bank) => [bank, network.weights.bank(bank)])),
-      ...(ema && { ema: network.weights.bank('ema') }),
-      hyper: this.#hyper(this.#options, o, ema, scale),
-    })
     const finite = Number.isFinite(sumSquares[0])
     if (!finite) this.#uncount(ema)
     const result = this.#checked(core, samplesOf(losses), input, o.timesteps)
     core.lossScale?.update(finite)
     const scaled = core.lossScale && { lossScale: scale }
     if (finite && o.ema) await this.average(core)
-    if (finite) return { ...result, gradNorm: Math.sqrt(sumSquares[0]) / (o.accumulate * scale), ...scaled }
+    if (finite) return { ...result, gradNorm: Math.sqrt(sumSquares[0]) / divisorOf(o, scale), ...scaled }
     if (scale > 1) return { ...result, skipped: true, ...scaled }
     throw notFinite('the gradients are not finite', this.step + 1, 'finite gradients', sumSquares[0])
+  }
+
+  /** Where a run fails, its bank is free again. */
+  async #freed<T>(bank: Gradients, run: Promise<T>): Promise<T> {
+    try {
+      return await run
+    } catch (error) {
+      try {
+        this.#gradients.free(bank)
+      } catch {
+        // The device is closed, and no bank is left.
+      }
+      throw error
+    }
+  }
+
+  /** The optimizer's step by the gradients of all batches, of all ranks. Returns the sum of their squares. */
+  async #update(core: Core, options: OptimizerSettings, o: UpdateOptions, ema: LitEma | undefined, scale: number) {
+    const { count } = this.network.weights.table
+    const { optimizer } = options
+    const key = { optimizer, ema: ema !== undefined, count }
+    const program = core.program('update', key, (g) => appendUpdate(g, { optimizer, count, ema: ema !== undefined }))
+    const { weights } = this.network
+    if (o.world) await this.#compare(o.world, o)
+    const bank = await this.#gradients.sum(o.world, o.accumulate)
+    const updating = this.#updateBindings(options, o, ema, scale)
+    const grads = weights.bank(bank)
+    const { sumSquares } = await this.#freed(
+      bank,
+      program.run({ weights: weights.bank('weights'), ...updating, grads }),
+    )
+    this.#gradients.free(bank, true)
+    return sumSquares
+  }
+
+  /** Ranks that took other batches would add up what does not belong together, or wait for one another for ever. */
+  async #compare(world: World, { accumulate }: UpdateOptions): Promise<void> {
+    const own = [this.step, this.#gradients.batches, accumulate, this.#samples]
+    const all = await world.gather(own)
+    const [first] = all
+    const wrong = all.findIndex((numbers) => numbers.some((n, i) => n !== first[i]))
+    if (wrong >= 0) {
+      const i = all[wrong].findIndex((n, k) => n !== first[k])
+      const [name, expected, received] = [common[i], first[i], all[wrong][i]]
+      throw new DiffusionError('rank-failed', `rank ${wrong} has ${name} ${received}, rank 0 has ${expected}`, {
+        argument: name,
+        expected: String(expected),
+        received: String(received),
+      })
+    }
+    if (own[1] === accumulate) return
+    throw new DiffusionError('invalid-argument', `an update after ${own[1]} batches, with accumulate ${accumulate}`, {
+      argument: 'accumulate',
+      expected: String(own[1]),
+      received: String(accumulate),
+    })
+  }
+
+  /** Counts the step. */
+  #updateBindings(options: OptimizerSettings, o: UpdateOptions, ema: LitEma | undefined, scale: number) {
+    const { weights } = this.network
+    return {
+      ...Object.fromEntries(this.#moments.map((bank) => [bank, weights.bank(bank)])),
+      ...(ema && { ema: weights.bank('ema') }),
+      hyper: this.#hyper(options, o, ema, scale),
+    }
   }
 
   /** Of the optimizer, which is AdamW until one is configured. */
@@ -220,7 +328,7 @@ export class Training {
   #hyper(options: OptimizerSettings, o: UpdateOptions, ema: LitEma | undefined, scale: number): Float32Array {
     const lr = o.lr ?? rateOf(options, this.step)
     this.step += 1
-    const gradScale = 1 / (o.accumulate * scale)
+    const gradScale = 1 / divisorOf(o, scale)
     return hyperOf({ ...options, lr }, { step: this.step, gradScale, emaDecay: ema?.advance() })
   }
 
@@ -251,14 +359,16 @@ export class Training {
     const counts = { optimizerStep: this.step, emaUpdates: this.ema?.numUpdates ?? 0, draws: core.seeds.drawn }
     const losses = this.timesteps(core)?.state
     const [samples, scale] = [this.accumulated, this.#scale]
+    const { banks, batches, first } = this.#gradients
     const further = this.#powerEmas?.sigmaRels.map((_, i) => weights.read(`ema-${i}`))
-    const [w, ema, m, v, gradients] = await Promise.all([
+    const sums = banks.map((bank) => weights.read(bank))
+    const [w, ema, m, v] = await Promise.all([
       weights.read('weights'),
       this.ema ? weights.read('ema') : undefined,
       weights.read('m'),
       this.#moments.includes('v') ? weights.read('v') : undefined,
-      samples > 0 ? weights.read('grads') : undefined,
     ])
+    const [gradients, ...others] = await Promise.all(sums)
     const lossScale = core.lossScale?.state
     return {
       weights: w,
@@ -269,7 +379,9 @@ export class Training {
       ...counts,
       ...(losses && { timestepLosses: losses }),
       ...(lossScale && { lossScale }),
-      ...(gradients && { accumulation: { gradients, samples, scale } }),
+      ...(gradients && {
+        accumulation: { gradients, ...(others.length > 0 && { further: others }), batches, first, samples, scale },
+      }),
     }
   }
 
@@ -306,6 +418,18 @@ export class Training {
     }
     if (timesteps && state.timestepLosses) await timesteps.load(state.timestepLosses)
     const { accumulation } = state
+    this.#gradients.clear()
+    const sums = accumulation ? [accumulation.gradients, ...(accumulation.further ?? [])] : []
+    const { first = 0, batches = 1 } = accumulation ?? {}
+    const lengths = nodeLengths(first, batches)
+    if (accumulation && lengths.length !== sums.length) {
+      throw new DiffusionError('state-mismatch', `${batches} batches from ${first} on are ${lengths.length} sums`, {
+        argument: 'accumulation',
+        expected: String(lengths.length),
+        received: String(sums.length),
+      })
+    }
+    const banks = sums.map(() => this.#gradients.take())
     const averages = (ema: StateDict) => ({ ...this.#notAveraged(state.weights), ...ema })
     await weights.writeAll([
       ['weights', state.weights],
@@ -313,17 +437,22 @@ export class Training {
       ...(state.v ? [['v', state.v] as const] : []),
       ...(this.ema && state.ema ? [['ema', averages(state.ema)] as const] : []),
       ...Array.from({ length: powers }, (_, i) => [`ema-${i}`, averages(state.powerEmas![i])] as const),
-      ...(accumulation ? [['grads', accumulation.gradients] as const] : []),
+      ...sums.map((dict, i) => [banks[i], dict] as const),
     ])
+    for (const [i, bank] of banks.entries()) this.#gradients.push(bank, first, lengths[i])
     if (this.ema && state.ema) this.ema.numUpdates = state.emaUpdates
     this.#powerEmas?.resume(state.optimizerStep)
-    if (!accumulation && weights.has('grads')) weights.bank('grads').write(new Float32Array(this.#count))
     this.step = state.optimizerStep
     this.accumulated = accumulation?.samples ?? 0
     this.#scale = accumulation?.scale ?? 1
     core.lossScale?.load(state.lossScale)
     core.seeds.drawn = state.draws ?? 0
   }
+}
+
+/** By which the sum of all batches' gradients is that of their mean. */
+function divisorOf({ accumulate, world }: UpdateOptions, scale: number): number {
+  return accumulate * (world?.size ?? 1) * scale
 }
 
 function notFinite(what: string, step: number, expected: string, received: number): DiffusionError {

@@ -1,0 +1,113 @@
+/** The processes that compute together: started by mpirun or srun, each a rank. */
+import { DiffusionError } from './errors'
+import { type NativeBuffer, type NativeWorld, native } from './native'
+
+/** What processes exchange numbers by. */
+export const distributedModes = ['auto', 'mpi', 'off'] as const
+export type Distributed = (typeof distributedModes)[number]
+
+/** How many a launcher of MPI started together; undefined where none did. */
+function launched(): number | undefined {
+  const { OMPI_COMM_WORLD_SIZE, PMI_SIZE, SLURM_STEP_NUM_TASKS, SLURM_PROCID } = process.env
+  const slurm = SLURM_PROCID === undefined ? undefined : SLURM_STEP_NUM_TASKS
+  const size = Number(OMPI_COMM_WORLD_SIZE ?? PMI_SIZE ?? slurm)
+  return Number.isInteger(size) && size > 0 ? size : undefined
+}
+
+export class World {
+  static #joined: World | undefined
+
+  /**
+   * The world of this process, joined when first asked for; undefined where it computes alone: with 'off', and with 'auto' (default)
+   * where no launcher started several. Throws `device-unavailable` where there should be one and the library is not there.
+   */
+  static of(mode: Distributed = 'auto'): World | undefined {
+    if (mode === 'off' || (mode === 'auto' && (launched() ?? 1) === 1)) return undefined
+    World.#joined ??= new World()
+    return World.#joined
+  }
+
+  readonly #native: NativeWorld
+
+  private constructor() {
+    try {
+      this.#native = native.joinWorld('mpi')
+    } catch (error) {
+      throw DiffusionError.from(error)
+    }
+    const seconds = process.env.DDPM_DISTRIBUTED_TIMEOUT
+    if (seconds !== undefined) this.#native.setTimeout(timeoutOf(seconds))
+    // In order, others wait for this one; otherwise the launcher ends them.
+    process.on('exit', (code) => this.#native.leave(code === 0))
+  }
+
+  /** From 0 to size - 1. */
+  get rank(): number {
+    return this.#native.rank
+  }
+
+  get size(): number {
+    return this.#native.size
+  }
+
+  /** Which library, with its version: 'Open MPI v4.1.4'. */
+  get library(): string {
+    return this.#native.library
+  }
+
+  /** Bytes that this rank has sent to others so far. */
+  get bytesSent(): number {
+    return this.#native.bytesSent()
+  }
+
+  /** Resolves when all ranks have come to it. Rejects with `rank-failed`. */
+  async barrier(): Promise<void> {
+    await this.#call(() => this.#native.barrier())
+  }
+
+  /** The numbers of all ranks, as many of each, in the order of the ranks. */
+  async gather(numbers: readonly number[]): Promise<number[][]> {
+    const own = new Uint8Array(Float64Array.from(numbers).buffer)
+    const bytes = await this.#call(() => this.#native.gather(own))
+    const all = new Float64Array(Uint8Array.from(bytes).buffer)
+    return Array.from({ length: this.size }, (_, r) => [...all.subarray(r * numbers.length, (r + 1) * numbers.length)])
+  }
+
+  /** @internal NativeWorld.sumBanks */
+  async sumBanks(banks: readonly NativeBuffer[], share: number): Promise<void> {
+    await this.#call(() => this.#native.sumBanks(banks, share))
+  }
+
+  async #call<T>(call: () => Promise<T>): Promise<T> {
+    try {
+      return await call()
+    } catch (error) {
+      throw DiffusionError.from(error)
+    }
+  }
+}
+
+function timeoutOf(text: string): number {
+  const seconds = Number(text)
+  if (text.trim() !== '' && seconds > 0 && Number.isFinite(seconds)) return seconds
+  throw new DiffusionError('invalid-argument', `DDPM_DISTRIBUTED_TIMEOUT: expected seconds, received '${text}'`, {
+    argument: 'DDPM_DISTRIBUTED_TIMEOUT',
+    expected: 'a number above 0',
+    received: text,
+  })
+}
+
+/** Which of the processes that a launcher started together this one is. Alone: rank 0 of 1. */
+export const world = {
+  /** From 0 to size - 1. */
+  get rank(): number {
+    return World.of()?.rank ?? 0
+  },
+  get size(): number {
+    return World.of()?.size ?? 1
+  },
+  /** Resolves when all ranks have come to it. Rejects with `rank-failed`. */
+  async barrier(): Promise<void> {
+    await World.of()?.barrier()
+  },
+}

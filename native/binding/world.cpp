@@ -1,0 +1,119 @@
+#include "native/binding/convert.h"
+#include "native/binding/objects.h"
+#include "native/runtime/bank_sum.h"
+
+namespace ddpm::binding {
+namespace {
+
+// Bytes that the world's thread works on, and that JavaScript gets a copy of when it is done.
+using Bytes = std::shared_ptr<std::vector<uint8_t>>;
+
+Bytes toBytes(const Napi::Value& value) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+    throw Failure::argumentOf("native", "bytes", "a Uint8Array", "another value");
+  const auto array = value.As<Napi::Uint8Array>();
+  return std::make_shared<std::vector<uint8_t>>(array.Data(), array.Data() + array.ByteLength());
+}
+
+std::function<Napi::Value(Napi::Env)> arrayOf(const Bytes& bytes) {
+  return [bytes](Napi::Env env) { return Napi::Buffer<uint8_t>::Copy(env, bytes->data(), bytes->size()); };
+}
+
+}  // namespace
+
+Napi::Function NativeWorld::define(Napi::Env env) {
+  return DefineClass(
+      env, "NativeWorld",
+      {InstanceMethod<&NativeWorld::barrier>("barrier"), InstanceMethod<&NativeWorld::broadcast>("broadcast"),
+       InstanceMethod<&NativeWorld::gather>("gather"), InstanceMethod<&NativeWorld::sumBanks>("sumBanks"),
+       InstanceMethod<&NativeWorld::setTimeout>("setTimeout"), InstanceMethod<&NativeWorld::bytesSent>("bytesSent"),
+       InstanceMethod<&NativeWorld::leave>("leave")});
+}
+
+NativeWorld::NativeWorld(const Napi::CallbackInfo& info)
+    : ObjectWrap(info), world_(constructed<std::shared_ptr<World>>(info, Environment::Kind::world)) {
+  fix(info, "rank", Napi::Number::New(info.Env(), world_->rank()));
+  fix(info, "size", Napi::Number::New(info.Env(), world_->size()));
+  fix(info, "library", Napi::String::New(info.Env(), world_->library()));
+}
+
+Napi::Value NativeWorld::join(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    Environment& environment = Environment::of(info.Env());
+    const auto world = World::join(toString(info[0], "library"));
+    environment.ownWorld(world);
+    return construct(info.Env(), environment.worldClass, world);
+  });
+}
+
+Napi::Value NativeWorld::barrier(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    return Environment::of(info.Env()).promiseOfWorld(info.Env(), *world_, [world = world_] { world->barrier(); });
+  });
+}
+
+Napi::Value NativeWorld::broadcast(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const Bytes bytes = toBytes(info[0]);
+    const int32_t root = toInt(info[1], "root");
+    if (root < 0 || root >= world_->size())
+      throw Failure::argumentOf("broadcast", "root", "a rank", std::to_string(root));
+    const auto work = [world = world_, bytes, root] { world->broadcast(bytes->data(), bytes->size(), root); };
+    return Environment::of(info.Env()).promiseOfWorld(info.Env(), *world_, work, arrayOf(bytes));
+  });
+}
+
+Napi::Value NativeWorld::gather(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const Bytes own = toBytes(info[0]);
+    const size_t length = own->size();
+    const auto all = std::make_shared<std::vector<uint8_t>>(length * size_t(world_->size()));
+    std::copy(own->begin(), own->end(), all->begin() + ptrdiff_t(length) * world_->rank());
+    const auto work = [world = world_, all, length] {
+      std::vector<Part> parts;
+      for (int32_t r = 0; r < world->size(); ++r) parts.push_back({length * size_t(r), length});
+      world->gather(all->data(), parts.data());
+    };
+    return Environment::of(info.Env()).promiseOfWorld(info.Env(), *world_, work, arrayOf(all));
+  });
+}
+
+Napi::Value NativeWorld::sumBanks(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const Napi::Array list = toArray(info[0], "banks");
+    const int32_t share = toInt(info[1], "share");
+    std::vector<std::shared_ptr<Buffer>> banks;
+    for (uint32_t i = 0; i < list.Length(); ++i) banks.push_back(NativeBuffer::unwrap(list.Get(i), "banks"));
+    if (share < 1) throw Failure::argumentOf("sumBanks", "share", "at least 1", std::to_string(share));
+    if (banks.empty()) throw Failure::argumentOf("sumBanks", "banks", "at least one", "none");
+    for (const auto& bank : banks) {
+      if (bank->device != banks[0]->device || bank->elements != banks[0]->elements)
+        throw Failure::argumentOf("sumBanks", "banks", "buffers of one device and size", "others");
+    }
+    Device& device = *banks[0]->device;
+    const auto work = [world = world_, banks, share] { ddpm::sumBanks(*world, banks, share); };
+    return Environment::of(info.Env()).promise(info.Env(), device, work);
+  });
+}
+
+Napi::Value NativeWorld::setTimeout(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const double seconds = toNumber(info[0], "seconds");
+    if (!(seconds > 0)) throw Failure::argumentOf("setTimeout", "seconds", "above 0", std::to_string(seconds));
+    world_->setTimeout(seconds);
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value NativeWorld::bytesSent(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), double(world_->bytesSent()));
+}
+
+Napi::Value NativeWorld::leave(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    Environment::of(info.Env()).leaveWorld(!isGiven(info[0]) || info[0].ToBoolean());
+    return info.Env().Undefined();
+  });
+}
+
+}  // namespace ddpm::binding

@@ -1,0 +1,30 @@
+// A rank of a training that goes wrong in the way that the argument says.
+import { DDPM, Tensor, world } from '../../lib/index'
+import { Random } from '../support/random'
+import { smallUNet } from '../support/small-unet'
+
+const [mode] = process.argv.slice(2)
+const shape = [1, 3, 8, 8]
+
+async function main(): Promise<void> {
+  const { rank, size } = world
+  const isLast = rank === size - 1
+  const timestepSampler = mode === 'losses' ? 'loss-second-moment' : 'uniform'
+  const ddpm = new DDPM({ unetConfig: smallUNet, imageSize: 8, timesteps: 50, timestepSampler })
+  ddpm.configureOptimizers({ lr: 1e-3 })
+  const images = Tensor.from(new Random(rank).normals(192), shape)
+  const accumulate = mode === 'accumulate' && isLast ? 2 : 1
+  for (let step = 0; step < 3; step++) {
+    if (step === 1 && isLast) {
+      if (mode === 'late') await new Promise((resolve) => setTimeout(resolve, 60_000))
+      if (mode === 'killed') process.kill(process.pid, 'SIGKILL')
+      if (mode === 'throws') throw new Error('no such luck')
+    }
+    for (let i = 0; i < accumulate; i++) await ddpm.trainBatch(images, { accumulate, update: i === accumulate - 1 })
+  }
+}
+
+main().catch((error) => {
+  console.error(error)
+  process.exit(1)
+})

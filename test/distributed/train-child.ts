@@ -1,0 +1,70 @@
+// A rank of a training of six batches a step. Rank 0 writes what came out as JSON: hashes of weights and averages, losses in the order
+// of the batches, bytes sent.
+import { createHash } from 'node:crypto'
+import { DDPM, type StateDict, Tensor, world } from '../../lib/index'
+import { World } from '../../lib/world'
+import { Random } from '../support/random'
+import { smallUNet } from '../support/small-unet'
+
+const [steps, batches, precision = 'fp32'] = process.argv.slice(2)
+const size = 8
+const shape = [2, 3, size, size]
+
+async function hash(dict: StateDict): Promise<string> {
+  const all = createHash('sha256')
+  for (const name of Object.keys(dict).sort()) {
+    const data = await dict[name].data()
+    all.update(name).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+  }
+  return all.digest('hex').slice(0, 16)
+}
+
+async function main(): Promise<void> {
+  const { rank, size: ranks } = world
+  const together = World.of()
+  const accumulate = Number(batches) / ranks
+  const ddpm = new DDPM({
+    unetConfig: smallUNet,
+    imageSize: size,
+    timesteps: 50,
+    seed: 3,
+    precision: precision as 'fp32',
+  })
+  ddpm.configureOptimizers({ lr: 1e-3, maxGradNorm: 1 })
+  const losses: number[] = []
+  const norms: number[] = []
+  for (let step = 0; step < Number(steps); step++) {
+    const own: number[] = []
+    for (let i = 0; i < accumulate; i++) {
+      const batch = rank * accumulate + i
+      const images = new Random(1000 * step + batch).normals(shape.reduce((a, b) => a * b))
+      const result = await ddpm.trainBatch(Tensor.from(images, shape), { accumulate, update: i === accumulate - 1 })
+      own.push(result.loss)
+      if (result.gradNorm !== undefined) norms.push(result.gradNorm)
+    }
+    losses.push(...(together ? (await together.gather(own)).flat() : own))
+  }
+  const { weights, ema } = await ddpm.trainingState()
+  const hashes = [await hash(weights), await hash(ema!)]
+  const sent = together?.bytesSent ?? 0
+  const all = together ? await together.gather(hashes.map((text) => Number.parseInt(text.slice(0, 12), 16))) : []
+  const isSame = all.every((other) => String(other) === String(all[0]))
+  if (rank === 0)
+    console.log(
+      JSON.stringify({
+        ranks,
+        weights: hashes[0],
+        ema: hashes[1],
+        losses,
+        norms,
+        isSame,
+        sent,
+        parameters: ddpm.parameterCount,
+      }),
+    )
+}
+
+main().catch((error) => {
+  console.error(error)
+  process.exit(1)
+})

@@ -1,0 +1,96 @@
+/** Trainings of several processes compute what one does. */
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import path from 'node:path'
+import { temporaryFolder, writeImages } from '../train/support'
+import { launch, resultOf, unlaunchable } from './launch'
+
+interface Result {
+  readonly ranks: number
+  readonly weights: string
+  readonly ema: string
+  readonly losses: readonly number[]
+  readonly norms: readonly number[]
+  readonly isSame: boolean
+  readonly sent: number
+  readonly parameters: number
+}
+
+describe('training by ranks', () => {
+  before(function () {
+    if (!unlaunchable) return
+    console.log(`      Skipped: ${unlaunchable}`)
+    this.skip()
+  })
+
+  const run = async (ranks: number, ...args: (string | number)[]) =>
+    resultOf<Result>(await launch(ranks, 'train-child.js', args).ended)
+
+  for (const [batches, counts] of [
+    [6, [1, 2, 3]],
+    [4, [1, 2, 4]],
+  ] as const) {
+    it(`six steps of ${batches} batches have the same bits on ${counts.join(', ')} ranks`, async () => {
+      const results: Result[] = []
+      for (const ranks of counts) results.push(await run(ranks, 6, batches))
+      const [alone, ...others] = results
+      assert.equal(alone.losses.length, 6 * batches)
+      assert.ok(alone.norms.every((norm) => norm > 0))
+      for (const other of others) {
+        assert.ok(other.isSame, 'all ranks have the same weights')
+        const { weights, ema, losses, norms } = other
+        const { weights: w, ema: e, losses: l, norms: n } = alone
+        assert.deepEqual({ weights, ema, losses, norms }, { weights: w, ema: e, losses: l, norms: n })
+        // A ring sends 2 (n - 1) / n of the bank; so does this, where a rank's batches are a node of the tree.
+        const share = batches / other.ranks
+        const nodes = share === 3 ? 2 : 1
+        const banks = ((nodes + 1) * (other.ranks - 1)) / other.ranks
+        const sent = other.sent / 6 / (4 * other.parameters)
+        assert.ok(sent > banks && sent < 1.01 * banks, `${sent} of the bank were sent, not ${banks}`)
+      }
+    })
+  }
+
+  it('the example trains what it trains alone', async () => {
+    const folder = temporaryFolder()
+    await writeImages(path.join(folder, 'photos'), 40)
+    const example = path.join(__dirname, '..', '..', '..', 'examples', 'train-together.mjs')
+    const models: Buffer[] = []
+    for (const ranks of [1, 2]) {
+      const model = path.join(folder, String(ranks))
+      const { code, output } = await launch(ranks, example, [path.join(folder, 'photos'), model, 1, 2]).ended
+      assert.equal(code, 0, output)
+      models.push(readFileSync(path.join(model, 'unet', 'diffusion_pytorch_model.safetensors')))
+    }
+    assert.ok(models[0].equals(models[1]))
+  })
+
+  const failing = async (ranks: number, mode: string, env: Record<string, string> = {}) => {
+    const { code, output } = await launch(ranks, 'failing-child.js', [mode], env).ended
+    assert.notEqual(code, 0, output)
+    return output
+  }
+
+  it('ranks with different options are told apart before the first update', async () => {
+    const output = await failing(3, 'accumulate')
+    assert.match(output, /rank-failed/)
+    assert.match(output, /rank 2 has batches 2, rank 0 has 1/)
+  })
+
+  it('a rank that does not come is waited for no longer than DDPM_DISTRIBUTED_TIMEOUT', async () => {
+    const output = await failing(2, 'late', { DDPM_DISTRIBUTED_TIMEOUT: '1' })
+    assert.match(output, /gather of rank 0 of 2: not all ranks came to it within 1 seconds/)
+  })
+
+  it('a rank that is killed ends the others', async () => {
+    await failing(3, 'killed')
+  })
+
+  it('a rank that throws ends the others', async () => {
+    assert.match(await failing(3, 'throws'), /no such luck/)
+  })
+
+  it('a sampler of timesteps that learns from all losses is refused', async () => {
+    assert.match(await failing(2, 'losses'), /loss-second-moment/)
+  })
+})
