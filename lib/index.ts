@@ -277,7 +277,15 @@ export {
   type AutoencoderTrainHooks,
   type AutoencoderTrainStart,
 } from './trainer/autoencoder/trainer'
-export { type EvaluateOptions, type Evaluation, evaluate } from './trainer/evaluate'
+export {
+  type EvaluateOptions,
+  type EvaluateShardOptions,
+  type Evaluation,
+  type EvaluationPart,
+  evaluate,
+  evaluateShard,
+  mergeEvaluations,
+} from './trainer/evaluate'
 export { type HeldOutOptions, heldOutLosses } from './trainer/held-out-losses'
 export type { RunResult, TrainHooks, TrainStart } from './trainer/hooks'
 export { Trainer } from './trainer/trainer'

@@ -1,13 +1,24 @@
 /** `ddpm evaluate` of a model over a folder: how well it describes images. */
 import { Dataset } from '../data/dataset'
+import type { PartHeader } from '../data/parts/part-file'
+import type { DDPM } from '../diffusion/models/ddpm'
 import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
 import { DiffusionError } from '../errors'
 import type { Seed } from '../options'
-import { type Evaluation, evaluate as evaluateModel } from '../trainer/evaluate'
+import { bigintsAsText } from '../printable'
+import {
+  type EvaluateOptions,
+  type Evaluation,
+  type EvaluationPart,
+  evaluate as evaluateModel,
+  evaluateShard,
+} from '../trainer/evaluate'
 import type { Values } from './args'
 import { type modelOptions, openModel } from './open-model'
 import { note, type Output, stderr, warn } from './output'
 import { Progress } from './progress'
+import { weightsHash } from './sample-record'
+import { partOf } from './shard'
 
 export interface BitsValues extends Values<typeof modelOptions> {
   readonly limit?: number
@@ -19,12 +30,47 @@ export interface BitsValues extends Values<typeof modelOptions> {
   readonly classes?: string
 }
 
-export async function evaluateBits(
+export function evaluateBits(
   folder: string,
   values: BitsValues,
   output: Output,
   signal: AbortSignal,
 ): Promise<Evaluation> {
+  return withData(folder, values, output, signal, evaluateModel)
+}
+
+/** What a shard adds, and of what it is a part. */
+export function evaluateBitsShard(
+  folder: string,
+  values: BitsValues & { readonly shard: string },
+  output: Output,
+  signal: AbortSignal,
+): Promise<{ part: EvaluationPart; header: PartHeader }> {
+  return withData(folder, values, output, signal, async (ddpm, data, options) => {
+    const part = await evaluateShard(ddpm, data, { ...options, shard: values.shard })
+    const whole = { first: 0, count: Math.min(data.length, values.limit ?? data.length) }
+    const span = { ...part.shard, first: part.first, count: part.images, whole }
+    return { part, header: partOf(span, await bitsRecord(ddpm, data, values), ddpm.device) }
+  })
+}
+
+/** What all shards have in common. */
+async function bitsRecord(ddpm: DDPM, data: Dataset, values: BitsValues): Promise<Record<string, string>> {
+  const record = { weights: await weightsHash(ddpm), parameterization: ddpm.parameterization, data: data.fingerprint }
+  const named = (['seed', 'batch', 'deterministic', 'precision'] as const).map((name) => [
+    name,
+    JSON.stringify(values[name], bigintsAsText) ?? '',
+  ])
+  return { ...record, ...Object.fromEntries(named) }
+}
+
+async function withData<T>(
+  folder: string,
+  values: BitsValues,
+  output: Output,
+  signal: AbortSignal,
+  work: (ddpm: DDPM, data: Dataset, options: EvaluateOptions) => Promise<T>,
+): Promise<T> {
   const ddpm = await openModel(values)
   let bar: Progress | undefined
   try {
@@ -46,7 +92,7 @@ export async function evaluateBits(
         if (!output.json) note(`skipped, can't be read: ${file} (${reason})`)
       },
     })
-    const evaluation = await evaluateModel(ddpm, data, {
+    const result = await work(ddpm, data, {
       limit: values.limit,
       batchSize: values.batch,
       seed: values.seed,
@@ -58,7 +104,7 @@ export async function evaluateBits(
     })
     bar?.clear()
     for (const warning of ddpm.warnings()) warn(output, warning)
-    return evaluation
+    return result
   } finally {
     bar?.clear()
     ddpm.dispose()

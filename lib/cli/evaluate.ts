@@ -1,10 +1,13 @@
+import { partName } from '../data/parts/part-file'
+import { evaluationText } from '../trainer/evaluation-file'
 import { type Command, type CommonValues, type OptionTable, UsageError, type Values } from './args'
 import { samplerOptions } from './draw'
-import { evaluateBits, reportBits } from './evaluate-bits'
+import { evaluateBits, evaluateBitsShard, reportBits } from './evaluate-bits'
 import { evaluateQuality, metricsOf, reportQuality } from './evaluate-quality'
-import { outputFile, overwriteOption, tellRenamed, writeOutput } from './free-name'
+import { checkWritable, isFile, outputFile, overwriteOption, tellRenamed, writeOutput } from './free-name'
 import { modelOptions, sourceOf } from './open-model'
 import { createOutput, type Output } from './output'
+import { namePart, shardGiven, shardOption } from './shard'
 import { stoppable } from './stop'
 
 const ofQuality = {
@@ -50,6 +53,7 @@ const options = {
     value: 'file',
     help: 'everything as JSON, the terms of each timestep included',
   },
+  ...shardOption,
   ...overwriteOption,
 } as const satisfies OptionTable
 
@@ -72,6 +76,7 @@ compare equal numbers alone, and more than 2048.
 
   ddpm evaluate photos --checkpoint runs/photos --limit 256
   ddpm evaluate photos --checkpoint runs/photos --output bits.json
+  ddpm evaluate photos --checkpoint runs/photos --output bits.json --shard 1/2
   ddpm evaluate runs/photos --fid photos --inception inception.pth
   ddpm evaluate runs/photos --fid photos --metrics fid,kid,pr,is --count 5000
   ddpm evaluate --samples samples.npz --fid photos`,
@@ -82,7 +87,8 @@ compare equal numbers alone, and more than 2048.
     if (quality) checkQuality(values, positional)
     else checkBits(values, positional)
     const output = createOutput(values.json === true)
-    const { overwrite } = values
+    const { overwrite, shard } = values
+    if (shard !== undefined) return evaluateShard({ ...values, shard }, positional!, output)
     const file = values.output === undefined ? undefined : await outputFile(values.output, { overwrite })
     const { exitCode } = await stoppable(async (signal) => {
       const { result, lines } = await (quality
@@ -91,12 +97,31 @@ compare equal numbers alone, and more than 2048.
       for (const line of lines) output.say(line)
       const json = `${JSON.stringify(result, null, 2)}\n`
       const written = file === undefined ? undefined : await writeOutput(file, json, overwrite)
-      if (written !== undefined) output.say(`\n${written}`)
+      for (const line of written === undefined ? [] : ['', written]) output.say(line)
       tellRenamed(output, values.output, written)
       output.event('done', { ...result, ...(written !== undefined && { file: written }) })
     })
     return exitCode
   },
+}
+
+/** Writes a part, for ddpm merge. */
+async function evaluateShard(
+  values: EvaluateValues & { shard: string },
+  folder: string,
+  output: Output,
+): Promise<number> {
+  if (values.output === undefined) throw new UsageError('--shard goes with --output <file>, whose part it writes')
+  const shard = shardGiven(values.shard)
+  const file = await namePart(values.overwrite === true)(partName(values.output, shard), isFile)
+  await checkWritable(file)
+  const { exitCode } = await stoppable(async (signal) => {
+    const { part, header } = await evaluateBitsShard(folder, values, output, signal)
+    await writeOutput(file, evaluationText(header, part), true)
+    output.say(`${part.images} images of shard ${shard.index}/${shard.total}: ${file}`)
+    output.event('done', { images: part.images, file })
+  })
+  return exitCode
 }
 
 async function bitsOf(values: EvaluateValues, folder: string, output: Output, signal: AbortSignal) {
@@ -118,7 +143,8 @@ function checkBits(values: EvaluateValues, folder: string | undefined): void {
 }
 
 function checkQuality(values: EvaluateValues, model: string | undefined): void {
-  if (values.classes !== undefined) throw new UsageError('--classes goes without --fid')
+  for (const name of ['classes', 'shard'] as const)
+    if (values[name] !== undefined) throw new UsageError(`--${name} goes without --fid`)
   const compared = metricsOf(values).filter((metric) => metric !== 'is')
   if (compared.length > 0 && values.fid === undefined)
     throw new UsageError(`--fid <data> is missing: with what are the images compared, for ${compared.join(', ')}?`)

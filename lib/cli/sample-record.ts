@@ -62,7 +62,8 @@ async function fileHash(file: string): Promise<string> {
   return bytes ? `sha256:${sha256(bytes)}` : file
 }
 
-async function weightsHash(model: Pick<DDPM, 'stateDict'>): Promise<string> {
+/** Of a state dict: names and values. */
+export async function weightsHash(model: Pick<DDPM, 'stateDict'>): Promise<string> {
   const hash = createHash('sha256')
   for (const [name, tensor] of Object.entries(await model.stateDict())) {
     const { buffer, byteOffset, byteLength } = await tensor.data()

@@ -201,7 +201,7 @@ async function openKeepers(
   const part = shard && partOf(shard, own, ddpm.device)
   const record = part?.whole ?? own
   const nameFor: KeepOptions['nameFor'] = shard
-    ? namePart(overwrite)
+    ? namePart(overwrite, '--resume goes on with it, --overwrite replaces it')
     : (wanted, taken) => outputName(wanted, { overwrite, taken })
   const kept = { record, span, shape: shapeOf(ddpm, values), part, resume, overwrite, nameFor } as const
   if (separate !== undefined) keepers.push(await SeparateFiles.open(separate, kept))

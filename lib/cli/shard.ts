@@ -2,7 +2,7 @@
 import type { PartHeader } from '../data/parts/part-file'
 import type { Device } from '../device'
 import { DiffusionError } from '../errors'
-import { type ShardSpan, shardOf } from '../shard'
+import { type Shard, type ShardSpan, shardOf } from '../shard'
 import { type OptionTable, UsageError } from './args'
 import type { Span } from './draw'
 
@@ -21,9 +21,18 @@ export interface SpanShard extends ShardSpan {
 
 /** Throws UsageError for a shard that there is not. */
 export function shardOfSpan(shard: string, whole: Span, batchSize: number): SpanShard {
+  const part = inUsage(() => shardOf({ shard, count: whole.count, batchSize }))
+  return { ...part, whole, first: whole.first + part.first }
+}
+
+/** Which it is, before it is known of how many images. Throws UsageError. */
+export function shardGiven(shard: string): Shard {
+  return inUsage(() => shardOf({ shard, count: Number.MAX_SAFE_INTEGER }))
+}
+
+function inUsage<T>(work: () => T): T {
   try {
-    const part = shardOf({ shard, count: whole.count, batchSize })
-    return { ...part, whole, first: whole.first + part.first }
+    return work()
   } catch (error) {
     if (error instanceof DiffusionError) throw new UsageError(`--${error.message}`)
     throw error
@@ -48,9 +57,9 @@ export function partOf(
 }
 
 /** Parts are looked for by their names, so that none is written under another. */
-export function namePart(overwrite: boolean) {
+export function namePart(overwrite: boolean, advice = '--overwrite replaces it') {
   return async (wanted: string, taken: (name: string) => Promise<boolean>): Promise<string> => {
     if (overwrite || !(await taken(wanted))) return wanted
-    throw new UsageError(`${wanted} has images of this shard: --resume goes on with them, --overwrite replaces them`)
+    throw new UsageError(`${wanted} is there already: ${advice}`)
   }
 }

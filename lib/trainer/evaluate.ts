@@ -1,7 +1,22 @@
 /** How well a model describes images: bits per dimension and reconstruction errors over a folder. */
+import { partsInOrder } from '../data/parts/part-set'
 import type { TrainingData } from '../data/training-data'
 import type { DDPM } from '../diffusion/models/ddpm'
-import { boolean, func, integer, parseOptions, type SchemaOf, type Seed, seed, value } from '../options'
+import { invalidArgument } from '../errors'
+import { ExactSum } from '../evaluate/exact-sum'
+import {
+  boolean,
+  func,
+  integer,
+  type Parsed,
+  parseOptions,
+  required,
+  type SchemaOf,
+  type Seed,
+  seed,
+  value,
+} from '../options'
+import { type Shard, type ShardSpan, shardOf } from '../shard'
 import { Tensor } from '../tensor'
 import { labelsFor } from './labels'
 
@@ -45,6 +60,36 @@ const schema = {
   signal: value<AbortSignal>('an AbortSignal', (v) => v instanceof AbortSignal),
 } satisfies SchemaOf<EvaluateOptions>
 
+/** Of evaluateShard. */
+export interface EvaluateShardOptions extends EvaluateOptions {
+  /**
+   * Which part of the images, in whole batches: '3/16', the third of 16, counted from 1; or 'auto' or 'auto/16', by the environment of
+   * Slurm or Kubernetes, as in shardOf. Required.
+   */
+  shard: string
+}
+
+const shardSchema = {
+  ...schema,
+  shard: required(value<string>('a string such as 3/16', (v) => typeof v === 'string')),
+} satisfies SchemaOf<EvaluateShardOptions>
+
+/** What a shard adds to an evaluation: an object that JSON holds. */
+export interface EvaluationPart {
+  readonly shard: Shard
+  /** Its first image. */
+  readonly first: number
+  readonly images: number
+  /** Exact sums over its images: each is that of the numbers of a list. Arrays are by timestep. */
+  readonly sums: {
+    readonly bitsPerDim: readonly number[]
+    readonly priorBpd: readonly number[]
+    readonly vb: readonly (readonly number[])[]
+    readonly xstartMse: readonly (readonly number[])[]
+    readonly mse: readonly (readonly number[])[]
+  }
+}
+
 /**
  * Every timestep of every image is evaluated once. Images must have the size of the model's. A class-conditional model is told their
  * classes, which are matched by name, or the null class where the data have none. Throws `aborted`, and `invalid-argument` for classes
@@ -52,44 +97,95 @@ const schema = {
  */
 export async function evaluate(ddpm: DDPM, data: TrainingData, options: EvaluateOptions = {}): Promise<Evaluation> {
   const o = parseOptions('evaluate', options, schema)
+  return mergeEvaluations([
+    await evaluateSpan(ddpm, data, o, { index: 1, total: 1, first: 0, count: imagesOf(data, o) }),
+  ])
+}
+
+/**
+ * A part of what `evaluate` does, for mergeEvaluations: `mergeEvaluations(await Promise.all([1, 2].map((i) => evaluateShard(ddpm, data,
+ * { shard: `${i}/2` }))))` is `evaluate(ddpm, data)`, to the bit, where all of it computes alike. Throws what `evaluate` and shardOf throw.
+ */
+export async function evaluateShard(
+  ddpm: DDPM,
+  data: TrainingData,
+  options: EvaluateShardOptions,
+): Promise<EvaluationPart> {
+  const { shard, ...o } = parseOptions('evaluateShard', options, shardSchema)
+  return evaluateSpan(ddpm, data, o, shardOf({ shard, count: imagesOf(data, o), batchSize: o.batchSize }))
+}
+
+/**
+ * The means over the images of all parts; as sums are exact, they do not depend on how the images were divided. Throws
+ * `invalid-argument` where parts are missing, there twice, or of several divisions or models.
+ */
+export function mergeEvaluations(parts: readonly EvaluationPart[]): Evaluation {
+  if (!Array.isArray(parts) || parts.length === 0) throw invalidArgument('parts', 'parts of an evaluation', parts)
+  const ordered = partsInOrder(
+    parts.map(({ shard, first, images: count, sums }, i) => {
+      return { file: `part ${i + 1}`, shard, first, count, sums, whole: {}, layout: `${sums.vb.length} timesteps` }
+    }),
+  )
+  const images = ordered.reduce((sum, { count }) => sum + count, 0)
+  const mean = (sums: readonly (readonly number[])[]) => new ExactSum(sums.flat()).value / images
+  const byTime = (name: 'vb' | 'xstartMse' | 'mse') =>
+    ordered[0].sums[name].map((_: unknown, t: number) => mean(ordered.map(({ sums }) => sums[name][t])))
+  return {
+    images,
+    bitsPerDim: mean(ordered.map(({ sums }) => sums.bitsPerDim)),
+    priorBpd: mean(ordered.map(({ sums }) => sums.priorBpd)),
+    vb: byTime('vb'),
+    xstartMse: byTime('xstartMse'),
+    mse: byTime('mse'),
+  }
+}
+
+function imagesOf(data: TrainingData, { limit }: { limit?: number }): number {
+  return Math.min(data.length, limit ?? data.length)
+}
+
+async function evaluateSpan(
+  ddpm: DDPM,
+  data: TrainingData,
+  o: Parsed<typeof schema>,
+  { index, total, first: begin, count: images }: ShardSpan,
+): Promise<EvaluationPart> {
   const labelOf = labelsFor(ddpm, data)
-  const images = Math.min(data.length, o.limit ?? data.length)
   const { numTimesteps: T } = ddpm
   const batches = Math.ceil(images / o.batchSize)
-  const sums = { bitsPerDim: 0, priorBpd: 0 }
-  const terms = { vb: new Float64Array(T), xstartMse: new Float64Array(T), mse: new Float64Array(T) }
+  const byTime = () => Array.from({ length: T }, () => new ExactSum())
+  const sums = { bitsPerDim: new ExactSum(), priorBpd: new ExactSum() }
+  const terms = { vb: byTime(), xstartMse: byTime(), mse: byTime() }
   for (let b = 0; b < batches; b++) {
-    const first = b * o.batchSize
-    const n = Math.min(o.batchSize, images - first)
-    const batch = await data.batch(first, n)
+    const done = b * o.batchSize
+    const n = Math.min(o.batchSize, images - done)
+    const batch = await data.batch(begin + done, n)
     const result = await ddpm.calcBpd(Tensor.wrap(batch.images, batch.shape), {
       y: labelOf?.(n, batch.labels),
       clipDenoised: o.clipDenoised,
       seed: o.seed,
-      sampleOffset: first,
+      sampleOffset: begin + done,
       signal: o.signal,
-      onStep: ({ step }) => o.onProgress?.({ done: b * T + step, total: batches * T, images: first }),
+      onStep: ({ step }) => o.onProgress?.({ done: b * T + step, total: batches * T, images: done }),
     })
-    sums.bitsPerDim += sum(await result.totalBpd.data())
-    sums.priorBpd += sum(await result.priorBpd.data())
+    for (const v of await result.totalBpd.data()) sums.bitsPerDim.add(v)
+    for (const v of await result.priorBpd.data()) sums.priorBpd.add(v)
     for (const [name, total] of Object.entries(terms)) {
       const values = await result[name as keyof typeof terms].data()
-      for (let i = 0; i < n; i++) for (let t = 0; t < T; t++) total[t] += values[i * T + t]
+      for (let i = 0; i < n; i++) for (let t = 0; t < T; t++) total[t].add(values[i * T + t])
     }
   }
-  const mean = (total: Float64Array) => Array.from(total, (v) => v / images)
+  const parts = (total: readonly ExactSum[]) => total.map((sum) => sum.parts)
   return {
+    shard: { index, total },
+    first: begin,
     images,
-    bitsPerDim: sums.bitsPerDim / images,
-    priorBpd: sums.priorBpd / images,
-    vb: mean(terms.vb),
-    xstartMse: mean(terms.xstartMse),
-    mse: mean(terms.mse),
+    sums: {
+      bitsPerDim: sums.bitsPerDim.parts,
+      priorBpd: sums.priorBpd.parts,
+      vb: parts(terms.vb),
+      xstartMse: parts(terms.xstartMse),
+      mse: parts(terms.mse),
+    },
   }
-}
-
-function sum(values: Iterable<number>): number {
-  let total = 0
-  for (const v of values) total += v
-  return total
 }

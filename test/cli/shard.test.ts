@@ -67,7 +67,7 @@ describe('ddpm sample --shard', function () {
     assert.equal(signal, 'SIGKILL')
     assert.ok(pictures().length < 20)
     assert.ok(existsSync(at('k-2-of-3.npz.partial')) && existsSync(at('k', '.ddpm-sample-2-of-3.json')))
-    await refused([...second.slice(0, -1)], /k has images of this shard: --resume goes on/, 2)
+    await refused([...second.slice(0, -1)], /k is there already: --resume goes on/, 2)
     await refused([...second, '--seed', '1'], /--seed was '' for the images in/)
     await refused([...second, '--count', '59'], /--count was '60' for the images in .* can't become '59'/)
     const others = ['1/4'].map((shard) => [...long, '--separate', at('k'), '--shard', shard])

@@ -5,7 +5,13 @@ import { DDPM } from '../../lib/diffusion/models/ddpm'
 import type { DDPMOptions } from '../../lib/diffusion/options/ddpm-options'
 import { DiffusionError } from '../../lib/errors'
 import { Tensor } from '../../lib/tensor'
-import { type EvaluateOptions, evaluate } from '../../lib/trainer/evaluate'
+import {
+  type EvaluateOptions,
+  type EvaluationPart,
+  evaluate,
+  evaluateShard,
+  mergeEvaluations,
+} from '../../lib/trainer/evaluate'
 import { temporaryFolder, tinyModel, writeImages } from './support'
 
 describe('evaluate', () => {
@@ -48,6 +54,33 @@ describe('evaluate', () => {
     const two = await evaluate(ddpm, images, { seed: 3, limit: 2 })
     assert.equal(two.images, 2)
     near(two.bitsPerDim, (await direct.totalBpd.data()).slice(0, 2).reduce((a, b) => a + b) / 2)
+  })
+
+  it('is divided among shards, and put together to the same bits', async () => {
+    using ddpm = open()
+    const images = await data('images')
+    const options = { seed: 3, batchSize: 1 }
+    const whole = await evaluate(ddpm, images, options)
+    for (const total of [1, 2, 3, 5]) {
+      const parts: EvaluationPart[] = []
+      for (let i = total; i > 0; i--)
+        parts.push(await evaluateShard(ddpm, images, { ...options, shard: `${i}/${total}` }))
+      assert.deepEqual(mergeEvaluations(JSON.parse(JSON.stringify(parts))), whole)
+    }
+    const [a, b] = await Promise.all(
+      ['1/2', '2/2'].map((shard) => evaluateShard(ddpm, images, { ...options, shard, limit: 4 })),
+    )
+    assert.deepEqual([a.first, a.images, b.first, b.images], [0, 2, 2, 2])
+    const refused = (parts: EvaluationPart[], pattern: RegExp) => assert.throws(() => mergeEvaluations(parts), pattern)
+    refused([], /^DiffusionError: parts: expected parts of an evaluation/)
+    refused([a], /1 of 2 shards is missing: 2/)
+    refused([a, b, a], /shard 1 of 2 is there twice: part 1 and part 3/)
+    const third = await evaluateShard(ddpm, images, { ...options, shard: '3/3' })
+    refused([a, third], /part 1 is shard 1 of 2, and part 2 3 of 3/)
+    await assert.rejects(
+      evaluateShard(ddpm, images, { ...options, shard: '1/6' }),
+      /5 images are 5 batches of 1, too few/,
+    )
   })
 
   it('reports each timestep, and stops at once', async () => {

@@ -3,7 +3,7 @@
  * is a part and which.
  */
 import { crc32 } from 'node:zlib'
-import { parseJsonObject } from '../../checkpoint/json'
+import { type JsonObject, parseJsonObject } from '../../checkpoint/json'
 import { type Source, withSource } from '../../checkpoint/source'
 import { dataBegin, readZipDirectory } from '../../checkpoint/torch/zip'
 import { quote } from '../../errors'
@@ -18,8 +18,8 @@ export interface PartHeader {
   readonly count: number
   /** What it has in common with the other parts: values by their names. */
   readonly whole: Readonly<Record<string, string>>
-  /** What computed it, of which the last bits may depend. */
-  readonly device: string
+  /** What computed it, on which the last bits may depend. */
+  readonly device?: string
 }
 
 /** An array as it lies in its file. */
@@ -36,6 +36,8 @@ export interface PartArray {
 
 export interface Part extends PartHeader {
   readonly file: string
+  /** Names, types and shapes of an image's numbers. */
+  readonly layout: string
   /** All but `part`, by their names. */
   readonly arrays: ReadonlyMap<string, PartArray>
 }
@@ -52,7 +54,7 @@ export function partName(file: string, { index, total }: Shard): string {
 
 /** The array that makes a part of a file. */
 export function partArray(header: PartHeader): NpyArray {
-  const data = Buffer.from(JSON.stringify({ format, ...header }))
+  const data = Buffer.from(JSON.stringify(headerFields(header)))
   return { data: new Uint8Array(data), shape: [data.length] }
 }
 
@@ -78,7 +80,8 @@ async function read(file: string, source: Source): Promise<Part> {
     if (shape[0] !== header.count)
       throw source.bad(`${quote(name)} is of shape [${shape.join(', ')}], and the part of ${header.count}`)
   }
-  return { ...header, file, arrays }
+  const layout = [...arrays].map(([name, { type, shape }]) => `${quote(name)} ${type} [${shape.slice(1).join(', ')}]`)
+  return { ...header, file, layout: layout.sort().join(', '), arrays }
 }
 
 async function readPartHeader(source: Source, { header, begin, end, crc }: PartArray): Promise<PartHeader> {
@@ -87,8 +90,17 @@ async function readPartHeader(source: Source, { header, begin, end, crc }: PartA
   const bytes = new Uint8Array(end - header)
   await source.read(bytes, header)
   if (crc32(bytes) !== crc) throw source.bad("its array 'part' is damaged")
-  const value = parseJsonObject(bytes.subarray(begin - header), source.budget, "its array 'part'")
-  if (value.format !== format) throw source.bad(`its format is ${quote(String(value.format))}, not ${quote(format)}`)
+  return headerOf(parseJsonObject(bytes.subarray(begin - header), source.budget, "its array 'part'"), source.bad)
+}
+
+/** As JSON. */
+export function headerFields(header: PartHeader): object {
+  return { format, ...header }
+}
+
+/** Of a JSON object. Throws `bad-file`. */
+export function headerOf(value: JsonObject, bad: Source['bad']): PartHeader {
+  if (value.format !== format) throw bad(`its format is ${quote(String(value.format))}, not ${quote(format)}`)
   const isNumber = (v: unknown, min: number): v is number => Number.isSafeInteger(v) && (v as number) >= min
   const { shard, first, count, whole, device } = value as unknown as Partial<PartHeader>
   const fits =
@@ -97,10 +109,10 @@ async function readPartHeader(source: Source, { header, begin, end, crc }: PartA
     shard.index <= shard.total &&
     isNumber(first, 0) &&
     isNumber(count, 1) &&
-    typeof device === 'string' &&
+    (device === undefined || typeof device === 'string') &&
     typeof whole === 'object' &&
     whole !== null &&
     Object.values(whole).every((text) => typeof text === 'string')
-  if (!fits) throw source.bad("its array 'part' does not say which part it is")
+  if (!fits) throw bad('it does not say which part it is')
   return { shard: { index: shard.index, total: shard.total }, first, count, whole, device }
 }

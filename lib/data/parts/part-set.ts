@@ -1,12 +1,19 @@
 /** Whether parts make a whole. */
 import { DiffusionError, describe } from '../../errors'
-import { type Part, partName } from './part-file'
+import { type PartHeader, partName } from './part-file'
+
+/** A part that has a name in messages. */
+export interface NamedPart extends PartHeader {
+  readonly file: string
+  /** What it has for each image, the same in all parts. */
+  readonly layout: string
+}
 
 /**
  * The parts in their order. Throws `invalid-argument` where they are not of one whole, where one is there twice, and where some are
  * missing, with their names.
  */
-export function partsInOrder(parts: readonly Part[]): Part[] {
+export function partsInOrder<P extends NamedPart>(parts: readonly P[]): P[] {
   const [first] = parts
   for (const part of parts) checkTogether(first, part)
   const ordered = parts.toSorted((a, b) => a.shard.index - b.shard.index)
@@ -26,7 +33,7 @@ export function partsInOrder(parts: readonly Part[]): Part[] {
   return ordered
 }
 
-function checkTogether(a: Part, b: Part): void {
+function checkTogether(a: NamedPart, b: NamedPart): void {
   if (a.shard.total !== b.shard.total)
     throw refused(`${a.file} is shard ${numbered(a)}, and ${b.file} ${numbered(b)}: they are of two divisions`)
   const names = new Set([...Object.keys(a.whole), ...Object.keys(b.whole)])
@@ -38,12 +45,11 @@ function checkTogether(a: Part, b: Part): void {
         : `${name} is ${describe(b.whole[name])} of the one, and ${describe(a.whole[name])} of the other`
     throw refused(`${b.file} and ${a.file} are not parts of one whole: ${difference}`)
   }
-  const shapes = (part: Part) =>
-    JSON.stringify([...part.arrays].map(([name, { type, shape }]) => [name, type, shape.slice(1)]).sort())
-  if (shapes(a) !== shapes(b)) throw refused(`${b.file} and ${a.file} have other arrays: ${shapes(b)}, ${shapes(a)}`)
+  if (a.layout !== b.layout)
+    throw refused(`${b.file} and ${a.file} are not parts of one whole: ${b.layout} and ${a.layout}`)
 }
 
-function checkComplete(ordered: readonly Part[]): void {
+function checkComplete(ordered: readonly NamedPart[]): void {
   const [{ file, shard }] = ordered
   const { total } = shard
   const there = new Set(ordered.map((part) => part.shard.index))
@@ -59,7 +65,7 @@ function checkComplete(ordered: readonly Part[]): void {
 
 const maxNamed = 20
 
-function numbered({ shard: { index, total } }: Part): string {
+function numbered({ shard: { index, total } }: Pick<NamedPart, 'shard'>): string {
   return `${index} of ${total}`
 }
 
