@@ -15,7 +15,7 @@
 //            is f32. Arithmetic is in f32; what is narrow is rounded once, to nearest even, when it is stored.
 //            Where a backend rounds operands itself (Backend::roundsOperands), every tensor of a mixed program is f32,
 //            and the operands of a convolution by ConvAlgo::directBf16, and of Attention by its `products`, are rounded
-//            to nearest even as they are multiplied; sums are in f32.
+//            to nearest even as they are multiplied, numbers below 2^-126 to 0; sums are in f32.
 // Weights    w of Conv2d, Conv2dDgrad and ConvPackWeights may be held in another format (Backend::weightFormats): f16,
 //            bf16, or i8 with a `scale` {1,1,1,K}, when weight [k,r,s,c] is scale[k] * w[k,r,s,c]. Arithmetic is the
 //            same as with f32 weights of these values.

@@ -55,7 +55,7 @@ double bf16Cost(const bf16::Kernel& kernel, const Size& s, int taps, bool kept) 
   constexpr double kStream = 12;  // a weight of half the size, as in directCost
   constexpr double kPack = 30;
   constexpr double kRound = 6;  // an element of the input
-  constexpr double kSum = 40;   // a sum of a tap goes through memory: as much as so many pairs of the depth
+  constexpr double kSum = 16;   // a sum of a tap goes through memory: as much as so many elements of the depth
   const Size filled = {s.n, s.rows, s.columns, 2 * kernel.pairsOf(s.depth), s.channels};
   const double sums = taps * s.pixels() * double(roundUp<int64_t>(s.channels, bf16::kNarrow)) * kSum;
   return taps * filled.weights() * (s.pixels() / kernel.speed + (kept ? kStream : kPack)) + sums / kernel.speed +

@@ -64,7 +64,11 @@ export const modelOptions = {
   deterministic: { kind: 'flag', help: 'the same bits whatever the batch' },
   device: { kind: 'string', value: 'name', help: "'cpu', 'cuda', 'cuda:1', 'auto' (auto)" },
   'memory-limit': { kind: 'memory', help: 'the most of its memory to use, such as 4GB (all that it has)' },
-  precision: { kind: 'string', choices: precisions, help: '16-bit operands where the device has them (fp32)' },
+  precision: {
+    kind: 'string',
+    choices: precisions,
+    help: '16-bit operands where the device has them: CPUs bf16 with AVX512-BF16 or AMX (fp32)',
+  },
   'weight-format': {
     kind: 'string',
     choices: weightFormats,

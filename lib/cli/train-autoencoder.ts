@@ -95,7 +95,11 @@ const options = {
   seed: shared.seed,
   device: shared.device,
   'memory-limit': shared['memory-limit'],
-  precision: { kind: 'string', choices: ['fp32', 'bf16'], help: '16-bit operands where the device has them (fp32)' },
+  precision: {
+    kind: 'string',
+    choices: ['fp32', 'bf16'],
+    help: '16-bit operands where the device has them: CPUs bf16 with AVX512-BF16 or AMX (fp32)',
+  },
 } as const satisfies OptionTable
 
 type GivenValues = Values<typeof options> & CommonValues

@@ -195,7 +195,11 @@ const options = {
   seed: { kind: 'seed', help: 'of weights, noise and order (0)' },
   device: { kind: 'string', value: 'name', help: "'cpu', 'cuda', 'cuda:1', 'auto' (auto)" },
   'memory-limit': { kind: 'memory', help: 'the most of its memory to use, such as 4GB (all that it has)' },
-  precision: { kind: 'string', choices: precisions, help: '16-bit operands where the device has them (fp32)' },
+  precision: {
+    kind: 'string',
+    choices: precisions,
+    help: '16-bit operands where the device has them: CPUs bf16 with AVX512-BF16 or AMX (fp32)',
+  },
 } as const satisfies OptionTable
 
 export const train: Command<typeof options> = {

@@ -237,7 +237,7 @@ export interface TrainOptions extends CommonTrainOptions {
   sampleCount?: number
   /** Sampling steps for the picture (default 100). */
   sampleSteps?: number
-  /** What the network is computed in, as for DDPM: 'fp32', 'fp16', 'bf16' (default 'fp32'). */
+  /** What the network is computed in, as for DDPM: 'fp32', 'fp16', 'bf16' (default 'fp32'); on the CPU 'bf16' needs AVX512-BF16 or AMX. */
   precision?: Precision
 }
 
