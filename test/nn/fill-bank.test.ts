@@ -298,13 +298,18 @@ describe('NativeBuffer.load and draw', () => {
 })
 
 describe('a model that is opened', () => {
-  it('takes the memory of its weights and little beside', () => {
+  it('takes the memory of its weights and little beside, whatever they are held in', () => {
     const script = path.join(__dirname, 'opening-memory.js')
     const peak = (what: string) =>
       JSON.parse(execFileSync(process.execPath, [script, what, folder], { encoding: 'utf8' }))
-    const [empty, whole] = [peak('nothing'), peak('model')]
-    assert.ok(whole.bytes > 250e6, `${whole.bytes} bytes of weights`)
-    const beside = (whole.peak - empty.peak - whole.bytes) / 2 ** 20
-    assert.ok(beside < 64, `${beside.toFixed(0)} MiB beside the weights`)
+    const empty = peak('nothing')
+    const [wide, ...narrow] = ['fp32', 'fp16', 'int8'].map((format) => {
+      const whole = peak(format)
+      const beside = (whole.peak - empty.peak - whole.bytes) / 2 ** 20
+      assert.ok(beside < 64, `${format}: ${beside.toFixed(0)} MiB beside the weights`)
+      return whole.bytes
+    })
+    assert.ok(wide > 250e6, `${wide} bytes of weights`)
+    for (const [i, part] of [0.51, 0.26].entries()) assert.ok(narrow[i] < part * wide, `${narrow[i]} of ${wide}`)
   })
 })

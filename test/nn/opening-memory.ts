@@ -1,9 +1,10 @@
 // Opens a diffusers folder whose weights are 300 MB of zeros, or does all but that, and prints its peak memory and the weights' bytes.
-// Arguments: 'model' or 'nothing', and a folder to make it in.
+// Arguments: the format of the weights or 'nothing', and a folder to make it in.
 import { closeSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs'
 import path from 'node:path'
 import { unet2DConfig } from '../../lib/checkpoint/diffusers/unet'
 import { DDPM } from '../../lib/index'
+import type { WeightFormat } from '../../lib/native'
 import { UNet } from '../../lib/nn/unet/unet'
 
 function write(folder: string): void {
@@ -41,9 +42,9 @@ async function main([what, parent]: string[]): Promise<void> {
   const folder = path.join(parent, 'holes')
   write(folder)
   let bytes = 0
-  if (what === 'model') {
-    using ddpm = await DDPM.fromPretrained(folder, { device: 'cpu' })
-    bytes = 4 * ddpm.parameterCount
+  if (what !== 'nothing') {
+    using ddpm = await DDPM.fromPretrained(folder, { device: 'cpu', weightFormat: what as WeightFormat })
+    bytes = ddpm.memoryInfo().weightBytes
   }
   const [, kilobytes] = /VmHWM:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))!
   console.log(JSON.stringify({ peak: 1024 * Number(kilobytes), bytes }))

@@ -8,7 +8,7 @@ import { UNet } from '../../lib/nn/unet/unet'
 import { type StateDict, Weights } from '../../lib/nn/weights'
 import { assertSameBits, largestOf } from '../support/compare'
 import { devicesOfFormat } from '../support/devices'
-import { runGraph } from '../support/run-graph'
+import { runGraph, winogradUpsample } from '../support/run-graph'
 import { addUNet, feedsOf, goldenFiles, openUNet } from './check-golden'
 import { Golden, readJson, stateDictOf } from './golden'
 import { hashedWeights } from './hashed-weights'
@@ -46,7 +46,12 @@ const networks: Readonly<Record<string, () => Promise<Opened>>> = {
 }
 
 /** The network's output, and its weights as they are held. */
-async function outputOf(backend: DeviceName, { golden, unet, weights }: Opened, format: WeightFormat) {
+async function outputOf(
+  backend: DeviceName,
+  { golden, unet, weights }: Opened,
+  format: WeightFormat,
+  forceAlgo?: number,
+) {
   unet.parameters.hold(format)
   const held = new Weights(Device.open(backend), unet.parameters, 0)
   await held.write('weights', weights)
@@ -58,7 +63,7 @@ async function outputOf(backend: DeviceName, { golden, unet, weights }: Opened, 
     backend,
     feedsOf(golden),
     (graph, inputs) => ({ out: addUNet(graph, unet, inputs, golden.tensors['in/x'].shape) }),
-    { banks },
+    { banks, forceAlgo },
   )
   return { out, dict }
 }
@@ -78,6 +83,14 @@ for (const format of ['fp16', 'bf16', 'int8'] as const) {
           const expected = opened.golden.floats('out/out')
           const error = out.reduce((most, x, i) => Math.max(most, Math.abs(x - expected[i])), 0) / largestOf(expected)
           assert.ok(error <= bounds[format], `${error} of the largest output`)
+        })
+      }
+
+      for (const forceAlgo of backend === 'cpu' ? [0, 1, 2, winogradUpsample] : []) {
+        it(`unet_basic with every convolution that can be by algorithm ${forceAlgo}`, async () => {
+          const { out, dict } = await outputOf(backend, await networks.unet_basic(), format, forceAlgo)
+          const wide = { ...(await networks.unet_basic()), weights: dict }
+          assertSameBits(out, (await outputOf(backend, wide, 'fp32', forceAlgo)).out, 'out')
         })
       }
     })
