@@ -9,11 +9,13 @@ import { writeLora } from '../../lib/checkpoint/lora-file'
 import {
   AutoencoderKL,
   AutoencoderTraining,
+  BERTEmbedder,
   Classifier,
   DDPM,
   type DDPMOptions,
   Device,
   type DiffusionError,
+  IdentityFirstStage,
   LatentDiffusion,
   loadModel,
   Tensor,
@@ -110,6 +112,34 @@ for (const weightFormat of narrow) {
             assertSameBits(a, await image(rounded), 'merged')
           }
           await assert.rejects(async () => model.configureOptimizers({ lr: 1 }), { argument: 'weightFormat' })
+        }
+      })
+
+      it('a conditioning stage that was trained with the network is computed with it, whatever either is held in', async () => {
+        for (const ofStage of [weightFormat, 'fp32'] as const) {
+          const make = (o: { weightFormat?: WeightFormat }, stage = o) => {
+            const text = { nEmbed: 16, nLayer: 1, vocabSize: 9, maxSeqLen: 4 }
+            return new LatentDiffusion({
+              unetConfig: { ...smallUNet, useSpatialTransformer: true, contextDim: 16 },
+              ...{ firstStage: new IdentityFirstStage(), condStage: new BERTEmbedder({ ...text, device, ...stage }) },
+              ...{
+                conditioningKey: 'crossattn',
+                condStageTrainable: true,
+                learnLogvar: true,
+                timesteps: 20,
+                device,
+                ...o,
+              },
+            })
+          }
+          using model = make({ weightFormat }, { weightFormat: ofStage })
+          using wide = make({})
+          await randomize(model)
+          await wide.loadStateDict(await model.stateDict())
+          const x = Tensor.from(new Random(2).normals(2 * 3 * 64), [2, 3, 8, 8])
+          const xc = Tensor.from(Int32Array.of(1, 2, 3, 4, 5, 6), [2, 3])
+          const [a, b] = [model, wide].map((each) => each.pLosses(x, [3, 17], x, { xc }))
+          assert.equal((await a).loss, (await b).loss)
         }
       })
 

@@ -5,6 +5,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { type StoredTensor, writeSafetensors } from '../../../lib/checkpoint/safetensors'
 import { AutoencoderKL, LatentDiffusion, Tensor } from '../../../lib/index'
+import type { WeightFormat } from '../../../lib/native'
 import { FrozenOpenCLIPEmbedder } from '../../../lib/stages/text/open-clip'
 
 const device = 'cpu'
@@ -14,15 +15,21 @@ describe('low-rank updates of latent models', () => {
   after(() => rmSync(folder, { recursive: true }))
   const file = path.join(folder, 'style.safetensors')
 
-  function model(): LatentDiffusion {
+  function model(weightFormat?: WeightFormat): LatentDiffusion {
     const ddconfig = {
       ...{ ch: 32, outCh: 3, chMult: [1, 2], numResBlocks: 1, attnResolutions: [], inChannels: 3, resolution: 16 },
       zChannels: 4,
     }
     const textConfig = { embedDim: 8, width: 16, heads: 2, layers: 2, vocabSize: 20, contextLength: 6 }
     return new LatentDiffusion({
-      ...{ firstStage: new AutoencoderKL({ ddconfig, embedDim: 4, device }), device, useEma: false, timesteps: 20 },
-      ...{ condStage: new FrozenOpenCLIPEmbedder({ textConfig, device }), conditioningKey: 'crossattn' },
+      ...{
+        firstStage: new AutoencoderKL({ ddconfig, embedDim: 4, device, weightFormat }),
+        device,
+        useEma: false,
+        timesteps: 20,
+      },
+      ...{ condStage: new FrozenOpenCLIPEmbedder({ textConfig, device, weightFormat }), weightFormat },
+      conditioningKey: 'crossattn',
       unetConfig: {
         ...{ imageSize: 8, inChannels: 4, outChannels: 4, modelChannels: 32, channelMult: [1], numResBlocks: 1 },
         ...{ attentionResolutions: [1], numHeads: 2, useSpatialTransformer: true, contextDim: 16, legacy: false },
@@ -81,6 +88,22 @@ describe('low-rank updates of latent models', () => {
       const [p, q] = [await a.data(), await b.data()]
       assert.ok(p.every((v, i) => Math.abs(v - q[i]) < 1e-4))
     }
+  })
+
+  it('of narrow weights, whose sums are rounded as weights of a file are', async () => {
+    using plain = model('fp16')
+    using wide = model()
+    await wide.loadStateDict(await plain.stateDict())
+    const module = 'text_model.encoder.layers.0.self_attn.k_proj'
+    await write([`text_encoder.${module}.lora_A.weight`, `text_encoder.${module}.lora_B.weight`], 16)
+    using changed = await plain.withLoras([{ path: file, scale: 0.5 }])
+    using expected = await wide.withLoras([{ path: file, scale: 0.5 }])
+    const stages = [changed.firstStageModel, changed.condStageModel] as unknown as { weightFormat: WeightFormat }[]
+    for (const { weightFormat } of stages) assert.equal(weightFormat, 'fp16')
+    using rounded = model('fp16')
+    await rounded.loadStateDict(await expected.stateDict())
+    const [a, b] = [await changed.stateDict(), await rounded.stateDict()]
+    for (const [name, tensor] of Object.entries(a)) assert.deepEqual(await tensor.data(), await b[name].data(), name)
   })
 
   it("of OpenCLIP by transformers' names, PEFT's, kohya's and those of diffusers' processors", async () => {
