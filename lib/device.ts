@@ -134,7 +134,8 @@ export class Device {
     const { weightFormats } = this.info()
     if (weightFormats.includes(format)) return
     const expected = weightFormats.map((name) => `'${name}'`).join(' or ')
-    throw new DiffusionError('unsupported', `weightFormat: ${this.name} has ${expected}, not '${format}'`, {
+    const has = `${expected}${this.backend === 'cpu' ? '' : ", device 'cpu' all"}`
+    throw new DiffusionError('unsupported', `weightFormat: ${this.name} has ${has}, not '${format}'`, {
       argument: 'weightFormat',
       expected,
       received: format,

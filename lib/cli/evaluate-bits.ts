@@ -57,7 +57,7 @@ export function evaluateBitsShard(
 /** What all shards have in common. */
 async function bitsRecord(ddpm: DDPM, data: Dataset, values: BitsValues): Promise<Record<string, string>> {
   const record = { weights: await weightsHash(ddpm), parameterization: ddpm.parameterization, data: data.fingerprint }
-  const named = (['seed', 'batch', 'deterministic', 'precision'] as const).map((name) => [
+  const named = (['seed', 'batch', 'deterministic', 'precision', 'weight-format'] as const).map((name) => [
     name,
     JSON.stringify(values[name], bigintsAsText) ?? '',
   ])

@@ -24,6 +24,7 @@ import {
 import type { WeightFormat } from '../../lib/native'
 import { assertClose, assertSameBits } from '../support/compare'
 import { devicesOfFormat, testedBackends } from '../support/devices'
+import { devicesWith } from '../support/mixed'
 import { Random } from '../support/random'
 import { smallUNet } from '../support/small-unet'
 import { Fixture, goldenModel, randomize, settled } from './fixture'
@@ -78,6 +79,15 @@ for (const weightFormat of narrow) {
         assert.ok(part < (weightFormat === 'int8' ? 0.3 : 0.53), `${part} of the memory`)
         assert.match(inspect(ddpm), new RegExp(`weights in ${weightFormat}`))
       })
+
+      if (devicesWith('bf16').includes(device)) {
+        it("in precision 'bf16' are those of float32 weights of the same values", async () => {
+          using ddpm = await randomize(new DDPM({ ...base, device, weightFormat, precision: 'bf16' }))
+          using wide = new DDPM({ ...base, device, precision: 'bf16' })
+          await wide.loadStateDict(await ddpm.stateDict())
+          assertSameBits(await image(ddpm), await image(wide), 'image')
+        })
+      }
 
       it('low-rank updates are added to what is held, or are beside it', async () => {
         using wide = await randomize(new DDPM({ ...base, device }))
