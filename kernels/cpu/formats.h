@@ -49,6 +49,25 @@ DDPM_INLINE vf widenPart(const T* p, int n) {
   return widen(part);
 }
 
+// As many of the first n as a vector holds; none where n <= 0.
+template <class T>
+DDPM_INLINE vf widenUpTo(const T* p, int64_t n) {
+  return n >= kWidth ? widen(p) : n > 0 ? widenPart(p, int(n)) : zero();
+}
+
+// Of weights: 8-bit numbers are those of row r times scale[r].
+template <class T>
+DDPM_INLINE vf timesScale(vf row, const float* scale, int64_t r) {
+  if constexpr (sizeof(T) > 1) return row;
+  return row * broadcast(scale[r]);
+}
+
+// Asks for weights that are packed soon, into the L2 cache: a part of a panel is as large as L1.
+template <class T>
+DDPM_INLINE void fetchWeights(const T* p) {
+  __builtin_prefetch(p, 0, 2);
+}
+
 // Calls f with a pointer to the elements of t.
 template <class F>
 DDPM_INLINE void withElements(const Tensor& t, const F& f) {

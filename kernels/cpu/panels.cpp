@@ -10,24 +10,6 @@ namespace {
 
 constexpr int64_t kAhead = 128;  // elements of a row; the hardware doesn't follow so many rows
 
-// Into the L2 cache: a part is as large as L1.
-template <class T>
-DDPM_INLINE void fetch(const T* p) {
-  __builtin_prefetch(p, 0, 2);
-}
-
-template <class T>
-DDPM_INLINE vf read(const T* p, int n) {
-  return n >= kWidth ? widen(p) : n > 0 ? widenPart(p, n) : zero();
-}
-
-// `scale`: what a row of w is multiplied with, where it is i8.
-template <class T>
-DDPM_INLINE vf scaled(vf row, const float* scale, int i) {
-  if constexpr (sizeof(T) > 1) return row;
-  return row * broadcast(scale[i]);
-}
-
 // Rows of w are channels: squares are transposed.
 template <int kVectors, class T>
 void packForward(const T* w, const float* scale, int64_t row, int channels, int steps, float* to, int64_t ahead) {
@@ -39,16 +21,16 @@ void packForward(const T* w, const float* scale, int64_t row, int channels, int 
       if (i + kWidth <= channels && d + kWidth <= steps) {
 #pragma GCC unroll 16
         for (int j = 0; j < kWidth; ++j) {
-          block[j] = scaled<T>(widen(from + j * row), scale, i + j);
-          fetch(from + j * row + ahead);
+          block[j] = timesScale<T>(widen(from + j * row), scale, i + j);
+          fetchWeights(from + j * row + ahead);
         }
         transpose(block);
 #pragma GCC unroll 16
         for (int j = 0; j < kWidth; ++j) store(to + (d + j) * width + i, block[j]);
       } else {
         for (int j = 0; j < kWidth; ++j) {
-          block[j] = i + j < channels ? scaled<T>(read(from + j * row, steps - d), scale, i + j) : zero();
-          fetch(from + j * row + ahead);
+          block[j] = i + j < channels ? timesScale<T>(widenUpTo(from + j * row, steps - d), scale, i + j) : zero();
+          fetchWeights(from + j * row + ahead);
         }
         transpose(block);
         for (int j = 0; j < kWidth && d + j < steps; ++j) store(to + (d + j) * width + i, block[j]);
@@ -63,8 +45,8 @@ void packDgrad(const T* w, const float* scale, int64_t row, int channels, int st
   constexpr int width = kVectors * kWidth;
   for (int d = 0; d < steps; ++d)
     for (int i = 0; i < width; i += kWidth) {
-      fetch(w + d * row + i + ahead);
-      store(to + d * width + i, scaled<T>(read(w + d * row + i, channels - i), scale, d));
+      fetchWeights(w + d * row + i + ahead);
+      store(to + d * width + i, timesScale<T>(widenUpTo(w + d * row + i, channels - i), scale, d));
     }
 }
 

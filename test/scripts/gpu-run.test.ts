@@ -211,9 +211,10 @@ describe('npm run gpu', () => {
 
   it('writes its page, and fails where a part has failed', () => {
     const out = path.join(folder, 'out')
-    // The CPU has no bf16, which the smoke test says.
+    // Without bf16, which the smoke test says.
     const args = [path.join(root, 'scripts', 'gpu.mjs'), '--only', 'smoke', '--device', 'cpu', '--out', out]
-    const { status, stdout } = spawnSync(process.execPath, args, { encoding: 'utf8' })
+    const env = { ...process.env, DDPM_CPU_BF16: 'off' }
+    const { status, stdout } = spawnSync(process.execPath, args, { encoding: 'utf8', env })
     assert.equal(status, 1, stdout)
     const page = readFileSync(path.join(out, readdirSync(out).find((name) => name.endsWith('.md'))!), 'utf8')
     assert.match(

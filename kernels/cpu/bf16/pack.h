@@ -18,11 +18,11 @@ DDPM_INLINE vi roundInterleaved(vf a, vf b) {
 #else
 // In the lower halves.
 DDPM_INLINE vi rounded(vf x) {
-  const vi bits = asInt(x), magnitude = bits & 0x7FFFFFFF;
-  const vi nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-  const vi upper = bits >> 16;
-  const vi kept = magnitude < 0x00800000 ? upper & 0x8000 : nearest;
-  return (magnitude > 0x7F800000 ? upper | 0x40 : kept) & 0xFFFF;  // NaN stays one
+  const vu bits = (vu)asInt(x), upper = bits >> 16;
+  const vi magnitude = asInt(abs(x));
+  const vu nearest = (bits + 0x7FFF + (upper & 1)) >> 16;
+  const vi kept = magnitude < 0x00800000 ? (vi)(upper & 0x8000) : (vi)nearest;
+  return magnitude > 0x7F800000 ? (vi)(upper | 0x40) : kept;  // NaN stays one
 }
 DDPM_INLINE vi roundPairs(vf a, vf b) {
   const Words low = __builtin_convertvector(rounded(a), Words), high = __builtin_convertvector(rounded(b), Words);
@@ -36,11 +36,6 @@ DDPM_INLINE vi roundInterleaved(vf a, vf b) { return rounded(a) | rounded(b) << 
 
 DDPM_INLINE void storeInt(uint32_t* p, vi v) { memcpy(p, &v, sizeof v); }
 
-template <class T>
-DDPM_INLINE vf widenUpTo(const T* p, int64_t n) {
-  return n >= kWidth ? widen(p) : n > 0 ? widenPart(p, int(n)) : zero();
-}
-
 inline void roundRow(const float* from, int64_t depth, float factor, int64_t pairs, uint32_t* to) {
   int64_t p = 0;
   for (; p + kWidth <= pairs && 2 * (p + kWidth) <= depth; p += kWidth)
@@ -52,19 +47,6 @@ inline void roundRow(const float* from, int64_t depth, float factor, int64_t pai
     const int64_t n = pairs - p < kWidth ? pairs - p : kWidth;
     memcpy(to + p, &last, size_t(n) * sizeof *to);
   }
-}
-
-// 8-bit numbers are those of row r times scale[r].
-template <class T>
-DDPM_INLINE vf timesScale(vf row, const float* scale, int64_t r) {
-  if constexpr (sizeof(T) > 1) return row;
-  return row * broadcast(scale[r]);
-}
-
-// Into the L2 cache.
-template <class T>
-DDPM_INLINE void fetchAhead(const T* p) {
-  __builtin_prefetch(p, 0, 2);
 }
 
 // Rows are columns of the panel: squares of pairs are transposed.
@@ -82,8 +64,8 @@ void packRows(const T* from, const bf16::Matrix& m, int columns, int64_t depth, 
           const T* const row = at + j * m.ld;
           block[j] = asFloat(roundPairs(timesScale<T>(widen(row), m.scale, i + j),
                                         timesScale<T>(widen(row + kWidth), m.scale, i + j)));
-          fetchAhead(row + ahead);
-          if (sizeof(T) * kWidth >= 64) fetchAhead(row + ahead + kWidth);
+          fetchWeights(row + ahead);
+          if (sizeof(T) * kWidth >= 64) fetchWeights(row + ahead + kWidth);
         }
       } else {
         for (int j = 0; j < kWidth; ++j) {
@@ -117,8 +99,8 @@ void packColumns(const T* from, const bf16::Matrix& m, int columns, int64_t dept
       if (2 * p < depth) even = timesScale<T>(widenUpTo(at, columns - i), m.scale, 2 * p);
       if (2 * p + 1 < depth) odd = timesScale<T>(widenUpTo(at + m.ld, columns - i), m.scale, 2 * p + 1);
       if (2 * p + 1 < depth) {
-        fetchAhead(at + ahead);
-        fetchAhead(at + m.ld + ahead);
+        fetchWeights(at + ahead);
+        fetchWeights(at + m.ld + ahead);
       }
       storeInt(to + p * width + i, roundInterleaved(even, odd));
     }
