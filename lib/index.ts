@@ -177,6 +177,8 @@ export {
   type SampleQuality,
 } from './evaluate/evaluate-samples'
 export type { FeatureExtractor, Features } from './evaluate/feature-extractor'
+export type { FeatureRows, FeatureSet } from './evaluate/feature-rows'
+export { type FeaturesLooks, openFeatures } from './evaluate/features-file'
 export { type ImageSet, type ImagesOfOptions, imagesOf, type SamplesOfOptions, samplesOf } from './evaluate/images'
 export { InceptionV3, type InceptionV3Options } from './evaluate/inception-v3'
 export type { Spread } from './evaluate/kid'

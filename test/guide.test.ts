@@ -28,6 +28,8 @@ const shorter: Record<string, string> = {
 
 function extraOf(command: string, args: readonly string[]): string[] {
   // As many as precision and recall, and the parts of the Inception score, need.
+  if (args.includes('--features')) return '--count 6 --batch 2 --device cpu'.split(' ')
+  if (args.includes('features.npz') && command === 'evaluate') return '--limit 5 --device cpu'.split(' ')
   if (args.includes('--shard') && command === 'evaluate') return '--limit 4 --batch 1 --device cpu'.split(' ')
   if (args.includes('--shard')) return '--count 32 --batch 2 --steps 4 --device cpu'.split(' ')
   if (args.includes('--samples')) return ['--limit', '5', '--count', '5', '--device', 'cpu']

@@ -1,15 +1,18 @@
 /** `ddpm evaluate --fid`: how good samples are. */
+import type { Dataset } from '../data/dataset'
 import type { DeviceName } from '../device'
 import type { DDPM } from '../diffusion/models/ddpm'
 import { evaluateSamples, type SampleMetric, type SampleQuality, sampleMetrics } from '../evaluate/evaluate-samples'
 import type { FeatureExtractor } from '../evaluate/feature-extractor'
+import type { FeatureSet } from '../evaluate/feature-rows'
+import { type FeaturesLooks, hasFeatures, openFeatures } from '../evaluate/features-file'
 import { fromBytes, type ImageSet, imagesOf } from '../evaluate/images'
 import { openInception } from '../evaluate/open-inception'
-import { openReference, type ReferenceOptions, referenceStatistics } from '../evaluate/reference'
+import { openReference, referenceStatistics } from '../evaluate/reference'
 import type { ImageStatistics } from '../evaluate/statistics'
 import type { Seed } from '../options'
 import { UsageError, type Values } from './args'
-import { checkDrawOptions, drawImages, labelsFor, type samplerOptions } from './draw'
+import { checkDrawOptions, drawImages, labelsFor, type Span, type samplerOptions } from './draw'
 import { type Guides, openGuides } from './guidance'
 import { type modelOptions, openModel } from './open-model'
 import { note, type Output, stderr, warn } from './output'
@@ -32,7 +35,7 @@ export interface QualityValues extends Values<typeof modelOptions>, Values<typeo
   readonly svg?: boolean
 }
 
-const defaultCount = 10_000
+export const defaultCount = 10_000
 
 /** Throws UsageError. */
 export function metricsOf({ metrics = 'fid' }: QualityValues): SampleMetric[] {
@@ -62,8 +65,9 @@ export async function evaluateQuality(
   try {
     ddpm = values.samples === undefined ? await openModel(values, model) : undefined
     guides = ddpm && (await openGuides(ddpm, values))
+    const whole = { first: 0, count: values.count ?? defaultCount }
     const { set, looks } = ddpm
-      ? samplesOfModel({ ddpm, guides: guides! }, values, signal)
+      ? samplesOfModel({ ddpm, guides: guides! }, values, whole, signal)
       : await samplesOfFile(values, output)
     const context = { extractor, output, signal, bars, keepFeatures: metrics.some((m) => m === 'kid' || m === 'pr') }
     const reference = values.fid === undefined ? undefined : await referenceOf(values.fid, values, looks, context)
@@ -86,14 +90,13 @@ export async function evaluateQuality(
   }
 }
 
-type Looks = Pick<ReferenceOptions, 'size' | 'channels'>
-
-function samplesOfModel(
+export function samplesOfModel(
   { ddpm, guides }: { ddpm: DDPM; guides: Guides },
   values: QualityValues,
+  { first, count }: Span,
   signal: AbortSignal,
-): { set: ImageSet; looks: Looks } {
-  const drawn = { ...values, count: values.count ?? defaultCount }
+): { set: ImageSet; looks: FeaturesLooks } {
+  const drawn = { ...values, first, count }
   const labelOf = labelsFor(ddpm, values, guides)
   const set = {
     count: drawn.count,
@@ -106,9 +109,25 @@ function samplesOfModel(
   return { set, looks: { size: [height, width], channels } }
 }
 
-async function samplesOfFile(values: QualityValues, output: Output): Promise<{ set: ImageSet; looks: Looks }> {
-  const { size, channels = 3, count, batch } = values
-  const data = await openReference(values.samples!, { ...readingOf(values, output), size, channels })
+/** The images of --samples. */
+export async function openSamples(values: QualityValues, output: Output): Promise<{ data: Dataset; channels: number }> {
+  const { size, channels = 3 } = values
+  return { data: await openReference(values.samples!, { ...readingOf(values, output), size, channels }), channels }
+}
+
+async function samplesOfFile(
+  values: QualityValues,
+  output: Output,
+): Promise<{ set: ImageSet | FeatureSet; looks: FeaturesLooks }> {
+  const { samples, count, batch } = values
+  if (/\.npz$/i.test(samples!) && (await hasFeatures(samples!))) {
+    for (const name of ['count', 'size', 'channels'] as const)
+      if (values[name] !== undefined)
+        throw new UsageError(`--${name} goes with images, and ${samples} has their features`)
+    const set = await openFeatures(samples!)
+    return { set, looks: set }
+  }
+  const { data, channels } = await openSamples(values, output)
   const set = imagesOf(data, { count, batchSize: batch })
   return { set, looks: { size: [data.height, data.width], channels } }
 }
@@ -129,7 +148,7 @@ function readingOf({ background, range, svg }: QualityValues, output: Output) {
 function referenceOf(
   data: string,
   values: QualityValues,
-  looks: Looks,
+  { size, channels }: FeaturesLooks,
   c: {
     readonly extractor: FeatureExtractor
     readonly output: Output
@@ -141,7 +160,7 @@ function referenceOf(
   const { extractor, signal, keepFeatures } = c
   return referenceStatistics(data, {
     ...readingOf(values, c.output),
-    ...looks,
+    ...{ size, channels },
     ...{ extractor, signal, keepFeatures, limit: values.limit, batchSize: values.batch },
     onProgress: ({ done, total }) => c.bars.show('reference', done, total),
     onWarning: ({ message }) => warn(c.output, message),
@@ -155,7 +174,7 @@ function warnOfFew(output: Output, count: number, { features }: FeatureExtractor
 }
 
 /** One after another. */
-class Bars {
+export class Bars {
   #bar: Progress | undefined
   #label: string | undefined
 

@@ -3,6 +3,7 @@ import { evaluationText } from '../trainer/evaluation-file'
 import { type Command, type CommonValues, type OptionTable, UsageError, type Values } from './args'
 import { samplerOptions } from './draw'
 import { evaluateBits, evaluateBitsShard, reportBits } from './evaluate-bits'
+import { checkFeatures, evaluateFeatures, type FeaturesValues, featuresFile } from './evaluate-features'
 import { evaluateQuality, metricsOf, reportQuality } from './evaluate-quality'
 import { checkWritable, isFile, outputFile, overwriteOption, tellRenamed, writeOutput } from './free-name'
 import { modelOptions, sourceOf } from './open-model'
@@ -16,7 +17,16 @@ const ofQuality = {
     value: 'data|npz',
     help: "compare a model's samples with these images, or with mu and sigma of an .npz of pytorch-fid or guided-diffusion",
   },
-  samples: { kind: 'string', value: 'data', help: 'compare these images in place of samples: a folder, .npz, ...' },
+  samples: {
+    kind: 'string',
+    value: 'data',
+    help: 'compare these images in place of samples: a folder, .npz, ..., or --features of them',
+  },
+  features: {
+    kind: 'string',
+    value: 'npz',
+    help: 'compare nothing, and keep what is compared of the samples in this file, for --samples',
+  },
   metrics: {
     kind: 'string',
     value: 'name,...',
@@ -72,22 +82,25 @@ evaluations of the network an image. Images are scaled and cropped to the model'
 
 With --fid, samples are drawn, or read with --samples, and compared with other images by the features of InceptionV3, both rounded to
 8 bits. What is computed of the images of --fid is kept in ~/.cache/ddpm-native (DDPM_CACHE). FID depends on the number of samples:
-compare equal numbers alone, and more than 2048.
+compare equal numbers alone, and more than 2048. With --features --shard 1/2 the features are computed in parts, for ddpm merge.
 
   ddpm evaluate photos --checkpoint runs/photos --limit 256
   ddpm evaluate photos --checkpoint runs/photos --output bits.json
   ddpm evaluate photos --checkpoint runs/photos --output bits.json --shard 1/2
   ddpm evaluate runs/photos --fid photos --inception inception.pth
   ddpm evaluate runs/photos --fid photos --metrics fid,kid,pr,is --count 5000
-  ddpm evaluate --samples samples.npz --fid photos`,
+  ddpm evaluate --samples samples.npz --fid photos
+  ddpm evaluate --samples samples.npz --features features.npz
+  ddpm evaluate --samples features.npz --fid photos`,
 
   async run(values, [positional]) {
-    const { fid, samples, metrics } = values
-    const quality = fid !== undefined || samples !== undefined || metrics !== undefined
+    const { fid, samples, metrics, features } = values
+    const quality = [fid, samples, metrics, features].some((value) => value !== undefined)
     if (quality) checkQuality(values, positional)
     else checkBits(values, positional)
     const output = createOutput(values.json === true)
     const { overwrite, shard } = values
+    if (features !== undefined) return keepFeatures({ ...values, features }, positional, output)
     if (shard !== undefined) return evaluateShard({ ...values, shard }, positional!, output)
     const file = values.output === undefined ? undefined : await outputFile(values.output, { overwrite })
     const { exitCode } = await stoppable(async (signal) => {
@@ -103,6 +116,12 @@ compare equal numbers alone, and more than 2048.
     })
     return exitCode
   },
+}
+
+async function keepFeatures(values: FeaturesValues, model: string | undefined, output: Output): Promise<number> {
+  const file = await featuresFile(values)
+  const { exitCode } = await stoppable((signal) => evaluateFeatures(file, values, model, output, signal))
+  return exitCode
 }
 
 /** Writes a part, for ddpm merge. */
@@ -143,10 +162,12 @@ function checkBits(values: EvaluateValues, folder: string | undefined): void {
 }
 
 function checkQuality(values: EvaluateValues, model: string | undefined): void {
-  for (const name of ['classes', 'shard'] as const)
-    if (values[name] !== undefined) throw new UsageError(`--${name} goes without --fid`)
+  if (values.classes !== undefined) throw new UsageError('--classes goes without --fid')
+  if (values.features !== undefined) checkFeatures(values, values.output)
+  else if (values.shard !== undefined)
+    throw new UsageError('--shard goes with --features, of which FID and others are made when all are there')
   const compared = metricsOf(values).filter((metric) => metric !== 'is')
-  if (compared.length > 0 && values.fid === undefined)
+  if (values.features === undefined && compared.length > 0 && values.fid === undefined)
     throw new UsageError(`--fid <data> is missing: with what are the images compared, for ${compared.join(', ')}?`)
   if (values.samples === undefined) {
     for (const name of ['size', 'channels'] as const)

@@ -5,6 +5,7 @@ import { array, func, integer, oneOf, parseOptions, required, type SchemaOf, typ
 import { aborted, Calculations } from './calculations'
 import { collectFeatures } from './collect-features'
 import type { FeatureExtractor } from './feature-extractor'
+import type { FeatureSet } from './feature-rows'
 import type { ImageSet } from './images'
 import { InceptionScore } from './inception-score'
 import { kernelDistance, type Spread } from './kid'
@@ -79,10 +80,14 @@ const schema = {
 
 /**
  * Goes through the samples once: `await evaluateSamples(samplesOf(ddpm), { extractor, reference: await referenceStatistics('photos',
- * { extractor, size: 32 }) })`. Samples are rounded to 8 bits, as saved ones are. Throws `aborted`, `not-finite`, and
+ * { extractor, size: 32 }) })`. Samples are rounded to 8 bits, as saved ones are; in place of images they may be what the extractor
+ * made of them before (openFeatures). Throws `aborted`, `not-finite`, and
  * `invalid-argument` for too few images and where the reference or its features are missing.
  */
-export async function evaluateSamples(samples: ImageSet, options: EvaluateSamplesOptions): Promise<SampleQuality> {
+export async function evaluateSamples(
+  samples: ImageSet | FeatureSet,
+  options: EvaluateSamplesOptions,
+): Promise<SampleQuality> {
   const o = parseOptions('evaluateSamples', options, schema)
   const { extractor, reference, signal, onProgress } = o
   const wants = (metric: SampleMetric) => o.metrics.includes(metric)

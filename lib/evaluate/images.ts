@@ -18,27 +18,33 @@ export interface ImageSet {
 
 /** Of imagesOf. */
 export interface ImagesOfOptions {
-  /** How many: the first of the data's order. Default: all. */
+  /** The first of them in the data's order. Default 0. */
+  first?: number
+  /** How many, from there on. Default: all. */
   count?: number
   /** Images in a batch. Default 16. */
   batchSize?: number
 }
 
 const imagesSchema = {
+  first: integer(0, { min: 0 }),
   count: integer(undefined, { min: 1 }),
   batchSize: integer(16, { min: 1 }),
 } satisfies SchemaOf<ImagesOfOptions>
 
 /** The images of data: `imagesOf(await Dataset.open('photos', { size: 64 }))`. Throws `invalid-argument` where the data have no length and there is no count. */
 export function imagesOf(data: TrainingData, options: ImagesOfOptions = {}): ImageSet {
-  const { count: wanted = Number.POSITIVE_INFINITY, batchSize } = parseOptions('imagesOf', options, imagesSchema)
-  const count = Math.min(data.length || Number.POSITIVE_INFINITY, wanted)
+  const parsed = parseOptions('imagesOf', options, imagesSchema)
+  const { first: begin, count: wanted = Number.POSITIVE_INFINITY, batchSize } = parsed
+  const length = data.length || Number.POSITIVE_INFINITY
+  if (begin >= length) throw invalidArgument('first', `one of ${length} images`, begin)
+  const count = Math.min(length - begin, wanted)
   if (count === Number.POSITIVE_INFINITY)
     throw invalidArgument('count', 'a number, where the data have none', undefined)
   return {
     count,
     async *batches() {
-      const batches = data.batches(0, batchSize, 2)
+      const batches = data.batches(begin, batchSize, 2)
       try {
         for (let first = 0; first < count; first += batchSize) {
           const { images, shape } = await batches.next()
@@ -53,8 +59,10 @@ export function imagesOf(data: TrainingData, options: ImagesOfOptions = {}): Ima
   }
 }
 
-/** Of samplesOf; where labels or a context are of each image, they are of all. */
+/** Of samplesOf; where labels or a context are of each image, they are of all from image 0 on. */
 export interface SamplesOfOptions extends PathOptions {
+  /** Number of the first image. Default 0. */
+  first?: number
   /** How many images. Default 10,000. */
   count?: number
   /** Images drawn at once; image i is the same in any batch. Default 16. */
@@ -65,6 +73,7 @@ export interface SamplesOfOptions extends PathOptions {
 
 const samplesSchema = {
   ...pathSchema,
+  first: integer(0, { min: 0 }),
   count: integer(10_000, { min: 1 }),
   batchSize: integer(16, { min: 1 }),
   seed: seed(0),
@@ -75,12 +84,13 @@ const samplesSchema = {
  * `ddpm.emaScope(() => evaluateSamples(samplesOf(ddpm), ...))`.
  */
 export function samplesOf(ddpm: DDPM, options: SamplesOfOptions = {}): ImageSet {
-  const { count, batchSize, seed, classLabels, context, ...given } = parseOptions('samplesOf', options, samplesSchema)
+  const parsed = parseOptions('samplesOf', options, samplesSchema)
+  const { first: begin, count, batchSize, seed, classLabels, context, ...given } = parsed
   return {
     count,
     async *batches() {
-      for (let first = 0; first < count; first += batchSize) {
-        const n = Math.min(batchSize, count - first)
+      for (let first = begin; first < begin + count; first += batchSize) {
+        const n = Math.min(batchSize, begin + count - first)
         const condition = {
           classLabels: await labelsAt(classLabels, first, n),
           context: context && (await rowsAt(context, first, n)),

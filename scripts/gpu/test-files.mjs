@@ -101,6 +101,6 @@ export const gpuTests = [
   ),
   ...diffusion.map(compiled('diffusion')),
   ...['discriminator', 'training'].map(compiled('autoencoder')),
-  ...['evaluate-samples', 'metrics'].map(compiled('evaluate')),
+  ...['evaluate-samples', 'features-file', 'metrics'].map(compiled('evaluate')),
   ...['augment', 'held-out-resume'].map(compiled('train')),
 ]

@@ -1,10 +1,8 @@
 /** Parts as one file, a piece in memory at a time. */
-import { crc32 } from 'node:zlib'
-import { openRegularFile, readFully } from '../../checkpoint/regular-file'
-import { DiffusionError, quote } from '../../errors'
-import { ioError } from '../../file-errors'
+import { DiffusionError } from '../../errors'
 import { type NpyArray, writeNpz } from '../npz'
-import { type Part, type PartArray, readPart } from './part-file'
+import { storedPieces } from '../stored-npz'
+import { common, type Part, readPart } from './part-file'
 import { partsInOrder } from './part-set'
 
 export interface MergeOptions {
@@ -27,7 +25,10 @@ export async function openParts(files: readonly string[]): Promise<Part[]> {
  */
 export async function mergeParts(parts: readonly Part[], out: string, o: MergeOptions = {}): Promise<void> {
   const names = [...parts[0].arrays.keys()]
-  const all = names.map((name) => parts.map((part) => ({ part, name, array: part.arrays.get(name)! })))
+  const all = names.map((name) => {
+    const places = parts.map(({ file, arrays }) => ({ file, array: arrays.get(name)! }))
+    return name === common ? places.slice(0, 1) : places
+  })
   const total = 2 * all.flat().reduce((sum, { array }) => sum + array.end - array.begin, 0)
   let done = 0
   const tell = async (bytes: number) => {
@@ -36,51 +37,20 @@ export async function mergeParts(parts: readonly Part[], out: string, o: MergeOp
     await o.onProgress?.({ done, total })
   }
   const arrays = all.map((places): [string, NpyArray] => {
-    const [{ name, array }] = places
-    const rows = places.reduce((sum, { part }) => sum + part.count, 0)
+    const [{ array }] = places
+    const rows = places.reduce((sum, place) => sum + place.array.shape[0], 0)
     const byteLength = places.reduce((sum, { array: { begin, end } }) => sum + end - begin, 0)
     const pieces = async function* () {
-      for (const place of places) yield* checkedPieces(place, tell)
+      for (const { file, array } of places) {
+        for await (const piece of storedPieces(file, array, { bytes: pieceBytes, argument: 'parts' })) {
+          await tell(piece.length)
+          yield piece
+        }
+      }
     }
     // Of bytes, NumPy's descr has a bar that the reader leaves out.
     const type = array.type === 'u1' ? '|u1' : array.type
-    return [name, { shape: [rows, ...array.shape.slice(1)], data: { byteLength, type, pieces } }]
+    return [array.name, { shape: [rows, ...array.shape.slice(1)], data: { byteLength, type, pieces } }]
   })
   await writeNpz(out, Object.fromEntries(arrays))
-}
-
-interface Place {
-  readonly part: Part
-  readonly name: string
-  readonly array: PartArray
-}
-
-/** The numbers of an array, in pieces; its sum is compared at their end. */
-async function* checkedPieces(
-  { part: { file }, name, array }: Place,
-  tell: (bytes: number) => Promise<void>,
-): AsyncGenerator<Uint8Array> {
-  const bad = (problem: string) => new DiffusionError('bad-file', `${file}: ${problem}`, { argument: 'parts' })
-  const { handle } = await openRegularFile(file, 'parts')
-  try {
-    const read = async (from: number, to: number) => {
-      const piece = new Uint8Array(to - from)
-      try {
-        if (await readFully(handle, piece, from)) return piece
-      } catch (error) {
-        throw ioError(`cannot read ${file}`, error, { path: file })
-      }
-      throw bad('it has become shorter')
-    }
-    let crc = crc32(await read(array.header, array.begin))
-    for (let at = array.begin; at < array.end; at += pieceBytes) {
-      const piece = await read(at, Math.min(array.end, at + pieceBytes))
-      crc = crc32(piece, crc)
-      await tell(piece.length)
-      yield piece
-    }
-    if (crc !== array.crc) throw bad(`${quote(name)} is damaged: its bytes are not those that were written`)
-  } finally {
-    await handle.close()
-  }
 }

@@ -1,15 +1,13 @@
 /**
- * What one shard computes, as an .npz file: arrays whose first axis are its images, and `part`, a JSON object that says of what whole it
- * is a part and which.
+ * What one shard computes, as an .npz file: arrays whose first axis are its images; `about`, where there is one, which is the same in all
+ * parts; and `part`, a JSON object that says of what whole it is a part and which.
  */
-import { crc32 } from 'node:zlib'
 import { type JsonObject, parseJsonObject } from '../../checkpoint/json'
 import { type Source, withSource } from '../../checkpoint/source'
-import { dataBegin, readZipDirectory } from '../../checkpoint/torch/zip'
 import { quote } from '../../errors'
 import type { Shard } from '../../shard'
-import { readHeader } from '../npy'
 import type { NpyArray } from '../npz'
+import { type StoredArray, storedArrays, storedText } from '../stored-npz'
 
 export interface PartHeader {
   readonly shard: Shard
@@ -22,28 +20,17 @@ export interface PartHeader {
   readonly device?: string
 }
 
-/** An array as it lies in its file. */
-export interface PartArray {
-  readonly shape: readonly number[]
-  readonly type: string
-  /** Where its header and its numbers begin, and where they end. */
-  readonly header: number
-  readonly begin: number
-  readonly end: number
-  /** Of all from its header on. */
-  readonly crc: number
-}
-
 export interface Part extends PartHeader {
   readonly file: string
   /** Names, types and shapes of an image's numbers. */
   readonly layout: string
   /** All but `part`, by their names. */
-  readonly arrays: ReadonlyMap<string, PartArray>
+  readonly arrays: ReadonlyMap<string, StoredArray>
 }
 
 const format = 'ddpm-native part 1'
-const maxHeader = 2 ** 20
+/** The name of an array that is not of images, but the same in all parts. */
+export const common = 'about'
 const kind = 'part of a sampling (.npz)'
 
 /** 'samples.npz' as 'samples-03-of-16.npz'. */
@@ -64,33 +51,20 @@ export function readPart(file: string): Promise<Part> {
 }
 
 async function read(file: string, source: Source): Promise<Part> {
-  const arrays = new Map<string, PartArray>()
-  for (const entry of (await readZipDirectory(source)).values()) {
-    if (!entry.name.endsWith('.npy')) continue
-    if (entry.method !== 'stored') throw source.bad(`${quote(entry.name)} is packed`)
-    const header = await dataBegin(source, entry)
-    const { shape, type, begin } = await readHeader(source, header, entry.size, entry.name)
-    arrays.set(entry.name.slice(0, -4), { shape, type, header, begin, end: header + entry.size, crc: entry.crc })
-  }
+  const arrays = await storedArrays(source)
   const own = arrays.get('part')
   if (!own) throw source.bad("it has no array 'part': it is whole, or of another kind")
-  const header = await readPartHeader(source, own)
+  const what = "its array 'part'"
+  const header = headerOf(parseJsonObject(await storedText(source, own), source.budget, what), source.bad)
   arrays.delete('part')
-  for (const [name, { shape }] of arrays) {
-    if (shape[0] !== header.count)
+  const layout: string[] = []
+  for (const [name, { type, shape, crc }] of arrays) {
+    const [count, ...rest] = shape
+    layout.push(`${quote(name)} ${name === common ? crc : `${type} [${rest.join(', ')}]`}`)
+    if (name !== common && count !== header.count)
       throw source.bad(`${quote(name)} is of shape [${shape.join(', ')}], and the part of ${header.count}`)
   }
-  const layout = [...arrays].map(([name, { type, shape }]) => `${quote(name)} ${type} [${shape.slice(1).join(', ')}]`)
   return { ...header, file, layout: layout.sort().join(', '), arrays }
-}
-
-async function readPartHeader(source: Source, { header, begin, end, crc }: PartArray): Promise<PartHeader> {
-  if (end - header > maxHeader) throw source.bad("its array 'part' is too long")
-  source.budget.memory(end - header)
-  const bytes = new Uint8Array(end - header)
-  await source.read(bytes, header)
-  if (crc32(bytes) !== crc) throw source.bad("its array 'part' is damaged")
-  return headerOf(parseJsonObject(bytes.subarray(begin - header), source.budget, "its array 'part'"), source.bad)
 }
 
 /** As JSON. */
