@@ -57,7 +57,8 @@ export function shardOf(options: ShardOptions): ShardSpan {
   return { index, total, first, count: begin(index) - first }
 }
 
-const maxTotal = 1_000_000
+/** As many as are worth a list. */
+export const maxTotal = 1_000_000
 
 /** Throws `invalid-argument`. */
 function parseShard(text: string): Shard {

@@ -11,10 +11,12 @@ import { classLabels } from '../../lib/data/class-labels'
 import { Dataset } from '../../lib/data/dataset'
 import { readImage } from '../../lib/data/image-file'
 import { ImageFolder } from '../../lib/data/image-folder'
+import { readPart } from '../../lib/data/parts/part-file'
 import { readCompVisConfig } from '../../lib/diffusion/formats/compvis-config'
 import { readPretrained } from '../../lib/diffusion/formats/pretrained'
 import { DDPM } from '../../lib/diffusion/models/ddpm'
 import { schedulerPlan } from '../../lib/diffusion/sampling/diffusers/plans'
+import { openFeatures } from '../../lib/evaluate/features-file'
 import { InceptionV3 } from '../../lib/evaluate/inception-v3'
 import { readStatistics } from '../../lib/evaluate/statistics-file'
 import { FrozenCLIPEmbedder } from '../../lib/stages/text/clip'
@@ -24,6 +26,7 @@ import { openCheckpoint, readTrainingState } from '../../lib/train/checkpoint'
 import { MetricsLog } from '../../lib/train/metrics'
 import { loadModelFile } from '../../lib/train/model-file'
 import { RunLock } from '../../lib/train/run-lock'
+import { mergeFiles, openEvaluations } from '../../lib/trainer/evaluation-file'
 import { Trainer } from '../../lib/trainer/trainer'
 import { tinyModel } from '../train/support'
 
@@ -77,6 +80,11 @@ export const readers: Readonly<Record<string, Reader>> = {
     await stage.stateDict()
   },
   statistics: readStatistics,
+  part: readPart,
+  features: async (file) => {
+    for await (const _ of (await openFeatures(file)).rows());
+  },
+  evaluation: async (file) => mergeFiles(await openEvaluations([file])),
   npy: (file) => readData(file, 1),
   npz: (file) => readData(file, 1),
   cifar: (file) => readData(file),

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
+import { openEvaluations } from '../../lib/trainer/evaluation-file'
 import { runCli, temporaryFolder, tinyFlags, writeImages } from '../train/support'
 
 describe('ddpm evaluate --shard', function () {
@@ -40,24 +41,26 @@ describe('ddpm evaluate --shard', function () {
 
   it('refuses parts that are missing, doubled, of another evaluation or damaged', async () => {
     const [a, b, c] = parts
-    const merge = (...files: string[]) => ['merge', ...files, '--out', at('bad.json')]
-    await refused(merge(a, c), /1 of 3 shards is missing: .*b-2-of-3\.json$/m)
-    await refused(merge(a, b, c, b), /shard 2 of 3 is there twice: .*b-2-of-3\.json and .*b-2-of-3\.json$/m)
+    /** As the command does. */
+    const refusedParts = (files: string[], pattern: RegExp) => assert.rejects(openEvaluations(files), pattern)
+    const missing = /^ddpm merge: 1 of 3 shards is missing: .*b-2-of-3\.json$/m
+    await refused(['merge', a, c, '--out', at('bad.json')], missing)
+    await refusedParts([a, b, c, b], /shard 2 of 3 is there twice: .*b-2-of-3\.json and .*b-2-of-3\.json$/)
     const other = async (name: string, ...args: string[]) => {
       await ok(...shard(3, ...args, '--output', at(`${name}.json`)))
       return at(`${name}-3-of-3.json`)
     }
     const seed = await other('seed', '--seed', '1')
-    await refused(
-      merge(a, b, seed),
+    await refusedParts(
+      [a, b, seed],
       /seed-3-of-3\.json and .*b-1-of-3\.json are not parts of one whole: seed is '1' of/,
     )
-    await refused(merge(a, b, await other('ema', '--no-ema')), /they are of two models$/m)
-    await refused(merge(a, b, await other('limit', '--limit', '6')), /count is '6' of the one, and '7' of the other/)
+    await refusedParts([a, b, await other('ema', '--no-ema')], /they are of two models$/)
+    await refusedParts([a, b, await other('limit', '--limit', '6')], /count is '6' of the one, and '7' of the other/)
     await writeImages(at('more'), 8)
     const more = shard(3, '--output', at('data.json'), '--limit', '7').with(1, at('more'))
     await ok(...more)
-    await refused(merge(a, b, at('data-3-of-3.json')), /data is '\w+' of the one, and '\w+' of the other/)
+    await refusedParts([a, b, at('data-3-of-3.json')], /data is '\w+' of the one, and '\w+' of the other/)
     const text = readFileSync(c, 'utf8')
     for (const damaged of [
       text.slice(0, -20),
@@ -66,9 +69,9 @@ describe('ddpm evaluate --shard', function () {
       '{}',
     ]) {
       writeFileSync(at('damaged.json'), damaged)
-      await refused(merge(a, b, at('damaged.json')), /damaged\.json is not a /)
+      await refusedParts([a, b, at('damaged.json')], /damaged\.json is not a /)
     }
-    await refused(merge(a, b, at('whole.json')), /whole\.json is not a part of an evaluation: its format/)
+    await refusedParts([a, b, at('whole.json')], /whole\.json is not a part of an evaluation: its format/)
     assert.ok(!existsSync(at('bad.json')))
   })
 

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
+import { mergeParts, openParts } from '../../lib/data/parts/merge-parts'
 import { ended, runCli, startCli, temporaryFolder, tinyFlags, writeImages } from '../train/support'
 
 describe('ddpm sample --shard', function () {
@@ -58,18 +59,18 @@ describe('ddpm sample --shard', function () {
   })
 
   it('goes on with a shard that was killed', async () => {
-    const long = [...sample, '--count', '60', '--steps', '5']
+    const long = [...sample, '--count', '36', '--steps', '5']
     const second = [...long, '--npz', at('k.npz'), '--separate', at('k'), '--shard', '2/3', '--resume']
     const child = startCli(second)
     const pictures = () => readdirSync(at('k')).filter((file) => file.endsWith('.png'))
-    const timer = setInterval(() => existsSync(at('k')) && pictures().length >= 3 && child.kill('SIGKILL'), 5)
+    const timer = setInterval(() => existsSync(at('k')) && pictures().length >= 2 && child.kill('SIGKILL'), 5)
     const { signal } = await ended(child).finally(() => clearInterval(timer))
     assert.equal(signal, 'SIGKILL')
-    assert.ok(pictures().length < 20)
+    assert.ok(pictures().length < 12)
     assert.ok(existsSync(at('k-2-of-3.npz.partial')) && existsSync(at('k', '.ddpm-sample-2-of-3.json')))
     await refused([...second.slice(0, -1)], /k is there already: --resume goes on/, 2)
     await refused([...second, '--seed', '1'], /--seed was '' for the images in/)
-    await refused([...second, '--count', '59'], /--count was '60' for the images in .* can't become '59'/)
+    await refused([...second, '--count', '35'], /--count was '36' for the images in .* can't become '35'/)
     const others = ['1/4'].map((shard) => [...long, '--separate', at('k'), '--shard', shard])
     await refused(others[0], /k has images of shards of 3 \(\.ddpm-sample-2-of-3\.json\), and not of 4/)
     await refused([...long, '--seed', '1', '--separate', at('k'), '--shard', '1/3'], /--seed was '' for the images in/)
@@ -80,7 +81,7 @@ describe('ddpm sample --shard', function () {
     same(at('k.npz'), at('k-whole.npz'))
     assert.deepEqual(readdirSync(at('k')), readdirSync(at('k-whole')))
     // A part that is there is taken for what it says that it is.
-    assert.match((await ok([...second])).stdout, /^20 images \(20 of them before\)/)
+    assert.match((await ok([...second])).stdout, /^12 images \(12 of them before\)/)
     await refused(
       [...second.filter((arg) => !/separate|k$/.test(arg)), '--seed', '1'],
       /--seed was '' for the images in/,
@@ -112,37 +113,39 @@ describe('ddpm sample --shard', function () {
   })
 
   describe('ddpm merge', () => {
-    const merge = (...files: string[]) => ['merge', ...files, '--out', at('out', 'bad.npz')]
-    afterEach(() => assert.deepEqual(existsSync(at('out')) ? readdirSync(at('out')) : [], []))
+    const out = at('out', 'bad.npz')
+    before(() => mkdirSync(at('out')))
+    afterEach(() => assert.deepEqual(readdirSync(at('out')), []))
+    /** As the command does. */
+    const refusedParts = (files: string[], pattern: RegExp) =>
+      assert.rejects(async () => mergeParts(await openParts(files), out), pattern)
 
     it('names what is missing, and what is there twice', async () => {
       const [a, b, c] = partsOf('s')
-      await refused(merge(a, c), /1 of 3 shards is missing: .*s-2-of-3\.npz$/m)
-      await refused(merge(b), /2 of 3 shards are missing: .*s-1-of-3\.npz, .*s-3-of-3\.npz$/m)
+      await refused(['merge', a, c, '--out', out], /^ddpm merge: 1 of 3 shards is missing: .*s-2-of-3\.npz$/m)
+      await refusedParts([b], /2 of 3 shards are missing: .*s-1-of-3\.npz, .*s-3-of-3\.npz$/)
       copyFileSync(b, at('copy.npz'))
-      await refused(merge(a, b, at('copy.npz'), c), /shard 2 of 3 is there twice: .*s-2-of-3\.npz and .*copy\.npz$/m)
-      await refused(merge(a, at('s-9.npz')), /s-9\.npz does not exist/)
+      await refusedParts([a, b, at('copy.npz'), c], /shard 2 of 3 is there twice: .*s-2-of-3\.npz and .*copy\.npz$/)
+      await refusedParts([a, at('s-9.npz')], /s-9\.npz does not exist/)
     })
 
     it('refuses parts of other samplings', async () => {
       const [a, b, c] = partsOf('s')
-      const other = (name: string, ...args: string[]) =>
-        ok([...sample, '--npz', at(`${name}.npz`), '--shard', '3/3', ...args])
-      await other('seed', '--seed', '1')
-      await refused(
-        merge(a, b, partsOf('seed')[2]),
+      const others = { seed: ['--seed', '1'], weights: ['--no-ema'], count: ['--count', '12'] }
+      for (const [name, args] of Object.entries(others))
+        await ok([...sample, '--npz', at(`${name}.npz`), '--shard', '3/3', ...args])
+      await refusedParts(
+        [a, b, partsOf('seed')[2]],
         /seed-3-of-3\.npz and .*s-1-of-3.npz are not parts of one whole: seed is '1' of the one, and '' /,
       )
-      await other('weights', '--no-ema')
-      await refused(merge(a, b, partsOf('weights')[2]), /not parts of one whole: they are of two models$/m)
-      await other('count', '--count', '12')
-      await refused(merge(a, b, partsOf('count')[2]), /count is '12' of the one, and '11' of the other$/m)
+      await refusedParts([a, b, partsOf('weights')[2]], /not parts of one whole: they are of two models$/)
+      await refusedParts([a, b, partsOf('count')[2]], /count is '12' of the one, and '11' of the other$/)
       await ok([...sample, '--npz', at('four.npz'), '--shard', '4/4'])
-      await refused(
-        merge(a, b, c, at('four-4-of-4.npz')),
+      await refusedParts(
+        [a, b, c, at('four-4-of-4.npz')],
         /s-1-of-3\.npz is shard 1 of 3, and .*four-4-of-4\.npz 4 of 4/,
       )
-      await refused(merge(a, b, at('whole.npz')), /whole\.npz is not a part .*: it has no array 'part'/)
+      await refusedParts([a, b, at('whole.npz')], /whole\.npz is not a part .*: it has no array 'part'/)
     })
 
     it('refuses damaged parts', async () => {
@@ -152,13 +155,13 @@ describe('ddpm sample --shard', function () {
       const images = bytes.indexOf('NUMPY') + 122 // .npy's headers are of 128 bytes
       for (const place of [images, images + 300, bytes.lastIndexOf('"device"')]) {
         writeFileSync(damaged, bytes.with(place, bytes[place] ^ 1))
-        await refused(merge(a, damaged, c), /damaged\.npz.*(is damaged|is not a part)/)
+        await refusedParts([a, damaged, c], /damaged\.npz.*(is damaged|is not a part)/)
       }
       copyFileSync(b, damaged)
       truncateSync(damaged, bytes.length - 100)
-      await refused(merge(a, damaged, c), /damaged\.npz is not a part .*: it has no zip directory: it is truncated/)
+      await refusedParts([a, damaged, c], /damaged\.npz is not a part .*: it has no zip directory: it is truncated/)
       writeFileSync(damaged, 'PK')
-      await refused(merge(a, damaged, c), /damaged\.npz is not a part/)
+      await refusedParts([a, damaged, c], /damaged\.npz is not a part/)
     })
 
     it('refuses wrong use', async () => {

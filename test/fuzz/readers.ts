@@ -12,9 +12,12 @@ import { withSource } from '../../lib/checkpoint/source'
 import { TorchTensor, withTorchFile } from '../../lib/checkpoint/torch/checkpoint'
 import { readZipDirectory } from '../../lib/checkpoint/torch/zip'
 import { readYaml } from '../../lib/checkpoint/yaml'
+import { type NpyArray, writeNpz } from '../../lib/data/npz'
+import { partArray } from '../../lib/data/parts/part-file'
 import { readCompVisConfig } from '../../lib/diffusion/formats/compvis-config'
 import { DiffusionError, type DiffusionErrorCode } from '../../lib/errors'
 import { openAutoencoderCheckpoint, readAutoencoderTraining } from '../../lib/train/autoencoder/checkpoint'
+import { evaluationText } from '../../lib/trainer/evaluation-file'
 import { readers as openers } from '../attack/readers'
 import { cifar, idx, npy, tar, zipped } from '../data/files'
 import { parquet, type TestColumn } from '../data/parquet-file'
@@ -178,6 +181,18 @@ export const readers: Record<string, () => Promise<Reader>> = {
       ],
       read: opens('statistics'),
     }),
+  part: () => npzReader('part', { arr_0: seeds.partRows, part: partArray(seeds.partHeader) }),
+  features: () => npzReader('features', seeds.features),
+  evaluation: () => {
+    const one = [1e300, -2.5e-300]
+    const sums = { bitsPerDim: one, priorBpd: [0.5], vb: [one, [], [3]], xstartMse: [[1], [2], [3]], mse: [[], [], []] }
+    const text = evaluationText(seeds.partHeader, { ...seeds.partHeader, images: 2, sums })
+    return fileReader({
+      ...{ file: 'part.json', codes: ['bad-file', 'invalid-argument'] },
+      seeds: [Buffer.from(text)],
+      read: opens('evaluation'),
+    })
+  },
   cifar: () => dataReader('cifar', 'some.bin', [cifar([[1], [9]])]),
   idx: () => {
     const images = idx([2, 4, 4], new Uint8Array(32))
@@ -309,6 +324,20 @@ async function dataReader(opener: string, file: string, good: readonly Uint8Arra
     prepare: async (folder) => {
       await writeFile(path.join(folder, 'a.png'), seeds.png)
       return good
+    },
+    read: opens(opener),
+  })
+  return { ...reader, rounds: 200 }
+}
+
+/** An .npz file that this package writes. */
+async function npzReader(opener: string, arrays: Readonly<Record<string, NpyArray>>): Promise<Reader> {
+  const reader = await fileReader({
+    ...{ file: 'some.npz', codes: ['bad-file'], snippets: ['<f4', '|u1', '(2,)', '(2, 2)', 'part.npy', 'about.npy'] },
+    prepare: async (folder) => {
+      const file = path.join(folder, 'good.npz')
+      await writeNpz(file, arrays)
+      return [readFileSync(file)]
     },
     read: opens(opener),
   })

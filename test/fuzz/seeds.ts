@@ -2,6 +2,8 @@
 import { mkdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { AutoencoderTraining } from '../../lib/autoencoder/training'
+import type { NpyArray } from '../../lib/data/npz'
+import type { PartHeader } from '../../lib/data/parts/part-file'
 import { DDPM } from '../../lib/diffusion/models/ddpm'
 import { AutoencoderKL } from '../../lib/stages/autoencoder-kl'
 import { countersOf, saveAutoencoderCheckpoint } from '../../lib/train/autoencoder/checkpoint'
@@ -207,4 +209,21 @@ export async function writeAutoencoderRun(folder: string): Promise<string> {
     state,
     { keep: 1 },
   )
+}
+
+/** A whole of one part, of two images. */
+export const partHeader: PartHeader = {
+  shard: { index: 1, total: 1 },
+  first: 0,
+  count: 2,
+  whole: { weights: 'ab', seed: '1' },
+  device: 'cpu, avx2',
+}
+export const partRows: NpyArray = { data: Uint8Array.from({ length: 24 }, (_, i) => i), shape: [2, 2, 2, 3] }
+
+const about = Buffer.from('{"format":"ddpm-native features 1","size":[2,2],"channels":3,"identity":"x"}')
+export const features: Readonly<Record<string, NpyArray>> = {
+  features: { data: Float32Array.of(1, 2, 3, 4, 5, 6), shape: [2, 3] },
+  logits: { data: Float32Array.of(1, 2, 3, 4), shape: [2, 2] },
+  about: { data: new Uint8Array(about), shape: [about.length] },
 }

@@ -5,7 +5,7 @@
 import { type JsonObject, parseJsonObject } from '../../checkpoint/json'
 import { type Source, withSource } from '../../checkpoint/source'
 import { quote } from '../../errors'
-import type { Shard } from '../../shard'
+import { maxTotal, type Shard } from '../../shard'
 import type { NpyArray } from '../npz'
 import { type StoredArray, storedArrays, storedText } from '../stored-npz'
 
@@ -81,6 +81,7 @@ export function headerOf(value: JsonObject, bad: Source['bad']): PartHeader {
     isNumber(shard?.total, 1) &&
     isNumber(shard?.index, 1) &&
     shard.index <= shard.total &&
+    shard.total <= maxTotal &&
     isNumber(first, 0) &&
     isNumber(count, 1) &&
     (device === undefined || typeof device === 'string') &&
