@@ -3,14 +3,14 @@
  * the same inputs. Each measurement has a process of its own, the peers take turns, results are compared. Writes
  * bench/results/<date>-<cpu>.json and .md.
  * Options: --seconds S for each process (5), --rounds R (3), --threads T (all cores), --only <text> of 'forward 16', or
- * --only sd for Stable Diffusion's shape, which needs 10 GB of temporary files and 16 of memory (with --small neither; --weight-format int8 and others: what our weights are held in), --install to install ONNX Runtime and do nothing else, --dry to write no results. PYTHON is PyTorch's interpreter.
+ * --only sd for Stable Diffusion's shape, which needs 10 GB of temporary files and 16 of memory (with --small neither; --weight-format int8 and others: what our weights are held in; --precision bf16: what we compute in), --install to install ONNX Runtime and do nothing else, --dry to write no results. PYTHON is PyTorch's interpreter.
  */
 import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
-import type { WeightFormat } from '../../lib/native'
+import type { Precision, WeightFormat } from '../../lib/native'
 import { cifar10Flops } from '../cases/unet'
 import { childJson, conditions, differenceOf, median } from './compare'
 import { loadOrt, peersFolder } from './ort'
@@ -29,6 +29,7 @@ const { values } = parseArgs({
     only: { type: 'string', default: '' },
     small: { type: 'boolean', default: false },
     'weight-format': { type: 'string', default: 'fp32' },
+    precision: { type: 'string', default: 'fp32' },
     install: { type: 'boolean', default: false },
     dry: { type: 'boolean', default: false },
   },
@@ -96,7 +97,9 @@ async function stableDiffusion(): Promise<void> {
   const report = await compareStableDiffusion({
     ...settings,
     small: values.small,
-    weightFormat: values['weight-format'] as WeightFormat, // checked where the model is opened
+    // Checked where the model is opened.
+    weightFormat: values['weight-format'] as WeightFormat,
+    precision: values.precision as Precision,
   })
   if (!values.dry) console.log(`\nwritten: ${writeStableDiffusion(report, results).join(', ')}`)
 }

@@ -52,6 +52,7 @@ describe('bench:peers', () => {
       machine: { isa: 'avx512', peakGflops: 454 },
       small: false,
       weightFormat: 'fp32',
+      precision: 'fp32',
     },
     rows: [
       { ...row, peer: 'ours' },
@@ -80,6 +81,9 @@ describe('bench:peers', () => {
     const [, narrow] = writeReport({ ...report, weightFormat: 'fp16' }, folder)
     assert.equal(path.basename(narrow), '2026-11-30-stable-diffusion-peers-fp16-a-cpu.md')
     assert.match(readFileSync(narrow, 'utf8'), /--only sd --weight-format fp16 --seconds.*ours held in fp16/s)
+    const [, rounded] = writeReport({ ...report, precision: 'bf16' }, folder)
+    assert.equal(path.basename(rounded), '2026-11-30-stable-diffusion-peers-in-bf16-a-cpu.md')
+    assert.match(readFileSync(rounded, 'utf8'), /--only sd --precision bf16 --seconds.*ours multiplied in bf16/s)
     assert.match(text, /860 M parameters.*FMA peak measured in the same run: 454 GFLOP\/s.* 4\.50 \(unet\)/s)
   })
 

@@ -1,7 +1,7 @@
-/** One measurement in this process: node one.js <peer> <part> <seconds> <threads> <folder> <format of our weights> [--small]. Prints JSON. */
+/** One measurement in this process: node one.js <peer> <part> <seconds> <threads> <folder> <format of our weights> <our precision> [--small]. Prints JSON. */
 import { writeFileSync } from 'node:fs'
 import { LatentDiffusion } from '../../../lib/diffusion/models/latent-diffusion'
-import type { WeightFormat } from '../../../lib/native'
+import type { Precision, WeightFormat } from '../../../lib/native'
 import { AutoencoderKL } from '../../../lib/stages/autoencoder-kl'
 import { Tensor } from '../../../lib/tensor'
 import { shapeOf } from '../../stable-diffusion/shape'
@@ -18,19 +18,21 @@ interface Job {
   readonly size: Size
   readonly threads: number
   readonly folder: string
+  /** Of ours. */
   readonly weightFormat: WeightFormat
+  readonly precision: Precision
 }
 
-async function ours({ part, size, folder, weightFormat }: Job): Promise<Step> {
+async function ours({ part, size, folder, weightFormat, precision }: Job): Promise<Step> {
   const files = fileOf(folder)
   const tensor = ({ data, shape }: Input) => Tensor.wrap(data, shape)
   if (part === 'decoder') {
-    const stage = await AutoencoderKL.fromPretrained(files.vae, { device: 'cpu', weightFormat })
+    const stage = await AutoencoderKL.fromPretrained(files.vae, { device: 'cpu', weightFormat, precision })
     await stage.prepare()
     const z = tensor(decoderInputs(size).z)
     return async () => (await stage.decode(z)).data()
   }
-  const model = await LatentDiffusion.fromPretrained(files.model, { device: 'cpu', weightFormat })
+  const model = await LatentDiffusion.fromPretrained(files.model, { device: 'cpu', weightFormat, precision })
   const { x, t, context } = unetInputs(size, widthOf(size))
   const [state, tokens] = [tensor(x), tensor(context)]
   return async () => (await model.applyModel(state, t, tokens)).data()
@@ -61,9 +63,10 @@ async function timed<T>(work: () => Promise<T>): Promise<[T, number]> {
   return [result, performance.now() - begin]
 }
 
-async function main([peer, part, seconds, threads, folder, format, flag]: string[]): Promise<void> {
-  const [size, weightFormat] = [{ small: flag === '--small' }, format as WeightFormat]
-  const job: Job = { part: part as Part, size, threads: Number(threads), folder, weightFormat }
+async function main([peer, part, seconds, threads, folder, format, precisionName, flag]: string[]): Promise<void> {
+  const [weightFormat, precision] = [format as WeightFormat, precisionName as Precision]
+  const size = { small: flag === '--small' }
+  const job: Job = { part: part as Part, size, threads: Number(threads), folder, weightFormat, precision }
   const [step, openMs] = await timed(() => peers[peer](job))
   const [result, firstMs] = await timed(step)
   const times: number[] = []

@@ -1,5 +1,5 @@
 /** The results of the comparison of Stable Diffusion's shape as a table for people and as JSON. */
-import type { WeightFormat } from '../../../lib/native'
+import type { Precision, WeightFormat } from '../../../lib/native'
 import { type Conditions, markdownTable, writeFiles } from '../report'
 import type { Part } from './parts'
 
@@ -31,6 +31,8 @@ export interface Report extends Conditions {
   readonly small: boolean
   /** Of our weights. */
   readonly weightFormat: WeightFormat
+  /** What we computed in. */
+  readonly precision: Precision
   readonly rows: Row[]
 }
 
@@ -62,6 +64,7 @@ export function page(report: Report): string {
   const {
     small,
     weightFormat,
+    precision,
     date,
     cpu,
     machine,
@@ -73,7 +76,15 @@ export function page(report: Report): string {
     rows,
     memoryBytes,
   } = report
-  const narrow = weightFormat !== 'fp32'
+  const options = [
+    ...(small ? ['--small'] : []),
+    ...(weightFormat === 'fp32' ? [] : [`--weight-format ${weightFormat}`]),
+    ...(precision === 'fp32' ? [] : [`--precision ${precision}`]),
+  ]
+  const ours = [
+    ...(weightFormat === 'fp32' ? [] : [`held in ${weightFormat}`]),
+    ...(precision === 'fp32' ? [] : [`multiplied in ${precision}`]),
+  ]
   const of = (part: Part) => rows.find((row) => row.part === part && row.difference !== undefined)
   const size = (part: Part) => `${((of(part)?.parameters ?? 0) / 1e6).toFixed(0)} M parameters`
   const shape = small
@@ -83,9 +94,9 @@ export function page(report: Report): string {
 (${size('decoder')}, one image of 512x512)`
   return `# Stable Diffusion's shape beside ONNX Runtime: ${cpu}, ${date.slice(0, 10)}
 
-\`npm run bench:peers -- --only sd${small ? ' --small' : ''}${narrow ? ` --weight-format ${weightFormat}` : ''} --seconds ${s} --rounds ${rounds} --threads ${threads}\`
+\`npm run bench:peers -- --only sd${options.map((option) => ` ${option}`).join('')} --seconds ${s} --rounds ${rounds} --threads ${threads}\`
 
-${shape}, float32, random weights${narrow ? `, ours held in ${weightFormat}` : ''},
+${shape}, float32, random weights${ours.length > 0 ? `, ours ${ours.join(' and ')}` : ''},
 ${threads} threads, ${machine.isa}, ${(memoryBytes / 2 ** 30).toFixed(0)} GiB of memory. FMA peak measured in the same run: ${machine.peakGflops.toFixed(0)} GFLOP/s.
 Node.js ${node}. Load average before: ${loadAverage.toFixed(2)}. Each peer has a process of its own for each of ${rounds} rounds, one after
 the other. Open: until a first step could begin, weights read. First: the first step. Step: the median of those after it, at
@@ -96,8 +107,10 @@ ${rowsTable(report, { rows })}
 `
 }
 
-function nameOf({ small, weightFormat }: Report): string {
-  return `stable-diffusion-peers${small ? '-small' : ''}${weightFormat === 'fp32' ? '' : `-${weightFormat}`}`
+function nameOf({ small, weightFormat, precision }: Report): string {
+  const held = weightFormat === 'fp32' ? '' : `-${weightFormat}`
+  const computed = precision === 'fp32' ? '' : `-in-${precision}`
+  return `stable-diffusion-peers${small ? '-small' : ''}${held}${computed}`
 }
 
 /** Returns the names of the files. */

@@ -5,7 +5,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
-import type { WeightFormat } from '../../../lib/native'
+import type { Precision, WeightFormat } from '../../../lib/native'
 import { childJson, conditions, differenceOf, median } from '../compare'
 import { fileOf, type Measured, type Part, type Prepared, parts, type Size } from './parts'
 import { type Report, type Row, rowsTable } from './report'
@@ -16,6 +16,8 @@ export interface StableDiffusionOptions extends Size {
   readonly threads: number
   /** Of our weights. Default 'fp32'. */
   readonly weightFormat?: WeightFormat
+  /** What we compute in. Default 'fp32'. */
+  readonly precision?: Precision
 }
 
 const peers = ['ours', 'onnxruntime']
@@ -25,13 +27,13 @@ export async function compareStableDiffusion(
   o: StableDiffusionOptions,
   say: (text: string) => void = console.log,
 ): Promise<Report> {
-  const { weightFormat = 'fp32' } = o
+  const { weightFormat = 'fp32', precision = 'fp32' } = o
   const folder = mkdtempSync(path.join(os.tmpdir(), 'ddpm-peers-sd-'))
   const flags = o.small ? ['--small'] : []
   const run = <T>(file: string, ...args: string[]) =>
     childJson<T>(process.execPath, [path.join(__dirname, file), ...args, ...flags], o.threads)
   try {
-    const report: Report = { ...conditions(o), small: o.small, weightFormat, rows: [] }
+    const report: Report = { ...conditions(o), small: o.small, weightFormat, precision, rows: [] }
     say('Writing weights ...')
     const prepared = run<Prepared>('prepare.js', folder)
     say(rowsTable(report, { rows: [] }))
@@ -39,7 +41,8 @@ export async function compareStableDiffusion(
       const measured: Record<string, Measured[]> = Object.fromEntries(peers.map((peer) => [peer, []]))
       for (let round = 0; round < o.rounds; round++) {
         for (const peer of peers) {
-          measured[peer].push(run('one.js', peer, part, String(o.seconds), String(o.threads), folder, weightFormat))
+          const how = [String(o.seconds), String(o.threads), folder, weightFormat, precision]
+          measured[peer].push(run('one.js', peer, part, ...how))
         }
       }
       const rows = peers.map((peer) => rowOf(part, peer, measured, { folder, prepared }))
