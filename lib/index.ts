@@ -189,7 +189,7 @@ export { type ImageStatistics, type ImageStatisticsOptions, imageStatistics } fr
 export { readStatistics, writeStatistics } from './evaluate/statistics-file'
 export type { OnnxOptions } from './export/onnx'
 export type { MemoryLimit } from './memory-limit'
-export type { DeviceInfo, Precision } from './native'
+export type { DeviceInfo, Precision, WeightFormat } from './native'
 export type { DiffusersAutoencoderConfig } from './nn/autoencoder/diffusers'
 export type { AttentionType, AutoencoderConfig, AutoencoderDetails } from './nn/autoencoder/options'
 export type { LoraOptions, TrainedOptions } from './nn/lora/trained'
