@@ -283,11 +283,11 @@ export {
   type EvaluateOptions,
   type EvaluateShardOptions,
   type Evaluation,
-  type EvaluationPart,
   evaluate,
   evaluateShard,
   mergeEvaluations,
 } from './trainer/evaluate'
+export type { EvaluationPart, EvaluationSums } from './trainer/evaluation-part'
 export { type HeldOutOptions, heldOutLosses } from './trainer/held-out-losses'
 export type { RunResult, TrainHooks, TrainStart } from './trainer/hooks'
 export { Trainer } from './trainer/trainer'

@@ -6,13 +6,8 @@ import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
 import { DiffusionError } from '../errors'
 import type { Seed } from '../options'
 import { bigintsAsText } from '../printable'
-import {
-  type EvaluateOptions,
-  type Evaluation,
-  type EvaluationPart,
-  evaluate as evaluateModel,
-  evaluateShard,
-} from '../trainer/evaluate'
+import { type EvaluateOptions, type Evaluation, evaluate as evaluateModel, evaluateShard } from '../trainer/evaluate'
+import type { EvaluationPart } from '../trainer/evaluation-part'
 import type { Values } from './args'
 import { type modelOptions, openModel } from './open-model'
 import { note, type Output, stderr, warn } from './output'

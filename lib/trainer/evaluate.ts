@@ -16,8 +16,9 @@ import {
   seed,
   value,
 } from '../options'
-import { type Shard, type ShardSpan, shardOf } from '../shard'
+import { type ShardSpan, shardOf } from '../shard'
 import { Tensor } from '../tensor'
+import { type EvaluationPart, isEvaluationPart } from './evaluation-part'
 import { labelsFor } from './labels'
 
 /** Means over the images; arrays are by timestep, t ascending. */
@@ -74,22 +75,6 @@ const shardSchema = {
   shard: required(value<string>('a string such as 3/16', (v) => typeof v === 'string')),
 } satisfies SchemaOf<EvaluateShardOptions>
 
-/** What a shard adds to an evaluation: an object that JSON holds. */
-export interface EvaluationPart {
-  readonly shard: Shard
-  /** Its first image. */
-  readonly first: number
-  readonly images: number
-  /** Exact sums over its images: each is that of the numbers of a list. Arrays are by timestep. */
-  readonly sums: {
-    readonly bitsPerDim: readonly number[]
-    readonly priorBpd: readonly number[]
-    readonly vb: readonly (readonly number[])[]
-    readonly xstartMse: readonly (readonly number[])[]
-    readonly mse: readonly (readonly number[])[]
-  }
-}
-
 /**
  * Every timestep of every image is evaluated once. Images must have the size of the model's. A class-conditional model is told their
  * classes, which are matched by name, or the null class where the data have none. Throws `aborted`, and `invalid-argument` for classes
@@ -120,7 +105,8 @@ export async function evaluateShard(
  * `invalid-argument` where parts are missing, there twice, or of several divisions or models.
  */
 export function mergeEvaluations(parts: readonly EvaluationPart[]): Evaluation {
-  if (!Array.isArray(parts) || parts.length === 0) throw invalidArgument('parts', 'parts of an evaluation', parts)
+  if (!Array.isArray(parts) || parts.length === 0 || !parts.every(isEvaluationPart))
+    throw invalidArgument('parts', 'results of evaluateShard', parts)
   const ordered = partsInOrder(
     parts.map(({ shard, first, images: count, sums }, i) => {
       return { file: `part ${i + 1}`, shard, first, count, sums, whole: {}, layout: `${sums.vb.length} timesteps` }

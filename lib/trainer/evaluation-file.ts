@@ -1,12 +1,13 @@
 /** A part of an evaluation as a JSON file, and such parts put together. */
-import { type JsonObject, readJsonFile } from '../checkpoint/json'
+import { readJsonFile } from '../checkpoint/json'
 import { headerFields, headerOf, type PartHeader } from '../data/parts/part-file'
 import { type NamedPart, partsInOrder } from '../data/parts/part-set'
 import { DiffusionError } from '../errors'
-import { type Evaluation, type EvaluationPart, mergeEvaluations } from './evaluate'
+import { type Evaluation, mergeEvaluations } from './evaluate'
+import { type EvaluationPart, type EvaluationSums, isEvaluationSums } from './evaluation-part'
 
 interface EvaluationFile extends NamedPart {
-  readonly sums: EvaluationPart['sums']
+  readonly sums: EvaluationSums
 }
 
 /** The file's text. Throws `not-finite` where a sum is. */
@@ -32,18 +33,7 @@ async function read(file: string): Promise<EvaluationFile> {
     new DiffusionError('bad-file', `${file} is not a part of an evaluation: ${problem}`, { argument: 'parts' })
   const value = await readJsonFile(file, { argument: 'parts' })
   const header = headerOf(value, bad)
-  const sums = value.sums as JsonObject | undefined
-  const isSum = (v: unknown) => Array.isArray(v) && v.length <= maxParts && v.every(Number.isFinite)
-  const T = (sums?.vb as unknown[] | undefined)?.length
-  const isByTime = (v: unknown) => Array.isArray(v) && v.length === T && v.every(isSum)
-  const fits =
-    typeof sums === 'object' &&
-    sums !== null &&
-    [sums.bitsPerDim, sums.priorBpd].every(isSum) &&
-    [sums.vb, sums.xstartMse, sums.mse].every(isByTime)
-  if (!fits) throw bad('its sums are missing or damaged')
-  return { ...header, file, sums: sums as unknown as EvaluationPart['sums'], layout: `${T} timesteps` }
+  const { sums } = value
+  if (!isEvaluationSums(sums)) throw bad('its sums are missing or damaged')
+  return { ...header, file, sums, layout: `${sums.vb.length} timesteps` }
 }
-
-/** Numbers that do not overlap are at most so many: float64 has 2098 bits, 53 each. */
-const maxParts = 40

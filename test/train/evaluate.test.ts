@@ -5,13 +5,8 @@ import { DDPM } from '../../lib/diffusion/models/ddpm'
 import type { DDPMOptions } from '../../lib/diffusion/options/ddpm-options'
 import { DiffusionError } from '../../lib/errors'
 import { Tensor } from '../../lib/tensor'
-import {
-  type EvaluateOptions,
-  type EvaluationPart,
-  evaluate,
-  evaluateShard,
-  mergeEvaluations,
-} from '../../lib/trainer/evaluate'
+import { type EvaluateOptions, evaluate, evaluateShard, mergeEvaluations } from '../../lib/trainer/evaluate'
+import type { EvaluationPart } from '../../lib/trainer/evaluation-part'
 import { temporaryFolder, tinyModel, writeImages } from './support'
 
 describe('evaluate', () => {
@@ -72,7 +67,8 @@ describe('evaluate', () => {
     )
     assert.deepEqual([a.first, a.images, b.first, b.images], [0, 2, 2, 2])
     const refused = (parts: EvaluationPart[], pattern: RegExp) => assert.throws(() => mergeEvaluations(parts), pattern)
-    refused([], /^DiffusionError: parts: expected parts of an evaluation/)
+    for (const wrong of [[], [{}], [null], [{ ...a, sums: { ...a.sums, vb: [[]] } }], [{ ...a, first: -1 }], 'a'])
+      refused(wrong as never, /^DiffusionError: parts: expected results of evaluateShard/)
     refused([a], /1 of 2 shards is missing: 2/)
     refused([a, b, a], /shard 1 of 2 is there twice: part 1 and part 3/)
     const third = await evaluateShard(ddpm, images, { ...options, shard: '3/3' })
