@@ -28,6 +28,8 @@ export class World {
   }
 
   readonly #native: NativeWorld
+  /** That others may take to come to an operation. */
+  readonly #seconds: number = 600
 
   private constructor() {
     try {
@@ -36,7 +38,8 @@ export class World {
       throw DiffusionError.from(error)
     }
     const seconds = process.env.DDPM_DISTRIBUTED_TIMEOUT
-    if (seconds !== undefined) this.#native.setTimeout(timeoutOf(seconds))
+    if (seconds !== undefined) this.#seconds = timeoutOf(seconds)
+    this.#native.setTimeout(this.#seconds)
     // In order, others wait for this one; otherwise the launcher ends them.
     process.on('exit', (code) => this.#native.leave(code === 0))
   }
@@ -65,12 +68,38 @@ export class World {
     await this.#call(() => this.#native.barrier())
   }
 
-  /** The numbers of all ranks, as many of each, in the order of the ranks. */
-  async gather(numbers: readonly number[]): Promise<number[][]> {
+  /**
+   * The numbers of all ranks, as many of each, in the order of the ranks. `patient` (default false): however long others take to come
+   * to it.
+   */
+  async gather(numbers: readonly number[], { patient = false }: { patient?: boolean } = {}): Promise<number[][]> {
     const own = new Uint8Array(Float64Array.from(numbers).buffer)
-    const bytes = await this.#call(() => this.#native.gather(own))
-    const all = new Float64Array(Uint8Array.from(bytes).buffer)
-    return Array.from({ length: this.size }, (_, r) => [...all.subarray(r * numbers.length, (r + 1) * numbers.length)])
+    if (patient) this.#native.setTimeout(Number.POSITIVE_INFINITY)
+    try {
+      const bytes = await this.#call(() => this.#native.gather(own))
+      const all = new Float64Array(Uint8Array.from(bytes).buffer)
+      return Array.from({ length: this.size }, (_, r) => [
+        ...all.subarray(r * numbers.length, (r + 1) * numbers.length),
+      ])
+    } finally {
+      if (patient) this.#native.setTimeout(this.#seconds)
+    }
+  }
+
+  /** The texts of all ranks, in their order. */
+  async gatherTexts(text: string, o: { patient?: boolean } = {}): Promise<string[]> {
+    const own = new TextEncoder().encode(text)
+    const lengths = (await this.gather([own.length], o)).map(([length]) => length)
+    const most = Math.max(...lengths, 1)
+    const padded = new Uint8Array(most)
+    padded.set(own)
+    const all = await this.#call(() => this.#native.gather(padded))
+    return lengths.map((length, r) => new TextDecoder().decode(all.subarray(r * most, r * most + length)))
+  }
+
+  /** Leaves without the others, which the launcher then ends: for a process that can't go on. */
+  fail(): void {
+    this.#native.leave(false)
   }
 
   /** @internal NativeWorld.sumBanks */

@@ -15,7 +15,9 @@ export interface Output {
   say(text: string): void
 }
 
-export function createOutput(json: boolean): Output {
+/** `silent`: nothing is written, as by a process of several that does not lead. */
+export function createOutput(json: boolean, silent = false): Output {
+  if (silent) return { json, event: () => {}, say: () => {} }
   return {
     json,
     event: (name, fields) => void (json && stdout.write(`${jsonLine({ event: name, ...fields })}\n`)),

@@ -9,6 +9,7 @@ import { listCheckpoints } from '../train/checkpoint'
 import { lrSchedules } from '../train/lr-schedule'
 import type { ModelConfig, TrainOptions } from '../train/options'
 import { Trainer } from '../trainer/trainer'
+import { type Distributed, distributedModes, world } from '../world'
 import { type Command, type CommonValues, type OptionTable, UsageError, type Values } from './args'
 import { looks, looksOf } from './looks'
 import { createOutput } from './output'
@@ -95,7 +96,7 @@ const options = {
   'min-delta': { kind: 'number', min: 0, help: 'by how much it has to be better for that (0)' },
   steps: { kind: 'integer', min: 1, help: 'optimizer steps altogether (100000)' },
   batch: { kind: 'integer', min: 1, help: 'images in a batch (16)' },
-  accumulate: { kind: 'integer', min: 1, help: 'batches averaged for one optimizer step (1)' },
+  accumulate: { kind: 'integer', min: 1, help: 'batches averaged for one optimizer step, of each process (1)' },
   lr: { kind: 'number', min: 0, help: 'learning rate after the warm-up (2e-4)' },
   warmup: {
     kind: 'integer',
@@ -195,6 +196,11 @@ const options = {
   seed: { kind: 'seed', help: 'of weights, noise and order (0)' },
   device: { kind: 'string', value: 'name', help: "'cpu', 'cuda', 'cuda:1', 'auto' (auto)" },
   'memory-limit': { kind: 'memory', help: 'the most of its memory to use, such as 4GB (all that it has)' },
+  distributed: {
+    kind: 'string',
+    choices: distributedModes,
+    help: 'train together with the processes of mpirun (auto)',
+  },
   precision: {
     kind: 'string',
     choices: precisions,
@@ -231,6 +237,7 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
   ddpm train photos --first-stage runs/vae --text-encoder transformer --out art
   ddpm sample art --prompt "a red apple"
   ddpm train --resume --out runs/photos
+  mpirun -n 4 npx ddpm train photos --out runs/photos   four processes
   ddpm train photos --validation 0.2 --patience 5 --out runs/held-out
   ddpm sample --checkpoint runs/held-out@best
   ddpm train photos --fid-every 5000 --out runs/compared    with DDPM_INCEPTION
@@ -241,7 +248,7 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
     const values = await withPreset(given)
     if (values.out === undefined) throw new UsageError('--out <run> is missing: where should the checkpoints go?')
     if (folder === undefined && !values.resume) throw new UsageError('the folder of images is missing')
-    const output = createOutput(values.json === true)
+    const output = createOutput(values.json === true, world.rank > 0)
     const trainOptions: TrainOptions = {
       data: folder as string,
       from: values.from,
@@ -259,6 +266,7 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
       optimizer: values.optimizer as Optimizer | undefined,
       sampleSteps: values['sample-steps'],
       precision: values.precision,
+      distributed: values.distributed as Distributed | undefined,
     }
     const { config } = values
     const trainer = config === undefined ? new Trainer(trainOptions) : await Trainer.fromConfig(config, trainOptions)

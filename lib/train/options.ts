@@ -26,6 +26,7 @@ import {
   string,
   value,
 } from '../options'
+import { type Distributed, distributedModes } from '../world'
 import { type LrSchedule, lrSchedules } from './lr-schedule'
 
 /** Of the UNet of a training; what UNet has no default for has one here. */
@@ -110,7 +111,7 @@ export interface CommonTrainOptions {
   steps?: number
   /** Images in a batch (default 16). */
   batchSize?: number
-  /** Batches whose gradients are averaged for one optimizer step (default 1). */
+  /** Batches whose gradients are averaged for one optimizer step (default 1); of each process, where several train together. */
   accumulate?: number
   /** Learning rate after the warm-up (default 2e-4, Ho et al. 2020, appendix B). */
   lr?: number
@@ -142,6 +143,11 @@ export interface CommonTrainOptions {
    * what it needs and what would fit. Default 'auto': what the device has.
    */
   memoryLimit?: MemoryLimit
+  /**
+   * Whether processes that were started together (mpirun, srun) train together: 'auto' (default), where a launcher started several;
+   * 'mpi'; 'off'. The run folder is one that all of them see.
+   */
+  distributed?: Distributed
   /** Batches decoded ahead of the step (default 4). */
   prefetch?: number
   /** Bytes of decoded images to keep in memory (default 512 MiB). */
@@ -314,6 +320,7 @@ export const trainSchema = {
   device: string('auto'),
   memoryLimit,
   precision: oneOf(precisions, 'fp32'),
+  distributed: oneOf(distributedModes, 'auto'),
   prefetch: integer(4, positive),
   cacheBytes: integer(512 * 2 ** 20, { min: 0 }),
 }

@@ -32,6 +32,7 @@ export const freeOnResume: readonly string[] = [
   'keep',
   'device',
   'memoryLimit',
+  'distributed',
   'latents',
   'prefetch',
   'cacheBytes',

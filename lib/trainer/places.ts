@@ -8,16 +8,19 @@ import { RunFolder } from '../train/run-folder'
 import type { DataState } from '../train/run-state'
 import { world } from '../world'
 
-/** Runs what works in a run folder, which is locked meanwhile. Throws `busy` and `io`, and `unsupported` for one process of several. */
-export async function inRunFolder<T>(out: string, work: (folder: RunFolder) => Promise<T>): Promise<T> {
+/** Throws `unsupported` where a launcher started several processes. */
+export function refuseSeveral(what: string): void {
   const { size } = world
-  if (size > 1) {
-    throw new DiffusionError('unsupported', `a run folder is of one process, and a launcher started ${size}`, {
-      argument: 'out',
-      expected: 'one process',
-      received: `${size} processes`,
-    })
-  }
+  if (size === 1) return
+  throw new DiffusionError('unsupported', `${what} is trained by one process, and a launcher started ${size}`, {
+    argument: 'distributed',
+    expected: 'one process',
+    received: `${size} processes`,
+  })
+}
+
+/** Runs what works in a run folder, which is locked meanwhile. Throws `busy` and `io`. */
+export async function inRunFolder<T>(out: string, work: (folder: RunFolder) => Promise<T>): Promise<T> {
   const folder = await RunFolder.open(out)
   try {
     await removeLeftovers(folder.path)

@@ -2,6 +2,7 @@
  * The loop of a training, whatever is trained, with everything open: steps, evaluations, checkpoints, and what is left whole when one
  * fails.
  */
+import { Prefetcher } from '../data/prefetch'
 import type { ImageBatch, TrainingData } from '../data/training-data'
 import { DiffusionError } from '../errors'
 import { pauses } from '../pause'
@@ -13,6 +14,7 @@ import { isEvaluated, type Scalars } from '../train/scalars'
 import type { RunResult, TrainHooks } from './hooks'
 import type { Journal, Pictures } from './journal'
 import { isPictureStep } from './picture-steps'
+import type { Ranks } from './ranks'
 
 /** What of a training's options concerns the loop. */
 export interface LoopOptions {
@@ -38,7 +40,9 @@ export interface OpenRun<Options, Metrics> {
     TrainHooks<never, Metrics>,
     'onStep' | 'onEvaluation' | 'onCheckpoint' | 'onWarning' | 'onProgress' | 'signal'
   >
-  readonly journal: Journal
+  /** Of the process that leads. */
+  readonly journal?: Journal
+  readonly ranks: Ranks
 }
 
 /** What every training's state.json has. Random numbers and the data's order follow from the seed and the position. */
@@ -82,8 +86,8 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
   }
 
   /**
-   * Step number `step`, counted from 0, of `accumulate` batches: forward, backward, update. `start`: when the waiting for the batches
-   * began, by performance.now().
+   * Step number `step`, counted from 0, of those of its batches that are this process': forward, backward, update. `start`: when the
+   * waiting for the batches began, by performance.now().
    */
   protected abstract takeStep(step: number, batches: readonly ImageBatch[], start: number): Promise<Metrics>
   protected abstract scalarsOf(metrics: Metrics): Scalars
@@ -114,38 +118,70 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
   }
 
   async run(): Promise<RunResult<Metrics>> {
-    const { data, options, hooks, journal } = this.o
-    const { steps, batchSize, accumulate } = options
-    const batches = data.batches(this.#done * accumulate * batchSize, batchSize, options.prefetch)
+    const { ranks } = this.o
+    const batches = this.#batches()
     let metrics: Metrics | undefined
     try {
-      await this.#evaluate() // where a run was stopped in the middle of an evaluation
-      while (this.#done < steps && !hooks.signal?.aborted && !this.#monitor?.over) {
+      if (ranks.leads) await this.#evaluate() // where a run was stopped in the middle of an evaluation
+      while (!(await ranks.any(this.#ends, this.#tellsLong))) {
         metrics = await this.#step(() => batches.next())
         this.#done++
-        const scalars = this.scalarsOf(metrics)
-        this.#monitor?.add(scalars)
-        await journal.step(metrics, scalars)
-        await hooks.onStep?.(metrics)
-        await this.#evaluate()
-        if (this.#done % options.checkpointEvery === 0) await this.#save()
-        if (isPictureStep(this.#done, options)) await journal.pictures(this.#done, () => this.drawPictures())
-        for (const warning of this.#newWarnings()) await journal.warn(new DiffusionError('unsupported', warning))
+        if (ranks.leads) await this.#tell(metrics)
       }
-      await this.#save()
+      if (ranks.leads) await this.#save()
     } catch (error) {
-      await this.#rescue()
+      if (ranks.leads) await this.#rescue()
       throw error
     } finally {
       await batches.stop()
     }
-    return this.#result(metrics)
+    return ranks.ofLeader(ranks.leads ? await this.#result(metrics) : ({} as RunResult<Metrics>))
+  }
+
+  /** The batches of this process, in their order. */
+  #batches(): Prefetcher<ImageBatch> {
+    const { data, options, ranks } = this.o
+    const { batchSize, accumulate, prefetch } = options
+    const step = this.#done
+    if (ranks.size === 1) return data.batches(step * accumulate * batchSize, batchSize, prefetch)
+    return new Prefetcher((k) => data.batch(ranks.batchAt(step, k, accumulate) * batchSize, batchSize), 0, prefetch)
+  }
+
+  /** Whether this process wants no further step. */
+  get #ends(): boolean {
+    const { options, hooks } = this.o
+    return this.#done >= options.steps || hooks.signal?.aborted === true || this.#monitor?.over !== undefined
+  }
+
+  /** Whether the process that leads has more to do after this step than to write a line. */
+  get #tellsLong(): boolean {
+    const { options } = this.o
+    const every = [options.validationEvery, options.checkpointEvery, this.samplesEvery ?? 0]
+    return isPictureStep(this.#done, options) || every.some((steps) => steps > 0 && this.#done % steps === 0)
+  }
+
+  /** What a step leads to beside the next one. */
+  async #tell(metrics: Metrics): Promise<void> {
+    const { options, hooks } = this.o
+    const journal = this.#journal
+    const scalars = this.scalarsOf(metrics)
+    this.#monitor?.add(scalars)
+    await journal.step(metrics, scalars)
+    await hooks.onStep?.(metrics)
+    await this.#evaluate()
+    if (this.#done % options.checkpointEvery === 0) await this.#save()
+    if (isPictureStep(this.#done, options)) await journal.pictures(this.#done, () => this.drawPictures())
+    for (const warning of this.#newWarnings()) await journal.warn(new DiffusionError('unsupported', warning))
+  }
+
+  get #journal(): Journal {
+    return this.o.journal!
   }
 
   async #result(metrics: Metrics | undefined): Promise<RunResult<Metrics>> {
     const why = this.#done < this.o.options.steps ? this.#monitor?.over : undefined
     const stopped = this.#done >= this.o.options.steps ? false : why === undefined ? 'signal' : 'early'
-    const run = await this.o.journal.folder()
+    const run = await this.#journal.folder()
     const monitor = this.#monitor?.state
     const best = monitor?.best && { ...monitor.best, checkpoint: bestFolder(run, { monitor })! }
     const model =
@@ -166,7 +202,8 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
     const start = performance.now()
     const batches: ImageBatch[] = []
     const pause = pauses() // batches that are in memory come without the event loop turning, which signals need
-    while (batches.length < this.o.options.accumulate) {
+    const { own } = this.o.ranks.share(this.o.options.accumulate)
+    while (batches.length < own) {
       batches.push(await nextBatch())
       await pause()
     }
@@ -181,7 +218,8 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
    * done by the resumed run.
    */
   async #evaluate(): Promise<void> {
-    const { heldOut, options, hooks, journal } = this.o
+    const { heldOut, options, hooks } = this.o
+    const journal = this.#journal
     const { validationEvery, monitor = '' } = options
     const { samplesEvery } = this
     const step = this.#done
@@ -217,7 +255,8 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
   }
 
   async #save(): Promise<void> {
-    const { journal, hooks } = this.o
+    const { hooks } = this.o
+    const journal = this.#journal
     const [step, evaluated] = [this.#done, this.#evaluated]
     if (step === this.#saved?.step && evaluated === this.#saved.evaluated) return
     journal.sync() // so that no checkpoint is ahead of its metrics, not even after a power failure
@@ -232,7 +271,7 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
 
   async #write(): Promise<string> {
     const saved = { step: this.#done, evaluated: this.#evaluated }
-    const folder = await this.write(await this.o.journal.folder())
+    const folder = await this.write(await this.#journal.folder())
     this.#checkpoint = folder
     this.#saved = saved
     return folder
@@ -259,7 +298,8 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
 
   /** After an error, whichever: the steps since the last checkpoint, where they are whole. The error is what is reported. */
   async #rescue(): Promise<void> {
-    const { hooks, journal } = this.o
+    const { hooks } = this.o
+    const journal = this.#journal
     const step = this.#done
     if (!this.#whole || step === this.#saved?.step || step === 0) return
     try {

@@ -1,16 +1,20 @@
 /** A training run: images in, checkpoints, metrics and pictures out. */
+import os from 'node:os'
 import type { JsonObject } from '../checkpoint/json'
 import type { DatasetOptions } from '../data/dataset'
 import { openTrainedImages, openTrainingData } from '../data/open-data'
+import type { TrainingData } from '../data/training-data'
 import type { DeviceName } from '../device'
 import { DDPM } from '../diffusion/models/ddpm'
 import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
 import type { DDPMOptions } from '../diffusion/options/ddpm-options'
+import { DiffusionError } from '../errors'
 import { type Checkpoint, openCheckpoint, readTrainingState } from '../train/checkpoint'
 import { imagesOf } from '../train/network-options'
-import type { TrainOptions } from '../train/options'
-import { resolveTrainOptions, withClasses } from '../train/resolve-options'
+import type { ResolvedTrainOptions, TrainOptions } from '../train/options'
+import { freeOnResume, resolveTrainOptions, withClasses } from '../train/resolve-options'
 import type { RunFolder } from '../train/run-folder'
+import { World } from '../world'
 import { Fid } from './fid'
 import { trainOptionsFrom } from './from-config'
 import type { RunResult, TrainHooks } from './hooks'
@@ -18,7 +22,8 @@ import { Journal } from './journal'
 import { openLatentData, plainOptions } from './latents/latent-data'
 import { openLatentTraining } from './latents/latent-model'
 import { nextPictureStep } from './picture-steps'
-import { inRunFolder, refuseOther, resumes, withAbsolutePaths } from './places'
+import { inRunFolder, refuseOther, refuseSeveral, resumes, withAbsolutePaths } from './places'
+import { Ranks } from './ranks'
 import { openStart, startConfig, takeOver, withMoreClasses } from './start-from'
 import { TrainingLoop } from './training-loop'
 
@@ -54,15 +59,27 @@ export class Trainer {
    * before it throws.
    */
   async run(hooks: TrainHooks = {}): Promise<RunResult> {
-    return inRunFolder(this.#given.out, (folder) => this.#locked(folder, hooks))
+    const ranks = new Ranks(World.of(this.#given.distributed))
+    try {
+      if (ranks.leads) return await inRunFolder(this.#given.out, (folder) => this.#run(folder, hooks, ranks))
+      return await this.#run(undefined, { signal: hooks.signal }, ranks)
+    } catch (error) {
+      ranks.world?.fail()
+      throw error
+    }
   }
 
-  async #locked(folder: RunFolder, hooks: TrainHooks): Promise<RunResult> {
-    const checkpoint = await this.#checkpointToResume()
+  /** `folder`: of the process that leads. */
+  async #run(folder: RunFolder | undefined, hooks: TrainHooks, ranks: Ranks): Promise<RunResult> {
+    const checkpoint = await this.#checkpointToResume(ranks)
     const { from } = this.#given
     using start = from !== undefined && !checkpoint ? await openStart(from) : undefined
+    if (this.#given.firstStage !== undefined) refuseSeveral('a model of latents')
     using latent = await openLatentTraining(this.#given, checkpoint)
-    const resolved = resolveTrainOptions(latent?.given ?? this.#given, checkpoint?.state, start && startConfig(start))
+    if (latent) refuseSeveral('a model of latents')
+    const given = ofOneProcess(latent?.given ?? this.#given, ranks, checkpoint)
+    const resolved = resolveTrainOptions(given, checkpoint?.state, start && startConfig(start))
+    ranks.share(resolved.accumulate)
     const { size, width, channels } = imagesOf(resolved.model.unetConfig)
     const reading = {
       size: latent?.size ?? ([size, width] as const),
@@ -97,7 +114,9 @@ export class Trainer {
     const { data, heldOut, options } = latents ?? { ...opened, options: classed }
 
     const { seed, device, memoryLimit, precision } = options
-    const compute = { seed, device: device as DeviceName, memoryLimit, precision }
+    const { distributed } = options
+    const compute = { seed, device: device as DeviceName, memoryLimit, precision, distributed }
+    await ranks.compare({ ...factsOf(options), ...dataFacts('data', data), ...dataFacts('validation', heldOut) })
     const ddpm = latent
       ? new LatentDiffusion({ ...plainOptions(options.model), ...latent.stages, ...compute })
       : new DDPM({ ...(options.model as unknown as DDPMOptions), ...compute })
@@ -106,7 +125,8 @@ export class Trainer {
       ddpm.configureOptimizers({ lr, optimizer, betas, eps, weightDecay, maxGradNorm })
       if (start) await takeOver(ddpm, start)
       if (checkpoint) await ddpm.loadTrainingState(await readTrainingState(checkpoint))
-      using fid = await Fid.open(ddpm, options, {
+      const fidOptions = ranks.leads ? options : { ...options, fidEvery: undefined }
+      using fid = await Fid.open(ddpm, fidOptions, {
         data: () => openTrainedImages(resolved.data, { ...reading, onUnreadable: undefined }),
         before: checkpoint?.state.extractor,
       })
@@ -122,14 +142,42 @@ export class Trainer {
         heldOut: heldOut && Math.min(heldOut.length || options.validationCount, options.validationCount),
         best: checkpoint?.state.monitor?.best,
       })
-      using journal = new Journal(folder, hooks, step)
-      return await new TrainingLoop({ ddpm, data, heldOut, fid, options, hooks, journal }, checkpoint).run()
+      using journal = folder && new Journal(folder, hooks, step)
+      return await new TrainingLoop({ ddpm, data, heldOut, fid, options, hooks, journal, ranks }, checkpoint).run()
     } finally {
       ddpm.dispose()
     }
   }
 
-  async #checkpointToResume(): Promise<Checkpoint | undefined> {
-    return (await resumes(this.#given)) ? openCheckpoint(this.#given.out) : undefined
+  /** That of the process that leads; the others find it in the same folder. */
+  async #checkpointToResume(ranks: Ranks): Promise<Checkpoint | undefined> {
+    const { out } = this.#given
+    const own = ranks.leads && (await resumes(this.#given)) ? await openCheckpoint(out) : undefined
+    const step = await ranks.ofLeader(own?.state.step ?? -1)
+    if (ranks.leads || step < 0) return own
+    const checkpoint = await openCheckpoint(out)
+    if (checkpoint.state.step === step) return checkpoint
+    const what = `rank ${ranks.rank} finds the checkpoint of step ${checkpoint.state.step} in ${out}, rank 0 that of ${step}`
+    throw new DiffusionError('rank-failed', what, {
+      argument: 'out',
+      expected: 'a folder that all processes see',
+      received: out,
+    })
   }
+}
+
+/** `accumulate` is of each process where it is given; a checkpoint's is that of one process. */
+function ofOneProcess(given: TrainOptions, { size }: Ranks, checkpoint: Checkpoint | undefined): TrainOptions {
+  const { accumulate = checkpoint ? undefined : 1 } = given
+  return accumulate === undefined ? given : { ...given, accumulate: accumulate * size }
+}
+
+/** What all processes must have in common: not where things are, and how much memory there is. */
+function factsOf(options: ResolvedTrainOptions): Record<string, unknown> {
+  const facts = Object.entries(options).filter(([name]) => !freeOnResume.includes(name) || name === 'steps')
+  return { ...Object.fromEntries(facts), endianness: os.endianness(), node: process.versions.modules }
+}
+
+function dataFacts(name: string, data: TrainingData | undefined): Record<string, unknown> {
+  return { [name]: data && `${data.length} images, ${data.fingerprint}` }
 }

@@ -68,34 +68,37 @@ export class TrainingLoop extends RunLoop<ResolvedTrainOptions, StepMetrics> {
   }
 
   protected async takeStep(step: number, batches: readonly ImageBatch[], start: number): Promise<StepMetrics> {
-    const { options } = this.o
+    const { options, ranks } = this.o
     const { batchSize, accumulate } = options
+    const { own, first } = ranks.share(accumulate)
     const lr = learningRate(step, options)
-    const sums = { loss: 0, loss_simple: 0, loss_vlb: 0 }
+    const losses: number[] = []
     let gradNorm: number | null = null
     let lossScale: number | undefined
     for (const [i, { images, shape, labels, augmentation, captions }] of batches.entries()) {
       using x = Tensor.wrap(images, shape)
-      const names = step * accumulate + i
+      const names = step * accumulate + first + i
       const result = await this.#ddpm.trainBatch(x, {
         ...this.#told(captions, names),
         y: this.#labelOf(shape[0], labels),
         vector: augmentation && Tensor.wrap(augmentation, [shape[0], augmentation.length / shape[0]]),
         step: names, // of the noise, so each batch must have its own
-        update: i === accumulate - 1,
-        accumulate,
+        update: i === own - 1,
+        accumulate: own,
         lr,
       })
-      sums.loss += result.loss / accumulate
-      sums.loss_simple += result.lossDict['train/loss_simple'] / accumulate
-      sums.loss_vlb += result.lossDict['train/loss_vlb'] / accumulate
+      losses.push(result.loss, result.lossDict['train/loss_simple'], result.lossDict['train/loss_vlb'])
       gradNorm = result.gradNorm ?? null
       lossScale = result.lossScale
     }
+    const all = await ranks.inOrder(losses)
+    const mean = (which: number) => all.reduce((sum, loss, i) => (i % 3 === which ? sum + loss / accumulate : sum), 0)
     const seconds = (performance.now() - start) / 1000
     return {
       step: step + 1,
-      ...sums,
+      loss: mean(0),
+      loss_simple: mean(1),
+      loss_vlb: mean(2),
       gradNorm,
       ...(lossScale !== undefined && { lossScale }),
       lr,

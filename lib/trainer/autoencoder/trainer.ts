@@ -19,7 +19,8 @@ import type { RunFolder } from '../../train/run-folder'
 import type { RunResult, TrainHooks, TrainStart } from '../hooks'
 import { Journal } from '../journal'
 import { nextPictureStep } from '../picture-steps'
-import { inRunFolder, refuseOther, resumes, withAbsolutePaths } from '../places'
+import { inRunFolder, refuseOther, refuseSeveral, resumes, withAbsolutePaths } from '../places'
+import { Ranks } from '../ranks'
 import { autoencoderOptionsFrom } from './from-config'
 import { AutoencoderLoop, type AutoencoderStepMetrics } from './loop'
 
@@ -65,6 +66,7 @@ export class AutoencoderTrainer {
    * before it throws.
    */
   async run(hooks: AutoencoderTrainHooks = {}): Promise<RunResult<AutoencoderStepMetrics>> {
+    refuseSeveral('a first stage')
     return inRunFolder(this.#given.out, (folder) => this.#locked(folder, hooks))
   }
 
@@ -98,7 +100,11 @@ export class AutoencoderTrainer {
     if (checkpoint) await training.loadTrainingState(await readAutoencoderTraining(checkpoint))
     await hooks.onStart?.(startOf(training, { options, checkpoint, data, heldOut }))
     using journal = new Journal(folder, hooks, checkpoint?.state.step ?? 0)
-    return await new AutoencoderLoop({ data, heldOut, options, hooks, journal }, training, checkpoint).run()
+    return await new AutoencoderLoop(
+      { data, heldOut, options, hooks, journal, ranks: new Ranks(undefined) },
+      training,
+      checkpoint,
+    ).run()
   }
 }
 

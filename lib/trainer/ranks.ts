@@ -1,0 +1,81 @@
+/**
+ * The processes of a training. One leads: it alone has the run folder, evaluates, saves and tells; the others take steps. Options are those
+ * of one process that has all batches of a step.
+ */
+import { isDeepStrictEqual } from 'node:util'
+import { DiffusionError, describe } from '../errors'
+import { bigintsAsText } from '../printable'
+import type { World } from '../world'
+
+export class Ranks {
+  /** `world`: of those that train together; undefined where this process does alone. */
+  constructor(readonly world: World | undefined) {}
+
+  get size(): number {
+    return this.world?.size ?? 1
+  }
+
+  get rank(): number {
+    return this.world?.rank ?? 0
+  }
+
+  get leads(): boolean {
+    return this.rank === 0
+  }
+
+  /** Of `accumulate` batches of a step, how many this rank has, and the first of them. Throws `invalid-argument`. */
+  share(accumulate: number): { readonly own: number; readonly first: number } {
+    const own = accumulate / this.size
+    if (Number.isInteger(own)) return { own, first: this.rank * own }
+    const what = `${accumulate} batches of a step are not to be divided among ${this.size} processes`
+    throw new DiffusionError('invalid-argument', what, {
+      argument: 'accumulate',
+      expected: `a multiple of ${this.size} in all`,
+      received: String(accumulate),
+    })
+  }
+
+  /** Of all batches of a training from step `step` on, the number of this rank's k-th. */
+  batchAt(step: number, k: number, accumulate: number): number {
+    const { own, first } = this.share(accumulate)
+    return (step + Math.floor(k / own)) * accumulate + first + (k % own)
+  }
+
+  /** Whether it holds for any rank. `patient`: the one that leads may be long in coming. */
+  async any(holds: boolean, patient: boolean): Promise<boolean> {
+    if (!this.world) return holds
+    return (await this.world.gather([holds ? 1 : 0], { patient })).some(([flag]) => flag === 1)
+  }
+
+  /** The numbers of all ranks, one after the other. */
+  async inOrder(numbers: readonly number[]): Promise<readonly number[]> {
+    return this.world ? (await this.world.gather(numbers)).flat() : numbers
+  }
+
+  /** What the leader has, as JSON has it. */
+  async ofLeader<T>(value: T): Promise<T> {
+    if (!this.world) return value
+    const [text] = await this.world.gatherTexts(this.leads ? JSON.stringify({ value }, bigintsAsText) : '', {
+      patient: true,
+    })
+    return (JSON.parse(text) as { value: T }).value
+  }
+
+  /** Throws `rank-failed`, on all of them, for the first fact that one has otherwise than the leader. */
+  async compare(facts: Readonly<Record<string, unknown>>): Promise<void> {
+    if (!this.world) return
+    const texts = await this.world.gatherTexts(JSON.stringify(facts, bigintsAsText))
+    const [first, ...others] = texts.map((text) => JSON.parse(text) as Record<string, unknown>)
+    for (const [i, other] of others.entries()) {
+      const names = [...new Set([...Object.keys(first), ...Object.keys(other)])]
+      const name = names.find((key) => !isDeepStrictEqual(first[key], other[key]))
+      if (name === undefined) continue
+      const [expected, received] = [describe(first[name]), describe(other[name])]
+      throw new DiffusionError('rank-failed', `rank ${i + 1} has ${name} ${received}, rank 0 has ${expected}`, {
+        argument: name,
+        expected,
+        received,
+      })
+    }
+  }
+}

@@ -1,0 +1,127 @@
+/** `ddpm train` under a launcher: what one process computes, in one run folder. */
+import assert from 'node:assert/strict'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import path from 'node:path'
+import { setTimeout } from 'node:timers/promises'
+import { listCheckpoints } from '../../lib/train/checkpoint-folder'
+import { stepsOf, temporaryFolder, tinyFlags, writeImages } from '../train/support'
+import { type Launched, launch, unlaunchable } from './launch'
+
+const cli = path.join(__dirname, '..', '..', 'lib', 'cli', 'main.js')
+
+/** The process that is a rank of what mpirun started. */
+function processOf({ pid }: Launched, rank: number): number {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ')
+  const found = children.find((child) => {
+    const environment = readFileSync(`/proc/${child}/environ`, 'utf8').split('\0')
+    return environment.includes(`OMPI_COMM_WORLD_RANK=${rank}`)
+  })
+  return Number(found)
+}
+
+describe('ddpm train by ranks', function () {
+  this.timeout(120_000)
+  const folder = temporaryFolder()
+  const at = (...names: string[]) => path.join(folder, ...names)
+
+  before(async function () {
+    if (unlaunchable) {
+      console.log(`      Skipped: ${unlaunchable}`)
+      this.skip()
+    }
+    await writeImages(at('photos'), 30)
+  })
+
+  const flags = [...tinyFlags, '--checkpoint-every', '2', '--keep', '10', '--batch', '2']
+  const start = (ranks: number, out: string, ...args: (string | number)[]) =>
+    launch(ranks, cli, ['train', at('photos'), '--out', at(out), ...flags, ...args])
+  const train = async (...args: Parameters<typeof start>) => {
+    const { code, output } = await start(...args).ended
+    assert.equal(code, 0, output)
+    return output
+  }
+
+  async function lastOf(out: string): Promise<{ folder: string; step: number }> {
+    const [folder] = await listCheckpoints(at(out)) // newest first
+    return { folder, step: Number(path.basename(folder).replace('step-', '')) }
+  }
+
+  /** Weights, averages and moments of the last checkpoint; the losses of all steps. */
+  async function stateOf(out: string) {
+    const last = await lastOf(out)
+    const names = readdirSync(last.folder).filter((name) => name.endsWith('.safetensors'))
+    const files = Object.fromEntries(names.map((name) => [name, readFileSync(path.join(last.folder, name), 'base64')]))
+    const losses = stepsOf(at(out)).map(({ step, loss, gradNorm }) => ({ step, loss, gradNorm }))
+    return { step: last.step, files, losses }
+  }
+
+  const held = ['--validation', '0.2', '--validation-every', 2, '--validation-count', 4]
+
+  it('has the bits of one process on two and on three', async () => {
+    await train(1, 'one', '--steps', 4, '--accumulate', 6, ...held)
+    const expected = await stateOf('one')
+    assert.equal(expected.step, 4)
+    for (const [ranks, accumulate] of [
+      [2, 3],
+      [3, 2],
+    ]) {
+      const output = await train(ranks, `on-${ranks}`, '--steps', 4, '--accumulate', accumulate, ...held)
+      assert.deepEqual(await stateOf(`on-${ranks}`), expected)
+      assert.equal(output.match(/done: step 4/g)?.length, 1, 'one of them tells')
+    }
+  })
+
+  it('goes on with another number of processes', async () => {
+    await train(3, 'resumed', '--steps', 2, '--accumulate', 2, ...held)
+    await train(2, 'resumed', '--steps', 3, '--resume', ...held)
+    await train(1, 'resumed', '--steps', 4, '--resume', ...held)
+    assert.deepEqual(await stateOf('resumed'), await stateOf('one'))
+    const { code, output } = await start(4, 'resumed', '--steps', 5, '--resume', ...held).ended
+    assert.notEqual(code, 0)
+    assert.match(output, /6 batches of a step are not to be divided among 4 processes/)
+  })
+
+  async function untilStep(out: string, step: number, running: Launched): Promise<void> {
+    let isOver = false
+    running.ended.then(() => {
+      isOver = true
+    })
+    const file = at(out, 'metrics.jsonl')
+    while (!existsSync(file) || readFileSync(file, 'utf8').split('\n').length <= step) {
+      assert.ok(!isOver, 'it ended')
+      await setTimeout(20)
+    }
+  }
+
+  it('ends on all after the same step, and saves, where one that does not lead is asked to', async () => {
+    const running = start(3, 'asked', '--steps', 100_000)
+    await untilStep('asked', 3, running)
+    process.kill(processOf(running, 2), 'SIGTERM')
+    const { output } = await running.ended
+    const { step, losses } = await stateOf('asked')
+    assert.match(output, new RegExp(`stopped at step ${step};`))
+    assert.equal(losses.at(-1)!.step, step)
+  })
+
+  for (const rank of [0, 1]) {
+    it(`a rank that is killed (${rank}) ends all, and the checkpoint is whole`, async () => {
+      const out = `killed-${rank}`
+      const running = start(2, out, '--steps', 100_000)
+      await untilStep(out, 4, running)
+      const other = processOf(running, 1 - rank)
+      process.kill(processOf(running, rank), 'SIGKILL')
+      assert.notEqual((await running.ended).code, 0)
+      while (existsSync(`/proc/${other}`)) await setTimeout(20) // which the launcher ends
+      const before = await lastOf(out)
+      await train(2, out, '--steps', before.step + 1, '--resume')
+      assert.equal((await stateOf(out)).step, before.step + 1)
+    })
+  }
+
+  it('options that differ are told by rank and name', async () => {
+    const { code, output } = await launch(2, 'options-child.js', [at('photos'), at('differ')]).ended
+    assert.notEqual(code, 0)
+    assert.match(output, /rank 1 has lr 0\.002, rank 0 has 0\.001/)
+    assert.ok(!existsSync(at('differ', 'metrics.jsonl')))
+  })
+})
