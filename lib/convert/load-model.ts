@@ -3,6 +3,7 @@ import { readPipeline } from '../checkpoint/diffusers/pipeline'
 import type { HubOptions } from '../checkpoint/hub/snapshot'
 import { readDDPMConfig } from '../diffusion/formats/compvis-config'
 import { isLatentPipeline } from '../diffusion/formats/latent-pipeline'
+import { whichWeights } from '../diffusion/formats/pretrained'
 import { modelPrefix } from '../diffusion/formats/state'
 import { DDPM } from '../diffusion/models/ddpm'
 import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
@@ -47,7 +48,7 @@ export interface LoadModelOptions extends ComputeOptions, DownloadOptions, HubOp
 
 const any = <T>() => value<T>('an option of DDPM', () => true)
 const schema = {
-  weights: oneOf(['ema', 'model']),
+  weights: whichWeights,
   sigmaRel: number(),
   config: string(),
   variant: string(),

@@ -256,7 +256,17 @@ describe('what narrow weights are not for', () => {
     const model = ddpm.network as UNet
     assert.throws(() => new DDPM({ model, device: 'cpu' }), { code: 'invalid-argument', argument: 'model' })
     new DDPM({ model, device: 'cpu', weightFormat: 'fp16' }).dispose()
-    assert.throws(() => new DDPM({ ...base, weights: 'fp16' } as never), /weightFormat/)
+    // `weights` is which of a file's are taken.
+    assert.throws(() => new DDPM({ ...base, weights: 'fp16' } as never), /did you mean 'weightFormat'/)
+    const mistaken = { weights: 'fp16' } as never
+    for (const open of [
+      () => loadModel(undefined, mistaken),
+      () => DDPM.fromPretrained(path.join(ldm, '..', 'diffusers_ddpm'), mistaken),
+      () => LatentDiffusion.fromPretrained(path.join(ldm, 'diffusers_sd'), mistaken),
+      () => LatentDiffusion.fromSingleFile(at('none.ckpt'), mistaken),
+    ]) {
+      await assert.rejects(open, { code: 'invalid-argument', argument: 'weights', message: /weightFormat/ })
+    }
   })
 
   it('memory that is enough: what does not fit says which formats would, and they do', async () => {

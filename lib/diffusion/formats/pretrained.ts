@@ -16,7 +16,7 @@ import { UNet } from '../../nn/unet/unet'
 import { withoutAugmentation } from '../../nn/unet/vector-embedding'
 import { checkUNetFits } from '../../nn/unet-fit'
 import type { StateDict } from '../../nn/weights'
-import { array, boolean, oneOf, parseOptions, type SchemaOf, string } from '../../options'
+import { array, boolean, oneOf, parseOptions, type SchemaOf, string, value } from '../../options'
 import { ignoredFields } from '../sampling/diffusers/ignored-fields'
 import type { SchedulerConfig } from '../sampling/diffusers/scheduler-config'
 import {
@@ -49,11 +49,18 @@ export async function pretrainedFolder(source: string, variant?: string, o: HubO
   return source
 }
 
+/** Which of a file's weights: not to be mistaken for what they are held in. */
+export const whichWeights = value<WeightsKind>(
+  "'ema' or 'model' (what weights are held in is the option weightFormat)",
+  (v) => v === 'ema' || v === 'model',
+)
+
 /** What a diffusers folder says, checked to fit together before a model is made of it. */
 export async function readPretrained(
   folder: string,
   o: { readonly variant?: string; readonly weights?: WeightsKind } = {},
 ): Promise<Pretrained> {
+  if (o.weights !== undefined) whichWeights.check(o.weights, 'weights')
   const { unetConfig, schedulerConfig, classNames, nullClass, files, readWeights } = await readDiffusersFolder(
     folder,
     o,

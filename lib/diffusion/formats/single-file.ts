@@ -25,7 +25,7 @@ import type { ComputeOptions, ProcessOptions } from '../process/model-options'
 import { type CompVisConfig, readCompVisConfig } from './compvis-config'
 import { condPrefix, firstPrefix, inferLatent, isLatentFile, oldCLIP } from './infer-latent'
 import { stageOptions } from './latent-config'
-import type { InitFromCkptOptions } from './pretrained'
+import { type InitFromCkptOptions, whichWeights } from './pretrained'
 import { condStageOf, firstStageOf, type StageSettings } from './stage-config'
 import { modelPrefix } from './state'
 
@@ -76,6 +76,7 @@ interface Contents {
  */
 export async function readSingleFile(file: string, given: SingleFileOptions): Promise<SingleFile> {
   const { config, tokenizer, textConfig = {}, numHeads, numHeadChannels, key: _, weights, ...rest } = given
+  if (weights !== undefined) whichWeights.check(weights, 'weights')
   const own = definedOnly(rest)
   const { shapes, counters, key, averaged } = await contentsOf(file, given.key)
   if (!isLatentFile(Object.keys(shapes))) {

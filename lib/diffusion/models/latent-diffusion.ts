@@ -11,7 +11,7 @@ import { readCompVisConfig } from '../formats/compvis-config'
 import { optionsOfConfig, stageOptions } from '../formats/latent-config'
 import { type LatentConfigOptions, optionsFromConfig } from '../formats/latent-from-config'
 import { readLatentPipeline } from '../formats/latent-pipeline'
-import { pretrainedFolder } from '../formats/pretrained'
+import { pretrainedFolder, whichWeights } from '../formats/pretrained'
 import { readSingleFile, type SingleFileOptions } from '../formats/single-file'
 import { writeLatent } from '../formats/write-latent'
 import { type Cond, firstRows, given } from '../latent/conditioning'
@@ -90,7 +90,8 @@ export class LatentDiffusion extends LatentModel {
    */
   static override async fromPretrained(source: string, options: PretrainedOptions = {}): Promise<LatentDiffusion> {
     const { variant, weights: which, revision, onDownload, ...own } = options
-    if (which !== undefined) throw invalidArgument('weights', 'nothing for a latent pipeline', which)
+    if (which !== undefined)
+      throw invalidArgument('weights', 'nothing for a latent pipeline', whichWeights.check(which, 'weights'))
     const folder = await pretrainedFolder(source, variant, { revision, onDownload })
     const found = await readLatentPipeline(folder, { variant, stage: stageOptions(own) })
     const { options: said, weights, schedulerConfig, warnings } = found
