@@ -215,7 +215,7 @@ function checkFid({ fidEvery, inception }: Omit<Parsed<typeof trainSchema>, 'mod
 }
 
 function completeModel(model: ModelConfig, start?: ModelConfig): ResolvedTrainOptions['model'] {
-  for (const name of ['device', 'memoryLimit', 'seed', 'model', 'deterministic', 'precision']) {
+  for (const name of ['device', 'memoryLimit', 'seed', 'model', 'deterministic', 'precision', 'distributed']) {
     if (name in model) {
       throw new DiffusionError('invalid-argument', `model.${name}: a training has its own`, {
         argument: `model.${name}`,
@@ -229,7 +229,8 @@ function completeModel(model: ModelConfig, start?: ModelConfig): ResolvedTrainOp
 /** DDPM's defaults, so that a checkpoint says all that it was made with. */
 function diffusionDefaults(): Record<string, unknown> {
   const defaults = Object.entries(modelSchema).map(([name, { fallback }]) => [name, fallback])
-  const { seed: _s, deterministic: _d, precision: _p, ...own } = definedOnly(Object.fromEntries(defaults))
+  const all = definedOnly(Object.fromEntries(defaults))
+  const { seed: _s, deterministic: _d, precision: _p, weightFormat: _w, distributed: _t, ...own } = all
   return own
 }
 

@@ -36,6 +36,15 @@ describe('the state of a run', () => {
   const monitor = { best: { step: 4, value: 0.5 }, score: 0.5, wait: 1, sum: 0.25, count: 2 }
   const evaluated = { heldOut: { fingerprint: 'a', images: 3 }, evaluated: 4, monitor }
 
+  it("has nothing in its model's options of where and how it is computed", () => {
+    const { model } = state.options as { model: Json }
+    const compute = ['device', 'memoryLimit', 'precision', 'weightFormat', 'distributed', 'seed', 'deterministic']
+    assert.deepEqual(
+      Object.keys(model).filter((name) => compute.includes(name)),
+      [],
+    )
+  })
+
   it('has what evaluations left', async () => {
     const { heldOut, evaluated: step, monitor: own } = (await opened({ ...state, ...evaluated })).state
     assert.deepEqual({ heldOut, evaluated: step, monitor: own }, evaluated)

@@ -318,7 +318,7 @@ export class DDPM extends DiffusionModel {
    * `deterministic`. Throws `unsupported` where the denoiser is not a UNet.
    */
   get config(): JsonObject {
-    const { model, device, memoryLimit, weightFormat, seed, deterministic, ...options } = this.#settings
+    const { model, device, memoryLimit, weightFormat, distributed, seed, deterministic, ...options } = this.#settings
     const network = baseOf(this.network)
     if (!hasConfig(network)) {
       throw new DiffusionError('unsupported', 'only a model whose network is a UNet has a configuration')
