@@ -13,9 +13,11 @@ import type { Drawn } from './draw'
 import { type Keeper, type KeepOptions, numbersOf, sizeOf } from './keeper'
 import { checkRecord } from './sample-record'
 
+const wholeRecord = '.ddpm-sample.json'
+
 /** Of all images, or of a shard's. */
-function recordNameOf({ part }: KeepOptions): string {
-  return part ? partName('.ddpm-sample.json', part.shard) : '.ddpm-sample.json'
+function recordNameOf({ part }: Pick<KeepOptions, 'part'>): string {
+  return part ? partName(wholeRecord, part.shard) : wholeRecord
 }
 
 const shardRecord = /^\.ddpm-sample-\d+-of-(\d+)\.json$/
@@ -99,8 +101,12 @@ function fileName(image: number): string {
 /** Shards of one sampling write into a folder at the same time; those of two would be mixed in it. Throws `invalid-argument`. */
 async function checkOtherShards(folder: string, { part, record }: KeepOptions): Promise<void> {
   const { shard } = part!
-  const own = recordNameOf({ part } as KeepOptions)
+  const own = recordNameOf({ part })
   for (const name of await readdir(folder).catch(() => [])) {
+    if (name === wholeRecord) {
+      const message = `${folder} has images of a sampling without shards, which is not done (${name})`
+      throw new DiffusionError('invalid-argument', message, { argument: 'separate', received: folder })
+    }
     const [, total] = shardRecord.exec(name) ?? []
     if (total === undefined || name === own) continue
     const file = path.join(folder, name)
