@@ -1,13 +1,13 @@
 /** Networks whose weights are held in 16 or 8 bits: how far their outputs are from PyTorch's, and the bits of float32 weights of the same values. */
 import assert from 'node:assert/strict'
 import { Device, type DeviceName } from '../../lib/device'
-import type { WeightFormat } from '../../lib/native'
+import { type WeightFormat, weightFormats } from '../../lib/native'
 import { LucidrainsUNet } from '../../lib/nn/lucidrains/unet'
 import type { Network } from '../../lib/nn/network'
 import { UNet } from '../../lib/nn/unet/unet'
 import { type StateDict, Weights } from '../../lib/nn/weights'
 import { assertSameBits, largestOf } from '../support/compare'
-import { devicesOfFormat } from '../support/devices'
+import { devicesOfFormat, testDevice } from '../support/devices'
 import { runGraph, winogradUpsample } from '../support/run-graph'
 import { addUNet, feedsOf, goldenFiles, openUNet } from './check-golden'
 import { Golden, readJson, stateDictOf } from './golden'
@@ -96,3 +96,13 @@ for (const format of ['fp16', 'bf16', 'int8'] as const) {
     })
   }
 }
+
+describe('a device that does not take a format', () => {
+  it('refuses it', async () => {
+    const { weightFormats: has } = Device.open(testDevice).info()
+    for (const format of weightFormats.filter((name) => !has.includes(name))) {
+      const opened = await networks.unet_basic()
+      await assert.rejects(outputOf(testDevice, opened, format), { code: 'unsupported', argument: 'weights' })
+    }
+  })
+})
