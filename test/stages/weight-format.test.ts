@@ -1,6 +1,8 @@
 /** Stages whose weights are held in 16 or 8 bits: the bits of stages with float32 weights of the same values. */
 import assert from 'node:assert/strict'
+import { Device } from '../../lib/device'
 import { Classifier } from '../../lib/diffusion/classifier/classifier'
+import { weightFormats } from '../../lib/native'
 import { AutoencoderKL } from '../../lib/stages/autoencoder-kl'
 import { SpatialRescaler } from '../../lib/stages/spatial-rescaler'
 import type { Stage, StageOptions } from '../../lib/stages/stage'
@@ -11,7 +13,7 @@ import { VQModelInterface } from '../../lib/stages/vq-model'
 import { Tensor } from '../../lib/tensor'
 import { hashedWeights } from '../nn/hashed-weights'
 import { assertSameBits } from '../support/compare'
-import { devicesOfFormat } from '../support/devices'
+import { devicesOfFormat, testDevice } from '../support/devices'
 import { Random } from '../support/random'
 
 const random = new Random(6)
@@ -99,3 +101,13 @@ for (const weightFormat of ['fp16', 'bf16', 'int8'] as const) {
     })
   }
 }
+
+describe('a stage on a device that does not take a format', () => {
+  it('is refused', () => {
+    const { weightFormats: has } = Device.open(testDevice).info()
+    for (const weightFormat of weightFormats.filter((name) => !has.includes(name))) {
+      const make = () => cases.AutoencoderKL.make({ device: testDevice, weightFormat })
+      assert.throws(make, { code: 'unsupported', argument: 'weightFormat' })
+    }
+  })
+})
