@@ -163,9 +163,10 @@ export type { ConditionFunction } from './diffusion/sampling/guidance/classifier
 export type { GuidanceOptions, GuidingModel } from './diffusion/sampling/guidance/options'
 export type { LoopResult, StepEvent } from './diffusion/sampling/loop'
 export type { SamplerName } from './diffusion/sampling/sampler-names'
+export type { Accumulation } from './diffusion/training/gradient-tree'
 export type { LrSchedulerConfig } from './diffusion/training/lr-scheduler'
 export type { Optimizer, OptimizerOptions } from './diffusion/training/optimizer'
-export type { Accumulation, TrainingState, TrainResult } from './diffusion/training/training-step'
+export type { TrainingState, TrainResult } from './diffusion/training/training-step'
 export { DiffusionError, type DiffusionErrorCode, type DiffusionErrorDetails } from './errors'
 export {
   type EvaluateSamplesOptions,

@@ -32,6 +32,8 @@ export class World {
   readonly #seconds: number = 600
 
   private constructor() {
+    // UCX, by which some MPIs send, otherwise intercepts what takes and gives back memory, under V8's feet.
+    process.env.UCX_MEM_EVENTS ??= 'no'
     try {
       this.#native = native.joinWorld('mpi')
     } catch (error) {

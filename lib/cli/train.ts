@@ -8,8 +8,9 @@ import { precisions } from '../native'
 import { listCheckpoints } from '../train/checkpoint'
 import { lrSchedules } from '../train/lr-schedule'
 import type { ModelConfig, TrainOptions } from '../train/options'
+import { Ranks } from '../trainer/ranks'
 import { Trainer } from '../trainer/trainer'
-import { type Distributed, distributedModes, world } from '../world'
+import { type Distributed, distributedModes, World } from '../world'
 import { type Command, type CommonValues, type OptionTable, UsageError, type Values } from './args'
 import { looks, looksOf } from './looks'
 import { createOutput } from './output'
@@ -248,7 +249,8 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
     const values = await withPreset(given)
     if (values.out === undefined) throw new UsageError('--out <run> is missing: where should the checkpoints go?')
     if (folder === undefined && !values.resume) throw new UsageError('the folder of images is missing')
-    const output = createOutput(values.json === true, world.rank > 0)
+    const distributed = values.distributed as Distributed | undefined
+    const output = createOutput(values.json === true, !new Ranks(World.of(distributed)).leads)
     const trainOptions: TrainOptions = {
       data: folder as string,
       from: values.from,
@@ -266,7 +268,7 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
       optimizer: values.optimizer as Optimizer | undefined,
       sampleSteps: values['sample-steps'],
       precision: values.precision,
-      distributed: values.distributed as Distributed | undefined,
+      distributed,
     }
     const { config } = values
     const trainer = config === undefined ? new Trainer(trainOptions) : await Trainer.fromConfig(config, trainOptions)

@@ -6,15 +6,15 @@ import { listCheckpoints, removeLeftovers } from '../train/checkpoint-folder'
 import type { TrainOptions } from '../train/options'
 import { RunFolder } from '../train/run-folder'
 import type { DataState } from '../train/run-state'
-import { world } from '../world'
+import { type Distributed, World } from '../world'
 
-/** Throws `unsupported` where a launcher started several processes. */
-export function refuseSeveral(what: string): void {
-  const { size } = world
+/** Throws `unsupported` where several processes would train together. */
+export function refuseSeveral(what: string, distributed: Distributed | undefined): void {
+  const size = World.of(distributed)?.size ?? 1
   if (size === 1) return
   throw new DiffusionError('unsupported', `${what} is trained by one process, and a launcher started ${size}`, {
     argument: 'distributed',
-    expected: 'one process',
+    expected: "one process, or 'off', where each trains on its own",
     received: `${size} processes`,
   })
 }

@@ -41,10 +41,10 @@ export class Ranks {
     return (step + Math.floor(k / own)) * accumulate + first + (k % own)
   }
 
-  /** Whether it holds for any rank. `patient`: the one that leads may be long in coming. */
-  async any(holds: boolean, patient: boolean): Promise<boolean> {
+  /** Whether it holds for any rank. `long`: the one that leads may be long in coming, and the others wait however long it is. */
+  async any(holds: boolean, long: boolean): Promise<boolean> {
     if (!this.world) return holds
-    return (await this.world.gather([holds ? 1 : 0], { patient })).some(([flag]) => flag === 1)
+    return (await this.world.gather([holds ? 1 : 0], { patient: long && !this.leads })).some(([flag]) => flag === 1)
   }
 
   /** The numbers of all ranks, one after the other. */
@@ -52,11 +52,11 @@ export class Ranks {
     return this.world ? (await this.world.gather(numbers)).flat() : numbers
   }
 
-  /** What the leader has, as JSON has it. */
+  /** What the leader has, as JSON has it, however long that takes. */
   async ofLeader<T>(value: T): Promise<T> {
     if (!this.world) return value
     const [text] = await this.world.gatherTexts(this.leads ? JSON.stringify({ value }, bigintsAsText) : '', {
-      patient: true,
+      patient: !this.leads,
     })
     return (JSON.parse(text) as { value: T }).value
   }

@@ -121,11 +121,13 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
     const { ranks } = this.o
     const batches = this.#batches()
     let metrics: Metrics | undefined
+    let long = true // what the leader did before: it opened what it evaluates by, and called onStart
     try {
       if (ranks.leads) await this.#evaluate() // where a run was stopped in the middle of an evaluation
-      while (!(await ranks.any(this.#ends, this.#tellsLong))) {
+      while (!(await ranks.any(this.#ends, long))) {
         metrics = await this.#step(() => batches.next())
         this.#done++
+        long = this.#tellsLong
         if (ranks.leads) await this.#tell(metrics)
       }
       if (ranks.leads) await this.#save()

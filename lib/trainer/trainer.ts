@@ -74,9 +74,10 @@ export class Trainer {
     const checkpoint = await this.#checkpointToResume(ranks)
     const { from } = this.#given
     using start = from !== undefined && !checkpoint ? await openStart(from) : undefined
-    if (this.#given.firstStage !== undefined) refuseSeveral('a model of latents')
+    const { distributed } = this.#given
+    if (this.#given.firstStage !== undefined) refuseSeveral('a model of latents', distributed)
     using latent = await openLatentTraining(this.#given, checkpoint)
-    if (latent) refuseSeveral('a model of latents')
+    if (latent) refuseSeveral('a model of latents', distributed)
     const given = ofOneProcess(latent?.given ?? this.#given, ranks, checkpoint)
     const resolved = resolveTrainOptions(given, checkpoint?.state, start && startConfig(start))
     ranks.share(resolved.accumulate)
@@ -114,7 +115,6 @@ export class Trainer {
     const { data, heldOut, options } = latents ?? { ...opened, options: classed }
 
     const { seed, device, memoryLimit, precision } = options
-    const { distributed } = options
     const compute = { seed, device: device as DeviceName, memoryLimit, precision, distributed }
     await ranks.compare({ ...factsOf(options), ...dataFacts('data', data), ...dataFacts('validation', heldOut) })
     const ddpm = latent

@@ -182,6 +182,60 @@ describe('training', () => {
     assert.deepEqual((await part(resumed, 0)).loss, (await part(whole, 0)).loss)
   })
 
+  it('a batch that fails, and a state that does not fit, leave an accumulation as it was', async () => {
+    const start = () => {
+      const ddpm = new DDPM({ ...tiny, device: 'cpu' })
+      ddpm.configureOptimizers({ lr: 1e-3 })
+      return ddpm
+    }
+    const part = (ddpm: DDPM, k: number) => ddpm.trainBatch(images(2, k), { update: k === 3, accumulate: 4 })
+    using whole = start()
+    using disturbed = start()
+    for (let k = 0; k < 3; k++) await part(whole, k)
+    await part(disturbed, 0)
+    const bad = Tensor.from(new Float32Array(128).fill(Number.NaN), [2, 1, 8, 8])
+    await assert.rejects(disturbed.trainBatch(bad, { update: false, accumulate: 4 }), { code: 'not-finite' })
+    await part(disturbed, 1)
+    await part(disturbed, 2)
+    const saved = await disturbed.trainingState()
+    const { accumulation } = saved
+    const inUse = disturbed.device.memoryInfo().inUse
+    for (const wrong of [
+      { further: [] },
+      { batches: 0 },
+      { batches: Number.POSITIVE_INFINITY },
+      { batches: 1e9 },
+      { first: 0.5 },
+      { first: -3 },
+      { gradients: {} },
+    ]) {
+      const state = { ...saved, accumulation: { ...accumulation!, ...wrong } }
+      await assert.rejects(disturbed.loadTrainingState(state), { code: 'state-mismatch' }, JSON.stringify(wrong))
+    }
+    assert.equal(disturbed.device.memoryInfo().inUse, inUse, 'nothing is left of them')
+    assert.equal(disturbed.device.memoryInfo().inUse, whole.device.memoryInfo().inUse)
+    const [a, b] = [await part(disturbed, 3), await part(whole, 3)]
+    assert.deepEqual([a.loss, a.gradNorm], [b.loss, b.gradNorm])
+    await sameState((await disturbed.trainingState()).weights, (await whole.trainingState()).weights, 'weights')
+  })
+
+  it('batches that are asked for at once take no more memory than one after the other', async () => {
+    const inUse: number[] = []
+    for (const atOnce of [false, true]) {
+      using ddpm = new DDPM({ ...tiny, device: 'cpu' })
+      ddpm.configureOptimizers({ lr: 1e-3 })
+      await ddpm.trainBatch(images(2, 0))
+      const asked: Promise<unknown>[] = []
+      for (let k = 1; k < 6; k++) {
+        asked.push(ddpm.trainBatch(images(2, k)))
+        if (!atOnce) await asked.at(-1)
+      }
+      await Promise.all(asked)
+      inUse.push(ddpm.device.memoryInfo().inUse)
+    }
+    assert.equal(inUse[1], inUse[0])
+  })
+
   it('accumulated batches make the step of one large batch', async () => {
     const x = new Random(4).normals(4 * 64, 0.5)
     const part = (i: number) => Tensor.from(x.slice(i * 128, (i + 1) * 128), [2, 1, 8, 8])

@@ -13,7 +13,8 @@ async function main(): Promise<void> {
   const ddpm = new DDPM({ unetConfig: smallUNet, imageSize: 8, timesteps: 50, timestepSampler })
   ddpm.configureOptimizers({ lr: 1e-3 })
   const images = Tensor.from(new Random(rank).normals(192), shape)
-  const accumulate = mode === 'accumulate' && isLast ? 2 : 1
+  const accumulate = (mode === 'accumulate' && isLast) || mode === 'sizes' ? 2 : 1
+  if (mode === 'sizes') await ddpm.trainBatch(new Float32Array(384), { accumulate, update: false })
   for (let step = 0; step < 3; step++) {
     if (step === 1 && isLast) {
       if (mode === 'late') await new Promise((resolve) => setTimeout(resolve, 60_000))

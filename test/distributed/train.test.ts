@@ -90,6 +90,10 @@ describe('training by ranks', () => {
     assert.match(await failing(3, 'throws'), /no such luck/)
   })
 
+  it('batches of several sizes in a step are refused, where ranks could not know which samples are theirs', async () => {
+    assert.match(await failing(2, 'sizes'), /ranks have batches of one size in a step/)
+  })
+
   it('a sampler of timesteps that learns from all losses is refused', async () => {
     assert.match(await failing(2, 'losses'), /loss-second-moment/)
   })

@@ -118,6 +118,26 @@ describe('ddpm train by ranks', function () {
     })
   }
 
+  it('goes on where one process had computed alone', async () => {
+    await train(1, 'alone', '--steps', 2, '--accumulate', 6, '--distributed', 'off', ...held)
+    await train(2, 'alone', '--steps', 4, '--resume', ...held)
+    assert.deepEqual(await stateOf('alone'), await stateOf('one'))
+  })
+
+  it('with --distributed off each trains what it would alone, and tells', async () => {
+    const some = [...flags, '--steps', '2', ...held.map(String)]
+    const { code, output } = await launch(2, 'off-child.js', [at('photos'), at('off'), ...some]).ended
+    assert.equal(code, 0, output)
+    assert.equal(output.match(/done: step 2/g)?.length, 2, output)
+    assert.deepEqual(await stateOf('off-0'), await stateOf('off-1'))
+  })
+
+  it('waits for the one that leads, as long as that takes to open', async () => {
+    const env = { DDPM_DISTRIBUTED_TIMEOUT: '1.5' }
+    const { code, output } = await launch(2, 'slow-child.js', [at('photos'), at('slow')], env).ended
+    assert.equal(code, 0, output)
+  })
+
   it('options that differ are told by rank and name', async () => {
     const { code, output } = await launch(2, 'options-child.js', [at('photos'), at('differ')]).ended
     assert.notEqual(code, 0)

@@ -48,7 +48,7 @@ export interface TrainBatchOptions extends ConditionOptions {
   step?: number
   /**
    * Index of the first sample among those of this step. Default: as many as were accumulated for it so far, after those of the ranks
-   * before this one where processes train together.
+   * before this one where processes train together, whose batches of a step are of one size then.
    */
   sampleOffset?: number
   /** Change the weights after this batch; false: only add to the gradients. Default true. */

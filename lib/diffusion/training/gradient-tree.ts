@@ -2,8 +2,24 @@
  * The sum of the gradients of a step's batches, in an order that does not depend on which process computed which: a binary tree over
  * the batches 0, 1, 2, ... of the step, of all ranks (native/runtime/bank_sum.h).
  */
-import type { Gradients, Weights } from '../../nn/weights'
+import { DiffusionError } from '../../errors'
+import type { Gradients, StateDict, Weights } from '../../nn/weights'
 import type { World } from '../../world'
+
+export interface Accumulation {
+  /** The sum of their gradients, by the network's names, or of as many of them as make a power of two. */
+  gradients: StateDict
+  /** The sums of those after these, in the same way. Default none. */
+  further?: StateDict[]
+  /** How many batches they are (default 1), */
+  batches?: number
+  /** of the step's, from this one on (default 0): that of a rank. */
+  first?: number
+  /** Samples that they are of. */
+  samples: number
+  /** What they are multiplied by, with precision 'fp16'. */
+  scale: number
+}
 
 /** The sum of the batches [first, end), which begins at a multiple of its length, a power of two. */
 interface Node {
@@ -19,7 +35,7 @@ function areHalves(left: Node, right: Node): boolean {
 }
 
 /** The nodes' lengths that `count` batches from `first` on make, in order. */
-export function nodeLengths(first: number, count: number): number[] {
+function nodeLengths(first: number, count: number): number[] {
   const lengths: number[] = []
   for (let at = first; at < first + count; at += lengths.at(-1)!) {
     let size = 1
@@ -27,6 +43,22 @@ export function nodeLengths(first: number, count: number): number[] {
     lengths.push(size)
   }
   return lengths
+}
+
+/** The sums of an accumulation, and how many batches each is of. Throws `state-mismatch`. */
+export function sumsOf(accumulation: Accumulation | undefined) {
+  if (!accumulation) return { first: 0, sums: [] }
+  const { gradients, further = [], batches = 1, first = 0 } = accumulation
+  const dicts = [gradients, ...further]
+  const areCounts = Number.isSafeInteger(first) && first >= 0 && Number.isSafeInteger(first + batches) && batches > 0
+  const lengths = areCounts ? nodeLengths(first, batches) : []
+  if (lengths.length === dicts.length) return { first, sums: dicts.map((dict, i) => ({ dict, length: lengths[i] })) }
+  const what = areCounts ? `are ${lengths.length} sums` : "there can't be"
+  throw new DiffusionError('state-mismatch', `${batches} batches from ${first} on ${what}`, {
+    argument: 'accumulation',
+    expected: areCounts ? String(lengths.length) : 'whole numbers of batches',
+    received: String(areCounts ? dicts.length : batches),
+  })
 }
 
 export class GradientTree {
@@ -87,10 +119,47 @@ export class GradientTree {
     return whole.bank
   }
 
-  /** To be taken again. */
-  free(bank: Gradients, isZero = false): void {
-    if (!isZero) this.weights.bank(bank).clear()
+  /** Adds to a bank that was taken. Where that fails, the bank is free. */
+  async keep<T>(bank: Gradients, add: () => Promise<T>): Promise<T> {
+    try {
+      return await add()
+    } catch (error) {
+      this.free(bank)
+      throw error
+    }
+  }
+
+  /** Runs what leaves a bank zero: what is asked for after it can take the bank again. */
+  async lend<T>(bank: Gradients, use: () => Promise<T>): Promise<T> {
+    let used: Promise<T>
+    try {
+      used = use()
+    } catch (error) {
+      this.free(bank)
+      throw error
+    }
     this.#spare.push(bank)
+    try {
+      return await used
+    } catch (error) {
+      this.#wipe(bank)
+      throw error
+    }
+  }
+
+  /** To be taken again. */
+  free(bank: Gradients): void {
+    this.#wipe(bank)
+    this.#spare.push(bank)
+  }
+
+  #wipe(bank: Gradients): void {
+    if (!this.weights.has(bank)) return // what is made anew is zero
+    try {
+      this.weights.bank(bank).clear()
+    } catch {
+      // The device is closed, and no bank is left.
+    }
   }
 
   clear(): void {

@@ -1,7 +1,7 @@
 /** One training step as one program: q_sample, network, loss, gradients, update, EMA. */
 import { DiffusionError } from '../../errors'
 import type { Graph, Value } from '../../graph'
-import type { Gradients, StateDict } from '../../nn/weights'
+import type { StateDict } from '../../nn/weights'
 import type { Program } from '../../program'
 import { drawTimesteps } from '../../rng'
 import type { Tensor } from '../../tensor'
@@ -26,7 +26,7 @@ import {
 import type { TimestepSampler } from '../process/settings'
 import { type DrawnTimesteps, drawNormal, LossSecondMoment, type NormalOptions } from '../process/timestep-sampler'
 import type { LitEma } from './ema'
-import { GradientTree, nodeLengths } from './gradient-tree'
+import { type Accumulation, GradientTree, sumsOf } from './gradient-tree'
 import {
   appendUpdate,
   hyperOf,
@@ -92,21 +92,6 @@ export interface TrainingState {
 /** What all ranks must have in common; compared before every update. */
 const common = ['step', 'batches', 'accumulate', 'samples'] as const
 
-export interface Accumulation {
-  /** The sum of their gradients, by the network's names, or of as many of them as make a power of two. */
-  gradients: StateDict
-  /** The sums of those after these, in the same way. Default none. */
-  further?: StateDict[]
-  /** How many batches they are (default 1), */
-  batches?: number
-  /** of the step's, from this one on (default 0): that of a rank. */
-  first?: number
-  /** Samples that they are of. */
-  samples: number
-  /** What they are multiplied by, with precision 'fp16'. */
-  scale: number
-}
-
 /** Inputs of the loss, and with `update` hyper; outputs of the loss, and then sumSquares. */
 export function trainingProgram(
   core: Core,
@@ -131,6 +116,8 @@ export class Training {
   readonly #gradients: GradientTree
   /** Samples of the last batch and those before it of its step. */
   #samples = 0
+  /** Of the first batch of a step. */
+  #batchSize = 0
   /** What the gradients that wait were multiplied by. */
   #scale = 1
   #timesteps: LossSecondMoment | undefined
@@ -168,9 +155,18 @@ export class Training {
     )
   }
 
-  /** The first sample of a batch of `batchSize`, among those of its step. */
+  /** The first sample of a batch of `batchSize`, among those of its step. Of ranks before this one, batches are taken to be as large. */
   firstSample(core: Core, { batchSize, accumulate }: { batchSize: number; accumulate: number }): number {
-    return (this.world(core)?.rank ?? 0) * accumulate * batchSize + this.accumulated
+    const world = this.world(core)
+    if (!world) return this.accumulated
+    if (this.accumulated === 0 || batchSize === this.#batchSize)
+      return world.rank * accumulate * batchSize + this.accumulated
+    const what = 'ranks have batches of one size in a step, unless sampleOffset says which samples they are of'
+    throw new DiffusionError('invalid-argument', what, {
+      argument: 'x',
+      expected: `${this.#batchSize} samples, as before in this step`,
+      received: `${batchSize}`,
+    })
   }
 
   /** Where timesteps are drawn by their losses. Another number of them begins anew. */
@@ -213,7 +209,10 @@ export class Training {
     // One batch and its update are one program.
     const isWhole = o.update && o.accumulate === 1 && this.#gradients.batches === 0 && !o.world
     const program = await trainingProgram(core, input, { update: isWhole, ema: ema !== undefined, optimizer })
-    if (this.accumulated === 0) this.#scale = core.lossScale?.scale ?? 1
+    if (this.accumulated === 0) {
+      this.#scale = core.lossScale?.scale ?? 1
+      this.#batchSize = input.t.length
+    }
     const scale = this.#scale
     const bindings = {
       ...(await lossBindings(core, input)),
@@ -221,20 +220,32 @@ export class Training {
       ...network.weights.bindings('weights'),
     }
     const bank = this.#gradients.take()
-    const grads = network.weights.bank(bank)
-    this.#samples = this.accumulated + input.t.length
+    const options = this.#options
+    const before = this.accumulated
+    this.#samples = before + input.t.length
     this.accumulated = o.update ? 0 : this.#samples
     let sumSquares: Float32Array
     let losses: Record<string, Float32Array>
     if (isWhole) {
-      const updating = this.#updateBindings(this.#options, o, ema, scale)
-      ;({ sumSquares, ...losses } = await this.#freed(bank, program.run({ ...bindings, ...updating, grads })))
-      this.#gradients.free(bank, true)
+      ;({ sumSquares, ...losses } = await this.#gradients.lend(bank, () => {
+        const grads = network.weights.bank(bank)
+        return program.run({ ...bindings, ...this.#updateBindings(options, o, ema, scale), grads })
+      }))
     } else {
-      losses = await this.#freed(bank, program.run({ ...bindings, grads }))
+      let result: LossResult | undefined
+      try {
+        losses = await this.#gradients.keep(bank, async () => {
+          const losses = await program.run({ ...bindings, grads: network.weights.bank(bank) })
+          if (!o.update) result = this.#checked(core, samplesOf(losses), input, o.timesteps)
+          return losses
+        })
+      } catch (error) {
+        this.accumulated = before // as if it had not been asked for
+        throw error
+      }
       this.#gradients.push(bank, (o.world?.rank ?? 0) * o.accumulate)
-      if (!o.update) return this.#checked(core, samplesOf(losses), input, o.timesteps)
-      sumSquares = await this.#update(core, this.#options, o, ema, scale)
+      if (result) return result
+      sumSquares = await this.#update(core, options, o, ema, scale)
     }
     const finite = Number.isFinite(sumSquares[0])
     if (!finite) this.#uncount(ema)
@@ -247,36 +258,28 @@ export class Training {
     throw notFinite('the gradients are not finite', this.step + 1, 'finite gradients', sumSquares[0])
   }
 
-  /** Where a run fails, its bank is free again. */
-  async #freed<T>(bank: Gradients, run: Promise<T>): Promise<T> {
-    try {
-      return await run
-    } catch (error) {
-      try {
-        this.#gradients.free(bank)
-      } catch {
-        // The device is closed, and no bank is left.
-      }
-      throw error
-    }
-  }
-
-  /** The optimizer's step by the gradients of all batches, of all ranks. Returns the sum of their squares. */
+  /**
+   * The optimizer's step by the gradients of all batches, of all ranks. Returns the sum of their squares. Where it fails, the
+   * accumulation is over, too.
+   */
   async #update(core: Core, options: OptimizerSettings, o: UpdateOptions, ema: LitEma | undefined, scale: number) {
     const { count } = this.network.weights.table
     const { optimizer } = options
     const key = { optimizer, ema: ema !== undefined, count }
-    const program = core.program('update', key, (g) => appendUpdate(g, { optimizer, count, ema: ema !== undefined }))
     const { weights } = this.network
-    if (o.world) await this.#compare(o.world, o)
-    const bank = await this.#gradients.sum(o.world, o.accumulate)
-    const updating = this.#updateBindings(options, o, ema, scale)
-    const grads = weights.bank(bank)
-    const { sumSquares } = await this.#freed(
-      bank,
-      program.run({ weights: weights.bank('weights'), ...updating, grads }),
-    )
-    this.#gradients.free(bank, true)
+    const summed = async () => {
+      const program = core.program('update', key, (g) => appendUpdate(g, { optimizer, count, ema: ema !== undefined }))
+      if (o.world) await this.#compare(o.world, o)
+      return { program, bank: await this.#gradients.sum(o.world, o.accumulate) }
+    }
+    const { program, bank } = await summed().catch((error) => {
+      this.#gradients.clear()
+      throw error
+    })
+    const { sumSquares } = await this.#gradients.lend(bank, () => {
+      const updating = this.#updateBindings(options, o, ema, scale)
+      return program.run({ weights: weights.bank('weights'), ...updating, grads: weights.bank(bank) })
+    })
     return sumSquares
   }
 
@@ -416,34 +419,31 @@ export class Training {
         },
       )
     }
-    if (timesteps && state.timestepLosses) await timesteps.load(state.timestepLosses)
     const { accumulation } = state
-    this.#gradients.clear()
-    const sums = accumulation ? [accumulation.gradients, ...(accumulation.further ?? [])] : []
-    const { first = 0, batches = 1 } = accumulation ?? {}
-    const lengths = nodeLengths(first, batches)
-    if (accumulation && lengths.length !== sums.length) {
-      throw new DiffusionError('state-mismatch', `${batches} batches from ${first} on are ${lengths.length} sums`, {
-        argument: 'accumulation',
-        expected: String(lengths.length),
-        received: String(sums.length),
-      })
-    }
+    const { first, sums } = sumsOf(accumulation)
+    if (timesteps && state.timestepLosses) await timesteps.load(state.timestepLosses)
     const banks = sums.map(() => this.#gradients.take())
     const averages = (ema: StateDict) => ({ ...this.#notAveraged(state.weights), ...ema })
-    await weights.writeAll([
-      ['weights', state.weights],
-      ['m', state.m],
-      ...(state.v ? [['v', state.v] as const] : []),
-      ...(this.ema && state.ema ? [['ema', averages(state.ema)] as const] : []),
-      ...Array.from({ length: powers }, (_, i) => [`ema-${i}`, averages(state.powerEmas![i])] as const),
-      ...sums.map((dict, i) => [banks[i], dict] as const),
-    ])
-    for (const [i, bank] of banks.entries()) this.#gradients.push(bank, first, lengths[i])
+    try {
+      await weights.writeAll([
+        ['weights', state.weights],
+        ['m', state.m],
+        ...(state.v ? [['v', state.v] as const] : []),
+        ...(this.ema && state.ema ? [['ema', averages(state.ema)] as const] : []),
+        ...Array.from({ length: powers }, (_, i) => [`ema-${i}`, averages(state.powerEmas![i])] as const),
+        ...sums.map(({ dict }, i) => [banks[i], dict] as const),
+      ])
+    } catch (error) {
+      for (const bank of banks) this.#gradients.free(bank)
+      throw error
+    }
+    this.#gradients.clear()
+    for (const [i, bank] of banks.entries()) this.#gradients.push(bank, first, sums[i].length)
     if (this.ema && state.ema) this.ema.numUpdates = state.emaUpdates
     this.#powerEmas?.resume(state.optimizerStep)
     this.step = state.optimizerStep
     this.accumulated = accumulation?.samples ?? 0
+    this.#batchSize = this.accumulated / Math.max(1, this.#gradients.batches)
     this.#scale = accumulation?.scale ?? 1
     core.lossScale?.load(state.lossScale)
     core.seeds.drawn = state.draws ?? 0

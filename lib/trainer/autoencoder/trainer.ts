@@ -66,7 +66,7 @@ export class AutoencoderTrainer {
    * before it throws.
    */
   async run(hooks: AutoencoderTrainHooks = {}): Promise<RunResult<AutoencoderStepMetrics>> {
-    refuseSeveral('a first stage')
+    refuseSeveral('a first stage', this.#given.distributed)
     return inRunFolder(this.#given.out, (folder) => this.#locked(folder, hooks))
   }
 
