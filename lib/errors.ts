@@ -109,6 +109,7 @@ const nativeCodes: Readonly<Record<string, DiffusionErrorCode>> = {
   'device-unavailable': 'device-unavailable',
   unsupported: 'unsupported',
   closed: 'disposed',
+  'rank-failed': 'rank-failed',
 }
 
 function codeOf(code: unknown): DiffusionErrorCode {

@@ -80,6 +80,7 @@ describe('training by ranks', () => {
   it('a rank that does not come is waited for no longer than DDPM_DISTRIBUTED_TIMEOUT', async () => {
     const output = await failing(2, 'late', { DDPM_DISTRIBUTED_TIMEOUT: '1' })
     assert.match(output, /gather of rank 0 of 2: not all ranks came to it within 1 seconds/)
+    assert.match(output, /code: 'rank-failed'/)
   })
 
   it('a rank that is killed ends the others', async () => {
