@@ -1,4 +1,5 @@
 /** The processes that compute together: started by mpirun or srun, each a rank. */
+import { isMainThread } from 'node:worker_threads'
 import { DiffusionError } from './errors'
 import { type NativeBuffer, type NativeWorld, native } from './native'
 
@@ -32,6 +33,14 @@ export class World {
   readonly #seconds: number = 600
 
   private constructor() {
+    // A worker may end, and with it the library, which a process can begin once.
+    if (!isMainThread) {
+      throw new DiffusionError('unsupported', "a worker thread trains alone: distributed: 'off'", {
+        argument: 'distributed',
+        expected: "the main thread, or 'off'",
+        received: 'a worker thread',
+      })
+    }
     // UCX, by which some MPIs send, otherwise intercepts what takes and gives back memory, under V8's feet.
     process.env.UCX_MEM_EVENTS ??= 'no'
     try {

@@ -1,6 +1,7 @@
 #include "native/runtime/bank_sum.h"
 
 #include <algorithm>
+#include <memory>
 #include <string_view>
 
 namespace ddpm {
@@ -88,39 +89,44 @@ void sumBanks(World& world, const std::vector<std::shared_ptr<Buffer>>& banks, i
   const int64_t count = banks[0]->elements, piece = std::min(count, kPiece);
   std::vector<Host> hosts;
   for (const auto& bank : banks) hosts.emplace_back(*bank);
-  std::vector<float> received(most * size_t(size) * size_t(piece / size + kAligned));
+  auto received = std::make_unique<std::vector<float>>(most * size_t(size) * size_t(piece / size + kAligned));
 
-  for (int64_t begin = 0; begin < count; begin += piece) {
-    const int64_t length = std::min(piece, count - begin);
-    // Rank r adds up its segment of the piece.
-    const auto edge = [&](int64_t r) {
-      return std::min((length * r / size + kAligned - 1) / kAligned * kAligned, length);
-    };
-    const auto segment = [&](int64_t r) { return edge(r + 1) - edge(r); };
-    const int64_t own = segment(rank);
-    std::vector<std::vector<Given>> given(static_cast<size_t>(size));
-    for (size_t k = 0; k < most; ++k) {
-      std::vector<Part> sent(static_cast<size_t>(size)), arriving(static_cast<size_t>(size));
-      float* const to = received.data() + int64_t(k) * size * own;
-      for (int32_t r = 0; r < size; ++r) {
-        if (k < banks.size()) sent[size_t(r)] = {size_t(edge(r)) * 4, size_t(segment(r)) * 4};
-        if (k >= nodes[size_t(r)].size()) continue;
-        arriving[size_t(r)] = {size_t(r * own) * 4, size_t(own) * 4};
-        given[size_t(r)].push_back({nodes[size_t(r)][k], to + r * own});
+  try {
+    for (int64_t begin = 0; begin < count; begin += piece) {
+      const int64_t length = std::min(piece, count - begin);
+      // Rank r adds up its segment of the piece.
+      const auto edge = [&](int64_t r) {
+        return std::min((length * r / size + kAligned - 1) / kAligned * kAligned, length);
+      };
+      const auto segment = [&](int64_t r) { return edge(r + 1) - edge(r); };
+      const int64_t own = segment(rank);
+      std::vector<std::vector<Given>> given(static_cast<size_t>(size));
+      for (size_t k = 0; k < most; ++k) {
+        std::vector<Part> sent(static_cast<size_t>(size)), arriving(static_cast<size_t>(size));
+        float* const to = received->data() + int64_t(k) * size * own;
+        for (int32_t r = 0; r < size; ++r) {
+          if (k < banks.size()) sent[size_t(r)] = {size_t(edge(r)) * 4, size_t(segment(r)) * 4};
+          if (k >= nodes[size_t(r)].size()) continue;
+          arriving[size_t(r)] = {size_t(r * own) * 4, size_t(own) * 4};
+          given[size_t(r)].push_back({nodes[size_t(r)][k], to + r * own});
+        }
+        const float* from = k < banks.size() ? hosts[k].read(begin, length) : nullptr;
+        world.call([&] { world.exchange(from, sent.data(), to, arriving.data()); });
       }
-      const float* from = k < banks.size() ? hosts[k].read(begin, length) : nullptr;
-      world.call([&] { world.exchange(from, sent.data(), to, arriving.data()); });
-    }
-    std::vector<Given> all;
-    for (const auto& some : given) all.insert(all.end(), some.begin(), some.end());
-    addTree(all, own);
+      std::vector<Given> all;
+      for (const auto& some : given) all.insert(all.end(), some.begin(), some.end());
+      addTree(all, own);
 
-    float* const whole = hosts[0].read(begin, length);
-    std::copy_n(all[0].numbers, own, whole + edge(rank));
-    std::vector<Part> parts;
-    for (int32_t r = 0; r < size; ++r) parts.push_back({size_t(edge(r)) * 4, size_t(segment(r)) * 4});
-    world.call([&] { world.gather(whole, parts.data()); });
-    hosts[0].write(*banks[0], whole, begin, length);
+      float* const whole = hosts[0].read(begin, length);
+      std::copy_n(all[0].numbers, own, whole + edge(rank));
+      std::vector<Part> parts;
+      for (int32_t r = 0; r < size; ++r) parts.push_back({size_t(edge(r)) * 4, size_t(segment(r)) * 4});
+      world.call([&] { world.gather(whole, parts.data()); });
+      hosts[0].write(*banks[0], whole, begin, length);
+    }
+  } catch (...) {
+    (void)received.release();  // what was begun and did not end may still write there
+    throw;
   }
 }
 

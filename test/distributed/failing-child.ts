@@ -11,7 +11,7 @@ async function main(): Promise<void> {
   const isLast = rank === size - 1
   const timestepSampler = mode === 'losses' ? 'loss-second-moment' : 'uniform'
   const ddpm = new DDPM({ unetConfig: smallUNet, imageSize: 8, timesteps: 50, timestepSampler })
-  ddpm.configureOptimizers({ lr: 1e-3 })
+  ddpm.configureOptimizers({ lr: mode === 'rate' && isLast ? 2e-3 : 1e-3 })
   const images = Tensor.from(new Random(rank).normals(192), shape)
   const accumulate = (mode === 'accumulate' && isLast) || mode === 'sizes' ? 2 : 1
   if (mode === 'sizes') await ddpm.trainBatch(new Float32Array(384), { accumulate, update: false })

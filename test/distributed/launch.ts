@@ -1,5 +1,5 @@
 /** Processes under mpirun; or why there are none. */
-import { execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import path from 'node:path'
 
@@ -32,6 +32,13 @@ export interface Launched {
   readonly ended: Promise<Ended>
 }
 
+const running = new Set<ChildProcess>()
+
+/** Ends what a test that failed has left. */
+export function endAll(): void {
+  for (const child of running) child.kill('SIGTERM') // the launcher ends its processes
+}
+
 /** `ranks` processes of a compiled script beside this file, or of one by its path; more of them than there are cores perhaps. */
 export function launch(
   ranks: number,
@@ -61,6 +68,8 @@ export function launch(
   child.stderr.on('data', (data) => {
     output += data
   })
+  running.add(child)
+  child.on('close', () => running.delete(child))
   const ended = new Promise<Ended>((resolve, reject) => {
     child.on('error', reject)
     child.on('close', (code) => resolve({ code, output }))

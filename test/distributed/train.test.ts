@@ -77,6 +77,10 @@ describe('training by ranks', () => {
     assert.match(output, /rank 2 has batches 2, rank 0 has 1/)
   })
 
+  it('and so are those with another rate', async () => {
+    assert.match(await failing(2, 'rate'), /rank 1 has lr 0\.002, rank 0 has 0\.001/)
+  })
+
   it('a rank that does not come is waited for no longer than DDPM_DISTRIBUTED_TIMEOUT', async () => {
     const output = await failing(2, 'late', { DDPM_DISTRIBUTED_TIMEOUT: '1' })
     assert.match(output, /gather of rank 0 of 2: not all ranks came to it within 1 seconds/)
@@ -93,6 +97,12 @@ describe('training by ranks', () => {
 
   it('batches of several sizes in a step are refused, where ranks could not know which samples are theirs', async () => {
     assert.match(await failing(2, 'sizes'), /ranks have batches of one size in a step/)
+  })
+
+  it('a worker thread is refused', async () => {
+    const { code, output } = await launch(2, 'worker-child.js').ended
+    assert.notEqual(code, 0)
+    assert.match(output, /a worker thread trains alone/)
   })
 
   it('a sampler of timesteps that learns from all losses is refused', async () => {

@@ -5,7 +5,7 @@ import path from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { listCheckpoints } from '../../lib/train/checkpoint-folder'
 import { stepsOf, temporaryFolder, tinyFlags, writeImages } from '../train/support'
-import { type Launched, launch, unlaunchable } from './launch'
+import { endAll, type Launched, launch, unlaunchable } from './launch'
 
 const cli = path.join(__dirname, '..', '..', 'lib', 'cli', 'main.js')
 
@@ -31,6 +31,8 @@ describe('ddpm train by ranks', function () {
     }
     await writeImages(at('photos'), 30)
   })
+
+  afterEach(endAll)
 
   const flags = [...tinyFlags, '--checkpoint-every', '2', '--keep', '10', '--batch', '2']
   const start = (ranks: number, out: string, ...args: (string | number)[]) =>

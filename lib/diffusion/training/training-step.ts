@@ -90,7 +90,7 @@ export interface TrainingState {
 }
 
 /** What all ranks must have in common; compared before every update. */
-const common = ['step', 'batches', 'accumulate', 'samples'] as const
+const common = ['step', 'batches', 'accumulate', 'samples', 'lr', 'parameters'] as const
 
 /** Inputs of the loss, and with `update` hyper; outputs of the loss, and then sumSquares. */
 export function trainingProgram(
@@ -269,7 +269,7 @@ export class Training {
     const { weights } = this.network
     const summed = async () => {
       const program = core.program('update', key, (g) => appendUpdate(g, { optimizer, count, ema: ema !== undefined }))
-      if (o.world) await this.#compare(o.world, o)
+      if (o.world) await this.#compare(o.world, options, o)
       return { program, bank: await this.#gradients.sum(o.world, o.accumulate) }
     }
     const { program, bank } = await summed().catch((error) => {
@@ -284,8 +284,10 @@ export class Training {
   }
 
   /** Ranks that took other batches would add up what does not belong together, or wait for one another for ever. */
-  async #compare(world: World, { accumulate }: UpdateOptions): Promise<void> {
-    const own = [this.step, this.#gradients.batches, accumulate, this.#samples]
+  async #compare(world: World, options: OptimizerSettings, { accumulate, lr }: UpdateOptions): Promise<void> {
+    const { size } = this.network.weights.table
+    const rate = lr ?? rateOf(options, this.step)
+    const own = [this.step, this.#gradients.batches, accumulate, this.#samples, rate, size]
     const all = await world.gather(own)
     const [first] = all
     const wrong = all.findIndex((numbers) => numbers.some((n, i) => n !== first[i]))
