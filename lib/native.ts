@@ -13,8 +13,8 @@ export const precisions = ['fp32', 'fp16', 'bf16'] as const
 export type Precision = (typeof precisions)[number]
 
 /** How a bank holds weights of convolutions and linear layers; kernels/ops.h, Weights. */
-export const weightFormats = ['fp32', 'fp16', 'bf16', 'int8'] as const
-export type WeightFormat = (typeof weightFormats)[number]
+export type WeightFormat = 'fp32' | 'fp16' | 'bf16' | 'int8'
+export const weightFormats: readonly WeightFormat[] = ['fp32', 'fp16', 'bf16', 'int8']
 
 /** [n, h, w, c], as in kernels/ops.h. */
 export type Dims = readonly [number, number, number, number]

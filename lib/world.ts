@@ -4,8 +4,8 @@ import { DiffusionError } from './errors'
 import { type NativeBuffer, type NativeWorld, native } from './native'
 
 /** What processes exchange numbers by. */
-export const distributedModes = ['auto', 'mpi', 'off'] as const
-export type Distributed = (typeof distributedModes)[number]
+export type Distributed = 'auto' | 'mpi' | 'off'
+export const distributedModes: readonly Distributed[] = ['auto', 'mpi', 'off']
 
 /** How many a launcher of MPI started together; undefined where none did. */
 function launched(): number | undefined {
