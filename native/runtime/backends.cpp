@@ -32,8 +32,8 @@ const Backend& openBackend(const std::string& name) {
                       (name == "cuda" ? "; `npm run build:cuda` builds it in a checkout, with nvcc" : ""));
   std::string why;
   const auto function = reinterpret_cast<DdpmBackendFn>(openSidecar(path, "ddpm_backend", why));
-  if (!function) throw unavailable(why);
-  const Backend* backend = function(kBackendAbi);
+  if (!why.empty()) throw unavailable(why);
+  const Backend* backend = function ? function(kBackendAbi) : nullptr;
   if (!backend)
     throw unavailable(path + " does not serve version " + std::to_string(kBackendAbi) + " of the interface");
   return *backend;

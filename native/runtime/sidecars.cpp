@@ -34,8 +34,7 @@ std::string findSidecar(const std::string& name, std::string& tried) {
 
 void* openSidecar(const std::string& path, const char* symbol, std::string& why) {
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  void* found = library ? dlsym(library, symbol) : nullptr;
-  if (found) return found;
+  if (library) return dlsym(library, symbol);
   const char* reason = dlerror();
   why = reason ? reason : path + " cannot be opened";
   return nullptr;

@@ -8,7 +8,7 @@ namespace ddpm {
 std::string findSidecar(const std::string& name, std::string& tried);
 
 // The address of one of its symbols. The library is never closed: other environments of the process may use it, too.
-// Null with the reason where it can't be opened or has no such symbol.
+// Null where it has none, or, with the reason, where the library can't be opened.
 void* openSidecar(const std::string& path, const char* symbol, std::string& why);
 
 }  // namespace ddpm

@@ -20,8 +20,8 @@ const Collectives& load(const std::string& name) {
   if (path.empty())
     throw unavailable(name, "there is no " + tried + "; `npm run build:mpi` builds it in a checkout, with mpicc");
   const auto function = reinterpret_cast<DdpmCollectivesFn>(openSidecar(path, "ddpm_collectives", why));
-  if (!function) throw unavailable(name, why);
-  const Collectives* table = function(kCollectivesAbi);
+  if (!why.empty()) throw unavailable(name, why);
+  const Collectives* table = function ? function(kCollectivesAbi) : nullptr;
   if (!table)
     throw unavailable(name, path + " does not serve version " + std::to_string(kCollectivesAbi) + " of the interface");
   return *table;
