@@ -49,15 +49,20 @@ Napi::Promise Environment::promise(Napi::Env env, Device& device, Device::Work w
   return promiseOfPieces(env, device, whole, result);
 }
 
-Napi::Promise Environment::promise(Napi::Env env, Device& device, Device::Work work,
-                                   std::function<Napi::Value(Napi::Env)> make) {
+template <class Submit>
+Napi::Promise Environment::promiseBy(Napi::Env env, std::function<Napi::Value(Napi::Env)> make, const Submit& submit) {
   auto owned = std::make_unique<Completion>(env);
   const Napi::Promise promise = owned->deferred.Promise();
   owned->make = std::move(make);
-  device.submit(std::move(work), doneOf(owned.get()));
-  owned.release();
+  submit(doneOf(owned.get()));
+  owned.release();  // by `settle`
   launched(env);
   return promise;
+}
+
+Napi::Promise Environment::promise(Napi::Env env, Device& device, Device::Work work,
+                                   std::function<Napi::Value(Napi::Env)> make) {
+  return promiseBy(env, std::move(make), [&](Device::Done done) { device.submit(std::move(work), std::move(done)); });
 }
 
 Napi::Promise Environment::promiseOfPieces(Napi::Env env, Device& device, Device::Piece piece,
@@ -73,24 +78,13 @@ Napi::Promise Environment::promiseOfPieces(Napi::Env env, Device& device, Device
 
 Napi::Promise Environment::promiseBeside(Napi::Env env, Device& device, std::function<void()> work,
                                          std::function<Napi::Value(Napi::Env)> make) {
-  auto owned = std::make_unique<Completion>(env);
-  const Napi::Promise promise = owned->deferred.Promise();
-  owned->make = std::move(make);
-  device.submitBeside(std::move(work), doneOf(owned.get()));
-  owned.release();
-  launched(env);
-  return promise;
+  return promiseBy(env, std::move(make),
+                   [&](Device::Done done) { device.submitBeside(std::move(work), std::move(done)); });
 }
 
 Napi::Promise Environment::promiseOfWorld(Napi::Env env, World& world, std::function<void()> work,
                                           std::function<Napi::Value(Napi::Env)> make) {
-  auto owned = std::make_unique<Completion>(env);
-  const Napi::Promise promise = owned->deferred.Promise();
-  owned->make = std::move(make);
-  world.submit(std::move(work), doneOf(owned.get()));
-  owned.release();
-  launched(env);
-  return promise;
+  return promiseBy(env, std::move(make), [&](Device::Done done) { world.submit(std::move(work), std::move(done)); });
 }
 
 namespace {

@@ -64,6 +64,9 @@ class Environment {
   const void* constructing = nullptr;  // what objects.h construct() hands to a constructor
 
  private:
+  // What `submit` hands over with the end that it is given.
+  template <class Submit>
+  Napi::Promise promiseBy(Napi::Env env, std::function<Napi::Value(Napi::Env)> make, const Submit& submit);
   Device::Done doneOf(Completion* completion);
   void launched(Napi::Env env);
   static void settle(Napi::Env env, Napi::Function, std::nullptr_t*, Completion* completion);

@@ -314,8 +314,8 @@ export class DDPM extends DiffusionModel {
   }
 
   /**
-   * The options that make this model again, as plain JSON with all defaults; without `device`, `memoryLimit`, `weightFormat`, `seed` and
-   * `deterministic`. Throws `unsupported` where the denoiser is not a UNet.
+   * The options that make this model again, as plain JSON with all defaults; without `device`, `memoryLimit`, `weightFormat`, `distributed`,
+   * `seed` and `deterministic`. Throws `unsupported` where the denoiser is not a UNet.
    */
   get config(): JsonObject {
     const { model, device, memoryLimit, weightFormat, distributed, seed, deterministic, ...options } = this.#settings
