@@ -461,6 +461,15 @@ export class Graph {
     return ids.map((id) => (id < 0 ? undefined : { id, dims: this.native.dims(id) }))
   }
 
+  /**
+   * The bank 'grads' of `count` elements becomes the sum of those of all `ranks` processes that train together, each of which has had
+   * `share` batches, the last one's gradients in 'grads', those of the nodes before it in 'earlier-0' and so on, in that order
+   * (native/graph/rank_sum.h). Runs after `backward`'s nodes; pieces of the bank go out while these run. One in a program. Has no value.
+   */
+  sumRanks(o: { count: number; rank: number; ranks: number; share: number }): void {
+    this.#add('sumRanks', [], o)
+  }
+
   /** The sum of squares of the bank 'grads' of `count` elements, [1, 1, 1, 1]. Runs after `backward`'s nodes. */
   gradSumSquares(count: number): Value {
     return this.#one('gradSumSquares', [], { count })

@@ -166,8 +166,8 @@ export interface NativeWorld {
   /** The bytes of all ranks, of one length on each, one after the other. */
   gather(bytes: Uint8Array): Promise<Uint8Array>
   /**
-   * On the thread of the buffers' device, in order: banks[i] is the i-th node of the micro-batches [rank * share, (rank + 1) * share)
-   * (native/runtime/bank_sum.h); then banks[0] is the sum over all ranks, with the same bits on each.
+   * On the thread of the buffers' device, in order: banks[i] is the i-th node of the batches [rank * share, (rank + 1) * share)
+   * (native/graph/rank_sum.h); then the last bank is the sum over all ranks, with the same bits on each.
    */
   sumBanks(banks: readonly NativeBuffer[], share: number): Promise<void>
   /** The most seconds that one operation may take. Default 600. */

@@ -90,8 +90,13 @@ Napi::Value NativeWorld::sumBanks(const Napi::CallbackInfo& info) {
       if (bank->device != banks[0]->device || bank->elements != banks[0]->elements)
         throw Failure::argumentOf("sumBanks", "banks", "buffers of one device and size", "others");
     }
+    const int64_t first = int64_t(world_->rank()) * share;
+    const Summands summands = {banks, nodesOf(first, first + share), share};
+    if (summands.nodes.size() != banks.size())
+      throw Failure::argumentOf("sumBanks", "banks", std::to_string(summands.nodes.size()),
+                                std::to_string(banks.size()));
     Device& device = *banks[0]->device;
-    const auto work = [world = world_, banks, share] { ddpm::sumBanks(*world, banks, share); };
+    const auto work = [world = world_, summands] { ddpm::sumBanks(*world, summands); };
     return Environment::of(info.Env()).promise(info.Env(), device, work);
   });
 }

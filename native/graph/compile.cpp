@@ -58,11 +58,16 @@ void checkOutputs(const Graph& graph, const std::map<std::string, ValueId>& outp
   }
 }
 
-std::set<std::string> namesOf(const Graph& graph, const std::map<std::string, ValueId>& outputs) {
+std::set<std::string> namesOf(const Graph& graph, const std::map<std::string, ValueId>& outputs,
+                              const std::vector<Step>& steps) {
   std::set<std::string> names = kBanks;
   for (const auto& [name, v] : outputs) names.insert(name);
   for (const Node& node : graph.nodes()) {
     if (node.op == findOp("input")) names.insert(node.attributes.string("name"));
+  }
+  for (const Step& step : steps) {
+    if (const auto* sum = std::get_if<RankSum>(&step))
+      for (size_t i = 0; i < sum->earlier.size(); ++i) names.insert(earlierBank(int64_t(i)));
   }
   return names;
 }
@@ -135,7 +140,6 @@ Compiled compileOnce(const Graph& source, const std::map<std::string, ValueId>& 
   fuseSums(graph, {graph, liveNodes(graph, outputs), outputs});
 
   Compiled compiled;
-  compiled.names = namesOf(graph, outputs);
   Region region = {graph, liveNodes(graph, outputs), outputs};
   checkWeights(target, region);
   if (target.precision != DType::f32 && !target.backend->roundsOperands)
@@ -161,6 +165,8 @@ Compiled compileOnce(const Graph& source, const std::map<std::string, ValueId>& 
     prologue.push_back(Copy{placement.bank(bank, 0, {1, 1, 1, mirror.c}), mirror, 0});
   }
 
+  compiled.names = namesOf(graph, outputs, compiled.steps.steps);
+  compiled.sum = planSum(compiled.steps.steps);
   compiled.storages = std::move(placement.storages());
   compiled.arenaBytes = planArena(compiled.storages, compiled.steps.steps);
   compiled.packedBytes = planPacked(compiled.storages);

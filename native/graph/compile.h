@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "native/graph/lower.h"
+#include "native/graph/rank_sum.h"
 
 namespace ddpm {
 
@@ -16,6 +17,7 @@ struct Compiled {
   Steps steps;
   // The prologue of 'weights' makes the mirror only, and a step keeps it up with the weights it writes.
   bool keepsMirror = false;
+  SumPlan sum;
   std::set<std::string> names;  // every name that the graph knows: its inputs, outputs and banks
   uint64_t arenaBytes = 0, packedBytes = 0, scratchBytes = 0;
 };

@@ -36,6 +36,13 @@ std::string describeStep(const Compiled& compiled, const Step& step) {
   return line + "\n";
 }
 
+std::string describeSum(const SumPlan& sum) {
+  const size_t pieces = sum.order.size();
+  std::string line = "RankSum: " + std::to_string(pieces) + " pieces, after steps";
+  for (const Outgoing& out : sum.order) line += " " + std::to_string(out.after);
+  return line + " of " + std::to_string(sum.at) + "\n";
+}
+
 }  // namespace
 
 std::string shapesOf(const Step& step) {
@@ -59,7 +66,7 @@ const char* opName(const Step& step) {
 #define DDPM_NAME(Op) #Op,
                                       DDPM_OPS(DDPM_NAME)
 #undef DDPM_NAME
-  };
+                                          "RankSum"};
   return names[step.index()];
 }
 
@@ -72,6 +79,7 @@ std::string describe(const Compiled& compiled) {
     for (const Step& step : steps) text += "when " + std::string(bank) + " change: " + describeStep(compiled, step);
   }
   for (const Step& step : compiled.steps.steps) text += describeStep(compiled, step);
+  if (compiled.sum.exists()) text += describeSum(compiled.sum);
   return text;
 }
 

@@ -216,7 +216,7 @@ const OpDef* findOp(const std::string& name) {
     std::map<std::string, const OpDef*> t;
     for (const auto* group : {&sourceOps(), &convOps(), &normOps(), &attentionOps(), &activationOps(),
                               &elementwiseOps(), &resampleOps(), &layoutOps(), &tokenOps(), &embeddingOps(), &lossOps(),
-                              &diffusionOps(), &varianceOps(), &latentOps(), &optimizerOps()}) {
+                              &diffusionOps(), &varianceOps(), &latentOps(), &optimizerOps(), &rankOps()}) {
       for (const OpDef& op : *group) t[op.name] = &op;
     }
     return t;

@@ -84,5 +84,6 @@ const std::vector<OpDef>& diffusionOps();
 const std::vector<OpDef>& varianceOps();
 const std::vector<OpDef>& latentOps();
 const std::vector<OpDef>& optimizerOps();
+const std::vector<OpDef>& rankOps();
 
 }  // namespace ddpm

@@ -1,15 +1,28 @@
-// A step of a compiled program: one op of kernels/ops.h whose pointers are still addresses (storage, offset), and a way
-// to visit these pointers. Planning, binding and describing a program all go through `visitFields`.
+// A step of a compiled program: one op of kernels/ops.h whose pointers are still addresses (storage, offset), or what
+// only several processes compute, and a way to visit these pointers. Planning, binding and describing a program all go
+// through `visitFields`.
 #pragma once
 #include <cstdint>
+#include <string>
 #include <variant>
+#include <vector>
 
 #include "kernels/ops.h"
 
 namespace ddpm {
 
+// The sum of a bank over all ranks (rank_sum.h): no backend's op, as the runtime computes it with the other processes.
+struct RankSum {
+  Tensor grads;                 // {1,1,1,P}: what this rank's last batch gave; then the sum of all batches of all ranks
+  std::vector<Tensor> earlier;  // what the nodes of this rank's batches before it gave; then anything
+  int32_t rank, ranks;
+  int64_t share;  // batches of each rank
+};
+// The name that the i-th of `earlier` is bound by.
+inline std::string earlierBank(int64_t i) { return "earlier-" + std::to_string(i); }
+
 #define DDPM_ALTERNATIVE(Op) , Op
-using Step = std::variant<std::monostate DDPM_OPS(DDPM_ALTERNATIVE)>;
+using Step = std::variant<std::monostate DDPM_OPS(DDPM_ALTERNATIVE), RankSum>;
 #undef DDPM_ALTERNATIVE
 
 // Where a pointer will point once memory is bound; kept in the pointer itself until then. Never null.
@@ -110,6 +123,12 @@ DDPM_FIELDS(SumSquares, R(x) W(y))
 DDPM_FIELDS(AdamW, U(weight) R(grad) U(m) U(v) R(hyper) R(sumSquares) U(ema) U(mirror))
 DDPM_FIELDS(Lion, U(weight) R(grad) U(m) R(hyper) R(sumSquares) U(ema) U(mirror))
 DDPM_FIELDS(Ema, U(ema) R(weight) R(hyper))
+
+template <class F>
+void visitFields(RankSum& o, F&& f) {
+  U(grads)
+  for (Tensor& bank : o.earlier) f("earlier", bank, Access::update);
+}
 
 #undef DDPM_FIELDS
 #undef PACKED_W

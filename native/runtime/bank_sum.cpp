@@ -1,39 +1,28 @@
 #include "native/runtime/bank_sum.h"
 
 #include <algorithm>
-#include <memory>
 #include <string_view>
 
 namespace ddpm {
 namespace {
 
-// Elements that are under way at a time, of one node of all ranks.
-constexpr int64_t kPiece = int64_t(1) << 20;
-constexpr int64_t kAligned = 16;
-
 // Pieces of a bank as memory of the host.
 class Host {
  public:
-  explicit Host(const Buffer& buffer) : buffer_(buffer) {
-    const std::string_view name = buffer.device->backend().name;
-    direct_ = name == "cpu";
-    if (!direct_) staged_.resize(size_t(std::min(kPiece, buffer.elements)));
+  Host(const Buffer& buffer, int64_t longest) : buffer_(buffer) {
+    if (!isOfHost(*buffer.device)) staged_.resize(size_t(longest));
   }
-  float* read(int64_t offset, int64_t length) {
-    if (direct_) return reinterpret_cast<float*>(buffer_.data) + offset;
-    buffer_.copyOut(staged_.data(), offset, length);
+  float* read(const Range& range) {
+    if (staged_.empty()) return reinterpret_cast<float*>(buffer_.data) + range.begin;
+    buffer_.copyOut(staged_.data(), range.begin, range.length());
     return staged_.data();
   }
-  void write(Buffer& buffer, const float* from, int64_t offset, int64_t length) {
-    if (direct_)
-      ++buffer.version;
-    else
-      buffer.copyIn(from, offset, length);
+  void write(Buffer& buffer, const Range& range) const {
+    if (!staged_.empty()) buffer.copyIn(staged_.data(), range.begin, range.length());
   }
 
  private:
   const Buffer& buffer_;
-  bool direct_;
   std::vector<float> staged_;
 };
 
@@ -41,12 +30,14 @@ void add(float* __restrict to, const float* __restrict from, int64_t length) {
   for (int64_t i = 0; i < length; ++i) to[i] += from[i];
 }
 
-// Adds up the nodes, each `length` numbers at `numbers`, into the first.
 struct Given {
   TreeNode node;
   float* numbers;
 };
-void addTree(const std::vector<Given>& given, int64_t length) {
+
+// Adds up the nodes that are halves of one, each `length` numbers, into the first of both; with `all`, what is left
+// then too, from the end, as where the batches are no power of two.
+std::vector<Given> joined(const std::vector<Given>& given, int64_t length, bool all) {
   std::vector<Given> open;
   const auto join = [&] {
     const Given right = open.back();
@@ -58,76 +49,139 @@ void addTree(const std::vector<Given>& given, int64_t length) {
     open.push_back(next);
     while (open.size() > 1 && open[open.size() - 2].node.joins(open.back().node)) join();
   }
-  // What is left where the micro-batches are no power of two.
-  while (open.size() > 1) join();
+  while (all && open.size() > 1) join();
+  return open;
 }
+
+class PieceSum {
+ public:
+  // Runs work on the world's thread.
+  using Caller = std::function<void(const Device::Work&)>;
+
+  PieceSum(World& world, const Summands& summands, Caller call)
+      : world_(world), summands_(summands), call_(std::move(call)), parts_(summands.banks[0]->elements, world.size()) {
+    for (int32_t r = 0; r < world.size(); ++r) {
+      nodes_.push_back(nodesOf(r * summands.share, (r + 1) * summands.share));
+      most_ = std::max(most_, nodes_.back().size());
+    }
+    for (const auto& bank : summands.banks) hosts_.emplace_back(*bank, parts_.longestPiece());
+    received_ = std::make_unique<std::vector<float>>(most_ * size_t(world.size() * parts_.longestOwn()));
+  }
+
+  void add(int64_t piece) {
+    try {
+      const Range range = parts_.piece(piece);
+      std::vector<Given> own;
+      for (size_t i = 0; i < hosts_.size(); ++i) own.push_back({summands_.nodes[i], hosts_[i].read(range)});
+      own = joined(own, range.length(), false);
+      const std::vector<Given> all = joined(exchange(piece, own), parts_.own(piece, world_.rank()).length(), true);
+      gather(piece, all[0].numbers);
+    } catch (...) {
+      (void)received_.release();  // what was begun and did not end may still write there
+      throw;
+    }
+  }
+
+ private:
+  // What all ranks' nodes gave for this rank's part of the piece.
+  std::vector<Given> exchange(int64_t piece, const std::vector<Given>& own) {
+    const size_t ranks = size_t(world_.size());
+    const int64_t begin = parts_.piece(piece).begin, length = parts_.own(piece, world_.rank()).length();
+    std::vector<std::vector<Given>> given(ranks);
+    for (size_t k = 0; k < most_; ++k) {
+      std::vector<Part> sent(ranks), arriving(ranks);
+      float* const to = received_->data() + int64_t(k * ranks) * length;
+      for (size_t r = 0; r < ranks; ++r) {
+        if (k < own.size()) {
+          const Range of = parts_.own(piece, int32_t(r));
+          sent[r] = {size_t(of.begin - begin) * 4, size_t(of.length()) * 4};
+        }
+        if (k >= nodes_[r].size()) continue;
+        arriving[r] = {r * size_t(length) * 4, size_t(length) * 4};
+        given[r].push_back({nodes_[r][k], to + int64_t(r) * length});
+      }
+      const float* from = k < own.size() ? own[k].numbers : nullptr;
+      call_([&] { world_.exchange(from, sent.data(), to, arriving.data()); });
+    }
+    std::vector<Given> all;
+    for (const auto& some : given) all.insert(all.end(), some.begin(), some.end());
+    return all;
+  }
+
+  // Puts this rank's part of the sum, and those of the others, where they belong.
+  void gather(int64_t piece, const float* own) {
+    const Range range = parts_.piece(piece), mine = parts_.own(piece, world_.rank());
+    Buffer& buffer = *summands_.banks.back();
+    float* const whole = hosts_.back().read(range);
+    std::copy_n(own, mine.length(), whole + (mine.begin - range.begin));
+    std::vector<Part> parts;
+    for (int32_t r = 0; r < world_.size(); ++r) {
+      const Range of = parts_.own(piece, r);
+      parts.push_back({size_t(of.begin - range.begin) * 4, size_t(of.length()) * 4});
+    }
+    call_([&] { world_.gather(whole, parts.data()); });
+    hosts_.back().write(buffer, range);
+  }
+
+  World& world_;
+  const Summands& summands_;
+  const Caller call_;
+  const BankParts parts_;
+  std::vector<std::vector<TreeNode>> nodes_;  // of each rank
+  size_t most_ = 0;
+  std::vector<Host> hosts_;
+  std::unique_ptr<std::vector<float>> received_;
+};
 
 }  // namespace
 
-std::vector<TreeNode> nodesOf(int64_t first, int64_t end) {
-  std::vector<TreeNode> nodes;
-  while (first < end) {
-    int64_t size = 1;
-    while (first % (2 * size) == 0 && first + 2 * size <= end) size *= 2;
-    nodes.push_back({first, first + size});
-    first += size;
-  }
-  return nodes;
+bool isOfHost(const Device& device) { return std::string_view(device.backend().name) == "cpu"; }
+
+void sumBanks(World& world, const Summands& summands) {
+  PieceSum sum(world, summands, [&](const Device::Work& work) { world.call(work); });
+  for (int64_t piece = 0; piece < BankParts(summands.banks[0]->elements, world.size()).pieces(); ++piece)
+    sum.add(piece);
+  for (const auto& bank : summands.banks) ++bank->version;
 }
 
-void sumBanks(World& world, const std::vector<std::shared_ptr<Buffer>>& banks, int64_t share) {
-  const int32_t size = world.size(), rank = world.rank();
-  std::vector<std::vector<TreeNode>> nodes;
-  size_t most = 0;
-  for (int32_t r = 0; r < size; ++r) {
-    nodes.push_back(nodesOf(r * share, (r + 1) * share));
-    most = std::max(most, nodes.back().size());
-  }
-  if (banks.size() != nodes[size_t(rank)].size())
-    throw Failure::argumentOf("sumBanks", "banks", std::to_string(nodes[size_t(rank)].size()),
-                              std::to_string(banks.size()));
-  const int64_t count = banks[0]->elements, piece = std::min(count, kPiece);
-  std::vector<Host> hosts;
-  for (const auto& bank : banks) hosts.emplace_back(*bank);
-  auto received = std::make_unique<std::vector<float>>(most * size_t(size) * size_t(piece / size + kAligned));
-
-  try {
-    for (int64_t begin = 0; begin < count; begin += piece) {
-      const int64_t length = std::min(piece, count - begin);
-      // Rank r adds up its segment of the piece.
-      const auto edge = [&](int64_t r) {
-        return std::min((length * r / size + kAligned - 1) / kAligned * kAligned, length);
-      };
-      const auto segment = [&](int64_t r) { return edge(r + 1) - edge(r); };
-      const int64_t own = segment(rank);
-      std::vector<std::vector<Given>> given(static_cast<size_t>(size));
-      for (size_t k = 0; k < most; ++k) {
-        std::vector<Part> sent(static_cast<size_t>(size)), arriving(static_cast<size_t>(size));
-        float* const to = received->data() + int64_t(k) * size * own;
-        for (int32_t r = 0; r < size; ++r) {
-          if (k < banks.size()) sent[size_t(r)] = {size_t(edge(r)) * 4, size_t(segment(r)) * 4};
-          if (k >= nodes[size_t(r)].size()) continue;
-          arriving[size_t(r)] = {size_t(r * own) * 4, size_t(own) * 4};
-          given[size_t(r)].push_back({nodes[size_t(r)][k], to + r * own});
-        }
-        const float* from = k < banks.size() ? hosts[k].read(begin, length) : nullptr;
-        world.call([&] { world.exchange(from, sent.data(), to, arriving.data()); });
-      }
-      std::vector<Given> all;
-      for (const auto& some : given) all.insert(all.end(), some.begin(), some.end());
-      addTree(all, own);
-
-      float* const whole = hosts[0].read(begin, length);
-      std::copy_n(all[0].numbers, own, whole + edge(rank));
-      std::vector<Part> parts;
-      for (int32_t r = 0; r < size; ++r) parts.push_back({size_t(edge(r)) * 4, size_t(segment(r)) * 4});
-      world.call([&] { world.gather(whole, parts.data()); });
-      hosts[0].write(*banks[0], whole, begin, length);
+OverlappedSum::OverlappedSum(std::shared_ptr<World> world, Summands summands, const std::vector<Outgoing>& order)
+    : world_(std::move(world)), ended_(end_.get_future()) {
+  const auto work = [this, summands = std::move(summands), order] {
+    PieceSum sum(*world_, summands, [](const Device::Work& part) { part(); });
+    for (const Outgoing& out : order) {
+      waitFor(out.after);
+      sum.add(out.piece);
     }
-  } catch (...) {
-    (void)received.release();  // what was begun and did not end may still write there
-    throw;
+  };
+  world_->submit(work, [this](Outcome outcome) { end_.set_value(std::move(outcome)); });
+}
+
+OverlappedSum::~OverlappedSum() {
+  if (!ended_.valid()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    given_up_ = true;
+    wake_.notify_all();
   }
+  world_->abandon();
+  ended_.wait();
+}
+
+void OverlappedSum::ready(int64_t steps) {
+  const std::lock_guard lock(mutex_);
+  done_ = steps;
+  wake_.notify_all();
+}
+
+void OverlappedSum::waitFor(int64_t steps) {
+  std::unique_lock lock(mutex_);
+  wake_.wait(lock, [&] { return given_up_ || done_ >= steps; });
+  if (given_up_) throw Failure("closed", "the step that this rank was at failed");
+}
+
+void OverlappedSum::wait() {
+  const Outcome outcome = ended_.get();
+  if (outcome) throw Failure(*outcome);
 }
 
 }  // namespace ddpm

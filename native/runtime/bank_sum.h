@@ -1,29 +1,56 @@
-// The sum of what all micro-batches of a step gave for a bank (gradients), in an order that does not depend on which
-// rank computed which: a binary tree over the micro-batches 0, 1, 2, ... in which a node of 2^j of them begins at a
-// multiple of 2^j. A rank has `share` micro-batches that follow one another, and has added up those that are a node
-// together.
+// The sum of a bank over all ranks (native/graph/rank_sum.h), computed with them: piece by piece, each rank adds up its
+// own part of what all send it, and sends the sum to all. Of n ranks, one sends 2 (n - 1) / n of the bank where its
+// share of the batches is one node of the tree (as a ring would), and (nodes + 1) (n - 1) / n else.
 #pragma once
+#include <condition_variable>
+#include <functional>
+#include <future>
+
+#include "native/graph/rank_sum.h"
 #include "native/runtime/buffer.h"
 #include "native/runtime/world.h"
 
 namespace ddpm {
 
-// A node of the tree: the micro-batches [first, end).
-struct TreeNode {
-  int64_t first, end;
-  // Whether it and the next are the two halves of one.
-  bool joins(const TreeNode& next) const {
-    const int64_t size = end - first;
-    return size == next.end - next.first && end == next.first && first % (2 * size) == 0;
-  }
+// What this rank adds to a sum: banks[i] is what nodes[i] of its batches gave. The last bank gets the sum of all ranks'
+// nodes, with the same bits on each; the others are changed.
+struct Summands {
+  std::vector<std::shared_ptr<Buffer>> banks;
+  std::vector<TreeNode> nodes;
+  int64_t share;  // batches of each rank
 };
 
-// The nodes that [first, end) is made of, each as large as can be.
-std::vector<TreeNode> nodesOf(int64_t first, int64_t end);
+// On the device's thread: a sum that is there when this returns. Beside the banks it takes some MiB.
+void sumBanks(World& world, const Summands& summands);
 
-// On the device's thread: banks[i] has what node i of this rank gave; afterwards banks[0] has the sum of all ranks'
-// nodes, with the same bits on each, and the others are changed. Of n ranks, one sends 2 (n - 1) / n of the bank where
-// its share is one node (as a ring would), and (nodes + 1) (n - 1) / n else. Beside the banks it takes a few MiB.
-void sumBanks(World& world, const std::vector<std::shared_ptr<Buffer>>& banks, int64_t share);
+// A sum whose pieces go out one by one, on the world's thread, while the program that gives them still runs. For banks
+// in memory of the host.
+class OverlappedSum {
+ public:
+  OverlappedSum(std::shared_ptr<World> world, Summands summands, const std::vector<Outgoing>& order);
+  // Without `wait` before, not all pieces may be there: this process then leaves the world, as it can't go on with it.
+  ~OverlappedSum();
+  OverlappedSum(const OverlappedSum&) = delete;
+  OverlappedSum& operator=(const OverlappedSum&) = delete;
+
+  // The first `steps` steps of the program are done.
+  void ready(int64_t steps);
+  // Until the sum is there. Throws rank-failed.
+  void wait();
+
+ private:
+  void waitFor(int64_t steps);
+
+  const std::shared_ptr<World> world_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  int64_t done_ = 0;
+  bool given_up_ = false;
+  std::promise<Outcome> end_;
+  std::future<Outcome> ended_;
+};
+
+// Whether the host reads and writes the device's memory as it is.
+bool isOfHost(const Device& device);
 
 }  // namespace ddpm

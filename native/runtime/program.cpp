@@ -116,12 +116,20 @@ void Program::run(const Bindings& bindings, bool waits) {
   Recordings::Key key(bases_.begin(), bases_.end());
   key.push_back(device->workspace());
   for (size_t i = 0; i < packs.size(); ++i) key.push_back(packs[i] ? &steps_.prologues[i] : nullptr);
-  recordings_.run(key, [&] {
+  const auto pack = [&] {
     for (size_t i = 0; i < packs.size(); ++i) {
-      if (packs[i]) execute(steps_.prologues[i].steps);
+      auto& steps = steps_.prologues[i].steps;
+      if (packs[i]) execute(steps, 0, steps.size());
     }
-    execute(steps_.steps);
-  });
+  };
+  if (compiled_.sum.exists()) {
+    executeWithRanks(bindings, key, pack);
+  } else {
+    recordings_.run(key, [&] {
+      pack();
+      execute(steps_.steps, 0, steps_.steps.size());
+    });
+  }
   if (device->debug().times) times_.endRun();
   Error error;
   const bool packed = packs[0] || packs[1];
@@ -132,11 +140,48 @@ void Program::run(const Bindings& bindings, bool waits) {
   if (compiled_.keepsMirror) packedFrom_[0].version = bindings.at("weights")->version + 1;  // which `touch` makes
 }
 
-void Program::execute(std::vector<Step>& steps) {
+void Program::executeWithRanks(const Bindings& bindings, const Recordings::Key& key,
+                               const std::function<void()>& before) {
+  const size_t at = compiled_.sum.at, end = steps_.steps.size();
+  const auto& op = std::get<RankSum>(compiled_.steps.steps[at]);
+  const std::shared_ptr<World> world = World::joined();
+  if (!world || world->size() != op.ranks || world->rank() != op.rank)
+    throw Failure("rank-failed", "a program for rank " + std::to_string(op.rank) + " of " + std::to_string(op.ranks) +
+                                     ", which this process is not");
+  const int64_t first = op.rank * op.share, last = first + op.share - 1;
+  Summands summands = {{}, nodesOf(first, last), op.share};
+  for (size_t i = 0; i < op.earlier.size(); ++i) summands.banks.push_back(bindings.at(earlierBank(int64_t(i))));
+  summands.banks.push_back(bindings.at("grads"));
+  summands.nodes.push_back({last, last + 1});
+
+  if (isOfHost(*device)) {
+    before();
+    OverlappedSum sum(world, std::move(summands), compiled_.sum.order);
+    execute(steps_.steps, 0, at, &sum);
+    sum.wait();
+    execute(steps_.steps, at, end);
+    return;
+  }
+  // What is before the sum and what is after it are recorded by themselves.
+  Recordings::Key part = key;
+  part.push_back(&steps_.steps[0]);
+  recordings_.run(part, [&] {
+    before();
+    execute(steps_.steps, 0, at);
+  });
+  Error error;
+  if (!device->backend().synchronize(device->handle(), &error)) throw toFailure(error);
+  sumBanks(*world, summands);
+  part.back() = &steps_.steps[at];
+  recordings_.run(part, [&] { execute(steps_.steps, at, end); });
+}
+
+void Program::execute(std::vector<Step>& steps, size_t begin, size_t end, OverlappedSum* sum) {
   const Backend& backend = device->backend();
   void* scratch = device->workspace() + scratchOffset_;
   Error error;
-  for (Step& step : steps) {
+  for (size_t i = begin; i < end; ++i) {
+    Step& step = steps[i];
     device->checkOpen();
     const auto start = std::chrono::steady_clock::now();
     const bool ok = std::visit(
@@ -156,6 +201,7 @@ void Program::execute(std::vector<Step>& steps) {
       throw failure;
     }
     if (device->debug().times) times_.add(step, std::chrono::steady_clock::now() - start);
+    if (sum) sum->ready(int64_t(i) + 1);
   }
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "native/graph/compile.h"
+#include "native/runtime/bank_sum.h"
 #include "native/runtime/buffer.h"
 #include "native/runtime/recordings.h"
 #include "native/runtime/step_times.h"
@@ -52,7 +53,10 @@ class Program {
 
   void findPatches();
   void bind(const Bindings& bindings);
-  void execute(std::vector<Step>& steps);
+  // Steps [begin, end). `sum` is told of each that is done.
+  void execute(std::vector<Step>& steps, size_t begin, size_t end, OverlappedSum* sum = nullptr);
+  // All steps of a program with a RankSum; `before` comes before the first.
+  void executeWithRanks(const Bindings& bindings, const Recordings::Key& key, const std::function<void()>& before);
 
   const Compiled compiled_;
   Steps steps_;  // a copy whose pointers are those of the present run

@@ -29,12 +29,31 @@ const Collectives& load(const std::string& name) {
 
 }  // namespace
 
-std::shared_ptr<World> World::join(const std::string& library) {
-  static std::mutex mutex;
-  static auto& joined = *new std::shared_ptr<World>;  // never destroyed: its thread may outlive static objects
-  const std::lock_guard lock(mutex);
-  if (!joined) joined.reset(new World(load(library)));
+namespace {
+
+// Never destroyed: its thread may outlive static objects.
+struct Joined {
+  std::mutex mutex;
+  std::shared_ptr<World> world;
+};
+Joined& theJoined() {
+  static auto& joined = *new Joined;
   return joined;
+}
+
+}  // namespace
+
+std::shared_ptr<World> World::join(const std::string& library) {
+  Joined& joined = theJoined();
+  const std::lock_guard lock(joined.mutex);
+  if (!joined.world) joined.world.reset(new World(load(library)));
+  return joined.world;
+}
+
+std::shared_ptr<World> World::joined() {
+  Joined& joined = theJoined();
+  const std::lock_guard lock(joined.mutex);
+  return joined.world;
 }
 
 // The library is used by one thread from its beginning to its end.

@@ -48,6 +48,12 @@ class World {
   // Of what this rank has sent to others since it joined.
   uint64_t bytesSent() const { return bytesSent_; }
 
+  // This process can't go on with the others: what is under way here fails, and what comes after.
+  void abandon() { abandoned_ = true; }
+
+  // The world of this process; null where it has joined none. Any thread.
+  static std::shared_ptr<World> joined();
+
   // Ends the thread: when what was submitted is done and all others leave, too, or, where something has failed or
   // without `inOrder`, at once, which the launcher then takes for the end of all.
   void leave(bool inOrder = true);

@@ -46,7 +46,8 @@ async function main(): Promise<void> {
   }
   const { weights, ema } = await ddpm.trainingState()
   const hashes = [await hash(weights), await hash(ema!)]
-  const sent = together?.bytesSent ?? 0
+  // Of a rank, in the mean: what is not divisible is some rank's.
+  const sent = together ? (await together.gather([together.bytesSent])).flat().reduce((a, b) => a + b) / ranks : 0
   const all = together ? await together.gather(hashes.map((text) => Number.parseInt(text.slice(0, 12), 16))) : []
   const isSame = all.every((other) => String(other) === String(all[0]))
   if (rank === 0)

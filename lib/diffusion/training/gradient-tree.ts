@@ -1,10 +1,10 @@
 /**
  * The sum of the gradients of a step's batches, in an order that does not depend on which process computed which: a binary tree over
- * the batches 0, 1, 2, ... of the step, of all ranks (native/runtime/bank_sum.h).
+ * the batches 0, 1, 2, ... of the step, of all ranks (native/graph/rank_sum.h).
  */
 import { DiffusionError } from '../../errors'
+import type { NativeBuffer } from '../../native'
 import type { Gradients, StateDict, Weights } from '../../nn/weights'
-import type { World } from '../../world'
 
 export interface Accumulation {
   /** The sum of their gradients, by the network's names, or of as many of them as make a power of two. */
@@ -107,16 +107,10 @@ export class GradientTree {
     this.free(right.bank)
   }
 
-  /** The sum of all, with those of the other ranks, each of which has `share` batches. The tree is empty then. */
-  async sum(world: World | undefined, share: number): Promise<Gradients> {
-    if (world) {
-      const banks = this.banks.map((name) => this.weights.bank(name))
-      await world.sumBanks(banks, share)
-    }
-    while (!world && this.#nodes.length > 1) this.#join()
-    const [whole, ...rest] = this.#nodes.splice(0)
-    for (const { bank } of rest) this.free(bank)
-    return whole.bank
+  /** The sum of all. The tree is empty then. */
+  sum(): Gradients {
+    while (this.#nodes.length > 1) this.#join()
+    return this.#nodes.pop()!.bank
   }
 
   /** Adds to a bank that was taken. Where that fails, the bank is free. */
@@ -129,15 +123,21 @@ export class GradientTree {
     }
   }
 
-  /** Runs what leaves a bank zero: what is asked for after it can take the bank again. */
-  async lend<T>(bank: Gradients, use: () => Promise<T>): Promise<T> {
+  /**
+   * Runs what leaves a bank zero, and has no more need of what the tree has, which is empty then: what is asked for after it can take the
+   * banks again. Those of the nodes are given by the names that `Graph.sumRanks` has for them.
+   */
+  async spend<T>(bank: Gradients, use: (earlier: Record<string, NativeBuffer>) => Promise<T>): Promise<T> {
+    const earlier = this.#nodes.splice(0).map((node) => node.bank)
+    const buffers = earlier.map((name, i) => [`earlier-${i}`, this.weights.bank(name)])
     let used: Promise<T>
     try {
-      used = use()
+      used = use(Object.fromEntries(buffers))
     } catch (error) {
-      this.free(bank)
+      for (const name of [bank, ...earlier]) this.free(name)
       throw error
     }
+    for (const name of earlier) this.free(name)
     this.#spare.push(bank)
     try {
       return await used

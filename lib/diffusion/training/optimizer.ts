@@ -76,11 +76,22 @@ export function momentsOf({ optimizer }: Pick<OptimizerSettings, 'optimizer'>): 
   return optimizer === 'lion' ? ['m'] : ['m', 'v']
 }
 
-/** The update of the bank 'weights', and with `ema` of the bank 'ema', by the bank 'grads', which is zero afterwards. */
+/** This process among those that train together, each of which has `share` batches a step. */
+export interface Place {
+  readonly rank: number
+  readonly ranks: number
+  readonly share: number
+}
+
+/**
+ * The update of the bank 'weights', and with `ema` of the bank 'ema', by the bank 'grads', which is zero afterwards: with `place` by
+ * that of all ranks.
+ */
 export function appendUpdate(
   graph: Graph,
-  { optimizer, count, ema }: { optimizer: Optimizer; count: number; ema: boolean },
+  { optimizer, count, ema, place }: { optimizer: Optimizer; count: number; ema: boolean; place?: Place },
 ): { sumSquares: Value } {
+  if (place) graph.sumRanks({ count, ...place })
   const hyper = graph.input('hyper', [1, 1, 1, hyperLength])
   const sumSquares = graph.gradSumSquares(count)
   graph[optimizer](hyper, sumSquares, { count, ema })

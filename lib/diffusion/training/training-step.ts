@@ -34,6 +34,7 @@ import {
   type Optimizer,
   type OptimizerOptions,
   type OptimizerSettings,
+  type Place,
   parseOptimizer,
   rateOf,
 } from './optimizer'
@@ -96,16 +97,16 @@ const common = ['step', 'batches', 'accumulate', 'samples', 'lr', 'parameters'] 
 export function trainingProgram(
   core: Core,
   input: LossInput,
-  o: { update: boolean; ema: boolean; optimizer?: Optimizer },
+  o: { update: boolean; ema: boolean; optimizer?: Optimizer; place?: Place },
 ): Promise<Program> {
   const { count } = requireNetwork(core, 'training').weights.table
-  const { update, ema, optimizer = 'adamw' } = o
+  const { update, ema, optimizer = 'adamw', place } = o
   const build = (g: Graph): Record<string, Value> => {
     const losses = buildLoss(core, g, input)
     backward(g, losses)
-    return update ? { ...losses, ...appendUpdate(g, { optimizer, count, ema }) } : losses
+    return update ? { ...losses, ...appendUpdate(g, { optimizer, count, ema, place }) } : losses
   }
-  return core.networkProgram('train', { ...lossKey(core, input), update, ema, optimizer }, build)
+  return core.networkProgram('train', { ...lossKey(core, input), update, ema, optimizer, ...place }, build)
 }
 
 export class Training {
@@ -114,8 +115,6 @@ export class Training {
   /** Samples whose gradients wait for the next update. */
   accumulated = 0
   readonly #gradients: GradientTree
-  /** Samples of the last batch and those before it of its step. */
-  #samples = 0
   /** Of the first batch of a step. */
   #batchSize = 0
   /** What the gradients that wait were multiplied by. */
@@ -206,30 +205,32 @@ export class Training {
     }
     const ema = o.update && o.ema ? this.ema : undefined
     const { optimizer } = this.#options
-    // One batch and its update are one program.
-    const isWhole = o.update && o.accumulate === 1 && this.#gradients.batches === 0 && !o.world
-    const program = await trainingProgram(core, input, { update: isWhole, ema: ema !== undefined, optimizer })
+    const world = o.update ? o.world : undefined
+    const place = world && { rank: world.rank, ranks: world.size, share: o.accumulate }
+    // One batch and its update are one program; so are the last one's of a rank, which the sum of all goes on beside.
+    const isWhole = o.update && (world !== undefined || (o.accumulate === 1 && this.#gradients.batches === 0))
+    const program = await trainingProgram(core, input, { update: isWhole, ema: ema !== undefined, optimizer, place })
     if (this.accumulated === 0) {
       this.#scale = core.lossScale?.scale ?? 1
       this.#batchSize = input.t.length
     }
     const scale = this.#scale
+    const options = this.#options
+    if (world) await this.#compare(world, options, o, input.t.length)
     const bindings = {
       ...(await lossBindings(core, input)),
       ...lossWeights(core, input, scale),
       ...network.weights.bindings('weights'),
     }
     const bank = this.#gradients.take()
-    const options = this.#options
     const before = this.accumulated
-    this.#samples = before + input.t.length
-    this.accumulated = o.update ? 0 : this.#samples
+    this.accumulated = o.update ? 0 : before + input.t.length
     let sumSquares: Float32Array
     let losses: Record<string, Float32Array>
     if (isWhole) {
-      ;({ sumSquares, ...losses } = await this.#gradients.lend(bank, () => {
+      ;({ sumSquares, ...losses } = await this.#gradients.spend(bank, (earlier) => {
         const grads = network.weights.bank(bank)
-        return program.run({ ...bindings, ...this.#updateBindings(options, o, ema, scale), grads })
+        return program.run({ ...bindings, ...this.#updateBindings(options, o, ema, scale), ...earlier, grads })
       }))
     } else {
       let result: LossResult | undefined
@@ -258,36 +259,45 @@ export class Training {
     throw notFinite('the gradients are not finite', this.step + 1, 'finite gradients', sumSquares[0])
   }
 
-  /**
-   * The optimizer's step by the gradients of all batches, of all ranks. Returns the sum of their squares. Where it fails, the
-   * accumulation is over, too.
-   */
+  /** The optimizer's step by the gradients of all batches. Returns the sum of their squares. Where it fails, the accumulation is over, too. */
   async #update(core: Core, options: OptimizerSettings, o: UpdateOptions, ema: LitEma | undefined, scale: number) {
     const { count } = this.network.weights.table
     const { optimizer } = options
     const key = { optimizer, ema: ema !== undefined, count }
     const { weights } = this.network
-    const summed = async () => {
-      const program = core.program('update', key, (g) => appendUpdate(g, { optimizer, count, ema: ema !== undefined }))
-      if (o.world) await this.#compare(o.world, options, o)
-      return { program, bank: await this.#gradients.sum(o.world, o.accumulate) }
-    }
-    const { program, bank } = await summed().catch((error) => {
+    let program: Program
+    try {
+      program = core.program('update', key, (g) => appendUpdate(g, { optimizer, count, ema: ema !== undefined }))
+    } catch (error) {
       this.#gradients.clear()
       throw error
-    })
-    const { sumSquares } = await this.#gradients.lend(bank, () => {
+    }
+    const bank = this.#gradients.sum()
+    const { sumSquares } = await this.#gradients.spend(bank, () => {
       const updating = this.#updateBindings(options, o, ema, scale)
       return program.run({ weights: weights.bank('weights'), ...updating, grads: weights.bank(bank) })
     })
     return sumSquares
   }
 
-  /** Ranks that took other batches would add up what does not belong together, or wait for one another for ever. */
-  async #compare(world: World, options: OptimizerSettings, { accumulate, lr }: UpdateOptions): Promise<void> {
+  /**
+   * Before the last batch of a step, of `samples` samples: ranks that took other batches would add up what does not belong together, or
+   * wait for one another for ever. Where they did, the accumulation is over.
+   */
+  async #compare(world: World, options: OptimizerSettings, o: UpdateOptions, samples: number): Promise<void> {
+    try {
+      await this.#mustBeAlike(world, options, o, samples)
+    } catch (error) {
+      this.#gradients.clear()
+      this.accumulated = 0
+      throw error
+    }
+  }
+
+  async #mustBeAlike(world: World, options: OptimizerSettings, { accumulate, lr }: UpdateOptions, samples: number) {
     const { size } = this.network.weights.table
     const rate = lr ?? rateOf(options, this.step)
-    const own = [this.step, this.#gradients.batches, accumulate, this.#samples, rate, size]
+    const own = [this.step, this.#gradients.batches + 1, accumulate, this.accumulated + samples, rate, size]
     const all = await world.gather(own)
     const [first] = all
     const wrong = all.findIndex((numbers) => numbers.some((n, i) => n !== first[i]))

@@ -14,7 +14,7 @@ const std::vector<const OpDef*>& publicOps() {
     std::vector<const OpDef*> found;
     for (const auto* group : {&sourceOps(), &convOps(), &normOps(), &attentionOps(), &activationOps(),
                               &elementwiseOps(), &resampleOps(), &layoutOps(), &tokenOps(), &embeddingOps(), &lossOps(),
-                              &diffusionOps(), &varianceOps(), &latentOps(), &optimizerOps()}) {
+                              &diffusionOps(), &varianceOps(), &latentOps(), &optimizerOps(), &rankOps()}) {
       for (const OpDef& op : *group)
         if (!op.internal) found.push_back(&op);
     }
