@@ -133,7 +133,8 @@ void World::leave(bool inOrder) {
   if (thread_.joinable()) thread_.join();
 }
 
-// Looks often at first: most operations take microseconds.
+// Looks again at once at first, as most operations take microseconds; then it sleeps, since whoever computes meanwhile
+// needs the processor, and has it longer where this thread only yields it.
 void World::wait(Operation* operation, const char* what, const Error& error) {
   const auto failure = [&](const std::string& why) {
     return Failure("rank-failed", std::string(what) + " of rank " + std::to_string(rank()) + " of " +
@@ -154,10 +155,7 @@ void World::wait(Operation* operation, const char* what, const Error& error) {
       std::snprintf(text, sizeof text, "not all ranks came to it within %g seconds", timeout_.load());
       throw failure(text);
     }
-    if (looks < 1000)
-      std::this_thread::yield();
-    else
-      std::this_thread::sleep_for(std::chrono::microseconds(seconds < 0.1 ? 50 : 500));
+    if (looks > 50) std::this_thread::sleep_for(std::chrono::microseconds(seconds < 1 ? 20 : 500));
   }
 }
 
