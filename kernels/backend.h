@@ -8,7 +8,7 @@
 
 namespace ddpm {
 
-constexpr int32_t kBackendAbi = 19;
+constexpr int32_t kBackendAbi = 20;
 
 enum class ErrorCode : int32_t { none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal };
 

@@ -537,7 +537,8 @@ struct NearestCode {
 
 struct SumSquares {
   Tensor x, y;
-};  // y[0] = sum x^2, accumulated in double; {1,1,1,1}
+};  // y[w] = sum of x[w]^2, accumulated in double, which rows there are beside it has no part in; x {1,1,W,C}, y
+    // {1,1,W,1}
 
 // Indices into the f32 vector `hyper` {1,1,1,16} of AdamW, Lion and Ema.
 enum Hyper : int32_t {

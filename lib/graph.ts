@@ -16,6 +16,19 @@ import { joined, type LinearSlots, type ParameterSlot, type TablePlace } from '.
 export { type ElementLoss, type LossType, lossTypes, type Value } from './graph-values'
 export type { LinearSlots, ParameterSlot } from './parameter-slot'
 
+/** One of the ranks that share the optimizer's state. */
+export interface Shard {
+  readonly rank: number
+  readonly ranks: number
+}
+const whole: Shard = { rank: 0, ranks: 1 }
+
+interface UpdateOf {
+  readonly count: number
+  readonly ema?: boolean
+  readonly shard?: Shard
+}
+
 export class Graph {
   readonly native: NativeGraph = native.createGraph()
   readonly #parameters = new GraphParameters()
@@ -464,33 +477,38 @@ export class Graph {
   /**
    * The bank 'grads' of `count` elements becomes the sum of those of all `ranks` processes that train together, each of which has had
    * `share` batches, the last one's gradients in 'grads', those of the nodes before it in 'earlier-0' and so on, in that order
-   * (native/graph/rank_sum.h). Runs after `backward`'s nodes; pieces of the bank go out while these run. One in a program. Has no value.
+   * (native/graph/rank_sum.h). Runs after `backward`'s nodes; pieces of the bank go out while these run. With `keepsParts` each rank gets
+   * its own parts of the sum only. One in a program. Has no value.
    */
-  sumRanks(o: { count: number; rank: number; ranks: number; share: number }): void {
+  sumRanks(o: { count: number; rank: number; ranks: number; share: number; keepsParts: boolean }): void {
     this.#add('sumRanks', [], o)
   }
 
-  /** The sum of squares of the bank 'grads' of `count` elements, [1, 1, 1, 1]. Runs after `backward`'s nodes. */
-  gradSumSquares(count: number): Value {
-    return this.#one('gradSumSquares', [], { count })
+  /**
+   * The sum of squares of the bank 'grads' of `count` elements, [1, 1, 1, 1]. Runs after `backward`'s nodes. With `shard` each of the
+   * ranks has its own parts of the bank (native/graph/bank_parts.h), and the sum is that of all.
+   */
+  gradSumSquares(count: number, shard: Shard = whole): Value {
+    return this.#one('gradSumSquares', [], { count, ...shard })
   }
 
   /**
    * AdamW on the banks weights, grads, m, v, then with `ema` the bank 'ema' towards the new weights by hyper's decay; hyper
-   * f32 [1, 1, 1, 16], kernels/ops.h Hyper. Changes nothing where sumSquares is not finite. Has no value.
+   * f32 [1, 1, 1, 16], kernels/ops.h Hyper. Changes nothing where sumSquares is not finite. With `shard` a rank updates its own parts
+   * of the weights, of which alone it has m, v and ema, one after the other, and gets the others' weights. Has no value.
    */
-  adamw(hyper: Value, sumSquares: Value, o: { count: number; ema?: boolean }): void {
-    this.#add('adamw', [hyper, sumSquares], o)
+  adamw(hyper: Value, sumSquares: Value, { count, ema, shard = whole }: UpdateOf): void {
+    this.#add('adamw', [hyper, sumSquares], { count, ...(ema !== undefined && { ema }), ...shard })
   }
 
   /** Lion on the banks weights, grads, m; otherwise as adamw. */
-  lion(hyper: Value, sumSquares: Value, o: { count: number; ema?: boolean }): void {
-    this.#add('lion', [hyper, sumSquares], o)
+  lion(hyper: Value, sumSquares: Value, { count, ema, shard = whole }: UpdateOf): void {
+    this.#add('lion', [hyper, sumSquares], { count, ...(ema !== undefined && { ema }), ...shard })
   }
 
-  /** The bank 'ema' towards the bank 'weights' by hyper's decay. Has no value. */
-  ema(hyper: Value, o: { count: number }): void {
-    this.#add('ema', [hyper], o)
+  /** The bank 'ema' towards the bank 'weights' by hyper's decay; with `shard` as adamw. Has no value. */
+  ema(hyper: Value, { count, shard = whole }: { count: number; shard?: Shard }): void {
+    this.#add('ema', [hyper], { count, ...shard })
   }
 
   /** Sets the bank 'grads' to zero, in the order of the calls. Has no value. */

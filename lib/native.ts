@@ -170,6 +170,10 @@ export interface NativeWorld {
    * (native/graph/rank_sum.h); then the last bank is the sum over all ranks, with the same bits on each.
    */
   sumBanks(banks: readonly NativeBuffer[], share: number): Promise<void>
+  /** What of a bank of `count` elements is this rank's, of those who share it (native/graph/bank_parts.h), in order. */
+  ownParts(count: number): { begin: number; length: number }[]
+  /** On the thread of the bank's device, in order: each rank has its own parts of it; then all have the whole. */
+  gatherParts(bank: NativeBuffer): Promise<void>
   /** The most seconds that one operation may take. Default 600. */
   setTimeout(seconds: number): void
   /** That this rank has sent to others. */

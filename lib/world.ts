@@ -118,6 +118,16 @@ export class World {
     await this.#call(() => this.#native.sumBanks(banks, share))
   }
 
+  /** @internal NativeWorld.ownParts */
+  ownParts(count: number): { begin: number; length: number }[] {
+    return this.#native.ownParts(count)
+  }
+
+  /** @internal NativeWorld.gatherParts */
+  async gatherParts(bank: NativeBuffer): Promise<void> {
+    await this.#call(() => this.#native.gatherParts(bank))
+  }
+
   async #call<T>(call: () => Promise<T>): Promise<T> {
     try {
       return await call()

@@ -7,20 +7,10 @@
 namespace ddpm::cpu::DDPM_ISA {
 
 void run(CpuDevice& device, const SumSquares& op, void*) {
-  // Which elements are added up together depends on their number alone.
-  constexpr int64_t kParts = 256;
-  double parts[kParts];
-  const int64_t count = op.x.elements();
-  const int64_t even = (count + kParts - 1) / kParts, size = even < kElementsPerTask ? kElementsPerTask : even;
-  const int64_t used = (count + size - 1) / size;
-  device.pool.parallelFor(used, [&](int64_t part, int) {
-    const float* x = op.x.f32() + part * size;
-    const int64_t left = count - part * size;
-    parts[part] = sumDouble(left < size ? left : size, [&](int64_t i) { return double(x[i]) * x[i]; });
+  device.pool.parallelFor(op.x.rows(), [&](int64_t row, int) {
+    const float* x = op.x.f32() + row * op.x.ld;
+    op.y.f32()[row * op.y.ld] = float(sumDouble(op.x.c, [&](int64_t i) { return double(x[i]) * x[i]; }));
   });
-  double sum = 0;
-  for (int64_t part = 0; part < used; ++part) sum += parts[part];
-  op.y.f32()[0] = float(sum);
 }
 
 // What gradients are multiplied by, clipping included.

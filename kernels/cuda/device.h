@@ -92,7 +92,7 @@ DDPM_OPS(DDPM_DECLARE_RUN)
   X(Conv2d)                      \
   X(Conv2dDgrad)                 \
   X(Conv2dWgrad)                 \
-  X(GroupNorm) X(GroupNormBackward) X(LayerNormBackward) X(AttentionBackward) X(LinearAttentionBackward) X(SumSquares)
+  X(GroupNorm) X(GroupNormBackward) X(LayerNormBackward) X(AttentionBackward) X(LinearAttentionBackward)
 
 #define DDPM_DECLARE_SCRATCH(Op) size_t scratch(const CudaDevice& device, const Op& op);
 DDPM_CUDA_SCRATCH_OPS(DDPM_DECLARE_SCRATCH)

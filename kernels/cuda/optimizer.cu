@@ -6,27 +6,17 @@
 namespace ddpm::cuda {
 namespace {
 
-constexpr int kThreads = 256, kBlocks = 512;
+constexpr int kThreads = 256;
 
-// Each block's sum of its share, in double; the share depends on the size alone.
-__global__ void __launch_bounds__(kThreads) squaresKernel(Global<const float> x, Global<double> partial, int64_t size) {
+// A block a row.
+__global__ void __launch_bounds__(kThreads) squaresKernel(Rows<const float> x, Rows<float> y, int count) {
   double sum = 0;
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < size; i += int64_t(gridDim.x) * kThreads)
-    sum += double(x[i]) * x[i];
+  for (int i = threadIdx.x; i < count; i += kThreads) {
+    const float element = ddpm::cuda::element(x, blockIdx.x, i);
+    sum += double(element) * element;
+  }
   sum = blockSum<kThreads>(sum);
-  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
-}
-
-__global__ void __launch_bounds__(kThreads)
-    finishSquaresKernel(Global<const double> partial, Rows<float> y, int count) {
-  double sum = 0;
-  for (int i = threadIdx.x; i < count; i += kThreads) sum += partial[i];
-  sum = blockSum<kThreads>(sum);
-  if (threadIdx.x == 0) element(y, 0, 0) = float(sum);
-}
-
-int squaresBlocks(int64_t size) {
-  return int(std::min<int64_t>(std::max<int64_t>(ceilDiv(size, kThreads * 8), 1), kBlocks));
+  if (threadIdx.x == 0) element(y, blockIdx.x, 0) = float(sum);
 }
 
 // What gradients are multiplied by, clipping included.
@@ -123,15 +113,8 @@ struct EmaElements {
 
 }  // namespace
 
-size_t scratch(const CudaDevice&, const SumSquares& op) {
-  return size_t(squaresBlocks(op.x.elements())) * sizeof(double);
-}
-
-void run(CudaDevice& device, const SumSquares& op, void* scratch) {
-  const int blocks = squaresBlocks(op.x.elements());
-  const auto partial = scratchOf<double>(scratch, 0, blocks);
-  launch<squaresKernel>(unsigned(blocks), kThreads, 0, device.stream(), in(op.x).data, partial, op.x.elements());
-  launch<finishSquaresKernel>(1, kThreads, 0, device.stream(), partial, out(op.y), blocks);
+void run(CudaDevice& device, const SumSquares& op, void*) {
+  launch<squaresKernel>(unsigned(op.x.rows()), kThreads, 0, device.stream(), in(op.x), out(op.y), op.x.c);
 }
 
 void run(CudaDevice& device, const AdamW& op, void*) {

@@ -6,9 +6,11 @@
 namespace ddpm::reference {
 
 void run(const SumSquares& op) {
-  double sum = 0;
-  forEach(op.x, [&](int64_t row, int c) { sum += double(at(op.x, row, c)) * at(op.x, row, c); });
-  at(op.y, 0, 0) = float(sum);
+  for (int64_t row = 0; row < op.x.rows(); ++row) {
+    double sum = 0;
+    for (int c = 0; c < op.x.c; ++c) sum += double(at(op.x, row, c)) * at(op.x, row, c);
+    at(op.y, row, 0) = float(sum);
+  }
 }
 
 // What gradients are multiplied by, clipping included.

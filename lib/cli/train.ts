@@ -202,6 +202,7 @@ const options = {
     choices: distributedModes,
     help: 'train together with the processes of mpirun (auto)',
   },
+  'shard-optimizer': { kind: 'flag', help: 'each of them keeps its part of the optimizer and averages only' },
   precision: {
     kind: 'string',
     choices: precisions,
@@ -269,6 +270,7 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
       sampleSteps: values['sample-steps'],
       precision: values.precision,
       distributed,
+      shardOptimizer: values['shard-optimizer'],
     }
     const { config } = values
     const trainer = config === undefined ? new Trainer(trainOptions) : await Trainer.fromConfig(config, trainOptions)

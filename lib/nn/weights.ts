@@ -42,6 +42,8 @@ export class Weights {
   readonly #banks = new Map<Bank, NativeBuffer>()
   /** What banks are made of that were released and kept: see `release`. */
   readonly #kept = new Map<Bank, Float32Array>()
+  /** Why banks are not here whose numbers are kept elsewhere. */
+  readonly #elsewhere = new Map<Bank, string>()
   #disposed = false
 
   constructor(
@@ -57,7 +59,22 @@ export class Weights {
     return this.#banks.get(name)!
   }
 
+  /** Releases a bank whose numbers are kept elsewhere. To ask for it throws `state-mismatch`, which says `why`, until it is back. */
+  giveUp(name: Bank, why: string): void {
+    this.#banks.get(name)?.release()
+    this.#banks.delete(name)
+    this.#kept.delete(name)
+    this.#elsewhere.set(name, why)
+  }
+
+  takeBack(name: Bank, buffer: NativeBuffer): void {
+    this.#elsewhere.delete(name)
+    this.#banks.set(name, buffer)
+  }
+
   #make(name: Bank): void {
+    const why = this.#elsewhere.get(name)
+    if (why !== undefined) throw new DiffusionError('state-mismatch', why, { argument: name })
     const kept = this.#kept.get(name)
     if (kept) {
       this.#banks.set(name, this.device.upload(kept))
@@ -110,7 +127,7 @@ export class Weights {
 
   /** True when the bank was asked for before, and so takes memory, or did until it was released and kept. */
   has(name: Bank): boolean {
-    return this.#banks.has(name) || this.#kept.has(name)
+    return this.#banks.has(name) || this.#kept.has(name) || this.#elsewhere.has(name)
   }
 
   /** True where any bank is on the device. */

@@ -148,6 +148,8 @@ export interface CommonTrainOptions {
    * 'mpi'; 'off'. The run folder is one that all of them see.
    */
   distributed?: Distributed
+  /** Where several do: each keeps its part of the optimizer's state and of the averages only. Default false. */
+  shardOptimizer?: boolean
   /** Batches decoded ahead of the step (default 4). */
   prefetch?: number
   /** Bytes of decoded images to keep in memory (default 512 MiB). */
@@ -321,6 +323,7 @@ export const trainSchema = {
   memoryLimit,
   precision: oneOf(precisions, 'fp32'),
   distributed: oneOf(distributedModes, 'auto'),
+  shardOptimizer: boolean(false),
   prefetch: integer(4, positive),
   cacheBytes: integer(512 * 2 ** 20, { min: 0 }),
 }

@@ -33,6 +33,7 @@ export const freeOnResume: readonly string[] = [
   'device',
   'memoryLimit',
   'distributed',
+  'shardOptimizer',
   'latents',
   'prefetch',
   'cacheBytes',
@@ -215,7 +216,16 @@ function checkFid({ fidEvery, inception }: Omit<Parsed<typeof trainSchema>, 'mod
 }
 
 function completeModel(model: ModelConfig, start?: ModelConfig): ResolvedTrainOptions['model'] {
-  for (const name of ['device', 'memoryLimit', 'seed', 'model', 'deterministic', 'precision', 'distributed']) {
+  for (const name of [
+    'device',
+    'memoryLimit',
+    'seed',
+    'model',
+    'deterministic',
+    'precision',
+    'distributed',
+    'shardOptimizer',
+  ]) {
     if (name in model) {
       throw new DiffusionError('invalid-argument', `model.${name}: a training has its own`, {
         argument: `model.${name}`,
@@ -230,7 +240,15 @@ function completeModel(model: ModelConfig, start?: ModelConfig): ResolvedTrainOp
 function diffusionDefaults(): Record<string, unknown> {
   const defaults = Object.entries(modelSchema).map(([name, { fallback }]) => [name, fallback])
   const all = definedOnly(Object.fromEntries(defaults))
-  const { seed: _s, deterministic: _d, precision: _p, weightFormat: _w, distributed: _t, ...own } = all
+  const {
+    seed: _s,
+    deterministic: _d,
+    precision: _p,
+    weightFormat: _w,
+    distributed: _t,
+    shardOptimizer: _o,
+    ...own
+  } = all
   return own
 }
 

@@ -103,6 +103,9 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
   /** Writes the trained model into the run folder, as it is, or as it was at its best. Returns where. */
   protected abstract export(run: string, best: RunResult['best'], metrics: Metrics | undefined): Promise<string>
 
+  /** After a step, on all ranks: what they share is to be whole on one that `needs` it. */
+  protected async gather(_needs: boolean): Promise<void> {}
+
   /** Steps from one evaluation of samples to the next; undefined where there is none. */
   protected get samplesEvery(): number | undefined {
     return undefined
@@ -128,8 +131,10 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
         metrics = await this.#step(() => batches.next())
         this.#done++
         long = this.#tellsLong
+        await this.gather(ranks.leads && long)
         if (ranks.leads) await this.#tell(metrics)
       }
+      await this.gather(ranks.leads)
       if (ranks.leads) await this.#save()
     } catch (error) {
       if (ranks.leads) await this.#rescue()

@@ -114,8 +114,8 @@ export class Trainer {
     await using latents = latent && (await openLatentData(latent, opened, classed, hooks))
     const { data, heldOut, options } = latents ?? { ...opened, options: classed }
 
-    const { seed, device, memoryLimit, precision } = options
-    const compute = { seed, device: device as DeviceName, memoryLimit, precision, distributed }
+    const { seed, device, memoryLimit, precision, shardOptimizer } = options
+    const compute = { seed, device: device as DeviceName, memoryLimit, precision, distributed, shardOptimizer }
     await ranks.compare({ ...factsOf(options), ...dataFacts('data', data), ...dataFacts('validation', heldOut) })
     const ddpm = latent
       ? new LatentDiffusion({ ...plainOptions(options.model), ...latent.stages, ...compute })

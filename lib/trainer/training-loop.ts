@@ -45,6 +45,11 @@ export class TrainingLoop extends RunLoop<ResolvedTrainOptions, StepMetrics> {
     this.#labelOf = trainedLabels(ddpm, opened.data)
   }
 
+  protected override async gather(needs: boolean): Promise<void> {
+    const { options, ranks } = this.o
+    if (options.shardOptimizer && (await ranks.any(needs, false))) await this.#ddpm.gatherShards()
+  }
+
   protected scalarsOf(metrics: StepMetrics): Scalars {
     return scalarsOf(metrics)
   }

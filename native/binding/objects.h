@@ -130,6 +130,8 @@ class NativeWorld : public Napi::ObjectWrap<NativeWorld> {
   Napi::Value broadcast(const Napi::CallbackInfo& info);
   Napi::Value gather(const Napi::CallbackInfo& info);
   Napi::Value sumBanks(const Napi::CallbackInfo& info);
+  Napi::Value ownParts(const Napi::CallbackInfo& info);
+  Napi::Value gatherParts(const Napi::CallbackInfo& info);
   Napi::Value setTimeout(const Napi::CallbackInfo& info);
   Napi::Value bytesSent(const Napi::CallbackInfo& info);
   Napi::Value leave(const Napi::CallbackInfo& info);

@@ -26,6 +26,7 @@ Napi::Function NativeWorld::define(Napi::Env env) {
       env, "NativeWorld",
       {InstanceMethod<&NativeWorld::barrier>("barrier"), InstanceMethod<&NativeWorld::broadcast>("broadcast"),
        InstanceMethod<&NativeWorld::gather>("gather"), InstanceMethod<&NativeWorld::sumBanks>("sumBanks"),
+       InstanceMethod<&NativeWorld::ownParts>("ownParts"), InstanceMethod<&NativeWorld::gatherParts>("gatherParts"),
        InstanceMethod<&NativeWorld::setTimeout>("setTimeout"), InstanceMethod<&NativeWorld::bytesSent>("bytesSent"),
        InstanceMethod<&NativeWorld::leave>("leave")});
 }
@@ -91,13 +92,44 @@ Napi::Value NativeWorld::sumBanks(const Napi::CallbackInfo& info) {
         throw Failure::argumentOf("sumBanks", "banks", "buffers of one device and size", "others");
     }
     const int64_t first = int64_t(world_->rank()) * share;
-    const Summands summands = {banks, nodesOf(first, first + share), share};
+    const Summands summands = {banks, nodesOf(first, first + share), share, false};
     if (summands.nodes.size() != banks.size())
       throw Failure::argumentOf("sumBanks", "banks", std::to_string(summands.nodes.size()),
                                 std::to_string(banks.size()));
     Device& device = *banks[0]->device;
     const auto work = [world = world_, summands] { ddpm::sumBanks(*world, summands); };
     return Environment::of(info.Env()).promise(info.Env(), device, work);
+  });
+}
+
+Napi::Value NativeWorld::ownParts(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const int32_t count = toInt(info[0], "count");
+    if (count < 1) throw Failure::argumentOf("ownParts", "count", "at least 1", std::to_string(count));
+    const BankParts parts(count, world_->size());
+    const Napi::Array ranges = Napi::Array::New(info.Env());
+    for (int64_t piece = 0; piece < parts.pieces(); ++piece) {
+      const Range own = parts.own(piece, world_->rank());
+      if (own.length() == 0) continue;
+      Napi::Object range = Napi::Object::New(info.Env());
+      range.Set("begin", double(own.begin));
+      range.Set("length", double(own.length()));
+      ranges.Set(ranges.Length(), range);
+    }
+    return ranges;
+  });
+}
+
+Napi::Value NativeWorld::gatherParts(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const std::shared_ptr<Buffer> bank = NativeBuffer::unwrap(info[0], "bank");
+    const auto work = [world = world_, bank] {
+      const int32_t count = int32_t(bank->elements);
+      const Tensor x = {bank->data, 1, 1, 1, count, count, DType::f32};
+      ddpm::gatherParts(*world, *bank->device, {x, count, world->rank(), world->size()});
+      ++bank->version;
+    };
+    return Environment::of(info.Env()).promise(info.Env(), *bank->device, work);
   });
 }
 

@@ -29,11 +29,22 @@ class BankParts {
   int64_t parts() const { return parts_; }
   int64_t pieces() const { return pieces_; }
 
+  // Parts of a rank in a piece.
+  Range ownParts(int64_t i, int32_t rank) const {
+    const int64_t first = i * perPiece_ + rank * perRank_;
+    return {std::min(first, parts_), std::min(first + perRank_, parts_)};
+  }
   // Elements of the bank. A rank has none of a piece where there are fewer parts than ranks.
   Range piece(int64_t i) const { return elements(i * perPiece_, (i + 1) * perPiece_); }
   Range own(int64_t i, int32_t rank) const {
-    const int64_t first = i * perPiece_ + rank * perRank_;
-    return elements(first, first + perRank_);
+    const Range parts = ownParts(i, rank);
+    return elements(parts.begin, parts.end);
+  }
+  // Of all pieces.
+  int64_t ownLength(int32_t rank) const {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < pieces_; ++i) sum += own(i, rank).length();
+    return sum;
   }
   // The most elements that a piece has, and that one rank has of it.
   int64_t longestPiece() const { return std::min(perPiece_ * length_, count_); }

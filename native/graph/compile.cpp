@@ -167,6 +167,9 @@ Compiled compileOnce(const Graph& source, const std::map<std::string, ValueId>& 
 
   compiled.names = namesOf(graph, outputs, compiled.steps.steps);
   compiled.sum = planSum(compiled.steps.steps);
+  compiled.hasRanks = std::any_of(compiled.steps.steps.begin(), compiled.steps.steps.end(), [](const Step& step) {
+    return std::holds_alternative<RankSum>(step) || std::holds_alternative<RankGather>(step);
+  });
   compiled.storages = std::move(placement.storages());
   compiled.arenaBytes = planArena(compiled.storages, compiled.steps.steps);
   compiled.packedBytes = planPacked(compiled.storages);

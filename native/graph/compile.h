@@ -17,6 +17,7 @@ struct Compiled {
   Steps steps;
   // The prologue of 'weights' makes the mirror only, and a step keeps it up with the weights it writes.
   bool keepsMirror = false;
+  bool hasRanks = false;  // some steps are computed with other ranks
   SumPlan sum;
   std::set<std::string> names;  // every name that the graph knows: its inputs, outputs and banks
   uint64_t arenaBytes = 0, packedBytes = 0, scratchBytes = 0;

@@ -66,7 +66,8 @@ const char* opName(const Step& step) {
 #define DDPM_NAME(Op) #Op,
                                       DDPM_OPS(DDPM_NAME)
 #undef DDPM_NAME
-                                          "RankSum"};
+                                          "RankSum",
+                                      "RankGather"};
   return names[step.index()];
 }
 

@@ -44,6 +44,11 @@ Tensor Lowering::bank(const std::string& name, int64_t offset, Dims dims) const 
   return placement_.bank(name, offset, dims);
 }
 
+Tensor Lowering::temporary(const Dims& dims) {
+  const uint32_t storage = placement_.addStorage({Storage::arena, uint64_t(elements(dims)) * 4, ""});
+  return {encode({storage, 0}), dims[0], dims[1], dims[2], dims[3], dims[3], DType::f32};
+}
+
 Tensor Lowering::scales(size_t weight) const { return scalesOf(node_->inputs[weight]); }
 
 Tensor Lowering::scalesOf(ValueId v) const {

@@ -57,6 +57,8 @@ class Lowering {
   // output `output`, set to zero first. Absent where the input is.
   Tensor accumulator(size_t input, size_t output);
   Tensor bank(const std::string& name, int64_t offset, Dims dims) const;
+  // Memory between the steps of a node.
+  Tensor temporary(const Dims& dims);
   // What operands of products that have no plan are rounded to (Backend::roundsOperands).
   DType products() const { return target_.backend->roundsOperands ? target_.precision : DType::f32; }
   // What rows of input `weight` are multiplied with, where they are i8; else absent.

@@ -16,13 +16,21 @@ struct RankSum {
   Tensor grads;                 // {1,1,1,P}: what this rank's last batch gave; then the sum of all batches of all ranks
   std::vector<Tensor> earlier;  // what the nodes of this rank's batches before it gave; then anything
   int32_t rank, ranks;
-  int64_t share;  // batches of each rank
+  int64_t share;    // batches of each rank
+  bool keepsParts;  // each rank gets its own parts of the sum only (bank_parts.h)
+};
+// Each rank has its own parts of a bank of `count` elements, and gets those of the others: of the bank {1,1,1,P}, or of
+// one number for each of its parts {1,1,P,1}.
+struct RankGather {
+  Tensor x;
+  int64_t count;
+  int32_t rank, ranks;
 };
 // The name that the i-th of `earlier` is bound by.
 inline std::string earlierBank(int64_t i) { return "earlier-" + std::to_string(i); }
 
 #define DDPM_ALTERNATIVE(Op) , Op
-using Step = std::variant<std::monostate DDPM_OPS(DDPM_ALTERNATIVE), RankSum>;
+using Step = std::variant<std::monostate DDPM_OPS(DDPM_ALTERNATIVE), RankSum, RankGather>;
 #undef DDPM_ALTERNATIVE
 
 // Where a pointer will point once memory is bound; kept in the pointer itself until then. Never null.
@@ -129,6 +137,7 @@ void visitFields(RankSum& o, F&& f) {
   U(grads)
   for (Tensor& bank : o.earlier) f("earlier", bank, Access::update);
 }
+DDPM_FIELDS(RankGather, U(x))
 
 #undef DDPM_FIELDS
 #undef PACKED_W

@@ -9,22 +9,42 @@ namespace {
 // Pieces of a bank as memory of the host.
 class Host {
  public:
-  Host(const Buffer& buffer, int64_t longest) : buffer_(buffer) {
-    if (!isOfHost(*buffer.device)) staged_.resize(size_t(longest));
+  Host(const Device& device, void* data, int64_t longest) : device_(device), data_(static_cast<float*>(data)) {
+    if (!isOfHost(device)) staged_.resize(size_t(longest));
   }
   float* read(const Range& range) {
-    if (staged_.empty()) return reinterpret_cast<float*>(buffer_.data) + range.begin;
-    buffer_.copyOut(staged_.data(), range.begin, range.length());
+    if (staged_.empty()) return data_ + range.begin;
+    Error error;
+    if (!device_.backend().copyOut(device_.handle(), staged_.data(), data_ + range.begin, bytes(range), &error))
+      throw toFailure(error);
     return staged_.data();
   }
-  void write(Buffer& buffer, const Range& range) const {
-    if (!staged_.empty()) buffer.copyIn(staged_.data(), range.begin, range.length());
+  // What `read` gave, and was changed since.
+  void write(const Range& range) {
+    if (staged_.empty()) return;
+    Error error;
+    if (!device_.backend().copyIn(device_.handle(), data_ + range.begin, staged_.data(), bytes(range), &error))
+      throw toFailure(error);
   }
 
  private:
-  const Buffer& buffer_;
+  static size_t bytes(const Range& range) { return size_t(range.length()) * 4; }
+
+  const Device& device_;
+  float* const data_;
   std::vector<float> staged_;
 };
+
+// What rank r has of a piece, as a part of it.
+std::vector<Part> partsOf(const BankParts& parts, int64_t piece, int32_t ranks) {
+  const int64_t begin = parts.piece(piece).begin;
+  std::vector<Part> all;
+  for (int32_t r = 0; r < ranks; ++r) {
+    const Range of = parts.own(piece, r);
+    all.push_back({size_t(of.begin - begin) * 4, size_t(of.length()) * 4});
+  }
+  return all;
+}
 
 void add(float* __restrict to, const float* __restrict from, int64_t length) {
   for (int64_t i = 0; i < length; ++i) to[i] += from[i];
@@ -64,7 +84,7 @@ class PieceSum {
       nodes_.push_back(nodesOf(r * summands.share, (r + 1) * summands.share));
       most_ = std::max(most_, nodes_.back().size());
     }
-    for (const auto& bank : summands.banks) hosts_.emplace_back(*bank, parts_.longestPiece());
+    for (const auto& bank : summands.banks) hosts_.emplace_back(*bank->device, bank->data, parts_.longestPiece());
     received_ = std::make_unique<std::vector<float>>(most_ * size_t(world.size() * parts_.longestOwn()));
   }
 
@@ -75,7 +95,7 @@ class PieceSum {
       for (size_t i = 0; i < hosts_.size(); ++i) own.push_back({summands_.nodes[i], hosts_[i].read(range)});
       own = joined(own, range.length(), false);
       const std::vector<Given> all = joined(exchange(piece, own), parts_.own(piece, world_.rank()).length(), true);
-      gather(piece, all[0].numbers);
+      put(piece, all[0].numbers);
     } catch (...) {
       (void)received_.release();  // what was begun and did not end may still write there
       throw;
@@ -86,16 +106,13 @@ class PieceSum {
   // What all ranks' nodes gave for this rank's part of the piece.
   std::vector<Given> exchange(int64_t piece, const std::vector<Given>& own) {
     const size_t ranks = size_t(world_.size());
-    const int64_t begin = parts_.piece(piece).begin, length = parts_.own(piece, world_.rank()).length();
+    const int64_t length = parts_.own(piece, world_.rank()).length();
     std::vector<std::vector<Given>> given(ranks);
     for (size_t k = 0; k < most_; ++k) {
       std::vector<Part> sent(ranks), arriving(ranks);
+      if (k < own.size()) sent = partsOf(parts_, piece, world_.size());
       float* const to = received_->data() + int64_t(k * ranks) * length;
       for (size_t r = 0; r < ranks; ++r) {
-        if (k < own.size()) {
-          const Range of = parts_.own(piece, int32_t(r));
-          sent[r] = {size_t(of.begin - begin) * 4, size_t(of.length()) * 4};
-        }
         if (k >= nodes_[r].size()) continue;
         arriving[r] = {r * size_t(length) * 4, size_t(length) * 4};
         given[r].push_back({nodes_[r][k], to + int64_t(r) * length});
@@ -108,19 +125,16 @@ class PieceSum {
     return all;
   }
 
-  // Puts this rank's part of the sum, and those of the others, where they belong.
-  void gather(int64_t piece, const float* own) {
+  // Puts this rank's part of the sum, and unless each keeps its own those of the others, where they belong.
+  void put(int64_t piece, const float* own) {
     const Range range = parts_.piece(piece), mine = parts_.own(piece, world_.rank());
-    Buffer& buffer = *summands_.banks.back();
     float* const whole = hosts_.back().read(range);
     std::copy_n(own, mine.length(), whole + (mine.begin - range.begin));
-    std::vector<Part> parts;
-    for (int32_t r = 0; r < world_.size(); ++r) {
-      const Range of = parts_.own(piece, r);
-      parts.push_back({size_t(of.begin - range.begin) * 4, size_t(of.length()) * 4});
+    if (!summands_.keepsParts) {
+      const std::vector<Part> parts = partsOf(parts_, piece, world_.size());
+      call_([&] { world_.gather(whole, parts.data()); });
     }
-    call_([&] { world_.gather(whole, parts.data()); });
-    hosts_.back().write(buffer, range);
+    hosts_.back().write(range);
   }
 
   World& world_;
@@ -142,6 +156,42 @@ void sumBanks(World& world, const Summands& summands) {
   for (int64_t piece = 0; piece < BankParts(summands.banks[0]->elements, world.size()).pieces(); ++piece)
     sum.add(piece);
   for (const auto& bank : summands.banks) ++bank->version;
+}
+
+void gatherParts(World& world, const Device& device, const RankGather& op) {
+  const BankParts parts(op.count, op.ranks);
+  if (op.x.elements() == op.count) {
+    Host host(device, op.x.data, parts.longestPiece());
+    for (int64_t piece = 0; piece < parts.pieces(); ++piece) {
+      const Range range = parts.piece(piece);
+      float* const whole = host.read(range);
+      const std::vector<Part> of = partsOf(parts, piece, op.ranks);
+      world.call([&] { world.gather(whole, of.data()); });
+      host.write(range);
+    }
+    return;
+  }
+  // One number for each part: those of a rank lie together only on their way.
+  Host host(device, op.x.data, parts.parts());
+  float* const numbers = host.read({0, parts.parts()});
+  std::vector<float> sent(static_cast<size_t>(parts.parts()));
+  std::vector<Part> of;
+  const auto forAll = [&](const auto& each) {
+    size_t at = 0;
+    for (int32_t r = 0; r < op.ranks; ++r) {
+      const size_t first = at;
+      for (int64_t piece = 0; piece < parts.pieces(); ++piece) {
+        const Range own = parts.ownParts(piece, r);
+        each(numbers + own.begin, sent.data() + at, own.length());
+        at += size_t(own.length());
+      }
+      if (of.size() < size_t(op.ranks)) of.push_back({first * 4, (at - first) * 4});
+    }
+  };
+  forAll([](const float* number, float* packed, int64_t length) { std::copy_n(number, length, packed); });
+  world.call([&] { world.gather(sent.data(), of.data()); });
+  forAll([](float* number, const float* packed, int64_t length) { std::copy_n(packed, length, number); });
+  host.write({0, parts.parts()});
 }
 
 OverlappedSum::OverlappedSum(std::shared_ptr<World> world, Summands summands, const std::vector<Outgoing>& order)

@@ -17,11 +17,15 @@ namespace ddpm {
 struct Summands {
   std::vector<std::shared_ptr<Buffer>> banks;
   std::vector<TreeNode> nodes;
-  int64_t share;  // batches of each rank
+  int64_t share;            // batches of each rank
+  bool keepsParts = false;  // the last bank gets this rank's own parts of the sum only
 };
 
 // On the device's thread: a sum that is there when this returns. Beside the banks it takes some MiB.
 void sumBanks(World& world, const Summands& summands);
+
+// On the device's thread: what this rank has of a tensor goes to the others, and what they have comes.
+void gatherParts(World& world, const Device& device, const RankGather& op);
 
 // A sum whose pieces go out one by one, on the world's thread, while the program that gives them still runs. For banks
 // in memory of the host.

@@ -122,7 +122,7 @@ void Program::run(const Bindings& bindings, bool waits) {
       if (packs[i]) execute(steps, 0, steps.size());
     }
   };
-  if (compiled_.sum.exists()) {
+  if (compiled_.hasRanks) {
     executeWithRanks(bindings, key, pack);
   } else {
     recordings_.run(key, [&] {
@@ -140,46 +140,68 @@ void Program::run(const Bindings& bindings, bool waits) {
   if (compiled_.keepsMirror) packedFrom_[0].version = bindings.at("weights")->version + 1;  // which `touch` makes
 }
 
-void Program::executeWithRanks(const Bindings& bindings, const Recordings::Key& key,
-                               const std::function<void()>& before) {
-  const size_t at = compiled_.sum.at, end = steps_.steps.size();
-  const auto& op = std::get<RankSum>(compiled_.steps.steps[at]);
-  const std::shared_ptr<World> world = World::joined();
-  if (!world || world->size() != op.ranks || world->rank() != op.rank)
-    throw Failure("rank-failed", "a program for rank " + std::to_string(op.rank) + " of " + std::to_string(op.ranks) +
-                                     ", which this process is not");
+namespace {
+
+Summands summandsOf(const RankSum& op, const Program::Bindings& bindings) {
   const int64_t first = op.rank * op.share, last = first + op.share - 1;
-  Summands summands = {{}, nodesOf(first, last), op.share};
+  Summands summands = {{}, nodesOf(first, last), op.share, op.keepsParts};
   for (size_t i = 0; i < op.earlier.size(); ++i) summands.banks.push_back(bindings.at(earlierBank(int64_t(i))));
   summands.banks.push_back(bindings.at("grads"));
   summands.nodes.push_back({last, last + 1});
+  return summands;
+}
 
-  if (isOfHost(*device)) {
-    before();
-    OverlappedSum sum(world, std::move(summands), compiled_.sum.order);
-    execute(steps_.steps, 0, at, &sum);
-    sum.wait();
-    execute(steps_.steps, at, end);
-    return;
+}  // namespace
+
+void Program::executeWithRanks(const Bindings& bindings, const Recordings::Key& key,
+                               const std::function<void()>& before) {
+  const std::shared_ptr<World> world = World::joined();
+  const auto check = [&](const auto& op) {
+    if (world && world->size() == op.ranks && world->rank() == op.rank) return;
+    throw Failure("rank-failed", "a program for rank " + std::to_string(op.rank) + " of " + std::to_string(op.ranks) +
+                                     ", which this process is not");
+  };
+  size_t begin = 0;
+  // What is between two steps with other ranks is recorded by itself.
+  const auto executeTo = [&](size_t end, OverlappedSum* sum) {
+    const auto issue = [&] {
+      if (begin == 0) before();
+      execute(steps_.steps, begin, end, sum);
+    };
+    Recordings::Key part = key;
+    part.push_back(steps_.steps.data() + begin);
+    recordings_.run(part, issue);
+    Error error;
+    if (!device->backend().synchronize(device->handle(), &error)) throw toFailure(error);
+    begin = end;
+  };
+  for (size_t at = 0; at < steps_.steps.size(); ++at) {
+    if (const auto* op = std::get_if<RankGather>(&steps_.steps[at])) {
+      check(*op);
+      executeTo(at, nullptr);
+      gatherParts(*world, *device, *op);
+    }
+    if (const auto* op = std::get_if<RankSum>(&steps_.steps[at])) {
+      check(*op);
+      Summands summands = summandsOf(*op, bindings);
+      if (isOfHost(*device)) {
+        OverlappedSum sum(world, std::move(summands), compiled_.sum.order);
+        executeTo(at, &sum);
+        sum.wait();
+      } else {
+        executeTo(at, nullptr);
+        sumBanks(*world, summands);
+      }
+    }
   }
-  // What is before the sum and what is after it are recorded by themselves.
-  Recordings::Key part = key;
-  part.push_back(&steps_.steps[0]);
-  recordings_.run(part, [&] {
-    before();
-    execute(steps_.steps, 0, at);
-  });
-  Error error;
-  if (!device->backend().synchronize(device->handle(), &error)) throw toFailure(error);
-  sumBanks(*world, summands);
-  part.back() = &steps_.steps[at];
-  recordings_.run(part, [&] { execute(steps_.steps, at, end); });
+  executeTo(steps_.steps.size(), nullptr);
 }
 
 void Program::execute(std::vector<Step>& steps, size_t begin, size_t end, OverlappedSum* sum) {
   const Backend& backend = device->backend();
   void* scratch = device->workspace() + scratchOffset_;
   Error error;
+  if (sum) sum->ready(int64_t(begin));
   for (size_t i = begin; i < end; ++i) {
     Step& step = steps[i];
     device->checkOpen();

@@ -55,7 +55,7 @@ class Program {
   void bind(const Bindings& bindings);
   // Steps [begin, end). `sum` is told of each that is done.
   void execute(std::vector<Step>& steps, size_t begin, size_t end, OverlappedSum* sum = nullptr);
-  // All steps of a program with a RankSum; `before` comes before the first.
+  // All steps of a program of which the runtime computes some with other ranks; `before` comes before the first.
   void executeWithRanks(const Bindings& bindings, const Recordings::Key& key, const std::function<void()>& before);
 
   const Compiled compiled_;

@@ -89,6 +89,7 @@ const defaults = {
   logEveryT: 100,
   deterministic: false,
   distributed: 'off',
+  shardOptimizer: false,
   precision: 'fp32',
   classDropout: 0,
   contextDropout: 0,

@@ -6,7 +6,7 @@ import { World } from '../../lib/world'
 import { Random } from '../support/random'
 import { smallUNet } from '../support/small-unet'
 
-const [steps, batches, precision = 'fp32'] = process.argv.slice(2)
+const [steps, batches, precision = 'fp32', shards = 'whole'] = process.argv.slice(2)
 const size = 8
 const shape = [2, 3, size, size]
 
@@ -29,6 +29,8 @@ async function main(): Promise<void> {
     timesteps: 50,
     seed: 3,
     precision: precision as 'fp32',
+    shardOptimizer: shards === 'shards',
+    emaSigmaRels: [0.1],
   })
   ddpm.configureOptimizers({ lr: 1e-3, maxGradNorm: 1 })
   const losses: number[] = []
@@ -44,10 +46,14 @@ async function main(): Promise<void> {
     }
     losses.push(...(together ? (await together.gather(own)).flat() : own))
   }
-  const { weights, ema } = await ddpm.trainingState()
-  const hashes = [await hash(weights), await hash(ema!)]
-  // Of a rank, in the mean: what is not divisible is some rank's.
-  const sent = together ? (await together.gather([together.bytesSent])).flat().reduce((a, b) => a + b) / ranks : 0
+  const mean = async (own: number) =>
+    together ? (await together.gather([own])).flat().reduce((a, b) => a + b) / ranks : own
+  const inUse = await mean(ddpm.device.memoryInfo().inUse)
+  const bytesSent = together?.bytesSent ?? 0
+  await ddpm.gatherShards()
+  const { weights, ema, powerEmas, m, v } = await ddpm.trainingState()
+  const hashes = [await hash(weights), await hash(ema!), await hash(powerEmas![0]), await hash(m), await hash(v!)]
+  const sent = await mean(bytesSent) // what is not divisible is some rank's
   const all = together ? await together.gather(hashes.map((text) => Number.parseInt(text.slice(0, 12), 16))) : []
   const isSame = all.every((other) => String(other) === String(all[0]))
   if (rank === 0)
@@ -55,7 +61,9 @@ async function main(): Promise<void> {
       JSON.stringify({
         ranks,
         weights: hashes[0],
-        ema: hashes[1],
+        averages: hashes.slice(1, 3),
+        moments: hashes.slice(3),
+        inUse,
         losses,
         norms,
         isSame,

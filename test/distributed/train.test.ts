@@ -8,7 +8,9 @@ import { launch, resultOf, unlaunchable } from './launch'
 interface Result {
   readonly ranks: number
   readonly weights: string
-  readonly ema: string
+  readonly averages: readonly string[]
+  readonly moments: readonly string[]
+  readonly inUse: number
   readonly losses: readonly number[]
   readonly norms: readonly number[]
   readonly isSame: boolean
@@ -27,26 +29,32 @@ describe('training by ranks', () => {
     resultOf<Result>(await launch(ranks, 'train-child.js', args).ended)
 
   for (const [batches, counts] of [
-    [6, [1, 2, 3]],
-    [4, [1, 2, 4]],
+    [6, [2, 3]],
+    [4, [2, 4]],
   ] as const) {
-    it(`six steps of ${batches} batches have the same bits on ${counts.join(', ')} ranks`, async () => {
-      const results: Result[] = []
-      for (const ranks of counts) results.push(await run(ranks, 6, batches))
-      const [alone, ...others] = results
+    it(`six steps of ${batches} batches have the same bits on 1, ${counts.join(', ')} ranks, with and without shards`, async () => {
+      const numbersOf = ({ weights, averages, moments, losses, norms }: Result) => ({
+        ...{ weights, averages, moments, losses, norms },
+      })
+      const alone = await run(1, 6, batches)
       assert.equal(alone.losses.length, 6 * batches)
       assert.ok(alone.norms.every((norm) => norm > 0))
-      for (const other of others) {
-        assert.ok(other.isSame, 'all ranks have the same weights')
-        const { weights, ema, losses, norms } = other
-        const { weights: w, ema: e, losses: l, norms: n } = alone
-        assert.deepEqual({ weights, ema, losses, norms }, { weights: w, ema: e, losses: l, norms: n })
-        // A ring sends 2 (n - 1) / n of the bank; so does this, where a rank's batches are a node of the tree.
-        const share = batches / other.ranks
-        const nodes = share === 3 ? 2 : 1
-        const banks = ((nodes + 1) * (other.ranks - 1)) / other.ranks
-        const sent = other.sent / 6 / (4 * other.parameters)
-        assert.ok(sent > banks && sent < 1.01 * banks, `${sent} of the bank were sent, not ${banks}`)
+      for (const ranks of counts) {
+        const whole = await run(ranks, 6, batches)
+        const shards = await run(ranks, 6, batches, 'fp32', 'shards')
+        for (const other of [whole, shards]) {
+          assert.ok(other.isSame, 'all ranks have the same weights')
+          assert.deepEqual(numbersOf(other), numbersOf(alone))
+          // A ring sends 2 (n - 1) / n of the bank; so does this, where a rank's batches are a node of the tree.
+          const nodes = batches / ranks === 3 ? 2 : 1
+          const banks = ((nodes + 1) * (ranks - 1)) / ranks
+          const sent = other.sent / 6 / (4 * other.parameters)
+          assert.ok(sent > banks && sent < 1.02 * banks, `${sent} of the bank were sent, not ${banks}`)
+        }
+        // Of four banks (two moments, two averages) a rank keeps its part.
+        const saved = (whole.inUse - shards.inUse) / (4 * 4 * alone.parameters)
+        const expected = (ranks - 1) / ranks
+        assert.ok(Math.abs(saved - expected) < 0.05, `${saved} of the banks are saved, not ${expected}`)
       }
     })
   }

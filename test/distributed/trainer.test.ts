@@ -63,18 +63,18 @@ describe('ddpm train by ranks', function () {
     await train(1, 'one', '--steps', 4, '--accumulate', 6, ...held)
     const expected = await stateOf('one')
     assert.equal(expected.step, 4)
-    for (const [ranks, accumulate] of [
+    for (const [ranks, accumulate, ...more] of [
       [2, 3],
-      [3, 2],
-    ]) {
-      const output = await train(ranks, `on-${ranks}`, '--steps', 4, '--accumulate', accumulate, ...held)
+      [3, 2, '--shard-optimizer'],
+    ] as const) {
+      const output = await train(ranks, `on-${ranks}`, '--steps', 4, '--accumulate', accumulate, ...held, ...more)
       assert.deepEqual(await stateOf(`on-${ranks}`), expected)
       assert.equal(output.match(/done: step 4/g)?.length, 1, 'one of them tells')
     }
   })
 
   it('goes on with another number of processes', async () => {
-    await train(3, 'resumed', '--steps', 2, '--accumulate', 2, ...held)
+    await train(3, 'resumed', '--steps', 2, '--accumulate', 2, ...held, '--shard-optimizer')
     await train(2, 'resumed', '--steps', 3, '--resume', ...held)
     await train(1, 'resumed', '--steps', 4, '--resume', ...held)
     assert.deepEqual(await stateOf('resumed'), await stateOf('one'))

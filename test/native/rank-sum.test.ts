@@ -18,7 +18,7 @@ function build(place: { rank: number; ranks: number; share: number }, before = (
   const error = g.loss(y, g.input('target', y.dims), { type: 'l2' })
   g.backward(g.weightedSum(error, g.input('scale', error.dims)))
   before(g)
-  g.sumRanks({ count, ...place })
+  g.sumRanks({ count, ...place, keepsParts: false })
   const squares = g.gradSumSquares(count)
   return g.native.compile(Device.open('cpu').native, { squares: squares.id }, { reserve: false })
 }
@@ -60,7 +60,9 @@ describe('the sum over ranks', () => {
 
   it('is one in a program, of ranks that there can be', () => {
     const place = { rank: 0, ranks: 2, share: 1 }
-    assert.throws(() => build(place, (g) => g.sumRanks({ count, ...place })), { code: 'invalid-argument' })
+    assert.throws(() => build(place, (g) => g.sumRanks({ count, ...place, keepsParts: false })), {
+      code: 'invalid-argument',
+    })
     for (const wrong of [{ rank: 2 }, { rank: -1 }, { ranks: 1 }, { share: 0 }]) {
       assert.throws(() => build({ ...place, ...wrong }), { code: 'invalid-argument' })
     }
@@ -69,7 +71,7 @@ describe('the sum over ranks', () => {
   it('does not run in a process that trains alone', async () => {
     const device = Device.open('cpu')
     const g = new Graph()
-    g.sumRanks({ count: 16, rank: 0, ranks: 2, share: 1 })
+    g.sumRanks({ count: 16, rank: 0, ranks: 2, share: 1, keepsParts: false })
     const program = g.native.compile(device.native, {}, {})
     await assert.rejects(program.run({ grads: device.allocate(16) }), { code: 'rank-failed' })
   })

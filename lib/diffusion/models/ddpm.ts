@@ -314,11 +314,12 @@ export class DDPM extends DiffusionModel {
   }
 
   /**
-   * The options that make this model again, as plain JSON with all defaults; without `device`, `memoryLimit`, `weightFormat`, `distributed`,
+   * The options that make this model again, as plain JSON with all defaults; without `device`, `memoryLimit`, `weightFormat`, `distributed`, `shardOptimizer`,
    * `seed` and `deterministic`. Throws `unsupported` where the denoiser is not a UNet.
    */
   get config(): JsonObject {
-    const { model, device, memoryLimit, weightFormat, distributed, seed, deterministic, ...options } = this.#settings
+    const { model, device, memoryLimit, weightFormat, distributed, shardOptimizer, seed, deterministic, ...options } =
+      this.#settings
     const network = baseOf(this.network)
     if (!hasConfig(network)) {
       throw new DiffusionError('unsupported', 'only a model whose network is a UNet has a configuration')

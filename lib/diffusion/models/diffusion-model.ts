@@ -395,11 +395,7 @@ export abstract class DiffusionModel extends ScheduledModel {
     const { network } = this[coreOf].denoiser
     if (!network) return
     network.weights.table.requireWide('onTrainBatchEnd')
-    const { count } = network.module.parameters
-    await this.call(async (core) => {
-      await this.#ema?.update(core, network.weights, count)
-      await this.#training?.average(core)
-    })
+    await this.call(async (core) => this.#training?.average(core))
   }
 
   /** @internal The first sample of a batch of so many, among those of its step. */
@@ -412,7 +408,15 @@ export abstract class DiffusionModel extends ScheduledModel {
     return this[coreOf].seeds.next()
   }
 
-  /** Everything that a bit-exact resume needs of the model. */
+  /**
+   * With `shardOptimizer`: has the optimizer's state and the averages of all ranks here, whole, until the next update: before trainingState,
+   * emaScope, and whatever else reads them. All ranks call it at the same place; otherwise it does nothing. Throws `rank-failed`.
+   */
+  async gatherShards(): Promise<void> {
+    await this.#training?.gatherShards()
+  }
+
+  /** Everything that a bit-exact resume needs of the model. With `shardOptimizer` after gatherShards. */
   async trainingState(): Promise<TrainingState> {
     return this.requireTraining('trainingState').state(this[coreOf])
   }

@@ -208,6 +208,11 @@ export interface ComputeOptions {
    * else `device-unavailable`; 'off': each on its own. Concerns training alone.
    */
   distributed?: Distributed
+  /**
+   * Where several processes train together: each keeps only its part of the optimizer's state and of the averages, 1/n of their memory, updates
+   * its part of the weights, and gets the others'; numbers and traffic are the same. What reads them whole needs gatherShards. Default false.
+   */
+  shardOptimizer?: boolean
   /** Of the initial weights, of training, and of calls that are given none: an integer, or a bigint of 64 bits. Default 0. */
   seed?: Seed
   /** Fix every algorithm, so that an image is the same bit for bit in any batch. Default false. */
@@ -268,6 +273,7 @@ export const modelSchema = {
   precision: oneOf(precisions, 'fp32'),
   weightFormat: oneOf(weightFormats, 'fp32'),
   distributed: oneOf(distributedModes, 'auto'),
+  shardOptimizer: boolean(false),
   seed: seed(0),
   deterministic: boolean(false),
 } satisfies SchemaOf<DiffusionModelOptions>

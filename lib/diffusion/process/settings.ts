@@ -39,6 +39,7 @@ export interface Settings {
   readonly deterministic: boolean
   readonly precision: Precision
   readonly distributed: Distributed
+  readonly shardOptimizer: boolean
   readonly nullClass?: number
   readonly classNames?: readonly string[]
   readonly classDropout: number

@@ -1,20 +1,32 @@
 /** The running average of the weights: ldm ema.py's LitEma. The averages are the bank 'ema'. */
-import type { Graph, Value } from '../../graph'
-import type { Weights } from '../../nn/weights'
+import type { Graph } from '../../graph'
+import type { Bank, Weights } from '../../nn/weights'
 import type { Core } from '../process/core'
+import type { Shards } from './shards'
 
 export const hyperLength = 16
 /** Index of the decay in kernels/ops.h Hyper. */
 const hyperEmaDecay = 9
 
-/** The bank 'weights' averaged into the bank 'ema'; input hyper. */
-export function emaNodes(g: Graph, count: number): Record<string, Value> {
-  g.ema(g.input('hyper', [1, 1, 1, hyperLength]), { count })
-  return {}
+/** The bank 'weights' averaged into the bank 'ema', once; of a rank that shares the averages with others, into its own parts. */
+export function average(
+  core: Core,
+  { weights, shards, bank, decay }: { weights: Weights; shards?: Shards; bank: Bank; decay: number },
+): Promise<unknown> {
+  const { count } = weights.table
+  const shard = shards?.shard
+  const build = (g: Graph) => {
+    g.ema(g.input('hyper', [1, 1, 1, hyperLength]), { count, shard })
+    return {}
+  }
+  const ema = shards ? shards.bank(bank) : weights.bank(bank)
+  return core
+    .program('ema', { count, ...shard }, build)
+    .run({ hyper: hyperWithDecay(decay), weights: weights.bank('weights'), ema })
 }
 
 /** kernels/ops.h Hyper, of which an average reads the decay alone. */
-export function hyperWithDecay(decay: number): Float32Array {
+function hyperWithDecay(decay: number): Float32Array {
   const hyper = new Float32Array(hyperLength)
   hyper[hyperEmaDecay] = decay
   return hyper
@@ -45,12 +57,7 @@ export class LitEma {
   }
 
   /** Averages the weights in once. */
-  async update(core: Core, weights: Weights, count: number): Promise<void> {
-    const program = core.program('ema', { count }, (g) => emaNodes(g, count))
-    await program.run({
-      hyper: hyperWithDecay(this.advance()),
-      weights: weights.bank('weights'),
-      ema: weights.bank('ema'),
-    })
+  async update(core: Core, weights: Weights, shards?: Shards): Promise<void> {
+    await average(core, { weights, shards, bank: 'ema', decay: this.advance() })
   }
 }

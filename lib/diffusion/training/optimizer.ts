@@ -83,18 +83,26 @@ export interface Place {
   readonly share: number
 }
 
+interface UpdateNodes {
+  readonly optimizer: Optimizer
+  readonly count: number
+  readonly ema: boolean
+  readonly place?: Place
+  /** Whether ranks share the optimizer's state. Default false. */
+  readonly isSharded?: boolean
+}
+
 /**
  * The update of the bank 'weights', and with `ema` of the bank 'ema', by the bank 'grads', which is zero afterwards: with `place` by
- * that of all ranks.
+ * that of all ranks, and where it `isSharded` each rank's own parts alone, of which it has the optimizer's state.
  */
-export function appendUpdate(
-  graph: Graph,
-  { optimizer, count, ema, place }: { optimizer: Optimizer; count: number; ema: boolean; place?: Place },
-): { sumSquares: Value } {
-  if (place) graph.sumRanks({ count, ...place })
+export function appendUpdate(graph: Graph, o: UpdateNodes): { sumSquares: Value } {
+  const { optimizer, count, ema, place, isSharded = false } = o
+  if (place) graph.sumRanks({ count, ...place, keepsParts: isSharded })
+  const shard = isSharded && place ? { rank: place.rank, ranks: place.ranks } : undefined
   const hyper = graph.input('hyper', [1, 1, 1, hyperLength])
-  const sumSquares = graph.gradSumSquares(count)
-  graph[optimizer](hyper, sumSquares, { count, ema })
+  const sumSquares = graph.gradSumSquares(count, shard)
+  graph[optimizer](hyper, sumSquares, { count, ema, shard })
   graph.zeroGrads({ count })
   return { sumSquares }
 }

@@ -5,7 +5,8 @@
 import { invalidArgument } from '../../errors'
 import type { Weights } from '../../nn/weights'
 import type { Core } from '../process/core'
-import { emaNodes, hyperWithDecay } from './ema'
+import { average } from './ema'
+import type { Shards } from './shards'
 
 /** The widest: weights that grow evenly from the first step. Its gamma is 0. */
 export const widestSigmaRel = Math.sqrt(1 / 12)
@@ -91,17 +92,11 @@ export class PowerEmas {
   }
 
   /** After update `step`, counted from 1; once for each. */
-  async update(core: Core, weights: Weights, step: number): Promise<void> {
+  async update(core: Core, weights: Weights, step: number, shards?: Shards): Promise<void> {
     if (step === this.#averaged || step < 1) return
     this.#averaged = step
-    const { count } = weights.table
-    const program = core.program('ema', { count }, (g) => emaNodes(g, count))
     const runs = this.#gammas.map((gamma, i) =>
-      program.run({
-        hyper: hyperWithDecay(powerDecay(step, gamma)),
-        weights: weights.bank('weights'),
-        ema: weights.bank(`ema-${i}`),
-      }),
+      average(core, { weights, shards, bank: `ema-${i}`, decay: powerDecay(step, gamma) }),
     )
     await Promise.all(runs)
   }

@@ -1,7 +1,7 @@
 /** One training step as one program: q_sample, network, loss, gradients, update, EMA. */
 import { DiffusionError } from '../../errors'
 import type { Graph, Value } from '../../graph'
-import type { StateDict } from '../../nn/weights'
+import type { StateDict, Weights } from '../../nn/weights'
 import type { Program } from '../../program'
 import { drawTimesteps } from '../../rng'
 import type { Tensor } from '../../tensor'
@@ -25,6 +25,7 @@ import {
 } from '../process/losses'
 import type { TimestepSampler } from '../process/settings'
 import { type DrawnTimesteps, drawNormal, LossSecondMoment, type NormalOptions } from '../process/timestep-sampler'
+import { mustBeAlike } from './alike'
 import type { LitEma } from './ema'
 import { type Accumulation, GradientTree, sumsOf } from './gradient-tree'
 import {
@@ -39,6 +40,7 @@ import {
   rateOf,
 } from './optimizer'
 import { PowerEmas } from './power-ema'
+import { Shards } from './shards'
 
 export interface UpdateOptions {
   /** Change the weights after this batch; otherwise only add to the gradients. */
@@ -90,23 +92,20 @@ export interface TrainingState {
   accumulation?: Accumulation
 }
 
-/** What all ranks must have in common; compared before every update. */
-const common = ['step', 'batches', 'accumulate', 'samples', 'lr', 'parameters'] as const
-
 /** Inputs of the loss, and with `update` hyper; outputs of the loss, and then sumSquares. */
 export function trainingProgram(
   core: Core,
   input: LossInput,
-  o: { update: boolean; ema: boolean; optimizer?: Optimizer; place?: Place },
+  o: { update: boolean; ema: boolean; optimizer?: Optimizer; place?: Place; isSharded?: boolean },
 ): Promise<Program> {
   const { count } = requireNetwork(core, 'training').weights.table
-  const { update, ema, optimizer = 'adamw', place } = o
+  const { update, ema, optimizer = 'adamw', place, isSharded = false } = o
   const build = (g: Graph): Record<string, Value> => {
     const losses = buildLoss(core, g, input)
     backward(g, losses)
-    return update ? { ...losses, ...appendUpdate(g, { optimizer, count, ema, place }) } : losses
+    return update ? { ...losses, ...appendUpdate(g, { optimizer, count, ema, place, isSharded }) } : losses
   }
-  return core.networkProgram('train', { ...lossKey(core, input), update, ema, optimizer, ...place }, build)
+  return core.networkProgram('train', { ...lossKey(core, input), update, ema, optimizer, ...place, isSharded }, build)
 }
 
 export class Training {
@@ -122,6 +121,7 @@ export class Training {
   #timesteps: LossSecondMoment | undefined
   readonly #powerEmas: PowerEmas | undefined
   #options: OptimizerSettings | undefined
+  #shards: Shards | undefined
 
   constructor(
     readonly network: NetworkDenoiser,
@@ -133,9 +133,27 @@ export class Training {
     if (emaSigmaRels.length > 0) this.#powerEmas = new PowerEmas(emaSigmaRels)
   }
 
-  /** The further averages, after an update. */
+  /** The averages, where an update left them as they were. */
   async average(core: Core): Promise<void> {
-    await this.#powerEmas?.update(core, this.network.weights, this.step)
+    await this.ema?.update(core, this.network.weights, this.#shardsOf(core))
+    await this.averageFurther(core)
+  }
+
+  /** The further averages, after an update. */
+  async averageFurther(core: Core): Promise<void> {
+    await this.#powerEmas?.update(core, this.network.weights, this.step, this.#shardsOf(core))
+  }
+
+  /** Where ranks share the optimizer's state. */
+  #shardsOf(core: Core): Shards | undefined {
+    const world = core.settings.shardOptimizer ? this.world(core) : undefined
+    if (world) this.#shards ??= new Shards(this.network.weights, world)
+    return world && this.#shards
+  }
+
+  /** Has all of the optimizer's state and the averages here, until the next update. All ranks call it at the same place. */
+  async gatherShards(): Promise<void> {
+    await this.#shards?.gather()
   }
 
   /** Those who train together; undefined where this process does alone. */
@@ -191,6 +209,10 @@ export class Training {
     this.accumulated = 0
     const { weights } = this.network
     this.#gradients.clear()
+    if (this.#shards?.areDivided) {
+      this.#shards.clear(['m', 'v'])
+      return
+    }
     for (const bank of ['m', 'v'] as const) {
       if (weights.has(bank)) weights.bank(bank).clear() // new ones are zero
     }
@@ -209,14 +231,16 @@ export class Training {
     const place = world && { rank: world.rank, ranks: world.size, share: o.accumulate }
     // One batch and its update are one program; so are the last one's of a rank, which the sum of all goes on beside.
     const isWhole = o.update && (world !== undefined || (o.accumulate === 1 && this.#gradients.batches === 0))
-    const program = await trainingProgram(core, input, { update: isWhole, ema: ema !== undefined, optimizer, place })
+    const isSharded = world !== undefined && core.settings.shardOptimizer
+    const kind = { update: isWhole, ema: ema !== undefined, optimizer, place, isSharded }
+    const program = await trainingProgram(core, input, kind)
     if (this.accumulated === 0) {
       this.#scale = core.lossScale?.scale ?? 1
       this.#batchSize = input.t.length
     }
     const scale = this.#scale
     const options = this.#options
-    if (world) await this.#compare(world, options, o, input.t.length)
+    if (world) await this.#compare(core, world, options, o, input.t.length)
     const bindings = {
       ...(await lossBindings(core, input)),
       ...lossWeights(core, input, scale),
@@ -230,7 +254,8 @@ export class Training {
     if (isWhole) {
       ;({ sumSquares, ...losses } = await this.#gradients.spend(bank, (earlier) => {
         const grads = network.weights.bank(bank)
-        return program.run({ ...bindings, ...this.#updateBindings(options, o, ema, scale), ...earlier, grads })
+        const updating = this.#updateBindings(options, o, ema, scale, isSharded ? this.#shardsOf(core) : undefined)
+        return program.run({ ...bindings, ...updating, ...earlier, grads })
       }))
     } else {
       let result: LossResult | undefined
@@ -253,7 +278,7 @@ export class Training {
     const result = this.#checked(core, samplesOf(losses), input, o.timesteps)
     core.lossScale?.update(finite)
     const scaled = core.lossScale && { lossScale: scale }
-    if (finite && o.ema) await this.average(core)
+    if (finite && o.ema) await this.averageFurther(core)
     if (finite) return { ...result, gradNorm: Math.sqrt(sumSquares[0]) / divisorOf(o, scale), ...scaled }
     if (scale > 1) return { ...result, skipped: true, ...scaled }
     throw notFinite('the gradients are not finite', this.step + 1, 'finite gradients', sumSquares[0])
@@ -280,13 +305,27 @@ export class Training {
     return sumSquares
   }
 
-  /**
-   * Before the last batch of a step, of `samples` samples: ranks that took other batches would add up what does not belong together, or
-   * wait for one another for ever. Where they did, the accumulation is over.
-   */
-  async #compare(world: World, options: OptimizerSettings, o: UpdateOptions, samples: number): Promise<void> {
+  /** Before the last batch of a step, of `samples` samples. Where ranks took other batches, the accumulation is over. */
+  async #compare(core: Core, world: World, options: OptimizerSettings, o: UpdateOptions, samples: number) {
+    const { accumulate } = o
+    const batches = this.#gradients.batches + 1
     try {
-      await this.#mustBeAlike(world, options, o, samples)
+      await mustBeAlike(world, {
+        step: this.step,
+        batches,
+        accumulate,
+        samples: this.accumulated + samples,
+        lr: o.lr ?? rateOf(options, this.step),
+        parameters: this.network.weights.table.size,
+        shardOptimizer: Number(core.settings.shardOptimizer),
+      })
+      if (batches === accumulate) return
+      const what = `an update after ${batches} batches, with accumulate ${accumulate}`
+      throw new DiffusionError('invalid-argument', what, {
+        argument: 'accumulate',
+        expected: String(batches),
+        received: String(accumulate),
+      })
     } catch (error) {
       this.#gradients.clear()
       this.accumulated = 0
@@ -294,36 +333,17 @@ export class Training {
     }
   }
 
-  async #mustBeAlike(world: World, options: OptimizerSettings, { accumulate, lr }: UpdateOptions, samples: number) {
-    const { size } = this.network.weights.table
-    const rate = lr ?? rateOf(options, this.step)
-    const own = [this.step, this.#gradients.batches + 1, accumulate, this.accumulated + samples, rate, size]
-    const all = await world.gather(own)
-    const [first] = all
-    const wrong = all.findIndex((numbers) => numbers.some((n, i) => n !== first[i]))
-    if (wrong >= 0) {
-      const i = all[wrong].findIndex((n, k) => n !== first[k])
-      const [name, expected, received] = [common[i], first[i], all[wrong][i]]
-      throw new DiffusionError('rank-failed', `rank ${wrong} has ${name} ${received}, rank 0 has ${expected}`, {
-        argument: name,
-        expected: String(expected),
-        received: String(received),
-      })
-    }
-    if (own[1] === accumulate) return
-    throw new DiffusionError('invalid-argument', `an update after ${own[1]} batches, with accumulate ${accumulate}`, {
-      argument: 'accumulate',
-      expected: String(own[1]),
-      received: String(accumulate),
-    })
-  }
-
   /** Counts the step. */
-  #updateBindings(options: OptimizerSettings, o: UpdateOptions, ema: LitEma | undefined, scale: number) {
-    const { weights } = this.network
+  #updateBindings(
+    options: OptimizerSettings,
+    o: UpdateOptions,
+    ema: LitEma | undefined,
+    scale: number,
+    banks: Pick<Weights, 'bank'> | Shards = this.network.weights,
+  ) {
     return {
-      ...Object.fromEntries(this.#moments.map((bank) => [bank, weights.bank(bank)])),
-      ...(ema && { ema: weights.bank('ema') }),
+      ...Object.fromEntries(this.#moments.map((bank) => [bank, banks.bank(bank)])),
+      ...(ema && { ema: banks.bank('ema') }),
       hyper: this.#hyper(options, o, ema, scale),
     }
   }
@@ -370,6 +390,7 @@ export class Training {
 
   /** A snapshot of one moment: all reads are asked for before anything else can change the banks. */
   async state(core: Core): Promise<TrainingState> {
+    this.#shards?.mustBeWhole()
     const { weights } = this.network
     const counts = { optimizerStep: this.step, emaUpdates: this.ema?.numUpdates ?? 0, draws: core.seeds.drawn }
     const losses = this.timesteps(core)?.state
@@ -401,6 +422,7 @@ export class Training {
   }
 
   async loadState(core: Core, state: TrainingState): Promise<void> {
+    this.#shards?.mustBeWhole()
     const { weights } = this.network
     const timesteps = this.timesteps(core)
     if (this.ema && !state.ema) {

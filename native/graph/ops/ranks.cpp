@@ -15,6 +15,7 @@ std::vector<ValueType> inferSumRanks(const Call& call) {
   call.integer("count", 1);
   call.integer("rank", 0, call.integer("ranks", 2) - 1);
   call.integer("share", 1);
+  call.attributes.boolean("keepsParts");
   return {};
 }
 void lowerSumRanks(Lowering& l) {
@@ -23,7 +24,8 @@ void lowerSumRanks(Lowering& l) {
   RankSum sum = {.grads = l.bank("grads", 0, dims),
                  .rank = int32_t(a.integer("rank")),
                  .ranks = int32_t(a.integer("ranks")),
-                 .share = a.integer("share")};
+                 .share = a.integer("share"),
+                 .keepsParts = a.boolean("keepsParts")};
   for (int64_t i = 0; i < earlierNodes(a); ++i) sum.earlier.push_back(l.bank(earlierBank(i), 0, dims));
   l.run(sum);
 }
@@ -33,7 +35,7 @@ void lowerSumRanks(Lowering& l) {
 const std::vector<OpDef>& rankOps() {
   static const std::vector<OpDef> ops = {
       {.name = "sumRanks",
-       .attributes = {"count", "rank", "ranks", "share"},
+       .attributes = {"count", "rank", "ranks", "share", "keepsParts"},
        .infer = inferSumRanks,
        .lower = lowerSumRanks,
        .results = 0,
