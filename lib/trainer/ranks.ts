@@ -61,6 +61,14 @@ export class Ranks {
     return (JSON.parse(text) as { value: T }).value
   }
 
+  /** What the leader does first, and the others when it has. */
+  async leaderFirst<T>(open: () => Promise<T>): Promise<T> {
+    if (!this.leads) await this.ofLeader(undefined)
+    const opened = await open()
+    if (this.leads) await this.ofLeader(undefined)
+    return opened
+  }
+
   /** Throws `rank-failed`, on all of them, for the first fact that one has otherwise than the leader. */
   async compare(facts: Readonly<Record<string, unknown>>): Promise<void> {
     if (!this.world) return

@@ -22,7 +22,7 @@ import { Journal } from './journal'
 import { openLatentData, plainOptions } from './latents/latent-data'
 import { openLatentTraining } from './latents/latent-model'
 import { nextPictureStep } from './picture-steps'
-import { inRunFolder, refuseOther, refuseSeveral, resumes, withAbsolutePaths } from './places'
+import { inRunFolder, refuseOther, resumes, withAbsolutePaths } from './places'
 import { Ranks } from './ranks'
 import { openStart, startConfig, takeOver, withMoreClasses } from './start-from'
 import { TrainingLoop } from './training-loop'
@@ -75,9 +75,7 @@ export class Trainer {
     const { from } = this.#given
     using start = from !== undefined && !checkpoint ? await openStart(from) : undefined
     const { distributed } = this.#given
-    if (this.#given.firstStage !== undefined) refuseSeveral('a model of latents', distributed)
-    using latent = await openLatentTraining(this.#given, checkpoint)
-    if (latent) refuseSeveral('a model of latents', distributed)
+    using latent = await ranks.leaderFirst(() => openLatentTraining(this.#given, checkpoint, { writes: ranks.leads }))
     const given = ofOneProcess(latent?.given ?? this.#given, ranks, checkpoint)
     const resolved = resolveTrainOptions(given, checkpoint?.state, start && startConfig(start))
     ranks.share(resolved.accumulate)
@@ -111,12 +109,16 @@ export class Trainer {
     const named = classNames !== undefined && !checkpoint // a checkpoint's options have the names already
     const addClasses = start ? withMoreClasses : withClasses
     const classed = named ? addClasses(resolved, classNames) : resolved
-    await using latents = latent && (await openLatentData(latent, opened, classed, hooks))
+    await ranks.compare({
+      ...factsOf(classed),
+      ...dataFacts('data', opened.data),
+      ...dataFacts('validation', opened.heldOut),
+    })
+    await using latents = latent && (await openLatentData(latent, opened, classed, { hooks, ranks }))
     const { data, heldOut, options } = latents ?? { ...opened, options: classed }
 
     const { seed, device, memoryLimit, precision, shardOptimizer } = options
     const compute = { seed, device: device as DeviceName, memoryLimit, precision, distributed, shardOptimizer }
-    await ranks.compare({ ...factsOf(options), ...dataFacts('data', data), ...dataFacts('validation', heldOut) })
     const ddpm = latent
       ? new LatentDiffusion({ ...plainOptions(options.model), ...latent.stages, ...compute })
       : new DDPM({ ...(options.model as unknown as DDPMOptions), ...compute })

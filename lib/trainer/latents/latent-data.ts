@@ -1,12 +1,14 @@
 /** A latent model's training data: latents in place of the images, and the scale that goes with them. */
+import path from 'node:path'
 import { Dataset } from '../../data/dataset'
 import { LatentData } from '../../data/latents/latent-data'
-import type { LatentFile } from '../../data/latents/latent-file'
+import { LatentFile, type LatentHeader } from '../../data/latents/latent-file'
 import type { TrainingData } from '../../data/training-data'
 import type { LatentDiffusionOptions } from '../../diffusion/options/latent-options'
-import { invalidArgument } from '../../errors'
+import { DiffusionError, invalidArgument } from '../../errors'
 import type { ModelConfig, ResolvedTrainOptions } from '../../train/options'
 import type { TrainHooks } from '../hooks'
+import type { Ranks } from '../ranks'
 import { type LatentTraining, latentsFolder } from './latent-model'
 import { openLatents } from './make-latents'
 
@@ -15,12 +17,18 @@ interface Opened {
   readonly heldOut: TrainingData | undefined
 }
 
-/** To be disposed of. Throws `aborted`, and what openLatents throws. */
+/**
+ * To be disposed of. The process that leads computes the latents, and the others read its file. Throws `aborted`, `rank-failed` where they
+ * don't see it, and what openLatents throws.
+ */
 export async function openLatentData(
   { stages, told }: LatentTraining,
   images: Opened,
   options: ResolvedTrainOptions,
-  { signal, onProgress }: Pick<TrainHooks, 'signal' | 'onProgress'>,
+  {
+    hooks: { signal, onProgress },
+    ranks,
+  }: { readonly hooks: Pick<TrainHooks, 'signal' | 'onProgress'>; readonly ranks: Ranks },
 ): Promise<Opened & { options: ResolvedTrainOptions } & AsyncDisposable> {
   const { seed, flip, cacheBytes: keepBytes } = options
   const files: LatentFile[] = []
@@ -34,7 +42,11 @@ export async function openLatentData(
     const tell = (o: { done: number; total: number }) => onProgress?.({ step: 0, what: 'latents', ...o })
     const folder = latentsFolder(options)
     const stage = stages.firstStage!
-    const file = await openLatents({ stage, images: data, folder, flip, keepBytes, signal, onProgress: tell })
+    const made = ranks.leads
+      ? await openLatents({ stage, images: data, folder, flip, keepBytes, signal, onProgress: tell })
+      : undefined
+    const written = await ranks.ofLeader(made && { name: path.basename(made.file), header: made.header })
+    const file = made ?? (await openWritten(path.join(folder, written!.name), written!.header, keepBytes, ranks.rank))
     files.push(file)
     return { images: data, file }
   }
@@ -52,6 +64,16 @@ export async function openLatentData(
     await close()
     throw error
   }
+}
+
+async function openWritten(file: string, header: LatentHeader, keepBytes: number, rank: number): Promise<LatentFile> {
+  const found = await LatentFile.open(file, header, keepBytes)
+  if (found) return found
+  throw new DiffusionError('rank-failed', `rank ${rank} doesn't find the latents that rank 0 has in ${file}`, {
+    argument: 'latents',
+    expected: 'a folder that all processes see',
+    received: file,
+  })
 }
 
 /** Of a model's configuration, what is no stage. */

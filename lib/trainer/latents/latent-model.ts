@@ -33,10 +33,11 @@ export interface LatentTraining extends Disposable {
 
 type Stage = AutoencoderKL | VQModelInterface
 
-/** Undefined for a training on images. Throws `invalid-argument`, and what reading the stages throws. */
+/** Undefined for a training on images. `writes`: what the run folder keeps of a new run is this process' to write. Throws `invalid-argument`, and what reading the stages throws. */
 export async function openLatentTraining(
   given: TrainOptions,
   checkpoint: Checkpoint | undefined,
+  { writes }: { readonly writes: boolean },
 ): Promise<LatentTraining | undefined> {
   const compute = { device: given.device as DeviceName | undefined, seed: given.seed }
   if (checkpoint) {
@@ -53,7 +54,7 @@ export async function openLatentTraining(
   if (given.firstStage === undefined) return undefined
   if (given.model?.lora) throw invalidArgument('model.lora', 'nothing with firstStage', given.model.lora)
   const firstStage = await openFirstStage(given.firstStage, compute)
-  const text = await openText(given, compute)
+  const text = await openText(given, compute, writes)
   const { unetConfig, ...model } = (given.model ?? {}) as ModelConfig
   const size = sizeOf(given, unetConfig, firstStage.factor)
   const [imageSize, imageWidth] = size.map((side) => side / firstStage.factor)
@@ -80,7 +81,7 @@ export async function openLatentTraining(
       condStageTrainable: text.trained,
     }),
   }
-  await keepStages(given.out, stages)
+  if (writes) await keepStages(given.out, stages)
   return {
     stages,
     given: {
@@ -114,14 +115,14 @@ async function openFirstStage(folder: string, compute: Compute): Promise<Stage> 
 }
 
 /** A transformer that is trained from nothing, or a CLIP that stays as it is. */
-async function openText(given: TrainOptions, compute: Compute) {
+async function openText(given: TrainOptions, compute: Compute, writes: boolean) {
   const { textEncoder, tokenizer } = given
   if (textEncoder === undefined) return undefined
   if (typeof textEncoder === 'string' && textEncoder !== 'transformer') {
     const stage = await FrozenCLIPEmbedder.fromPretrained(textEncoder, { ...compute, ...(tokenizer && { tokenizer }) })
     return { stage, trained: false }
   }
-  const words = await Tokenizer.fromPretrained(tokenizer ?? (await ofCaptions(given)))
+  const words = await Tokenizer.fromPretrained(tokenizer ?? (await ofCaptions(given, writes)))
   const {
     nEmbed = 256,
     nLayer = 4,
@@ -132,13 +133,14 @@ async function openText(given: TrainOptions, compute: Compute) {
 }
 
 /** A tokenizer of the captions' own words, in the run's folder. Throws `invalid-argument` where there are no captions. */
-async function ofCaptions({ data, out, svg, range }: TrainOptions): Promise<string> {
+async function ofCaptions({ data, out, svg, range }: TrainOptions, writes: boolean): Promise<string> {
   if (givesBatches(data)) throw invalidArgument('data', 'a path, or an object with get(), with firstStage', data)
   const form = { channels: 3, height: 1, width: 1, captions: true }
   const { captionOf, length, name } = await openSource(data, { ...form, svg, range: range as Range | undefined })
   if (!captionOf) throw invalidArgument('data', 'images with captions, with textEncoder', name)
-  const captions = Array.from({ length }, (_, item) => captionOf(item) ?? []).flat()
   const folder = path.join(out, 'tokenizer')
+  if (!writes) return folder
+  const captions = Array.from({ length }, (_, item) => captionOf(item) ?? []).flat()
   await writeWordTokenizer(folder, captions)
   return folder
 }
