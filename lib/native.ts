@@ -129,6 +129,8 @@ export interface NativeBuffer {
   read(offset?: number, length?: number): Promise<Float32Array>
   /** Resolves with how often it has been written, in order: the same twice where what was read between is of one moment. */
   version(): Promise<number>
+  /** Resolves with a whole number that is the same where all bits are, and hardly ever otherwise. */
+  checksum(): Promise<number>
   /** Copy on the device, in order. */
   copyFrom(source: NativeBuffer, sourceOffset?: number, offset?: number, length?: number): void
   /**

@@ -116,6 +116,11 @@ export class Weights {
     return this.table.slots.filter(({ frozen }) => frozen === (name === 'frozen'))
   }
 
+  /** True where all of the bank is on the device. */
+  isWhole(name: Bank): boolean {
+    return this.#banks.has(name)
+  }
+
   /** What a program of the network is bound to. */
   bindings(name: Whole): { readonly weights: NativeBuffer; readonly frozen?: NativeBuffer } {
     return { weights: this.bank(name), ...(this.#hasFrozen && { frozen: this.bank('frozen') }) }

@@ -30,11 +30,11 @@ Napi::Function NativeBuffer::define(Napi::Env env) {
   return DefineClass(
       env, "NativeBuffer",
       {InstanceMethod<&NativeBuffer::write>("write"), InstanceMethod<&NativeBuffer::read>("read"),
-       InstanceMethod<&NativeBuffer::version>("version"), InstanceMethod<&NativeBuffer::copyFrom>("copyFrom"),
-       InstanceMethod<&NativeBuffer::add>("add"), InstanceMethod<&NativeBuffer::clear>("clear"),
-       InstanceMethod<&NativeBuffer::load>("load"), InstanceMethod<&NativeBuffer::draw>("draw"),
-       InstanceMethod<&NativeBuffer::fill>("fill"), InstanceMethod<&NativeBuffer::readAt>("readAt"),
-       InstanceMethod<&NativeBuffer::release>("release")});
+       InstanceMethod<&NativeBuffer::version>("version"), InstanceMethod<&NativeBuffer::checksum>("checksum"),
+       InstanceMethod<&NativeBuffer::copyFrom>("copyFrom"), InstanceMethod<&NativeBuffer::add>("add"),
+       InstanceMethod<&NativeBuffer::clear>("clear"), InstanceMethod<&NativeBuffer::load>("load"),
+       InstanceMethod<&NativeBuffer::draw>("draw"), InstanceMethod<&NativeBuffer::fill>("fill"),
+       InstanceMethod<&NativeBuffer::readAt>("readAt"), InstanceMethod<&NativeBuffer::release>("release")});
 }
 
 NativeBuffer::NativeBuffer(const Napi::CallbackInfo& info)
@@ -107,6 +107,17 @@ Napi::Value NativeBuffer::version(const Napi::CallbackInfo& info) {
     const auto version = std::make_shared<uint64_t>();
     const auto work = [source, version] { *version = source->version; };
     const auto make = [version](Napi::Env env) { return Napi::Number::New(env, double(*version)); };
+    return Environment::of(info.Env()).promise(info.Env(), *source->device, work, make);
+  });
+}
+
+// As many of its bits as a number has.
+Napi::Value NativeBuffer::checksum(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&]() -> Napi::Value {
+    const auto source = buffer();
+    const auto sum = std::make_shared<uint64_t>();
+    const auto work = [source, sum] { *sum = source->checksum(); };
+    const auto make = [sum](Napi::Env env) { return Napi::Number::New(env, double(*sum >> 11)); };
     return Environment::of(info.Env()).promise(info.Env(), *source->device, work, make);
   });
 }

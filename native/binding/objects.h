@@ -58,6 +58,7 @@ class NativeBuffer : public Napi::ObjectWrap<NativeBuffer> {
   Napi::Value copyFrom(const Napi::CallbackInfo& info);
   Napi::Value add(const Napi::CallbackInfo& info);
   Napi::Value clear(const Napi::CallbackInfo& info);
+  Napi::Value checksum(const Napi::CallbackInfo& info);
   Napi::Value load(const Napi::CallbackInfo& info);
   Napi::Value draw(const Napi::CallbackInfo& info);
   Napi::Value fill(const Napi::CallbackInfo& info);

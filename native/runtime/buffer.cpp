@@ -64,6 +64,23 @@ void Buffer::readAt(const Place& place, float* numbers) const {
   }
 }
 
+// Fowler, Noll and Vo's 1a on words in place of bytes, four sums side by side.
+uint64_t Buffer::checksum() const {
+  constexpr uint64_t kPrime = 0x100000001b3, kBasis = 0xcbf29ce484222325;
+  std::vector<uint32_t> piece(size_t(std::min(kReadPiece, elements)));
+  uint64_t sums[4] = {kBasis, kBasis + 1, kBasis + 2, kBasis + 3};
+  for (int64_t first = 0; first < elements; first += kReadPiece) {
+    const size_t n = size_t(std::min(kReadPiece, elements - first));
+    copyOut(piece.data(), first, int64_t(n));
+    for (size_t i = 0; i < n; i += 4) {
+      for (size_t k = 0; k < 4 && i + k < n; ++k) sums[k] = (sums[k] ^ piece[i + k]) * kPrime;
+    }
+  }
+  uint64_t sum = kBasis;
+  for (const uint64_t each : sums) sum = (sum ^ each ^ each >> 32) * kPrime;
+  return sum ^ sum >> 32;
+}
+
 void Buffer::copyFrom(const Buffer& source, int64_t sourceOffset, int64_t offset, int64_t length) {
   Error error;
   ++version;

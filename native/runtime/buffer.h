@@ -31,6 +31,8 @@ class Buffer {
   void copyBytesIn(const void* host, int64_t byteOffset, int64_t bytes);
   // The numbers of a place, as float32.
   void readAt(const Place& place, float* numbers) const;
+  // Of its bits, 64 bits that are the same where the numbers are, and hardly ever otherwise.
+  uint64_t checksum() const;
   void copyFrom(const Buffer& source, int64_t sourceOffset, int64_t offset, int64_t length);
 
   // All zero.

@@ -89,6 +89,14 @@ describe('training by ranks', () => {
     assert.match(await failing(2, 'rate'), /rank 1 has lr 0\.002, rank 0 has 0\.001/)
   })
 
+  it('and with other weights', async () => {
+    assert.match(await failing(2, 'seed'), /rank 1 has the checksum of weights \d+, rank 0 has \d+/)
+  })
+
+  it('or with weights that are not the same any more, by one bit', async () => {
+    assert.match(await failing(2, 'diverged'), /rank-failed.*rank 1 has the checksum of weights/s)
+  })
+
   it('a rank that does not come is waited for no longer than DDPM_DISTRIBUTED_TIMEOUT', async () => {
     const output = await failing(2, 'late', { DDPM_DISTRIBUTED_TIMEOUT: '1' })
     assert.match(output, /gather of rank 0 of 2: not all ranks came to it within 1 seconds/)

@@ -105,20 +105,22 @@ describe('ddpm train by ranks', function () {
     assert.equal(losses.at(-1)!.step, step)
   })
 
-  for (const rank of [0, 1]) {
-    it(`a rank that is killed (${rank}) ends all, and the checkpoint is whole`, async () => {
-      const out = `killed-${rank}`
-      const running = start(2, out, '--steps', 100_000)
-      await untilStep(out, 4, running)
-      const other = processOf(running, 1 - rank)
+  it('a rank that is killed, whichever, ends all, and the checkpoint is whole', async () => {
+    const ranks = [0, 1, 2]
+    for (const rank of ranks) {
+      const { step } = rank === 0 ? { step: 0 } : await lastOf('killed')
+      const running = start(3, 'killed', '--steps', 100_000, ...(step > 0 ? ['--resume'] : []))
+      await untilStep('killed', step + 3, running)
+      const others = ranks.filter((other) => other !== rank).map((other) => processOf(running, other))
       process.kill(processOf(running, rank), 'SIGKILL')
       assert.notEqual((await running.ended).code, 0)
-      while (existsSync(`/proc/${other}`)) await setTimeout(20) // which the launcher ends
-      const before = await lastOf(out)
-      await train(2, out, '--steps', before.step + 1, '--resume')
-      assert.equal((await stateOf(out)).step, before.step + 1)
-    })
-  }
+      while (others.some((other) => existsSync(`/proc/${other}`))) await setTimeout(20) // which the launcher ends
+      assert.ok((await lastOf('killed')).step > step)
+    }
+    const before = await lastOf('killed')
+    await train(3, 'killed', '--steps', before.step + 1, '--resume')
+    assert.equal((await stateOf('killed')).step, before.step + 1)
+  })
 
   it('goes on where one process had computed alone', async () => {
     await train(1, 'alone', '--steps', 2, '--accumulate', 6, '--distributed', 'off', ...held)

@@ -26,6 +26,7 @@ import {
 import type { TimestepSampler } from '../process/settings'
 import { type DrawnTimesteps, drawNormal, LossSecondMoment, type NormalOptions } from '../process/timestep-sampler'
 import { mustBeAlike } from './alike'
+import { Checksums } from './checksums'
 import type { LitEma } from './ema'
 import { type Accumulation, GradientTree, sumsOf } from './gradient-tree'
 import {
@@ -114,6 +115,7 @@ export class Training {
   /** Samples whose gradients wait for the next update. */
   accumulated = 0
   readonly #gradients: GradientTree
+  readonly #checksums: Checksums
   /** Of the first batch of a step. */
   #batchSize = 0
   /** What the gradients that wait were multiplied by. */
@@ -130,6 +132,7 @@ export class Training {
     emaSigmaRels: readonly number[] = [],
   ) {
     this.#gradients = new GradientTree(network.weights)
+    this.#checksums = new Checksums(network.weights)
     if (emaSigmaRels.length > 0) this.#powerEmas = new PowerEmas(emaSigmaRels)
   }
 
@@ -318,6 +321,7 @@ export class Training {
         lr: o.lr ?? rateOf(options, this.step),
         parameters: this.network.weights.table.size,
         shardOptimizer: Number(core.settings.shardOptimizer),
+        ...(await this.#checksums.take()),
       })
       if (batches === accumulate) return
       const what = `an update after ${batches} batches, with accumulate ${accumulate}`
