@@ -21,7 +21,7 @@ const sumOf = (times: readonly { flops: number; bytes: number; launches: number;
   )
 
 /** `| a | b |` lines, the first column to the left. */
-function markdown(rows: readonly (readonly string[])[]): string {
+export function markdown(rows: readonly (readonly string[])[]): string {
   const widths = rows[0].map((_, i) => Math.max(...rows.map((row) => row[i].length)))
   const cell = (text: string, i: number) => (i === 0 ? text.padEnd(widths[i]) : text.padStart(widths[i]))
   const line = (row: readonly string[]) => `| ${row.map(cell).join(' | ')} |`
