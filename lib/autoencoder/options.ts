@@ -1,8 +1,9 @@
 /** Options of a first stage's training. */
 import { invalidArgument } from '../errors'
-import { boolean, integer, number, type SchemaOf, type Seed, seed, value } from '../options'
+import { boolean, integer, number, oneOf, type SchemaOf, type Seed, seed, value } from '../options'
 import { LPIPS } from '../stages/lpips'
 import { Tensor } from '../tensor'
+import { type Distributed, distributedModes } from '../world'
 import { type DiscriminatorLoss, discriminatorLosses } from './adversarial-loss'
 
 /** What a step and a whole training run are told alike: ldm's `lossconfig`, and what is kept beside the weights. */
@@ -42,6 +43,11 @@ export interface AutoencoderTrainingOptions extends AutoencoderLossOptions {
   perceptual?: LPIPS
   /** Of the posterior's noise and of dropout. Default: the autoencoder's. */
   seed?: Seed
+  /**
+   * Whether gradients are of all processes that a launcher started together: 'auto' (default), where it started several; 'mpi'; 'off'.
+   * Without discStart only.
+   */
+  distributed?: Distributed
 }
 
 /** Their fields. */
@@ -66,6 +72,7 @@ export const trainingSchema = {
   klWeight: number(undefined, { min: 0 }),
   perceptual: value<LPIPS>('an LPIPS', (v) => v instanceof LPIPS),
   seed: seed(),
+  distributed: oneOf(distributedModes, 'auto'),
 } satisfies SchemaOf<AutoencoderTrainingOptions>
 
 /** Those of `options` that a run hands on to its training. */
@@ -82,7 +89,7 @@ export interface AutoencoderStepOptions {
   noise?: Tensor
   /** Change the weights after this batch; with false only add to the gradients. Default true. */
   update?: boolean
-  /** How many batches the gradients are the mean of. Default 1. */
+  /** How many batches the gradients are the mean of; with others, of each process. Default 1. */
   accumulate?: number
   /** In place of the optimizer's learning rate. Default: that. */
   lr?: number

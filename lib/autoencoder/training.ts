@@ -13,6 +13,7 @@ import { AutoencoderKL } from '../stages/autoencoder-kl'
 import { checkLpipsShape, type LPIPS } from '../stages/lpips'
 import { VQModel, VQModelInterface } from '../stages/vq-model'
 import { checkTensor, sizeOf, type Tensor } from '../tensor'
+import type { World } from '../world'
 import { Adversary, type Guidance } from './adversary'
 import { type Buffers, StepBuffers } from './buffers'
 import type { DiscriminatorState } from './discriminator'
@@ -27,6 +28,7 @@ import {
   trainingSchema,
   validationSchema,
 } from './options'
+import { type BatchStep, SummedGradients, type UpdateOf, worldOf } from './summed-gradients'
 import { type OptimizedState, TrainedWeights } from './trained-weights'
 
 /** One batch with what its programs are bound to. */
@@ -81,7 +83,10 @@ export class AutoencoderTraining {
   readonly #adversary: Adversary | undefined
   #optimizer: OptimizerOptions | undefined
   #trained: TrainedWeights | undefined
-  /** Batches so far, and those whose gradients wait for an update. */
+  #gradients: SummedGradients | undefined
+  /** Those who train together; undefined where this process does alone. */
+  readonly #world: World | undefined
+  /** Batches so far, those of other ranks included, and those whose gradients wait for an update. */
   #batches = 0
   #waiting = 0
   /** Ends with the call before: what is in the buffers, and a step of two optimizers, is one call's. */
@@ -89,7 +94,7 @@ export class AutoencoderTraining {
 
   /**
    * Throws `unknown-option`, `invalid-argument`, also for a first stage whose output is no image like its input, and `unsupported` for one
-   * with a weightFormat.
+   * with a weightFormat, and for a discriminator where several processes train together.
    */
   constructor(
     readonly autoencoder: TrainableFirstStage,
@@ -113,6 +118,7 @@ export class AutoencoderTraining {
     this.#buffers = new StepBuffers(device, network)
     this.#perception = perceptionOf(o, autoencoder)
     const adversary = discriminatorOf(o)
+    this.#world = worldOf(o.distributed, adversary !== undefined)
     if (!adversary) return
     this.#adversary = new Adversary(device, network, { ...adversary, seed }, (...program) => this.#program(...program))
   }
@@ -128,6 +134,7 @@ export class AutoencoderTraining {
    */
   configureOptimizers(options: OptimizerOptions): void {
     this.#trained?.configure(options)
+    this.#gradients?.clear()
     this.#adversary?.discriminator.configure(options)
     this.#optimizer = { ...options }
     this.#waiting = 0
@@ -144,7 +151,8 @@ export class AutoencoderTraining {
     return this.#call(async (trained) => {
       const { update, accumulate, lr = rateOf(trained.options, trained.step) } = o
       const factor = this.#adversary?.factorAt(trained.step) ?? 0
-      const step = o.step ?? this.#batches
+      const { rank, size: ranks } = this.#world ?? { rank: 0, size: 1 }
+      const step = o.step ?? this.#batches + rank * accumulate
       const forward: ForwardShape = { shape: x.shape, drawn: this.#draws(o.noise), train: true }
       const streamOf = (pass: 0 | 1) => ({ seed: this.seed, sampleOffset: 0, step: 2 * step + pass })
       const inputs = async (pass: 0 | 1) => ({
@@ -161,7 +169,7 @@ export class AutoencoderTraining {
       const guidance = buffers && adversary && (await this.#guidance(adversary, { ...given, buffers, factor }))
       if (guidance) guides.push(guidance)
       const { sumSquares, ...terms } = await this.#update({ ...given, guides, step: { update, accumulate, lr } })
-      this.#batches++
+      this.#batches += update ? 1 + accumulate * (ranks - 1) : 1
       this.#waiting = update ? 0 : this.#waiting + 1
       const own = this.#logged(terms, perceived, x)
       const loss = own.loss + (guidance?.loss ?? 0)
@@ -169,7 +177,7 @@ export class AutoencoderTraining {
       if (!made) trained.uncount()
       if (!Number.isFinite(loss)) throw notFinite('the training loss', trained.step + 1, loss)
       if (!made) throw notFinite('the norm of the gradients', trained.step + 1, sumSquares[0])
-      const gradNorm = sumSquares && Math.sqrt(sumSquares[0]) / accumulate
+      const gradNorm = sumSquares && Math.sqrt(sumSquares[0]) / (accumulate * ranks)
       const log: Record<string, number> = { ...own.log, total_loss: loss, ...guidance?.log }
       if (adversary) {
         const { shape } = x
@@ -233,26 +241,28 @@ export class AutoencoderTraining {
   }
 
   /** Forward, backward, and perhaps the update. */
-  async #update(
-    o: Given & { guides: readonly Guide[]; step: { update: boolean; accumulate: number; lr?: number } },
-  ): Promise<Record<string, Float32Array>> {
-    const { x, forward, trained, guides, step } = o
-    const { optimizer } = trained.options
-    const key = { ...keyOf(forward), guides: guides.length, update: step.update, optimizer }
-    const program = await this.#program('train', key, (graph) => {
-      const { image, ...outputs } = this.#build(graph, forward)
-      const { error, regularizer } = outputs
-      const terms = [
-        graph.weightedSum(error, graph.input('errorWeights', error.dims)),
-        graph.weightedSum(regularizer, graph.input('regularizerWeights', regularizer.dims)),
-        ...guides.map((_, i) => along(graph, image, String(i))),
-      ]
-      graph.backward(terms.reduce((sum, term) => graph.add(sum, term)))
-      if (!step.update) return outputs
-      const { count } = this.autoencoder.network.parameters
-      return { ...outputs, ...appendUpdate(graph, { optimizer, count, ema: trained.hasEma }) }
-    })
-    return program.run({
+  async #update(o: Given & { guides: readonly Guide[]; step: BatchStep }): Promise<Record<string, Float32Array>> {
+    const { x, forward, guides, step } = o
+    const keyOfUpdate = ({ place, ...own }: UpdateOf) => ({ ...own, ...place })
+    const programs = {
+      backward: (update?: UpdateOf) => {
+        const key = { ...keyOf(forward), guides: guides.length, update: update !== undefined }
+        return this.#program('train', { ...key, ...(update && keyOfUpdate(update)) }, (graph) => {
+          const { image, ...outputs } = this.#build(graph, forward)
+          const { error, regularizer } = outputs
+          const terms = [
+            graph.weightedSum(error, graph.input('errorWeights', error.dims)),
+            graph.weightedSum(regularizer, graph.input('regularizerWeights', regularizer.dims)),
+            ...guides.map((_, i) => along(graph, image, String(i))),
+          ]
+          graph.backward(terms.reduce((sum, term) => graph.add(sum, term)))
+          return update ? { ...outputs, ...appendUpdate(graph, update) } : outputs
+        })
+      },
+      update: (update: UpdateOf) =>
+        this.#program('update', keyOfUpdate(update), (graph) => appendUpdate(graph, update)),
+    }
+    return this.#gradients!.batch(step, programs, {
       ...o.inputs,
       ...this.#weights(x),
       ...Object.fromEntries(
@@ -261,7 +271,6 @@ export class AutoencoderTraining {
           [`weight ${i}`, Float32Array.of(weight)],
         ]),
       ),
-      ...trained.bindings(step),
     })
   }
 
@@ -296,10 +305,10 @@ export class AutoencoderTraining {
 
   /** The gradients that wait for an update, by the networks' names; the discriminator's behind 'loss.discriminator.', as upstream's. */
   async gradients(): Promise<StateDict> {
-    return this.#call(async (trained) => {
+    return this.#call(async () => {
       const others = (await this.#adversary?.discriminator.trained.weights.read('grads')) ?? {}
       const named = Object.entries(others).map(([name, tensor]) => [`loss.discriminator.${name}`, tensor])
-      return { ...(await trained.weights.read('grads')), ...Object.fromEntries(named) }
+      return { ...(await this.#gradients!.read()), ...Object.fromEntries(named) }
     })
   }
 
@@ -348,6 +357,7 @@ export class AutoencoderTraining {
         throw new DiffusionError('state-mismatch', message, { argument: 'discriminator' })
       }
       await trained.load(state.autoencoder)
+      this.#gradients!.clear()
       if (state.discriminator) await this.#adversary?.discriminator.load(state.discriminator)
       this.#batches = state.batches ?? state.autoencoder.optimizerStep
       this.#waiting = 0
@@ -376,6 +386,7 @@ export class AutoencoderTraining {
     return this.autoencoder.trained(async (weights: Weights) => {
       if (!this.#trained) {
         this.#trained = new TrainedWeights(weights, this.#o)
+        this.#gradients = new SummedGradients(this.#trained, this.#world)
         if (this.#optimizer) this.#trained.configure(this.#optimizer)
       }
       const number = this.#programs.begin()

@@ -2,6 +2,8 @@ import { discriminatorLosses } from '../autoencoder/adversarial-loss'
 import type { AutoencoderTrainOptions } from '../train/autoencoder/options'
 import type { AutoencoderStepMetrics } from '../trainer/autoencoder/loop'
 import { AutoencoderTrainer, type AutoencoderTrainStart } from '../trainer/autoencoder/trainer'
+import { Ranks } from '../trainer/ranks'
+import { type Distributed, World } from '../world'
 import { type Command, type CommonValues, type OptionTable, UsageError, type Values } from './args'
 import { imagesInWords } from './looks'
 import { createOutput } from './output'
@@ -95,6 +97,7 @@ const options = {
   seed: shared.seed,
   device: shared.device,
   'memory-limit': shared['memory-limit'],
+  distributed: shared.distributed,
   precision: {
     kind: 'string',
     choices: ['fp32', 'bf16'],
@@ -131,11 +134,12 @@ patch discriminator takes part: sharper, and less close to the image.
     if (folder === undefined && !values.resume) throw new UsageError('the folder of images is missing')
     if (!values.vq && values['n-embed'] !== undefined) throw new UsageError('--n-embed: nothing without --vq')
     const given = trainOptions(values, folder)
+    const output = createOutput(values.json === true, !new Ranks(World.of(given.distributed)).leads)
     const { config } = values
     const trainer =
       config === undefined ? new AutoencoderTrainer(given) : await AutoencoderTrainer.fromConfig(config, given)
     return runTraining((hooks) => trainer.run(hooks), {
-      view: new TrainView(createOutput(values.json === true), viewed),
+      view: new TrainView(output, viewed),
       again: `ddpm train-autoencoder --resume --out ${values.out}`,
     })
   },
@@ -189,5 +193,6 @@ function trainOptions(values: GivenValues, folder: string | undefined): Autoenco
     emaDecay: values['ema-decay'],
     optimizer: values.optimizer,
     precision: values.precision,
+    distributed: values.distributed as Distributed | undefined,
   }
 }

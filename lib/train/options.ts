@@ -148,8 +148,6 @@ export interface CommonTrainOptions {
    * 'mpi'; 'off'. The run folder is one that all of them see.
    */
   distributed?: Distributed
-  /** Where several do: each keeps its part of the optimizer's state and of the averages only. Default false. */
-  shardOptimizer?: boolean
   /** Batches decoded ahead of the step (default 4). */
   prefetch?: number
   /** Bytes of decoded images to keep in memory (default 512 MiB). */
@@ -247,6 +245,8 @@ export interface TrainOptions extends CommonTrainOptions {
   sampleSteps?: number
   /** What the network is computed in, as for DDPM: 'fp32', 'fp16', 'bf16' (default 'fp32'); on the CPU 'bf16' needs AVX512-BF16 or AMX. */
   precision?: Precision
+  /** Where several processes train together: each keeps its part of the optimizer's state and of the averages only. Default false. */
+  shardOptimizer?: boolean
 }
 
 const positive = { min: 1 }

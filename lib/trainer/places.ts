@@ -6,18 +6,6 @@ import { listCheckpoints, removeLeftovers } from '../train/checkpoint-folder'
 import type { TrainOptions } from '../train/options'
 import { RunFolder } from '../train/run-folder'
 import type { DataState } from '../train/run-state'
-import { type Distributed, World } from '../world'
-
-/** Throws `unsupported` where several processes would train together. */
-export function refuseSeveral(what: string, distributed: Distributed | undefined): void {
-  const size = World.of(distributed)?.size ?? 1
-  if (size === 1) return
-  throw new DiffusionError('unsupported', `${what} is trained by one process, and a launcher started ${size}`, {
-    argument: 'distributed',
-    expected: "one process, or 'off', where each trains on its own",
-    received: `${size} processes`,
-  })
-}
 
 /** Runs what works in a run folder, which is locked meanwhile. Throws `busy` and `io`. */
 export async function inRunFolder<T>(out: string, work: (folder: RunFolder) => Promise<T>): Promise<T> {

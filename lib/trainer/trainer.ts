@@ -1,18 +1,15 @@
 /** A training run: images in, checkpoints, metrics and pictures out. */
-import os from 'node:os'
 import type { JsonObject } from '../checkpoint/json'
 import type { DatasetOptions } from '../data/dataset'
 import { openTrainedImages, openTrainingData } from '../data/open-data'
-import type { TrainingData } from '../data/training-data'
 import type { DeviceName } from '../device'
 import { DDPM } from '../diffusion/models/ddpm'
 import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
 import type { DDPMOptions } from '../diffusion/options/ddpm-options'
-import { DiffusionError } from '../errors'
-import { type Checkpoint, openCheckpoint, readTrainingState } from '../train/checkpoint'
+import { openCheckpoint, readTrainingState } from '../train/checkpoint'
 import { imagesOf } from '../train/network-options'
-import type { ResolvedTrainOptions, TrainOptions } from '../train/options'
-import { freeOnResume, resolveTrainOptions, withClasses } from '../train/resolve-options'
+import type { TrainOptions } from '../train/options'
+import { resolveTrainOptions, withClasses } from '../train/resolve-options'
 import type { RunFolder } from '../train/run-folder'
 import { World } from '../world'
 import { Fid } from './fid'
@@ -22,9 +19,10 @@ import { Journal } from './journal'
 import { openLatentData, plainOptions } from './latents/latent-data'
 import { openLatentTraining } from './latents/latent-model'
 import { nextPictureStep } from './picture-steps'
-import { inRunFolder, refuseOther, resumes, withAbsolutePaths } from './places'
+import { inRunFolder, refuseOther, withAbsolutePaths } from './places'
 import { Ranks } from './ranks'
 import { openStart, startConfig, takeOver, withMoreClasses } from './start-from'
+import { checkpointToResume, factsOf, ofOneProcess } from './together'
 import { TrainingLoop } from './training-loop'
 
 /**
@@ -71,7 +69,7 @@ export class Trainer {
 
   /** `folder`: of the process that leads. */
   async #run(folder: RunFolder | undefined, hooks: TrainHooks, ranks: Ranks): Promise<RunResult> {
-    const checkpoint = await this.#checkpointToResume(ranks)
+    const checkpoint = await checkpointToResume(this.#given, ranks, openCheckpoint)
     const { from } = this.#given
     using start = from !== undefined && !checkpoint ? await openStart(from) : undefined
     const { distributed } = this.#given
@@ -109,11 +107,7 @@ export class Trainer {
     const named = classNames !== undefined && !checkpoint // a checkpoint's options have the names already
     const addClasses = start ? withMoreClasses : withClasses
     const classed = named ? addClasses(resolved, classNames) : resolved
-    await ranks.compare({
-      ...factsOf(classed),
-      ...dataFacts('data', opened.data),
-      ...dataFacts('validation', opened.heldOut),
-    })
+    await ranks.compare(factsOf(classed, opened))
     await using latents = latent && (await openLatentData(latent, opened, classed, { hooks, ranks }))
     const { data, heldOut, options } = latents ?? { ...opened, options: classed }
 
@@ -150,36 +144,4 @@ export class Trainer {
       ddpm.dispose()
     }
   }
-
-  /** That of the process that leads; the others find it in the same folder. */
-  async #checkpointToResume(ranks: Ranks): Promise<Checkpoint | undefined> {
-    const { out } = this.#given
-    const own = ranks.leads && (await resumes(this.#given)) ? await openCheckpoint(out) : undefined
-    const step = await ranks.ofLeader(own?.state.step ?? -1)
-    if (ranks.leads || step < 0) return own
-    const checkpoint = await openCheckpoint(out)
-    if (checkpoint.state.step === step) return checkpoint
-    const what = `rank ${ranks.rank} finds the checkpoint of step ${checkpoint.state.step} in ${out}, rank 0 that of ${step}`
-    throw new DiffusionError('rank-failed', what, {
-      argument: 'out',
-      expected: 'a folder that all processes see',
-      received: out,
-    })
-  }
-}
-
-/** `accumulate` is of each process where it is given; a checkpoint's is that of one process. */
-function ofOneProcess(given: TrainOptions, { size }: Ranks, checkpoint: Checkpoint | undefined): TrainOptions {
-  const { accumulate = checkpoint ? undefined : 1 } = given
-  return accumulate === undefined ? given : { ...given, accumulate: accumulate * size }
-}
-
-/** What all processes must have in common: not where things are, and how much memory there is. */
-function factsOf(options: ResolvedTrainOptions): Record<string, unknown> {
-  const facts = Object.entries(options).filter(([name]) => !freeOnResume.includes(name) || name === 'steps')
-  return { ...Object.fromEntries(facts), endianness: os.endianness(), node: process.versions.modules }
-}
-
-function dataFacts(name: string, data: TrainingData | undefined): Record<string, unknown> {
-  return { [name]: data && `${data.length} images, ${data.fingerprint}` }
 }

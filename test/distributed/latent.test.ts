@@ -4,6 +4,7 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { AutoencoderKL, Trainer } from '../../lib/index'
 import { heldOutOf, stepsOf, temporaryFolder, writeImages } from '../train/support'
+import { trainFirstStages } from './first-stage-child'
 import { latentTraining } from './latent-child'
 import { endAll, launch, unlaunchable } from './launch'
 
@@ -40,7 +41,7 @@ describe('latents by ranks', function () {
     const checkpoint = at(run, 'checkpoints', `step-0000000${step}`)
     const names = readdirSync(checkpoint).filter((name) => name.endsWith('.safetensors'))
     const files = Object.fromEntries(names.map((name) => [name, readFileSync(path.join(checkpoint, name), 'base64')]))
-    const losses = stepsOf(at(run)).map(({ step, loss, gradNorm }) => ({ step, loss, gradNorm }))
+    const losses = stepsOf(at(run)).map(({ time, imagesPerSecond, ...own }) => own)
     return { files, losses, heldOut: heldOutOf(at(run)) }
   }
 
@@ -58,5 +59,15 @@ describe('latents by ranks', function () {
     assert.deepEqual(stateOf('ranks', 2), stateOf('alone', 2))
     assert.ok(Object.keys(stateOf('ranks', 2).heldOut[0]).includes('val/loss'))
     assert.equal(readdirSync(at('ranks', 'latents')).length, 2, 'of the images, and of those held out')
+  })
+
+  it('first stages have the bits of one process, and a discriminator is refused', async () => {
+    await trainFirstStages(folder, at('first'), { steps: 2, accumulate: 6 })
+    await together(2, 'first-stage-child.js', folder, at('many'), 1, 3)
+    await together(3, 'first-stage-child.js', folder, at('many'), 2, 2)
+    for (const kind of ['kl', 'vq']) {
+      assert.deepEqual(stateOf(`many-${kind}`, 2), stateOf(`first-${kind}`, 2))
+      assert.ok(stateOf(`many-${kind}`, 2).losses.every(({ gradNorm }) => gradNorm! > 0))
+    }
   })
 })

@@ -1,8 +1,7 @@
 /** Which batches are whose, and who waits for whom: without a launcher. */
 import assert from 'node:assert/strict'
-import { refuseSeveral } from '../../lib/trainer/places'
 import { Ranks } from '../../lib/trainer/ranks'
-import type { World } from '../../lib/world'
+import { World } from '../../lib/world'
 
 describe('ranks', () => {
   /** One of two, whose gathers note whether they were patient. */
@@ -44,7 +43,7 @@ describe('ranks', () => {
     process.env.PMI_SIZE = '2'
     const listeners = process.listenerCount('exit') // one more where a world was joined
     try {
-      refuseSeveral('a first stage', 'off')
+      assert.equal(World.of('off'), undefined)
       assert.equal(process.listenerCount('exit'), listeners)
     } finally {
       if (PMI_SIZE === undefined) delete process.env.PMI_SIZE

@@ -77,6 +77,7 @@ const {
   fidSteps: _fidSteps,
   inception: _inception,
   sampleSteps: _sampleSteps,
+  shardOptimizer: _shardOptimizer,
   ...shared
 } = trainSchema
 

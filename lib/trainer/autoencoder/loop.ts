@@ -80,36 +80,47 @@ export class AutoencoderLoop extends RunLoop<Options, AutoencoderStepMetrics> {
     batches: readonly ImageBatch[],
     start: number,
   ): Promise<AutoencoderStepMetrics> {
-    const { options } = this.o
+    const { options, ranks } = this.o
     const { batchSize, accumulate } = options
+    const { own, first } = ranks.share(accumulate)
     const lr = learningRate(step, options)
-    const sums: Record<string, number> = {}
+    const losses: Record<string, number>[] = []
     let gradNorm: number | null = null
     for (const [i, { images, shape }] of batches.entries()) {
       using x = Tensor.wrap(images, shape)
       const result = await this.#training.trainingStep(x, {
-        step: step * accumulate + i, // names the noise, so each batch must have its own
-        update: i === accumulate - 1,
-        accumulate,
+        step: step * accumulate + first + i, // names the noise, so each batch must have its own
+        update: i === own - 1,
+        accumulate: own,
         lr,
       })
-      for (const [name, value] of Object.entries(result.log)) {
-        const own = name.slice('train/'.length)
-        sums[own] = (sums[own] ?? 0) + value / accumulate
-      }
+      losses.push(result.log)
       gradNorm = result.gradNorm ?? null
     }
-    const { total_loss: loss, logvar: _, ...losses } = sums
+    const { total_loss: loss, logvar: _, ...means } = await this.#means(losses)
     const seconds = (performance.now() - start) / 1000
     return {
       step: step + 1,
       loss,
-      ...(losses as Pick<AutoencoderStepMetrics, 'rec_loss' | 'nll_loss'>),
+      ...(means as Pick<AutoencoderStepMetrics, 'rec_loss' | 'nll_loss'>),
       gradNorm,
       lr,
       imagesPerSecond: (batchSize * accumulate) / seconds,
       time: new Date().toISOString(),
     }
+  }
+
+  /** Of all batches of a step, of which these are this process'. */
+  async #means(losses: readonly Readonly<Record<string, number>>[]): Promise<Record<string, number>> {
+    const { ranks, options } = this.o
+    const names = Object.keys(losses[0])
+    const all = await ranks.inOrder(losses.flatMap((own) => names.map((name) => own[name])))
+    const sums: Record<string, number> = {}
+    for (const [i, value] of all.entries()) {
+      const name = names[i % names.length].slice('train/'.length)
+      sums[name] = (sums[name] ?? 0) + value / options.accumulate
+    }
+    return sums
   }
 
   /** Of the plain and the averaged weights, with the same noise every time. */

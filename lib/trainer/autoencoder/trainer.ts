@@ -16,11 +16,13 @@ import {
 import type { AutoencoderTrainOptions, ResolvedAutoencoderTrainOptions } from '../../train/autoencoder/options'
 import { resolveAutoencoderOptions } from '../../train/autoencoder/resolve-options'
 import type { RunFolder } from '../../train/run-folder'
+import { World } from '../../world'
 import type { RunResult, TrainHooks, TrainStart } from '../hooks'
 import { Journal } from '../journal'
 import { nextPictureStep } from '../picture-steps'
-import { inRunFolder, refuseOther, refuseSeveral, resumes, withAbsolutePaths } from '../places'
+import { inRunFolder, refuseOther, withAbsolutePaths } from '../places'
 import { Ranks } from '../ranks'
+import { checkpointToResume, factsOf, ofOneProcess } from '../together'
 import { autoencoderOptionsFrom } from './from-config'
 import { AutoencoderLoop, type AutoencoderStepMetrics } from './loop'
 
@@ -66,14 +68,25 @@ export class AutoencoderTrainer {
    * before it throws.
    */
   async run(hooks: AutoencoderTrainHooks = {}): Promise<RunResult<AutoencoderStepMetrics>> {
-    refuseSeveral('a first stage', this.#given.distributed)
-    return inRunFolder(this.#given.out, (folder) => this.#locked(folder, hooks))
+    const ranks = new Ranks(World.of(this.#given.distributed))
+    try {
+      if (ranks.leads) return await inRunFolder(this.#given.out, (folder) => this.#run(folder, hooks, ranks))
+      return await this.#run(undefined, { signal: hooks.signal }, ranks)
+    } catch (error) {
+      ranks.world?.fail()
+      throw error
+    }
   }
 
-  async #locked(folder: RunFolder, hooks: AutoencoderTrainHooks): Promise<RunResult<AutoencoderStepMetrics>> {
-    const { out } = this.#given
-    const checkpoint = (await resumes(this.#given)) ? await openAutoencoderCheckpoint(out) : undefined
-    const options = resolveAutoencoderOptions(this.#given, checkpoint?.state)
+  /** `folder`: of the process that leads. */
+  async #run(
+    folder: RunFolder | undefined,
+    hooks: AutoencoderTrainHooks,
+    ranks: Ranks,
+  ): Promise<RunResult<AutoencoderStepMetrics>> {
+    const checkpoint = await checkpointToResume(this.#given, ranks, openAutoencoderCheckpoint)
+    const options = resolveAutoencoderOptions(ofOneProcess(this.#given, ranks, checkpoint), checkpoint?.state)
+    ranks.share(options.accumulate)
     const { data, heldOut } = await openTrainingData(options.data, {
       size: options.size,
       channels: options.ddconfig.inChannels,
@@ -93,18 +106,15 @@ export class AutoencoderTrainer {
       refuseOther(data, checkpoint.state.data, 'data')
       if (heldOut && checkpoint.state.heldOut) refuseOther(heldOut, checkpoint.state.heldOut, 'validation')
     }
+    await ranks.compare(factsOf(options, { data, heldOut }))
     using stage = firstStage(options)
     const { perceptual, device } = options
     using lpips = perceptual && (await LPIPS.fromFiles(perceptual, { device: device as DeviceName }))
     using training = trainingOf(stage, options, lpips)
     if (checkpoint) await training.loadTrainingState(await readAutoencoderTraining(checkpoint))
     await hooks.onStart?.(startOf(training, { options, checkpoint, data, heldOut }))
-    using journal = new Journal(folder, hooks, checkpoint?.state.step ?? 0)
-    return await new AutoencoderLoop(
-      { data, heldOut, options, hooks, journal, ranks: new Ranks(undefined) },
-      training,
-      checkpoint,
-    ).run()
+    using journal = folder && new Journal(folder, hooks, checkpoint?.state.step ?? 0)
+    return await new AutoencoderLoop({ data, heldOut, options, hooks, journal, ranks }, training, checkpoint).run()
   }
 }
 
@@ -123,8 +133,8 @@ function trainingOf(
   o: ResolvedAutoencoderTrainOptions,
   perceptual: LPIPS | undefined,
 ): AutoencoderTraining {
-  const { klWeight, seed } = o
-  const training = new AutoencoderTraining(stage, { ...lossOptionsOf(o), klWeight, perceptual, seed })
+  const { klWeight, seed, distributed } = o
+  const training = new AutoencoderTraining(stage, { ...lossOptionsOf(o), klWeight, perceptual, seed, distributed })
   const { lr, optimizer, betas, eps, weightDecay, maxGradNorm } = o
   training.configureOptimizers({ lr, optimizer, betas, eps, weightDecay, maxGradNorm })
   return training
