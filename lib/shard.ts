@@ -15,7 +15,8 @@ export interface ShardOptions {
   count: number
   /**
    * Which part: '3/16', the third of 16, counted from 1; or 'auto', by the environment: Slurm's SLURM_ARRAY_TASK_ID of
-   * SLURM_ARRAY_TASK_COUNT (ids may begin at 0 or 1); or 'auto/16', which is for Kubernetes' JOB_COMPLETION_INDEX, too. Required.
+   * SLURM_ARRAY_TASK_COUNT (ids may begin at 0 or 1), or the rank that a launcher gives each process (mpirun's OMPI_COMM_WORLD_RANK of
+   * _SIZE, PMI_RANK of PMI_SIZE; torchrun's RANK of WORLD_SIZE); or 'auto/16', which is for Kubernetes' JOB_COMPLETION_INDEX, too. Required.
    */
   shard: string
   /** Images in a batch. A part is of whole batches of the whole, so that each is computed as one process would. Default 16. */
@@ -71,17 +72,45 @@ function parseShard(text: string): Shard {
   throw invalidArgument('shard', `one such as 3/16, the third of 16, auto or auto/16${counted}`, text)
 }
 
-/** By what Slurm tells the tasks of an array, and Kubernetes the pods of an indexed Job, which does not say how many there are. */
+/** What launchers tell each process, and of how many; counted from 0. */
+const launchers = [
+  ['OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'],
+  ['PMI_RANK', 'PMI_SIZE'],
+  ['RANK', 'WORLD_SIZE'],
+] as const
+
+/**
+ * By what Slurm tells the tasks of an array, Kubernetes the pods of an indexed Job, which does not say how many there are, and a launcher
+ * its processes.
+ */
 function shardOfEnvironment(total: number | undefined): Shard {
+  const launcher = launchers.find((names) => names.every((name) => numberOf(name) !== undefined))
   const [slurm, kubernetes] = ['SLURM_ARRAY_TASK_ID', 'JOB_COMPLETION_INDEX'].map(numberOf)
-  if (slurm !== undefined && kubernetes !== undefined)
-    throw unclear('SLURM_ARRAY_TASK_ID and JOB_COMPLETION_INDEX are both set: say which shard, such as 3/16')
+  const set = [
+    ...(slurm === undefined ? [] : ['SLURM_ARRAY_TASK_ID']),
+    ...(kubernetes === undefined ? [] : ['JOB_COMPLETION_INDEX']),
+    ...(launcher ? [launcher[0]] : []),
+  ]
+  if (set.length > 1) throw unclear(`${set.join(' and ')} are both set: say which shard, such as 3/16`)
   if (slurm !== undefined) return ofSlurm(slurm, total)
-  if (kubernetes === undefined) throw unclear('auto: neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set')
+  if (launcher) return ofLauncher(launcher, total)
+  if (kubernetes === undefined) {
+    const ranks = launchers.map(([rank]) => rank).join(', ')
+    throw unclear(`auto: neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set, nor a launcher's ${ranks}`)
+  }
   if (total === undefined) throw unclear('auto: JOB_COMPLETION_INDEX does not say of how many: auto/16 does')
   if (kubernetes >= total)
     throw unclear(`JOB_COMPLETION_INDEX is ${kubernetes}, and shards of ${total} are 0-${total - 1}`)
   return { index: kubernetes + 1, total }
+}
+
+function ofLauncher([rank, size]: (typeof launchers)[number], total: number | undefined): Shard {
+  const [index, count] = [numberOf(rank)!, numberOf(size)!]
+  if (index >= count || (total ?? count) !== count)
+    throw unclear(
+      `auto: ${rank} is ${index} of ${size} ${count}${total === undefined ? '' : `, and not one of ${total}`}`,
+    )
+  return { index: index + 1, total: count }
 }
 
 /**

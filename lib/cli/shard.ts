@@ -10,7 +10,7 @@ export const shardOption = {
   shard: {
     kind: 'string',
     value: 'k/n',
-    help: 'part k of n, 1/n to n/n, for ddpm merge; auto or auto/n: by SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX',
+    help: 'part k of n, 1/n to n/n, for ddpm merge; auto or auto/n: by Slurm, Kubernetes or mpirun',
   },
 } as const satisfies OptionTable
 

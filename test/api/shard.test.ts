@@ -7,6 +7,12 @@ const variables = [
   'SLURM_ARRAY_TASK_MIN',
   'SLURM_ARRAY_TASK_MAX',
   'JOB_COMPLETION_INDEX',
+  'OMPI_COMM_WORLD_RANK',
+  'OMPI_COMM_WORLD_SIZE',
+  'PMI_RANK',
+  'PMI_SIZE',
+  'RANK',
+  'WORLD_SIZE',
 ]
 
 /** `ids` of a Slurm array, as Slurm tells the task `id` of them. */
@@ -73,6 +79,24 @@ describe('shardOf', () => {
     assert.deepEqual(shardOf({ count: 48, shard: 'auto/3' }), { index: 1, total: 3, first: 0, count: 16 })
     process.env.JOB_COMPLETION_INDEX = '2'
     assert.equal(shardOf({ count: 48, shard: 'auto/3' }).index, 3)
+  })
+
+  it('takes the rank that a launcher gives', () => {
+    for (const [rank, size] of [
+      ['OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'],
+      ['PMI_RANK', 'PMI_SIZE'],
+      ['RANK', 'WORLD_SIZE'],
+    ]) {
+      Object.assign(process.env, { [rank]: '1', [size]: '3' })
+      for (const shard of ['auto', 'auto/3'])
+        assert.deepEqual(shardOf({ count: 48, shard }), { index: 2, total: 3, first: 16, count: 16 })
+      refused({ count: 48, shard: 'auto/2' }, new RegExp(`${rank} is 1 of ${size} 3, and not one of 2`))
+      process.env[rank] = '3'
+      refused({ count: 48, shard: 'auto' }, new RegExp(`${rank} is 3 of ${size} 3$`))
+      process.env.JOB_COMPLETION_INDEX = '1'
+      refused({ count: 48, shard: 'auto/3' }, new RegExp(`JOB_COMPLETION_INDEX and ${rank} are both set`))
+      clear()
+    }
   })
 
   it('looks at the environment only when it is asked to', () => {
