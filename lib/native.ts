@@ -284,8 +284,11 @@ export interface NativeModule {
   openDevice(backend: string, index: number, threads: number): NativeDevice
   /** Closes all devices of this thread. */
   closeDevices(): void
-  /** Joins by the library 'mpi', once a process, on one of its threads. Throws device-unavailable, unsupported. */
-  joinWorld(library: string): NativeWorld
+  /**
+   * Joins by the library 'mpi', once a process, on one of its threads. Throws device-unavailable, unsupported, and rank-failed where not
+   * all join within `seconds`.
+   */
+  joinWorld(library: string, seconds: number): NativeWorld
   createGraph(): NativeGraph
   /** Normal numbers of a stream (kernels/philox.h), for host-side use: n of them from element 0. */
   normal(seedLow: number, seedHigh: number, purpose: number, sample: number, step: number, n: number): Float32Array

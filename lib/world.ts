@@ -20,7 +20,8 @@ export class World {
 
   /**
    * The world of this process, joined when first asked for; undefined where it computes alone: with 'off', and with 'auto' (default)
-   * where no launcher started several. Throws `device-unavailable` where there should be one and the library is not there.
+   * where no launcher started several. Throws `device-unavailable` where there should be one and the library is not there, and
+   * `rank-failed` where not all have joined within DDPM_DISTRIBUTED_TIMEOUT seconds.
    */
   static of(mode: Distributed = 'auto'): World | undefined {
     if (mode === 'off' || (mode === 'auto' && (launched() ?? 1) === 1)) return undefined
@@ -29,7 +30,7 @@ export class World {
   }
 
   readonly #native: NativeWorld
-  /** That others may take to come to an operation. */
+  /** That others may take to join, and to come to an operation. */
   readonly #seconds: number = 600
 
   private constructor() {
@@ -43,13 +44,13 @@ export class World {
     }
     // UCX, by which some MPIs send, otherwise intercepts what takes and gives back memory, under V8's feet.
     process.env.UCX_MEM_EVENTS ??= 'no'
+    const seconds = process.env.DDPM_DISTRIBUTED_TIMEOUT
+    if (seconds !== undefined) this.#seconds = timeoutOf(seconds)
     try {
-      this.#native = native.joinWorld('mpi')
+      this.#native = native.joinWorld('mpi', this.#seconds)
     } catch (error) {
       throw DiffusionError.from(error)
     }
-    const seconds = process.env.DDPM_DISTRIBUTED_TIMEOUT
-    if (seconds !== undefined) this.#seconds = timeoutOf(seconds)
     this.#native.setTimeout(this.#seconds)
     // In order, others wait for this one; otherwise the launcher ends them.
     process.on('exit', (code) => this.#native.leave(code === 0))

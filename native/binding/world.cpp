@@ -41,7 +41,7 @@ NativeWorld::NativeWorld(const Napi::CallbackInfo& info)
 Napi::Value NativeWorld::join(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] {
     Environment& environment = Environment::of(info.Env());
-    const auto world = World::join(toString(info[0], "library"));
+    const auto world = World::join(toString(info[0], "library"), toNumber(info[1], "seconds"));
     environment.ownWorld(world);
     return construct(info.Env(), environment.worldClass, world);
   });

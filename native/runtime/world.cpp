@@ -35,6 +35,7 @@ namespace {
 struct Joined {
   std::mutex mutex;
   std::shared_ptr<World> world;
+  Outcome failed;  // a library begins once
 };
 Joined& theJoined() {
   static auto& joined = *new Joined;
@@ -43,10 +44,18 @@ Joined& theJoined() {
 
 }  // namespace
 
-std::shared_ptr<World> World::join(const std::string& library) {
+std::shared_ptr<World> World::join(const std::string& library, double seconds) {
   Joined& joined = theJoined();
   const std::lock_guard lock(joined.mutex);
-  if (!joined.world) joined.world.reset(new World(load(library)));
+  if (joined.failed) throw Failure(*joined.failed);
+  if (joined.world) return joined.world;
+  const Collectives& table = load(library);
+  try {
+    joined.world.reset(new World(table, seconds));
+  } catch (const Failure& failure) {
+    joined.failed = std::make_shared<Failure>(failure);
+    throw;
+  }
   return joined.world;
 }
 
@@ -56,26 +65,47 @@ std::shared_ptr<World> World::joined() {
   return joined.world;
 }
 
-// The library is used by one thread from its beginning to its end.
-World::World(const Collectives& table) : table_(table) {
+namespace {
+
+// What a thread that joins shares with who waits for it, and may give it up.
+struct Opening {
+  std::mutex mutex;
+  std::condition_variable wake;
+  bool isDone = false, isGivenUp = false;
   Error error;
-  thread_ = std::thread([this, &error] {
-    WorldHandle* handle = table_.open(&error);
+};
+
+}  // namespace
+
+// The library is used by one thread from its beginning to its end. It joins when all ranks do.
+World::World(const Collectives& table, double seconds) : table_(table) {
+  const auto opening = std::make_shared<Opening>();
+  thread_ = std::thread([this, &table, opening] {
+    Error error;
+    WorldHandle* handle = table.open(&error);
     {
-      const std::lock_guard lock(mutex_);
+      const std::lock_guard lock(opening->mutex);
+      if (opening->isGivenUp) return;  // this world is no more
       handle_ = handle;
-      if (handle) table_.info(handle, &info_);
-      opened_ = true;
-      wake_.notify_all();
+      if (handle) table.info(handle, &info_);
+      opening->error = error;
+      opening->isDone = true;
+      opening->wake.notify_all();
     }
     if (handle) loop();
   });
-  std::unique_lock lock(mutex_);
-  wake_.wait(lock, [&] { return opened_; });
+  std::unique_lock lock(opening->mutex);
+  if (!opening->wake.wait_for(lock, std::chrono::duration<double>(seconds), [&] { return opening->isDone; })) {
+    opening->isGivenUp = true;
+    thread_.detach();
+    char text[96];
+    std::snprintf(text, sizeof text, "not all ranks joined within %g seconds", seconds);
+    throw Failure("rank-failed", text);
+  }
   lock.unlock();
   if (handle_) return;
   thread_.join();
-  throw unavailable(table.name, toFailure(error).message);
+  throw unavailable(table.name, toFailure(opening->error).message);
 }
 
 World::~World() { leave(false); }

@@ -19,8 +19,8 @@ namespace ddpm {
 class World {
  public:
   // Joins the others by a library ('mpi'), once a process: later calls give the same world. Throws device-unavailable
-  // where the library is not there or fails.
-  static std::shared_ptr<World> join(const std::string& library);
+  // where the library is not there or fails, and rank-failed where not all join within `seconds`, then and later.
+  static std::shared_ptr<World> join(const std::string& library, double seconds);
   ~World();
   World(const World&) = delete;
   World& operator=(const World&) = delete;
@@ -64,7 +64,7 @@ class World {
     Device::Done done;
   };
 
-  explicit World(const Collectives& table);
+  World(const Collectives& table, double seconds);
   void loop();
   void wait(Operation* operation, const char* what, const Error& error);
   void countSent(const Part* sent);
@@ -80,7 +80,7 @@ class World {
   std::condition_variable wake_;
   std::deque<Job> queue_;
   Outcome failed_;
-  bool opened_ = false, ends_ = false;
+  bool ends_ = false;
   std::thread thread_;
 };
 

@@ -1,4 +1,5 @@
 // A rank of a training that goes wrong in the way that the argument says.
+import { setTimeout } from 'node:timers/promises'
 import { DDPM, type StateDict, Tensor, world } from '../../lib/index'
 import { Random } from '../support/random'
 import { smallUNet } from '../support/small-unet'
@@ -16,6 +17,8 @@ async function other(ddpm: DDPM): Promise<StateDict> {
 }
 
 async function main(): Promise<void> {
+  const own = process.env.OMPI_COMM_WORLD_RANK ?? process.env.PMI_RANK
+  if (mode === 'absent' && own === '1') await setTimeout(60_000)
   const { rank, size } = world
   const isLast = rank === size - 1
   const timestepSampler = mode === 'losses' ? 'loss-second-moment' : 'uniform'
@@ -28,7 +31,7 @@ async function main(): Promise<void> {
   for (let step = 0; step < (mode === 'diverged' ? 101 : 3); step++) {
     if (step === 1 && isLast) {
       if (mode === 'diverged') await ddpm.loadStateDict(await other(ddpm))
-      if (mode === 'late') await new Promise((resolve) => setTimeout(resolve, 60_000))
+      if (mode === 'late') await setTimeout(60_000)
       if (mode === 'killed') process.kill(process.pid, 'SIGKILL')
       if (mode === 'throws') throw new Error('no such luck')
     }

@@ -8,7 +8,7 @@ const [data, out] = process.argv.slice(2)
 async function main(): Promise<void> {
   await new Trainer(tinyTraining(data, out, { steps: 1, validationEvery: 5 })).run()
   const resumed = new Trainer({ data, out, resume: true, steps: 2 })
-  await resumed.run({ onStart: () => setTimeout(3000) })
+  await resumed.run({ onStart: () => setTimeout(5000) })
 }
 
 main().catch((error) => {

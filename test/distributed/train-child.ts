@@ -1,12 +1,13 @@
 // A rank of a training of six batches a step. Rank 0 writes what came out as JSON: hashes of weights and averages, losses in the order
 // of the batches, bytes sent.
 import { createHash } from 'node:crypto'
+import { setTimeout } from 'node:timers/promises'
 import { DDPM, type StateDict, Tensor, world } from '../../lib/index'
 import { World } from '../../lib/world'
 import { Random } from '../support/random'
 import { smallUNet } from '../support/small-unet'
 
-const [steps, batches, precision = 'fp32', shards = 'whole'] = process.argv.slice(2)
+const [steps, batches, precision = 'fp32', shards = 'whole', late] = process.argv.slice(2)
 const size = 8
 const shape = [2, 3, size, size]
 
@@ -20,6 +21,8 @@ async function hash(dict: StateDict): Promise<string> {
 }
 
 async function main(): Promise<void> {
+  const own = process.env.OMPI_COMM_WORLD_RANK ?? process.env.PMI_RANK
+  if (late !== undefined && own === late) await setTimeout(1000) // before it joins
   const { rank, size: ranks } = world
   const together = World.of()
   const accumulate = Number(batches) / ranks

@@ -40,7 +40,7 @@ describe('training by ranks', () => {
       assert.equal(alone.losses.length, 6 * batches)
       assert.ok(alone.norms.every((norm) => norm > 0))
       for (const ranks of counts) {
-        const whole = await run(ranks, 6, batches)
+        const whole = await run(ranks, 6, batches, 'fp32', 'whole', 1) // rank 1 starts late
         const shards = await run(ranks, 6, batches, 'fp32', 'shards')
         for (const other of [whole, shards]) {
           assert.ok(other.isSame, 'all ranks have the same weights')
@@ -98,8 +98,14 @@ describe('training by ranks', () => {
   })
 
   it('a rank that does not come is waited for no longer than DDPM_DISTRIBUTED_TIMEOUT', async () => {
-    const output = await failing(2, 'late', { DDPM_DISTRIBUTED_TIMEOUT: '1' })
-    assert.match(output, /gather of rank 0 of 2: not all ranks came to it within 1 seconds/)
+    const output = await failing(2, 'late', { DDPM_DISTRIBUTED_TIMEOUT: '4' })
+    assert.match(output, /gather of rank 0 of 2: not all ranks came to it within 4 seconds/)
+    assert.match(output, /code: 'rank-failed'/)
+  })
+
+  it('nor is one that never joins', async () => {
+    const output = await failing(2, 'absent', { DDPM_DISTRIBUTED_TIMEOUT: '1' })
+    assert.match(output, /not all ranks joined within 1 seconds/)
     assert.match(output, /code: 'rank-failed'/)
   })
 
