@@ -10,11 +10,13 @@ export class Checksums {
 
   constructor(readonly weights: Weights) {}
 
-  /** Once before an update: of each bank that is whole here, where it is time, else 0. */
+  /** Once before an update: of each bank that is whole here, where it is time, else NaN. */
   async take(): Promise<Record<string, number>> {
     const isTime = this.#updates++ % every === 0
     const { weights } = this
-    const sums = banks.map(async (name) => (isTime && weights.isWhole(name) ? weights.bank(name).checksum() : 0))
+    const sums = banks.map(async (name) =>
+      isTime && weights.isWhole(name) ? weights.bank(name).checksum() : Number.NaN,
+    )
     return Object.fromEntries((await Promise.all(sums)).map((sum, i) => [`the checksum of ${banks[i]}`, sum]))
   }
 }
