@@ -1,5 +1,6 @@
 #include "native/runtime/world.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <future>
 
@@ -95,7 +96,11 @@ World::World(const Collectives& table, double seconds) : table_(table) {
     if (handle) loop();
   });
   std::unique_lock lock(opening->mutex);
-  if (!opening->wake.wait_for(lock, std::chrono::duration<double>(seconds), [&] { return opening->isDone; })) {
+  // By the clock of the day: to wait by the steady one takes a newer glibc (glibc.cpp).
+  using Clock = std::chrono::system_clock;
+  constexpr double kMost = 1e9;  // what a time point holds
+  const auto until = Clock::now() + std::chrono::milliseconds(int64_t(1e3 * std::min(seconds, kMost)));
+  if (!opening->wake.wait_until(lock, until, [&] { return opening->isDone; })) {
     opening->isGivenUp = true;
     thread_.detach();
     char text[96];
