@@ -4,7 +4,6 @@ import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { gpus } from '../../bench/model/gpus'
 import {
   bytesKept,
   bytesSent,
@@ -15,7 +14,6 @@ import {
   type Timeline,
 } from '../../bench/model/scaling/exchange'
 import { type Network, networks } from '../../bench/model/scaling/networks'
-import { timelineOf } from '../../bench/model/scaling/timeline'
 import { Device } from '../../lib/device'
 import { Graph } from '../../lib/graph'
 
@@ -95,8 +93,9 @@ describe('a model of ranks', () => {
   })
 
   it('every gradient of a network is written before the update', () => {
-    const unet = { imageSize: 8, inChannels: 3, outChannels: 3, modelChannels: 32, channelMult: [1, 2] }
-    const timeline = timelineOf(gpus.H200, 'fp32', { ...unet, numResBlocks: 1, attentionResolutions: [2] }, 1)
+    const child = spawnSync(process.execPath, [path.join(__dirname, 'timeline-child.js')], { encoding: 'utf8' })
+    assert.equal(child.status, 0, child.stderr)
+    const timeline = JSON.parse(child.stdout) as Timeline
     const covered = new Uint8Array(timeline.count)
     for (const { begin, end, seconds } of timeline.written) {
       covered.fill(1, begin, end)
