@@ -8,9 +8,17 @@
 
 namespace ddpm {
 
-constexpr int32_t kBackendAbi = 20;
+constexpr int32_t kBackendAbi = 21;
 
-enum class ErrorCode : int32_t { none = 0, invalidArgument, outOfMemory, deviceUnavailable, unsupported, internal };
+enum class ErrorCode : int32_t {
+  none = 0,
+  invalidArgument,
+  outOfMemory,
+  deviceUnavailable,
+  unsupported,
+  internal,
+  rankFailed
+};
 
 struct Error {
   ErrorCode code = ErrorCode::none;
@@ -57,6 +65,37 @@ struct Launch {
 
 struct DeviceHandle;  // the backend's own
 struct Recording;     // the same
+
+// A part of a buffer, in bytes.
+struct Part {
+  size_t offset, bytes;
+};
+
+// What moves numbers between the devices of processes that were started together, ranks 0 ... size - 1 (NCCL). All
+// issue the same in the same order. Like kernels it is done in the order of the stream, and can be recorded. Where a
+// rank does not come in time, or one is lost, what waits for the device gives rankFailed, and so does what is issued
+// here afterwards.
+struct Links {
+  static constexpr size_t kIdBytes = 128;
+  // By which the ranks of one group find one another: made by one of them, for all.
+  bool (*makeId)(DeviceHandle*, char* id, Error*);
+  // Once a device.
+  bool (*join)(DeviceHandle*, const char* id, int32_t rank, int32_t size, Error*);
+  // Which library, as text.
+  void (*library)(DeviceHandle*, char* text, size_t bytes);
+  // sent[r] of `from` goes to rank r, and what comes from it to received[r] of `to`.
+  bool (*exchange)(DeviceHandle*, const void* from, const Part* sent, void* to, const Part* received, Error*);
+  // parts[r] of `data` of rank r goes to the same place of all.
+  bool (*gather)(DeviceHandle*, void* data, const Part* parts, Error*);
+  // False where the others are lost: a recording with any of this may not be replayed then.
+  bool (*check)(DeviceHandle*, Error*);
+  // How long the others are waited for, in seconds; at first 600. Any thread.
+  void (*setTimeout)(DeviceHandle*, double seconds);
+  // Ends all waiting for them. Any thread.
+  void (*abandon)(DeviceHandle*);
+  // When what was issued is done. Without it, closing the device breaks the group.
+  bool (*leave)(DeviceHandle*, Error*);
+};
 
 // `run` computes one op; `scratch` says how much scratch memory it wants (null: none). All pointers of the op are
 // device pointers, except that `scratch` looks at shapes only.
@@ -120,6 +159,8 @@ struct Backend {
   // nothing.
   Gathered* (*gather)(DeviceHandle*);
   void (*choose)(DeviceHandle*, Gathered*, const std::atomic<bool>& stop);
+
+  const Links* links;  // null where the backend has none
 
 #define DDPM_KERNEL(Op) Kernel<Op> k##Op;
   DDPM_OPS(DDPM_KERNEL)

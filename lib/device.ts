@@ -1,5 +1,6 @@
 /** Where things are computed. */
 import { DiffusionError, invalidArgument, markCopy } from './errors'
+import { ownGpu } from './launch'
 import { checkLimit, type MemoryLimit, type MemoryNeed, tooMuch } from './memory-limit'
 import {
   type DeviceInfo,
@@ -10,7 +11,10 @@ import {
   type WeightFormat,
 } from './native'
 
-/** 'auto' is CUDA where it is, else the CPU. 'cuda:1' is the second GPU; 'reference', 'cuda-host' and 'cuda-host-contracted' are for tests. */
+/**
+ * 'auto' is CUDA where it is, else the CPU. 'cuda:1' is the second GPU. 'cuda' is the first, or, of processes that were started together,
+ * that of their number on the machine (LOCAL_RANK), where they see several. 'reference', 'cuda-host' and 'cuda-host-contracted' are for tests.
+ */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'reference' | 'cuda-host' | 'cuda-host-contracted'
 
 /** Of Device.open. */
@@ -78,6 +82,7 @@ export class Device {
     try {
       device = Device.#openNamed('cuda', threads)
     } catch (error) {
+      if (ownGpu() > 0 && Device.#opens('cuda:0')) throw error // one of several processes would compute elsewhere than the others
       device = Device.#openNamed('cpu', threads)
       why = `; no CUDA: ${(error as Error).message}`
     }
@@ -88,7 +93,17 @@ export class Device {
     return device
   }
 
-  static #openNamed(name: string, threads: number): Device {
+  static #opens(name: string): boolean {
+    try {
+      Device.#openNamed(name, 0)
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  static #openNamed(asked: string, threads: number): Device {
+    const name = asked === 'cuda' && ownGpu() > 0 ? `cuda:${ownGpu()}` : asked
     const match = /^(cpu|reference|cuda-host|cuda-host-contracted|cuda)(?::(\d+))?$/.exec(name)
     if (!match || (match[2] && match[1] !== 'cuda')) {
       throw invalidArgument('device', "'auto', 'cpu', 'cuda' or 'cuda:<index>'", name)

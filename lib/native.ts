@@ -176,6 +176,8 @@ export interface NativeWorld {
   ownParts(count: number): { begin: number; length: number }[]
   /** On the thread of the bank's device, in order: each rank has its own parts of it; then all have the whole. */
   gatherParts(bank: NativeBuffer): Promise<void>
+  /** As NativeModule.joinDevices, of all its ranks. */
+  joinDevices(device: NativeDevice, seconds: number): NativeWorld
   /** The most seconds that one operation may take. Default 600. */
   setTimeout(seconds: number): void
   /** That this rank has sent to others. */
@@ -289,6 +291,13 @@ export interface NativeModule {
    * all join within `seconds`.
    */
   joinWorld(library: string, seconds: number): NativeWorld
+  /** By which devices of several processes find one another: made by one of them. Throws device-unavailable where NCCL is not there. */
+  worldId(device: NativeDevice): Uint8Array
+  /**
+   * Joins the other processes' devices, once a device: what this is asked for then are jobs of the device. Waits for the others. Throws
+   * device-unavailable, rank-failed.
+   */
+  joinDevices(device: NativeDevice, id: Uint8Array, rank: number, size: number, seconds: number): NativeWorld
   createGraph(): NativeGraph
   /** Normal numbers of a stream (kernels/philox.h), for host-side use: n of them from element 0. */
   normal(seedLow: number, seedHigh: number, purpose: number, sample: number, step: number, n: number): Float32Array

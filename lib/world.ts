@@ -1,18 +1,21 @@
-/** The processes that compute together: started by mpirun or srun, each a rank. */
+/** The processes that compute together: started by mpirun, srun or torchrun, each a rank. */
 import { isMainThread } from 'node:worker_threads'
+import { Device, type DeviceName } from './device'
 import { DiffusionError } from './errors'
+import { meeting, mpiSize, notTold } from './launch'
 import { type NativeBuffer, type NativeWorld, native } from './native'
+import { meet } from './rendezvous'
 
 /** What processes exchange numbers by. */
-export type Distributed = 'auto' | 'mpi' | 'off'
-export const distributedModes: readonly Distributed[] = ['auto', 'mpi', 'off']
+export type Distributed = 'auto' | 'mpi' | 'nccl' | 'off'
+export const distributedModes: readonly Distributed[] = ['auto', 'mpi', 'nccl', 'off']
 
-/** How many a launcher of MPI started together; undefined where none did. */
-function launched(): number | undefined {
-  const { OMPI_COMM_WORLD_SIZE, PMI_SIZE, SLURM_STEP_NUM_TASKS, SLURM_PROCID } = process.env
-  const slurm = SLURM_PROCID === undefined ? undefined : SLURM_STEP_NUM_TASKS
-  const size = Number(OMPI_COMM_WORLD_SIZE ?? PMI_SIZE ?? slurm)
-  return Number.isInteger(size) && size > 0 ? size : undefined
+type Library = 'mpi' | 'nccl'
+
+/** By which processes that were started together join, where nothing else was asked for; undefined where this one is alone. */
+function automatic(): Library | undefined {
+  if ((mpiSize() ?? 1) > 1) return 'mpi'
+  return (meeting()?.size ?? 1) > 1 ? 'nccl' : undefined
 }
 
 export class World {
@@ -20,20 +23,35 @@ export class World {
 
   /**
    * The world of this process, joined when first asked for; undefined where it computes alone: with 'off', and with 'auto' (default)
-   * where no launcher started several. Throws `device-unavailable` where there should be one and the library is not there, and
-   * `rank-failed` where not all have joined within DDPM_DISTRIBUTED_TIMEOUT seconds.
+   * where nobody started several. 'auto' is 'mpi' under a launcher of MPI, else 'nccl' where MASTER_ADDR, MASTER_PORT, RANK and
+   * WORLD_SIZE say that there are several. `device` (default 'auto'): the one that computes, which NCCL reaches the others' from. Throws
+   * `device-unavailable` where there should be a library and is not, `unsupported` for a device that NCCL does not serve, and `rank-failed`
+   * where not all have joined within DDPM_DISTRIBUTED_TIMEOUT seconds.
    */
-  static of(mode: Distributed = 'auto'): World | undefined {
-    if (mode === 'off' || (mode === 'auto' && (launched() ?? 1) === 1)) return undefined
-    World.#joined ??= new World()
+  static of(mode: Distributed = 'auto', device: DeviceName | Device = 'auto'): World | undefined {
+    if (mode === 'off') return undefined
+    const joined = World.#joined
+    const library = mode === 'auto' ? (joined?.by ?? automatic()) : mode
+    if (library === undefined) return undefined
+    if (joined && joined.by !== library) {
+      throw new DiffusionError('unsupported', `this process has joined the others by ${joined.by}`, {
+        argument: 'distributed',
+        expected: `'${joined.by}'`,
+        received: `'${library}'`,
+      })
+    }
+    World.#joined ??= new World(library, device)
     return World.#joined
   }
 
   readonly #native: NativeWorld
   /** That others may take to join, and to come to an operation. */
-  readonly #seconds: number = 600
+  readonly #seconds: number
 
-  private constructor() {
+  private constructor(
+    readonly by: Library,
+    device: DeviceName | Device,
+  ) {
     // A worker may end, and with it the library, which a process can begin once.
     if (!isMainThread) {
       throw new DiffusionError('unsupported', "a worker thread trains alone: distributed: 'off'", {
@@ -42,18 +60,16 @@ export class World {
         received: 'a worker thread',
       })
     }
-    // UCX, by which some MPIs send, otherwise intercepts what takes and gives back memory, under V8's feet.
-    process.env.UCX_MEM_EVENTS ??= 'no'
     const seconds = process.env.DDPM_DISTRIBUTED_TIMEOUT
-    if (seconds !== undefined) this.#seconds = timeoutOf(seconds)
+    this.#seconds = seconds === undefined ? 600 : timeoutOf(seconds)
     try {
-      this.#native = native.joinWorld('mpi', this.#seconds)
+      this.#native = by === 'mpi' ? joinMpi(this.#seconds) : joinNccl(Device.open(device), this.#seconds)
     } catch (error) {
       throw DiffusionError.from(error)
     }
     this.#native.setTimeout(this.#seconds)
-    // In order, others wait for this one; otherwise the launcher ends them.
-    process.on('exit', (code) => this.#native.leave(code === 0))
+    // In order, others wait for this one; otherwise the launcher ends them. Before devices are closed, by which NCCL leaves.
+    process.prependListener('exit', (code) => this.#native.leave(code === 0))
   }
 
   /** From 0 to size - 1. */
@@ -65,7 +81,7 @@ export class World {
     return this.#native.size
   }
 
-  /** Which library, with its version: 'Open MPI v4.1.4'. */
+  /** Which library, with its version: 'Open MPI v4.1.4', 'NCCL 2.23.4 in /usr/lib'. */
   get library(): string {
     return this.#native.library
   }
@@ -136,6 +152,41 @@ export class World {
       throw DiffusionError.from(error)
     }
   }
+}
+
+function joinMpi(seconds: number): NativeWorld {
+  // UCX, by which some MPIs send, otherwise intercepts what takes and gives back memory, under V8's feet.
+  process.env.UCX_MEM_EVENTS ??= 'no'
+  return native.joinWorld('mpi', seconds)
+}
+
+/** What NCCL needs is exchanged by MPI, or where there is no launcher of MPI, at the place where rank 0 is. */
+function joinNccl(device: Device, seconds: number): NativeWorld {
+  if (device.backend === 'cpu' || device.backend === 'reference') {
+    const what = `NCCL joins processes on GPUs, and device is '${device.name}': mpirun starts those that compute on CPUs`
+    throw new DiffusionError('unsupported', `${what}; distributed: 'off' trains each on its own`, {
+      argument: 'distributed',
+      expected: "device 'cuda'",
+      received: `'${device.name}'`,
+    })
+  }
+  if (mpiSize() !== undefined) {
+    const launched = joinMpi(seconds)
+    launched.setTimeout(seconds)
+    return launched.joinDevices(device.native, seconds)
+  }
+  const place = meeting()
+  if (!place) {
+    const missing = notTold().join(', ')
+    const what = `nccl: no launcher of MPI started this process, and ${missing} ${missing.includes(',') ? 'are' : 'is'} not set`
+    throw new DiffusionError('device-unavailable', what, {
+      argument: 'distributed',
+      expected: 'MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE, or mpirun',
+      received: 'neither',
+    })
+  }
+  const own = place.rank === 0 ? native.worldId(device.native) : undefined
+  return native.joinDevices(device.native, meet(place, seconds, own), place.rank, place.size, seconds)
 }
 
 function timeoutOf(text: string): number {

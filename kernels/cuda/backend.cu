@@ -2,14 +2,14 @@
 // host/runtime.cpp the backend "cuda-host".
 #include <cstdio>
 #include <cstring>
-#include <exception>
 #include <memory>
-#include <new>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/choose.h"
 #include "kernels/cuda/cudnn/library.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/guarded.h"
+#include "kernels/cuda/nccl/links.h"
 #include "kernels/cuda/tuning.h"
 #ifndef __CUDACC__
 #include "kernels/cuda/host/grid.h"
@@ -17,38 +17,6 @@
 
 namespace ddpm::cuda {
 namespace {
-
-CudaDevice& deviceOf(DeviceHandle* handle) { return *reinterpret_cast<CudaDevice*>(handle); }
-
-bool fail(Error* error, ErrorCode code, const char* message) {
-  error->code = code;
-  std::snprintf(error->message, sizeof error->message, "%s", message);
-  return false;
-}
-
-// No exception leaves the library.
-template <class F>
-bool guarded(Error* error, F f) {
-  try {
-    f();
-    return true;
-  } catch (const BackendError& e) {
-    return fail(error, e.code(), e.what());
-  } catch (const std::bad_alloc&) {
-    return fail(error, ErrorCode::outOfMemory, "the host is out of memory");
-  } catch (const std::exception& e) {
-    return fail(error, ErrorCode::internal, e.what());
-  }
-}
-
-template <class F>
-bool onDevice(DeviceHandle* handle, Error* error, F f) {
-  return guarded(error, [&] {
-    CudaDevice& device = deviceOf(handle);
-    device.use();
-    f(device);
-  });
-}
 
 DeviceHandle* open(const DeviceOptions& options, Error* error) {
   CudaDevice* device = nullptr;
@@ -184,6 +152,7 @@ Backend make() {
   b.planWgrad = planWgrad;
   b.gather = gather;
   b.choose = chooseAll;
+  b.links = nccl::links();
 #define DDPM_KERNEL(Op) b.k##Op.run = runKernel<Op>;
   DDPM_OPS(DDPM_KERNEL)
 #undef DDPM_KERNEL

@@ -11,6 +11,7 @@
 #pragma once
 #include <atomic>
 #include <exception>
+#include <memory>
 #include <set>
 #include <string>
 #include <thread>
@@ -23,6 +24,16 @@ struct CUmemPoolHandle_st;
 namespace ddpm::cuda {
 
 using Stream = CUstream_st*;  // cudaStream_t
+
+namespace nccl {
+class Communicator;
+}
+
+// For other processes, how long they are waited for. Set by any thread.
+struct Patience {
+  std::atomic<double> seconds{600};
+  std::atomic<bool> isOver{false};
+};
 
 class BackendError : public std::exception {
  public:
@@ -65,6 +76,10 @@ class CudaDevice {
   void replay(Recording* recording);
   void release(Recording* recording) noexcept;
 
+  // With the devices of other processes, once it has joined them (nccl/).
+  std::unique_ptr<nccl::Communicator> communicator;
+  Patience patience;
+
   int32_t index() const { return index_; }
   // Where a launcher puts its kernels. Another one for the thread that records.
   Stream stream() const { return recorder_ == std::this_thread::get_id() ? recordingStream_ : stream_; }
@@ -72,6 +87,7 @@ class CudaDevice {
 
  private:
   void makePool();
+  void finish();
   void close() noexcept;
 
   int32_t index_;

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "kernels/cuda/gpu.cuh"
+#include "kernels/cuda/nccl/communicator.h"
 
 #ifndef DDPM_CUDA_ARCHS
 #define DDPM_CUDA_ARCHS "unknown"
@@ -208,6 +209,7 @@ void CudaDevice::makePool() {
 
 void CudaDevice::close() noexcept {
   cudaSetDevice(index_);
+  communicator.reset();  // otherwise the stream may wait for others
   if (stream_) cudaStreamSynchronize(stream_);
   for (Recording* recording : recordings_) cudaGraphExecDestroy(graphOf(recording));
   if (recordingStream_) cudaStreamDestroy(recordingStream_);
@@ -280,20 +282,35 @@ void CudaDevice::release(void* memory) noexcept {
 // behavior").
 void CudaDevice::copyIn(void* device, const void* host, size_t bytes) {
   DDPM_CUDA(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_));
-  DDPM_CUDA(cudaStreamSynchronize(stream_));
+  finish();
 }
 
 void CudaDevice::copyOut(void* host, const void* device, size_t bytes) {
   DDPM_CUDA(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_));
-  DDPM_CUDA(cudaStreamSynchronize(stream_));
+  finish();
 }
 
 void CudaDevice::copy(void* to, const void* from, size_t bytes) {
   DDPM_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream()));
 }
 
+// Waits for the stream; where others' devices have a part in it, no longer than they are waited for.
+void CudaDevice::finish() {
+  if (!communicator || communicator->isBroken()) {
+    DDPM_CUDA(cudaStreamSynchronize(stream_));
+    return;
+  }
+  cudaError_t status = cudaSuccess;
+  communicator->wait("what the device has to do", [&] {
+    status = cudaStreamQuery(stream_);
+    if (status == cudaErrorNotReady) cudaGetLastError();
+    return status != cudaErrorNotReady;
+  });
+  DDPM_CUDA(status);
+}
+
 void CudaDevice::synchronize() {
-  DDPM_CUDA(cudaStreamSynchronize(stream_));
+  finish();
   if (deferred_.empty()) return;
   const std::string what = std::move(deferred_);
   deferred_.clear();

@@ -27,6 +27,11 @@ std::string cudnnPlace() {
   return place ? place : "";
 }
 
+std::string ncclPlace() {
+  const char* place = std::getenv("DDPM_NCCL");
+  return place ? place : "";
+}
+
 std::string tuningFolder() {
   const char* folder = std::getenv("DDPM_TUNE_CACHE");
   return !folder ? cacheFolder() : std::string(folder) == "off" ? "" : folder;

@@ -9,9 +9,10 @@
 namespace ddpm::cuda {
 
 // Where cuDNN is looked for: a folder, "off", or "" for where the system's loader finds it or else people have it
-// (cudnn/search.h). On GPUs DDPM_CUDNN; on the CPU, where the real one can't run, DDPM_HOST_CUDNN, and "off" by
-// default.
+// (search.h). On GPUs DDPM_CUDNN; on the CPU, where the real one can't run, DDPM_HOST_CUDNN, and "off" by default.
 std::string cudnnPlace();
+// The same of NCCL: DDPM_NCCL, DDPM_HOST_NCCL.
+std::string ncclPlace();
 
 // Folder of the files with earlier processes' choices, "" for none (tuning_file.h). On GPUs DDPM_TUNE_CACHE, a folder
 // or "off", by default cacheFolder(); on the CPU, where times are given, only where DDPM_TUNE_CACHE is set.

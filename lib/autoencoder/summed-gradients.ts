@@ -1,4 +1,5 @@
 /** The gradients of a step's batches, those of other ranks included, and the update by their sum. */
+import type { Device } from '../device'
 import { mustBeAlike } from '../diffusion/training/alike'
 import { GradientTree } from '../diffusion/training/gradient-tree'
 import { type appendUpdate, rateOf } from '../diffusion/training/optimizer'
@@ -21,8 +22,8 @@ export interface BatchStep {
 }
 
 /** Those who train together. Throws `unsupported` for a discriminator with others: its norms, and what it counts for, follow from one batch. */
-export function worldOf(distributed: Distributed, hasDiscriminator: boolean): World | undefined {
-  const world = World.of(distributed)
+export function worldOf(distributed: Distributed, device: Device, hasDiscriminator: boolean): World | undefined {
+  const world = World.of(distributed, device)
   if (!world || world.size === 1) return undefined
   if (!hasDiscriminator) return world
   const what = 'a discriminator, whose norms and weight follow from the batches of one process, is trained by one'

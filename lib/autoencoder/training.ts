@@ -118,7 +118,7 @@ export class AutoencoderTraining {
     this.#buffers = new StepBuffers(device, network)
     this.#perception = perceptionOf(o, autoencoder)
     const adversary = discriminatorOf(o)
-    this.#world = worldOf(o.distributed, adversary !== undefined)
+    this.#world = worldOf(o.distributed, device, adversary !== undefined)
     if (!adversary) return
     this.#adversary = new Adversary(device, network, { ...adversary, seed }, (...program) => this.#program(...program))
   }

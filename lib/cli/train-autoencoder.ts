@@ -1,4 +1,5 @@
 import { discriminatorLosses } from '../autoencoder/adversarial-loss'
+import type { DeviceName } from '../device'
 import type { AutoencoderTrainOptions } from '../train/autoencoder/options'
 import type { AutoencoderStepMetrics } from '../trainer/autoencoder/loop'
 import { AutoencoderTrainer, type AutoencoderTrainStart } from '../trainer/autoencoder/trainer'
@@ -134,7 +135,10 @@ patch discriminator takes part: sharper, and less close to the image.
     if (folder === undefined && !values.resume) throw new UsageError('the folder of images is missing')
     if (!values.vq && values['n-embed'] !== undefined) throw new UsageError('--n-embed: nothing without --vq')
     const given = trainOptions(values, folder)
-    const output = createOutput(values.json === true, !new Ranks(World.of(given.distributed)).leads)
+    const output = createOutput(
+      values.json === true,
+      !new Ranks(World.of(given.distributed, given.device as DeviceName | undefined)).leads,
+    )
     const { config } = values
     const trainer =
       config === undefined ? new AutoencoderTrainer(given) : await AutoencoderTrainer.fromConfig(config, given)

@@ -1,4 +1,5 @@
 import { crops } from '../data/dataset'
+import type { DeviceName } from '../device'
 import { parameterizations } from '../diffusion/process/prediction'
 import { betaSchedules } from '../diffusion/process/schedule'
 import { timestepSamplers } from '../diffusion/process/settings'
@@ -200,7 +201,7 @@ const options = {
   distributed: {
     kind: 'string',
     choices: distributedModes,
-    help: 'train together with the processes of mpirun (auto)',
+    help: 'train together with the processes of mpirun or torchrun (auto)',
   },
   'shard-optimizer': { kind: 'flag', help: 'each of them keeps its part of the optimizer and averages only' },
   precision: {
@@ -251,7 +252,10 @@ lowest monitored scalar stays: <run>@best. A training that --patience ends has i
     if (values.out === undefined) throw new UsageError('--out <run> is missing: where should the checkpoints go?')
     if (folder === undefined && !values.resume) throw new UsageError('the folder of images is missing')
     const distributed = values.distributed as Distributed | undefined
-    const output = createOutput(values.json === true, !new Ranks(World.of(distributed)).leads)
+    const output = createOutput(
+      values.json === true,
+      !new Ranks(World.of(distributed, values.device as DeviceName | undefined)).leads,
+    )
     const trainOptions: TrainOptions = {
       data: folder as string,
       from: values.from,

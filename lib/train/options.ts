@@ -144,8 +144,8 @@ export interface CommonTrainOptions {
    */
   memoryLimit?: MemoryLimit
   /**
-   * Whether processes that were started together (mpirun, srun) train together: 'auto' (default), where a launcher started several;
-   * 'mpi'; 'off'. The run folder is one that all of them see.
+   * Whether processes that were started together (mpirun, srun, torchrun) train together: 'auto' (default), by what started several;
+   * 'mpi'; 'nccl', on GPUs; 'off'. See DDPMOptions. The run folder is one that all of them see.
    */
   distributed?: Distributed
   /** Batches decoded ahead of the step (default 4). */

@@ -57,7 +57,7 @@ export class Trainer {
    * before it throws.
    */
   async run(hooks: TrainHooks = {}): Promise<RunResult> {
-    const ranks = new Ranks(World.of(this.#given.distributed))
+    const ranks = new Ranks(World.of(this.#given.distributed, this.#given.device as DeviceName | undefined))
     try {
       if (ranks.leads) return await inRunFolder(this.#given.out, (folder) => this.#run(folder, hooks, ranks))
       return await this.#run(undefined, { signal: hooks.signal }, ranks)

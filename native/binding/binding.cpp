@@ -86,6 +86,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("openDevice", Napi::Function::New<NativeDevice::open>(env, "openDevice"));
   exports.Set("closeDevices", Napi::Function::New<closeDevices>(env, "closeDevices"));
   exports.Set("joinWorld", Napi::Function::New<NativeWorld::join>(env, "joinWorld"));
+  exports.Set("joinDevices", Napi::Function::New<NativeWorld::joinById>(env, "joinDevices"));
+  exports.Set("worldId", Napi::Function::New<NativeWorld::makeId>(env, "worldId"));
   exports.Set("createGraph", Napi::Function::New<NativeGraph::create>(env, "createGraph"));
   exports.Set("normal", Napi::Function::New<normal>(env, "normal"));
   exports.Set("philox", Napi::Function::New<philox>(env, "philox"));

@@ -1,5 +1,6 @@
 #include "native/binding/environment.h"
 
+#include <algorithm>
 #include <atomic>
 
 #include "native/binding/convert.h"
@@ -96,11 +97,11 @@ void Environment::ownWorld(std::shared_ptr<World> world) {
   const Environment* none = nullptr;
   if (!worldOwner.compare_exchange_strong(none, this) && none != this)
     throw Failure("unsupported", "another thread of this process has joined the world");
-  world_ = std::move(world);
+  if (std::find(worlds_.begin(), worlds_.end(), world) == worlds_.end()) worlds_.push_back(std::move(world));
 }
 
 void Environment::leaveWorld(bool inOrder) {
-  if (world_) world_->leave(inOrder);
+  for (auto world = worlds_.rbegin(); world != worlds_.rend(); ++world) (*world)->leave(inOrder);
 }
 
 Device::Done Environment::doneOf(Completion* completion) {

@@ -77,7 +77,7 @@ class Environment {
   Channel channel_;
   uint32_t pending_ = 0;  // while it is not zero the channel keeps the event loop alive
   std::vector<std::shared_ptr<Device>> devices_;
-  std::shared_ptr<World> world_;
+  std::vector<std::shared_ptr<World>> worlds_;  // in the order in which they were joined
 };
 
 }  // namespace ddpm::binding

@@ -122,7 +122,9 @@ class NativeProgram : public Napi::ObjectWrap<NativeProgram> {
 class NativeWorld : public Napi::ObjectWrap<NativeWorld> {
  public:
   static Napi::Function define(Napi::Env env);
-  static Napi::Value join(const Napi::CallbackInfo& info);  // joinWorld(library)
+  static Napi::Value join(const Napi::CallbackInfo& info);      // joinWorld(library)
+  static Napi::Value joinById(const Napi::CallbackInfo& info);  // joinDevices(device, id, rank, size, seconds)
+  static Napi::Value makeId(const Napi::CallbackInfo& info);    // worldId(device)
 
   explicit NativeWorld(const Napi::CallbackInfo& info);
 
@@ -133,6 +135,7 @@ class NativeWorld : public Napi::ObjectWrap<NativeWorld> {
   Napi::Value sumBanks(const Napi::CallbackInfo& info);
   Napi::Value ownParts(const Napi::CallbackInfo& info);
   Napi::Value gatherParts(const Napi::CallbackInfo& info);
+  Napi::Value joinDevices(const Napi::CallbackInfo& info);
   Napi::Value setTimeout(const Napi::CallbackInfo& info);
   Napi::Value bytesSent(const Napi::CallbackInfo& info);
   Napi::Value leave(const Napi::CallbackInfo& info);

@@ -1,6 +1,7 @@
 #include "native/binding/convert.h"
 #include "native/binding/objects.h"
 #include "native/runtime/bank_sum.h"
+#include "native/runtime/device_sum.h"
 
 namespace ddpm::binding {
 namespace {
@@ -15,8 +16,20 @@ Bytes toBytes(const Napi::Value& value) {
   return std::make_shared<std::vector<uint8_t>>(array.Data(), array.Data() + array.ByteLength());
 }
 
+double toSeconds(const Napi::Value& value) {
+  const double seconds = toNumber(value, "seconds");
+  if (!(seconds > 0)) throw Failure::argumentOf("native", "seconds", "above 0", std::to_string(seconds));
+  return seconds;
+}
+
 std::function<Napi::Value(Napi::Env)> arrayOf(const Bytes& bytes) {
   return [bytes](Napi::Env env) { return Napi::Buffer<uint8_t>::Copy(env, bytes->data(), bytes->size()); };
+}
+
+Napi::Value own(Napi::Env env, const std::shared_ptr<World>& world) {
+  Environment& environment = Environment::of(env);
+  environment.ownWorld(world);
+  return construct(env, environment.worldClass, world);
 }
 
 }  // namespace
@@ -27,8 +40,8 @@ Napi::Function NativeWorld::define(Napi::Env env) {
       {InstanceMethod<&NativeWorld::barrier>("barrier"), InstanceMethod<&NativeWorld::broadcast>("broadcast"),
        InstanceMethod<&NativeWorld::gather>("gather"), InstanceMethod<&NativeWorld::sumBanks>("sumBanks"),
        InstanceMethod<&NativeWorld::ownParts>("ownParts"), InstanceMethod<&NativeWorld::gatherParts>("gatherParts"),
-       InstanceMethod<&NativeWorld::setTimeout>("setTimeout"), InstanceMethod<&NativeWorld::bytesSent>("bytesSent"),
-       InstanceMethod<&NativeWorld::leave>("leave")});
+       InstanceMethod<&NativeWorld::joinDevices>("joinDevices"), InstanceMethod<&NativeWorld::setTimeout>("setTimeout"),
+       InstanceMethod<&NativeWorld::bytesSent>("bytesSent"), InstanceMethod<&NativeWorld::leave>("leave")});
 }
 
 NativeWorld::NativeWorld(const Napi::CallbackInfo& info)
@@ -39,11 +52,35 @@ NativeWorld::NativeWorld(const Napi::CallbackInfo& info)
 }
 
 Napi::Value NativeWorld::join(const Napi::CallbackInfo& info) {
+  return guard(info.Env(),
+               [&] { return own(info.Env(), HostWorld::join(toString(info[0], "library"), toSeconds(info[1]))); });
+}
+
+Napi::Value NativeWorld::makeId(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] {
-    Environment& environment = Environment::of(info.Env());
-    const auto world = World::join(toString(info[0], "library"), toNumber(info[1], "seconds"));
-    environment.ownWorld(world);
-    return construct(info.Env(), environment.worldClass, world);
+    const std::string id = DeviceWorld::makeId(NativeDevice::unwrap(info[0]));
+    return Napi::Buffer<uint8_t>::Copy(info.Env(), reinterpret_cast<const uint8_t*>(id.data()), id.size());
+  });
+}
+
+Napi::Value NativeWorld::joinById(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const Bytes id = toBytes(info[1]);
+    const int32_t rank = toInt(info[2], "rank"), size = toInt(info[3], "size");
+    const double seconds = toSeconds(info[4]);
+    return own(info.Env(),
+               DeviceWorld::join(NativeDevice::unwrap(info[0]), {id->begin(), id->end()}, rank, size, seconds));
+  });
+}
+
+Napi::Value NativeWorld::joinDevices(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&] {
+    const std::shared_ptr<Device> device = NativeDevice::unwrap(info[0]);
+    const double seconds = toSeconds(info[1]);
+    std::string id(Links::kIdBytes, '\0');
+    if (world_->rank() == 0) id = DeviceWorld::makeId(device);
+    world_->call([&] { world_->broadcast(id.data(), id.size(), 0); });
+    return own(info.Env(), DeviceWorld::join(device, id, world_->rank(), world_->size(), seconds));
   });
 }
 
@@ -97,7 +134,12 @@ Napi::Value NativeWorld::sumBanks(const Napi::CallbackInfo& info) {
       throw Failure::argumentOf("sumBanks", "banks", std::to_string(summands.nodes.size()),
                                 std::to_string(banks.size()));
     Device& device = *banks[0]->device;
-    const auto work = [world = world_, summands] { ddpm::sumBanks(*world, summands); };
+    const auto work = [world = world_, summands] {
+      if (const auto there = std::dynamic_pointer_cast<DeviceWorld>(world))
+        ddpm::sumBanks(*there, summands);
+      else
+        ddpm::sumBanks(dynamic_cast<HostWorld&>(*world), summands);
+    };
     return Environment::of(info.Env()).promise(info.Env(), device, work);
   });
 }
@@ -126,7 +168,14 @@ Napi::Value NativeWorld::gatherParts(const Napi::CallbackInfo& info) {
     const auto work = [world = world_, bank] {
       const int32_t count = int32_t(bank->elements);
       const Tensor x = {bank->data, 1, 1, 1, count, count, DType::f32};
-      ddpm::gatherParts(*world, *bank->device, {x, count, world->rank(), world->size()});
+      const RankGather op = {x, count, world->rank(), world->size()};
+      if (const auto there = std::dynamic_pointer_cast<DeviceWorld>(world)) {
+        enqueueGather(*there, *bank->device, op);
+        Error error;
+        if (!bank->device->backend().synchronize(bank->device->handle(), &error)) throw toFailure(error);
+      } else {
+        ddpm::gatherParts(dynamic_cast<HostWorld&>(*world), *bank->device, op);
+      }
       ++bank->version;
     };
     return Environment::of(info.Env()).promise(info.Env(), *bank->device, work);
@@ -135,9 +184,7 @@ Napi::Value NativeWorld::gatherParts(const Napi::CallbackInfo& info) {
 
 Napi::Value NativeWorld::setTimeout(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&] {
-    const double seconds = toNumber(info[0], "seconds");
-    if (!(seconds > 0)) throw Failure::argumentOf("setTimeout", "seconds", "above 0", std::to_string(seconds));
-    world_->setTimeout(seconds);
+    world_->setTimeout(toSeconds(info[0]));
     return info.Env().Undefined();
   });
 }

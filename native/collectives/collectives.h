@@ -13,15 +13,11 @@ struct WorldInfo {
   char library[256];  // "Open MPI v4.1.4"
 };
 
-// A part of a buffer, in bytes; at most 2^31 - 1.
-struct Part {
-  size_t offset, bytes;
-};
-
 struct WorldHandle;  // the library's own
 struct Operation;    // the same; one that is under way
 
-// Everything is called by one thread. What an operation reads and writes stays where it is until it is done.
+// Everything is called by one thread. What an operation reads and writes is memory of the host, at most 2^31 - 1 bytes
+// a part, and stays where it is until it is done.
 struct Collectives {
   int32_t abi;
   const char* name;

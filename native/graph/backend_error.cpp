@@ -17,6 +17,9 @@ Failure toFailure(const Error& error) {
     case ErrorCode::unsupported:
       code = "unsupported";
       break;
+    case ErrorCode::rankFailed:
+      code = "rank-failed";
+      break;
     case ErrorCode::none:
     case ErrorCode::internal:
       break;

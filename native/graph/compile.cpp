@@ -108,6 +108,7 @@ void checkWeights(const Target& target, const Region& region) {
 }
 
 size_t scratchOf(const Target& target, const Step& step) {
+  if (const auto* sum = std::get_if<RankSum>(&step)) return target.backend->links ? sumScratchBytes(*sum) : 0;
   return std::visit(
       [&](const auto& op) -> size_t {
         using Op = std::decay_t<decltype(op)>;

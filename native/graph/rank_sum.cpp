@@ -17,6 +17,29 @@ std::vector<TreeNode> nodesOf(int64_t first, int64_t end) {
   return nodes;
 }
 
+uint64_t sumScratchBytes(const RankSum& sum) {
+  size_t most = 0;
+  for (int32_t r = 0; r < sum.ranks; ++r) most = std::max(most, nodesOf(r * sum.share, (r + 1) * sum.share).size());
+  return uint64_t(most) * uint64_t(sum.ranks) * uint64_t(BankParts(sum.grads.elements(), sum.ranks).longestOwn()) * 4;
+}
+
+uint64_t sentBytes(const RankSum& sum) {
+  const BankParts parts(sum.grads.elements(), sum.ranks);
+  int64_t own = 0;
+  for (int64_t piece = 0; piece < parts.pieces(); ++piece) own += parts.own(piece, sum.rank).length();
+  const auto nodes = int64_t(nodesOf(sum.rank * sum.share, (sum.rank + 1) * sum.share).size());
+  return uint64_t(nodes * (parts.count() - own) + (sum.keepsParts ? 0 : sum.ranks - 1) * own) * 4;
+}
+
+uint64_t sentBytes(const RankGather& op) {
+  const BankParts parts(op.count, op.ranks);
+  const bool isWhole = op.x.elements() == op.count;
+  int64_t own = 0;
+  for (int64_t piece = 0; piece < parts.pieces(); ++piece)
+    own += (isWhole ? parts.own(piece, op.rank) : parts.ownParts(piece, op.rank)).length();
+  return uint64_t(op.ranks - 1) * uint64_t(own) * 4;
+}
+
 SumPlan planSum(const std::vector<Step>& steps) {
   SumPlan plan;
   for (size_t i = 0; i < steps.size(); ++i) {

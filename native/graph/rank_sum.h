@@ -22,6 +22,13 @@ struct TreeNode {
 // The nodes that [first, end) is made of, each as large as can be.
 std::vector<TreeNode> nodesOf(int64_t first, int64_t end);
 
+// Of memory of the device, for what all ranks' nodes send of a piece, where it is added up there.
+uint64_t sumScratchBytes(const RankSum& sum);
+
+// That one rank sends to others.
+uint64_t sentBytes(const RankSum& sum);
+uint64_t sentBytes(const RankGather& op);
+
 // A piece of the bank that goes out when the first `after` steps of the program are done.
 struct Outgoing {
   int64_t piece, after;

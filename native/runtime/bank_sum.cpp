@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string_view>
 
+#include "native/runtime/sum_tree.h"
+
 namespace ddpm {
 namespace {
 
@@ -35,42 +37,8 @@ class Host {
   std::vector<float> staged_;
 };
 
-// What rank r has of a piece, as a part of it.
-std::vector<Part> partsOf(const BankParts& parts, int64_t piece, int32_t ranks) {
-  const int64_t begin = parts.piece(piece).begin;
-  std::vector<Part> all;
-  for (int32_t r = 0; r < ranks; ++r) {
-    const Range of = parts.own(piece, r);
-    all.push_back({size_t(of.begin - begin) * 4, size_t(of.length()) * 4});
-  }
-  return all;
-}
-
-void add(float* __restrict to, const float* __restrict from, int64_t length) {
+void addUp(float* __restrict to, const float* __restrict from, int64_t length) {
   for (int64_t i = 0; i < length; ++i) to[i] += from[i];
-}
-
-struct Given {
-  TreeNode node;
-  float* numbers;
-};
-
-// Adds up the nodes that are halves of one, each `length` numbers, into the first of both; with `all`, what is left
-// then too, from the end, as where the batches are no power of two.
-std::vector<Given> joined(const std::vector<Given>& given, int64_t length, bool all) {
-  std::vector<Given> open;
-  const auto join = [&] {
-    const Given right = open.back();
-    open.pop_back();
-    add(open.back().numbers, right.numbers, length);
-    open.back().node.end = right.node.end;
-  };
-  for (const Given& next : given) {
-    open.push_back(next);
-    while (open.size() > 1 && open[open.size() - 2].node.joins(open.back().node)) join();
-  }
-  while (all && open.size() > 1) join();
-  return open;
 }
 
 class PieceSum {
@@ -78,7 +46,7 @@ class PieceSum {
   // Runs work on the world's thread.
   using Caller = std::function<void(const Device::Work&)>;
 
-  PieceSum(World& world, const Summands& summands, Caller call)
+  PieceSum(HostWorld& world, const Summands& summands, Caller call)
       : world_(world), summands_(summands), call_(std::move(call)), parts_(summands.banks[0]->elements, world.size()) {
     for (int32_t r = 0; r < world.size(); ++r) {
       nodes_.push_back(nodesOf(r * summands.share, (r + 1) * summands.share));
@@ -93,8 +61,10 @@ class PieceSum {
       const Range range = parts_.piece(piece);
       std::vector<Given> own;
       for (size_t i = 0; i < hosts_.size(); ++i) own.push_back({summands_.nodes[i], hosts_[i].read(range)});
-      own = joined(own, range.length(), false);
-      const std::vector<Given> all = joined(exchange(piece, own), parts_.own(piece, world_.rank()).length(), true);
+      own = joined(own, false, [&](float* to, const float* from) { addUp(to, from, range.length()); });
+      const int64_t mine = parts_.own(piece, world_.rank()).length();
+      const std::vector<Given> all =
+          joined(exchange(piece, own), true, [&](float* to, const float* from) { addUp(to, from, mine); });
       put(piece, all[0].numbers);
     } catch (...) {
       (void)received_.release();  // what was begun and did not end may still write there
@@ -137,7 +107,7 @@ class PieceSum {
     hosts_.back().write(range);
   }
 
-  World& world_;
+  HostWorld& world_;
   const Summands& summands_;
   const Caller call_;
   const BankParts parts_;
@@ -151,14 +121,14 @@ class PieceSum {
 
 bool isOfHost(const Device& device) { return std::string_view(device.backend().name) == "cpu"; }
 
-void sumBanks(World& world, const Summands& summands) {
+void sumBanks(HostWorld& world, const Summands& summands) {
   PieceSum sum(world, summands, [&](const Device::Work& work) { world.call(work); });
   for (int64_t piece = 0; piece < BankParts(summands.banks[0]->elements, world.size()).pieces(); ++piece)
     sum.add(piece);
   for (const auto& bank : summands.banks) ++bank->version;
 }
 
-void gatherParts(World& world, const Device& device, const RankGather& op) {
+void gatherParts(HostWorld& world, const Device& device, const RankGather& op) {
   const BankParts parts(op.count, op.ranks);
   if (op.x.elements() == op.count) {
     Host host(device, op.x.data, parts.longestPiece());
@@ -194,7 +164,7 @@ void gatherParts(World& world, const Device& device, const RankGather& op) {
   host.write({0, parts.parts()});
 }
 
-OverlappedSum::OverlappedSum(std::shared_ptr<World> world, Summands summands, const std::vector<Outgoing>& order)
+OverlappedSum::OverlappedSum(std::shared_ptr<HostWorld> world, Summands summands, const std::vector<Outgoing>& order)
     : world_(std::move(world)), ended_(end_.get_future()) {
   const auto work = [this, summands = std::move(summands), order] {
     PieceSum sum(*world_, summands, [](const Device::Work& part) { part(); });

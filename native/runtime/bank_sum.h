@@ -8,7 +8,7 @@
 
 #include "native/graph/rank_sum.h"
 #include "native/runtime/buffer.h"
-#include "native/runtime/world.h"
+#include "native/runtime/host_world.h"
 
 namespace ddpm {
 
@@ -22,16 +22,16 @@ struct Summands {
 };
 
 // On the device's thread: a sum that is there when this returns. Beside the banks it takes some MiB.
-void sumBanks(World& world, const Summands& summands);
+void sumBanks(HostWorld& world, const Summands& summands);
 
 // On the device's thread: what this rank has of a tensor goes to the others, and what they have comes.
-void gatherParts(World& world, const Device& device, const RankGather& op);
+void gatherParts(HostWorld& world, const Device& device, const RankGather& op);
 
 // A sum whose pieces go out one by one, on the world's thread, while the program that gives them still runs. For banks
 // in memory of the host.
 class OverlappedSum {
  public:
-  OverlappedSum(std::shared_ptr<World> world, Summands summands, const std::vector<Outgoing>& order);
+  OverlappedSum(std::shared_ptr<HostWorld> world, Summands summands, const std::vector<Outgoing>& order);
   // Without `wait` before, not all pieces may be there: this process then leaves the world, as it can't go on with it.
   ~OverlappedSum();
   OverlappedSum(const OverlappedSum&) = delete;
@@ -45,7 +45,7 @@ class OverlappedSum {
  private:
   void waitFor(int64_t steps);
 
-  const std::shared_ptr<World> world_;
+  const std::shared_ptr<HostWorld> world_;
   std::mutex mutex_;
   std::condition_variable wake_;
   int64_t done_ = 0;

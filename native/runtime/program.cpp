@@ -1,5 +1,7 @@
 #include "native/runtime/program.h"
 
+#include "native/runtime/device_sum.h"
+
 namespace ddpm {
 
 Program::Program(std::shared_ptr<Device> owner, Compiled compiled)
@@ -161,6 +163,13 @@ void Program::executeWithRanks(const Bindings& bindings, const Recordings::Key& 
     throw Failure("rank-failed", "a program for rank " + std::to_string(op.rank) + " of " + std::to_string(op.ranks) +
                                      ", which this process is not");
   };
+  for (const Step& step : steps_.steps) {
+    if (const auto* op = std::get_if<RankGather>(&step)) check(*op);
+    if (const auto* op = std::get_if<RankSum>(&step)) check(*op);
+  }
+  if (const auto there = std::dynamic_pointer_cast<DeviceWorld>(world))
+    return executeWithDevices(*there, bindings, key, before);
+  const auto host = std::dynamic_pointer_cast<HostWorld>(world);
   size_t begin = 0;
   // What is between two steps with other ranks is recorded by itself.
   const auto executeTo = [&](size_t end, OverlappedSum* sum) {
@@ -177,24 +186,48 @@ void Program::executeWithRanks(const Bindings& bindings, const Recordings::Key& 
   };
   for (size_t at = 0; at < steps_.steps.size(); ++at) {
     if (const auto* op = std::get_if<RankGather>(&steps_.steps[at])) {
-      check(*op);
       executeTo(at, nullptr);
-      gatherParts(*world, *device, *op);
+      gatherParts(*host, *device, *op);
     }
     if (const auto* op = std::get_if<RankSum>(&steps_.steps[at])) {
-      check(*op);
       Summands summands = summandsOf(*op, bindings);
       if (isOfHost(*device)) {
-        OverlappedSum sum(world, std::move(summands), compiled_.sum.order);
+        OverlappedSum sum(host, std::move(summands), compiled_.sum.order);
         executeTo(at, &sum);
         sum.wait();
       } else {
         executeTo(at, nullptr);
-        sumBanks(*world, summands);
+        sumBanks(*host, summands);
       }
     }
   }
   executeTo(steps_.steps.size(), nullptr);
+}
+
+void Program::executeWithDevices(DeviceWorld& world, const Bindings& bindings, const Recordings::Key& key,
+                                 const std::function<void()>& before) {
+  world.check();
+  recordings_.run(key, [&] {
+    before();
+    auto* const scratch = reinterpret_cast<float*>(device->workspace() + scratchOffset_);
+    size_t begin = 0;
+    for (size_t at = 0; at < steps_.steps.size(); ++at) {
+      const auto* sum = std::get_if<RankSum>(&steps_.steps[at]);
+      const auto* gather = std::get_if<RankGather>(&steps_.steps[at]);
+      if (!sum && !gather) continue;
+      execute(steps_.steps, begin, at);
+      if (sum) enqueueSum(world, summandsOf(*sum, bindings), scratch);
+      if (gather) enqueueGather(world, *device, *gather);
+      begin = at;
+    }
+    execute(steps_.steps, begin, steps_.steps.size());
+  });
+  uint64_t sent = 0;
+  for (const Step& step : steps_.steps) {
+    if (const auto* op = std::get_if<RankSum>(&step)) sent += sentBytes(*op);
+    if (const auto* op = std::get_if<RankGather>(&step)) sent += sentBytes(*op);
+  }
+  world.countSent(sent);
 }
 
 void Program::execute(std::vector<Step>& steps, size_t begin, size_t end, OverlappedSum* sum) {

@@ -10,6 +10,7 @@
 #include "native/graph/compile.h"
 #include "native/runtime/bank_sum.h"
 #include "native/runtime/buffer.h"
+#include "native/runtime/device_world.h"
 #include "native/runtime/recordings.h"
 #include "native/runtime/step_times.h"
 
@@ -57,6 +58,9 @@ class Program {
   void execute(std::vector<Step>& steps, size_t begin, size_t end, OverlappedSum* sum = nullptr);
   // All steps of a program of which the runtime computes some with other ranks; `before` comes before the first.
   void executeWithRanks(const Bindings& bindings, const Recordings::Key& key, const std::function<void()>& before);
+  // The same where devices reach one another: one recording.
+  void executeWithDevices(DeviceWorld& world, const Bindings& bindings, const Recordings::Key& key,
+                          const std::function<void()>& before);
 
   const Compiled compiled_;
   Steps steps_;  // a copy whose pointers are those of the present run

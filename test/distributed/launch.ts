@@ -1,6 +1,7 @@
 /** Processes under mpirun; or why there are none. */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, type ChildProcessWithoutNullStreams, execFileSync, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
 import path from 'node:path'
 
 const root = path.join(__dirname, '..', '..', '..')
@@ -61,25 +62,54 @@ export function launch(
       },
     },
   )
+  return { pid: child.pid!, ended: endOf(child) }
+}
+
+/** A port that nobody has at present. */
+export async function freePort(): Promise<number> {
+  const server = createServer()
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo
+  await new Promise((resolve) => server.close(resolve))
+  return port
+}
+
+/** The same without a launcher, told by the environment where rank 0 is, as torchrun does. `env` of a rank. */
+export async function launchByEnvironment(
+  ranks: number,
+  script: string,
+  args: readonly (string | number)[] = [],
+  env: (rank: number) => Record<string, string | undefined> = () => ({}),
+): Promise<Ended[]> {
+  const port = await freePort()
+  const all = Array.from({ length: ranks }, (_, rank) => {
+    const told = { MASTER_ADDR: '127.0.0.1', MASTER_PORT: String(port), RANK: String(rank), WORLD_SIZE: String(ranks) }
+    const child = spawn(process.execPath, [path.resolve(__dirname, script), ...args.map(String)], {
+      env: { ...process.env, DDPM_NUM_THREADS: '1', ...told, ...env(rank) },
+    })
+    return endOf(child)
+  })
+  return Promise.all(all)
+}
+
+function endOf(child: ChildProcessWithoutNullStreams): Promise<Ended> {
   let output = ''
-  child.stdout.on('data', (data) => {
-    output += data
-  })
-  child.stderr.on('data', (data) => {
-    output += data
-  })
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on('data', (data) => {
+      output += data
+    })
+  }
   running.add(child)
   child.on('close', () => running.delete(child))
-  const ended = new Promise<Ended>((resolve, reject) => {
+  return new Promise<Ended>((resolve, reject) => {
     child.on('error', reject)
     child.on('close', (code) => resolve({ code, output }))
   })
-  return { pid: child.pid!, ended }
 }
 
 /** What a child wrote as one line of JSON. */
 export function resultOf<T>({ code, output }: Ended): T {
   const line = output.split('\n').find((text) => text.startsWith('{'))
   if (code === 0 && line) return JSON.parse(line) as T
-  throw new Error(`mpirun ended with ${code}: ${output.slice(-4000)}`)
+  throw new Error(`it ended with ${code}: ${output.slice(-4000)}`)
 }

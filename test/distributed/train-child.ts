@@ -2,14 +2,28 @@
 // of the batches, bytes sent.
 import { createHash } from 'node:crypto'
 import { setTimeout } from 'node:timers/promises'
-import { DDPM, type StateDict, Tensor, world } from '../../lib/index'
-import { World } from '../../lib/world'
+import { DDPM, type DeviceName, type StateDict, Tensor, world } from '../../lib/index'
+import { type Distributed, World } from '../../lib/world'
 import { Random } from '../support/random'
 import { smallUNet } from '../support/small-unet'
 
-const [steps, batches, precision = 'fp32', shards = 'whole', late] = process.argv.slice(2)
-const size = 8
-const shape = [2, 3, size, size]
+const [steps, batches, precision = 'fp32', shards = 'whole', distributed = 'auto', device = 'auto', late] =
+  process.argv.slice(2)
+/** Kernels of a GPU take their time on the CPU. */
+const isSlow = device.startsWith('cuda')
+const size = isSlow ? 4 : 8
+const shape = [isSlow ? 1 : 2, 3, size, size]
+const unetConfig = isSlow
+  ? {
+      imageSize: size,
+      inChannels: 3,
+      outChannels: 3,
+      modelChannels: 32,
+      channelMult: [1],
+      numResBlocks: 1,
+      attentionResolutions: [],
+    }
+  : smallUNet
 
 async function hash(dict: StateDict): Promise<string> {
   const all = createHash('sha256')
@@ -23,17 +37,19 @@ async function hash(dict: StateDict): Promise<string> {
 async function main(): Promise<void> {
   const own = process.env.OMPI_COMM_WORLD_RANK ?? process.env.PMI_RANK
   if (late !== undefined && own === late) await setTimeout(1000) // before it joins
+  const together = World.of(distributed as Distributed, device as DeviceName)
   const { rank, size: ranks } = world
-  const together = World.of()
   const accumulate = Number(batches) / ranks
   const ddpm = new DDPM({
-    unetConfig: smallUNet,
+    unetConfig,
     imageSize: size,
     timesteps: 50,
     seed: 3,
     precision: precision as 'fp32',
     shardOptimizer: shards === 'shards',
     emaSigmaRels: [0.1],
+    distributed: distributed as Distributed,
+    device: device as DeviceName,
   })
   ddpm.configureOptimizers({ lr: 1e-3, maxGradNorm: 1 })
   const losses: number[] = []

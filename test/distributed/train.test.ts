@@ -40,7 +40,7 @@ describe('training by ranks', () => {
       assert.equal(alone.losses.length, 6 * batches)
       assert.ok(alone.norms.every((norm) => norm > 0))
       for (const ranks of counts) {
-        const whole = await run(ranks, 6, batches, 'fp32', 'whole', 1) // rank 1 starts late
+        const whole = await run(ranks, 6, batches, 'fp32', 'whole', 'auto', 'auto', 1) // rank 1 starts late
         const shards = await run(ranks, 6, batches, 'fp32', 'shards')
         for (const other of [whole, shards]) {
           assert.ok(other.isSame, 'all ranks have the same weights')

@@ -342,6 +342,17 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   });
 }
 
+// What waits is done one operation after the other, each when somebody asks.
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  return call("cudaStreamQuery", [&] {
+    Stream& ours = *streamOf(stream);
+    const cudaError_t status = waitCall(ours);
+    if (status != cudaSuccess || ours.done == ours.issued) return status;
+    wait(ours, ours.done + 1);
+    return cudaErrorNotReady;
+  });
+}
+
 cudaError_t cudaEventCreate(cudaEvent_t* event) {
   return call("cudaEventCreate", [&] {
     *event = reinterpret_cast<cudaEvent_t>(new Event{current});
@@ -409,5 +420,17 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
   delete graphOf(executable);
   return cudaSuccess;
+}
+
+// For stand-ins of other libraries (test/fake-nccl), which put work on a stream too: it reads and writes the operands.
+__attribute__((visibility("default"))) int fake_cudart_issue(void* stream, const char* name,
+                                                             const void* const* operands, const size_t* bytes,
+                                                             int count, void (*run)(void*), void* argument) {
+  return call(name, [&] {
+    Work work{name, {}, [=] { run(argument); }, false};
+    for (int i = 0; i < count; ++i) work.operands.push_back({operands[i], bytes[i]});
+    fake::count(name);
+    return issueOn(*streamOf(static_cast<cudaStream_t>(stream)), work);
+  });
 }
 }

@@ -2,7 +2,7 @@
 
 #include <dlfcn.h>
 
-#include "kernels/cuda/cudnn/search.h"
+#include "kernels/cuda/search.h"
 #include "kernels/cuda/tuning.h"
 
 namespace ddpm::cuda::cudnn {
@@ -93,7 +93,7 @@ Opened open() {
   if (!place.empty()) return openFrom(place);
   Opened opened = openFrom("");
   if (opened.why.empty()) return opened;
-  for (const std::string& folder : searchFolders()) {
+  for (const std::string& folder : searchFolders("cudnn", kGraph)) {
     const Opened found = openFrom(folder);
     if (found.why.empty()) return found;
     opened.why += "; " + found.why;

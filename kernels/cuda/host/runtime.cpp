@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "kernels/cuda/host/memory.h"
+#include "kernels/cuda/nccl/communicator.h"
 
 namespace ddpm::cuda {
 namespace {
@@ -111,6 +112,7 @@ int32_t CudaDevice::count(Error*) { return 1; }
 CudaDevice::CudaDevice(int32_t index) : index_(index), multiprocessors_(4) {
   if (const char* given = std::getenv("DDPM_HOST_MULTIPROCESSORS")) multiprocessors_ = std::max(1, std::atoi(given));
   if (index != 0) throw BackendError(ErrorCode::deviceUnavailable, "there is one cuda-host device, 0");
+  stream_ = reinterpret_cast<Stream>(this);  // for libraries of others: no stream has work that waits
   if (std::getenv("DDPM_HOST_LAUNCHES")) std::fprintf(stderr, "device opened\n");
 }
 CudaDevice::~CudaDevice() {

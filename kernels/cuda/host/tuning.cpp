@@ -15,6 +15,11 @@ std::string cudnnPlace() {
   return place ? place : "off";  // "" searches, as on a GPU
 }
 
+std::string ncclPlace() {
+  const char* place = std::getenv("DDPM_HOST_NCCL");
+  return place ? place : "off";
+}
+
 std::string tuningFolder() {
   const char* folder = std::getenv("DDPM_TUNE_CACHE");
   return !folder || std::string(folder) == "off" ? "" : folder;

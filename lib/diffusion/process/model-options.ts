@@ -203,9 +203,11 @@ export interface ComputeOptions {
    */
   weightFormat?: WeightFormat
   /**
-   * Whether processes that were started together (mpirun, srun) train this model together: each has batches of its own, gradients are
-   * of all, weights stay equal. 'auto' (default): where a launcher started several; 'mpi': by the MPI that the package was built with,
-   * else `device-unavailable`; 'off': each on its own. Concerns training alone.
+   * Whether processes that were started together (mpirun, srun, torchrun) train this model together: each has batches of its own,
+   * gradients are of all, weights stay equal. 'mpi': by the MPI that the package was built with. 'nccl': by NCCL, of GPUs; what it needs
+   * to begin is exchanged by MPI under a launcher of MPI, else where MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE say. 'auto' (default):
+   * 'mpi' where a launcher of MPI started several, 'nccl' where those variables say that there are several. 'off': each on its own.
+   * Concerns training alone, which throws `device-unavailable` where a library is not there, `unsupported` for 'nccl' on other devices.
    */
   distributed?: Distributed
   /**

@@ -160,8 +160,8 @@ export class Training {
   }
 
   /** Those who train together; undefined where this process does alone. */
-  world({ settings }: Core): World | undefined {
-    const world = World.of(settings.distributed)
+  world({ settings, device }: Core): World | undefined {
+    const world = World.of(settings.distributed, device)
     if (!world || world.size === 1) return undefined
     if (this.timestepSampler.name !== 'loss-second-moment') return world
     throw new DiffusionError(

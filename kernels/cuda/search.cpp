@@ -1,16 +1,14 @@
-#include "kernels/cuda/cudnn/search.h"
+#include "kernels/cuda/search.h"
 
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <sstream>
 
-namespace ddpm::cuda::cudnn {
+namespace ddpm::cuda {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr const char* kGraph = "libcudnn_graph.so.9";
 
 std::string variable(const char* name) {
   const char* value = std::getenv(name);
@@ -62,17 +60,17 @@ std::vector<fs::path> prefixes() {
 
 }  // namespace
 
-std::vector<std::string> searchFolders() {
+std::vector<std::string> searchFolders(const std::string& package, const std::string& file) {
   std::vector<std::string> found;
   const auto add = [&](const fs::path& folder) {
-    if (isThere(folder / kGraph) && std::find(found.begin(), found.end(), folder.string()) == found.end())
+    if (isThere(folder / file) && std::find(found.begin(), found.end(), folder.string()) == found.end())
       found.push_back(folder.string());
   };
   for (const fs::path& prefix : prefixes()) {
     for (const char* lib : {"lib", "lib64"}) {
       for (const fs::path& python : entries(prefix / lib, "python3"))
         for (const char* packages : {"site-packages", "dist-packages"})
-          add(python / packages / "nvidia" / "cudnn" / "lib");
+          add(python / packages / "nvidia" / package / "lib");
       add(prefix / lib);
     }
   }
@@ -90,4 +88,4 @@ std::vector<std::string> companionsOf(const std::string& folder) {
   return found;
 }
 
-}  // namespace ddpm::cuda::cudnn
+}  // namespace ddpm::cuda
