@@ -28,7 +28,9 @@ async function main(): Promise<void> {
   const images = Tensor.from(new Random(rank).normals(192), shape)
   const accumulate = (mode === 'accumulate' && isLast) || mode === 'sizes' ? 2 : 1
   if (mode === 'sizes') await ddpm.trainBatch(new Float32Array(384), { accumulate, update: false })
-  for (let step = 0; step < (mode === 'diverged' ? 101 : 3); step++) {
+  const steps = mode === 'endless' ? Number.POSITIVE_INFINITY : mode === 'diverged' ? 101 : 3
+  for (let step = 0; step < steps; step++) {
+    if (mode === 'endless') console.log(`step ${step}`)
     if (step === 1 && isLast) {
       if (mode === 'diverged') await ddpm.loadStateDict(await other(ddpm))
       if (mode === 'late') await setTimeout(60_000)

@@ -23,6 +23,11 @@ export const unlaunchable: string | undefined = !version
     ? undefined
     : 'there is no ddpm_mpi.so: npm run build:mpi'
 
+export const isOpenMpi = /open mpi|open-mpi/i.test(version ?? '')
+
+/** Of each rank. Open MPI does not start as root unless told to. */
+export const rankEnv = { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1', DDPM_NUM_THREADS: '1' }
+
 export interface Ended {
   readonly code: number | null
   readonly output: string
@@ -47,20 +52,11 @@ export function launch(
   args: readonly (string | number)[] = [],
   env: Record<string, string> = {},
 ): Launched {
-  // Open MPI counts cores, and does not start as root unless told to.
-  const own = /open mpi|open-mpi/i.test(version ?? '') ? ['--oversubscribe'] : []
+  const own = isOpenMpi ? ['--oversubscribe'] : [] // it counts cores
   const child = spawn(
     'mpirun',
     [...own, '-n', String(ranks), process.execPath, path.resolve(__dirname, script), ...args.map(String)],
-    {
-      env: {
-        ...process.env,
-        OMPI_ALLOW_RUN_AS_ROOT: '1',
-        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1',
-        DDPM_NUM_THREADS: '1',
-        ...env,
-      },
-    },
+    { env: { ...process.env, ...rankEnv, ...env } },
   )
   return { pid: child.pid!, ended: endOf(child) }
 }
