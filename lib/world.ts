@@ -114,15 +114,20 @@ export class World {
     }
   }
 
-  /** The texts of all ranks, in their order. */
-  async gatherTexts(text: string, o: { patient?: boolean } = {}): Promise<string[]> {
-    const own = new TextEncoder().encode(text)
+  /** The bytes of all ranks, in their order. `patient` as in gather. */
+  async gatherBytes(own: Uint8Array, o: { patient?: boolean } = {}): Promise<Uint8Array[]> {
     const lengths = (await this.gather([own.length], o)).map(([length]) => length)
     const most = Math.max(...lengths, 1)
     const padded = new Uint8Array(most)
     padded.set(own)
     const all = await this.#call(() => this.#native.gather(padded))
-    return lengths.map((length, r) => new TextDecoder().decode(all.subarray(r * most, r * most + length)))
+    return lengths.map((length, r) => all.subarray(r * most, r * most + length))
+  }
+
+  /** The texts of all ranks, in their order. */
+  async gatherTexts(text: string, o: { patient?: boolean } = {}): Promise<string[]> {
+    const all = await this.gatherBytes(new TextEncoder().encode(text), o)
+    return all.map((bytes) => new TextDecoder().decode(bytes))
   }
 
   /** Leaves without the others, which the launcher then ends: for a process that can't go on. */

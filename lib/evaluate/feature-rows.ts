@@ -64,12 +64,17 @@ async function* extracted(
 ): AsyncGenerator<FeatureRows> {
   for await (const images of set.batches()) {
     if (signal?.aborted) throw aborted(signal)
-    using batch = await asSaved(images)
-    const { features, logits } = await extractor.extract(batch)
-    const count = batch.shape[0]
-    const rows = await checked(features, count, extractor.features)
-    yield { count, features: rows, ...(logits && { logits: (await logits.data()) as Float32Array }) }
+    yield await featuresOf(images, extractor)
   }
+}
+
+/** Of images [n, 1 or 3, height, width] in [-1, 1], as saved ones are read. Throws `invalid-argument` and `not-finite`. */
+export async function featuresOf(images: Tensor, extractor: FeatureExtractor): Promise<FeatureRows> {
+  using batch = await asSaved(images)
+  const { features, logits } = await extractor.extract(batch)
+  const count = batch.shape[0]
+  const rows = await checked(features, count, extractor.features)
+  return { count, features: rows, ...(logits && { logits: (await logits.data()) as Float32Array }) }
 }
 
 async function checked(features: Tensor, n: number, d: number): Promise<Float32Array> {

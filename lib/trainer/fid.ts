@@ -5,7 +5,7 @@ import type { DDPM } from '../diffusion/models/ddpm'
 import { DiffusionError } from '../errors'
 import { evaluateSamples } from '../evaluate/evaluate-samples'
 import type { FeatureExtractor } from '../evaluate/feature-extractor'
-import { type ImageSet, samplesOf } from '../evaluate/images'
+import { type FeatureSet, featuresOf } from '../evaluate/feature-rows'
 import { openInception } from '../evaluate/open-inception'
 import { dataStatistics } from '../evaluate/reference'
 import type { ImageStatistics } from '../evaluate/statistics'
@@ -13,6 +13,9 @@ import type { ResolvedTrainOptions } from '../train/options'
 import { fidScalar, type Scalars } from '../train/scalars'
 import type { TrainHooks } from './hooks'
 import { trainedLabels } from './labels'
+import type { Ranks } from './ranks'
+
+type FidHooks = Pick<TrainHooks, 'signal' | 'onProgress' | 'onWarning'>
 
 export class Fid {
   #reference: ImageStatistics | undefined
@@ -51,55 +54,68 @@ export class Fid {
     }
   }
 
-  /** The same samples, but for the weights, after any step. Changes nothing in the training. Throws `aborted`. */
-  async evaluate(ddpm: DDPM, step: number, { signal, onProgress, onWarning }: TrainHooks): Promise<Scalars> {
-    const { extractor, data } = this
-    const { batchSize, fidCount, data: path } = this.options
+  /**
+   * The same samples, but for the weights, after any step, which all ranks draw and the leader compares: empty on the others. Changes
+   * nothing in the training. Throws `aborted`.
+   */
+  async evaluate(
+    ddpm: DDPM,
+    step: number,
+    { hooks, ranks }: { readonly hooks: FidHooks; readonly ranks: Ranks },
+  ): Promise<Scalars> {
+    const { extractor } = this
+    const { signal, onProgress } = hooks
     const tell = (what: 'reference' | 'samples') => (at: { done: number; total: number }) =>
       onProgress?.({ step, what, done: at.done, total: at.total })
+    if (ranks.leads) await ranks.together(() => this.#refer(hooks, tell('reference')))
+    else await ranks.together(async () => {}, true)
+    const reference = this.#reference
+    const samples = this.#features(ddpm, ranks, signal)
+    return ddpm.emaScope(async (): Promise<Scalars> => {
+      if (!ranks.leads) {
+        for await (const _ of samples.rows());
+        return {}
+      }
+      const { fid } = await evaluateSamples(samples, {
+        ...{ extractor, reference },
+        signal: ranks.world ? undefined : signal, // of several, the rounds end together
+        onProgress: ({ phase, done, total }) => (phase === 'samples' ? tell(phase)({ done, total }) : undefined),
+      })
+      return { [fidScalar]: fid! }
+    })
+  }
+
+  async #refer(
+    { signal, onWarning }: FidHooks,
+    onProgress: (at: { done: number; total: number }) => unknown,
+  ): Promise<void> {
+    const { extractor, data } = this
+    const { batchSize, fidCount, data: path } = this.options
     this.#reference ??= await dataStatistics(
       data,
       {
-        ...{
-          extractor,
-          batchSize,
-          signal,
-          onProgress: tell('reference'),
-          onWarning: (warning) => onWarning?.(warning),
-        },
+        ...{ extractor, batchSize, signal, onProgress, onWarning: (warning) => onWarning?.(warning) },
         ...(data.length === 0 && { limit: fidCount }),
       },
       typeof path === 'string' ? path : undefined,
     )
-    const reference = this.#reference
-    const { fid } = await ddpm.emaScope(() =>
-      evaluateSamples(this.#samples(ddpm, signal), {
-        ...{ extractor, reference, signal },
-        onProgress: ({ phase, done, total }) => (phase === 'samples' ? tell(phase)({ done, total }) : undefined),
-      }),
-    )
-    return { [fidScalar]: fid! }
   }
 
-  /** Of a class-conditional model, samples of the images' classes, so that there are as many of each. */
-  #samples(ddpm: DDPM, signal: AbortSignal | undefined): ImageSet {
-    const { data, options } = this
+  /** Of samples; of a class-conditional model, those of the images' classes, so that there are as many of each. */
+  #features(ddpm: DDPM, ranks: Ranks, signal: AbortSignal | undefined): FeatureSet {
+    const { data, options, extractor } = this
     const { fidCount: count, fidSteps, batchSize, seed } = options
     const steps = Math.min(fidSteps, ddpm.numTimesteps)
-    const own = { steps, seed, batchSize, signal }
-    if (ddpm.network?.numClasses === undefined) return samplesOf(ddpm, { ...own, count })
-    const labelOf = trainedLabels(ddpm, data)
-    return {
-      count,
-      async *batches() {
-        for (let first = 0; first < count; first += batchSize) {
-          const n = Math.min(batchSize, count - first)
-          const { labels } = await data.batch(first, n)
-          const classLabels = labelOf(n, labels)
-          yield await ddpm.sample({ ...own, batchSize: n, classLabels, sampleOffset: first })
-        }
-      },
+    const labelOf = ddpm.network?.numClasses === undefined ? undefined : trainedLabels(ddpm, data)
+    const drawn = async (index: number) => {
+      const first = index * batchSize
+      const n = Math.min(batchSize, count - first)
+      const classLabels = labelOf?.(n, (await data.batch(first, n)).labels)
+      using images = await ddpm.sample({ steps, seed, signal, classLabels, batchSize: n, sampleOffset: first })
+      return featuresOf(images, extractor)
     }
+    const rows = () => ranks.divided(Math.ceil(count / batchSize), drawn)
+    return { count, features: extractor.features, identity: extractor.identity, rows }
   }
 
   [Symbol.dispose](): void {

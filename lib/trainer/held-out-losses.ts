@@ -7,6 +7,7 @@ import { drawTimesteps, heldOutSeed } from '../rng'
 import { quarters, type Scalars } from '../train/scalars'
 import { labelsFor } from './labels'
 import { batchOf } from './model-batch'
+import { Ranks } from './ranks'
 
 /** Of heldOutLosses. */
 export interface HeldOutOptions {
@@ -33,26 +34,47 @@ const schema = {
  * (improved-diffusion's names), q3 of the noisiest. Classes are as in `evaluate`. Changes nothing in the model. Throws `aborted`, and
  * `invalid-argument` for classes that the model does not have.
  */
-export async function heldOutLosses(ddpm: DDPM, data: TrainingData, options: HeldOutOptions = {}): Promise<Scalars> {
+export function heldOutLosses(ddpm: DDPM, data: TrainingData, options: HeldOutOptions = {}): Promise<Scalars> {
+  return heldOutLossesOf(new Ranks(undefined), ddpm, data, options)
+}
+
+/** The same by ranks, which divide the batches: each has all losses, and the bits are those of one. */
+export async function heldOutLossesOf(
+  ranks: Ranks,
+  ddpm: DDPM,
+  data: TrainingData,
+  options: HeldOutOptions,
+): Promise<Scalars> {
   const { limit, batchSize, seed, signal } = parseOptions('heldOutLosses', options, schema)
   const images = Math.min(data.length || Number.POSITIVE_INFINITY, limit ?? Number.POSITIVE_INFINITY)
   if (images === Number.POSITIVE_INFINITY) throw invalidArgument('limit', 'a number, where the data have none', limit)
   const labelOf = labelsFor(ddpm, data)
   const parts = quartersOf(ddpm.numTimesteps)
-  const sums: Record<string, number> = {}
-  const add = (name: string, loss: number) => {
-    sums[name] = (sums[name] ?? 0) + loss
-  }
-  for (let first = 0; first < images; first += batchSize) {
-    const n = Math.min(batchSize, images - first)
+  const sizeOf = (index: number) => Math.min(batchSize, images - index * batchSize)
+  /** Of each quarter. */
+  const lossesOf = async (index: number) => {
+    const [first, n] = [index * batchSize, sizeOf(index)]
     const drawn = await data.batch(first, n)
     const batch = batchOf(ddpm, drawn, labelOf?.(n, drawn.labels))
+    const all: Readonly<Record<string, number>>[] = []
     for (const { quarter, start, count } of parts) {
       if (signal?.aborted) throw new DiffusionError('aborted', 'the evaluation was aborted', { cause: signal.reason })
       const own = heldOutSeed(seed, quarter)
       const drawn = drawTimesteps(own, 0, { batchSize: n, numTimesteps: count, sampleOffset: first })
       const t = drawn.map((k) => start + k)
-      const losses = await ddpm.validationStep(batch, { t, seed: own, sampleOffset: first })
+      all.push(await ddpm.validationStep(batch, { t, seed: own, sampleOffset: first }))
+    }
+    return all
+  }
+  const sums: Record<string, number> = {}
+  const add = (name: string, loss: number) => {
+    sums[name] = (sums[name] ?? 0) + loss
+  }
+  let index = 0
+  for await (const all of ranks.divided(Math.ceil(images / batchSize), lossesOf)) {
+    const n = sizeOf(index++)
+    for (const [i, losses] of all.entries()) {
+      const { quarter, count } = parts[i]
       for (const [name, loss] of Object.entries(losses)) {
         add(name, (loss * n * count) / (images * ddpm.numTimesteps))
         const ofQuarter = quarters[name]?.[quarter]

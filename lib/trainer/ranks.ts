@@ -1,8 +1,9 @@
 /**
- * The processes of a training. One leads: it alone has the run folder, evaluates, saves and tells; the others take steps. Options are those
- * of one process that has all batches of a step.
+ * The processes of a training. One leads: it alone has the run folder, saves and tells; the others take steps and evaluate. Options are
+ * those of one process that has all batches of a step.
  */
 import { isDeepStrictEqual } from 'node:util'
+import { deserialize, serialize } from 'node:v8'
 import { DiffusionError, describe } from '../errors'
 import { bigintsAsText } from '../printable'
 import type { World } from '../world'
@@ -59,6 +60,38 @@ export class Ranks {
       patient: !this.leads,
     })
     return (JSON.parse(text) as { value: T }).value
+  }
+
+  /**
+   * What `work` gives, when all ranks have done theirs. An abort of one is one of all: throws `aborted` then. `long` as in any().
+   */
+  async together<T>(work: () => Promise<T>, long = false): Promise<T> {
+    let done: { readonly value: T } | undefined
+    let aborted: unknown
+    try {
+      done = { value: await work() }
+    } catch (error) {
+      if (!(error instanceof DiffusionError && error.code === 'aborted')) throw error
+      aborted = error
+    }
+    const any = await this.any(done === undefined, long)
+    if (any || !done) throw aborted ?? new DiffusionError('aborted', 'another rank was aborted')
+    return done.value
+  }
+
+  /**
+   * What `compute` gives of 0 to `count` - 1, in their order, on all ranks: each computes some of them. Objects of numbers, typed arrays and
+   * texts. An abort of one rank ends all, as in together().
+   */
+  async *divided<T>(count: number, compute: (index: number) => Promise<T>): AsyncGenerator<T> {
+    for (let first = 0; first < count; first += this.size) {
+      const own = first + this.rank
+      const value = await this.together(async () => (own < count ? await compute(own) : undefined))
+      if (this.world) {
+        const all = await this.world.gatherBytes(serialize(value))
+        for (const bytes of all.slice(0, count - first)) yield deserialize(bytes) as T
+      } else yield value as T
+    }
   }
 
   /** What the leader does first, and the others when it has. */

@@ -124,15 +124,17 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
     const { ranks } = this.o
     const batches = this.#batches()
     let metrics: Metrics | undefined
-    let long = true // what the leader did before: it opened what it evaluates by, and called onStart
+    let long = true // what the leader did before: it called onStart
     try {
-      if (ranks.leads) await this.#evaluate() // where a run was stopped in the middle of an evaluation
+      await this.#evaluate() // where a run was stopped in the middle of an evaluation
       while (!(await ranks.any(this.#ends, long))) {
         metrics = await this.#step(() => batches.next())
         this.#done++
         long = this.#tellsLong
-        await this.gather(ranks.leads && long)
-        if (ranks.leads) await this.#tell(metrics)
+        await this.gather(long)
+        if (ranks.leads) await this.#tellStep(metrics)
+        await this.#evaluate()
+        if (ranks.leads) await this.#tell()
       }
       await this.gather(ranks.leads)
       if (ranks.leads) await this.#save()
@@ -160,22 +162,24 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
     return this.#done >= options.steps || hooks.signal?.aborted === true || this.#monitor?.over !== undefined
   }
 
-  /** Whether the process that leads has more to do after this step than to write a line. */
+  /** Whether there is more to do after this step than to write a line. */
   get #tellsLong(): boolean {
     const { options } = this.o
     const every = [options.validationEvery, options.checkpointEvery, this.samplesEvery ?? 0]
     return isPictureStep(this.#done, options) || every.some((steps) => steps > 0 && this.#done % steps === 0)
   }
 
-  /** What a step leads to beside the next one. */
-  async #tell(metrics: Metrics): Promise<void> {
-    const { options, hooks } = this.o
-    const journal = this.#journal
+  async #tellStep(metrics: Metrics): Promise<void> {
     const scalars = this.scalarsOf(metrics)
     this.#monitor?.add(scalars)
-    await journal.step(metrics, scalars)
-    await hooks.onStep?.(metrics)
-    await this.#evaluate()
+    await this.#journal.step(metrics, scalars)
+    await this.o.hooks.onStep?.(metrics)
+  }
+
+  /** What a step leads to beside the next one. */
+  async #tell(): Promise<void> {
+    const { options } = this.o
+    const journal = this.#journal
     if (this.#done % options.checkpointEvery === 0) await this.#save()
     if (isPictureStep(this.#done, options)) await journal.pictures(this.#done, () => this.drawPictures())
     for (const warning of this.#newWarnings()) await journal.warn(new DiffusionError('unsupported', warning))
@@ -221,12 +225,11 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
   }
 
   /**
-   * Every validationEvery steps the held-out images, every samplesEvery steps samples, and what the monitor says. What is aborted is
-   * done by the resumed run.
+   * Every validationEvery steps the held-out images, every samplesEvery steps samples, by all ranks, and what the monitor says. What is
+   * aborted is done by the resumed run.
    */
   async #evaluate(): Promise<void> {
-    const { heldOut, options, hooks } = this.o
-    const journal = this.#journal
+    const { heldOut, options, ranks } = this.o
     const { validationEvery, monitor = '' } = options
     const { samplesEvery } = this
     const step = this.#done
@@ -234,6 +237,7 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
     const ofHeldOut = due(validationEvery) && (heldOut !== undefined || this.#monitor !== undefined)
     const ofSamples = samplesEvery !== undefined && due(samplesEvery)
     if (!ofHeldOut && !ofSamples) return
+    await ranks.any(false, true) // the leader may have had more to do
     const losses = ofHeldOut && heldOut ? await this.#unlessAborted(() => this.losses(heldOut)) : {}
     const distance = losses && ofSamples ? await this.#unlessAborted(() => this.sampleScalars()) : {}
     if (!losses || !distance) return
@@ -241,9 +245,15 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
     const asked = isEvaluated(monitor) ? monitor in scalars : ofHeldOut
     if (Object.keys(scalars).length === 0 && !asked) return
     this.#evaluated = step
+    if (ranks.leads) await this.#tellEvaluation(scalars, asked)
+  }
+
+  /** `asked`: whether the monitor looks at it. */
+  async #tellEvaluation(scalars: Scalars, asked: boolean): Promise<void> {
+    const step = this.#done
     const improved = (asked && this.#monitor?.look(step, scalars)) || false
-    if (Object.keys(scalars).length > 0) await journal.evaluation(step, scalars)
-    await hooks.onEvaluation?.({ step, scalars, best: this.best, improved })
+    if (Object.keys(scalars).length > 0) await this.#journal.evaluation(step, scalars)
+    await this.o.hooks.onEvaluation?.({ step, scalars, best: this.best, improved })
     if (improved || this.#saved?.step === step) await this.#save()
   }
 

@@ -121,11 +121,12 @@ export class Trainer {
       ddpm.configureOptimizers({ lr, optimizer, betas, eps, weightDecay, maxGradNorm })
       if (start) await takeOver(ddpm, start)
       if (checkpoint) await ddpm.loadTrainingState(await readTrainingState(checkpoint))
-      const fidOptions = ranks.leads ? options : { ...options, fidEvery: undefined }
-      using fid = await Fid.open(ddpm, fidOptions, {
-        data: () => openTrainedImages(resolved.data, { ...reading, onUnreadable: undefined }),
-        before: checkpoint?.state.extractor,
-      })
+      using fid = await ranks.leaderFirst(() =>
+        Fid.open(ddpm, options, {
+          data: () => openTrainedImages(resolved.data, { ...reading, onUnreadable: undefined }),
+          before: checkpoint?.state.extractor,
+        }),
+      )
       const step = checkpoint?.state.step ?? 0
       await hooks.onStart?.({
         step,

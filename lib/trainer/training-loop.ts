@@ -20,7 +20,7 @@ import { saveModel } from '../train/model-file'
 import type { ResolvedTrainOptions } from '../train/options'
 import type { Scalars } from '../train/scalars'
 import type { Fid } from './fid'
-import { heldOutLosses } from './held-out-losses'
+import { heldOutLossesOf } from './held-out-losses'
 import type { RunResult } from './hooks'
 import type { Pictures } from './journal'
 import { trainedLabels } from './labels'
@@ -63,13 +63,13 @@ export class TrainingLoop extends RunLoop<ResolvedTrainOptions, StepMetrics> {
   }
 
   protected override sampleScalars(): Promise<Scalars> {
-    return this.#fid!.evaluate(this.#ddpm, this.done, this.o.hooks)
+    return this.#fid!.evaluate(this.#ddpm, this.done, this.o)
   }
 
   protected losses(heldOut: TrainingData): Promise<Scalars> {
-    const { options, hooks } = this.o
+    const { options, hooks, ranks } = this.o
     const { batchSize, seed, validationCount: limit } = options
-    return heldOutLosses(this.#ddpm, heldOut, { limit, batchSize, seed, signal: hooks.signal })
+    return heldOutLossesOf(ranks, this.#ddpm, heldOut, { limit, batchSize, seed, signal: hooks.signal })
   }
 
   protected async takeStep(step: number, batches: readonly ImageBatch[], start: number): Promise<StepMetrics> {

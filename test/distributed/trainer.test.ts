@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { listCheckpoints } from '../../lib/train/checkpoint-folder'
-import { stepsOf, temporaryFolder, tinyFlags, writeImages } from '../train/support'
+import { heldOutOf, readMetrics, stepsOf, temporaryFolder, tinyFlags, writeImages } from '../train/support'
 import { endAll, type Launched, launch, unlaunchable } from './launch'
 
 const cli = path.join(__dirname, '..', '..', 'lib', 'cli', 'main.js')
@@ -57,15 +57,15 @@ describe('ddpm train by ranks', function () {
     const names = readdirSync(last.folder).filter((name) => name.endsWith('.safetensors'))
     const files = Object.fromEntries(names.map((name) => [name, readFileSync(path.join(last.folder, name), 'base64')]))
     const losses = stepsOf(at(out)).map(({ step, loss, gradNorm }) => ({ step, loss, gradNorm }))
-    return { step: last.step, files, losses }
+    return { step: last.step, files, losses, held: heldOutOf(at(out)) }
   }
 
-  const held = ['--validation', '0.2', '--validation-every', 2, '--validation-count', 4]
+  const held = ['--validation', '0.2', '--validation-every', 2, '--validation-count', 5]
 
   it('has the bits of one process on two and on three', async () => {
     await train(1, 'one', '--steps', 4, '--accumulate', 6, ...held)
     const expected = await stateOf('one')
-    assert.equal(expected.step, 4)
+    assert.deepEqual([expected.step, expected.held.length], [4, 2])
     for (const [ranks, accumulate, ...more] of [
       [2, 3],
       [3, 2, '--shard-optimizer'],
@@ -153,6 +153,23 @@ describe('ddpm train by ranks', function () {
     assert.equal(code, 0, output)
     assert.equal(output.match(/done: step 2/g)?.length, 2, output)
     assert.deepEqual(await stateOf('off-0'), await stateOf('off-1'))
+  })
+
+  it('draws and compares the samples of one process, also where it was stopped meanwhile', async () => {
+    const fidsOf = (out: string) =>
+      readMetrics(at(out))
+        .filter((line) => 'fid' in line)
+        .map(({ time, ...rest }) => rest)
+    for (const [ranks, out, mode] of [
+      [1, 'fid-1', 'whole'],
+      [2, 'fid-2', 'whole'],
+      [3, 'fid-3', 'stopped'],
+    ] as const) {
+      const { code, output } = await launch(ranks, 'fid-child.js', [at('photos'), at(out), mode]).ended
+      assert.equal(code, 0, output)
+      assert.equal(fidsOf(out).length, 2)
+      assert.deepEqual(fidsOf(out), fidsOf('fid-1'))
+    }
   })
 
   it('waits for the one that leads, as long as that takes to open', async () => {

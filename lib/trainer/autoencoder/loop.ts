@@ -125,21 +125,29 @@ export class AutoencoderLoop extends RunLoop<Options, AutoencoderStepMetrics> {
 
   /** Of the plain and the averaged weights, with the same noise every time. */
   protected async losses(heldOut: TrainingData): Promise<Scalars> {
-    const { options, hooks } = this.o
+    const { options, hooks, ranks } = this.o
     const { batchSize, validationCount, useEma } = options
     const images = Math.min(heldOut.length || validationCount, validationCount)
-    const sums: Record<string, number> = {}
-    for (let first = 0; first < images; first += batchSize) {
-      const n = Math.min(batchSize, images - first)
-      const batch = await heldOut.batch(first, n)
+    const sizeOf = (index: number) => Math.min(batchSize, images - index * batchSize)
+    const lossesOf = async (index: number) => {
+      const first = index * batchSize
+      const batch = await heldOut.batch(first, sizeOf(index))
       using x = Tensor.wrap(batch.images, batch.shape)
+      const all: Readonly<Record<string, number>>[] = []
       for (const ema of useEma ? [false, true] : [false]) {
         if (hooks.signal?.aborted) {
           throw new DiffusionError('aborted', 'the evaluation was aborted', { cause: hooks.signal.reason })
         }
-        const losses = await this.#training.validationStep(x, { ema, sampleOffset: first })
-        for (const [name, loss] of Object.entries(losses)) sums[name] = (sums[name] ?? 0) + (loss * n) / images
+        all.push(await this.#training.validationStep(x, { ema, sampleOffset: first }))
       }
+      return all
+    }
+    const sums: Record<string, number> = {}
+    let index = 0
+    for await (const all of ranks.divided(Math.ceil(images / batchSize), lossesOf)) {
+      const n = sizeOf(index++)
+      for (const losses of all)
+        for (const [name, loss] of Object.entries(losses)) sums[name] = (sums[name] ?? 0) + (loss * n) / images
     }
     return sums
   }
