@@ -45,8 +45,8 @@ export class World {
   }
 
   readonly #native: NativeWorld
-  /** That others may take to join, and to come to an operation. */
-  readonly #seconds: number
+  /** That others may take to join, and to come to an operation: DDPM_DISTRIBUTED_TIMEOUT, default 600. */
+  readonly seconds: number
 
   private constructor(
     readonly by: Library,
@@ -61,13 +61,13 @@ export class World {
       })
     }
     const seconds = process.env.DDPM_DISTRIBUTED_TIMEOUT
-    this.#seconds = seconds === undefined ? 600 : timeoutOf(seconds)
+    this.seconds = seconds === undefined ? 600 : timeoutOf(seconds)
     try {
-      this.#native = by === 'mpi' ? joinMpi(this.#seconds) : joinNccl(Device.open(device), this.#seconds)
+      this.#native = by === 'mpi' ? joinMpi(this.seconds) : joinNccl(Device.open(device), this.seconds)
     } catch (error) {
       throw DiffusionError.from(error)
     }
-    this.#native.setTimeout(this.#seconds)
+    this.#native.setTimeout(this.seconds)
     // In order, others wait for this one; otherwise the launcher ends them. Before devices are closed, by which NCCL leaves.
     process.prependListener('exit', (code) => this.#native.leave(code === 0))
   }
@@ -110,7 +110,7 @@ export class World {
         ...all.subarray(r * numbers.length, (r + 1) * numbers.length),
       ])
     } finally {
-      if (patient) this.#native.setTimeout(this.#seconds)
+      if (patient) this.#native.setTimeout(this.seconds)
     }
   }
 

@@ -67,8 +67,9 @@ export class Fid {
     const { signal, onProgress } = hooks
     const tell = (what: 'reference' | 'samples') => (at: { done: number; total: number }) =>
       onProgress?.({ step, what, done: at.done, total: at.total })
-    if (ranks.leads) await ranks.together(() => this.#refer(hooks, tell('reference')))
-    else await ranks.together(async () => {}, true)
+    await ranks.together(async () => {
+      if (ranks.leads) await this.#refer(hooks, tell('reference'))
+    })
     const reference = this.#reference
     const samples = this.#features(ddpm, ranks, signal)
     return ddpm.emaScope(async (): Promise<Scalars> => {

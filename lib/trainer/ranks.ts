@@ -42,10 +42,10 @@ export class Ranks {
     return (step + Math.floor(k / own)) * accumulate + first + (k % own)
   }
 
-  /** Whether it holds for any rank. `long`: the one that leads may be long in coming, and the others wait however long it is. */
-  async any(holds: boolean, long: boolean): Promise<boolean> {
+  /** Whether it holds for any rank. */
+  async any(holds: boolean): Promise<boolean> {
     if (!this.world) return holds
-    return (await this.world.gather([holds ? 1 : 0], { patient: long && !this.leads })).some(([flag]) => flag === 1)
+    return (await this.world.gather([holds ? 1 : 0])).some(([flag]) => flag === 1)
   }
 
   /** The numbers of all ranks, one after the other. */
@@ -53,30 +53,47 @@ export class Ranks {
     return this.world ? (await this.world.gather(numbers)).flat() : numbers
   }
 
-  /** What the leader has, as JSON has it, however long that takes. */
+  /** What the leader has, as JSON has it. */
   async ofLeader<T>(value: T): Promise<T> {
     if (!this.world) return value
-    const [text] = await this.world.gatherTexts(this.leads ? JSON.stringify({ value }, bigintsAsText) : '', {
-      patient: !this.leads,
-    })
+    const [text] = await this.world.gatherTexts(this.leads ? JSON.stringify({ value }, bigintsAsText) : '')
     return (JSON.parse(text) as { value: T }).value
   }
 
   /**
-   * What `work` gives, when all ranks have done theirs. An abort of one is one of all: throws `aborted` then. `long` as in any().
+   * What `work` gives, when all ranks have done theirs, however long that takes: meanwhile each tells the others every so often that it is
+   * there, so that one that hangs is missed in time. `work` asks nothing of the others. An abort of one is one of all: throws `aborted`.
    */
-  async together<T>(work: () => Promise<T>, long = false): Promise<T> {
-    let done: { readonly value: T } | undefined
-    let aborted: unknown
-    try {
-      done = { value: await work() }
-    } catch (error) {
-      if (!(error instanceof DiffusionError && error.code === 'aborted')) throw error
-      aborted = error
+  async together<T>(work: () => Promise<T>): Promise<T> {
+    const own = outcomeOf(work)
+    let outcome: Outcome<T> | undefined
+    own
+      .then((ended) => {
+        outcome = ended
+      })
+      .catch(() => {}) // it is looked at below
+    const beat = () => (outcome === undefined ? 0 : 'value' in outcome ? 1 : 2)
+    for (let isOver = !this.world; !isOver; ) {
+      await within(own, beatOf(this.world!))
+      const beats = (await this.world!.gather([beat()])).map(([flag]) => flag)
+      isOver = !beats.includes(0)
+      if (isOver && beats.includes(2) && beat() === 1)
+        throw new DiffusionError('aborted', `rank ${beats.indexOf(2)} was aborted`)
     }
-    const any = await this.any(done === undefined, long)
-    if (any || !done) throw aborted ?? new DiffusionError('aborted', 'another rank was aborted')
-    return done.value
+    const ended = await own
+    if ('value' in ended) return ended.value
+    throw ended.aborted
+  }
+
+  /** What `work` gives the leader, as JSON has it, when that has done it. */
+  async byLeader<T>(work: () => Promise<T>): Promise<T> {
+    return this.ofLeader((await this.together(async () => (this.leads ? await work() : undefined))) as T)
+  }
+
+  /** What the leader does first, and the others when it has. */
+  async leaderFirst<T>(open: () => Promise<T>): Promise<T> {
+    const first = await this.together(async () => (this.leads ? { opened: await open() } : undefined))
+    return first ? first.opened : await open()
   }
 
   /**
@@ -92,14 +109,6 @@ export class Ranks {
         for (const bytes of all.slice(0, count - first)) yield deserialize(bytes) as T
       } else yield value as T
     }
-  }
-
-  /** What the leader does first, and the others when it has. */
-  async leaderFirst<T>(open: () => Promise<T>): Promise<T> {
-    if (!this.leads) await this.ofLeader(undefined)
-    const opened = await open()
-    if (this.leads) await this.ofLeader(undefined)
-    return opened
   }
 
   /** Throws `rank-failed`, on all of them, for the first fact that one has otherwise than the leader. */
@@ -119,4 +128,30 @@ export class Ranks {
       })
     }
   }
+}
+
+type Outcome<T> = { readonly value: T } | { readonly aborted: unknown }
+
+/** Rejects where it fails otherwise than by an abort. */
+async function outcomeOf<T>(work: () => Promise<T>): Promise<Outcome<T>> {
+  try {
+    return { value: await work() }
+  } catch (error) {
+    if (error instanceof DiffusionError && error.code === 'aborted') return { aborted: error }
+    throw error
+  }
+}
+
+/** Milliseconds from one word to the others to the next: often enough for how long they wait. */
+function beatOf({ seconds }: World): number {
+  return 1000 * Math.min(seconds / 4, 10)
+}
+
+/** When it has ended, or that time is over. */
+async function within(work: Promise<unknown>, ms: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const over = new Promise((resolve) => {
+    timer = setTimeout(resolve, ms)
+  })
+  await Promise.race([work, over]).finally(() => clearTimeout(timer))
 }

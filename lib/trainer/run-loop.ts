@@ -124,27 +124,35 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
     const { ranks } = this.o
     const batches = this.#batches()
     let metrics: Metrics | undefined
-    let long = true // what the leader did before: it called onStart
     try {
       await this.#evaluate() // where a run was stopped in the middle of an evaluation
-      while (!(await ranks.any(this.#ends, long))) {
+      while (!(await ranks.any(this.#ends))) {
         metrics = await this.#step(() => batches.next())
         this.#done++
-        long = this.#tellsLong
+        const long = this.#tellsLong
         await this.gather(long)
         if (ranks.leads) await this.#tellStep(metrics)
         await this.#evaluate()
-        if (ranks.leads) await this.#tell()
+        if (long) await this.#byLeader(() => this.#tell())
+        else if (ranks.leads) await this.#tell()
       }
       await this.gather(ranks.leads)
-      if (ranks.leads) await this.#save()
+      await this.#byLeader(() => this.#save())
     } catch (error) {
       if (ranks.leads) await this.#rescue()
       throw error
     } finally {
       await batches.stop()
     }
-    return ranks.ofLeader(ranks.leads ? await this.#result(metrics) : ({} as RunResult<Metrics>))
+    return ranks.byLeader(() => this.#result(metrics))
+  }
+
+  /** What takes its time. */
+  async #byLeader(work: () => Promise<void>): Promise<void> {
+    const { ranks } = this.o
+    await ranks.together(async () => {
+      if (ranks.leads) await work()
+    })
   }
 
   /** The batches of this process, in their order. */
@@ -229,7 +237,7 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
    * aborted is done by the resumed run.
    */
   async #evaluate(): Promise<void> {
-    const { heldOut, options, ranks } = this.o
+    const { heldOut, options } = this.o
     const { validationEvery, monitor = '' } = options
     const { samplesEvery } = this
     const step = this.#done
@@ -237,7 +245,6 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
     const ofHeldOut = due(validationEvery) && (heldOut !== undefined || this.#monitor !== undefined)
     const ofSamples = samplesEvery !== undefined && due(samplesEvery)
     if (!ofHeldOut && !ofSamples) return
-    await ranks.any(false, true) // the leader may have had more to do
     const losses = ofHeldOut && heldOut ? await this.#unlessAborted(() => this.losses(heldOut)) : {}
     const distance = losses && ofSamples ? await this.#unlessAborted(() => this.sampleScalars()) : {}
     if (!losses || !distance) return
@@ -245,7 +252,7 @@ export abstract class RunLoop<Options extends LoopOptions, Metrics extends Commo
     const asked = isEvaluated(monitor) ? monitor in scalars : ofHeldOut
     if (Object.keys(scalars).length === 0 && !asked) return
     this.#evaluated = step
-    if (ranks.leads) await this.#tellEvaluation(scalars, asked)
+    await this.#byLeader(() => this.#tellEvaluation(scalars, asked))
   }
 
   /** `asked`: whether the monitor looks at it. */

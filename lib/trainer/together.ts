@@ -14,7 +14,7 @@ export async function checkpointToResume<T extends { readonly state: { readonly 
   open: (out: string) => Promise<T>,
 ): Promise<T | undefined> {
   const { out } = given
-  const own = ranks.leads && (await resumes(given)) ? await open(out) : undefined
+  const own = await ranks.together(async () => (ranks.leads && (await resumes(given)) ? await open(out) : undefined))
   const step = await ranks.ofLeader(own?.state.step ?? -1)
   if (ranks.leads || step < 0) return own
   const checkpoint = await open(out)

@@ -128,7 +128,7 @@ export class Trainer {
         }),
       )
       const step = checkpoint?.state.step ?? 0
-      await hooks.onStart?.({
+      const told = {
         step,
         options,
         images: data.length,
@@ -138,7 +138,8 @@ export class Trainer {
         firstPicture: nextPictureStep(step, options),
         heldOut: heldOut && Math.min(heldOut.length || options.validationCount, options.validationCount),
         best: checkpoint?.state.monitor?.best,
-      })
+      }
+      await ranks.together(async () => hooks.onStart?.(told))
       using journal = folder && new Journal(folder, hooks, step)
       return await new TrainingLoop({ ddpm, data, heldOut, fid, options, hooks, journal, ranks }, checkpoint).run()
     } finally {

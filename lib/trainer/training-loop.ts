@@ -47,7 +47,7 @@ export class TrainingLoop extends RunLoop<ResolvedTrainOptions, StepMetrics> {
 
   protected override async gather(needs: boolean): Promise<void> {
     const { options, ranks } = this.o
-    if (options.shardOptimizer && (await ranks.any(needs, false))) await this.#ddpm.gatherShards()
+    if (options.shardOptimizer && (await ranks.any(needs))) await this.#ddpm.gatherShards()
   }
 
   protected scalarsOf(metrics: StepMetrics): Scalars {

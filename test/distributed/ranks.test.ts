@@ -1,35 +1,60 @@
 /** Which batches are whose, and who waits for whom: without a launcher. */
 import assert from 'node:assert/strict'
+import { setTimeout } from 'node:timers/promises'
+import { DiffusionError } from '../../lib/errors'
 import { Ranks } from '../../lib/trainer/ranks'
 import { World } from '../../lib/world'
 
 describe('ranks', () => {
-  /** One of two, whose gathers note whether they were patient. */
-  function ranksOf(rank: number) {
-    const patient: boolean[] = []
-    const gather = async (numbers: readonly number[], o: { patient?: boolean } = {}) => {
-      patient.push(o.patient === true)
-      return [numbers, numbers]
-    }
-    const gatherTexts = async (text: string, o: { patient?: boolean } = {}) => {
-      patient.push(o.patient === true)
-      return [text || '{"value":1}', text]
-    }
-    return { ranks: new Ranks({ rank, size: 2, gather, gatherTexts } as unknown as World), patient }
+  /** Two in this process, who come to each gathering together. */
+  function two(seconds = 600) {
+    let waiting: { numbers: readonly number[]; resolve: (all: number[][]) => void }[] = []
+    const counts = [0, 0]
+    const ranks = [0, 1].map((rank) => {
+      const gather = (numbers: readonly number[]) =>
+        new Promise<number[][]>((resolve) => {
+          counts[rank]++
+          waiting[rank] = { numbers, resolve }
+          if (Object.keys(waiting).length < 2) return
+          const all = waiting
+          waiting = []
+          for (const each of all) each.resolve(all.map((other) => [...other.numbers]))
+        })
+      return new Ranks({ rank, size: 2, seconds, gather } as unknown as World)
+    })
+    return { ranks, counts }
   }
 
-  it('wait for the one that leads however long, which waits for none of them so', async () => {
-    for (const rank of [0, 1]) {
-      const { ranks, patient } = ranksOf(rank)
-      assert.equal(await ranks.any(false, false), false)
-      assert.equal(await ranks.any(true, true), true)
-      assert.equal(await ranks.ofLeader(1), 1)
-      assert.deepEqual(patient, rank === 0 ? [false, false, false] : [false, true, true])
-    }
+  it('wait for one that takes long, and hear of it meanwhile', async () => {
+    const { ranks, counts } = two(0.04) // a beat is 10 ms
+    const [slow, quick] = await Promise.all(
+      ranks.map((each) => each.together(async () => (each.leads ? await setTimeout(200, 'slow') : 'quick'))),
+    )
+    assert.deepEqual([slow, quick], ['slow', 'quick'])
+    assert.ok(counts[0] >= 3 && counts[0] === counts[1], String(counts))
+  })
+
+  it('end together where one is aborted, and alone where one fails', async () => {
+    const aborted = new DiffusionError('aborted', 'enough')
+    const ended = await Promise.allSettled(
+      two().ranks.map((each) =>
+        each.together(async () => {
+          if (!each.leads) throw aborted
+        }),
+      ),
+    )
+    const reasons = ended.map((each) => (each.status === 'rejected' ? each.reason : undefined))
+    assert.equal(reasons[1], aborted)
+    assert.deepEqual([reasons[0].code, reasons[0].message], ['aborted', 'rank 1 was aborted'])
+    const [leader] = two().ranks
+    await assert.rejects(
+      leader.together(() => Promise.reject(new Error('no such luck'))),
+      /no such luck/,
+    )
   })
 
   it('share the batches of a step in order', () => {
-    const { ranks } = ranksOf(1)
+    const [, ranks] = two().ranks
     assert.deepEqual(ranks.share(6), { own: 3, first: 3 })
     assert.deepEqual(
       [0, 1, 2, 3].map((k) => ranks.batchAt(5, k, 6)),

@@ -178,6 +178,13 @@ describe('ddpm train by ranks', function () {
     assert.equal(code, 0, output)
   })
 
+  it('but not for one that hangs', async () => {
+    const env = { DDPM_DISTRIBUTED_TIMEOUT: '2' }
+    const { code, output } = await launch(2, 'slow-child.js', [at('photos'), at('hangs'), 'hangs'], env).ended
+    assert.notEqual(code, 0)
+    assert.match(output, /rank 1 of 2: not all ranks came to it within 2 seconds/)
+  })
+
   it('options that differ are told by rank and name', async () => {
     const { code, output } = await launch(2, 'options-child.js', [at('photos'), at('differ')]).ended
     assert.notEqual(code, 0)

@@ -112,7 +112,8 @@ export class AutoencoderTrainer {
     using lpips = perceptual && (await LPIPS.fromFiles(perceptual, { device: device as DeviceName }))
     using training = trainingOf(stage, options, lpips)
     if (checkpoint) await training.loadTrainingState(await readAutoencoderTraining(checkpoint))
-    await hooks.onStart?.(startOf(training, { options, checkpoint, data, heldOut }))
+    const start = startOf(training, { options, checkpoint, data, heldOut })
+    await ranks.together(async () => hooks.onStart?.(start))
     using journal = folder && new Journal(folder, hooks, checkpoint?.state.step ?? 0)
     return await new AutoencoderLoop({ data, heldOut, options, hooks, journal, ranks }, training, checkpoint).run()
   }

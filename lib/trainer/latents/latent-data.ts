@@ -42,9 +42,8 @@ export async function openLatentData(
     const tell = (o: { done: number; total: number }) => onProgress?.({ step: 0, what: 'latents', ...o })
     const folder = latentsFolder(options)
     const stage = stages.firstStage!
-    const made = ranks.leads
-      ? await openLatents({ stage, images: data, folder, flip, keepBytes, signal, onProgress: tell })
-      : undefined
+    const make = () => openLatents({ stage, images: data, folder, flip, keepBytes, signal, onProgress: tell })
+    const made = await ranks.together(async () => (ranks.leads ? await make() : undefined))
     const written = await ranks.ofLeader(made && { name: path.basename(made.file), header: made.header })
     const file = made ?? (await openWritten(path.join(folder, written!.name), written!.header, keepBytes, ranks.rank))
     files.push(file)
