@@ -8,7 +8,7 @@
 
 namespace ddpm {
 
-constexpr int32_t kBackendAbi = 21;
+constexpr int32_t kBackendAbi = 22;
 
 enum class ErrorCode : int32_t {
   none = 0,
@@ -87,6 +87,12 @@ struct Links {
   bool (*exchange)(DeviceHandle*, const void* from, const Part* sent, void* to, const Part* received, Error*);
   // parts[r] of `data` of rank r goes to the same place of all.
   bool (*gather)(DeviceHandle*, void* data, const Part* parts, Error*);
+  // What is issued between these two, on one thread, goes beside what the stream has afterwards, in an order of its
+  // own: when what the stream has so far is done, and what went aside before.
+  bool (*beginAside)(DeviceHandle*, Error*);
+  bool (*endAside)(DeviceHandle*, Error*);
+  // What the stream has afterwards comes when all that went aside is done. A recording ends so.
+  bool (*awaitAside)(DeviceHandle*, Error*);
   // False where the others are lost: a recording with any of this may not be replayed then.
   bool (*check)(DeviceHandle*, Error*);
   // How long the others are waited for, in seconds; at first 600. Any thread.

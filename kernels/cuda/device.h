@@ -18,6 +18,7 @@
 
 #include "kernels/backend.h"
 
+struct CUevent_st;
 struct CUstream_st;
 struct CUmemPoolHandle_st;
 
@@ -76,26 +77,34 @@ class CudaDevice {
   void replay(Recording* recording);
   void release(Recording* recording) noexcept;
 
+  // See Links: on a second stream, which the thread that issues has meanwhile.
+  void beginAside();
+  void endAside();
+  void awaitAside();
+
   // With the devices of other processes, once it has joined them (nccl/).
   std::unique_ptr<nccl::Communicator> communicator;
   Patience patience;
 
   int32_t index() const { return index_; }
-  // Where a launcher puts its kernels. Another one for the thread that records.
-  Stream stream() const { return recorder_ == std::this_thread::get_id() ? recordingStream_ : stream_; }
+  // Where a launcher puts its kernels. Another one for the thread that records, or that issues aside.
+  Stream stream() const { return aside_ == std::this_thread::get_id() ? asideStream_ : mainStream(); }
   int multiprocessors() const { return multiprocessors_; }
 
  private:
+  Stream mainStream() const { return recorder_ == std::this_thread::get_id() ? recordingStream_ : stream_; }
   void makePool();
   void finish();
   void close() noexcept;
 
   int32_t index_;
   Stream stream_ = nullptr, recordingStream_ = nullptr;
+  Stream asideStream_ = nullptr;        // once it is asked for
+  CUevent_st* order_ = nullptr;         // between that and the others
   CUmemPoolHandle_st* pool_ = nullptr;  // null where memory cannot be allocated in the order of the stream
   std::string whyNoPool_;
   int multiprocessors_ = 0;
-  std::atomic<std::thread::id> recorder_{};
+  std::atomic<std::thread::id> recorder_{}, aside_{};
   std::set<Recording*> recordings_;
   std::string deferred_;  // a failure of release(), for the next synchronize()
 };

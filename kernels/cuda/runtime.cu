@@ -213,6 +213,8 @@ void CudaDevice::close() noexcept {
   if (stream_) cudaStreamSynchronize(stream_);
   for (Recording* recording : recordings_) cudaGraphExecDestroy(graphOf(recording));
   if (recordingStream_) cudaStreamDestroy(recordingStream_);
+  if (asideStream_) cudaStreamDestroy(asideStream_);
+  if (order_) cudaEventDestroy(order_);
   if (stream_) cudaStreamDestroy(stream_);
   if (pool_) cudaMemPoolDestroy(pool_);
   cudaGetLastError();
@@ -340,6 +342,23 @@ Recording* CudaDevice::endRecording() {
 }
 
 void CudaDevice::replay(Recording* recording) { DDPM_CUDA(cudaGraphLaunch(graphOf(recording), stream_)); }
+
+// In a recording, the events make two branches of it.
+void CudaDevice::beginAside() {
+  if (!order_) DDPM_CUDA(cudaEventCreateWithFlags(&order_, cudaEventDisableTiming));
+  if (!asideStream_) DDPM_CUDA(cudaStreamCreateWithFlags(&asideStream_, cudaStreamNonBlocking));
+  DDPM_CUDA(cudaEventRecord(order_, mainStream()));
+  DDPM_CUDA(cudaStreamWaitEvent(asideStream_, order_, 0));
+  aside_ = std::this_thread::get_id();
+}
+
+void CudaDevice::endAside() { aside_ = std::thread::id(); }
+
+void CudaDevice::awaitAside() {
+  if (!asideStream_) return;
+  DDPM_CUDA(cudaEventRecord(order_, asideStream_));
+  DDPM_CUDA(cudaStreamWaitEvent(mainStream(), order_, 0));
+}
 
 // A graph that still runs is destroyed when it is done.
 void CudaDevice::release(Recording* recording) noexcept {

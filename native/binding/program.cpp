@@ -39,8 +39,9 @@ Napi::Value NativeProgram::memory(const Napi::CallbackInfo& info) {
     Napi::Object object = Napi::Object::New(info.Env());
     object.Set("arena", double(c.arenaBytes));
     object.Set("packed", double(c.packedBytes));
-    object.Set("scratch", double(c.scratchBytes));
-    object.Set("total", double(c.arenaBytes + c.packedBytes + c.scratchBytes));
+    const uint64_t scratch = c.scratchBytes + c.sumBytes;
+    object.Set("scratch", double(scratch));
+    object.Set("total", double(c.arenaBytes + c.packedBytes + scratch));
     Napi::Object bound = Napi::Object::New(info.Env());
     for (const Storage& s : c.storages) {
       if (s.kind == Storage::external) bound.Set(s.name, double(s.bytes));

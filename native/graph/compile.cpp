@@ -108,7 +108,6 @@ void checkWeights(const Target& target, const Region& region) {
 }
 
 size_t scratchOf(const Target& target, const Step& step) {
-  if (const auto* sum = std::get_if<RankSum>(&step)) return target.backend->links ? sumScratchBytes(*sum) : 0;
   return std::visit(
       [&](const auto& op) -> size_t {
         using Op = std::decay_t<decltype(op)>;
@@ -179,6 +178,10 @@ Compiled compileOnce(const Graph& source, const std::map<std::string, ValueId>& 
   };
   for (const Prologue& prologue : compiled.steps.prologues) needScratch(prologue.steps);
   needScratch(compiled.steps.steps);
+  if (compiled.sum.exists() && target.backend->links) {
+    compiled.scratchBytes = aligned(compiled.scratchBytes);
+    compiled.sumBytes = sumScratchBytes(std::get<RankSum>(compiled.steps.steps[compiled.sum.at]));
+  }
   return compiled;
 }
 

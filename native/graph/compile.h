@@ -21,6 +21,7 @@ struct Compiled {
   SumPlan sum;
   std::set<std::string> names;  // every name that the graph knows: its inputs, outputs and banks
   uint64_t arenaBytes = 0, packedBytes = 0, scratchBytes = 0;
+  uint64_t sumBytes = 0;  // of the device, for what ranks exchange meanwhile
 };
 
 // `graph` is left as it is. Takes milliseconds, but seconds where the backend times algorithms, of which it times no

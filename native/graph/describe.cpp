@@ -74,7 +74,8 @@ const char* opName(const Step& step) {
 std::string describe(const Compiled& compiled) {
   char head[160];
   std::snprintf(head, sizeof head, "arena %.1f MB, packed weights %.1f MB, scratch %.1f MB\n",
-                compiled.arenaBytes / 1e6, compiled.packedBytes / 1e6, compiled.scratchBytes / 1e6);
+                compiled.arenaBytes / 1e6, compiled.packedBytes / 1e6,
+                double(compiled.scratchBytes + compiled.sumBytes) / 1e6);
   std::string text = head;
   for (const auto& [bank, steps] : compiled.steps.prologues) {
     for (const Step& step : steps) text += "when " + std::string(bank) + " change: " + describeStep(compiled, step);

@@ -5,9 +5,6 @@
 namespace ddpm {
 namespace {
 
-constexpr uint64_t kAlignment = 256;
-uint64_t aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
 struct Lifetime {
   Storage* storage;
   int32_t first = INT32_MAX, last = -1;

@@ -6,6 +6,9 @@
 
 namespace ddpm {
 
+// So that what lies behind it can be any tensor.
+constexpr uint64_t aligned(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
+
 // Sets the offsets of the arena's storages and returns the arena's size in bytes. Greedy by size, best fit, as in
 // Pisarchyk & Lee 2020, "Efficient memory management for deep neural net inference".
 uint64_t planArena(std::vector<Storage>& storages, std::vector<Step>& steps);

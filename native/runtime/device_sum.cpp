@@ -7,25 +7,30 @@
 namespace ddpm {
 namespace {
 
-class DeviceSum {
+void check(const DeviceWorld& world, const Device& device) {
+  if (&device == world.device().get()) return;
+  throw Failure::argumentOf("run", "device", "the one that has joined the others", "another");
+}
+
+}  // namespace
+
+class DeviceSum::Pieces {
  public:
-  DeviceSum(DeviceWorld& world, const Summands& summands, float* scratch)
+  Pieces(DeviceWorld& world, const Summands& summands, float* scratch)
       : world_(world),
         device_(*world.device()),
         summands_(summands),
         scratch_(scratch),
         parts_(summands.banks[0]->elements, world.size()) {
+    for (const auto& bank : summands.banks) check(world, *bank->device);
     for (int32_t r = 0; r < world.size(); ++r) {
       nodes_.push_back(nodesOf(r * summands.share, (r + 1) * summands.share));
       most_ = std::max(most_, nodes_.back().size());
     }
   }
 
-  void run() {
-    for (int64_t piece = 0; piece < parts_.pieces(); ++piece) add(piece);
-  }
+  int64_t count() const { return parts_.pieces(); }
 
- private:
   void add(int64_t piece) {
     const Range range = parts_.piece(piece), mine = parts_.own(piece, world_.rank());
     std::vector<Given> own;
@@ -39,6 +44,7 @@ class DeviceSum {
     if (!summands_.keepsParts) world_.gatherThere(at(whole, range.begin), partsOf(parts_, piece, world_.size()).data());
   }
 
+ private:
   // What all ranks' nodes gave for this rank's part of the piece, of that length.
   std::vector<Given> exchange(int64_t piece, const std::vector<Given>& own, int64_t length) {
     const size_t ranks = size_t(world_.size());
@@ -79,23 +85,34 @@ class DeviceSum {
 
   DeviceWorld& world_;
   Device& device_;
-  const Summands& summands_;
+  const Summands summands_;
   float* const scratch_;
   const BankParts parts_;
   std::vector<std::vector<TreeNode>> nodes_;  // of each rank
   size_t most_ = 0;
 };
 
-void check(const DeviceWorld& world, const Device& device) {
-  if (&device == world.device().get()) return;
-  throw Failure::argumentOf("run", "device", "the one that has joined the others", "another");
+DeviceSum::DeviceSum(DeviceWorld& world, const Summands& summands, const std::vector<Outgoing>& order, float* scratch)
+    : world_(world), order_(order), pieces_(std::make_unique<Pieces>(world, summands, scratch)) {}
+
+DeviceSum::~DeviceSum() {
+  if (finished_) return;
+  try {
+    world_.awaitAside();
+  } catch (const Failure&) {
+    // What ended it is reported.
+  }
 }
 
-}  // namespace
+void DeviceSum::ready(int64_t steps) {
+  if (next_ == order_.size() || order_[next_].after > steps) return;
+  const DeviceWorld::Aside aside(world_);
+  for (; next_ < order_.size() && order_[next_].after <= steps; ++next_) pieces_->add(order_[next_].piece);
+}
 
-void enqueueSum(DeviceWorld& world, const Summands& summands, float* scratch) {
-  for (const auto& bank : summands.banks) check(world, *bank->device);
-  DeviceSum(world, summands, scratch).run();
+void DeviceSum::finish() {
+  world_.awaitAside();
+  finished_ = true;
 }
 
 void sumBanks(DeviceWorld& world, const Summands& summands) {
@@ -108,7 +125,8 @@ void sumBanks(DeviceWorld& world, const Summands& summands) {
                       .keepsParts = summands.keepsParts};
   const std::unique_ptr<void, std::function<void(void*)>> scratch(device.allocate(sumScratchBytes(op)),
                                                                   [&](void* memory) { device.release(memory); });
-  enqueueSum(world, summands, static_cast<float*>(scratch.get()));
+  DeviceSum::Pieces sum(world, summands, static_cast<float*>(scratch.get()));
+  for (int64_t piece = 0; piece < sum.count(); ++piece) sum.add(piece);
   world.countSent(sentBytes(op));
   Error error;
   if (!device.backend().synchronize(device.handle(), &error)) throw toFailure(error);

@@ -128,6 +128,21 @@ void DeviceWorld::gatherThere(void* data, const Part* parts) {
   require(links_.gather(device_->handle(), data, parts, &error), error);
 }
 
+DeviceWorld::Aside::Aside(const DeviceWorld& world) : world_(world) {
+  Error error;
+  require(world_.links_.beginAside(world_.device_->handle(), &error), error);
+}
+
+DeviceWorld::Aside::~Aside() {
+  Error error;
+  world_.links_.endAside(world_.device_->handle(), &error);
+}
+
+void DeviceWorld::awaitAside() const {
+  Error error;
+  require(links_.awaitAside(device_->handle(), &error), error);
+}
+
 void DeviceWorld::check() const {
   Error error;
   require(links_.check(device_->handle(), &error), error);

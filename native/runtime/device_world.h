@@ -32,6 +32,19 @@ class DeviceWorld : public World {
   // On the device's thread: the same on memory of the device. They return when it is asked for, and may be recorded.
   void exchangeThere(const void* from, const Part* sent, void* to, const Part* received);
   void gatherThere(void* data, const Part* parts);
+  // Until it is gone, what is asked for goes beside what the device is asked for afterwards; see Links.
+  class Aside {
+   public:
+    explicit Aside(const DeviceWorld& world);
+    ~Aside();
+    Aside(const Aside&) = delete;
+    Aside& operator=(const Aside&) = delete;
+
+   private:
+    const DeviceWorld& world_;
+  };
+  // What the device is asked for afterwards comes when all of that is done.
+  void awaitAside() const;
   // Throws where the others are lost, as a recording must not be replayed then.
   void check() const;
 

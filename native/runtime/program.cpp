@@ -13,7 +13,8 @@ Program::Program(std::shared_ptr<Device> owner, Compiled compiled)
       recordings_(device) {
   findPatches();
   scratchOffset_ = compiled_.arenaBytes;  // a multiple of the arena's alignment
-  workspaceBytes_ = compiled_.arenaBytes + compiled_.scratchBytes;
+  sumOffset_ = scratchOffset_ + compiled_.scratchBytes;
+  workspaceBytes_ = sumOffset_ + compiled_.sumBytes;
 }
 
 void Program::reserve() {
@@ -172,10 +173,10 @@ void Program::executeWithRanks(const Bindings& bindings, const Recordings::Key& 
   const auto host = std::dynamic_pointer_cast<HostWorld>(world);
   size_t begin = 0;
   // What is between two steps with other ranks is recorded by itself.
-  const auto executeTo = [&](size_t end, OverlappedSum* sum) {
+  const auto executeTo = [&](size_t end, const StepsDone& isDone) {
     const auto issue = [&] {
       if (begin == 0) before();
-      execute(steps_.steps, begin, end, sum);
+      execute(steps_.steps, begin, end, isDone);
     };
     Recordings::Key part = key;
     part.push_back(steps_.steps.data() + begin);
@@ -186,22 +187,22 @@ void Program::executeWithRanks(const Bindings& bindings, const Recordings::Key& 
   };
   for (size_t at = 0; at < steps_.steps.size(); ++at) {
     if (const auto* op = std::get_if<RankGather>(&steps_.steps[at])) {
-      executeTo(at, nullptr);
+      executeTo(at, {});
       gatherParts(*host, *device, *op);
     }
     if (const auto* op = std::get_if<RankSum>(&steps_.steps[at])) {
       Summands summands = summandsOf(*op, bindings);
       if (isOfHost(*device)) {
         OverlappedSum sum(host, std::move(summands), compiled_.sum.order);
-        executeTo(at, &sum);
+        executeTo(at, [&](int64_t steps) { sum.ready(steps); });
         sum.wait();
       } else {
-        executeTo(at, nullptr);
+        executeTo(at, {});
         sumBanks(*host, summands);
       }
     }
   }
-  executeTo(steps_.steps.size(), nullptr);
+  executeTo(steps_.steps.size(), {});
 }
 
 void Program::executeWithDevices(DeviceWorld& world, const Bindings& bindings, const Recordings::Key& key,
@@ -209,15 +210,20 @@ void Program::executeWithDevices(DeviceWorld& world, const Bindings& bindings, c
   world.check();
   recordings_.run(key, [&] {
     before();
-    auto* const scratch = reinterpret_cast<float*>(device->workspace() + scratchOffset_);
     size_t begin = 0;
-    for (size_t at = 0; at < steps_.steps.size(); ++at) {
-      const auto* sum = std::get_if<RankSum>(&steps_.steps[at]);
+    if (compiled_.sum.exists()) {
+      auto* const scratch = reinterpret_cast<float*>(device->workspace() + sumOffset_);
+      begin = compiled_.sum.at;
+      const Summands summands = summandsOf(std::get<RankSum>(steps_.steps[begin]), bindings);
+      DeviceSum sum(world, summands, compiled_.sum.order, scratch);
+      execute(steps_.steps, 0, begin, [&](int64_t steps) { sum.ready(steps); });
+      sum.finish();
+    }
+    for (size_t at = begin; at < steps_.steps.size(); ++at) {
       const auto* gather = std::get_if<RankGather>(&steps_.steps[at]);
-      if (!sum && !gather) continue;
+      if (!gather) continue;
       execute(steps_.steps, begin, at);
-      if (sum) enqueueSum(world, summandsOf(*sum, bindings), scratch);
-      if (gather) enqueueGather(world, *device, *gather);
+      enqueueGather(world, *device, *gather);
       begin = at;
     }
     execute(steps_.steps, begin, steps_.steps.size());
@@ -230,11 +236,11 @@ void Program::executeWithDevices(DeviceWorld& world, const Bindings& bindings, c
   world.countSent(sent);
 }
 
-void Program::execute(std::vector<Step>& steps, size_t begin, size_t end, OverlappedSum* sum) {
+void Program::execute(std::vector<Step>& steps, size_t begin, size_t end, const StepsDone& isDone) {
   const Backend& backend = device->backend();
   void* scratch = device->workspace() + scratchOffset_;
   Error error;
-  if (sum) sum->ready(int64_t(begin));
+  if (isDone) isDone(int64_t(begin));
   for (size_t i = begin; i < end; ++i) {
     Step& step = steps[i];
     device->checkOpen();
@@ -256,7 +262,7 @@ void Program::execute(std::vector<Step>& steps, size_t begin, size_t end, Overla
       throw failure;
     }
     if (device->debug().times) times_.add(step, std::chrono::steady_clock::now() - start);
-    if (sum) sum->ready(int64_t(i) + 1);
+    if (isDone) isDone(int64_t(i) + 1);
   }
 }
 

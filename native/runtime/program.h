@@ -54,8 +54,9 @@ class Program {
 
   void findPatches();
   void bind(const Bindings& bindings);
-  // Steps [begin, end). `sum` is told of each that is done.
-  void execute(std::vector<Step>& steps, size_t begin, size_t end, OverlappedSum* sum = nullptr);
+  // Steps [begin, end). `isDone` is told how many of all are.
+  using StepsDone = std::function<void(int64_t steps)>;
+  void execute(std::vector<Step>& steps, size_t begin, size_t end, const StepsDone& isDone = {});
   // All steps of a program of which the runtime computes some with other ranks; `before` comes before the first.
   void executeWithRanks(const Bindings& bindings, const Recordings::Key& key, const std::function<void()>& before);
   // The same where devices reach one another: one recording.
@@ -75,7 +76,7 @@ class Program {
   };
   std::array<Packed, 2> packedFrom_;  // as Steps::prologues
   Recordings recordings_;
-  uint64_t scratchOffset_ = 0, workspaceBytes_ = 0;
+  uint64_t scratchOffset_ = 0, sumOffset_ = 0, workspaceBytes_ = 0;
   StepTimes times_;
   std::atomic<bool> retired_{false};
 };

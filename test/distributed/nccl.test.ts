@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { readFileSync, rmSync } from 'node:fs'
 import path from 'node:path'
+import { reportIn, StandIn } from '../support/fake-cudart'
 import { fakeNccl } from '../support/fake-nccl'
 import { temporaryFolder } from '../train/support'
 import { type Ended, endAll, launch, launchByEnvironment, resultOf, unlaunchable } from './launch'
@@ -77,6 +78,17 @@ describe('NCCL, by a stand-in', () => {
     })
   }
 
+  it('adds up a gradient before the next one is computed', async () => {
+    for (const ended of await launchByEnvironment(2, 'order-child.js', [], () => ({
+      ...env,
+      DDPM_HOST_LAUNCHES: '1',
+    }))) {
+      assert.deepEqual(resultOf(ended), { direct: 1, recorded: 0, replayed: 0 })
+      const launched = ended.output.match(/(?<=launch .*)(weightProduct|AddElements)/g)
+      assert.deepEqual(launched, ['weightProduct', 'AddElements', 'weightProduct', 'AddElements'])
+    }
+  })
+
   describe('trains what one process trains', () => {
     const args = [2, 2, 'fp32']
     const check = (alone: Trained, { weights, ema, losses, norms, isSame }: Trained) => {
@@ -107,6 +119,38 @@ describe('NCCL, by a stand-in', () => {
         alone,
         resultOf<Trained>(await launch(2, 'train-child.js', [...args, 'shards', 'nccl', 'cuda-host'], env).ended),
       )
+    })
+  })
+
+  describe('on the stand-in for the CUDA runtime', () => {
+    const folder = temporaryFolder()
+    const reportOf = (rank: number) => path.join(folder, `report-${rank}`)
+    let standIn: StandIn
+
+    before(function () {
+      standIn = StandIn.make(this)
+    })
+    after(() => standIn?.remove())
+    const start = (script: string, ...args: (string | number)[]) =>
+      launchByEnvironment(2, script, args, (rank) => ({
+        ...standIn.environment(reportOf(rank)),
+        ...{ FAKE_NCCL_CUDART: standIn.library, DDPM_NCCL: fakeNccl, DDPM_FAKE_NCCL_LOG: log },
+      }))
+
+    it('a sum is a branch of the CUDA graph that waits for what it adds up, and is waited for', async () => {
+      const results = (await start('sum-child.js', 'fine', 'nccl', 'cuda')).map((ended) => resultOf<Sums>(ended))
+      const step = ['send 65536 1, recv 65536 1', 'allgather 65536']
+      assert.deepEqual(logged(0).slice(1, 2 * runs + 1), Array.from({ length: runs }, () => step).flat())
+      for (const [rank, result] of results.entries()) {
+        for (const { launches } of result.results)
+          assert.deepEqual(launches, { direct: 1, recorded: 1, replayed: runs - 1 })
+        const { counts } = reportIn(reportOf(rank))
+        // Once as it is and once into a graph: the branch waits for the rest, and the rest for the branch.
+        assert.deepEqual(
+          [counts['wait for an event'], counts['branches of a capture'], counts['invalidated capture'] ?? 0],
+          [4 * cases.length, cases.length, 0],
+        )
+      }
     })
   })
 

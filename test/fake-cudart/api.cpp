@@ -23,12 +23,6 @@ thread_local cudaError_t last = cudaSuccess;  // its last error
 
 int deviceCount() { return int(setting("FAKE_CUDART_DEVICES", 1)); }
 
-struct Event {
-  int device;
-  Stream* stream = nullptr;
-  uint64_t number = 0;
-};
-
 Stream* streamOf(cudaStream_t stream) {
   const std::lock_guard guard(lock);
   auto* ours = reinterpret_cast<Stream*>(stream);
@@ -359,20 +353,27 @@ cudaError_t cudaEventCreate(cudaEvent_t* event) {
     return cudaSuccess;
   });
 }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return cudaEventCreate(event); }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete eventOf(event);
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return call("cudaEventRecord", [&] {
-    if (streamOf(stream)->capture) violation("an event is recorded in a captured stream");
     if (eventOf(event)->device != streamOf(stream)->device) return cudaErrorInvalidResourceHandle;
-    *eventOf(event) = {eventOf(event)->device, streamOf(stream), streamOf(stream)->issued};
+    record(*eventOf(event), *streamOf(stream));
     return cudaSuccess;
+  });
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  return call("cudaStreamWaitEvent", [&] {
+    count("wait for an event");
+    return waitFor(*streamOf(stream), *eventOf(event));
   });
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return call("cudaEventSynchronize", [&] {
+    if (eventOf(event)->capture) violation("an event of a capture is waited for by the host");
     if (eventOf(event)->stream) wait(*eventOf(event)->stream, eventOf(event)->number);
     return cudaSuccess;
   });

@@ -1,5 +1,6 @@
 #include "test/fake-cudart/stream.h"
 
+#include <algorithm>
 #include <set>
 
 #include "test/fake-cudart/faults.h"
@@ -46,6 +47,34 @@ cudaError_t issue(Stream& stream, const Work& work) {
   }
   if (!stream.capture->valid) return cudaErrorStreamCaptureInvalidated;
   stream.capture->work.push_back(work);
+  stream.captured = stream.capture->work.size();
+  return cudaSuccess;
+}
+
+void record(Event& event, Stream& stream) {
+  event = {event.device, &stream, stream.capture ? stream.captured : stream.issued, stream.capture};
+}
+
+cudaError_t waitFor(Stream& stream, const Event& event) {
+  if (!event.stream) return cudaSuccess;
+  if (!event.capture) {
+    if (stream.capture) return invalidate(*stream.capture), cudaErrorStreamCaptureIsolation;
+    stream.queue.emplace_back(++stream.issued, [event] { wait(*event.stream, event.number); });
+    return cudaSuccess;
+  }
+  if (event.capture != event.stream->capture) violation("an event of a capture that is over is waited for");
+  Capture& capture = *event.stream->capture;
+  if (stream.capture && stream.capture != &capture) return invalidate(capture), cudaErrorStreamCaptureMerge;
+  if (!stream.capture) {
+    if (!stream.queue.empty() && stream.device != event.device) violation("a branch on another device");
+    stream.capture = &capture;
+    stream.captured = 0;
+    capture.branches[&stream] = 0;
+  }
+  if (&stream == capture.origin && event.stream != capture.origin) {
+    size_t& joined = capture.branches.at(event.stream);
+    joined = std::max<size_t>(joined, event.number);
+  }
   return cudaSuccess;
 }
 
@@ -72,7 +101,8 @@ void waitForDevice(int device) {
 
 cudaError_t beginCapture(Stream& stream, cudaStreamCaptureMode mode) {
   if (stream.capture) return cudaErrorIllegalState;
-  stream.capture = new Capture{std::this_thread::get_id(), mode, {}, true};
+  stream.capture = new Capture{std::this_thread::get_id(), mode, &stream, {}, true, {}};
+  stream.captured = 0;
   return cudaSuccess;
 }
 
@@ -81,9 +111,17 @@ Graph* endCapture(Stream& stream, cudaError_t* status) {
   if (!capture) return *status = cudaErrorIllegalState, nullptr;
   if (capture->mode != cudaStreamCaptureModeRelaxed && capture->thread != std::this_thread::get_id())
     return *status = cudaErrorStreamCaptureWrongThread, nullptr;
+  if (capture->origin != &stream) return *status = cudaErrorStreamCaptureUnmatched, nullptr;
+  bool joined = true;
+  for (const auto& [branch, number] : capture->branches) {
+    joined = joined && branch->captured <= number;
+    branch->capture = nullptr;
+  }
   stream.capture = nullptr;
-  Graph* graph = capture->valid ? new Graph{stream.device, std::move(capture->work)} : nullptr;
-  *status = graph ? cudaSuccess : cudaErrorStreamCaptureInvalidated;
+  const bool whole = capture->valid && joined;
+  Graph* graph = whole ? new Graph{stream.device, std::move(capture->work)} : nullptr;
+  *status = whole ? cudaSuccess : joined ? cudaErrorStreamCaptureInvalidated : cudaErrorStreamCaptureUnjoined;
+  if (capture->valid && !capture->branches.empty()) count("branches of a capture", capture->branches.size());
   delete capture;
   if (graph) count("capture");
   return graph;

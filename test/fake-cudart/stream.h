@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <string>
 #include <thread>
 #include <vector>
@@ -25,11 +26,16 @@ struct Work {
   bool isKernel;
 };
 
+struct Stream;
+
 struct Capture {
   std::thread::id thread;
   cudaStreamCaptureMode mode;
-  std::vector<Work> work;
+  const Stream* origin;
+  std::vector<Work> work;  // of all streams that are part of it, in the order in which it was issued
   bool valid = true;
+  // Streams that an event made part of it, and up to where of `work` the origin waits for each of them.
+  std::map<Stream*, size_t> branches;
 };
 
 struct Stream {
@@ -37,6 +43,15 @@ struct Stream {
   uint64_t issued = 0, done = 0;  // operations
   std::deque<std::pair<uint64_t, std::function<void()>>> queue;
   Capture* capture = nullptr;
+  size_t captured = 0;  // of the capture's work, up to where there is some of this stream
+};
+
+// A point in the order of a stream, or of what is captured from it.
+struct Event {
+  int device;
+  Stream* stream = nullptr;
+  uint64_t number = 0;
+  const Capture* capture = nullptr;
 };
 
 struct Graph {
@@ -51,6 +66,9 @@ bool isStream(const Stream* stream);
 // Puts work on the stream, or into the capture that it is part of.
 cudaError_t issue(Stream& stream, const Work& work);
 cudaError_t launch(const Graph& graph, Stream& stream);
+void record(Event& event, Stream& stream);
+// What the stream is given afterwards comes after that of the event: in a capture, which the stream is then part of.
+cudaError_t waitFor(Stream& stream, const Event& event);
 // Does everything up to this operation.
 void wait(Stream& stream, uint64_t number);
 void waitForDevice(int device);

@@ -59,10 +59,13 @@ export class StandIn {
     return new StandIn(folder)
   }
 
-  /** Node with these arguments, where 'cuda' is the stand-in. */
-  run(args: readonly string[], settings: StandInSettings = {}, env: NodeJS.ProcessEnv = {}): Ended {
-    const report = path.join(this.#folder, 'report.json')
-    rmSync(report, { force: true })
+  /** What NCCL's stand-in puts its work on. */
+  get library(): string {
+    return path.join(this.#folder, 'build', 'Release', 'ddpm_cuda.so')
+  }
+
+  /** Of a process in which 'cuda' is the stand-in; its counts go to the file `report`. */
+  environment(report: string, settings: StandInSettings = {}): Record<string, string> {
     const given: Record<string, string | number | undefined> = {
       FAKE_CUDART_DEVICES: settings.devices,
       FAKE_CUDART_ARCH: settings.architecture,
@@ -70,29 +73,38 @@ export class StandIn {
       FAKE_CUDART_POOLS: settings.pools === false ? 0 : undefined,
       FAKE_CUDART_FAIL: settings.fail,
     }
+    return {
+      LD_LIBRARY_PATH: this.#folder,
+      DDPM_NATIVE_PREBUILD: this.#folder,
+      DDPM_CUDNN: 'off',
+      DDPM_TUNE_CACHE: 'off',
+      FAKE_CUDART_REPORT: report,
+      ...Object.fromEntries(Object.entries(given).flatMap(([k, v]) => (v === undefined ? [] : [[k, String(v)]]))),
+    }
+  }
+
+  /** Node with these arguments, where 'cuda' is the stand-in. */
+  run(args: readonly string[], settings: StandInSettings = {}, env: NodeJS.ProcessEnv = {}): Ended {
+    const report = path.join(this.#folder, 'report.json')
+    rmSync(report, { force: true })
     const { DDPM_DEBUG: _, DDPM_TEST_DEVICE: __, ...rest } = process.env
     const { status, signal, stdout, stderr } = spawnSync(process.execPath, args, {
       encoding: 'utf8',
       timeout: 300_000,
       maxBuffer: 1 << 28,
-      env: {
-        ...rest,
-        LD_LIBRARY_PATH: this.#folder,
-        DDPM_NATIVE_PREBUILD: this.#folder,
-        DDPM_CUDNN: 'off',
-        DDPM_TUNE_CACHE: 'off',
-        FAKE_CUDART_REPORT: report,
-        ...Object.fromEntries(Object.entries(given).flatMap(([k, v]) => (v === undefined ? [] : [[k, String(v)]]))),
-        ...env,
-      },
+      env: { ...rest, ...this.environment(report, settings), ...env },
     })
-    const counted = existsSync(report) ? JSON.parse(readFileSync(report, 'utf8')) : { counts: {}, kernels: {} }
-    return { status, signal, stdout, stderr, report: counted }
+    return { status, signal, stdout, stderr, report: reportIn(report) }
   }
 
   remove(): void {
     rmSync(this.#folder, { recursive: true, force: true })
   }
+}
+
+/** What a process that has ended wrote there. */
+export function reportIn(file: string): Ended['report'] {
+  return existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : { counts: {}, kernels: {} }
 }
 
 function whyNot(): string | undefined {

@@ -216,6 +216,11 @@ void CudaDevice::replay(Recording* recording) {
   for (const auto& work : recorded.work) work();
 }
 
+// All is done in the order in which it is issued.
+void CudaDevice::beginAside() {}
+void CudaDevice::endAside() {}
+void CudaDevice::awaitAside() {}
+
 void CudaDevice::release(Recording* recording) noexcept {
   if (recordings_.erase(recording)) delete reinterpret_cast<host::Recorded*>(recording);
 }

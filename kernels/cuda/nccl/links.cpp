@@ -53,6 +53,18 @@ bool gather(DeviceHandle* handle, void* data, const Part* parts, Error* error) {
   return onDevice(handle, error, [&](CudaDevice& device) { joined(device).gather(data, parts); });
 }
 
+bool beginAside(DeviceHandle* handle, Error* error) {
+  return onDevice(handle, error, [](CudaDevice& device) { device.beginAside(); });
+}
+
+bool endAside(DeviceHandle* handle, Error* error) {
+  return onDevice(handle, error, [](CudaDevice& device) { device.endAside(); });
+}
+
+bool awaitAside(DeviceHandle* handle, Error* error) {
+  return onDevice(handle, error, [](CudaDevice& device) { device.awaitAside(); });
+}
+
 bool check(DeviceHandle* handle, Error* error) {
   return guarded(error, [&] { joined(deviceOf(handle)).check(); });
 }
@@ -76,6 +88,9 @@ const Links* links() {
                               .library = library,
                               .exchange = exchange,
                               .gather = gather,
+                              .beginAside = beginAside,
+                              .endAside = endAside,
+                              .awaitAside = awaitAside,
                               .check = check,
                               .setTimeout = setTimeout,
                               .abandon = abandon,
