@@ -11,13 +11,13 @@ import { Attack, type Part } from './support/attack'
 
 /** Each with its seconds. */
 const parts: readonly (readonly [Part, number])[] = [
-  [files, 6],
-  [calls, 5],
-  [kills, 5],
-  [locks, 3],
-  [native, 4],
-  [exits, 4],
-  [stress, 5],
+  [files, 3],
+  [calls, 3],
+  [kills, 3],
+  [locks, 2],
+  [native, 2],
+  [exits, 2],
+  [stress, 3],
 ]
 
 describe('attack', () => {

@@ -16,6 +16,9 @@ const ways = [
   'exit in a handler of a signal',
   'exit after a close',
   'work in a handler of exit',
+  'exit in a microtask',
+  'an exception',
+  'exit with a worker at work',
 ]
 
 async function endOf(backend: string, work: string, way: string, milliseconds: number): Promise<string | undefined> {

@@ -62,7 +62,7 @@ export const readers: Record<string, () => Promise<Reader>> = {
     seeds: seeds.load('ema.safetensors', 'ema_constant.safetensors'),
     snippets: [...seeds.jsonSnippets, 'F64', 'BF16', 'I64'],
     codes: ['bad-file'],
-    rounds: 4000,
+    rounds: 1000,
     read: async (bytes) => {
       const { tensors } = await readSafetensors(bytes)
       return Object.values(tensors).reduce((sum, { data }) => sum + data.byteLength, 0)
@@ -72,7 +72,7 @@ export const readers: Record<string, () => Promise<Reader>> = {
     seeds: seeds.load('ema.safetensors', 'schedules_given.safetensors'),
     snippets: [...seeds.jsonSnippets, 'F64', 'BF16', 'I64'],
     codes: ['bad-file'],
-    rounds: 4000,
+    rounds: 1000,
     read: async (bytes) => {
       const { entries, metadata } = await readSafetensorsHeader(bytes)
       return JSON.stringify([entries, metadata]).length
@@ -88,7 +88,7 @@ export const readers: Record<string, () => Promise<Reader>> = {
     seeds: [Buffer.from(seeds.compVisYaml), Buffer.from(seeds.aliasYaml)],
     snippets: seeds.yamlSnippets,
     codes: configCodes,
-    rounds: 4000,
+    rounds: 1000,
     read: async (bytes) => {
       await readCompVisConfig(await readYaml(bytes))
       return 0
@@ -110,7 +110,7 @@ export const readers: Record<string, () => Promise<Reader>> = {
       },
       read: openers.autoencoder,
     })
-    return { ...reader, rounds: 100 } // each reads the weights
+    return { ...reader, rounds: 60 } // each reads the weights
   },
   schedulerPlan: () =>
     fileReader({
@@ -257,7 +257,7 @@ function torchReader(...names: string[]): Reader {
     seeds: seeds.load(...names.map((name) => `checkpoints/${name}`)),
     snippets: seeds.torchSnippets,
     codes: ['bad-file'],
-    rounds: 4000,
+    rounds: 1000,
     read: readTorch,
   }
 }
@@ -302,7 +302,7 @@ async function tokenizerReader(file: string): Promise<Reader> {
     },
     read: openers.tokenizer,
   })
-  return { ...reader, rounds: 100 }
+  return { ...reader, rounds: 60 }
 }
 
 async function tokenizerJsonReader(good: object, config: object): Promise<Reader> {
@@ -314,7 +314,7 @@ async function tokenizerJsonReader(good: object, config: object): Promise<Reader
     },
     read: openers.tokenizer,
   })
-  return { ...reader, rounds: 200 }
+  return { ...reader, rounds: 80 }
 }
 
 /** A file of training images, with an image beside it. */
@@ -327,7 +327,7 @@ async function dataReader(opener: string, file: string, good: readonly Uint8Arra
     },
     read: opens(opener),
   })
-  return { ...reader, rounds: 200 }
+  return { ...reader, rounds: 80 }
 }
 
 /** An .npz file that this package writes. */
@@ -341,7 +341,7 @@ async function npzReader(opener: string, arrays: Readonly<Record<string, NpyArra
     },
     read: opens(opener),
   })
-  return { ...reader, rounds: 200 }
+  return { ...reader, rounds: 80 }
 }
 
 interface FileReader {
@@ -364,7 +364,7 @@ async function fileReader({ file, codes, seeds: given = [], snippets, prepare, r
   const folder = await mkdtemp(path.join(os.tmpdir(), 'ddpm-fuzz-'))
   const damaged = path.join(folder, file)
   return {
-    ...{ seeds: (await prepare?.(folder)) ?? given, snippets: snippets ?? seeds.jsonSnippets, codes, rounds: 500 },
+    ...{ seeds: (await prepare?.(folder)) ?? given, snippets: snippets ?? seeds.jsonSnippets, codes, rounds: 150 },
     read: async (bytes) => {
       await writeFile(damaged, bytes)
       await read(folder, damaged)
