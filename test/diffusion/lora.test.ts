@@ -15,10 +15,10 @@ import { testedBackends } from '../support/devices'
 import { Random } from '../support/random'
 import { smallUNet } from '../support/small-unet'
 
-const unetConfig = { ...smallUNet, normGroups: 8 }
+const unetConfig = { ...smallUNet, modelChannels: 16, normGroups: 8 }
 const base: DDPMOptions = { unetConfig, imageSize: 8, channels: 3, timesteps: 50, seed: 4 }
 const images = Tensor.from(new Random(1).normals(2 * 3 * 64), [2, 3, 8, 8])
-const drawn = { batchSize: 2, steps: 4, seed: 3, sampler: 'ddim' } as const
+const drawn = { batchSize: 2, steps: 2, seed: 3, sampler: 'ddim' } as const
 
 /** A base whose output is not zero, as that of a new network is. */
 async function weights(): Promise<StateDict> {
@@ -51,7 +51,7 @@ describe('models with low-rank updates', () => {
 
   for (const backend of testedBackends) {
     it(`${backend}: train nothing else, and are the same merged, beside, and from either kind of file`, async () => {
-      using ddpm = await trained(backend as 'cpu', { rank: 2 })
+      using ddpm = await trained(backend as 'cpu', { rank: 2 }, 2)
       const before = await weights()
       const state = await ddpm.stateDict()
       for (const [name, tensor] of Object.entries(before)) {
@@ -65,7 +65,9 @@ describe('models with low-rank updates', () => {
       for (const names of ['peft', 'kohya'] as const) {
         const file = at(`${backend}-${names}.safetensors`)
         await ddpm.saveLora(file, { names })
-        for (const merge of [true, false]) {
+        // Kernels of GPUs take their time on a CPU.
+        const both = backend === 'cuda-host' ? [names === 'peft'] : [true, false]
+        for (const merge of both) {
           using again = await plain.withLoras([{ path: file }], { merge })
           assertCloseToScale(await image(again), expected, 1e-4, `${names}, ${merge ? 'merged' : 'beside'}`)
         }
@@ -142,7 +144,7 @@ describe('models with low-rank updates', () => {
       await assert.rejects(plain.withLoras([{ path: file }]), { name: 'DiffusionError', code, message })
     }
     const [down, up] = ['unet.time_embed.0.lora_A.weight', 'unet.time_embed.0.lora_B.weight']
-    await refused({ [down]: [2, 32], [up]: [128, 3] }, 'state-mismatch', /is no update of a weight \[128, 32\]/)
+    await refused({ [down]: [2, 32], [up]: [128, 3] }, 'state-mismatch', /is no update of a weight \[64, 16\]/)
     await refused({ [down]: [2, 31], [up]: [128, 2] }, 'state-mismatch', /is no update/)
     await refused({ [down]: [2, 32] }, 'bad-file', /one of two parts/)
     await refused({ 'unet.time_embed.7.lora_A.weight': [2, 32] }, 'state-mismatch', /no layer for 'unet.time_embed.7/)

@@ -18,8 +18,8 @@ const tolerance: Record<Exclude<Precision, 'fp32'>, { loss: number; chain: numbe
 for (const precision of ['fp16', 'bf16'] as const) {
   for (const device of devicesWith(precision)) {
     describe(`${precision} on ${device}`, () => {
-      // `npm run test:contracted` takes all of them, as a GPU rounds.
-      const steps = device === 'cuda-host' ? 8 : 20
+      // `npm run test:contracted` takes all of them, and the chain, as a GPU rounds.
+      const steps = device === 'cuda-host' ? 4 : 20
       it(`${steps} training steps follow the curve of fp32`, async () => {
         const fixture = await Fixture.load('train_curve')
         const { lr, betas, eps, weight_decay: weightDecay } = fixture.config.optimizer
@@ -41,6 +41,8 @@ for (const precision of ['fp16', 'bf16'] as const) {
           'losses',
         )
       })
+
+      if (device === 'cuda-host') return
 
       it('a chain of fifty steps ends where that of fp32 does', async () => {
         const fixture = await Fixture.load('sampling_T50')

@@ -12,22 +12,25 @@ async function stacked(tensors: readonly Tensor[]): Promise<Float32Array> {
   return Float32Array.from(parts.flatMap((part) => [...part]))
 }
 
-/** All chains on one backend, the first of 50 steps on every other. */
+/** All chains on one backend, a short one on every other: same-image.test has one of 50 steps there. */
 const chains = [
-  { name: 'sampling_T50', device: testDevice, count: Number.POSITIVE_INFINITY },
-  { name: 'sampling_T1000', device: testDevice, count: Number.POSITIVE_INFINITY },
-  ...testedBackends.filter((name) => name !== testDevice).map((device) => ({ name: 'sampling_T50', device, count: 1 })),
+  { name: 'sampling_T50', device: testDevice, only: undefined },
+  { name: 'sampling_T1000', device: testDevice, only: undefined },
+  ...testedBackends
+    .filter((name) => name !== testDevice)
+    .map((device) => ({ name: 'sampling_T50', device, only: 'ddim_S10_eta1' })),
 ]
 
 /** Kernels of GPUs on a CPU: seconds where nothing else runs. */
 const slow = 600_000
 
-for (const { name, device, count } of chains) {
+for (const { name, device, only } of chains) {
   describe(`${name} on ${device}`, () => {
     it('replayed chains end where the recorded ones do, intermediates included', async () => {
       const fixture = await Fixture.load(name)
       const tolerance = fixture.tolerance.suggest.final
-      for (const c of fixture.config.cases.slice(0, count)) {
+      for (const c of fixture.config.cases) {
+        if (only !== undefined && c.id !== only) continue
         const { id, S, eta, clipDenoised, logEveryT = 1, parameterization = 'eps' } = camelCase(c)
         using ddpm = await goldenModel(fixture, { parameterization, logEveryT, clipDenoised, device })
         const sampler = c.kind === 'ddpm' ? {} : { sampler: c.kind, steps: S, eta, ddimDiscretize: 'uniform' as const }

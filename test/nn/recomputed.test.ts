@@ -30,11 +30,12 @@ async function gradients(device: DeviceName, unet: UNet, precision: Precision) {
   return runGraph(device, feeds, (graph, inputs) => lossStep(unet, graph, inputs), { banks, precision })
 }
 
-/** Of each network fp32 and, where there are widths of 16 bits, one of these in turn. */
+/** Of each network fp32 and, where there are widths of 16 bits, one of these in turn; one of all, where a GPU's kernels run on a CPU. */
 function precisionsFor(backend: DeviceName, network: number): readonly Precision[] {
   const narrow = Device.open(backend)
     .native.info()
     .precisions.filter((precision) => precision !== 'fp32')
+  if (backend.startsWith('cuda-host')) return [(['fp32', ...narrow] as const)[network % (1 + narrow.length)]]
   return narrow.length > 0 ? ['fp32', narrow[network % narrow.length]] : ['fp32']
 }
 
