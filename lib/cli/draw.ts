@@ -14,7 +14,7 @@ import { type OptionTable, UsageError, type Values } from './args'
 import { checkGuidance, type Guides, guidanceOf, guidanceOptions } from './guidance'
 import { stderr } from './output'
 import type { PreviewFile } from './preview-file'
-import { Progress } from './progress'
+import { Progress, type Terminal } from './progress'
 import { ownScheduler, promptsOf, shapeOf, textOf, textOptions } from './text'
 
 /** How an image is drawn, whatever it begins with. */
@@ -192,10 +192,12 @@ export async function* drawImages(
     readonly labelOf: LabelOf
     readonly guides: Guides
     readonly preview?: PreviewFile
+    /** Default: stderr. */
+    readonly progress?: Terminal
   },
 ): AsyncGenerator<Drawn> {
   const { first, count } = spanOf(values)
-  const { signal } = o
+  const { signal, progress = stderr } = o
   const path = await pathOptions(ddpm, values, o.guides)
   const batch = values.interpolate ? count : Math.min(count, batchOf(values))
   const batches = Math.ceil(count / batch)
@@ -207,7 +209,7 @@ export async function* drawImages(
       if (o.skip(span)) continue
       const onStep = async ({ step, total, predX0 }: StepEvent) => {
         // `total` is not always `steps`: ddim.py's strides may take some more.
-        bar ??= new Progress(stderr, { label: 'sample', total: batches * total, done: b * total, lines: true })
+        bar ??= new Progress(progress, { label: 'sample', total: batches * total, done: b * total, lines: true })
         bar.update(b * total + step, `${b * batch} of ${count} images`)
         await o.preview?.show(ddpm, predX0, step === total)
       }

@@ -1,13 +1,15 @@
 /** `ddpm merge`: what shards have made as one file. */
 import { openRegularFile, readFully } from '../checkpoint/regular-file'
 import { mergeParts, openParts } from '../data/parts/merge-parts'
+import type { Part } from '../data/parts/part-file'
 import type { NamedPart } from '../data/parts/part-set'
 import { mergeFiles, openEvaluations } from '../trainer/evaluation-file'
 import { type Command, type OptionTable, UsageError } from './args'
 import { reportBits } from './evaluate-bits'
 import { outputFile, overwriteOption, tellRenamed, writeOutput } from './free-name'
-import { createOutput, type Output, stderr, warn } from './output'
+import { createOutput, type Output } from './output'
 import { Progress } from './progress'
+import { tellDevices } from './shard'
 import { stoppable } from './stop'
 
 const options = {
@@ -65,8 +67,21 @@ interface Target {
 async function mergeImages(files: readonly string[], { out, overwrite, output, signal }: Target): Promise<void> {
   const parts = await openParts(files)
   const file = await outputFile(out, { overwrite })
+  await writeMerged(parts, file, { output, signal })
+  const count = parts.reduce((sum, part) => sum + part.count, 0)
+  output.say(`${count} images of ${partsText(parts)}: ${file}`)
+  tellRenamed(output, out, file)
+  output.event('done', { count, parts: parts.length, file })
+}
+
+/** Parts in order as one file, which replaces what is there. Throws what mergeParts throws. */
+export async function writeMerged(
+  parts: readonly Part[],
+  file: string,
+  { output, signal }: { readonly output: Output; readonly signal: AbortSignal },
+): Promise<void> {
   tellDevices(output, parts)
-  const bar = new Progress(stderr, { label: 'merge', total: 100, rate: false, lines: true })
+  const bar = new Progress(output.progress, { label: 'merge', total: 100, rate: false, lines: true })
   try {
     await mergeParts(parts, file, {
       signal,
@@ -76,10 +91,6 @@ async function mergeImages(files: readonly string[], { out, overwrite, output, s
   } finally {
     bar.clear()
   }
-  const count = parts.reduce((sum, part) => sum + part.count, 0)
-  output.say(`${count} images of ${partsText(parts)}: ${file}`)
-  tellRenamed(output, out, file)
-  output.event('done', { count, parts: parts.length, file })
 }
 
 async function mergeBits(files: readonly string[], { out, overwrite, output }: Target): Promise<void> {
@@ -97,14 +108,4 @@ async function mergeBits(files: readonly string[], { out, overwrite, output }: T
 
 function partsText({ length }: readonly NamedPart[]): string {
   return `${length} ${length === 1 ? 'part' : 'parts'}`
-}
-
-/** Whose bits may differ. */
-function tellDevices(output: Output, parts: readonly NamedPart[]): void {
-  const devices = [...new Set(parts.map(({ device }) => device))]
-  if (devices.length < 2) return
-  warn(
-    output,
-    `the parts were computed by different devices (${devices.join('; ')}): the last bits may differ from those of one`,
-  )
 }

@@ -1,10 +1,10 @@
 /** An .npz file: the images lie one after another in a partial file beside it, until all are there. */
-import { type FileHandle, mkdtemp, open, rm, stat } from 'node:fs/promises'
+import { type FileHandle, mkdtemp, open, readdir, rm, stat } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { readFully } from '../checkpoint/regular-file'
 import { writeNpz } from '../data/npz'
-import { partArray, readPart } from '../data/parts/part-file'
+import { partArray, partName, readPart } from '../data/parts/part-file'
 import { DiffusionError } from '../errors'
 import { ioError } from '../file-errors'
 import type { Drawn, LabelOf } from './draw'
@@ -27,7 +27,6 @@ export class NpzFile implements Keeper {
   ) {}
 
   static async open(wanted: string, o: KeepOptions): Promise<NpzFile> {
-    const exists = async (name: string) => (await stat(name).catch(() => undefined)) !== undefined
     const special = await isSpecial(wanted)
     if (o.resume && !special) {
       if (!(await exists(partialOf(wanted)))) {
@@ -35,6 +34,7 @@ export class NpzFile implements Keeper {
           if (o.part) checkRecord((await readPart(wanted)).whole, o.part.whole, wanted)
           return new NpzFile(wanted, wanted, o, undefined, o.span.count)
         }
+        if (!o.part) await checkOtherParts(wanted, 1)
       } else {
         const handle = await open(partialOf(wanted), 'r+')
         try {
@@ -64,7 +64,8 @@ export class NpzFile implements Keeper {
   }
 
   async add({ first, images }: Drawn): Promise<void> {
-    const { handle, file } = this.partial!
+    if (!this.partial) return // these are drawn for another keeper
+    const { handle, file } = this.partial
     const skipped = this.o.span.first + this.done - first
     const data = images.data.subarray(Math.max(0, skipped) * this.#size)
     try {
@@ -119,12 +120,42 @@ export class NpzFile implements Keeper {
   }
 }
 
-function partialOf(name: string): string {
+export function partialOf(name: string): string {
   return `${name}.partial`
 }
 
+export async function exists(name: string): Promise<boolean> {
+  return (await stat(name).catch(() => undefined)) !== undefined
+}
+
+/** Parts of it, whole or partial, and of how many each is one. */
+export async function partsBeside(name: string): Promise<{ file: string; total: number }[]> {
+  const { dir, base } = path.parse(path.resolve(name))
+  const found: { file: string; total: number }[] = []
+  for (const file of await readdir(dir).catch(() => [])) {
+    const [, index, total] = /-(\d+)-of-(\d+)(?:\.\w+)?(?:\.partial)?$/.exec(file) ?? []
+    if (index === undefined) continue
+    const part = partName(base, { index: Number(index), total: Number(total) })
+    if (file === part || file === partialOf(part))
+      found.push({ file: path.join(path.dirname(name), file), total: Number(total) })
+  }
+  return found
+}
+
+/** Throws `invalid-argument` where others have begun it, with whose images this number of processes does not go on. */
+export async function checkOtherParts(name: string, processes: number, isBegunByOne = false): Promise<void> {
+  const [part] = isBegunByOne ? [{ file: partialOf(name), total: 1 }] : await partsBeside(name)
+  if (!part) return
+  const [whose, advice] =
+    part.total === 1
+      ? ['one process', '']
+      : [`${part.total} processes or shards`, '; ddpm merge makes a file of parts that are all there']
+  const message = `${part.file} is of ${whose}: --resume goes on with as many, and not with ${processes}${advice}`
+  throw new DiffusionError('invalid-argument', message, { argument: 'resume', received: name })
+}
+
 /** A device or a pipe. */
-async function isSpecial(name: string): Promise<boolean> {
+export async function isSpecial(name: string): Promise<boolean> {
   const there = await stat(name).catch(() => undefined)
   return there !== undefined && !there.isFile() && !there.isDirectory()
 }

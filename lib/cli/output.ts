@@ -6,6 +6,7 @@ import { closeSync } from 'node:fs'
 import { isatty } from 'node:tty'
 import { reasonOf, systemCode } from '../file-errors'
 import { jsonLine, oneLine } from '../printable'
+import type { Terminal } from './progress'
 
 export interface Output {
   readonly json: boolean
@@ -13,15 +14,21 @@ export interface Output {
   event(name: string, fields: Record<string, unknown>): void
   /** A line for people; nothing with --json. */
   say(text: string): void
+  /** A line for people on stderr; nothing with --json. */
+  note(text: string): void
+  /** Where progress is drawn. */
+  readonly progress: Terminal
 }
 
 /** `silent`: nothing is written, as by a process of several that does not lead. */
 export function createOutput(json: boolean, silent = false): Output {
-  if (silent) return { json, event: () => {}, say: () => {} }
+  if (silent) return { json, event: () => {}, say: () => {}, note: () => {}, progress: { write: () => {} } }
   return {
     json,
     event: (name, fields) => void (json && stdout.write(`${jsonLine({ event: name, ...fields })}\n`)),
     say: (text) => void (json || stdout.write(`${oneLine(text)}\n`)),
+    note: (text) => void (json || note(text)),
+    progress: stderr,
   }
 }
 
@@ -33,7 +40,7 @@ export function note(text: string): void {
 /** A line on stderr, or with --json an event. */
 export function warn(output: Output, message: string): void {
   output.event('warning', { message })
-  if (!output.json) note(`warning: ${message}`)
+  output.note(`warning: ${message}`)
 }
 
 /** An output that failed. */

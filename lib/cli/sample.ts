@@ -2,6 +2,7 @@ import { encodeImage, imageFormatOf } from '../data/image-format'
 import { type GridOptions, gridSize, type ImageBytes, imageAt, imageGrid, joinBytes } from '../data/image-grid'
 import { partName } from '../data/parts/part-file'
 import type { DDPM } from '../diffusion/models/ddpm'
+import type { Ranks } from '../trainer/ranks'
 import { type Command, type OptionTable, UsageError, type Values } from './args'
 import { batchOf, checkDrawOptions, type Drawn, drawImages, drawOptions, labelsFor, type Span, spanOf } from './draw'
 import { outputFile, outputName, overwriteOption, tellRenamed, writeOutput } from './free-name'
@@ -9,14 +10,16 @@ import { type Guides, openGuides } from './guidance'
 import { type Keeper, type KeepOptions, numbersOf } from './keeper'
 import { NpzFile } from './npz-file'
 import { modelOptions, openModel, sourceOf } from './open-model'
-import { createOutput, note, type Output, stdout, warn } from './output'
+import { createOutput, type Output, stdout } from './output'
 import { preview } from './preview'
 import { PreviewFile } from './preview-file'
 import { sampleRecord } from './sample-record'
+import { checkTogether, type Finished, finishTogether, type Places, placesOfAll } from './sample-together'
 import { SeparateFiles } from './separate-files'
 import { namePart, partOf, type SpanShard, shardOfSpan, shardOption } from './shard'
 import { stoppable } from './stop'
 import { shapeOf } from './text'
+import { distributedOption, ranksOf, shareOf, tellWarnings } from './together'
 
 const options = {
   ...modelOptions,
@@ -44,6 +47,7 @@ const options = {
     help: 'go on with --separate and --npz where an earlier command with the same options ended',
   },
   ...shardOption,
+  ...distributedOption,
   preview: {
     kind: 'string',
     value: 'file',
@@ -73,7 +77,8 @@ export const sample: Command<typeof options> = {
   ddpm sample --count 4 --preview forming.png
   ddpm sample --count 50000 --batch 64 --npz samples.npz
   ddpm sample --count 50000 --batch 64 --npz samples.npz --resume
-  ddpm sample --count 50000 --batch 64 --npz samples.npz --shard 3/16`,
+  ddpm sample --count 50000 --batch 64 --npz samples.npz --shard 3/16
+  mpirun -n 4 npx ddpm sample --count 50000 --batch 64 --npz samples.npz`,
 
   async run(values, [positional]) {
     sourceOf(values, positional)
@@ -81,16 +86,27 @@ export const sample: Command<typeof options> = {
     const kept = values.separate !== undefined || values.npz !== undefined
     if (values.resume && !kept) throw new UsageError('--resume goes with --separate or --npz')
     if (values.resume && values.overwrite) throw new UsageError('--resume and --overwrite: give one of them')
-    const shard = values.shard === undefined ? undefined : shardOf(values.shard, values)
-    const output = createOutput(values.json === true)
+    const asked = values.shard === undefined ? undefined : shardOf(values.shard, values)
+    const ranks = ranksOf(values)
+    if (ranks.size > 1) checkTogether(values, ranks.size)
+    const shard = ranks.size > 1 ? shareOf(ranks, spanOf(values), batchOf(values)) : asked
+    const output = createOutput(values.json === true, !ranks.leads)
     const { exitCode } = await stoppable((signal) =>
-      draw({ ...values, model: sourceOf(values, positional), checkpoint: undefined }, shard, output, signal),
+      draw({ ...values, model: sourceOf(values, positional), checkpoint: undefined }, { shard, ranks, output, signal }),
     )
     return exitCode
   },
 }
 
 type SampleValues = Values<typeof options>
+
+interface Drawer {
+  /** What this process draws of it, if not all. */
+  readonly shard?: SpanShard
+  readonly ranks: Ranks
+  readonly output: Output
+  readonly signal: AbortSignal
+}
 
 /** Throws UsageError. */
 function shardOf(shard: string, values: SampleValues): SpanShard {
@@ -101,26 +117,23 @@ function shardOf(shard: string, values: SampleValues): SpanShard {
   return shardOfSpan(shard, spanOf(values), batchOf(values))
 }
 
-async function draw(
-  all: SampleValues,
-  shard: SpanShard | undefined,
-  output: Output,
-  signal: AbortSignal,
-): Promise<void> {
+async function draw(all: SampleValues, { shard, ranks, output, signal }: Drawer): Promise<void> {
+  const several = ranks.size > 1
+  const whole = spanOf(all)
   const values = shard ? { ...all, first: shard.first, count: shard.count } : all
   const start = performance.now()
   const grid = await gridFile(values)
   const previewFile = values.preview === undefined ? undefined : await PreviewFile.open(values.preview, values)
-  const ddpm = await openModel(values)
+  const ddpm = await ranks.leaderFirst(() => openModel(values))
   const keepers: Keeper[] = []
   try {
     const span = spanOf(values)
     const [height, width] = shapeOf(ddpm, values)
     if (grid !== undefined) gridSize([span.count, height, width], gridOptions(values, height))
-    using guides = await openGuides(ddpm, values)
+    using guides = await ranks.leaderFirst(() => openGuides(ddpm, values))
     const labelOf = labelsFor(ddpm, values, guides)
-    await openKeepers(keepers, { ddpm, guides, values: all, span, shard })
-    const shown = wantsPreview(values, output)
+    const places = await openKeepers(keepers, { ddpm, guides, values: all, span, shard, ranks })
+    const shown = wantsPreview(values, output) && !several
     const images: ImageBytes[] = []
     // Only a grid needs all images in memory at once, and those of before are in a file.
     const needed = (image: number) => grid !== undefined || (shown && image < span.first + maxShown)
@@ -130,30 +143,43 @@ async function draw(
     const remember = async (upTo: number) => {
       for (; next < upTo; next++) if (needed(next)) images.push(await again(keepers, next, shapeOf(ddpm, values)))
     }
+    let done: Finished
     try {
       const skip = (part: Span) => numbersOf(part).every(has)
-      for await (const drawn of drawImages(ddpm, values, { signal, skip, labelOf, guides, preview: previewFile })) {
+      const shownBy = { preview: previewFile, progress: output.progress }
+      for await (const drawn of drawImages(ddpm, values, { signal, skip, labelOf, guides, ...shownBy })) {
         await remember(drawn.first)
         for (const keeper of keepers) await keeper.add(drawn)
         for (const image of numbersOf(drawn)) if (needed(image)) images.push(one(drawn, image))
         next = drawn.first + drawn.count
       }
       await remember(span.first + span.count)
+      const files: string[] = []
+      for (const keeper of keepers) files.push(...(await keeper.finish(labelOf)))
+      const own = { before, warnings: ddpm.warnings() }
+      done = places
+        ? await finishTogether(ranks, own, { places, whole, output, signal })
+        : { before, warnings: [own.warnings], files }
     } catch (error) {
       const done = numbersOf(span).filter(has).length
       if (done > 0) {
-        const where = keepers.map(({ name }) => name).join(' and ')
         output.event('stopped', { done, count: span.count, kept: keepers.map(({ name }) => name) })
-        if (!output.json)
-          note(`${done} of ${span.count} images are kept for ${where}; go on with the same command and --resume`)
-      } else if (keepers.length === 0 && images.length > 0 && !output.json) {
-        note(`${images.length} images were drawn, and no grid is written; --separate and --npz keep them as they come`)
+        const where = keepers.map(({ name }) => name).join(' and ')
+        const kept = `${done} of ${span.count} images are kept for ${where}`
+        output.note(
+          several
+            ? `${kept}, and what others drew; go on with the same command on ${ranks.size} processes, and --resume`
+            : `${kept}; go on with the same command and --resume`,
+        )
+      } else if (keepers.length === 0 && images.length > 0) {
+        output.note(
+          `${images.length} images were drawn, and no grid is written; --separate and --npz keep them as they come`,
+        )
       }
       throw error
     }
     const seconds = (performance.now() - start) / 1000
-    const files: string[] = []
-    for (const keeper of keepers) files.push(...(await keeper.finish(labelOf)))
+    const { files } = done
     const picture = grid === undefined ? undefined : await writeGrid(grid, values, joinBytes(images))
     if (picture !== undefined) files.push(picture)
     if (shown)
@@ -161,13 +187,15 @@ async function draw(
         `${await preview(imageGrid(joinBytes(images), { columns: values.columns, gap: 1 }), stdout.columns ?? 80)}\n`,
       )
     const written = files.length > 1 ? `${files.length} files` : files[0]
-    const old = before > 0 ? ` (${before} of them before)` : ''
-    output.say(`${span.count} ${span.count === 1 ? 'image' : 'images'}${old} in ${seconds.toFixed(1)} s: ${written}`)
+    const old = done.before > 0 ? ` (${done.before} of them before)` : ''
+    const { count } = several ? whole : span
+    output.say(`${count} ${count === 1 ? 'image' : 'images'}${old} in ${seconds.toFixed(1)} s: ${written}`)
     tellRenamed(output, values.output, picture)
     tellRenamed(output, values.preview, previewFile?.name)
     for (const { wanted, name } of keepers) tellRenamed(output, wanted, name)
-    for (const warning of ddpm.warnings()) warn(output, warning)
-    output.event('done', { count: span.count, seconds, files })
+    for (const name of ['separate', 'npz'] as const) tellRenamed(output, all[name], places?.[name] ?? all[name])
+    tellWarnings(output, done.warnings)
+    output.event('done', { count, seconds, files })
   } finally {
     for (const keeper of keepers) await keeper.close()
     ddpm.dispose()
@@ -190,22 +218,42 @@ async function gridFile(values: SampleValues): Promise<string | undefined> {
   return outputFile(file, { overwrite })
 }
 
+/** The places of several processes. */
 async function openKeepers(
   keepers: Keeper[],
-  o: { ddpm: DDPM; guides: Guides; values: SampleValues; span: Span; shard?: SpanShard },
-): Promise<void> {
-  const { ddpm, guides, values, span, shard } = o
+  o: {
+    readonly ddpm: DDPM
+    readonly guides: Guides
+    readonly values: SampleValues
+    readonly span: Span
+    readonly shard?: SpanShard
+    readonly ranks: Ranks
+  },
+): Promise<Places | undefined> {
+  const { ddpm, guides, values, span, shard, ranks } = o
   const { separate, npz, resume = false, overwrite = false } = values
-  if (separate === undefined && npz === undefined) return
+  if (separate === undefined && npz === undefined) return undefined
   const own = await sampleRecord({ ddpm, ...guides }, values)
+  const whole = spanOf(values)
+  await ranks.compare({ ...own, count: whole.count, separate, npz, resume, overwrite })
+  const places = ranks.size > 1 ? await placesOfAll(ranks, values, whole) : undefined
   const part = shard && partOf(shard, own, ddpm.device)
   const record = part?.whole ?? own
-  const nameFor: KeepOptions['nameFor'] = shard
-    ? namePart(overwrite, '--resume goes on with it, --overwrite replaces it')
-    : (wanted, taken) => outputName(wanted, { overwrite, taken })
+  const nameFor: KeepOptions['nameFor'] = places
+    ? async (wanted) => wanted // it is free
+    : shard
+      ? namePart(overwrite, '--resume goes on with it, --overwrite replaces it')
+      : (wanted, taken) => outputName(wanted, { overwrite, taken })
   const kept = { record, span, shape: shapeOf(ddpm, values), part, resume, overwrite, nameFor } as const
-  if (separate !== undefined) keepers.push(await SeparateFiles.open(separate, kept))
-  if (npz !== undefined) keepers.push(await NpzFile.open(shard ? partName(npz, shard) : npz, kept))
+  const { separate: folder, npz: file, isWhole = false }: Places = places ?? { separate, npz }
+  if (folder !== undefined) keepers.push(await SeparateFiles.open(folder, kept))
+  if (file !== undefined) {
+    const open = shard && !isWhole
+    keepers.push(
+      await (open ? NpzFile.open(partName(file, shard), kept) : NpzFile.open(file, { ...kept, part: undefined })),
+    )
+  }
+  return places
 }
 
 /** An image that was drawn by an earlier command. */

@@ -9,7 +9,7 @@ import { sharp } from '../data/load-sharp'
 import { partName } from '../data/parts/part-file'
 import { DiffusionError } from '../errors'
 import { makeFolder } from '../make-folder'
-import type { Drawn } from './draw'
+import type { Drawn, Span } from './draw'
 import { type Keeper, type KeepOptions, numbersOf, sizeOf } from './keeper'
 import { checkRecord } from './sample-record'
 
@@ -90,8 +90,21 @@ export class SeparateFiles implements Keeper {
   async close(): Promise<void> {}
 
   #file(image: number): string {
-    return path.join(this.name, fileName(image))
+    return fileOf(this.name, image)
   }
+}
+
+/** Of an image. */
+export function fileOf(folder: string, image: number): string {
+  return path.join(folder, fileName(image))
+}
+
+/** Whether a folder has some of the images, or some are being drawn into it by whomever. */
+export async function hasSampling(folder: string, span: Span): Promise<boolean> {
+  const names = new Set(await readdir(folder).catch(() => []))
+  const isRecord = (name: string) => name === wholeRecord || shardRecord.test(name)
+  if (numbersOf(span).some((image) => names.has(fileName(image))) || [...names].some(isRecord)) return true
+  return (await stat(folder).catch(() => undefined))?.isFile() === true
 }
 
 function fileName(image: number): string {

@@ -5,6 +5,7 @@ import { DiffusionError } from '../errors'
 import { type Shard, type ShardSpan, shardOf } from '../shard'
 import { type OptionTable, UsageError } from './args'
 import type { Span } from './draw'
+import { type Output, warn } from './output'
 
 export const shardOption = {
   shard: {
@@ -45,15 +46,19 @@ export function partOf(
   record: Readonly<Record<string, string>>,
   device: Device,
 ): PartHeader {
-  const { isa, name } = device.info()
-  const kind = device.backend === 'cuda' ? name : isa
   return {
     shard: { index, total },
     first,
     count,
     whole: { ...record, count: String(whole.count) },
-    device: `${device.backend}, ${kind}`,
+    device: deviceText(device),
   }
+}
+
+/** On what the last bits may depend. */
+export function deviceText(device: Device): string {
+  const { isa, name } = device.info()
+  return `${device.backend}, ${device.backend === 'cuda' ? name : isa}`
 }
 
 /** Parts are looked for by their names, so that none is written under another. */
@@ -62,4 +67,12 @@ export function namePart(overwrite: boolean, advice = '--overwrite replaces it')
     if (overwrite || !(await taken(wanted))) return wanted
     throw new UsageError(`${wanted} is there already: ${advice}`)
   }
+}
+
+/** Where parts were computed by several, whose bits may differ. */
+export function tellDevices(output: Output, parts: readonly Pick<PartHeader, 'device'>[]): void {
+  const devices = [...new Set(parts.map(({ device }) => device))]
+  if (devices.length < 2) return
+  const what = `the parts were computed by different devices (${devices.join('; ')})`
+  warn(output, `${what}: the last bits may differ from those of one`)
 }
