@@ -6,14 +6,26 @@ import { LatentDiffusion } from '../diffusion/models/latent-diffusion'
 import { DiffusionError } from '../errors'
 import type { Seed } from '../options'
 import { bigintsAsText } from '../printable'
-import { type EvaluateOptions, type Evaluation, evaluate as evaluateModel, evaluateShard } from '../trainer/evaluate'
+import {
+  type EvaluateOptions,
+  type Evaluation,
+  evaluate as evaluateModel,
+  evaluateShard,
+  mergeEvaluations,
+} from '../trainer/evaluate'
+import { checkFinite } from '../trainer/evaluation-file'
 import type { EvaluationPart } from '../trainer/evaluation-part'
+import type { Ranks } from '../trainer/ranks'
 import type { Values } from './args'
+import type { Span } from './draw'
 import { type modelOptions, openModel } from './open-model'
-import { note, type Output, stderr, warn } from './output'
+import type { Output } from './output'
 import { Progress } from './progress'
 import { weightsHash } from './sample-record'
-import { partOf } from './shard'
+import { deviceText, partOf, tellDevices } from './shard'
+import { ofAll, shareOf, tellWarnings } from './together'
+
+const defaultBatch = 16
 
 export interface BitsValues extends Values<typeof modelOptions> {
   readonly limit?: number
@@ -25,28 +37,54 @@ export interface BitsValues extends Values<typeof modelOptions> {
   readonly classes?: string
 }
 
-export function evaluateBits(
-  folder: string,
-  values: BitsValues,
-  output: Output,
-  signal: AbortSignal,
-): Promise<Evaluation> {
-  return withData(folder, values, output, signal, evaluateModel)
+export interface Evaluator {
+  readonly ranks: Ranks
+  readonly output: Output
+  readonly signal: AbortSignal
+}
+
+/** On all ranks, each of which evaluates a shard. */
+export function evaluateBits(folder: string, values: BitsValues, o: Evaluator): Promise<Evaluation> {
+  return withData(folder, values, o, async (ddpm, data, options) => {
+    const { ranks, signal } = o
+    if (ranks.size === 1) return { result: await evaluateModel(ddpm, data, options) }
+    const record = await bitsRecord(ddpm, data, values)
+    const whole = wholeOf(data, values)
+    await ranks.compare({ ...record, limit: values.limit, images: whole.count })
+    const { index, total } = shareOf(ranks, whole, options.batchSize)
+    const part = await evaluateShard(ddpm, data, { ...options, shard: `${index}/${total}` })
+    checkFinite(part)
+    const all = await ofAll(ranks, { ...conditionsOf(ddpm), part }, signal)
+    return { result: mergeEvaluations(all.map(({ part }) => part)), conditions: all }
+  })
 }
 
 /** What a shard adds, and of what it is a part. */
 export function evaluateBitsShard(
   folder: string,
   values: BitsValues & { readonly shard: string },
-  output: Output,
-  signal: AbortSignal,
+  o: Evaluator,
 ): Promise<{ part: EvaluationPart; header: PartHeader }> {
-  return withData(folder, values, output, signal, async (ddpm, data, options) => {
+  return withData(folder, values, o, async (ddpm, data, options) => {
     const part = await evaluateShard(ddpm, data, { ...options, shard: values.shard })
-    const whole = { first: 0, count: Math.min(data.length, values.limit ?? data.length) }
-    const span = { ...part.shard, first: part.first, count: part.images, whole }
-    return { part, header: partOf(span, await bitsRecord(ddpm, data, values), ddpm.device) }
+    const span = { ...part.shard, first: part.first, count: part.images, whole: wholeOf(data, values) }
+    const header = partOf(span, await bitsRecord(ddpm, data, values), ddpm.device)
+    return { result: { part, header } }
   })
+}
+
+/** Under which a process evaluated. */
+interface Conditions {
+  readonly device: string
+  readonly warnings: readonly string[]
+}
+
+function conditionsOf(ddpm: DDPM): Conditions {
+  return { device: deviceText(ddpm.device), warnings: ddpm.warnings() }
+}
+
+function wholeOf(data: Dataset, { limit }: BitsValues): Span {
+  return { first: 0, count: Math.min(data.length, limit ?? data.length) }
 }
 
 /** What all shards have in common. */
@@ -62,11 +100,14 @@ async function bitsRecord(ddpm: DDPM, data: Dataset, values: BitsValues): Promis
 async function withData<T>(
   folder: string,
   values: BitsValues,
-  output: Output,
-  signal: AbortSignal,
-  work: (ddpm: DDPM, data: Dataset, options: EvaluateOptions) => Promise<T>,
+  { ranks, output, signal }: Evaluator,
+  work: (
+    ddpm: DDPM,
+    data: Dataset,
+    options: EvaluateOptions & { readonly batchSize: number },
+  ) => Promise<{ result: T; conditions?: readonly Conditions[] }>,
 ): Promise<T> {
-  const ddpm = await openModel(values)
+  const ddpm = await ranks.leaderFirst(() => openModel(values))
   let bar: Progress | undefined
   try {
     if (ddpm instanceof LatentDiffusion) {
@@ -84,21 +125,25 @@ async function withData<T>(
       seed: values.seed,
       onUnreadable: ({ file, reason }) => {
         output.event('unreadable', { file, reason })
-        if (!output.json) note(`skipped, can't be read: ${file} (${reason})`)
+        output.note(`skipped, can't be read: ${file} (${reason})`)
       },
     })
-    const result = await work(ddpm, data, {
+    const { result, conditions = [conditionsOf(ddpm)] } = await work(ddpm, data, {
       limit: values.limit,
-      batchSize: values.batch,
+      batchSize: values.batch ?? defaultBatch,
       seed: values.seed,
       signal,
       onProgress: ({ done, total, images }) => {
-        bar ??= new Progress(stderr, { label: 'evaluate', total, lines: true })
+        bar ??= new Progress(output.progress, { label: 'evaluate', total, lines: true })
         bar.update(done, `${images} images`)
       },
     })
     bar?.clear()
-    for (const warning of ddpm.warnings()) warn(output, warning)
+    tellDevices(output, conditions)
+    tellWarnings(
+      output,
+      conditions.map(({ warnings }) => warnings),
+    )
     return result
   } finally {
     bar?.clear()

@@ -1,8 +1,9 @@
 import { partName } from '../data/parts/part-file'
 import { evaluationText } from '../trainer/evaluation-file'
+import type { Ranks } from '../trainer/ranks'
 import { type Command, type CommonValues, type OptionTable, UsageError, type Values } from './args'
 import { samplerOptions } from './draw'
-import { evaluateBits, evaluateBitsShard, reportBits } from './evaluate-bits'
+import { type Evaluator, evaluateBits, evaluateBitsShard, reportBits } from './evaluate-bits'
 import { checkFeatures, evaluateFeatures, type FeaturesValues, featuresFile } from './evaluate-features'
 import { evaluateQuality, metricsOf, reportQuality } from './evaluate-quality'
 import { checkWritable, isFile, outputFile, overwriteOption, tellRenamed, writeOutput } from './free-name'
@@ -10,6 +11,7 @@ import { modelOptions, sourceOf } from './open-model'
 import { createOutput, type Output } from './output'
 import { namePart, shardGiven, shardOption } from './shard'
 import { stoppable } from './stop'
+import { distributedOption, ranksOf } from './together'
 
 const ofQuality = {
   fid: {
@@ -64,6 +66,7 @@ const options = {
     help: 'everything as JSON, the terms of each timestep included',
   },
   ...shardOption,
+  ...distributedOption,
   ...overwriteOption,
 } as const satisfies OptionTable
 
@@ -87,6 +90,7 @@ compare equal numbers alone, and more than 2048. With --features --shard 1/2 the
   ddpm evaluate photos --checkpoint runs/photos --limit 256
   ddpm evaluate photos --checkpoint runs/photos --output bits.json
   ddpm evaluate photos --checkpoint runs/photos --output bits.json --shard 1/2
+  mpirun -n 4 npx ddpm evaluate photos --checkpoint runs/photos
   ddpm evaluate runs/photos --fid photos --inception inception.pth
   ddpm evaluate runs/photos --fid photos --metrics fid,kid,pr,is --count 5000
   ddpm evaluate --samples samples.npz --fid photos
@@ -98,15 +102,18 @@ compare equal numbers alone, and more than 2048. With --features --shard 1/2 the
     const quality = [fid, samples, metrics, features].some((value) => value !== undefined)
     if (quality) checkQuality(values, positional)
     else checkBits(values, positional)
-    const output = createOutput(values.json === true)
+    const ranks = ranksOf(values)
+    if (quality) checkAlone(ranks.size)
+    const output = createOutput(values.json === true, !ranks.leads)
     const { overwrite, shard } = values
     if (features !== undefined) return keepFeatures({ ...values, features }, positional, output)
-    if (shard !== undefined) return evaluateShard({ ...values, shard }, positional!, output)
-    const file = values.output === undefined ? undefined : await outputFile(values.output, { overwrite })
+    if (shard !== undefined) return evaluateShard({ ...values, shard }, positional!, { ranks, output })
+    const file =
+      values.output === undefined || !ranks.leads ? undefined : await outputFile(values.output, { overwrite })
     const { exitCode } = await stoppable(async (signal) => {
       const { result, lines } = await (quality
         ? qualityOf(values, positional, output, signal)
-        : bitsOf(values, positional!, output, signal))
+        : bitsOf(values, positional!, { ranks, output, signal }))
       for (const line of lines) output.say(line)
       const json = `${JSON.stringify(result, null, 2)}\n`
       const written = file === undefined ? undefined : await writeOutput(file, json, overwrite)
@@ -128,29 +135,36 @@ async function keepFeatures(values: FeaturesValues, model: string | undefined, o
 async function evaluateShard(
   values: EvaluateValues & { shard: string },
   folder: string,
-  output: Output,
+  o: { readonly ranks: Ranks; readonly output: Output },
 ): Promise<number> {
   if (values.output === undefined) throw new UsageError('--shard goes with --output <file>, whose part it writes')
   const shard = shardGiven(values.shard)
   const file = await namePart(values.overwrite === true)(partName(values.output, shard), isFile)
   await checkWritable(file)
   const { exitCode } = await stoppable(async (signal) => {
-    const { part, header } = await evaluateBitsShard(folder, values, output, signal)
+    const { part, header } = await evaluateBitsShard(folder, values, { ...o, signal })
     await writeOutput(file, evaluationText(header, part), true)
-    output.say(`${part.images} images of shard ${shard.index}/${shard.total}: ${file}`)
-    output.event('done', { images: part.images, file })
+    o.output.say(`${part.images} images of shard ${shard.index}/${shard.total}: ${file}`)
+    o.output.event('done', { images: part.images, file })
   })
   return exitCode
 }
 
-async function bitsOf(values: EvaluateValues, folder: string, output: Output, signal: AbortSignal) {
-  const result = await evaluateBits(folder, values, output, signal)
+async function bitsOf(values: EvaluateValues, folder: string, o: Evaluator) {
+  const result = await evaluateBits(folder, values, o)
   return { result, lines: reportBits(result) }
 }
 
 async function qualityOf(values: EvaluateValues, model: string | undefined, output: Output, signal: AbortSignal) {
   const result = await evaluateQuality(values, model, output, signal)
   return { result, lines: reportQuality(result) }
+}
+
+/** Throws UsageError. */
+export function checkAlone(size: number): void {
+  if (size === 1) return
+  const divided = '--features --shard auto divides what takes long'
+  throw new UsageError(`FID and others are computed by one process, and there are ${size}: ${divided}`)
 }
 
 function checkBits(values: EvaluateValues, folder: string | undefined): void {

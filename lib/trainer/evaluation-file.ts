@@ -10,10 +10,16 @@ interface EvaluationFile extends NamedPart {
   readonly sums: EvaluationSums
 }
 
-/** The file's text. Throws `not-finite` where a sum is. */
-export function evaluationText(header: PartHeader, { sums }: EvaluationPart): string {
+/** Throws `not-finite` where a sum is, which JSON does not hold. */
+export function checkFinite({ sums }: EvaluationPart): void {
   if (!Object.values(sums).flat(2).every(Number.isFinite))
     throw new DiffusionError('not-finite', 'the bits per dimension of an image are not finite', { argument: 'model' })
+}
+
+/** The file's text. Throws `not-finite` where a sum is. */
+export function evaluationText(header: PartHeader, part: EvaluationPart): string {
+  checkFinite(part)
+  const { sums } = part
   return `${JSON.stringify({ ...headerFields(header), sums })}\n`
 }
 

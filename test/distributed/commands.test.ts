@@ -1,20 +1,22 @@
-/** `ddpm sample` under a launcher: what one process makes, to the byte, in the same files. */
+/** `ddpm sample` and `ddpm evaluate` under a launcher: what one process makes, to the byte, in the same files. */
 import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { UsageError } from '../../lib/cli/args'
+import { checkAlone } from '../../lib/cli/evaluate'
 import { checkTogether, placesOfAll } from '../../lib/cli/sample-together'
 import { ranksOf, shareOf } from '../../lib/cli/together'
 import { Ranks } from '../../lib/trainer/ranks'
 import { runCli, temporaryFolder, tinyFlags, writeImages } from '../train/support'
 import { endAll, launch, unlaunchable } from './launch'
 
-describe('ddpm sample by ranks', function () {
+describe('ddpm sample and ddpm evaluate by ranks', function () {
   this.timeout(120_000)
   const folder = temporaryFolder()
   const at = (...names: string[]) => path.join(folder, ...names)
   const of = ['--checkpoint', at('run'), '--device', 'cpu', '--batch', '2']
   const sample = ['sample', ...of, '--count', '21']
+  const evaluate = ['evaluate', at('images'), ...of]
   const one = async (...args: string[]) => {
     const { code, stderr, stdout } = await runCli(args)
     assert.equal(code, 0, stderr)
@@ -44,7 +46,10 @@ describe('ddpm sample by ranks', function () {
     }
     for (const name of ['cat', 'dog', 'owl']) await writeImages(at('images', name), 3)
     await one('train', at('images'), '--out', at('run'), ...tinyFlags, '--steps', '1', '--classes', 'folders')
-    await one(...sample, '--npz', at('one.npz'), '--separate', at('one'))
+    await Promise.all([
+      one(...sample, '--npz', at('one.npz'), '--separate', at('one')),
+      one(...evaluate, '--output', at('one.json')),
+    ])
   })
 
   afterEach(endAll)
@@ -92,6 +97,12 @@ describe('ddpm sample by ranks', function () {
     assert.deepEqual(named('differ'), [])
   })
 
+  it('evaluates together', async () => {
+    const output = await ok(3, [...evaluate, '--output', at('three.json')])
+    same('three.json', 'one.json')
+    assert.equal(output.match(/9 images: /g)?.length, 1, 'one of them tells')
+  })
+
   it('refuses what is to be divided and can not be', () => {
     const usage = (message: RegExp) => (error: unknown) => error instanceof UsageError && message.test(error.message)
     assert.throws(() => checkTogether({}, 3), usage(/^3 processes draw together with --npz or --separate/))
@@ -102,6 +113,7 @@ describe('ddpm sample by ranks', function () {
       )
     const few = () => shareOf({ rank: 0, size: 3 }, { first: 0, count: 4 }, 2)
     assert.throws(few, usage(/^each of 3 processes has a shard: 4 images are 2 batches of 2, too few for 3 shards/))
+    assert.throws(() => checkAlone(3), usage(/^FID and others are computed by one process, and there are 3/))
     assert.throws(() => ranksOf({ distributed: 'mpi', shard: '1/2' }), usage(/^--distributed mpi goes without --shard/))
   })
 })
