@@ -28,27 +28,28 @@ describe('training by ranks', () => {
   const run = async (ranks: number, ...args: (string | number)[]) =>
     resultOf<Result>(await launch(ranks, 'train-child.js', args).ended)
 
+  const steps = 3
   for (const [batches, counts] of [
     [6, [2, 3]],
-    [4, [2, 4]],
+    [4, [4]],
   ] as const) {
-    it(`six steps of ${batches} batches have the same bits on 1, ${counts.join(', ')} ranks, with and without shards`, async () => {
+    it(`${steps} steps of ${batches} batches have the same bits on 1, ${counts.join(', ')} ranks, with and without shards`, async () => {
       const numbersOf = ({ weights, averages, moments, losses, norms }: Result) => ({
         ...{ weights, averages, moments, losses, norms },
       })
-      const alone = await run(1, 6, batches)
-      assert.equal(alone.losses.length, 6 * batches)
+      const alone = await run(1, steps, batches)
+      assert.equal(alone.losses.length, steps * batches)
       assert.ok(alone.norms.every((norm) => norm > 0))
       for (const ranks of counts) {
-        const whole = await run(ranks, 6, batches, 'fp32', 'whole', 'auto', 'auto', 1) // rank 1 starts late
-        const shards = await run(ranks, 6, batches, 'fp32', 'shards')
+        const whole = await run(ranks, steps, batches, 'fp32', 'whole', 'auto', 'auto', 1) // rank 1 starts late
+        const shards = await run(ranks, steps, batches, 'fp32', 'shards')
         for (const other of [whole, shards]) {
           assert.ok(other.isSame, 'all ranks have the same weights')
           assert.deepEqual(numbersOf(other), numbersOf(alone))
           // A ring sends 2 (n - 1) / n of the bank; so does this, where a rank's batches are a node of the tree.
           const nodes = batches / ranks === 3 ? 2 : 1
           const banks = ((nodes + 1) * (ranks - 1)) / ranks
-          const sent = other.sent / 6 / (4 * other.parameters)
+          const sent = other.sent / steps / (4 * other.parameters)
           assert.ok(sent > banks && sent < 1.02 * banks, `${sent} of the bank were sent, not ${banks}`)
         }
         // Of four banks (two moments, two averages) a rank keeps its part.
