@@ -96,27 +96,17 @@ export class World {
     await this.#call(() => this.#native.barrier())
   }
 
-  /**
-   * The numbers of all ranks, as many of each, in the order of the ranks. `patient` (default false): however long others take to come
-   * to it.
-   */
-  async gather(numbers: readonly number[], { patient = false }: { patient?: boolean } = {}): Promise<number[][]> {
+  /** The numbers of all ranks, as many of each, in the order of the ranks. */
+  async gather(numbers: readonly number[]): Promise<number[][]> {
     const own = new Uint8Array(Float64Array.from(numbers).buffer)
-    if (patient) this.#native.setTimeout(Number.POSITIVE_INFINITY)
-    try {
-      const bytes = await this.#call(() => this.#native.gather(own))
-      const all = new Float64Array(Uint8Array.from(bytes).buffer)
-      return Array.from({ length: this.size }, (_, r) => [
-        ...all.subarray(r * numbers.length, (r + 1) * numbers.length),
-      ])
-    } finally {
-      if (patient) this.#native.setTimeout(this.seconds)
-    }
+    const bytes = await this.#call(() => this.#native.gather(own))
+    const all = new Float64Array(Uint8Array.from(bytes).buffer)
+    return Array.from({ length: this.size }, (_, r) => [...all.subarray(r * numbers.length, (r + 1) * numbers.length)])
   }
 
-  /** The bytes of all ranks, in their order. `patient` as in gather. */
-  async gatherBytes(own: Uint8Array, o: { patient?: boolean } = {}): Promise<Uint8Array[]> {
-    const lengths = (await this.gather([own.length], o)).map(([length]) => length)
+  /** The bytes of all ranks, in their order. */
+  async gatherBytes(own: Uint8Array): Promise<Uint8Array[]> {
+    const lengths = (await this.gather([own.length])).map(([length]) => length)
     const most = Math.max(...lengths, 1)
     const padded = new Uint8Array(most)
     padded.set(own)
@@ -125,8 +115,8 @@ export class World {
   }
 
   /** The texts of all ranks, in their order. */
-  async gatherTexts(text: string, o: { patient?: boolean } = {}): Promise<string[]> {
-    const all = await this.gatherBytes(new TextEncoder().encode(text), o)
+  async gatherTexts(text: string): Promise<string[]> {
+    const all = await this.gatherBytes(new TextEncoder().encode(text))
     return all.map((bytes) => new TextDecoder().decode(bytes))
   }
 

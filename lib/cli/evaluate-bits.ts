@@ -52,9 +52,11 @@ export function evaluateBits(folder: string, values: BitsValues, o: Evaluator): 
     const whole = wholeOf(data, values)
     await ranks.compare({ ...record, limit: values.limit, images: whole.count })
     const { index, total } = shareOf(ranks, whole, options.batchSize)
-    const part = await evaluateShard(ddpm, data, { ...options, shard: `${index}/${total}` })
+    const part = await ranks.together((stop) =>
+      evaluateShard(ddpm, data, { ...options, shard: `${index}/${total}`, signal: AbortSignal.any([signal, stop]) }),
+    )
     checkFinite(part)
-    const all = await ofAll(ranks, { ...conditionsOf(ddpm), part }, signal)
+    const all = await ofAll(ranks, { ...conditionsOf(ddpm), part })
     return { result: mergeEvaluations(all.map(({ part }) => part)), conditions: all }
   })
 }

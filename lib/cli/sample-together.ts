@@ -90,9 +90,10 @@ export async function finishTogether(
   o: { readonly places: Places; readonly whole: Span; readonly output: Output; readonly signal: AbortSignal },
 ): Promise<Finished> {
   const { npz, separate, isWhole } = o.places
-  const all = await ofAll(ranks, own, o.signal)
-  if (ranks.leads && npz !== undefined && !isWhole) await mergeAll(npz, ranks.size, o)
-  await ofAll(ranks, null, o.signal)
+  const all = await ofAll(ranks, own)
+  await ranks.together(async () => {
+    if (ranks.leads && npz !== undefined && !isWhole) await mergeAll(npz, ranks.size, o)
+  })
   return {
     files: [
       ...(separate === undefined ? [] : numbersOf(o.whole).map((image) => fileOf(separate, image))),

@@ -147,15 +147,19 @@ async function draw(all: SampleValues, { shard, ranks, output, signal }: Drawer)
     try {
       const skip = (part: Span) => numbersOf(part).every(has)
       const shownBy = { preview: previewFile, progress: output.progress }
-      for await (const drawn of drawImages(ddpm, values, { signal, skip, labelOf, guides, ...shownBy })) {
-        await remember(drawn.first)
-        for (const keeper of keepers) await keeper.add(drawn)
-        for (const image of numbersOf(drawn)) if (needed(image)) images.push(one(drawn, image))
-        next = drawn.first + drawn.count
-      }
-      await remember(span.first + span.count)
-      const files: string[] = []
-      for (const keeper of keepers) files.push(...(await keeper.finish(labelOf)))
+      const files = await ranks.together(async (stop) => {
+        const own = { signal: AbortSignal.any([signal, stop]), skip, labelOf, guides, ...shownBy }
+        for await (const drawn of drawImages(ddpm, values, own)) {
+          await remember(drawn.first)
+          for (const keeper of keepers) await keeper.add(drawn)
+          for (const image of numbersOf(drawn)) if (needed(image)) images.push(one(drawn, image))
+          next = drawn.first + drawn.count
+        }
+        await remember(span.first + span.count)
+        const all: string[] = []
+        for (const keeper of keepers) all.push(...(await keeper.finish(labelOf)))
+        return all
+      })
       const own = { before, warnings: ddpm.warnings() }
       done = places
         ? await finishTogether(ranks, own, { places, whole, output, signal })

@@ -40,23 +40,10 @@ export function shareOf({ rank, size }: Pick<Ranks, 'rank' | 'size'>, whole: Spa
   }
 }
 
-/**
- * What each rank has, as JSON has it, when all have it: shares take as long as they take. Throws `aborted` where this one is asked to
- * stop meanwhile.
- */
-export async function ofAll<T>({ world }: Ranks, own: T, signal: AbortSignal): Promise<T[]> {
+/** What each rank has, as JSON has it. */
+export async function ofAll<T>({ world }: Ranks, own: T): Promise<T[]> {
   if (!world) return [own]
-  const leave = () => world.fail()
-  signal.addEventListener('abort', leave)
-  try {
-    const texts = await world.gatherTexts(JSON.stringify(own), { patient: true })
-    return texts.map((text) => JSON.parse(text) as T)
-  } catch (error) {
-    if (!signal.aborted) throw error
-    throw new DiffusionError('aborted', 'waiting for the other processes was aborted', { cause: signal.reason })
-  } finally {
-    signal.removeEventListener('abort', leave)
-  }
+  return (await world.gatherTexts(JSON.stringify(own))).map((text) => JSON.parse(text) as T)
 }
 
 /** Each that the leader has not got itself with the rank whose it is. */

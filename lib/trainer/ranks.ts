@@ -62,10 +62,12 @@ export class Ranks {
 
   /**
    * What `work` gives, when all ranks have done theirs, however long that takes: meanwhile each tells the others every so often that it is
-   * there, so that one that hangs is missed in time. `work` asks nothing of the others. An abort of one is one of all: throws `aborted`.
+   * there, so that one that hangs is missed in time. `work` asks nothing of the others. An abort of one is one of all: throws `aborted`,
+   * once they have ended theirs, which `stop` asks them to.
    */
-  async together<T>(work: () => Promise<T>): Promise<T> {
-    const own = outcomeOf(work)
+  async together<T>(work: (stop: AbortSignal) => Promise<T>): Promise<T> {
+    const stop = new AbortController()
+    const own = outcomeOf(() => work(stop.signal))
     let outcome: Outcome<T> | undefined
     own
       .then((ended) => {
@@ -75,12 +77,14 @@ export class Ranks {
     const beat = () => (outcome === undefined ? 0 : 'value' in outcome ? 1 : 2)
     for (let isOver = !this.world; !isOver; ) {
       await within(own, beatOf(this.world!))
-      const beats = (await this.world!.gather([beat()])).map(([flag]) => flag)
+      const mine = beat()
+      const beats = (await this.world!.gather([mine])).map(([flag]) => flag)
+      if (mine !== 2 && beats.includes(2))
+        stop.abort(new DiffusionError('aborted', `rank ${beats.indexOf(2)} was aborted`))
       isOver = !beats.includes(0)
-      if (isOver && beats.includes(2) && beat() === 1)
-        throw new DiffusionError('aborted', `rank ${beats.indexOf(2)} was aborted`)
     }
     const ended = await own
+    if (stop.signal.aborted) throw stop.signal.reason
     if ('value' in ended) return ended.value
     throw ended.aborted
   }
@@ -142,9 +146,9 @@ async function outcomeOf<T>(work: () => Promise<T>): Promise<Outcome<T>> {
   }
 }
 
-/** Milliseconds from one word to the others to the next: often enough for how long they wait. */
+/** Milliseconds from one word to the others to the next: often enough for how long they wait, and to hear of an abort. */
 function beatOf({ seconds }: World): number {
-  return 1000 * Math.min(seconds / 4, 10)
+  return 1000 * Math.min(seconds / 4, 2)
 }
 
 /** When it has ended, or that time is over. */
