@@ -7,6 +7,9 @@ const chosen = process.env.DDPM_TEST_DEVICE as DeviceName | undefined
 /** Of tests that need one device, whichever it is. */
 export const testDevice: DeviceName = chosen ?? 'cpu'
 
+/** What is of the reference alone is tested where none is. */
+export const isDeviceChosen = chosen !== undefined
+
 /** A library may be there without a device that it can use. */
 function opens(name: DeviceName): boolean {
   try {
