@@ -1,8 +1,9 @@
 // npm run test:contracted: the tests of one device on cuda-host-contracted, the CUDA kernels on the CPU with multiply-adds and sums
 // of tensor cores as GPUs round them. What asks for more than was promised fails here, before a GPU meets it.
 // Options: --only ops (or nn, diffusion, native, several with commas), --grep TITLE, --quick: without what takes longest there
-// and says least of rounding: chains of many steps in fp32, which mixed.test has in 16 bits, whole pipelines, and what a process,
-// a program or a recording does whatever the numbers.
+// and says least of rounding: chains and trainings of many steps, of which mixed.test takes the first in 16 bits
+// (DDPM_TEST_QUICK), whole pipelines, and what a process, a program, a recording, a file, a state or a resumed run does whatever
+// the numbers.
 import { spawnSync } from 'node:child_process'
 import { createRequire } from 'node:module'
 import os from 'node:os'
@@ -16,10 +17,14 @@ const device = 'cuda-host-contracted'
 const long = [
   'autoencoder',
   'native',
+  'train',
+  'evaluate/features-file',
+  'nn/fill-bank',
   'stages/first-stage',
   ...[
-    ...['bits-per-dim', 'classifier', 'continuous', 'gaussian', 'guidance', 'latent', 'learned-variance', 'queued'],
-    ...['repaint', 'same-image', 'samplers', 'sampling', 'schedulers', 'self-condition', 'sigma-samplers'],
+    ...['bits-per-dim', 'class-conditional', 'classifier', 'continuous', 'gaussian', 'guidance', 'latent'],
+    ...['learned-variance', 'losses', 'lr-scheduler', 'objectives', 'queued', 'repaint', 'same-image', 'samplers'],
+    ...['sampling', 'schedulers', 'self-condition', 'sigma-samplers', 'state', 'told-times'],
     ...['prepared', 'sigma-schedulers', 'solver-schedulers', 'thresholding', 'training'],
   ].map((name) => `diffusion/${name}`),
 ]
@@ -57,7 +62,7 @@ const args = ['--no-config', '--reporter', 'dot', '--timeout', '600000', ...para
 console.log(`test:contracted: ${files.length} files on ${device}${values.quick ? `, not ${long.join(', ')}` : ''}`)
 const { status } = spawnSync(process.execPath, [require.resolve('mocha/bin/mocha.js'), ...args], {
   cwd: root,
-  env: { ...process.env, DDPM_TEST_DEVICE: device },
+  env: { ...process.env, DDPM_TEST_DEVICE: device, ...(values.quick ? { DDPM_TEST_QUICK: '1' } : {}) },
   stdio: 'inherit',
 })
 process.exit(status ?? 1)
