@@ -157,11 +157,11 @@ describe('a training that is asked to stop', function () {
   })
 
   it('by a signal, while nobody reads its output', async () => {
-    const child = start(...endless)
+    const child = start(...endless, '--batch', '1')
     child.stderr!.resume()
     await new Promise((resolve) => child.stdout!.once('readable', resolve)) // and then it is read no more: it fills up
     const metrics = path.join(run, 'metrics.jsonl')
-    while (!existsSync(metrics) || statSync(metrics).size < 400_000)
+    while (!existsSync(metrics) || statSync(metrics).size < 200_000)
       await new Promise((resolve) => setTimeout(resolve, 20))
     child.kill('SIGTERM')
     assert.equal(await new Promise((resolve) => child.once('exit', resolve)), 143)
