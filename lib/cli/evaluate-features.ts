@@ -38,7 +38,7 @@ export async function evaluateFeatures(
 ): Promise<void> {
   if (values.samples === undefined) checkDrawOptions(values)
   const extractor = await openInception(values.inception, { device: (values.device ?? 'auto') as DeviceName })
-  const bars = new Bars()
+  const bars = new Bars(output.progress)
   const write = async (
     images: ImageSet,
     looks: FeaturesLooks,
@@ -67,7 +67,7 @@ export async function evaluateFeatures(
     using ddpm = await openModel(values, model)
     using guides = await openGuides(ddpm, values)
     const shard = values.shard === undefined ? undefined : shardOfModel(values.shard, values)
-    const { set, looks } = samplesOfModel({ ddpm, guides }, values, shard ?? wholeOfModel(values), signal)
+    const { set, looks } = samplesOfModel({ ddpm, guides }, values, shard ?? wholeOfModel(values), { signal, output })
     await write(set, looks, { shard, record: () => sampleRecord({ ddpm, ...guides }, values), bar: false })
     for (const warning of ddpm.warnings()) warn(output, warning)
   } finally {

@@ -2,7 +2,13 @@
 import type { Dataset } from '../data/dataset'
 import type { DeviceName } from '../device'
 import type { DDPM } from '../diffusion/models/ddpm'
-import { evaluateSamples, type SampleMetric, type SampleQuality, sampleMetrics } from '../evaluate/evaluate-samples'
+import {
+  type EvaluateSamplesOptions,
+  evaluateSamples,
+  type SampleMetric,
+  type SampleQuality,
+  sampleMetrics,
+} from '../evaluate/evaluate-samples'
 import type { FeatureExtractor } from '../evaluate/feature-extractor'
 import type { FeatureSet } from '../evaluate/feature-rows'
 import { type FeaturesLooks, hasFeatures, openFeatures } from '../evaluate/features-file'
@@ -11,13 +17,17 @@ import { openInception } from '../evaluate/open-inception'
 import { openReference, referenceStatistics } from '../evaluate/reference'
 import type { ImageStatistics } from '../evaluate/statistics'
 import type { Seed } from '../options'
+import { type DrawnByRanks, evaluateTogether } from '../trainer/evaluate-together'
 import { UsageError, type Values } from './args'
-import { checkDrawOptions, drawImages, labelsFor, type Span, type samplerOptions } from './draw'
+import { batchOf, checkDrawOptions, drawImages, labelsFor, type Span, type samplerOptions } from './draw'
+import type { Evaluator } from './evaluate-bits'
 import { type Guides, openGuides } from './guidance'
 import { type modelOptions, openModel } from './open-model'
-import { note, type Output, stderr, warn } from './output'
-import { Progress } from './progress'
+import { type Output, warn } from './output'
+import { Progress, type Terminal } from './progress'
+import { sampleRecord } from './sample-record'
 import { shapeOf } from './text'
+import { ofAll, tellWarnings } from './together'
 
 export interface QualityValues extends Values<typeof modelOptions>, Values<typeof samplerOptions> {
   readonly fid?: string
@@ -49,38 +59,51 @@ export function metricsOf({ metrics = 'fid' }: QualityValues): SampleMetric[] {
 /** What they were compared with, by `reference`. */
 export type QualityReport = SampleQuality & { readonly reference?: { readonly name: string; readonly images?: number } }
 
+/** On all ranks, where samples are of a model. */
 export async function evaluateQuality(
   values: QualityValues,
   model: string | undefined,
-  output: Output,
-  signal: AbortSignal,
+  { ranks, output, signal }: Evaluator,
 ): Promise<QualityReport> {
   if (values.samples === undefined) checkDrawOptions(values)
   const metrics = metricsOf(values)
   const device = (values.device ?? 'auto') as DeviceName
-  const extractor = await openInception(values.inception, { device })
-  const bars = new Bars()
+  const extractor = await ranks.leaderFirst(() => openInception(values.inception, { device }))
+  const bars = new Bars(output.progress)
   let ddpm: DDPM | undefined
   let guides: Guides | undefined
   try {
-    ddpm = values.samples === undefined ? await openModel(values, model) : undefined
+    ddpm = values.samples === undefined ? await ranks.leaderFirst(() => openModel(values, model)) : undefined
     guides = ddpm && (await openGuides(ddpm, values))
     const whole = { first: 0, count: values.count ?? defaultCount }
+    const batchSize = batchOf(values)
+    if (ddpm && guides)
+      await ranks.compare({
+        ...(await sampleRecord({ ddpm, ...guides }, values)),
+        count: whole.count,
+        batch: batchSize,
+      })
+    const ofOthers = ({ first }: Span) => Math.floor(first / batchSize) % ranks.size !== ranks.rank
     const { set, looks } = ddpm
-      ? samplesOfModel({ ddpm, guides: guides! }, values, whole, signal)
+      ? samplesOfModel({ ddpm, guides: guides! }, values, whole, { signal, skip: ofOthers, output })
       : await samplesOfFile(values, output)
     const context = { extractor, output, signal, bars, keepFeatures: metrics.some((m) => m === 'kid' || m === 'pr') }
-    const reference = values.fid === undefined ? undefined : await referenceOf(values.fid, values, looks, context)
+    const refer = async () =>
+      values.fid === undefined || !ranks.leads ? undefined : await referenceOf(values.fid, values, looks, context)
+    const reference = await ranks.together(refer)
     if (metrics.includes('fid')) warnOfFew(output, set.count, extractor)
-    const quality = await evaluateSamples(set, {
+    const given: EvaluateSamplesOptions = {
       ...{ extractor, reference, metrics, device, signal },
       seed: values.seed,
       onProgress: ({ phase, done, total }) => {
         // Samples of a model have a bar of their own.
         if (!ddpm || phase !== 'samples') bars.show(phase, done, total)
       },
-    })
-    for (const warning of ddpm?.warnings() ?? []) warn(output, warning)
+    }
+    const quality = await (ddpm && ranks.size > 1
+      ? evaluateTogether(ranks, drawnInOrder(set as ImageSet, batchSize), given)
+      : evaluateSamples(set, given))
+    tellWarnings(output, await ofAll(ranks, ddpm?.warnings() ?? []))
     return { ...quality, ...(reference && { reference: { name: values.fid!, images: reference.count } }) }
   } finally {
     bars.clear()
@@ -90,18 +113,32 @@ export async function evaluateQuality(
   }
 }
 
+/** Batches that are this rank's alone. */
+function drawnInOrder({ count, batches }: ImageSet, batchSize: number): DrawnByRanks {
+  const own = batches()[Symbol.asyncIterator]()
+  return { count, batchSize, draw: async () => (await own.next()).value }
+}
+
+/** `skip`: batches that are not drawn. */
 export function samplesOfModel(
   { ddpm, guides }: { ddpm: DDPM; guides: Guides },
   values: QualityValues,
   { first, count }: Span,
-  signal: AbortSignal,
+  o: { readonly signal: AbortSignal; readonly skip?: (span: Span) => boolean; readonly output: Output },
 ): { set: ImageSet; looks: FeaturesLooks } {
   const drawn = { ...values, first, count }
   const labelOf = labelsFor(ddpm, values, guides)
   const set = {
     count: drawn.count,
     async *batches() {
-      for await (const { images } of drawImages(ddpm, drawn, { signal, skip: () => false, labelOf, guides }))
+      const { signal, skip = () => false, output } = o
+      for await (const { images } of drawImages(ddpm, drawn, {
+        signal,
+        skip,
+        labelOf,
+        guides,
+        progress: output.progress,
+      }))
         yield fromBytes(images)
     },
   }
@@ -140,7 +177,7 @@ function readingOf({ background, range, svg }: QualityValues, output: Output) {
     range: range?.split(',').map(Number) as [number, number] | undefined,
     onUnreadable: ({ file, reason }: { file: string; reason: string }) => {
       output.event('unreadable', { file, reason })
-      if (!output.json) note(`skipped, can't be read: ${file} (${reason})`)
+      output.note(`skipped, can't be read: ${file} (${reason})`)
     },
   }
 }
@@ -178,11 +215,13 @@ export class Bars {
   #bar: Progress | undefined
   #label: string | undefined
 
+  constructor(readonly terminal: Terminal) {}
+
   show(label: string, done: number, total: number): void {
     if (label !== this.#label) {
       this.clear()
       this.#label = label
-      this.#bar = new Progress(stderr, { label, total, lines: true })
+      this.#bar = new Progress(this.terminal, { label, total, lines: true })
     }
     this.#bar!.update(done)
   }

@@ -103,7 +103,7 @@ compare equal numbers alone, and more than 2048. With --features --shard 1/2 the
     if (quality) checkQuality(values, positional)
     else checkBits(values, positional)
     const ranks = ranksOf(values)
-    if (quality) checkAlone(ranks.size)
+    if (samples !== undefined || features !== undefined) checkAlone(ranks.size)
     const output = createOutput(values.json === true, !ranks.leads)
     const { overwrite, shard } = values
     if (features !== undefined) return keepFeatures({ ...values, features }, positional, output)
@@ -112,7 +112,7 @@ compare equal numbers alone, and more than 2048. With --features --shard 1/2 the
       values.output === undefined || !ranks.leads ? undefined : await outputFile(values.output, { overwrite })
     const { exitCode } = await stoppable(async (signal) => {
       const { result, lines } = await (quality
-        ? qualityOf(values, positional, output, signal)
+        ? qualityOf(values, positional, { ranks, output, signal })
         : bitsOf(values, positional!, { ranks, output, signal }))
       for (const line of lines) output.say(line)
       const json = `${JSON.stringify(result, null, 2)}\n`
@@ -155,8 +155,8 @@ async function bitsOf(values: EvaluateValues, folder: string, o: Evaluator) {
   return { result, lines: reportBits(result) }
 }
 
-async function qualityOf(values: EvaluateValues, model: string | undefined, output: Output, signal: AbortSignal) {
-  const result = await evaluateQuality(values, model, output, signal)
+async function qualityOf(values: EvaluateValues, model: string | undefined, o: Evaluator) {
+  const result = await evaluateQuality(values, model, o)
   return { result, lines: reportQuality(result) }
 }
 
@@ -164,7 +164,7 @@ async function qualityOf(values: EvaluateValues, model: string | undefined, outp
 export function checkAlone(size: number): void {
   if (size === 1) return
   const divided = '--features --shard auto divides what takes long'
-  throw new UsageError(`FID and others are computed by one process, and there are ${size}: ${divided}`)
+  throw new UsageError(`--samples and --features are of one process, and there are ${size}: ${divided}`)
 }
 
 function checkBits(values: EvaluateValues, folder: string | undefined): void {

@@ -3,14 +3,13 @@ import type { TrainingData } from '../data/training-data'
 import type { DeviceName } from '../device'
 import type { DDPM } from '../diffusion/models/ddpm'
 import { DiffusionError } from '../errors'
-import { evaluateSamples } from '../evaluate/evaluate-samples'
 import type { FeatureExtractor } from '../evaluate/feature-extractor'
-import { type FeatureSet, featuresOf } from '../evaluate/feature-rows'
 import { openInception } from '../evaluate/open-inception'
 import { dataStatistics } from '../evaluate/reference'
 import type { ImageStatistics } from '../evaluate/statistics'
 import type { ResolvedTrainOptions } from '../train/options'
 import { fidScalar, type Scalars } from '../train/scalars'
+import { type DrawnByRanks, evaluateTogether } from './evaluate-together'
 import type { TrainHooks } from './hooks'
 import { trainedLabels } from './labels'
 import type { Ranks } from './ranks'
@@ -55,8 +54,8 @@ export class Fid {
   }
 
   /**
-   * The same samples, but for the weights, after any step, which all ranks draw and the leader compares: empty on the others. Changes
-   * nothing in the training. Throws `aborted`.
+   * The same samples, but for the weights, after any step, which all ranks draw and the leader compares. Changes nothing in the training.
+   * Throws `aborted`.
    */
   async evaluate(
     ddpm: DDPM,
@@ -70,20 +69,13 @@ export class Fid {
     await ranks.together(async () => {
       if (ranks.leads) await this.#refer(hooks, tell('reference'))
     })
-    const reference = this.#reference
-    const samples = this.#features(ddpm, ranks, signal)
-    return ddpm.emaScope(async (): Promise<Scalars> => {
-      if (!ranks.leads) {
-        for await (const _ of samples.rows());
-        return {}
-      }
-      const { fid } = await evaluateSamples(samples, {
-        ...{ extractor, reference },
-        signal: ranks.world ? undefined : signal, // of several, the rounds end together
+    const { fid } = await ddpm.emaScope(() =>
+      evaluateTogether(ranks, this.#samples(ddpm, signal), {
+        ...{ extractor, reference: this.#reference, signal },
         onProgress: ({ phase, done, total }) => (phase === 'samples' ? tell(phase)({ done, total }) : undefined),
-      })
-      return { [fidScalar]: fid! }
-    })
+      }),
+    )
+    return { [fidScalar]: fid! }
   }
 
   async #refer(
@@ -102,21 +94,19 @@ export class Fid {
     )
   }
 
-  /** Of samples; of a class-conditional model, those of the images' classes, so that there are as many of each. */
-  #features(ddpm: DDPM, ranks: Ranks, signal: AbortSignal | undefined): FeatureSet {
-    const { data, options, extractor } = this
+  /** Of a class-conditional model, samples of the images' classes, so that there are as many of each. */
+  #samples(ddpm: DDPM, signal: AbortSignal | undefined): DrawnByRanks {
+    const { data, options } = this
     const { fidCount: count, fidSteps, batchSize, seed } = options
     const steps = Math.min(fidSteps, ddpm.numTimesteps)
     const labelOf = ddpm.network?.numClasses === undefined ? undefined : trainedLabels(ddpm, data)
-    const drawn = async (index: number) => {
+    const draw = async (index: number) => {
       const first = index * batchSize
       const n = Math.min(batchSize, count - first)
       const classLabels = labelOf?.(n, (await data.batch(first, n)).labels)
-      using images = await ddpm.sample({ steps, seed, signal, classLabels, batchSize: n, sampleOffset: first })
-      return featuresOf(images, extractor)
+      return ddpm.sample({ steps, seed, signal, classLabels, batchSize: n, sampleOffset: first })
     }
-    const rows = () => ranks.divided(Math.ceil(count / batchSize), drawn)
-    return { count, features: extractor.features, identity: extractor.identity, rows }
+    return { count, batchSize, draw }
   }
 
   [Symbol.dispose](): void {

@@ -7,6 +7,7 @@ import { checkAlone } from '../../lib/cli/evaluate'
 import { checkTogether, placesOfAll } from '../../lib/cli/sample-together'
 import { ranksOf, shareOf } from '../../lib/cli/together'
 import { Ranks } from '../../lib/trainer/ranks'
+import { writeInception } from '../support/inception-file'
 import { runCli, temporaryFolder, tinyFlags, writeImages } from '../train/support'
 import { endAll, launch, unlaunchable } from './launch'
 
@@ -103,6 +104,31 @@ describe('ddpm sample and ddpm evaluate by ranks', function () {
     assert.equal(output.match(/9 images: /g)?.length, 1, 'one of them tells')
   })
 
+  it('draws together what is compared', async () => {
+    await writeInception(at('inception.safetensors'))
+    const own = ['evaluate', at('run'), '--fid', at('images'), '--inception', at('inception.safetensors')]
+    const compared = [
+      ...own,
+      '--metrics',
+      'fid,kid',
+      '--count',
+      '3',
+      '--limit',
+      '3',
+      '--batch',
+      '1',
+      '--device',
+      'cpu',
+      '--steps',
+      '3',
+    ]
+    const env = { DDPM_CACHE: at('cache') }
+    await ok(1, [...compared, '--output', at('quality-1.json')], env)
+    const output = await ok(2, [...compared, '--output', at('quality-2.json')], env)
+    same('quality-2.json', 'quality-1.json')
+    assert.equal(output.match(/FID {2}/g)?.length, 1, 'one of them tells')
+  })
+
   it('refuses what is to be divided and can not be', () => {
     const usage = (message: RegExp) => (error: unknown) => error instanceof UsageError && message.test(error.message)
     assert.throws(() => checkTogether({}, 3), usage(/^3 processes draw together with --npz or --separate/))
@@ -113,7 +139,7 @@ describe('ddpm sample and ddpm evaluate by ranks', function () {
       )
     const few = () => shareOf({ rank: 0, size: 3 }, { first: 0, count: 4 }, 2)
     assert.throws(few, usage(/^each of 3 processes has a shard: 4 images are 2 batches of 2, too few for 3 shards/))
-    assert.throws(() => checkAlone(3), usage(/^FID and others are computed by one process, and there are 3/))
+    assert.throws(() => checkAlone(3), usage(/^--samples and --features are of one process, and there are 3/))
     assert.throws(() => ranksOf({ distributed: 'mpi', shard: '1/2' }), usage(/^--distributed mpi goes without --shard/))
   })
 })
