@@ -52,8 +52,9 @@ export function evaluateBits(folder: string, values: BitsValues, o: Evaluator): 
     const whole = wholeOf(data, values)
     await ranks.compare({ ...record, limit: values.limit, images: whole.count })
     const { index, total } = shareOf(ranks, whole, options.batchSize)
-    const part = await ranks.together((stop) =>
-      evaluateShard(ddpm, data, { ...options, shard: `${index}/${total}`, signal: AbortSignal.any([signal, stop]) }),
+    const part = await ranks.together(
+      (stop) => evaluateShard(ddpm, data, { ...options, shard: `${index}/${total}`, signal: stop }),
+      signal,
     )
     checkFinite(part)
     const all = await ofAll(ranks, { ...conditionsOf(ddpm), part })

@@ -148,7 +148,7 @@ async function draw(all: SampleValues, { shard, ranks, output, signal }: Drawer)
       const skip = (part: Span) => numbersOf(part).every(has)
       const shownBy = { preview: previewFile, progress: output.progress }
       const files = await ranks.together(async (stop) => {
-        const own = { signal: AbortSignal.any([signal, stop]), skip, labelOf, guides, ...shownBy }
+        const own = { signal: stop, skip, labelOf, guides, ...shownBy }
         for await (const drawn of drawImages(ddpm, values, own)) {
           await remember(drawn.first)
           for (const keeper of keepers) await keeper.add(drawn)
@@ -159,7 +159,7 @@ async function draw(all: SampleValues, { shard, ranks, output, signal }: Drawer)
         const all: string[] = []
         for (const keeper of keepers) all.push(...(await keeper.finish(labelOf)))
         return all
-      })
+      }, signal)
       const own = { before, warnings: ddpm.warnings() }
       done = places
         ? await finishTogether(ranks, own, { places, whole, output, signal })

@@ -63,21 +63,22 @@ export class Ranks {
   /**
    * What `work` gives, when all ranks have done theirs, however long that takes: meanwhile each tells the others every so often that it is
    * there, so that one that hangs is missed in time. `work` asks nothing of the others. An abort of one is one of all: throws `aborted`,
-   * once they have ended theirs, which `stop` asks them to.
+   * once they have ended theirs, which `stop` asks them to. `signal`: of this rank, a part of `stop`, and heard while it waits for others, too.
    */
-  async together<T>(work: (stop: AbortSignal) => Promise<T>): Promise<T> {
+  async together<T>(work: (stop: AbortSignal) => Promise<T>, signal?: AbortSignal): Promise<T> {
     const stop = new AbortController()
-    const own = outcomeOf(() => work(stop.signal))
+    const own = outcomeOf(() => work(signal ? AbortSignal.any([signal, stop.signal]) : stop.signal))
     let outcome: Outcome<T> | undefined
     own
       .then((ended) => {
         outcome = ended
       })
       .catch(() => {}) // it is looked at below
-    const beat = () => (outcome === undefined ? 0 : 'value' in outcome ? 1 : 2)
+    const beat = () => (outcome === undefined ? 0 : 'value' in outcome && !signal?.aborted ? 1 : 2)
+    let mine = 0
     for (let isOver = !this.world; !isOver; ) {
       await within(own, beatOf(this.world!))
-      const mine = beat()
+      mine = beat()
       const beats = (await this.world!.gather([mine])).map(([flag]) => flag)
       if (mine !== 2 && beats.includes(2))
         stop.abort(new DiffusionError('aborted', `rank ${beats.indexOf(2)} was aborted`))
@@ -85,8 +86,10 @@ export class Ranks {
     }
     const ended = await own
     if (stop.signal.aborted) throw stop.signal.reason
-    if ('value' in ended) return ended.value
-    throw ended.aborted
+    if (!('value' in ended)) throw ended.aborted
+    if (mine === 2)
+      throw new DiffusionError('aborted', 'waiting for the other ranks was aborted', { cause: signal?.reason })
+    return ended.value
   }
 
   /** What `work` gives the leader, as JSON has it, when that has done it. */
