@@ -5,8 +5,8 @@ import path from 'node:path'
 
 /** Real code for every generation since 2020, and PTX of the newest for what comes after it. */
 export const allArchitectures = ['80', '86', '89', '90a', '100', '120']
-/** The oldest, and the one of these that is a GPU on the stand-in (test/fake-cudart). */
-export const quickArchitectures = ['80', '90a']
+/** The one of these that is a GPU on the stand-in (test/fake-cudart). */
+export const quickArchitectures = ['90a']
 
 /** { nvcc } or { why }: what was looked for. */
 export function findNvcc(env = process.env) {

@@ -174,7 +174,7 @@ void HostWorld::wait(Operation* operation, const char* what, const Error& error)
       std::snprintf(text, sizeof text, "not all ranks came to it within %g seconds", timeout_.load());
       throw failure(text);
     }
-    if (looks > 50) std::this_thread::sleep_for(std::chrono::duration<double>(std::clamp(seconds / 32, 20e-6, 250e-6)));
+    if (looks > 50) std::this_thread::sleep_for(std::chrono::duration<double>(std::clamp(seconds / 32, 20e-6, 1e-3)));
   }
 }
 

@@ -28,10 +28,9 @@ describe('training by ranks', () => {
   const run = async (ranks: number, ...args: (string | number)[]) =>
     resultOf<Result>(await launch(ranks, 'train-child.js', args).ended)
 
-  const steps = 3
-  for (const [batches, counts] of [
-    [6, [2, 3]],
-    [4, [4]],
+  for (const [steps, batches, counts] of [
+    [6, 6, [2, 3]],
+    [3, 4, [4]],
   ] as const) {
     it(`${steps} steps of ${batches} batches have the same bits on 1, ${counts.join(', ')} ranks, with and without shards`, async () => {
       const numbersOf = ({ weights, averages, moments, losses, norms }: Result) => ({

@@ -111,9 +111,9 @@ describe('ddpm train by ranks', function () {
   }
 
   it('ends on all after the same step, and saves, where one that does not lead is asked to', async () => {
-    const running = start(2, 'asked', '--steps', 100_000)
+    const running = start(3, 'asked', '--steps', 100_000)
     await untilStep('asked', 3, running)
-    process.kill(processOf(running, 1), 'SIGTERM')
+    process.kill(processOf(running, 2), 'SIGTERM')
     await stoppedWhole(running)
     // What Slurm sends the launcher before the time is up; and it goes on.
     const again = start(2, 'asked', '--steps', 100_000, '--resume')
@@ -123,15 +123,16 @@ describe('ddpm train by ranks', function () {
   })
 
   it('a rank that is killed, whichever, ends all, and the checkpoint is whole', async () => {
-    for (const rank of [0, 1]) {
+    const ranks = [0, 1, 2]
+    for (const rank of ranks) {
       const { step } = rank === 0 ? { step: 0 } : await lastOf('killed')
-      const running = start(2, 'killed', '--steps', 100_000, ...(step > 0 ? ['--resume'] : []))
+      const running = start(3, 'killed', '--steps', 100_000, ...(step > 0 ? ['--resume'] : []))
       await untilStep('killed', step + 3, running)
-      const other = processOf(running, 1 - rank)
+      const others = ranks.filter((other) => other !== rank).map((other) => processOf(running, other))
       process.kill(processOf(running, rank), 'SIGKILL')
       const killed = performance.now()
       assert.notEqual((await running.ended).code, 0)
-      while (existsSync(`/proc/${other}`)) await setTimeout(20) // which the launcher ends
+      while (others.some((other) => existsSync(`/proc/${other}`))) await setTimeout(20) // which the launcher ends
       assert.ok(performance.now() - killed < 10_000, 'within 10 seconds') // a promise, of which it takes a tenth
       assert.ok((await lastOf('killed')).step > step)
     }
