@@ -46,7 +46,7 @@ describe('build:cuda', () => {
     const { allArchitectures, cmakeArchitectures, quickArchitectures, requestedArchitectures } = toolkit
     assert.equal(cmakeArchitectures(allArchitectures), '80-real;86-real;89-real;90a-real;100-real;120')
     assert.equal(cmakeArchitectures(requestedArchitectures('80,90a')), '80-real;90a-real')
-    assert.ok(quickArchitectures.every((name) => allArchitectures.includes(name)))
+    assert.ok(quickArchitectures.every((name: string) => allArchitectures.includes(name)))
     assert.equal(requestedArchitectures(undefined), allArchitectures)
     assert.deepEqual(requestedArchitectures('sm_90a, 80'), ['90a', '80'])
     assert.equal(cmakeArchitectures(['90a', '80']), '80-real;90a-real')
