@@ -116,7 +116,7 @@ describe('ddpm train by ranks', function () {
     process.kill(processOf(running, 2), 'SIGTERM')
     await stoppedWhole(running)
     // What Slurm sends the launcher before the time is up; and it goes on.
-    const again = start(2, 'asked', '--steps', 100_000, '--resume')
+    const again = start(3, 'asked', '--steps', 100_000, '--resume')
     await untilStep('asked', (await lastOf('asked')).step + 2, again)
     process.kill(again.pid, 'SIGUSR1')
     await stoppedWhole(again)
@@ -137,7 +137,7 @@ describe('ddpm train by ranks', function () {
       assert.ok((await lastOf('killed')).step > step)
     }
     const before = await lastOf('killed')
-    await train(2, 'killed', '--steps', before.step + 1, '--resume')
+    await train(3, 'killed', '--steps', before.step + 1, '--resume')
     assert.equal((await stateOf('killed')).step, before.step + 1)
   })
 
