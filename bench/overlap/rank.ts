@@ -1,16 +1,12 @@
 /**
- * How much of the exchange of gradients is hidden behind the backward pass: a training step of the CIFAR-10 UNet computed by each rank
- * alone, the sum of the gradients over the ranks alone, and a step that they train together, in turn. Of what the shorter of the first two takes,
- * the part that the last does not take. On two cores of one machine, whose loopback is slowed down so that there is something to hide:
- *   ip netns add slow && ip netns exec slow ip link set lo up
- *   ip netns exec slow tc qdisc add dev lo root tbf rate 2gbit burst 512k latency 50ms
- *   DDPM_NUM_THREADS=1 ip netns exec slow mpirun --mca btl tcp,self -n 2 node dist/bench/overlap.js [--batch n] [--rounds n]
+ * A rank of run.ts: a training step of the CIFAR-10 UNet computed by each rank alone, the sum of the gradients over the ranks alone, and a step
+ * that they train together, in turn. Of what the shorter of the first two takes, the part that the last does not take.
  */
 import { parseArgs } from 'node:util'
-import { DDPM } from '../lib/diffusion/models/ddpm'
-import { Tensor } from '../lib/tensor'
-import { World } from '../lib/world'
-import { cifar10 } from './cases/unet'
+import { DDPM } from '../../lib/diffusion/models/ddpm'
+import { Tensor } from '../../lib/tensor'
+import { World } from '../../lib/world'
+import { cifar10 } from '../cases/unet'
 
 const { values } = parseArgs({
   options: { batch: { type: 'string', default: '2' }, rounds: { type: 'string', default: '5' } },
@@ -26,7 +22,7 @@ function modelOf(distributed: 'auto' | 'off'): DDPM {
 
 async function main(): Promise<void> {
   const world = World.of()
-  if (!world || world.size < 2) throw new Error('several ranks: mpirun -n 2 node dist/bench/overlap.js')
+  if (!world || world.size < 2) throw new Error('several ranks: node dist/bench/overlap/run.js')
   const batch = Number(values.batch)
   const images = Tensor.from(new Float32Array(batch * 3 * 32 * 32), [batch, 3, 32, 32])
   const [alone, together] = [modelOf('off'), modelOf('auto')]
