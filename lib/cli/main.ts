@@ -10,11 +10,10 @@
  */
 import './addon-first'
 
-import { readFileSync } from 'node:fs'
-import path from 'node:path'
 import { removeTemporaryFiles } from '../checkpoint/temporary-file'
 import { DiffusionError } from '../errors'
 import { closest } from '../options'
+import { packageVersion } from '../version'
 import { type Command, helpOf, parseCommand, UsageError } from './args'
 import { inOptionNames } from './option-names'
 import { closeLostTerminals, createOutput, flushed, note, stderr, stdout } from './output'
@@ -58,8 +57,7 @@ DDPM_NUM_THREADS sets the number of CPU threads (all cores).
 async function main(argv: readonly string[]): Promise<number> {
   const [name, ...rest] = argv
   if (name === '--version' || name === '-v') {
-    const file = path.join(__dirname, '..', '..', '..', 'package.json')
-    stdout.write(`${JSON.parse(readFileSync(file, 'utf8')).version}\n`)
+    stdout.write(`${packageVersion()}\n`)
     return 0
   }
   if (name === undefined || name === '--help' || name === '-h' || name === 'help') {

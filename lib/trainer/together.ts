@@ -4,6 +4,7 @@ import type { TrainingData } from '../data/training-data'
 import { DiffusionError } from '../errors'
 import type { TrainOptions } from '../train/options'
 import { freeOnResume } from '../train/resolve-options'
+import { packageVersion } from '../version'
 import { resumes } from './places'
 import type { Ranks } from './ranks'
 
@@ -46,6 +47,7 @@ export function factsOf(
   const imagesOf = (data: TrainingData | undefined) => data && `${data.length} images, ${data.fingerprint}`
   return {
     ...Object.fromEntries(facts),
+    'ddpm-native': packageVersion(),
     endianness: os.endianness(),
     node: process.versions.modules,
     data: imagesOf(opened.data),

@@ -1,8 +1,12 @@
 /** Which batches are whose, and who waits for whom: without a launcher. */
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import path from 'node:path'
 import { setTimeout } from 'node:timers/promises'
+import type { TrainingData } from '../../lib/data/training-data'
 import { DiffusionError } from '../../lib/errors'
 import { Ranks } from '../../lib/trainer/ranks'
+import { factsOf } from '../../lib/trainer/together'
 import { World } from '../../lib/world'
 
 describe('ranks', () => {
@@ -61,6 +65,15 @@ describe('ranks', () => {
       [33, 34, 35, 39],
     )
     assert.throws(() => ranks.share(5), { code: 'invalid-argument', argument: 'accumulate' })
+  })
+
+  it('have the same version, byte order and data before them', () => {
+    const data = { length: 3, fingerprint: 'f' } as TrainingData
+    const { version } = JSON.parse(readFileSync(path.join(__dirname, '..', '..', '..', 'package.json'), 'utf8'))
+    assert.deepEqual(factsOf({ lr: 1e-3, steps: 2 }, { data, heldOut: undefined }), {
+      ...{ lr: 1e-3, steps: 2, 'ddpm-native': version, endianness: 'LE', node: process.versions.modules },
+      ...{ data: '3 images, f', validation: undefined },
+    })
   })
 
   it("are none with 'off', whatever a launcher says", () => {
