@@ -210,21 +210,27 @@ void Program::executeWithDevices(DeviceWorld& world, const Bindings& bindings, c
   world.check();
   recordings_.run(key, [&] {
     before();
-    size_t begin = 0;
+    std::unique_ptr<DeviceSum> sum;
     if (compiled_.sum.exists()) {
       auto* const scratch = reinterpret_cast<float*>(device->workspace() + sumOffset_);
-      begin = compiled_.sum.at;
-      const Summands summands = summandsOf(std::get<RankSum>(steps_.steps[begin]), bindings);
-      DeviceSum sum(world, summands, compiled_.sum.order, scratch);
-      execute(steps_.steps, 0, begin, [&](int64_t steps) { sum.ready(steps); });
-      sum.finish();
+      const Summands summands = summandsOf(std::get<RankSum>(steps_.steps[compiled_.sum.at]), bindings);
+      sum = std::make_unique<DeviceSum>(world, summands, compiled_.sum.order, scratch);
     }
-    for (size_t at = begin; at < steps_.steps.size(); ++at) {
+    const StepsDone isDone = [&](int64_t steps) {
+      if (sum) sum->ready(steps);
+    };
+    size_t begin = 0;
+    for (size_t at = 0; at < steps_.steps.size(); ++at) {
       const auto* gather = std::get_if<RankGather>(&steps_.steps[at]);
-      if (!gather) continue;
-      execute(steps_.steps, begin, at);
-      enqueueGather(world, *device, *gather);
+      if (!gather && at != compiled_.sum.at) continue;
+      execute(steps_.steps, begin, at, isDone);
       begin = at;
+      if (gather) {
+        enqueueGather(world, *device, *gather);
+      } else {
+        sum->finish();
+        sum.reset();
+      }
     }
     execute(steps_.steps, begin, steps_.steps.size());
   });

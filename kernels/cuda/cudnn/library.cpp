@@ -1,8 +1,6 @@
 #include "kernels/cuda/cudnn/library.h"
 
-#include <dlfcn.h>
-
-#include "kernels/cuda/search.h"
+#include "kernels/cuda/opened.h"
 #include "kernels/cuda/tuning.h"
 
 namespace ddpm::cuda::cudnn {
@@ -14,31 +12,10 @@ constexpr const char* kGraph = "libcudnn_graph.so.9";
 constexpr const char* kParts[] = {"libcudnn_engines_precompiled.so.9", "libcudnn_engines_runtime_compiled.so.9",
                                   "libcudnn_heuristic.so.9"};
 
-std::string lastError() {
-  const char* error = dlerror();
-  return error ? error : "unknown error";
-}
-
-std::string folderOf(void* library) {
-  Dl_info info;
-  void* symbol = dlsym(library, "cudnnGetVersion");
-  if (!symbol || !dladdr(symbol, &info) || !info.dli_fname) return "";
-  const std::string file = info.dli_fname;
-  const size_t slash = file.rfind('/');
-  return slash == std::string::npos ? "." : file.substr(0, slash);
-}
-
 std::string versionText(size_t v) {
   // Up to 8: major * 1000 + minor * 100 + patch.
   const size_t unit = v < 10000 ? 1000 : 10000;
   return std::to_string(v / unit) + "." + std::to_string(v % unit / 100) + "." + std::to_string(v % 100);
-}
-
-// The function of that name; null with the name in `missing`.
-template <class F>
-void find(void* library, const char* name, F*& function, std::string& missing) {
-  function = reinterpret_cast<F*>(dlsym(library, name));
-  if (!function) missing += (missing.empty() ? "" : ", ") + std::string(name);
 }
 
 std::string findAll(void* library, Api& api) {
@@ -57,14 +34,9 @@ std::string findAll(void* library, Api& api) {
   return missing;
 }
 
-struct Opened {
-  Library library;
-  std::string why;  // it is not; empty when it is
-};
-
 // From one folder, or where the system's loader finds it.
-Opened openFrom(const std::string& folder) {
-  Opened opened;
+Opened<Library> openFrom(const std::string& folder) {
+  Opened<Library> opened;
   Library& found = opened.library;
   const auto refuse = [&](const std::string& why) {
     opened.why = why;
@@ -75,7 +47,7 @@ Opened openFrom(const std::string& folder) {
   const std::string path = folder.empty() ? kGraph : folder + "/" + kGraph;
   void* graph = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!graph) return refuse(lastError());
-  found.folder = folderOf(graph);
+  found.folder = folderOf(graph, "cudnnGetVersion");
   const std::string missing = findAll(graph, found.api);
   if (!missing.empty()) return refuse(path + " has no " + missing);
   const size_t version = found.api.getVersion();
@@ -87,24 +59,10 @@ Opened openFrom(const std::string& folder) {
   return opened;
 }
 
-Opened open() {
-  const std::string place = cudnnPlace();
-  if (place == "off") return {{}, "switched off"};
-  if (!place.empty()) return openFrom(place);
-  Opened opened = openFrom("");
-  if (opened.why.empty()) return opened;
-  for (const std::string& folder : searchFolders("cudnn", kGraph)) {
-    const Opened found = openFrom(folder);
-    if (found.why.empty()) return found;
-    opened.why += "; " + found.why;
-  }
-  return opened;
-}
-
 }  // namespace
 
 const Library* library(std::string* why) {
-  static const Opened opened = open();
+  static const auto opened = openSomewhere(cudnnPlace(), "cudnn", kGraph, openFrom);
   if (opened.why.empty()) return &opened.library;
   *why = "no cuDNN: " + opened.why;
   return nullptr;

@@ -1,8 +1,6 @@
 #include "kernels/cuda/nccl/library.h"
 
-#include <dlfcn.h>
-
-#include "kernels/cuda/search.h"
+#include "kernels/cuda/opened.h"
 #include "kernels/cuda/tuning.h"
 
 namespace ddpm::cuda::nccl {
@@ -10,29 +8,8 @@ namespace {
 
 constexpr const char* kFile = "libnccl.so.2";
 
-std::string lastError() {
-  const char* error = dlerror();
-  return error ? error : "unknown error";
-}
-
-std::string folderOf(void* library) {
-  Dl_info info;
-  void* symbol = dlsym(library, "ncclGetVersion");
-  if (!symbol || !dladdr(symbol, &info) || !info.dli_fname) return "";
-  const std::string file = info.dli_fname;
-  const size_t slash = file.rfind('/');
-  return slash == std::string::npos ? "." : file.substr(0, slash);
-}
-
 std::string versionText(int v) {
   return std::to_string(v / 10000) + "." + std::to_string(v % 10000 / 100) + "." + std::to_string(v % 100);
-}
-
-// The function of that name; null with the name in `missing`.
-template <class F>
-void find(void* library, const char* name, F*& function, std::string& missing) {
-  function = reinterpret_cast<F*>(dlsym(library, name));
-  if (!function) missing += (missing.empty() ? "" : ", ") + std::string(name);
 }
 
 std::string findAll(void* library, Api& api) {
@@ -54,14 +31,9 @@ std::string findAll(void* library, Api& api) {
   return missing;
 }
 
-struct Opened {
-  Library library;
-  std::string why;  // it is not; empty when it is
-};
-
 // From one folder, or where the system's loader finds it.
-Opened openFrom(const std::string& folder) {
-  Opened opened;
+Opened<Library> openFrom(const std::string& folder) {
+  Opened<Library> opened;
   Library& found = opened.library;
   const auto refuse = [&](const std::string& why) {
     opened.why = why;
@@ -70,7 +42,7 @@ Opened openFrom(const std::string& folder) {
   const std::string path = folder.empty() ? kFile : folder + "/" + kFile;
   void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!handle) return refuse(lastError());
-  found.folder = folderOf(handle);
+  found.folder = folderOf(handle, "ncclGetVersion");
   const auto tooOld = [&](int version) {
     return refuse(found.folder + " has NCCL " + versionText(version) +
                   ", and the declarations here are those of NCCL 2.14 and later");
@@ -85,24 +57,10 @@ Opened openFrom(const std::string& folder) {
   return opened;
 }
 
-Opened open() {
-  const std::string place = ncclPlace();
-  if (place == "off") return {{}, "switched off"};
-  if (!place.empty()) return openFrom(place);
-  Opened opened = openFrom("");
-  if (opened.why.empty()) return opened;
-  for (const std::string& folder : searchFolders("nccl", kFile)) {
-    const Opened found = openFrom(folder);
-    if (found.why.empty()) return found;
-    opened.why += "; " + found.why;
-  }
-  return opened;
-}
-
 }  // namespace
 
 const Library* library(std::string* why) {
-  static const Opened opened = open();
+  static const auto opened = openSomewhere(ncclPlace(), "nccl", kFile, openFrom);
   if (opened.why.empty()) return &opened.library;
   *why = "no NCCL: " + opened.why;
   return nullptr;
